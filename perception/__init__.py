@@ -1,0 +1,1 @@
+"""What the policy sees: towers conditioned by the instruction, and token pruning."""

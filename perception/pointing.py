@@ -1,0 +1,63 @@
+"""Pointing: where in a picture the things are that the instruction speaks of.
+
+Each of a few maps over the stem's grid is turned into one expected position (a spatial softmax; Levine et al., 2016).
+The first maps can be taught with labels (the instructed object, its goal); the others find their own use.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Pointing(nn.Module):
+    """Read `points` expected positions off a grid of features, and make a token of them."""
+
+    def __init__(self, features: int, points: int, width: int) -> None:
+        super().__init__()
+        self.maps = nn.Linear(features, points)
+        self.token = nn.Linear(3 * points, width)
+
+    def forward(self, grid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Map a grid [B, rows, columns, features] to a token [B, width], positions [B, points, 2], logits.
+
+        Positions are fractions (u to the right, v downward) of the picture; logits: [B, points, rows, columns].
+        """
+        logits = self.maps(grid).float().permute(0, 3, 1, 2)
+        rows, columns = logits.shape[-2:]
+        chance = logits.flatten(2).softmax(-1)
+        horizontal = (torch.arange(columns, device=grid.device) + 0.5) / columns
+        vertical = (torch.arange(rows, device=grid.device) + 0.5) / rows
+        chance_grid = chance.unflatten(2, (rows, columns))
+        positions = torch.stack(
+            [(chance_grid.sum(2) * horizontal).sum(-1), (chance_grid.sum(3) * vertical).sum(-1)], dim=-1
+        )
+        # How sharp a map is tells whether its thing is in view at all.
+        sharpness = chance.square().sum(-1, keepdim=True).sqrt()
+        described = torch.cat([2 * positions - 1, sharpness], dim=-1).flatten(1)
+        return self.token(described.to(grid.dtype)), positions, logits
+
+
+def pointing_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of the maps at the labelled positions, a scalar.
+
+    `logits`: [B, points, rows, columns]; `labels`: [B, labelled, 2] fractions of the picture for the first maps, whose
+    mass is shared among the four cells around it so that the expected position is exact. Labels out of view count
+    nothing.
+    """
+    rows, columns = logits.shape[-2:]
+    labelled = labels.shape[1]
+    logs = logits[:, :labelled].flatten(2).log_softmax(-1).unflatten(2, (rows, columns))
+    inside = ((labels > 0) & (labels < 1)).all(-1)
+    horizontal = _shared(labels[..., 0], columns)
+    vertical = _shared(labels[..., 1], rows)
+    expected = (logs * vertical[..., :, None] * horizontal[..., None, :]).sum((-1, -2))
+    return -(expected * inside).sum() / inside.sum().clamp(min=1)
+
+
+def _shared(position: torch.Tensor, cells: int) -> torch.Tensor:
+    """Return weights [..., cells] that sum to one and whose mean is `position`: linear between two cell centres."""
+    place = (position * cells - 0.5).clamp(0, cells - 1)
+    centres = torch.arange(cells, device=position.device)
+    return functional.relu(1 - (place[..., None] - centres).abs())

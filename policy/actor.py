@@ -1,0 +1,51 @@
+"""The actor: a checkpoint that acts in a world, one decision for several steps."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .core import load_core
+from .model import Decision
+
+
+class PolicyActor:
+    """Act with a checkpoint: decide a chunk, execute the contract's first `execute` steps of it, decide again.
+
+    Observations and actions are in the contract's units; the caller has checked the contract against the world.
+    """
+
+    def __init__(self, checkpoint: str | Path, *, threads: int | None = 1) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.core = load_core(checkpoint)
+        self.contract = self.core.contract
+        self.decision: Decision | None = None
+        self.decision_seconds: list[float] = []
+        self._queue: list[np.ndarray] = []
+        self._instruction = ""
+
+    def reset(self, instruction: str, seed: int) -> None:
+        """Begin an episode; what was still queued is dropped. The policy draws nothing, so the seed changes nothing."""
+        self._queue, self._instruction, self.decision, self.decision_seconds = [], instruction, None, []
+
+    def act(self, observation: dict[str, Any]) -> np.ndarray:
+        """Return the next action float32 [A] for an observation of the desk's form."""
+        if not self._queue:
+            started = time.perf_counter()
+            chunk = self.decide(observation)
+            self._queue = list(chunk[: self.contract.execute])
+            self.decision_seconds.append(time.perf_counter() - started)
+        return self._queue.pop(0)
+
+    def decide(self, observation: dict[str, Any]) -> np.ndarray:
+        """Return a whole chunk float32 [T, A]."""
+        views = np.stack([observation["pixels"][camera.name] for camera in self.contract.cameras])
+        images = torch.from_numpy(views).permute(0, 3, 1, 2)[None]
+        state = torch.from_numpy(np.asarray(observation["agent_pos"], dtype=np.float32))[None]
+        chunk, self.decision = self.core.decide(images, [self._instruction], state)
+        return chunk[0].numpy()

@@ -1,0 +1,159 @@
+"""A policy in the contract's units: the network, its normalisation and its tokens behind two calls, learn and decide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from .architecture import Architecture
+from .checkpoint import read_checkpoint
+from .contract import Contract
+from .instruction import ByteTokenizer
+from .model import Decision, SaccadeModel, chunk_loss, grounding_loss
+from .normalization import Normalizer
+
+LABELLED = 2
+"""Points that a grounding label names in each view: the instructed object and its goal."""
+
+
+@dataclass(frozen=True)
+class Demonstrated:
+    """A batch of demonstrated decisions, in the contract's units.
+
+    `images` uint8 [B, V, 3, H, W]; `instructions`: B sentences; `state` [B, S]; `action` [B, T, A]; `padded` boolean
+    [B, T], true past the episode's end; `grounding`: None or labels [B, 6 + V*2*2] (see `sim.recording`).
+    """
+
+    images: torch.Tensor
+    instructions: Sequence[str]
+    state: torch.Tensor
+    action: torch.Tensor
+    padded: torch.Tensor
+    grounding: torch.Tensor | None = None
+
+
+def build_model(architecture: Architecture, contract: Contract) -> SaccadeModel:
+    """Build the network for a contract; raises InputError when its cameras do not suit this network."""
+    sizes = {(camera.height, camera.width) for camera in contract.cameras}
+    height, width = next(iter(sizes))
+    if len(sizes) > 1 or height != width or height % 16:
+        raise InputError(
+            "contract.cameras",
+            got=", ".join(map(str, contract.cameras)),
+            expected="one square size for all, a multiple of 16 pixels",
+            fix="Resize when recording: saccade collect --image-size 128.",
+        )
+    return SaccadeModel(
+        architecture,
+        views=len(contract.cameras),
+        image_size=height,
+        state=len(contract.state.names),
+        action=len(contract.action.names),
+        chunk=contract.chunk,
+    )
+
+
+class Core:
+    """The network with its contract: `losses` to learn from demonstrations, `decide` to act."""
+
+    def __init__(self, architecture: Architecture, contract: Contract, model: SaccadeModel | None = None) -> None:
+        self.architecture, self.contract = architecture, contract
+        self.model = model if model is not None else build_model(architecture, contract)
+        self.normalizer = Normalizer(contract.normalization)
+        self.tokenizer = ByteTokenizer(architecture.text_length)
+        self._tokens: dict[str, torch.Tensor] = {}
+
+    def tokens(self, instructions: Sequence[str], device: torch.device) -> torch.Tensor:
+        """Return the tokens [B, L] of instructions; each sentence is encoded once."""
+        for instruction in instructions:
+            if instruction not in self._tokens:
+                self._tokens[instruction] = self.tokenizer([instruction])[0]
+        return torch.stack([self._tokens[instruction] for instruction in instructions]).to(device)
+
+    def losses(
+        self, batch: Demonstrated, model: torch.nn.Module | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, Decision]:
+        """Return the action loss [B], the grounding loss (a scalar, zero without labels) and the decision.
+
+        `model` stands in for the network where a wrapper for many processes has to be called in its place.
+        """
+        state = batch.state.float()
+        tokens = self.tokens(batch.instructions, state.device)
+        decision = (model or self.model)(batch.images, tokens, self.normalizer.encode_state(state))
+        target = self.normalizer.encode_actions(batch.action.float(), state)
+        action = chunk_loss(decision.actions, target, batch.padded)
+        if batch.grounding is None:
+            return action, action.new_zeros(()), decision
+        labels = batch.grounding[:, 3 * LABELLED :].unflatten(1, (len(self.contract.cameras), LABELLED, 2))
+        return action, grounding_loss(decision, labels), decision
+
+    @torch.inference_mode()
+    def decide(
+        self, images: torch.Tensor, instructions: Sequence[str], state: torch.Tensor
+    ) -> tuple[torch.Tensor, Decision]:
+        """Return the chunk [B, T, A] in the contract's units, and what was looked at."""
+        tokens = self.tokens(instructions, state.device)
+        decision = self.model(images, tokens, self.normalizer.encode_state(state))
+        return self.normalizer.decode_actions(decision.actions, state), decision
+
+
+def architecture_to_dict(architecture: Architecture) -> dict[str, Any]:
+    """Return an architecture as plain JSON values."""
+    return asdict(architecture)
+
+
+def architecture_from_dict(values: Mapping[str, Any], source: str) -> Architecture:
+    """Read an architecture back; raises InputError for unknown or missing sizes."""
+    expected = set(Architecture.__dataclass_fields__)
+    if set(values) != expected:
+        wrong = sorted(set(values) ^ expected)
+        raise InputError(
+            f"{source}: architecture",
+            got=f"other keys: {', '.join(wrong)}",
+            expected="the sizes that this version of Saccade knows",
+            fix="Use the version that wrote the checkpoint.",
+        )
+    return Architecture(**values)
+
+
+PREFIX = "model."
+
+
+def load_core(folder: str | Path) -> Core:
+    """Read a checkpoint folder and return its policy, ready to act; raises InputError for whatever does not fit."""
+    checkpoint = read_checkpoint(folder)
+    values = checkpoint.config.get("architecture")
+    if not isinstance(values, dict):
+        raise InputError(
+            f"{folder}/config.json", got="no architecture", expected="a Saccade checkpoint", fix="Check the path."
+        )
+    core = Core(architecture_from_dict(values, f"{folder}/config.json"), checkpoint.contract)
+    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint.tensors.items()}
+    load_tensors(core.model, tensors, str(folder))
+    core.model.eval()
+    return core
+
+
+def load_tensors(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
+    """Load weights, every one of them; raises InputError that names what is missing, left over or of another shape."""
+    own = model.state_dict()
+    missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
+    other = sorted(name for name in set(own) & set(tensors) if own[name].shape != tensors[name].shape)
+    if missing or extra or other:
+        parts = [
+            f"{len(names)} {what} ({names[0]}, ...)"
+            for what, names in (("missing", missing), ("left over", extra), ("of another shape", other))
+            if names
+        ]
+        raise InputError(
+            f"weights in {source}",
+            got="; ".join(parts),
+            expected=f"exactly the {len(own)} tensors of this architecture",
+            fix="The configuration and the weights are not of one checkpoint.",
+        )
+    model.load_state_dict(dict(tensors))

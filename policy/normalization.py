@@ -1,0 +1,146 @@
+"""The map between a contract's units and the numbers that a policy sees and decides: forward, inverse, and its fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .contract import Normalization
+
+
+class Normalizer:
+    """Encode states and action chunks to about [-1, 1], and decode chunks back to the contract's units.
+
+    Takes numpy arrays and torch tensors of floating point alike and returns the same kind, dtype and device. Nothing is
+    clipped, so that decoding inverts encoding. Raises InputError for a shape or dtype that does not fit.
+    """
+
+    def __init__(self, normalization: Normalization) -> None:
+        state_low, state_high = np.array(normalization.state_low), np.array(normalization.state_high)
+        action_low, action_high = np.array(normalization.action_low), np.array(normalization.action_high)
+        # A middle and a half span: one subtraction and one division forward, their inverses back.
+        self._state_middle, self._state_half = (state_low + state_high) / 2, (state_high - state_low) / 2
+        self._action_middle, self._action_half = (action_low + action_high) / 2, (action_high - action_low) / 2
+        self._relative = np.array(normalization.relative, dtype=np.float64)
+        # A relative element has its state at its own place (the contract sees to it); the others take any, times zero.
+        self._places = [min(place, len(state_low) - 1) for place in range(len(self._relative))]
+
+    def encode_state(self, state: Any) -> Any:
+        """Return the normalised state: [..., S] to [..., S]."""
+        _check("state", state, self._state_middle.shape)
+        return (state - _like(self._state_middle, state)) / _like(self._state_half, state)
+
+    def decode_state(self, encoded: Any) -> Any:
+        """Return the state in the contract's units: [..., S] to [..., S]."""
+        _check("state", encoded, self._state_middle.shape)
+        return encoded * _like(self._state_half, encoded) + _like(self._state_middle, encoded)
+
+    def encode_actions(self, actions: Any, state: Any) -> Any:
+        """Return the normalised chunk: actions [..., T, A] and the state [..., S] at the decision, both as measured."""
+        _check("actions", actions, self._action_middle.shape)
+        middle = _like(self._action_middle, actions) + self._origin(state)
+        return (actions - middle) / _like(self._action_half, actions)
+
+    def decode_actions(self, encoded: Any, state: Any) -> Any:
+        """Return the chunk in the contract's units: encoded [..., T, A] and the state [..., S] at the decision."""
+        _check("actions", encoded, self._action_middle.shape)
+        middle = _like(self._action_middle, encoded) + self._origin(state)
+        return encoded * _like(self._action_half, encoded) + middle
+
+    def _origin(self, state: Any) -> Any:
+        """Return what relative elements count from, zero for the others: [..., S] to [..., 1, A]."""
+        _check("state", state, self._state_middle.shape)
+        return (state[..., self._places] * _like(self._relative, state))[..., None, :]
+
+
+def fit_normalization(
+    states: np.ndarray,
+    chunks: np.ndarray,
+    relative: tuple[bool, ...],
+    *,
+    least_span: float = 0.0,
+    valid: np.ndarray | None = None,
+) -> Normalization:
+    """Fit the statistics on all decisions of the demonstrations, with exact quantiles.
+
+    states: [F, S]; chunks: [F, T, A] absolute targets from each of the F decisions on; relative: [A]; valid: [F, T],
+    false for steps past the end of an episode, which are left out. States and absolute elements take their 1st and 99th
+    percentile; a relative element takes plus and minus the 99th percentile of its distance from the state, so that no
+    motion stays zero. A span below `least_span` (in the contract's units) is widened to it about its middle; without
+    it, an element that never moved raises InputError.
+    """
+    valid = np.ones(chunks.shape[:2], dtype=bool) if valid is None else np.asarray(valid, dtype=bool)
+    for what, array in (("states", states), ("chunks", chunks)):
+        if not np.isfinite(array).all():
+            fix = "Find the episode with the damaged frame and leave it out."
+            raise InputError(what, got="numbers that are not finite", expected="finite numbers", fix=fix)
+    if not valid.any(axis=0).all():
+        fix = "Shorten the chunk below the length of the longest episode."
+        raise InputError("chunks", got="steps that no episode reaches", expected="each step in some episode", fix=fix)
+    state_low, state_high = np.quantile(states.astype(np.float64), (0.01, 0.99), axis=0)
+    low, high = np.empty(chunks.shape[1:]), np.empty(chunks.shape[1:])
+    for step in range(chunks.shape[1]):
+        targets = chunks[valid[:, step], step].astype(np.float64)
+        for index, is_relative in enumerate(relative):
+            if is_relative:
+                distance = np.abs(targets[:, index] - states[valid[:, step], index])
+                high[step, index] = np.quantile(distance, 0.99)
+                low[step, index] = -high[step, index]
+            else:
+                low[step, index], high[step, index] = np.quantile(targets[:, index], (0.01, 0.99))
+    state_low, state_high = _widen(state_low, state_high, least_span)
+    low, high = _widen(low, high, least_span)
+    return Normalization(
+        state_low=tuple(state_low.tolist()),
+        state_high=tuple(state_high.tolist()),
+        action_low=tuple(map(tuple, low.tolist())),
+        action_high=tuple(map(tuple, high.tolist())),
+        relative=tuple(relative),
+    )
+
+
+def action_chunks(action: np.ndarray, ends: np.ndarray, chunk: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the chunk from every frame on, [F, T, A], and which of its steps lie inside the episode, bool [F, T].
+
+    action: [F, A]; ends: int [F], the frame after the last one of each frame's episode. Steps past the end repeat the
+    episode's last action.
+    """
+    steps = np.arange(len(action))[:, None] + np.arange(chunk)
+    return action[np.minimum(steps, ends[:, None] - 1)], steps < ends[:, None]
+
+
+def demonstration_normalization(
+    state: np.ndarray,
+    action: np.ndarray,
+    ends: np.ndarray,
+    *,
+    chunk: int,
+    relative: tuple[bool, ...],
+    least_span: float = 0.0,
+) -> Normalization:
+    """Fit a contract's normalisation on demonstrations: state [F, S], action [F, A], ends int [F] as above."""
+    chunks, valid = action_chunks(action, ends, chunk)
+    return fit_normalization(state, chunks, relative, least_span=least_span, valid=valid)
+
+
+def _widen(low: np.ndarray, high: np.ndarray, least_span: float) -> tuple[np.ndarray, np.ndarray]:
+    missing = np.maximum(least_span - (high - low), 0.0) / 2
+    return low - missing, high + missing
+
+
+def _like(constant: np.ndarray, values: Any) -> Any:
+    """Return `constant` as an array or tensor of the kind, dtype and device of `values`."""
+    return constant.astype(values.dtype) if isinstance(values, np.ndarray) else values.new_tensor(constant)
+
+
+def _check(what: str, values: Any, shape: tuple[int, ...]) -> None:
+    if tuple(values.shape[-len(shape) :]) != shape:
+        expected = f"[..., {', '.join(map(str, shape))}], the contract's layout"
+        fix = "Give the vectors of the world that the contract was checked against."
+        raise InputError(f"{what}: shape", got=list(values.shape), expected=expected, fix=fix)
+    floating = values.dtype.kind == "f" if isinstance(values, np.ndarray) else values.is_floating_point()
+    if not floating:
+        fix = "Convert to float32 first: whole numbers would be cut."
+        raise InputError(f"{what}: dtype", got=values.dtype, expected="floating point", fix=fix)

@@ -1,0 +1,1 @@
+"""The `saccade` command line: one file for each command."""

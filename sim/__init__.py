@@ -1,0 +1,1 @@
+"""Worlds to collect demonstrations in and to be judged in."""

@@ -1,0 +1,89 @@
+"""What can lie on the desk: shapes, colours and where things stand, as declarations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+COLOURS = {
+    "red": (0.84, 0.10, 0.10),
+    "green": (0.08, 0.62, 0.16),
+    "blue": (0.10, 0.24, 0.88),
+    "yellow": (0.96, 0.82, 0.08),
+    "orange": (0.98, 0.47, 0.05),
+    "purple": (0.52, 0.12, 0.66),
+    "white": (0.95, 0.95, 0.95),
+}
+
+SHAPES = {
+    "cube": ("box", (0.014, 0.014, 0.014)),
+    "can": ("cylinder", (0.0125, 0.022)),
+    "puck": ("cylinder", (0.0160, 0.011)),
+}
+"""Shape name to MuJoCo geometry type and size (half lengths; radius and half height), in metres."""
+
+
+@dataclass(frozen=True)
+class DeskObject:
+    """A thing the arm can pick, named `<colour> <shape>`; `body` is its name in the model."""
+
+    colour: str
+    shape: str
+    copy: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.colour} {self.shape}"
+
+    @property
+    def body(self) -> str:
+        return f"{self.colour}_{self.shape}_{self.copy}"
+
+    @property
+    def rest_height(self) -> float:
+        """Height of the centre above the desk when it stands upright, in metres."""
+        return SHAPES[self.shape][1][-1]
+
+    def xml(self) -> str:
+        kind, size = SHAPES[self.shape]
+        red, green, blue = COLOURS[self.colour]
+        return (
+            f'<body name="{self.body}"><freejoint name="{self.body}"/>'
+            f'<geom name="{self.body}" type="{kind}" size="{" ".join(map(str, size))}" mass="0.02" condim="4" '
+            f'rgba="{red} {green} {blue} 1" friction="1.2 0.02 0.002"/></body>'
+        )
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """A thing that stands on the desk as a landmark and is never picked: a bowl or a plate."""
+
+    kind: str
+
+    @property
+    def body(self) -> str:
+        return self.kind
+
+    def xml(self) -> str:
+        geometries = {"bowl": _bowl, "plate": _plate}[self.kind]()
+        return f'<body name="{self.kind}" mocap="true">{geometries}</body>'
+
+
+PLATE_RADIUS, PLATE_HEIGHT = 0.034, 0.006
+BOWL_RADIUS = 0.021
+
+
+def _plate() -> str:
+    half = PLATE_HEIGHT / 2
+    return (
+        f'<geom type="cylinder" pos="0 0 {half}" size="{PLATE_RADIUS} {half}" rgba="0.93 0.94 0.97 1" '
+        'friction="1 0.02 0.001"/>'
+    )
+
+
+def _bowl() -> str:
+    """Draw a bowl as a stack of widening discs, dark so that it reads at a few pixels."""
+    discs = ((0.003, 0.013), (0.009, 0.017), (0.015, BOWL_RADIUS))
+    return "".join(
+        f'<geom type="cylinder" pos="0 0 {height}" size="{radius} 0.003" rgba="0.10 0.55 0.60 1"/>'
+        for height, radius in discs
+    )

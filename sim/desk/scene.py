@@ -1,0 +1,59 @@
+"""The desk as a MuJoCo model: table, bin, cameras, light, arm and the things that lie on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from . import arm
+from .objects import DeskObject, Fixture
+
+BIN_CENTRE = (0.16, 0.165)
+BIN_HALF = 0.05
+BIN_WALL = 0.032
+"""The bin: centre and half width of its floor, and height of its walls, in metres."""
+
+PHYSICS_STEPS = 12
+"""Physics steps in one control step; their length follows from the control rate."""
+
+CAMERAS = ("front", "wrist")
+
+
+def _bin_xml() -> str:
+    x, y = BIN_CENTRE
+    colour = 'rgba="0.45 0.32 0.20 1"'
+    parts = [f'<geom name="bin_floor" type="box" pos="{x} {y} 0.002" size="{BIN_HALF} {BIN_HALF} 0.002" {colour}/>']
+    for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+        size_x, size_y = (0.003, BIN_HALF) if dx else (BIN_HALF, 0.003)
+        parts.append(
+            f'<geom type="box" pos="{x + dx * BIN_HALF} {y + dy * BIN_HALF} {BIN_WALL / 2}" '
+            f'size="{size_x} {size_y} {BIN_WALL / 2}" {colour}/>'
+        )
+    return "".join(parts)
+
+
+def scene_xml(objects: Sequence[DeskObject], fixtures: Sequence[Fixture]) -> str:
+    """Return the model of a desk with these things on it; poses are set at reset."""
+    things = "".join(thing.xml() for thing in (*fixtures, *objects))
+    timestep = 1.0 / arm.CONTROL_HZ / PHYSICS_STEPS
+    return f"""
+<mujoco model="saccade desk">
+  <compiler angle="radian" autolimits="true"/>
+  <option timestep="{timestep!r}" integrator="implicitfast" cone="elliptic" impratio="10"/>
+  <visual>
+    <quality shadowsize="0" offsamples="0"/>
+    <global offwidth="640" offheight="640"/>
+    <map znear="0.01"/>
+    <headlight ambient="0.35 0.35 0.35" diffuse="0.35 0.35 0.35" specular="0 0 0"/>
+  </visual>
+  {arm.DEFAULTS}
+  <worldbody>
+    <light pos="0.3 -0.3 1.2" dir="-0.1 0.3 -1" castshadow="false" diffuse="0.55 0.55 0.55" specular="0.1 0.1 0.1"/>
+    <geom name="desk" type="plane" size="1 1 0.1" rgba="0.78 0.76 0.72 1" friction="1 0.02 0.001"/>
+    <camera name="front" pos="0.50 0.022 0.47" xyaxes="0 1 0 -0.80 0 0.60" fovy="44"/>
+    {_bin_xml()}
+    {things}
+    {arm.body_xml()}
+  </worldbody>
+  {arm.actuator_xml()}
+</mujoco>
+"""

@@ -1,0 +1,96 @@
+"""What a policy saw, as frames: all cameras side by side, and the visual tokens that it kept drawn over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .video import write_video
+
+HEIGHT = 256
+"""Height of a view on film, in pixels: small images are enlarged so that the circles can be told apart."""
+
+STRIDE = 2
+"""Every which step is filmed; half the control rate looks smooth and halves the cost."""
+
+HOLD = 10
+"""How often the last frame is repeated, so that the end can be seen before the film starts over."""
+
+SUPERSAMPLING = 3
+KEPT, DROPPED, OUTLINE = (255, 214, 64), (255, 255, 255), (20, 20, 20)
+
+
+class Film:
+    """Collects frames as a watcher of `run_episode` and writes them as a video."""
+
+    def __init__(self, height: int = HEIGHT, stride: int = STRIDE) -> None:
+        self.height, self.stride = height, stride
+        self.frames: list[np.ndarray] = []
+        self._last: tuple[Mapping[str, Any], Any] | None = None
+        self._count = 0
+        self._drawn: tuple[Any, dict[str, np.ndarray]] = (None, {})
+
+    def __call__(self, observation: Mapping[str, Any], overlay: Mapping[str, np.ndarray] | None) -> None:
+        self._last = (observation, overlay)
+        if self._count % self.stride == 0:
+            self.frames.append(self.compose(observation, overlay))
+        self._count += 1
+
+    def compose(self, observation: Mapping[str, Any], overlay: Mapping[str, np.ndarray] | None) -> np.ndarray:
+        """Return one frame, uint8 [height, width, 3]: the views of `observation["pixels"]` from left to right."""
+        pixels = observation["pixels"]
+        views = pixels if isinstance(pixels, Mapping) else {"camera": pixels}
+        # A decision lasts for many frames and its circles are the same on all of them.
+        if overlay is not self._drawn[0]:
+            self._drawn = (overlay, {})
+        layers = self._drawn[1]
+        parts = []
+        for name, view in views.items():
+            width = round(view.shape[1] * self.height / view.shape[0])
+            frame = np.asarray(Image.fromarray(view).resize((width, self.height), Image.Resampling.BICUBIC))
+            if overlay is not None and name in overlay:
+                if name not in layers:
+                    layers[name] = draw_tokens(overlay[name], width, self.height)
+                alpha = layers[name][..., 3:]
+                frame = (frame * (1 - alpha) + layers[name][..., :3] * alpha).astype(np.uint8)
+            parts.append(frame)
+        return np.concatenate(parts, axis=1)
+
+    def save(self, path: Path, control_hz: float) -> None:
+        """Write the film at the speed of life; `control_hz` is the rate of the steps."""
+        if self._last is None:
+            return
+        last = self.compose(*self._last)
+        write_video(path, [*self.frames, *[last] * HOLD], control_hz / self.stride)
+
+
+def draw_tokens(tokens: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Draw tokens [M, 4] (x, y, weight, kept) on a clear layer, float32 [height, width, 4] with alpha from 0 to 1.
+
+    Kept tokens are rings that grow with their weight; dropped ones are faint dots.
+    """
+    scale = SUPERSAMPLING
+    layer = Image.new("RGBA", (width * scale, height * scale), (*OUTLINE, 0))
+    pen = ImageDraw.Draw(layer)
+    unit = height * scale / 256
+
+    def ring(x: float, y: float, radius: float, colour: tuple[int, ...], thickness: float) -> None:
+        box = [x - radius, y - radius, x + radius, y + radius]
+        pen.ellipse(box, outline=colour, width=max(1, round(thickness)))
+
+    for across, down, weight, kept in sorted(tokens.tolist(), key=lambda token: token[3]):
+        x, y = across * width * scale, down * height * scale
+        if kept < 0.5:
+            for radius, colour in ((3.0 * unit, (*OUTLINE, 60)), (2.0 * unit, (*DROPPED, 150))):
+                pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
+            continue
+        radius = (5 + 9 * float(np.clip(weight, 0, 1)) ** 0.5) * unit
+        ring(x, y, radius + 1.0 * unit, (*OUTLINE, 170), 4.0 * unit)
+        ring(x, y, radius, (*KEPT, 255), 2.2 * unit)
+    small = layer.resize((width, height), Image.Resampling.BOX)
+    drawn = np.asarray(small, dtype=np.float32)
+    return np.concatenate([drawn[..., :3], drawn[..., 3:] / 255], axis=-1)

@@ -1,0 +1,169 @@
+"""Recorded demonstrations: what a dataset holds of them, and each one as a file of its own, encoded.
+
+Cameras are stored as H.264 without chroma subsampling, close to lossless: small coloured things keep their colour,
+and a 128-pixel frame costs 0.15 ms to encode, half of what a PNG costs, at a quarter of its size.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InputError, WorldError
+
+if TYPE_CHECKING:
+    from ..policy.contract import Offer
+
+CODEC, PIXEL_FORMAT, GROUP, QUALITY, PRESET = "h264", "yuv444p", 10, 12, "ultrafast"
+STATISTICS_FRAMES = 24
+QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One demonstration of F frames: what was seen before each action, and the action.
+
+    `images` uint8 [F, H, W, 3] by camera; `state` [F, S], `action` [F, A] and `grounding` [F, G] float32.
+    Raises WorldError when a number is not finite or the lengths differ.
+    """
+
+    images: dict[str, np.ndarray]
+    state: np.ndarray
+    action: np.ndarray
+    grounding: np.ndarray
+    instruction: str
+
+    def __post_init__(self) -> None:
+        lengths = {len(column) for column in (self.state, self.action, self.grounding, *self.images.values())}
+        if len(lengths) != 1 or 0 in lengths:
+            raise WorldError(f"an episode's columns must have one common length above 0: got {sorted(lengths)}")
+        for name in ("state", "action", "grounding"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise WorldError(f"an episode's {name} holds numbers that are not finite")
+
+
+def grounding_names(offer: Offer) -> tuple[str, ...]:
+    """Return what a frame's privileged label holds: centres of the instructed object and of its goal.
+
+    First in the arm's base frame, in metres; then where each camera sees them, as fractions of the image from its
+    upper left corner. The feature is called `grounding`, neither an observation nor an action: LeRobot's own policies
+    pass it by.
+    """
+    points = ("target", "goal")
+    return (
+        *(f"{point}.{axis}" for point in points for axis in "xyz"),
+        *(f"{camera.name}.{point}.{axis}" for camera in offer.cameras for point in points for axis in "uv"),
+    )
+
+
+def camera_key(camera: str) -> str:
+    """Return the dataset's feature name of a camera."""
+    return f"observation.images.{camera}"
+
+
+def dataset_features(offer: Offer) -> dict[str, dict[str, Any]]:
+    """Return the LeRobot features of a dataset recorded in a world that makes this offer."""
+
+    def vector(names: Iterable[str]) -> dict[str, Any]:
+        return {"dtype": "float32", "shape": (len(tuple(names)),), "names": list(names)}
+
+    cameras = {
+        camera_key(camera.name): {
+            "dtype": "video",
+            "shape": (camera.height, camera.width, 3),
+            "names": ["height", "width", "channels"],
+        }
+        for camera in offer.cameras
+    }
+    return cameras | {
+        "observation.state": vector(offer.state.names),
+        "action": vector(offer.action.names),
+        "grounding": vector(grounding_names(offer)),
+    }
+
+
+def frame_rate(offer: Offer) -> int:
+    """Return the frames of a second; InputError when it is not a whole number, for which LeRobot has no place."""
+    if offer.control_hz != int(offer.control_hz):
+        raise InputError("control_hz", got=offer.control_hz, expected="a whole number", fix="Record at a whole rate.")
+    return int(offer.control_hz)
+
+
+def encode_video(frames: np.ndarray, fps: int) -> bytes:
+    """Encode frames uint8 [F, H, W, 3] as one MP4; the same frames give the same bytes."""
+    import av
+
+    target = io.BytesIO()
+    options = {"crf": str(QUALITY), "preset": PRESET, "g": str(GROUP), "threads": "1"}
+    with av.open(target, "w", format="mp4") as container:
+        stream = container.add_stream(CODEC, fps, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = PIXEL_FORMAT
+        stream.time_base = Fraction(1, fps)
+        for index, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture.pts, picture.time_base = index, Fraction(1, fps)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return target.getvalue()
+
+
+def camera_statistics(frames: np.ndarray) -> dict[str, list]:
+    """Return a camera's statistics in LeRobot's layout: per channel, [3, 1, 1] in [0, 1], of evenly spread frames."""
+    chosen = frames[np.linspace(0, len(frames) - 1, min(len(frames), STATISTICS_FRAMES)).round().astype(int)]
+    values = np.arange(256) / 255.0
+    rows: dict[str, list] = {name: [] for name in ("min", "max", "mean", "std", *QUANTILES)}
+    for channel in range(3):
+        counts = np.bincount(chosen[..., channel].reshape(-1), minlength=256)
+        share, present = counts / counts.sum(), np.flatnonzero(counts)
+        mean = float(share @ values)
+        rows["min"].append(values[present[0]])
+        rows["max"].append(values[present[-1]])
+        rows["mean"].append(mean)
+        rows["std"].append(float(np.sqrt(share @ (values - mean) ** 2)))
+        for name, quantile in QUANTILES.items():
+            rows[name].append(values[np.searchsorted(np.cumsum(share), quantile).clip(0, 255)])
+    return {name: [[[float(value)]] for value in row] for name, row in rows.items()} | {"count": [len(chosen)]}
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it is either all there or not there at all, whenever the process or the machine stops."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def stage_episode(path: Path, episode: Episode, offer: Offer) -> None:
+    """Encode an episode and commit it as one `.npz` file, atomically; WorldError when it is not what was offered."""
+    columns = {"observation.state": episode.state, "action": episode.action, "grounding": episode.grounding}
+    columns |= {camera_key(name): frames for name, frames in episode.images.items()}
+    got = {key: column.shape[1:] for key, column in columns.items()}
+    if got != (offered := {key: feature["shape"] for key, feature in dataset_features(offer).items()}):
+        raise WorldError(f"the world gives what it did not offer: got shapes {got}, expected {offered}")
+    fps = frame_rate(offer)
+    arrays = {
+        f"video/{name}": np.frombuffer(encode_video(frames, fps), np.uint8) for name, frames in episode.images.items()
+    }
+    statistics = {camera_key(name): camera_statistics(frames) for name, frames in episode.images.items()}
+    content = io.BytesIO()
+    np.savez(
+        content,
+        state=episode.state.astype(np.float32),
+        action=episode.action.astype(np.float32),
+        grounding=episode.grounding.astype(np.float32),
+        instruction=np.array(episode.instruction),
+        statistics=np.array(json.dumps(statistics)),
+        **arrays,
+    )
+    write_atomically(path, content.getvalue())

@@ -1,0 +1,279 @@
+"""A report that opens in any browser and needs nothing but itself: figures, tables, every episode, films."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from . import fingerprint as fingerprints
+from .records import EpisodeRecord
+from .run_folder import Evaluation, write_text
+from .statistics import summarize
+from .video import MEDIA_TYPES, poster
+
+EMBEDDED_BYTES = 24_000_000
+"""How much of the films is put into the page itself; the others are linked."""
+
+GALLERY = 6
+"""How many failures, and how many successes, of each run are shown without being asked for."""
+
+POSTER_WIDTH = 384
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A way for an episode to end: `tone` is its colour, good, half, bad, none or error."""
+
+    name: str
+    tone: str
+    label: str
+
+
+ENDINGS = tuple(
+    Ending(*row)
+    for row in (
+        ("done", "good", "success"),
+        ("unfinished", "half", "right object picked, not finished"),
+        ("other", "bad", "another object picked"),
+        ("nothing", "none", "nothing picked"),
+        ("failed", "bad", "failure"),
+        ("error", "error", "could not be run, not counted"),
+    )
+)
+SWAPPED_ENDINGS = tuple(
+    Ending(*row)
+    for row in (
+        ("own", "bad", "the task's own object picked all the same"),
+        ("other", "good", "another object picked"),
+        ("nothing", "none", "nothing picked"),
+        ("error", "error", "could not be run, not counted"),
+    )
+)
+
+
+def write_report(evaluations: Sequence[Evaluation], path: Path) -> Path:
+    """Write the report of one evaluation, or of several side by side, as one HTML file; return its path."""
+    films = _Films(path.parent, EMBEDDED_BYTES)
+    runs = [_run(evaluation, index, films) for index, evaluation in enumerate(evaluations)]
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f}"
+    page = templates.get_template("report.html.jinja").render(
+        runs=runs,
+        suites=_suites(runs),
+        episodes=films.episodes,
+        clashes=[
+            {"label": run["label"], "lines": lines}
+            for run, evaluation in zip(runs, evaluations, strict=True)
+            if (lines := fingerprints.differences(evaluations[0].fingerprint, evaluation.fingerprint))
+        ],
+    )
+    write_text(path, page)
+    return path
+
+
+def ending(record: EpisodeRecord, swapped: bool) -> str:
+    """Return the name of the way in which an episode ended, one of ENDINGS or SWAPPED_ENDINGS."""
+    if record.outcome == "error":
+        return "error"
+    if record.outcome == "success":
+        return "own" if swapped else "done"
+    if record.picked is None:
+        return "nothing" if record.target is not None else "failed"
+    return "unfinished" if record.picked == record.target else "other"
+
+
+class _Films:
+    """The films and facts that the page's script shows, by number; films are embedded while there is room."""
+
+    def __init__(self, folder: Path, room: int) -> None:
+        self.folder, self.room = folder, room
+        self.episodes: list[dict[str, Any]] = []
+
+    def add(self, evaluation: Evaluation, record: EpisodeRecord, facts: dict[str, Any]) -> int:
+        film = evaluation.folder / record.video if record.video else None
+        source, link = "", ""
+        if film is not None and film.is_file():
+            link = Path(os.path.relpath(film, self.folder)).as_posix()
+            size = film.stat().st_size * 4 // 3
+            if size <= self.room:
+                self.room -= size
+                source = _data_address(MEDIA_TYPES[film.suffix], film.read_bytes())
+        self.episodes.append({**facts, "film": source or link, "link": link})
+        return len(self.episodes) - 1
+
+
+def _data_address(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def _run(evaluation: Evaluation, index: int, films: _Films) -> dict[str, Any]:
+    run, records = evaluation.run, evaluation.records
+    swapped = run.get("protocol", {}).get("instruction_from") == "other-object"
+    endings = SWAPPED_ENDINGS if swapped else ENDINGS
+    by_name = {each.name: each for each in endings}
+    contract = run.get("contract") or {}
+    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    gallery: dict[str, list[dict[str, Any]]] = {"good": [], "bad": []}
+    # What the gallery shows is embedded first; a policy's failures teach more than its successes.
+    shown = _gallery_order(records)
+    numbers: dict[str, int] = {}
+    for record in [*shown, *(record for record in records if record not in shown)]:
+        how = by_name[ending(record, swapped)]
+        facts = _facts(record, how, run["label"])
+        numbers[record.key] = films.add(evaluation, record, facts)
+        if record in shown and facts["outcome"] and record.video:
+            film = evaluation.folder / record.video
+            if film.is_file():
+                card = {**facts, "number": numbers[record.key], "poster": _poster(film)}
+                gallery["good" if how.tone == "good" else "bad"].append(card)
+    for record in records:
+        how = by_name[ending(record, swapped)]
+        episode = films.episodes[numbers[record.key]]
+        cell = {"number": numbers[record.key], "tone": how.tone, "label": how.label, "state": record.initial_state}
+        cell["success"] = record.outcome == "success"
+        cells.setdefault((record.suite, record.task), []).append({**cell, "link": episode["link"]})
+    counts = {
+        scene: Counter(ending(record, swapped) for record in records if (record.suite, record.task) == scene)
+        for scene in cells
+    }
+    seen = [record for record in records if record.visual_tokens]
+    return {
+        "index": index,
+        "label": run["label"],
+        "swapped": swapped,
+        "measure": "picked the task's own object though another was asked for" if swapped else "succeeded",
+        "summary": summarize(records),
+        "missing": max(0, run.get("planned", 0) - len(records)),
+        "endings": [each for each in endings if any(count[each.name] for count in counts.values())],
+        "counts": counts,
+        "cells": cells,
+        "gallery": gallery,
+        "tokens": (seen[0].visual_tokens_kept, seen[0].visual_tokens) if seen else None,
+        "control_hz": contract.get("control_hz"),
+        "started": run.get("started", "").replace("T", " ").replace("+00:00", " UTC"),
+        "command": run.get("command", ""),
+        "checkpoint": run.get("checkpoint", {}),
+        "environment": fingerprints.flatten(evaluation.fingerprint),
+        "environment_digest": fingerprints.digest_of(evaluation.fingerprint)[:12],
+        "renderer": evaluation.fingerprint.get("renderer", {}).get("renderer", "unknown"),
+        "simulator": evaluation.fingerprint.get("packages", {}).get("mujoco", "unknown"),
+        "protocol": fingerprints.flatten(run.get("protocol", {})),
+        "contract": contract_lines(contract),
+        "provenance": [
+            (name, value)
+            for name, value in fingerprints.flatten(run.get("provenance") or {})
+            if not name.startswith("files.")
+        ],
+    }
+
+
+def _gallery_order(records: Sequence[EpisodeRecord]) -> list[EpisodeRecord]:
+    """Return the filmed episodes to show: failures, then successes, of as many different tasks as there are."""
+    chosen = []
+    for outcome in ("failure", "success"):
+        turn: Counter[tuple[str, str]] = Counter()
+        ranked = []
+        for record in records:
+            if record.outcome == outcome and record.video:
+                turn[record.suite, record.task] += 1
+                ranked.append((turn[record.suite, record.task], record))
+        # A stable sort: the first film of every task comes before the second of any.
+        chosen += [record for _, record in sorted(ranked, key=lambda pair: pair[0])][:GALLERY]
+    return chosen
+
+
+def _facts(record: EpisodeRecord, how: Ending, label: str) -> dict[str, Any]:
+    return {
+        "run": label,
+        "task": f"{record.suite} / {record.task}",
+        "instruction": record.instruction,
+        "outcome": how.label,
+        "tone": how.tone,
+        "facts": [
+            ("initial state", str(record.initial_state)),
+            ("seed", str(record.seed)),
+            ("steps", str(record.steps)),
+            ("picked", _spoken(record.picked)),
+            ("target", _spoken(record.target)),
+            ("decisions", f"{record.decisions}, median {record.decision_milliseconds:.1f} ms"),
+            ("episode", f"{record.seconds:.1f} s"),
+            *([("note", record.error.splitlines()[-1])] if record.error else []),
+        ],
+        "short": f"initial state {record.initial_state} · {record.steps} steps"
+        + (f" · picked {_spoken(record.picked)}" if record.picked not in (None, record.target) else ""),
+    }
+
+
+def _spoken(body: str | None) -> str:
+    return body.removesuffix("_0").replace("_", " ") if body else "nothing"
+
+
+def _poster(film: Path) -> str:
+    picture = poster(film, at=0.55)
+    picture.thumbnail((POSTER_WIDTH, POSTER_WIDTH))
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=72)
+    return _data_address("image/jpeg", content.getvalue())
+
+
+def _suites(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return suites, their tasks, and for each the figures of every run (None where a run has no such task)."""
+    suites: dict[str, dict[str, list[Any]]] = {}
+    for run in runs:
+        for figures in run["summary"]["tasks"]:
+            rows = suites.setdefault(figures["suite"], {})
+            rows.setdefault(figures["task"], [None] * len(runs))[run["index"]] = figures
+    totals = [{figures["suite"]: figures for figures in run["summary"]["suites"]} for run in runs]
+    return [
+        {
+            "name": suite,
+            "totals": [total.get(suite) for total in totals],
+            "tasks": [{"name": task, "figures": figures} for task, figures in tasks.items()],
+        }
+        for suite, tasks in suites.items()
+    ]
+
+
+def contract_lines(contract: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what a contract says, as (name, words) for people."""
+
+    def layout(part: dict[str, Any]) -> str:
+        pairs = zip(part.get("names", ()), part.get("units", ()), strict=False)
+        return ", ".join(f"{name} ({unit})" for name, unit in pairs)
+
+    if not contract:
+        return []
+    action = contract.get("action") or {}
+    gripper = action.get("gripper")
+    cameras = "; ".join(
+        f"{camera.get('name')} {camera.get('height')}×{camera.get('width')}, "
+        f"rotation {camera.get('rotation_degrees', 0)}°, crop {camera.get('crop', 1)}"
+        for camera in contract.get("cameras", ())
+    )
+    lines = [
+        ("cameras", cameras),
+        ("state", layout(contract.get("state") or {})),
+        ("action", f"{action.get('kind')}, {action.get('frame')} frame: {layout(action)}"),
+        ("control rate", f"{contract.get('control_hz')} Hz"),
+        ("chunk", f"{contract.get('chunk')} steps, {contract.get('execute')} of them executed"),
+        ("normalisation", str((contract.get("normalization") or {}).get("method"))),
+    ]
+    if gripper:
+        lines.insert(
+            3, ("gripper", f"{gripper.get('name')}: closed {gripper.get('closed')}, open {gripper.get('open')}")
+        )
+    return lines

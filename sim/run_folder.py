@@ -1,0 +1,159 @@
+"""An evaluation on disk: what was asked, in which environment, every episode, and the sums.
+
+run.json            checkpoint, contract, provenance, protocol and command: written before the first episode
+fingerprint.json    the environment
+records.jsonl       one line an episode, see `records`
+results.json        success rates with intervals, written at the end
+videos/, report.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from . import fingerprint as fingerprints
+from .records import EpisodeRecord, RecordFile
+
+RUN, FINGERPRINT, RECORDS, RESULTS, REPORT = (
+    "run.json",
+    "fingerprint.json",
+    "records.jsonl",
+    "results.json",
+    "report.html",
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation as read from its folder.
+
+    `run` has the keys label, command, started, checkpoint {name, digest}, contract, provenance, protocol, tasks (pairs
+    of suite and task, in their order) and planned (how many episodes were asked for).
+    """
+
+    folder: Path
+    run: dict[str, Any]
+    fingerprint: dict[str, Any]
+    records: tuple[EpisodeRecord, ...]
+
+
+def prepare(folder: Path, run: dict[str, Any], fingerprint: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+    """Make `folder` ready for the episodes of `run`.
+
+    Raises InputError when it holds anything and neither `resume` nor `overwrite` was asked for; when it is to be
+    overwritten and is no evaluation; when it is to be resumed and belongs to another checkpoint, protocol or
+    environment, whose episodes must not be counted together with these.
+    """
+    if resume and overwrite:
+        raise InputError("out", got="--resume and --overwrite", expected="one of them", fix="Leave one out.")
+    if folder.exists() and not folder.is_dir():
+        raise InputError("out", got=f"{folder}, a file", expected="a folder", fix="Choose another name.")
+    occupied = folder.is_dir() and any(folder.iterdir())
+    known = (folder / RUN).is_file()
+    if occupied and not known:
+        raise InputError(
+            "out", got=f"{folder}, which holds other files", expected="a new folder", fix="Choose another name."
+        )
+    if occupied and resume:
+        earlier = read_json(folder / RUN)
+        clashes = [
+            f"{name}: {earlier.get(name)} and {run[name]}"
+            for name in ("checkpoint", "protocol")
+            if earlier.get(name) != run[name]
+        ]
+        clashes += fingerprints.differences(read_json(folder / FINGERPRINT), fingerprint)
+        if clashes:
+            raise InputError(
+                f"resuming {folder}",
+                got=f"another evaluation ({'; '.join(clashes)})",
+                expected="the same checkpoint, protocol and environment",
+                fix="Evaluate into a new folder, or replace this one with --overwrite.",
+            )
+        # More tasks or episodes may be asked for than before; what is there counts towards them.
+        write_json(folder / RUN, {**run, "started": earlier.get("started", run["started"])})
+        return
+    if occupied and not overwrite:
+        raise InputError(
+            "out",
+            got=f"{folder}, which holds an evaluation",
+            expected="a new folder",
+            fix="Go on with it (--resume), replace it (--overwrite), or choose another name (--out).",
+        )
+    if occupied:
+        shutil.rmtree(folder)
+    # The environment first: run.json is what makes the folder an evaluation.
+    write_json(folder / FINGERPRINT, fingerprint)
+    write_json(folder / RUN, run)
+
+
+def read_evaluation(folder: Path) -> Evaluation:
+    """Read an evaluation, finished or not; raises InputError when the folder holds none."""
+    if not (folder / RUN).is_file():
+        raise InputError(
+            "run folder",
+            got=str(folder),
+            expected=f"a folder with {RUN} and {RECORDS}",
+            fix="Give the folder that was named with `saccade eval --out`.",
+        )
+    records = RecordFile(folder / RECORDS).load()
+    if not records:
+        raise InputError(
+            f"run folder {folder}",
+            got="no episodes",
+            expected="at least one",
+            fix="Go on with it: saccade eval --resume.",
+        )
+    run = read_json(folder / RUN)
+    order = {tuple(scene): place for place, scene in enumerate(run.get("tasks", ()))}
+
+    def place(record: EpisodeRecord) -> tuple[int, str, str, int, int]:
+        scene = (record.suite, record.task)
+        return (order.get(scene, len(order)), *scene, record.initial_state, record.seed)
+
+    fingerprint = read_json(folder / FINGERPRINT)
+    return Evaluation(folder, run, fingerprint, tuple(sorted(records.values(), key=place)))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object; raises InputError, naming the file, when there is none."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            str(path), got=f"no JSON ({error})", expected="a JSON object", fix="Evaluate again into a new folder."
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(
+            str(path), got=type(content).__name__, expected="a JSON object", fix="Evaluate again into a new folder."
+        )
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object whole or not at all; raises InputError when the disk refuses."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text whole or not at all; raises InputError when the disk refuses."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(
+            f"writing {path}",
+            got=error.strerror or str(error),
+            expected="a writable folder with free space",
+            fix="Make room and resume: the episodes that are recorded already are kept.",
+        ) from error

@@ -1,0 +1,74 @@
+"""Small videos that every browser plays: H.264 in MP4, or VP9 in WebM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+import av
+import numpy as np
+from av.video.stream import VideoStream
+from PIL import Image
+
+from ..errors import InputError
+
+CODECS = {
+    ".mp4": ("libx264", {"crf": "28", "preset": "veryfast", "movflags": "+faststart"}),
+    ".webm": ("libvpx-vp9", {"crf": "34", "b:v": "0", "deadline": "realtime", "cpu-used": "6"}),
+}
+MEDIA_TYPES = {".mp4": "video/mp4", ".webm": "video/webm"}
+
+
+def write_video(path: Path, frames: Sequence[np.ndarray], rate: float) -> None:
+    """Write frames, uint8 [H, W, 3], as a video of `rate` frames a second; it appears whole or not at all.
+
+    Odd sizes are cut by a pixel, because the pixel format that browsers play (yuv420p) needs even ones.
+    Raises InputError for another suffix than .mp4 and .webm, for no frames, and when the disk is full.
+    """
+    if path.suffix not in CODECS:
+        raise InputError(
+            "video file", got=path.name, expected=" or ".join(CODECS), fix="Name the file with one of these endings."
+        )
+    if not len(frames):
+        raise InputError("video", got="no frames", expected="at least one", fix="Film at least one step.")
+    codec, options = CODECS[path.suffix]
+    height, width = (size // 2 * 2 for size in frames[0].shape[:2])
+    partial = path.with_suffix(f".partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        container_options = {"movflags": options["movflags"]} if "movflags" in options else {}
+        with av.open(str(partial), "w", options=container_options) as container:
+            # The codec's name decides the kind of stream, which its type does not tell.
+            stream = cast("VideoStream", container.add_stream(codec, rate=Fraction(rate).limit_denominator(1000)))
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            # Videos are written beside running episodes; one thread leaves the other cores to them.
+            stream.codec_context.thread_count = 1
+            stream.options = {key: value for key, value in options.items() if key != "movflags"}
+            for frame in frames:
+                picture = np.ascontiguousarray(frame[:height, :width])
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+        os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise InputError(
+            f"writing {path}",
+            got=error.strerror or str(error),
+            expected="a writable folder with free space",
+            fix="Make room and resume, or film nothing (--videos 0).",
+        ) from error
+
+
+def poster(path: Path, at: float = 0.0) -> Image.Image:
+    """Return one frame of a video as a picture; `at` is how far into it, from 0 to 1."""
+    container = av.open(str(path))
+    try:
+        frames = list(container.decode(video=0))
+        return frames[round(at * (len(frames) - 1))].to_image()
+    finally:
+        container.close()

@@ -1,0 +1,106 @@
+"""`saccade eval` and `saccade report`: what they plan, and what they refuse before anything moves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from saccade.errors import InputError
+from saccade.scripts.evaluate import EvaluateConfig, checkpoint_folder, choose_tasks, plan, results_table
+from saccade.scripts.report import ReportConfig, run
+from saccade.sim.desk.tasks import find_task
+
+
+def test_each_task_is_run_from_its_first_initial_states():
+    jobs = plan(EvaluateConfig(suites=("desk_object",), tasks=("red_cube", "red_can"), episodes=3))
+    assert [(job.task, job.initial_state) for job in jobs] == [
+        (task, state) for task in ("red_cube", "red_can") for state in range(3)
+    ]
+    assert len({job.seed for job in jobs}) == 6
+
+
+def test_an_episodes_seed_does_not_depend_on_the_selection():
+    few = plan(EvaluateConfig(suites=("desk_object",), tasks=("red_cube",), episodes=2))
+    all_of_them = {job.key: job for job in plan(EvaluateConfig(episodes=4))}
+    assert all(all_of_them[job.key] == job for job in few)
+
+
+def test_tasks_that_the_starter_never_saw_are_asked_for():
+    known, unseen, both = (
+        {task.name for task in choose_tasks(EvaluateConfig(left_out=choice))} for choice in ("without", "only", "with")
+    )
+    assert unseen and not known & unseen
+    assert known | unseen == both
+    name = sorted(unseen)[0]
+    assert [task.name for task in choose_tasks(EvaluateConfig(tasks=(name,)))] == [name]
+
+
+def test_the_instruction_is_paraphrased_or_swapped():
+    base = EvaluateConfig(suites=("desk_object",), tasks=("red_cube",))
+    task = find_task("desk_object", "red_cube")
+    paraphrased = plan(EvaluateConfig(**{**vars(base), "instruction_from": "paraphrase"}))
+    assert {job.instruction for job in paraphrased} <= set(task.paraphrases)
+    assert all(job.swap_object for job in plan(EvaluateConfig(**{**vars(base), "instruction_from": "other-object"})))
+    assert not any(job.swap_object or job.instruction for job in plan(base))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"episodes": 0}, "episodes: got 0"),
+        ({"workers": 0}, "workers: got 0"),
+        ({"first_initial_state": 990, "episodes": 20}, "initial states 990 to 1009"),
+        ({"resume": True}, "resume: got no --out"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        EvaluateConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"suites": ("desk_objects",)}, "Did you mean 'desk_object'"),
+        ({"tasks": ("red_cub",)}, "Did you mean 'red_cube'"),
+        ({"suites": ("desk_spatial",), "left_out": "only"}, "tasks: got none"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(options, message):
+    with pytest.raises(InputError, match=message):
+        plan(EvaluateConfig(**options))
+
+
+def test_an_unknown_checkpoint_is_refused_with_the_nearest(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-1000").mkdir()
+    with pytest.raises(InputError, match=r"Did you mean '.*step-1000'"):
+        checkpoint_folder(str(tmp_path / "checkpoints" / "step-100"))
+    with pytest.raises(InputError, match="Did you mean 'starter'"):
+        checkpoint_folder("startr")
+    assert checkpoint_folder(str(tmp_path)) == tmp_path
+
+
+def test_the_table_names_the_measure():
+    figures = {"rate": 0.5, "low": 0.1, "high": 0.9, "episodes": 2, "errors": 0}
+    nothing = {"suite": "s", "task": "b", "rate": None, "low": None, "high": None, "episodes": 0}
+    results = {**figures, "tasks": [{"suite": "s", "task": "a", **figures}, nothing]}
+    own = results_table({**results, "protocol": {"instruction_from": "task"}})
+    assert "success" in own and "50.0 %" in own and "none could be run" in own
+    assert "picked anyway" in results_table({**results, "protocol": {"instruction_from": "other-object"}})
+
+
+def test_a_report_needs_a_run_folder(tmp_path):
+    with pytest.raises(InputError, match="run folder"):
+        run(ReportConfig((tmp_path,)))
+    with pytest.raises(InputError, match="runs: got none"):
+        ReportConfig(())
+
+
+def test_the_options_cost_neither_torch_nor_mujoco():
+    heavy = {"torch", "mujoco", "av", "jinja2"}
+    code = f"import sys, saccade.scripts.evaluate, saccade.scripts.report; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

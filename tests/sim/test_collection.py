@@ -1,0 +1,161 @@
+import errno
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from saccade.errors import InputError, WorldError
+from saccade.sim import collection
+from saccade.sim.collection import CollectedTask, CollectionRequest, collect, plan_attempt
+from toy_world import ToyWorld
+
+HERE = Path(__file__).parent
+REQUEST = CollectionRequest(
+    tasks=(CollectedTask("toy", "near", ("go", "walk there")), CollectedTask("toy", "far", ("run", "hurry up"))),
+    episodes=6,
+    seed=3,
+)
+
+
+def tree(root: Path) -> dict[str, str]:
+    files = (path for path in sorted(root.rglob("*")) if path.is_file())
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return collect(REQUEST, ToyWorld(), tmp_path_factory.mktemp("whole") / "toy", workers=2, progress=False)
+
+
+def test_failures_are_counted_and_only_successes_kept(uninterrupted):
+    import pandas
+
+    # Of the initial states 1000, 1001, ... those that end in 3 or 8 cannot be won.
+    assert [(count.task, count.successes, count.failures) for count in uninterrupted.tasks] == [
+        ("near", 6, 1),
+        ("far", 6, 1),
+    ]
+    assert uninterrupted.episodes == 12
+    frames = pandas.concat(map(pandas.read_parquet, sorted((uninterrupted.root / "data").rglob("*.parquet"))))
+    assert len(frames) == uninterrupted.frames
+    assert sorted(frames["episode_index"].unique()) == list(range(12))
+    assert not uninterrupted.root.with_name("toy.partial").exists()
+    assert set(pandas.read_parquet(uninterrupted.root / "meta/tasks.parquet").index) <= {
+        sentence for task in REQUEST.tasks for sentence in task.instructions
+    }
+
+
+def test_killed_in_the_middle_and_resumed_is_the_same_dataset(tmp_path, uninterrupted):
+    out = tmp_path / "toy"
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from pathlib import Path\n"
+        "from test_collection import REQUEST, ToyWorld\n"
+        "from saccade.sim.collection import collect\n"
+        f"if __name__ == '__main__': collect(REQUEST, ToyWorld(delay=0.02), Path({str(out)!r}), workers=3)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    process = subprocess.Popen([sys.executable, str(program)], env=environment, stderr=subprocess.DEVNULL)
+    staging = tmp_path / "toy.partial"
+    deadline = time.monotonic() + 60
+    while len(list(staging.glob("*.npz"))) < 3:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(1.0)  # the workers notice and leave
+    left = len(list(staging.glob("*.npz")))
+    assert 3 <= left < 12
+    time.sleep(1.0)
+    assert len(list(staging.glob("*.npz"))) == left, "orphaned workers go on"
+    assert not out.exists()
+    (staging / "toy.near.000005.npz.77.tmp").write_bytes(b"half an episode")
+
+    with pytest.raises(InputError, match="--resume"):
+        collect(REQUEST, ToyWorld(), out, progress=False)
+    with pytest.raises(InputError, match="seed"):
+        collect(replace(REQUEST, seed=4), ToyWorld(), out, resume=True, progress=False)
+    building = tmp_path / "toy.building"
+    (building / "data").mkdir(parents=True)
+    (building / "data" / "half").write_bytes(b"half a dataset")
+    summary = collect(REQUEST, ToyWorld(), out, workers=1, resume=True, progress=False)
+    assert tree(out) == tree(uninterrupted.root)
+    assert summary.tasks == uninterrupted.tasks
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["program.py", "toy"]
+
+
+def test_a_finished_dataset_is_never_overwritten_silently(tmp_path, uninterrupted):
+    before = tree(uninterrupted.root)
+    with pytest.raises(InputError, match="--overwrite"):
+        collect(REQUEST, ToyWorld(), uninterrupted.root, progress=False)
+    again = collect(REQUEST, ToyWorld(), uninterrupted.root, resume=True, progress=False)
+    assert again.already_complete and again.tasks == uninterrupted.tasks
+    with pytest.raises(InputError, match="episodes"):
+        collect(replace(REQUEST, episodes=7), ToyWorld(), uninterrupted.root, resume=True, progress=False)
+    with pytest.raises(WorldError, match="the toy broke"):
+        broken = replace(REQUEST, first_initial_state=6666)
+        collect(broken, ToyWorld(), uninterrupted.root, overwrite=True, progress=False)
+    assert tree(uninterrupted.root) == before
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "diary.txt").write_text("mine")
+    with pytest.raises(InputError, match="another --out"):
+        collect(REQUEST, ToyWorld(), notes, overwrite=True, progress=False)
+    assert (notes / "diary.txt").read_text() == "mine"
+
+
+def test_overwriting_puts_the_new_dataset_in_place(tmp_path):
+    out, small = tmp_path / "toy", replace(REQUEST, episodes=1)
+    collect(small, ToyWorld(), out, workers=1, progress=False)
+    finished = []
+    summary = collect(
+        replace(small, seed=9), ToyWorld(), out, workers=1, overwrite=True, finish=finished.append, progress=False
+    )
+    assert summary.episodes == 2 and not summary.already_complete
+    assert finished == [tmp_path / "toy.building"]
+    assert [path.name for path in tmp_path.iterdir()] == ["toy"]
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, uninterrupted):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(collection, "write_dataset", full)
+        with pytest.raises(InputError, match="No space left on device.*--resume"):
+            collect(REQUEST, ToyWorld(), tmp_path / "toy", progress=False)
+    staged = tmp_path / "toy.partial"
+    assert len(list(staged.glob("*.npz"))) == 12
+    collect(REQUEST, ToyWorld(), tmp_path / "toy", resume=True, progress=False)
+    assert tree(tmp_path / "toy") == tree(uninterrupted.root)
+
+
+def test_a_worker_that_dies_is_the_worlds_failure(tmp_path):
+    with pytest.raises(WorldError, match="--resume"):
+        collect(replace(REQUEST, first_initial_state=7777), ToyWorld(), tmp_path / "toy", progress=False)
+
+
+def test_a_demonstrator_that_never_succeeds_is_given_up(tmp_path):
+    hopeless = CollectionRequest(REQUEST.tasks[:1], episodes=1, first_initial_state=1003, attempts_per_episode=1)
+    with pytest.raises(WorldError, match="toy/near"):
+        collect(hopeless, ToyWorld(), tmp_path / "toy", workers=1, progress=False)
+
+
+@pytest.mark.parametrize("change", [{"episodes": 0}, {"tasks": ()}, {"seed": -1}, {"tasks": REQUEST.tasks[:1] * 2}])
+def test_a_request_without_sense_is_refused(change):
+    with pytest.raises(InputError):
+        replace(REQUEST, **change)
+
+
+def test_attempts_depend_on_the_request_alone():
+    task = REQUEST.tasks[0]
+    first = [plan_attempt(REQUEST, task, number) for number in range(20)]
+    assert first == [plan_attempt(REQUEST, task, number) for number in range(20)]
+    assert {attempt.instruction for attempt in first} == set(task.instructions)
+    assert len({attempt.seed for attempt in first}) == 20
+    assert [attempt.initial_state for attempt in first[:3]] == [1000, 1001, 1002]

@@ -1,0 +1,96 @@
+"""The choice of a renderer, and the fingerprint that names it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from saccade.errors import WorldError
+from saccade.sim import rendering
+from saccade.sim.fingerprint import differences, digest_of, environment_fingerprint, hash_sources
+
+
+@pytest.fixture
+def before_mujoco(monkeypatch):
+    """A process that has neither chosen a backend nor imported mujoco."""
+    monkeypatch.setattr(rendering.platform, "system", lambda: "Linux")
+    monkeypatch.delitem(sys.modules, "mujoco", raising=False)
+    for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    os.environ.pop("MUJOCO_GL", None)  # monkeypatch does not know what choose_backend has set
+
+
+def draws_with(*working):
+    def probe(backend):
+        return ({"vendor": backend}, "") if backend in working else (None, f"no {backend} here")
+
+    return probe
+
+
+@pytest.mark.parametrize(("working", "chosen"), [(("egl", "osmesa"), "egl"), (("osmesa",), "osmesa")])
+def test_the_first_backend_that_draws_is_chosen_for_the_children_too(before_mujoco, monkeypatch, working, chosen):
+    monkeypatch.setattr(rendering, "probe", draws_with(*working))
+    assert rendering.choose_backend() == chosen
+    assert os.environ["MUJOCO_GL"] == chosen
+    monkeypatch.setattr(rendering, "probe", draws_with())  # a second call does not try again
+    assert rendering.choose_backend() == chosen
+
+
+def test_without_a_renderer_the_packages_are_named(before_mujoco, monkeypatch):
+    monkeypatch.setattr(rendering, "probe", draws_with())
+    with pytest.raises(WorldError, match=r"no egl here; osmesa: no osmesa here.*libegl1.*libosmesa6"):
+        rendering.choose_backend()
+    assert "MUJOCO_GL" not in os.environ
+
+
+def test_the_users_choice_is_left_alone(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    monkeypatch.setattr(rendering, "probe", draws_with())
+    assert rendering.choose_backend() == "glfw"
+    with pytest.raises(WorldError, match="renderer glfw"):
+        rendering.describe_renderer()
+
+
+def test_a_choice_that_comes_too_late_is_said(before_mujoco, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mujoco", object())
+    with pytest.raises(WorldError, match="imported before"):
+        rendering.choose_backend()
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert rendering.choose_backend() == "glfw"
+
+
+def test_a_backend_that_does_not_exist_says_why():
+    found, problem = rendering.probe("nonsense")
+    assert found is None
+    assert "nonsense" in problem
+
+
+def test_rendering_does_not_import_mujoco():
+    code = "import sys, saccade.sim.rendering; sys.exit('mujoco' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
+
+
+def test_a_world_is_hashed_by_names_and_contents(tmp_path):
+    (tmp_path / "scene.py").write_text("x = 1\n")
+    first = hash_sources(tmp_path)
+    (tmp_path / "notes.pyc").write_text("ignored")
+    assert hash_sources(tmp_path) == first
+    (tmp_path / "scene.py").write_text("x = 2\n")
+    second = hash_sources(tmp_path)
+    (tmp_path / "scene.py").rename(tmp_path / "other.py")
+    assert len({first, second, hash_sources(tmp_path)}) == 3
+
+
+def test_a_fingerprint_names_what_differs(tmp_path, monkeypatch):
+    renderer = {"backend": "egl", "renderer": "a GPU"}
+    monkeypatch.setattr("saccade.sim.fingerprint.describe_renderer", lambda: renderer)
+    here = environment_fingerprint(tmp_path, packages=("numpy", "no-such-package"))
+    assert here["packages"]["no-such-package"] is None
+    there = {**here, "packages": {**here["packages"], "numpy": "1.0"}}
+    assert differences(here, dict(here)) == []
+    assert differences(here, there) == [f"packages.numpy: {here['packages']['numpy']} and 1.0"]
+    assert digest_of(here) == digest_of(dict(reversed(here.items()))) != digest_of(there)

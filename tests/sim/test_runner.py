@@ -1,0 +1,180 @@
+"""Episodes in worker processes: repeatable one by one, resumable, and honest about what broke."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+from fake_world import FakeActor, FakeEnv, Mishap, break_actor, make_actor, make_env, refuse_actor
+
+from saccade.errors import InputError, WorldError
+from saccade.sim.records import EpisodeRecord, RecordFile, episode_seed, episodes_that_differ
+from saccade.sim.runner import Job, run_episode, run_jobs
+
+
+def jobs_of(count: int, *tasks: str, swap_object: bool = False) -> list[Job]:
+    return [
+        Job("fake", task, state, episode_seed(0, "fake", task, state), swap_object=swap_object)
+        for task in tasks
+        for state in range(count)
+    ]
+
+
+def test_an_episode_is_judged_by_the_world_and_its_decisions_are_timed():
+    record = run_episode(FakeEnv("reach"), FakeActor(), Job("fake", "reach", 0, 5))
+    assert (record.outcome, record.picked, record.target) == ("success", "cube", "cube")
+    assert record.decisions == (record.steps + 1) // 2
+    assert record.slowest_decision_milliseconds == 2 * record.decisions - 1
+    assert record.decision_milliseconds == record.decisions
+    assert run_episode(FakeEnv("reach"), FakeActor(), Job("fake", "reach", 1, 5)).outcome == "failure"
+
+
+def test_an_episode_stops_at_the_limit_of_steps():
+    class Idle(FakeActor):
+        def act(self, observation):
+            return np.zeros(2, np.float32)
+
+    record = run_episode(FakeEnv("reach"), Idle(), Job("fake", "reach", 0, 5))
+    assert (record.steps, record.outcome, record.picked) == (FakeEnv._max_episode_steps, "failure", None)
+
+
+def test_an_action_that_is_not_finite_is_a_failure_of_the_policy():
+    class Broken(FakeActor):
+        def act(self, observation):
+            return np.array([np.nan, 0.0])
+
+    record = run_episode(FakeEnv("reach"), Broken(), Job("fake", "reach", 0, 5))
+    assert (record.outcome, record.steps) == ("failure", 0)
+    assert "not finite" in record.error
+
+
+def test_a_swapped_instruction_ends_at_the_first_pick():
+    own = run_episode(FakeEnv("reach"), FakeActor(), Job("fake", "reach", 0, 4, swap_object=True))
+    other = run_episode(FakeEnv("reach"), FakeActor(), Job("fake", "reach", 1, 4, swap_object=True))
+    assert own.instruction == "reach the ball"
+    assert (own.outcome, own.picked) == ("success", "cube")
+    assert (other.outcome, other.picked) == ("failure", "ball")
+
+
+def test_seeds_differ_between_episodes_and_not_between_selections():
+    seeds = {episode_seed(seed, "fake", task, state) for seed in (0, 1) for task in "ab" for state in range(50)}
+    assert len(seeds) == 200
+    assert episode_seed(0, "fake", "a", 3) == episode_seed(0, "fake", "a", 3) < 2**31
+
+
+def test_records_do_not_depend_on_the_number_of_workers(tmp_path):
+    jobs = jobs_of(5, "reach", "lift")
+    one = run_jobs(jobs, make_env, make_actor, 1, tmp_path / "one", progress=False)
+    three = run_jobs(jobs[::-1], make_env, make_actor, 3, tmp_path / "three", progress=False)
+    assert [record.key for record in one] == [job.key for job in jobs]
+    assert {record.outcome for record in one} == {"success", "failure"}
+    assert episodes_that_differ(one, three) == ()
+    assert len({record.trajectory for record in one}) == len(jobs)
+
+
+def test_a_killed_run_goes_on_without_counting_an_episode_twice(tmp_path):
+    jobs = jobs_of(4, "reach")
+    first = run_jobs(jobs[:2], make_env, make_actor, 1, tmp_path, progress=False)
+    path = tmp_path / "records.jsonl"
+    with path.open("a") as file:
+        file.write(json.dumps(first[0].to_json())[:40])  # what a kill leaves of a record
+    run_jobs(jobs, make_env, make_actor, 2, tmp_path, progress=False)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert sorted(line["initial_state"] for line in lines) == [0, 1, 2, 3]
+    unchanged = path.read_bytes()
+    again = run_jobs(jobs, make_env, make_actor, 2, tmp_path, progress=False)
+    assert path.read_bytes() == unchanged
+    assert again[:2] == first
+
+
+@pytest.mark.parametrize("kind", ["die", "raise", "hang"])
+def test_a_mishap_is_tried_again_and_then_an_error(kind, tmp_path):
+    jobs = jobs_of(4, "reach")
+    mishap = Mishap(kind, tmp_path / "marker")
+    records = run_jobs(jobs, mishap, make_actor, 2, tmp_path, progress=False, episode_seconds=2.0)
+    assert [record.outcome for record in records] == ["success", "failure", "error", "failure"]
+    assert records[2].attempts == 2
+    assert {"die": "exit code 9", "raise": "the world broke", "hang": "no answer"}[kind] in records[2].error
+    # A later run tries the episode that could not be run, and no other.
+    healed = run_jobs(jobs, make_env, make_actor, 1, tmp_path, progress=False)
+    assert [record.outcome for record in healed] == ["success", "failure", "success", "failure"]
+    assert healed[:2] == records[:2]
+
+
+def test_a_mishap_that_does_not_come_back_leaves_no_trace_in_the_result(tmp_path):
+    jobs = jobs_of(4, "reach")
+    mishap = Mishap("die", tmp_path / "marker", once=True)
+    records = run_jobs(jobs, mishap, make_actor, 1, tmp_path / "mishap", progress=False)
+    assert [record.attempts for record in records] == [1, 1, 2, 1]
+    calm = run_jobs(jobs, make_env, make_actor, 1, tmp_path / "calm", progress=False)
+    assert episodes_that_differ(records, calm) == ()
+
+
+def test_a_world_in_which_nothing_runs_is_given_up(tmp_path):
+    everything = Mishap("raise", tmp_path / "marker", initial_state=None)
+    with pytest.raises(WorldError, match="the world broke"):
+        run_jobs(jobs_of(9, "reach"), everything, make_actor, 2, tmp_path, progress=False)
+
+
+def test_what_cannot_be_set_up_is_said_at_once(tmp_path):
+    with pytest.raises(InputError, match=r"contract: got wrist, expected front\. Rename"):
+        run_jobs(jobs_of(2, "reach"), make_env, refuse_actor, 2, tmp_path, progress=False)
+    with pytest.raises(WorldError, match="no weights here"):
+        run_jobs(jobs_of(2, "reach"), make_env, break_actor, 1, tmp_path, progress=False)
+
+
+def test_films_are_kept_for_each_task_and_outcome(tmp_path):
+    records = run_jobs(jobs_of(6, "reach"), make_env, make_actor, 2, tmp_path, videos=2, progress=False)
+    kept = [record for record in records if record.video]
+    assert sorted(record.outcome for record in kept) == ["failure"] * 2 + ["success"] * 2
+    assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == sorted(
+        record.video.removeprefix("videos/") for record in kept
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"jobs": []}, "episodes: got none"),
+        ({"jobs": jobs_of(1, "reach") * 2}, "twice"),
+        ({"workers": 0}, "workers: got 0"),
+        ({"videos": -1}, "videos: got -1"),
+        ({"episode_seconds": 0.0}, "episode_seconds"),
+    ],
+)
+def test_bad_input_is_refused(changes, message, tmp_path):
+    options = {"jobs": jobs_of(1, "reach"), "workers": 1, "out": tmp_path, **changes}
+    with pytest.raises(InputError, match=message):
+        run_jobs(make_env=make_env, make_actor=make_actor, **options)
+
+
+def test_the_parents_threads_are_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    run_jobs(jobs_of(1, "reach"), make_env, make_actor, 1, tmp_path, progress=False)
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "LP_NUM_THREADS" not in os.environ
+
+
+def test_a_damaged_record_file_is_named(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_text("not json\n")
+    with pytest.raises(InputError, match=r"records\.jsonl line 1"):
+        RecordFile(path).load()
+    path.write_text('{"suite": "fake"}\n')
+    with pytest.raises(InputError, match="missing"):
+        RecordFile(path).load()
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path):
+    record = run_episode(FakeEnv("reach"), FakeActor(), Job("fake", "reach", 0, 5))
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(InputError, match="No space left on device"):
+        RecordFile(tmp_path.joinpath("/dev/full")).append(record)
+
+
+def test_records_survive_json(tmp_path):
+    record = run_episode(FakeEnv("reach"), FakeActor(), Job("fake", "reach", 0, 5))
+    assert EpisodeRecord.from_json(json.loads(json.dumps(record.to_json()))) == record

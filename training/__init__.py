@@ -1,0 +1,1 @@
+"""How a policy learns: demonstrations in memory, the loop, checkpoints it can resume from."""

@@ -1,0 +1,53 @@
+"""How to train, as data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How to train; raises InputError for numbers out of range."""
+
+    steps: int = 3000
+    """Optimiser steps in all, those before a resume included."""
+    batch_size: int = 64
+    """Frames in a step and process."""
+    learning_rate: float = 1e-3
+    """Peak learning rate: a linear warm-up leads to it, a cosine down from it to a fiftieth."""
+    warmup: int = 200
+    """Steps of the warm-up."""
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    """Greatest norm of the gradient."""
+    average: float = 0.999
+    """Decay of the running average of the weights, which is what a checkpoint holds; 0 turns it off."""
+    grounding: float = 0.1
+    """Weight of the pointing loss, where the demonstrations are labelled."""
+    stride: int = 1
+    """Train on every n-th frame: neighbours tell little new."""
+    seed: int = 0
+    save_every: int = 500
+    """Steps between checkpoints."""
+    log_every: int = 10
+    """Steps between lines of the log."""
+
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "batch_size": 1, "stride": 1, "save_every": 1, "log_every": 1, "warmup": 0, "seed": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise InputError(name, got=getattr(self, name), expected=f"{value} or more", fix=f"Raise {name}.")
+        if not 0.0 < self.learning_rate < 1.0:
+            raise InputError("learning_rate", got=self.learning_rate, expected="between 0 and 1", fix="1e-3 is usual.")
+        if not 0.0 <= self.average < 1.0:
+            raise InputError("average", got=self.average, expected="0 up to below 1", fix="0.999 is usual.")
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.learning_rate * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * min(done, 1.0))))

@@ -1,0 +1,207 @@
+"""A cache of decoded camera frames: one memory-mapped array for a dataset, made once and checked whenever it is opened.
+
+Decoding a frame out of a video costs far more than a training step can pay for it; reading it from the cache is a copy.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import InputError
+from ..policy.columns import DatasetColumns, refuse
+
+EPISODES_PER_RUN = 32
+
+
+@dataclass(frozen=True)
+class Run:
+    """A stretch of neighbouring episodes of one camera that lie in one file: what a thread decodes in one go."""
+
+    camera: int
+    key: str
+    path: Path
+    episodes: tuple[int, ...]
+
+
+def default_cache_folder() -> Path:
+    """Return where frames are cached unless told otherwise: $SACCADE_CACHE, or the user's cache folder."""
+    if chosen := os.environ.get("SACCADE_CACHE"):
+        return Path(chosen) / "frames"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "saccade" / "frames"
+
+
+def open_frames(
+    columns: DatasetColumns,
+    *,
+    cache_folder: Path | None = None,
+    image_size: int | None = None,
+    threads: int | None = None,
+    progress: bool = True,
+) -> np.ndarray:
+    """Return a dataset's frames as a read-only memory map uint8 [F, V, H, W, 3], decoding them where that is due.
+
+    Cameras come in the dataset's order, all of one size: the first one's, or `image_size` pixels square. The cache is
+    found by the dataset's fingerprint. A truncated one is made again; while one process makes it, others wait. Raises
+    InputError for a damaged or missing video, cameras of different sizes and a disk that is too small.
+    """
+    if not columns.camera_keys:
+        raise refuse(columns.root, "no camera", "one or more", "Choose a dataset with images.")
+    folder = Path(cache_folder or default_cache_folder())
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = (columns.frames, len(columns.camera_keys), *_frame_size(columns, image_size), 3)
+    name = f"{columns.fingerprint[:32]}-{shape[2]}x{shape[3]}"
+    path = folder / f"{name}.npy"
+    with _alone(folder / f"{name}.lock"):
+        if not _is_whole(path, shape):
+            _decode(columns, path, shape, threads or _cores(), progress)
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _frame_size(columns: DatasetColumns, image_size: int | None) -> tuple[int, ...]:
+    if image_size is not None:
+        return image_size, image_size
+    sizes = {tuple(columns.features[key]["shape"][:2]) for key in columns.camera_keys}
+    if len(sizes) > 1:
+        raise refuse(columns.root, f"cameras of sizes {sorted(sizes)}", "one size", "Give an image_size for all.")
+    return sizes.pop()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock that the system lets go of even when the process is killed."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False).shape == shape
+    except (OSError, ValueError, EOFError):
+        return False
+
+
+def _decode(columns: DatasetColumns, path: Path, shape: tuple[int, ...], threads: int, progress: bool) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+    needed, free = int(np.prod(shape)), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise InputError(
+            f"frame cache in {path.parent}",
+            got=f"{free / 2**30:.1f} GiB free",
+            expected=f"{needed / 2**30:.1f} GiB",
+            fix="Free some space, set SACCADE_CACHE to a larger disk, or choose a smaller image size.",
+        )
+    frames = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+    bar = tqdm(total=shape[0] * shape[1], desc="decoding frames", unit="frame", disable=not progress)
+    try:
+        # Decoding leaves the interpreter free, so that threads are enough.
+        with ThreadPoolExecutor(threads) as pool:
+            for count in pool.map(lambda run: _decode_run(columns, run, frames), list(_runs(columns))):
+                bar.update(count)
+        frames.flush()
+        os.replace(temporary, path)
+    finally:
+        bar.close()
+        temporary.unlink(missing_ok=True)
+
+
+def _runs(columns: DatasetColumns) -> Iterator[Run]:
+    template = {"video": str(columns.info.get("video_path")), "image": str(columns.info.get("data_path"))}
+    for camera, key in enumerate(columns.camera_keys):
+        kind = columns.features[key]["dtype"]
+        prefix = f"videos/{key}" if kind == "video" else "data"
+
+        def place(episode: int, key: str = key, kind: str = kind, prefix: str = prefix) -> Path:
+            row = columns.episodes[episode]
+            return columns.root / template[kind].format(
+                video_key=key, chunk_index=row[f"{prefix}/chunk_index"], file_index=row[f"{prefix}/file_index"]
+            )
+
+        for path, group in groupby(range(len(columns.episodes)), key=place):
+            episodes = tuple(group)
+            for first in range(0, len(episodes), EPISODES_PER_RUN):
+                yield Run(camera, key, path, episodes[first : first + EPISODES_PER_RUN])
+
+
+def _decode_run(columns: DatasetColumns, run: Run, frames: np.ndarray) -> int:
+    if not run.path.is_file():
+        raise refuse(columns.root, f"no {run.path.relative_to(columns.root)}", "every file that its metadata names")
+    read = _read_video if columns.features[run.key]["dtype"] == "video" else _read_images
+    wanted = sum(int(columns.ends[episode] - columns.starts[episode]) for episode in run.episodes)
+    found = 0
+    try:
+        for index, picture in read(columns, run):
+            frames[index, run.camera] = _fit(picture, frames.shape[2:4])
+            found += 1
+    except (OSError, ValueError) as error:
+        got = f"a damaged {run.path.relative_to(columns.root)} ({error})"
+        raise refuse(columns.root, got, "videos that decode") from error
+    if found != wanted:
+        got = f"{found} of {wanted} frames of episodes {run.episodes[0]} to {run.episodes[-1]} in {run.path.name}"
+        raise refuse(columns.root, got, "all of them")
+    return found
+
+
+def _read_video(columns: DatasetColumns, run: Run) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (frame index, uint8 [H, W, 3]) for the run's frames, reading the file once from its first episode on."""
+    import av
+
+    # Frames are counted from the file's start: the metadata's times are multiples of the frame time.
+    wanted = {}
+    for episode in run.episodes:
+        first = round(columns.episodes[episode][f"videos/{run.key}/from_timestamp"] * columns.fps)
+        start, end = int(columns.starts[episode]), int(columns.ends[episode])
+        wanted |= zip(range(first, first + end - start), range(start, end), strict=True)
+    last = max(wanted)
+    with av.open(str(run.path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        container.seek(max(round(min(wanted) / columns.fps / stream.time_base) - 1, 0), stream=stream)
+        for frame in container.decode(stream):
+            if frame.pts is None or stream.time_base is None:
+                raise ValueError("a video without times")
+            number = round(frame.pts * stream.time_base * columns.fps)
+            if number in wanted:
+                yield wanted[number], frame.to_ndarray(format="rgb24")
+            if number >= last:
+                return
+
+
+def _read_images(columns: DatasetColumns, run: Run) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (frame index, uint8 [H, W, 3]) of pictures that are stored one by one in the data file."""
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    first, last = int(columns.starts[run.episodes[0]]), int(columns.ends[run.episodes[-1]])
+    rows: Any = pq.read_table(
+        run.path, columns=["index", run.key], filters=[("index", ">=", first), ("index", "<", last)], partitioning=None
+    )
+    for index, picture in zip(rows["index"].to_pylist(), rows[run.key], strict=True):
+        yield index, np.asarray(Image.open(io.BytesIO(picture["bytes"].as_py())).convert("RGB"))
+
+
+def _fit(picture: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    if picture.shape[:2] == size:
+        return picture
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BOX))
