@@ -1,0 +1,78 @@
+"""Saccade: vision-language-action policies that look where the instruction points.
+
+Importing it costs milliseconds and loads nothing: names are imported on first use. It does one thing at once, which is
+to keep its folder `kernels` from passing for the library of that name (`_keep_kernels_ours`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from importlib.machinery import SOURCE_SUFFIXES, FileFinder, ModuleSpec, SourceFileLoader
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import InputError, SaccadeError, WorldError
+    from .policy.actor import PolicyActor
+    from .policy.contract import Contract, Offer
+
+_HOMES = {
+    "Contract": ".policy.contract",
+    "InputError": ".errors",
+    "Offer": ".policy.contract",
+    "PolicyActor": ".policy.actor",
+    "SaccadeError": ".errors",
+    "WorldError": ".errors",
+}
+
+__all__ = ["Contract", "InputError", "Offer", "PolicyActor", "SaccadeError", "WorldError", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("lerobot_policy_saccade")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _RootFinder(FileFinder):
+    """Finds modules in the package's own folder as Python does, except a top-level module `kernels`."""
+
+    def find_spec(self, fullname: str, target: Any = None) -> ModuleSpec | None:
+        return None if fullname == "kernels" else super().find_spec(fullname, target)
+
+
+def _keep_kernels_ours() -> None:
+    """Make sure that `import kernels` finds the library of that name or nothing, never this package's folder.
+
+    With the repository root on `sys.path` (`python -m pytest`, `python -c` run there) transformers takes the folder for
+    the library and fails. Only a search for `kernels` in this very folder is refused: a library that is installed is
+    found as ever, and so is everything else here, `saccade.kernels` included.
+    """
+    root = os.path.dirname(os.path.realpath(__file__))
+
+    def finder_of_root(entry: str) -> FileFinder:
+        if os.path.realpath(entry) != root:
+            raise ImportError("not the folder of this package", path=entry)
+        return _RootFinder(entry, *details)
+
+    # What the interpreter's own finder of the folder would look for, in its order.
+    details = [(SourceFileLoader, SOURCE_SUFFIXES)]
+    sys.path_hooks.insert(0, finder_of_root)
+    for entry in list(sys.path_importer_cache):
+        if os.path.realpath(entry) == root:
+            del sys.path_importer_cache[entry]
+    taken = getattr(sys.modules.get("kernels"), "__file__", None)
+    if taken and os.path.dirname(os.path.realpath(taken)) == os.path.join(root, "kernels"):
+        del sys.modules["kernels"]
+
+
+_keep_kernels_ours()

@@ -1,1 +1,11 @@
+"""LeRobot's door to Saccade: importing it registers the policy `saccade` and the environment `saccade_desk`.
 
+LeRobot imports every installed distribution whose name begins with `lerobot_policy_`. The processors have to be
+imported here too: a checkpoint names them, and LeRobot looks them up before it has met the policy.
+"""
+
+from saccade.policy.configuration_saccade import SaccadeConfig
+from saccade.policy.processor_saccade import make_saccade_pre_post_processors
+from saccade.sim.desk.lerobot_environment import SaccadeDeskEnvConfig
+
+__all__ = ["SaccadeConfig", "SaccadeDeskEnvConfig", "make_saccade_pre_post_processors"]

@@ -43,12 +43,13 @@ def pointing_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the cross-entropy of the maps at the labelled positions, a scalar.
 
     `logits`: [B, points, rows, columns]; `labels`: [B, labelled, 2] fractions of the picture for the first maps, whose
-    mass is shared among the four cells around it so that the expected position is exact. Labels out of view count
-    nothing.
+    mass is shared among the four cells around it, so that the expected position is exact up to half a cell from the
+    rim. Labels out of view, not a number among them, count nothing.
     """
     rows, columns = logits.shape[-2:]
     labelled = labels.shape[1]
     logs = logits[:, :labelled].flatten(2).log_softmax(-1).unflatten(2, (rows, columns))
+    labels = labels.nan_to_num(nan=-1.0)
     inside = ((labels > 0) & (labels < 1)).all(-1)
     horizontal = _shared(labels[..., 0], columns)
     vertical = _shared(labels[..., 1], rows)
@@ -57,7 +58,10 @@ def pointing_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def _shared(position: torch.Tensor, cells: int) -> torch.Tensor:
-    """Return weights [..., cells] that sum to one and whose mean is `position`: linear between two cell centres."""
+    """Return weights [..., cells] that sum to one and whose mean is `position`: linear between two cell centres.
+
+    Beyond the outermost centres, half a cell from the rim, the outermost cell takes all.
+    """
     place = (position * cells - 0.5).clamp(0, cells - 1)
     centres = torch.arange(cells, device=position.device)
     return functional.relu(1 - (place[..., None] - centres).abs())

@@ -18,7 +18,7 @@ from ..errors import InputError
 def keep_schedule(tokens: int, layers: int, *, first: int, floor: float) -> tuple[int, ...]:
     """Return how many of one view's `tokens` each of `layers` layers keeps: a shifted cosine from all down to `floor`.
 
-    Layers before `first` keep all. Raises InputError for numbers out of range.
+    The cosine spans all layers; those before `first` keep all the same. Raises InputError for numbers out of range.
     """
     if not 0 <= first <= layers:
         raise InputError("prune_from", got=first, expected=f"0 to {layers} layers", fix="The layer count turns it off.")
@@ -55,6 +55,6 @@ def select(scores: torch.Tensor, views: int, keep: int) -> torch.Tensor:
     """
     batch, tokens = scores.shape
     per_view = tokens // views
-    best = scores.view(batch, views, per_view).topk(keep, dim=-1).indices.sort(-1).values
+    best = scores.reshape(batch, views, per_view).topk(keep, dim=-1).indices.sort(-1).values
     offset = torch.arange(views, device=scores.device)[:, None] * per_view
     return (best + offset).flatten(1)

@@ -39,6 +39,12 @@ class TowerBlock(nn.Module):
         tokens = self.film(tokens + self.output(gathered), condition)
         return tokens + self.contract(functional.gelu(self.expand(self.feed_forward_norm(tokens))))
 
+    def attention_map(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return how much each token attends to each, averaged over heads: [B, tokens, tokens]; for inspection."""
+        projected = self.query_key_value(self.attention_norm(tokens)).unflatten(-1, (3, self.heads, -1))
+        query, key = projected[:, :, 0].transpose(1, 2), projected[:, :, 1].transpose(1, 2)
+        return (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1).mean(1)
+
 
 class Tower(nn.Module):
     """A small tower, trained from scratch: convolutional stem, pointing, transformer blocks, aggregation tokens.

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .core import load_core
+from .gaze import Gaze
 from .model import Decision
 
 
@@ -17,6 +18,7 @@ class PolicyActor:
     """Act with a checkpoint: decide a chunk, execute the contract's first `execute` steps of it, decide again.
 
     Observations and actions are in the contract's units; the caller has checked the contract against the world.
+    `threads` sets torch's CPU threads for the whole process; None leaves them as they are.
     """
 
     def __init__(self, checkpoint: str | Path, *, threads: int | None = 1) -> None:
@@ -28,10 +30,13 @@ class PolicyActor:
         self.decision_seconds: list[float] = []
         self._queue: list[np.ndarray] = []
         self._instruction = ""
+        self._gaze = Gaze(self.core.model)
+        self._overlay: dict[str, np.ndarray] | None = None
 
     def reset(self, instruction: str, seed: int) -> None:
         """Begin an episode; what was still queued is dropped. The policy draws nothing, so the seed changes nothing."""
         self._queue, self._instruction, self.decision, self.decision_seconds = [], instruction, None, []
+        self._overlay = None
 
     def act(self, observation: dict[str, Any]) -> np.ndarray:
         """Return the next action float32 [A] for an observation of the desk's form."""
@@ -48,4 +53,12 @@ class PolicyActor:
         images = torch.from_numpy(views).permute(0, 3, 1, 2)[None]
         state = torch.from_numpy(np.asarray(observation["agent_pos"], dtype=np.float32))[None]
         chunk, self.decision = self.core.decide(images, [self._instruction], state)
+        self._overlay = None
         return chunk[0].numpy()
+
+    def overlay(self) -> dict[str, np.ndarray] | None:
+        """Return where the visual tokens of the last decision look: per camera float [M, 4], see `gaze.Gaze.tokens`."""
+        if self._overlay is None and self.decision is not None:
+            looks = self._gaze.tokens(self.decision)
+            self._overlay = {camera.name: view for camera, view in zip(self.contract.cameras, looks, strict=True)}
+        return self._overlay

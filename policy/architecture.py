@@ -42,8 +42,16 @@ class Architecture:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if value <= 0 and field.name != "prune_from":
-                raise InputError(f"architecture.{field.name}", got=value, expected="above 0", fix="Raise it.")
+            kinds, wanted = ((int, float), "a number") if field.type == "float" else ((int,), "a whole number")
+            if type(value) not in kinds or not (value > 0 or (field.name == "prune_from" and value == 0)):
+                raise InputError(f"architecture.{field.name}", got=value, expected=f"{wanted} above 0", fix="Set it.")
+        if not (self.keep_floor <= 1.0 and self.prune_from <= self.trunk_layers):
+            raise InputError(
+                "architecture: pruning",
+                got=f"keep_floor {self.keep_floor} from layer {self.prune_from}",
+                expected=f"keep_floor at most 1, prune_from at most trunk_layers ({self.trunk_layers})",
+                fix="prune_from = trunk_layers turns pruning off.",
+            )
         for width, heads in (
             ("tower_width", "tower_heads"),
             ("trunk_width", "trunk_heads"),
@@ -56,6 +64,8 @@ class Architecture:
                     expected="a multiple of the heads",
                     fix=f"Change {width} or {heads}.",
                 )
+        if self.points < 2:
+            raise InputError("architecture.points", got=self.points, expected="2 or more", fix="Two can be taught.")
         if self.stem_width % 16:
             raise InputError(
                 "architecture.stem_width", got=self.stem_width, expected="a multiple of 16", fix="64 is usual."

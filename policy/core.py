@@ -1,4 +1,4 @@
-"""A policy in the contract's units: the network, its normalisation and its tokens behind two calls, learn and decide."""
+"""A policy in the contract's units: network, normalisation and tokens behind two calls, to learn and to decide."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Demonstrated:
     """A batch of demonstrated decisions, in the contract's units.
 
     `images` uint8 [B, V, 3, H, W]; `instructions`: B sentences; `state` [B, S]; `action` [B, T, A]; `padded` boolean
-    [B, T], true past the episode's end; `grounding`: None or labels [B, 6 + V*2*2] (see `sim.recording`).
+    [B, T], true past the episode's end; `grounding`: None or labels [B, 6 + V*2*2]: the two points in the arm's frame,
+    then where each view sees them, as fractions of the picture.
     """
 
     images: torch.Tensor
@@ -61,43 +62,49 @@ def build_model(architecture: Architecture, contract: Contract) -> SaccadeModel:
 class Core:
     """The network with its contract: `losses` to learn from demonstrations, `decide` to act."""
 
-    def __init__(self, architecture: Architecture, contract: Contract, model: SaccadeModel | None = None) -> None:
+    def __init__(self, architecture: Architecture, contract: Contract) -> None:
         self.architecture, self.contract = architecture, contract
-        self.model = model if model is not None else build_model(architecture, contract)
+        self.model = build_model(architecture, contract)
         self.normalizer = Normalizer(contract.normalization)
         self.tokenizer = ByteTokenizer(architecture.text_length)
-        self._tokens: dict[str, torch.Tensor] = {}
-
-    def tokens(self, instructions: Sequence[str], device: torch.device) -> torch.Tensor:
-        """Return the tokens [B, L] of instructions; each sentence is encoded once."""
-        for instruction in instructions:
-            if instruction not in self._tokens:
-                self._tokens[instruction] = self.tokenizer([instruction])[0]
-        return torch.stack([self._tokens[instruction] for instruction in instructions]).to(device)
 
     def losses(
         self, batch: Demonstrated, model: torch.nn.Module | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, Decision]:
         """Return the action loss [B], the grounding loss (a scalar, zero without labels) and the decision.
 
-        `model` stands in for the network where a wrapper for many processes has to be called in its place.
+        `model` stands in for the network where a wrapper for many processes has to be called in its place. Raises
+        InputError for labels of other cameras.
         """
         state = batch.state.float()
-        tokens = self.tokens(batch.instructions, state.device)
-        decision = (model or self.model)(batch.images, tokens, self.normalizer.encode_state(state))
+        tokens = self.tokenizer(batch.instructions).to(state.device)
+        network = self.model if model is None else model
+        decision = network(batch.images, tokens, self.normalizer.encode_state(state))
         target = self.normalizer.encode_actions(batch.action.float(), state)
         action = chunk_loss(decision.actions, target, batch.padded)
         if batch.grounding is None:
             return action, action.new_zeros(()), decision
-        labels = batch.grounding[:, 3 * LABELLED :].unflatten(1, (len(self.contract.cameras), LABELLED, 2))
-        return action, grounding_loss(decision, labels), decision
+        return action, grounding_loss(decision, self._labels(batch.grounding)), decision
+
+    def _labels(self, grounding: torch.Tensor) -> torch.Tensor:
+        """Return where each view sees the labelled points, [B, V, LABELLED, 2]."""
+        views, space = len(self.contract.cameras), 3 * LABELLED
+        width = space + views * LABELLED * 2
+        if grounding.shape[1:] != (width,):
+            raise InputError(
+                "grounding",
+                got=f"labels of shape {list(grounding.shape[1:])}",
+                expected=f"[{width}], for {views} cameras",
+                fix="Record with `saccade collect`, or leave the feature out of the dataset.",
+            )
+        return grounding[:, space:].unflatten(1, (views, LABELLED, 2))
 
     @torch.inference_mode()
     def decide(
         self, images: torch.Tensor, instructions: Sequence[str], state: torch.Tensor
     ) -> tuple[torch.Tensor, Decision]:
         """Return the chunk [B, T, A] in the contract's units, and what was looked at."""
-        tokens = self.tokens(instructions, state.device)
+        tokens = self.tokenizer(instructions).to(state.device)
         decision = self.model(images, tokens, self.normalizer.encode_state(state))
         return self.normalizer.decode_actions(decision.actions, state), decision
 

@@ -16,7 +16,10 @@ VOCABULARY = 258
 
 
 class ByteTokenizer:
-    """UTF-8 bytes as tokens, padded on the right to a fixed length; a longer instruction is refused, never cut."""
+    """UTF-8 bytes as tokens, padded on the right to a fixed length; a longer instruction is refused, never cut.
+
+    Case and spacing do not matter.
+    """
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -26,7 +29,8 @@ class ByteTokenizer:
         tokens = torch.full((len(instructions), self.length), PADDING)
         tokens[:, 0] = START
         for row, instruction in enumerate(instructions):
-            content = " ".join(instruction.lower().split()).encode()
+            # Lone surrogates, which a terminal makes of foreign bytes, are bytes like any other.
+            content = " ".join(instruction.lower().split()).encode("utf-8", "surrogatepass")
             if not 0 < len(content) < self.length:
                 raise InputError(
                     "instruction",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import InputError, unknown_name
-from ..sim.collection import CollectedTask, CollectionRequest, CollectionSummary, collect
-from ..sim.demonstrations import DeskWorld
 from ..sim.desk.tasks import EVALUATION_STATES, FIRST_DEMONSTRATION_STATE, SUITES, Task, find_suite
+
+if TYPE_CHECKING:
+    from ..sim.collection import CollectionSummary
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,17 @@ def choose_tasks(config: CollectConfig) -> tuple[Task, ...]:
 
 def run(config: CollectConfig) -> int:
     """Collect, and print what was collected; return the exit code."""
+    print(summary_table(collect_demonstrations(config)))
+    return 0
+
+
+def collect_demonstrations(config: CollectConfig) -> CollectionSummary:
+    """Collect as configured and return what was collected; raises InputError for whatever does not fit."""
+    from ..sim.collection import CollectedTask, CollectionRequest, collect
+    from ..sim.demonstrations import DeskWorld
     from ..sim.rendering import choose_backend
     from ..training.statistics import write_exact_statistics
 
-    choose_backend()
     tasks = tuple(
         CollectedTask(
             suite=task.suite,
@@ -92,7 +100,8 @@ def run(config: CollectConfig) -> int:
         )
         for task in choose_tasks(config)
     )
-    summary = collect(
+    choose_backend()
+    return collect(
         CollectionRequest(tasks, config.episodes, config.seed, config.first_initial_state),
         DeskWorld(config.image_size),
         config.out,
@@ -101,8 +110,6 @@ def run(config: CollectConfig) -> int:
         overwrite=config.overwrite,
         finish=write_exact_statistics,
     )
-    print(summary_table(summary))
-    return 0
 
 
 def summary_table(summary: CollectionSummary) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from ..errors import InputError, WorldError, suggest, unknown_name
 from ..sim.desk.tasks import EVALUATION_STATES, FIRST_DEMONSTRATION_STATE, Task, find_suite
@@ -29,7 +32,7 @@ class EvaluateConfig:
     Interrupted? Repeat the command with --resume.
     """
 
-    checkpoint: str = "starter"
+    checkpoint: Annotated[str, tyro.conf.Positional] = "starter"
     """Folder of a checkpoint, or `starter`, the one that ships in the package."""
     suites: tuple[str, ...] = ("desk_object", "desk_spatial")
     """Suites to take tasks from."""
@@ -154,17 +157,20 @@ def plan(config: EvaluateConfig) -> list[Job]:
     return jobs
 
 
-def evaluate(config: EvaluateConfig, progress: bool = True) -> tuple[Path, dict[str, Any]]:
+def evaluate(
+    config: EvaluateConfig, progress: bool = True, jobs: Sequence[Job] | None = None
+) -> tuple[Path, dict[str, Any]]:
     """Evaluate, write everything into the output folder, and return that folder and the figures of `results.json`.
 
-    Raises InputError for what does not fit, before anything moves, and WorldError when no episode could be run.
+    `jobs` are the episodes to run; those of `plan(config)` when left out. Raises InputError for what does not fit,
+    before anything moves, and WorldError when no episode could be run.
     """
     from ..policy.checkpoint import PROVENANCE, read_contract
     from ..sim import desk
     from ..sim.rendering import choose_backend
 
     folder = checkpoint_folder(config.checkpoint)
-    jobs = plan(config)
+    jobs = plan(config) if jobs is None else list(jobs)
     contract = read_contract(folder)
     choose_backend()
     from ..sim.desk.environment import desk_offer

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError
-from ..policy.architecture import Architecture, find_preset
+from ..policy.architecture import find_preset
 from ..training.configuration import LoopConfig
 
 if TYPE_CHECKING:
     import torch
+    from accelerate import Accelerator
 
     from ..policy.contract import Contract
     from ..policy.core import Core
@@ -43,7 +46,7 @@ class TrainConfig:
     chunk: int = 16
     """Steps decided at once, T; a policy that is fine-tuned keeps its own."""
     execute: int = 8
-    """Steps of a chunk that are executed before the next decision."""
+    """Steps of a chunk that are executed before the next decision; a policy that is fine-tuned keeps its own."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     precision: Literal["bf16", "no"] = "bf16"
     """Mixed precision; it is faster on most CPUs of the last years too."""
@@ -58,69 +61,71 @@ class TrainConfig:
     overwrite: bool = False
     """Throw an earlier training in --out away."""
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.execute <= self.chunk:
+            raise InputError("execute", got=self.execute, expected=f"1 to chunk ({self.chunk})", fix="Change either.")
+        if self.threads is not None and self.threads < 1:
+            raise InputError("threads", got=self.threads, expected="1 or more", fix="Leave it out for all cores.")
+        if self.resume and self.overwrite:
+            raise InputError("resume", got="overwrite too", expected="one of the two", fix="Leave one of them out.")
+        find_preset(self.preset)
+
 
 OPTIONS_FILE = "train.json"
+FREE_TO_CHANGE = ("resume", "overwrite", "threads", "report_to", "log_every", "save_every")
+"""Options that a resumed training may be given anew: what is learned does not depend on them."""
 
 
 def run(config: TrainConfig) -> int:
     """Train as configured; the command's entry."""
     result = train_policy(config)
-    print(
-        f"trained to step {result.steps} in {result.seconds / 60:.1f} min; loss {result.loss:.4f}; "
-        f"checkpoint in {result.checkpoint}"
-    )
+
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        print(
+            f"trained to step {result.steps} in {result.seconds / 60:.1f} min; loss {result.loss:.4f}; "
+            f"checkpoint in {result.checkpoint}"
+        )
     return 0
 
 
 def train_policy(config: TrainConfig, *, progress: bool = True) -> TrainingResult:
     """Train as configured and return where it ended.
 
-    Raises InputError for whatever does not fit, before anything is written.
+    Raises InputError for whatever does not fit, before anything is written or thrown away.
     """
-    resuming = _claim_folder(config)
-    import torch
-    from accelerate import Accelerator
+    before = _earlier_options(config)
+    accelerator = _accelerator(config)
 
-    from ..policy.checkpoint import collect_provenance, write_checkpoint
-    from ..policy.core import PREFIX
-    from ..policy.lerobot_files import lerobot_files
     from ..training.dataset import DemonstrationDataset
     from ..training.loop import train
 
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    accelerator = Accelerator(
-        cpu=config.device == "cpu",
-        mixed_precision=config.precision,
-        log_with=list(config.report_to) or None,
-        project_dir=str(config.out),
-    )
-    # Ranks draw apart; the weights at the start are rank 0's, which Accelerate hands to all.
-    torch.manual_seed(config.loop.seed + 1000 * accelerator.process_index)
     dataset = DemonstrationDataset(config.data, _chunk(config), progress=progress)
     core = make_core(config, dataset)
-    config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / OPTIONS_FILE).write_text(json.dumps(_plain(config), indent=2) + "\n")
-    provenance = collect_provenance(sys.argv, {"seed": config.loop.seed}, dataset.fingerprint)
-    provenance |= {"options": _plain(config), "init": config.init}
-    described, texts = lerobot_files(core.architecture, core.contract)
-
-    def save(folder: Path, tensors: dict[str, torch.Tensor], step: int) -> None:
-        named = {PREFIX + name: tensor for name, tensor in tensors.items()}
-        write_checkpoint(folder, named, described, core.contract, {**provenance, "step": step}, texts)
-
+    options = _plain(config) | {
+        "dataset_fingerprint": dataset.fingerprint,
+        "processes": accelerator.num_processes,
+    }
+    if config.resume:
+        _check_unchanged(before, options)
+    if accelerator.is_main_process:
+        _prepare_folder(config, options)
+    accelerator.wait_for_everyone()
+    report = None
     if config.report_to:
-        accelerator.init_trackers("saccade", config={key: str(value) for key, value in _plain(config).items()})
+        accelerator.init_trackers("saccade", config={key: str(value) for key, value in options.items()})
+        report = _reporter(accelerator)
     result = train(
         core,
         dataset,
         config.loop,
         config.out,
-        save=save,
+        save=_saver(core, dataset, config),
         accelerator=accelerator,
-        resume=resuming,
+        resume=config.resume,
         progress=progress,
-        report=_reporter(accelerator) if config.report_to else None,
+        report=report,
     )
     if config.report_to:
         accelerator.end_training()
@@ -135,41 +140,31 @@ def make_core(config: TrainConfig, dataset: DemonstrationDataset) -> Core:
     """
     from ..policy.checkpoint import find_checkpoint
     from ..policy.core import Core, load_core
+    from ..policy.demonstrations import dataset_offer
 
-    offer = dataset.sources[0].offer
-    if offer is None:
-        raise InputError(
-            f"{config.data[0]}/meta/offer.json",
-            got="nothing",
-            expected="the conventions that the demonstrations were recorded under",
-            fix="Record with `saccade collect`, or describe the dataset with such a file.",
-        )
-    if config.init is not None:
-        core = load_core(find_checkpoint(config.init))
+    offers = [dataset_offer(source) for source in dataset.sources]
+    if config.init is None:
+        return Core(find_preset(config.preset), fit_contract(config, dataset))
+    core = load_core(find_checkpoint(config.init))
+    for offer in offers:
         core.contract.check(offer)
-        core.model.train()
-        return core
-    architecture: Architecture = find_preset(config.preset)
-    return Core(architecture, fit_contract(config, dataset))
+    return core
 
 
 def fit_contract(config: TrainConfig, dataset: DemonstrationDataset) -> Contract:
-    """Make the contract of a policy trained from scratch: the world's offer and exact statistics.
-
-    Joint targets are learned relative to the joints measured at the decision; the gripper's are absolute, as a hand
-    that holds something stands still far from its target.
-    """
+    """Make the contract of a policy trained from scratch: the world's offer, and exact statistics of all datasets."""
     from ..policy.contract import Contract
-    from ..training.statistics import demonstration_normalization
+    from ..policy.demonstrations import LEAST_SPAN, dataset_offer, relative_elements
+    from ..policy.normalization import demonstration_normalization
 
-    offer = dataset.sources[0].offer
-    gripper = offer.action.gripper.name if offer.action.gripper else None
-    relative = tuple(
-        name != gripper and index < len(offer.state.names) and offer.state.names[index] == name
-        for index, name in enumerate(offer.action.names)
-    )
+    offer = dataset_offer(dataset.sources[0])
     normalization = demonstration_normalization(
-        dataset.state, dataset.action, dataset.ends, chunk=config.chunk, relative=relative, least_span=1e-3
+        dataset.state,
+        dataset.action,
+        dataset.ends,
+        chunk=config.chunk,
+        relative=relative_elements(offer),
+        least_span=LEAST_SPAN,
     )
     return Contract(
         cameras=offer.cameras,
@@ -182,6 +177,77 @@ def fit_contract(config: TrainConfig, dataset: DemonstrationDataset) -> Contract
     )
 
 
+def _earlier_options(config: TrainConfig) -> dict[str, Any]:
+    """Make sure that --out may be written to; return the options of the training that is in it, if there is one."""
+    path = config.out / OPTIONS_FILE
+    if config.out.exists() and not config.out.is_dir():
+        raise InputError("out", got=f"{config.out}, a file", expected="a folder", fix="Choose another name.")
+    if path.is_file():
+        if not (config.resume or config.overwrite):
+            raise InputError(
+                "out",
+                got=f"{config.out}, in which a training is",
+                expected="a new folder",
+                fix="Use --resume to go on, --overwrite to start again, or another folder.",
+            )
+        return _read_options(path)
+    if config.resume:
+        raise InputError(
+            "resume",
+            got=f"no training in {config.out}",
+            expected="a folder that a training was started in",
+            fix="Leave --resume out to start one.",
+        )
+    # Names with a dot may be what a kill has left of the very first file.
+    if config.out.exists() and any(not entry.name.startswith(".") for entry in config.out.iterdir()):
+        raise InputError(
+            "out",
+            got=f"{config.out}, which holds something else",
+            expected="a new folder, or that of a training",
+            fix="Choose another folder.",
+        )
+    return {}
+
+
+def _read_options(path: Path) -> dict[str, Any]:
+    try:
+        options = json.loads(path.read_bytes())
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise InputError(
+            str(path), got="a damaged file", expected="the options of a training", fix="Train into a new folder."
+        )
+    return options
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    """Set torch up as configured: device, threads, precision, random numbers and trackers."""
+    for tracker in config.report_to:
+        # Accelerate leaves out in silence what is not installed.
+        if importlib.util.find_spec(tracker) is None:
+            raise InputError(
+                "report_to",
+                got=f"{tracker}, which is not installed",
+                expected="an installed tracker",
+                fix=f"Install lerobot_policy_saccade[{tracker}].",
+            )
+    import torch
+    from accelerate import Accelerator
+
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    accelerator = Accelerator(
+        cpu=config.device == "cpu",
+        mixed_precision=config.precision,
+        log_with=list(config.report_to) or None,
+        project_dir=str(config.out),
+    )
+    # Ranks draw apart; the weights at the start are rank 0's, which Accelerate hands to all.
+    torch.manual_seed(config.loop.seed + 1000 * accelerator.process_index)
+    return accelerator
+
+
 def _chunk(config: TrainConfig) -> int:
     if config.init is None:
         return config.chunk
@@ -190,43 +256,68 @@ def _chunk(config: TrainConfig) -> int:
     return read_contract(find_checkpoint(config.init)).chunk
 
 
-def _claim_folder(config: TrainConfig) -> bool:
-    """Make sure that --out may be written to; return whether to resume."""
-    import shutil
-
-    options = config.out / OPTIONS_FILE
-    if config.resume:
-        if not options.exists():
+def _check_unchanged(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise InputError for the first option that a resumed training may not change."""
+    before, now = _flat(before), _flat(now)
+    for key in [*before, *(key for key in now if key not in before)]:
+        if key not in FREE_TO_CHANGE and before.get(key) != now.get(key):
             raise InputError(
-                "resume", got=f"no training in {config.out}", expected="a folder that a training was started in",
-                fix="Leave --resume out to start one.",
-            )  # fmt: skip
-        before, now = json.loads(options.read_text()), _plain(config)
-        changed = sorted(key for key in before if before[key] != now.get(key) and key not in ("resume", "threads"))
-        if changed:
-            raise InputError(
-                f"resume: {changed[0]}", got=now.get(changed[0]), expected=before[changed[0]],
-                fix="Resume with the options of the first run, or train into a new folder.",
-            )  # fmt: skip
-        return True
-    if config.out.exists() and any(config.out.iterdir()):
-        if not config.overwrite or not options.exists():
-            raise InputError(
-                "out", got=f"{config.out}, which is not empty", expected="a new folder",
-                fix="Use --resume to go on, --overwrite to start again, or another folder.",
-            )  # fmt: skip
-        for name in ("checkpoint", "training_state"):
-            shutil.rmtree(config.out / name, ignore_errors=True)
-        (config.out / "log.jsonl").unlink(missing_ok=True)
-    return False
+                f"resume: {key}",
+                got=now.get(key),
+                expected=before.get(key),
+                fix="Resume with the options and the data of the first run, or train into a new folder.",
+            )
 
 
-def _plain(config: TrainConfig) -> dict:
-    return json.loads(json.dumps(asdict(config), default=os.fspath))
+def _prepare_folder(config: TrainConfig, options: dict[str, Any]) -> None:
+    """Throw an earlier training away if that was asked for, and write the options down."""
+    from ..training.disk import write_whole, writing
+    from ..training.loop import CHECKPOINT_FOLDER, LOG_FILE, STATE_FOLDER
+    from ..training.state import discard_state
+
+    with writing(config.out):
+        config.out.mkdir(parents=True, exist_ok=True)
+    if config.overwrite:
+        discard_state(config.out / STATE_FOLDER)
+        # What a kill while writing a checkpoint has left begins with a dot.
+        for path in (config.out / CHECKPOINT_FOLDER, *config.out.glob(f".{CHECKPOINT_FOLDER}.*")):
+            shutil.rmtree(path, ignore_errors=True)
+        (config.out / LOG_FILE).unlink(missing_ok=True)
+    write_whole(config.out / OPTIONS_FILE, json.dumps(options, indent=2) + "\n")
 
 
-def _reporter(accelerator: object) -> Callable[[dict], None]:
-    def report(line: dict) -> None:
+def _saver(
+    core: Core, dataset: DemonstrationDataset, config: TrainConfig
+) -> Callable[[Path, dict[str, torch.Tensor], int], object]:
+    """Return what writes a checkpoint: folder, weights, steps done."""
+    from ..policy.checkpoint import collect_provenance, write_checkpoint
+    from ..policy.core import PREFIX
+    from ..policy.lerobot_files import lerobot_files
+
+    described, texts = lerobot_files(core.architecture, core.contract)
+    provenance = collect_provenance(sys.argv, {"seed": config.loop.seed}, dataset.fingerprint)
+    provenance |= {"options": _plain(config), "init": config.init}
+
+    def save(folder: Path, tensors: dict[str, torch.Tensor], step: int) -> None:
+        named = {PREFIX + name: tensor for name, tensor in tensors.items()}
+        write_checkpoint(folder, named, described, core.contract, {**provenance, "step": step}, texts)
+
+    return save
+
+
+def _reporter(accelerator: Accelerator) -> Callable[[dict[str, Any]], None]:
+    def report(line: dict[str, Any]) -> None:
         accelerator.log({key: value for key, value in line.items() if key != "step"}, step=line["step"])
 
     return report
+
+
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    """Return the options as plain JSON values."""
+    return json.loads(json.dumps(asdict(config), default=os.fspath))
+
+
+def _flat(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options by the names that the command line has for them: those of the loop have no prefix."""
+    loop = options.get("loop")
+    return {key: value for key, value in options.items() if key != "loop"} | (loop if isinstance(loop, dict) else {})

@@ -60,7 +60,9 @@ def prepare(folder: Path, run: dict[str, Any], fingerprint: dict[str, Any], *, r
         raise InputError(
             "out", got=f"{folder}, which holds other files", expected="a new folder", fix="Choose another name."
         )
-    if occupied and resume:
+    # A run that was refused before its first episode leaves nothing to lose.
+    replaced = occupied and (overwrite or not (folder / RECORDS).is_file())
+    if occupied and resume and not replaced:
         earlier = read_json(folder / RUN)
         clashes = [
             f"{name}: {earlier.get(name)} and {run[name]}"
@@ -78,14 +80,14 @@ def prepare(folder: Path, run: dict[str, Any], fingerprint: dict[str, Any], *, r
         # More tasks or episodes may be asked for than before; what is there counts towards them.
         write_json(folder / RUN, {**run, "started": earlier.get("started", run["started"])})
         return
-    if occupied and not overwrite:
+    if occupied and not replaced:
         raise InputError(
             "out",
             got=f"{folder}, which holds an evaluation",
             expected="a new folder",
             fix="Go on with it (--resume), replace it (--overwrite), or choose another name (--out).",
         )
-    if occupied:
+    if replaced:
         shutil.rmtree(folder)
     # The environment first: run.json is what makes the folder an evaluation.
     write_json(folder / FINGERPRINT, fingerprint)

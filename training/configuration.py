@@ -21,6 +21,7 @@ class LoopConfig:
     warmup: int = 200
     """Steps of the warm-up."""
     weight_decay: float = 0.01
+    """Decay of the weight matrices (AdamW's)."""
     gradient_clip: float = 1.0
     """Greatest norm of the gradient."""
     average: float = 0.999
@@ -30,20 +31,27 @@ class LoopConfig:
     stride: int = 1
     """Train on every n-th frame: neighbours tell little new."""
     seed: int = 0
+    """Draws the weights at the start and the order of the frames."""
     save_every: int = 500
     """Steps between checkpoints."""
     log_every: int = 10
-    """Steps between lines of the log."""
+    """Steps between lines of the log; every checkpoint has one too."""
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "batch_size": 1, "stride": 1, "save_every": 1, "log_every": 1, "warmup": 0, "seed": 0}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise InputError(name, got=getattr(self, name), expected=f"{value} or more", fix=f"Raise {name}.")
-        if not 0.0 < self.learning_rate < 1.0:
-            raise InputError("learning_rate", got=self.learning_rate, expected="between 0 and 1", fix="1e-3 is usual.")
-        if not 0.0 <= self.average < 1.0:
-            raise InputError("average", got=self.average, expected="0 up to below 1", fix="0.999 is usual.")
+        fractions = {
+            "learning_rate": (0.0 < self.learning_rate < 1.0, "between 0 and 1", "1e-3 is usual."),
+            "average": (0.0 <= self.average < 1.0, "0 up to below 1", "0.999 is usual."),
+            "weight_decay": (0.0 <= self.weight_decay < math.inf, "0 or more", "0.01 is usual."),
+            "gradient_clip": (0.0 < self.gradient_clip < math.inf, "above 0", "1 is usual; 1e9 turns it off."),
+            "grounding": (0.0 <= self.grounding < math.inf, "0 or more", "0.1 is usual."),
+        }
+        for name, (fits, expected, fix) in fractions.items():
+            if not fits:
+                raise InputError(name, got=getattr(self, name), expected=expected, fix=fix)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""

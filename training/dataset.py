@@ -11,8 +11,8 @@ import torch
 
 from ..errors import InputError
 from ..policy.columns import ACTION, GROUNDING, STATE, DatasetColumns, read_columns
-from .frames import open_frames
 from ..policy.normalization import action_chunks
+from .frames import open_frames
 
 
 class DemonstrationDataset(torch.utils.data.Dataset):

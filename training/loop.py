@@ -1,19 +1,18 @@
 """The training loop, on Accelerate: one process or many, resumed exactly, logged as JSON lines.
 
-Which frames make up step k follows from the seed, k and the rank alone. So a resumed run needs no state of a data
-loader or of a random generator, and no two ranks see the same frames.
+Which frames make up step k follows from the seed, the batch size, k and the rank alone. So a resumed run needs no state
+of a data loader or of a random generator, and ranks see different frames.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,75 +20,30 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..policy.core import Core, Demonstrated
+from ..policy.contract import Contract
+from ..policy.core import LABELLED, Core, Demonstrated
+from ..policy.lerobot_files import camera_name
 from .averaging import WeightAverage
+from .batches import frame_order, prefetch
 from .configuration import LoopConfig
 from .dataset import DemonstrationDataset
+from .log import TrainingLog
 from .state import TrainingState, read_state, write_state
 
-
-def frame_order(frames: np.ndarray, config: LoopConfig, start: int, rank: int, ranks: int) -> Iterator[np.ndarray]:
-    """Yield the frames of every step from `start` on, int64 [batch_size], for one rank of several.
-
-    Each epoch is a permutation of `frames`, dealt out to steps and ranks; an epoch's remainder is left to chance.
-    """
-    per_step = config.batch_size * ranks
-    per_epoch = max(1, len(frames) // per_step)
-    epoch, order = -1, frames
-    for step in range(start, config.steps):
-        if step // per_epoch != epoch:
-            epoch = step // per_epoch
-            order = np.random.default_rng([config.seed, epoch]).permutation(frames)
-            if len(order) < per_step:
-                order = np.resize(order, per_step)
-        first = (step % per_epoch) * per_step + rank * config.batch_size
-        yield order[first : first + config.batch_size]
+STATE_FOLDER, CHECKPOINT_FOLDER, LOG_FILE = "training_state", "checkpoint", "log.jsonl"
+"""What the loop leaves in a training's folder."""
 
 
-def prefetch(dataset: DemonstrationDataset, order: Iterator[np.ndarray], ahead: int = 3) -> Iterator[dict]:
-    """Yield the batches of an order, made by a thread that stays a little ahead."""
-    ready: queue.Queue = queue.Queue(maxsize=ahead)
-    stop = threading.Event()
-
-    def put(item: object) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.2)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for indices in order:
-                if not put(dataset.batch(indices)):
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    threading.Thread(target=work, daemon=True).start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-
-
-@dataclass
+@dataclass(frozen=True)
 class TrainingResult:
-    """Where training ended."""
+    """Where training ended; `loss`, `grounding` and `samples_per_second` are those of the log's last line."""
 
     steps: int
     seconds: float
     loss: float
     grounding: float
+    samples_per_second: float
     checkpoint: Path
-    samples_per_second: float = 0.0
-    log: list[dict] = field(default_factory=list)
 
 
 def train(
@@ -98,101 +52,175 @@ def train(
     config: LoopConfig,
     folder: Path,
     *,
-    save: Callable[[Path, dict[str, torch.Tensor], int], None],
+    save: Callable[[Path, dict[str, torch.Tensor], int], object],
     accelerator: Accelerator,
     resume: bool = False,
     progress: bool = True,
-    report: Callable[[dict], None] | None = None,
+    report: Callable[[dict[str, Any]], None] | None = None,
 ) -> TrainingResult:
     """Train `core` on `dataset` and leave checkpoints in `folder`; return where it ended.
 
-    `save(path, tensors, step)` writes a checkpoint of the averaged weights; `report` gets every line of the log.
+    `save(path, tensors, step)` writes a checkpoint of the averaged weights; `report` gets every line of the log. Raises
+    InputError when a loss is no longer finite, when the disk is full, and when the state to resume from does not fit;
+    the last checkpoint and the last state stay whole.
     """
-    device = accelerator.device
-    model = core.model.to(device)
-    optimizer = torch.optim.AdamW(_parameter_groups(model, config.weight_decay), lr=config.learning_rate)
-    average = WeightAverage(model, config.average)
-    state_folder = folder / "training_state"
-    start, seconds = 0, 0.0
-    if resume and (state := read_state(state_folder, model, optimizer, average)) is not None:
-        start, seconds = state.step, state.seconds
-    prepared, optimizer = accelerator.prepare(model, optimizer)
+    main = accelerator.is_main_process
+    learner = Learner(core, config, accelerator)
+    start = _restored(folder / STATE_FOLDER, learner, accelerator) if resume else TrainingState(step=0, seconds=0.0)
+    log = TrainingLog(folder / LOG_FILE, start.step) if main else None
+    line = log.lines[-1] if log and log.lines else {}
+    meter = Meter(start.seconds)
+    demonstrations = _demonstrations(dataset, core.contract, config, start.step, accelerator)
+    bar = tqdm(total=config.steps, initial=start.step, desc="training", unit="step", disable=not (progress and main))
+    with bar, closing(demonstrations) as batches:
+        for step, batch in enumerate(batches, start.step):
+            meter.add(learner.learn(step, batch))
+            done = step + 1
+            is_saved = done % config.save_every == 0 or done == config.steps
+            if is_saved or done % config.log_every == 0:
+                line = meter.line(done, config.rate(step), config.batch_size * accelerator.num_processes)
+                bar.set_postfix(loss=f"{line['loss']:.4f}", pointing=f"{line['grounding']:.2f}")
+                if log is not None:
+                    log.write(line)
+                    if report is not None:
+                        report(line)
+            if is_saved and main:
+                save(folder / CHECKPOINT_FOLDER, learner.average.tensors(), done)
+                state = TrainingState(done, meter.seconds)
+                write_state(folder / STATE_FOLDER, state, learner.model, learner.optimizer, learner.average)
+            bar.update()
+    accelerator.wait_for_everyone()
+    return TrainingResult(
+        steps=max(start.step, config.steps),
+        seconds=meter.seconds,
+        loss=line.get("loss", math.nan),
+        grounding=line.get("grounding", math.nan),
+        samples_per_second=line.get("samples_per_second", math.nan),
+        checkpoint=folder / CHECKPOINT_FOLDER,
+    )
+
+
+class Learner:
+    """The network with all that a step changes: its weights, the optimiser's moments, the running average."""
+
+    def __init__(self, core: Core, config: LoopConfig, accelerator: Accelerator) -> None:
+        self._core, self._config, self._accelerator = core, config, accelerator
+        self.model = core.model.to(accelerator.device).train()
+        optimizer = torch.optim.AdamW(_parameter_groups(self.model, config.weight_decay), lr=config.learning_rate)
+        self._prepared, self.optimizer = accelerator.prepare(self.model, optimizer)
+        # After `prepare`, which hands every process the weights of the first.
+        self.average = WeightAverage(self.model, config.average)
+
+    def learn(self, step: int, batch: Demonstrated) -> torch.Tensor:
+        """Take step number `step`; return its action loss, pointing loss and gradient norm, float32 [3]."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._config.rate(step)
+        with self._accelerator.autocast():
+            action_losses, grounding_loss, _ = self._core.losses(batch, self._prepared)
+            action_loss = action_losses.mean()
+            loss = action_loss + self._config.grounding * grounding_loss
+        self._accelerator.backward(loss)
+        norm = self._accelerator.clip_grad_norm_(self._prepared.parameters(), self._config.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update()
+        return torch.stack([part.detach().float() for part in (action_loss, grounding_loss, norm)])
+
+
+class Meter:
+    """Gathers what the steps since the log's last line have measured, and the time that they took."""
+
+    def __init__(self, seconds: float) -> None:
+        self._before, self._began = seconds, time.perf_counter()
+        self._line_began, self._measured = self._began, []
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, those before a resume included."""
+        return self._before + time.perf_counter() - self._began
+
+    def add(self, measured: torch.Tensor) -> None:
+        """Take in what a step has measured; it is not looked at before the line, so that a GPU need not wait."""
+        self._measured.append(measured)
+
+    def line(self, step: int, learning_rate: float, samples: int) -> dict[str, Any]:
+        """Return the log's line at `step`, means since the last one; a step took `samples` frames.
+
+        Raises InputError when a mean is not finite.
+        """
+        loss, grounding, norm = torch.stack(self._measured).mean(0).tolist()
+        if not all(map(math.isfinite, (loss, grounding, norm))):
+            raise InputError(
+                "training",
+                got=f"loss {loss}, pointing loss {grounding} and gradient norm {norm} up to step {step}",
+                expected="finite numbers",
+                fix="Lower the learning rate; the last checkpoint is kept.",
+            )
+        now = time.perf_counter()
+        rate = samples * len(self._measured) / (now - self._line_began)
+        self._line_began, self._measured = now, []
+        return {
+            "step": step,
+            "loss": loss,
+            "grounding": grounding,
+            "gradient_norm": norm,
+            "learning_rate": learning_rate,
+            "samples_per_second": rate,
+            "seconds": self.seconds,
+        }
+
+
+def _restored(folder: Path, learner: Learner, accelerator: Accelerator) -> TrainingState:
+    # The main process first, as reading may have to put right what a kill has left.
+    with accelerator.main_process_first():
+        state = read_state(folder, learner.model, learner.optimizer, learner.average)
+    return state or TrainingState(step=0, seconds=0.0)
+
+
+def _demonstrations(
+    dataset: DemonstrationDataset, contract: Contract, config: LoopConfig, start: int, accelerator: Accelerator
+) -> Iterator[Demonstrated]:
+    """Yield this process's batch of every step from `start` on, on its device, with the contract's cameras."""
+    device, views = accelerator.device, _views(dataset, contract)
     frames = np.arange(0, len(dataset), config.stride)
     order = frame_order(frames, config, start, accelerator.process_index, accelerator.num_processes)
-    bar = tqdm(
-        total=config.steps,
-        initial=start,
-        desc="training",
-        unit="step",
-        disable=not (progress and accelerator.is_main_process),
-    )
-    log_path, began, window, samples, mark = folder / "log.jsonl", time.perf_counter(), [], 0, time.perf_counter()
-    result = TrainingResult(start, seconds, math.nan, math.nan, folder / "checkpoint")
-    for step, batch in enumerate(prefetch(dataset, order), start):
-        for group in optimizer.param_groups:
-            group["lr"] = config.rate(step)
-        grounding = batch.get("grounding")
-        demonstrated = Demonstrated(
-            images=batch["images"].to(device, non_blocking=True),
-            instructions=[dataset.instructions[place] for place in batch["instruction"].tolist()],
-            state=batch["state"].to(device),
-            action=batch["action"].to(device),
-            padded=batch["action_is_pad"].to(device),
-            grounding=None if grounding is None else grounding.to(device),
-        )
-        with accelerator.autocast():
-            action_loss, grounding_loss, _ = core.losses(demonstrated, prepared)
-            loss = action_loss.mean() + config.grounding * grounding_loss
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(prepared.parameters(), config.gradient_clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        average.update()
-        window.append((action_loss.detach().mean(), grounding_loss.detach(), torch.as_tensor(norm)))
-        samples += config.batch_size * accelerator.num_processes
-        done = step + 1
-        if done % config.log_every == 0 or done == config.steps:
-            means = torch.stack([torch.stack([part.float() for part in row]) for row in window]).mean(0).tolist()
-            if not all(map(math.isfinite, means)):
-                raise InputError(
-                    "training", got=f"a loss of {means[0]} at step {done}", expected="finite numbers",
-                    fix="Lower the learning rate; the last checkpoint is kept.",
-                )  # fmt: skip
-            now = time.perf_counter()
-            line = {
-                "step": done,
-                "loss": means[0],
-                "grounding": means[1],
-                "gradient_norm": means[2],
-                "learning_rate": config.rate(step),
-                "samples_per_second": samples / (now - mark),
-                "seconds": seconds + now - began,
-            }
-            result.loss, result.grounding, result.samples_per_second = line["loss"], line["grounding"], samples / (
-                now - mark
+    with closing(prefetch(dataset, order)) as batches:
+        for batch in batches:
+            grounding = batch.get("grounding")
+            yield Demonstrated(
+                images=batch["images"][:, views].to(device),
+                instructions=[dataset.instructions[place] for place in batch["instruction"].tolist()],
+                state=batch["state"].to(device),
+                action=batch["action"].to(device),
+                padded=batch["action_is_pad"].to(device),
+                grounding=None if grounding is None else _seen_by(views, grounding, dataset).to(device),
             )
-            window, samples, mark = [], 0, now
-            if accelerator.is_main_process:
-                with log_path.open("a") as log:
-                    log.write(json.dumps(line) + "\n")
-                if report is not None:
-                    report(line)
-            bar.set_postfix(loss=f"{means[0]:.4f}", pointing=f"{means[1]:.2f}")
-        bar.update()
-        if accelerator.is_main_process and (done % config.save_every == 0 or done == config.steps):
-            save(result.checkpoint, average.tensors(), done)
-            spent = seconds + time.perf_counter() - began
-            write_state(state_folder, TrainingState(done, spent), model, optimizer, average)
-        result.steps = done
-    bar.close()
-    accelerator.wait_for_everyone()
-    result.seconds = seconds + time.perf_counter() - began
-    return result
 
 
-def _parameter_groups(model: torch.nn.Module, decay: float) -> list[dict]:
-    """Decay matrices; leave biases, norms and learned tokens alone."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2 and p.shape[0] > 1]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
+def _views(dataset: DemonstrationDataset, contract: Contract) -> list[int] | slice:
+    """Return where the dataset has each of the contract's cameras: it may have more, in another order."""
+    names = [camera_name(key) for key in dataset.camera_keys]
+    wanted = [camera.name for camera in contract.cameras]
+    if missing := [name for name in wanted if name not in names]:
+        fix = "Choose demonstrations that were recorded with it."
+        raise InputError("cameras", got=", ".join(names), expected=f"{missing[0]} among them", fix=fix)
+    # A slice of all copies nothing.
+    return slice(None) if names == wanted else [names.index(name) for name in wanted]
+
+
+def _seen_by(views: list[int] | slice, grounding: torch.Tensor, dataset: DemonstrationDataset) -> torch.Tensor:
+    """Keep the labels of some views: [B, 6 + all views * 4] to [B, 6 + views * 4]."""
+    space, seen = grounding.tensor_split([3 * LABELLED], dim=1)
+    cameras = len(dataset.camera_keys)
+    if seen.shape[1] != cameras * LABELLED * 2:
+        return grounding  # the core refuses it, with what it expected
+    return torch.cat([space, seen.unflatten(1, (cameras, -1))[:, views].flatten(1)], dim=1)
+
+
+def _parameter_groups(model: torch.nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Decay matrices; leave alone biases, norms and learned tokens, whose first dimension is one."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in parameters if parameter.ndim >= 2 and len(parameter) > 1]
+    chosen = {id(parameter) for parameter in matrices}
+    others = [parameter for parameter in parameters if id(parameter) not in chosen]
     return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]

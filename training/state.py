@@ -9,10 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..errors import InputError
 from .averaging import WeightAverage
+from .disk import flush, writing
+
+WEIGHTS, AVERAGE, OPTIMIZER = "weights/", "average/", "optimizer/"
+TENSORS_FILE, NUMBERS_FILE = "state.safetensors", "state.json"
 
 
 @dataclass(frozen=True)
@@ -30,22 +35,28 @@ def write_state(
     optimizer: torch.optim.Optimizer,
     average: WeightAverage,
 ) -> None:
-    """Write the state; a kill at any moment leaves the old one or the new one, whole."""
-    staging, previous = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".previous")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    tensors = {f"weights/{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {f"average/{name}": tensor for name, tensor in average.average.items()}
+    """Write the state; a kill at any moment, or a full disk, leaves the old one or the new one, whole.
+
+    Raises InputError when the disk refuses.
+    """
+    tensors = {WEIGHTS + name: tensor for name, tensor in model.state_dict().items()}
+    tensors |= {AVERAGE + name: tensor for name, tensor in average.average.items()}
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
-            tensors[f"optimizer/{index}/{name}"] = torch.as_tensor(value)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, staging / "state.safetensors")
-    (staging / "state.json").write_text(json.dumps({**asdict(state), "updates": average.updates}))
-    shutil.rmtree(previous, ignore_errors=True)
-    if folder.exists():
-        os.rename(folder, previous)
-    os.rename(staging, folder)
-    shutil.rmtree(previous, ignore_errors=True)
+            tensors[f"{OPTIMIZER}{index}/{name}"] = torch.as_tensor(value)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    staging = _staging(folder)
+    with writing(folder):
+        try:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+            save_file(plain, staging / TENSORS_FILE)
+            (staging / NUMBERS_FILE).write_text(json.dumps({**asdict(state), "updates": average.updates}))
+            for path in (*staging.iterdir(), staging):
+                flush(path)
+            _put_in_place(staging, folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def read_state(
@@ -53,33 +64,82 @@ def read_state(
 ) -> TrainingState | None:
     """Restore a state into model, optimiser and average; None when there is none yet.
 
-    Raises InputError when it belongs to another network.
+    Raises InputError, and restores nothing, when it is damaged or belongs to another network.
     """
-    previous = folder.with_name(folder.name + ".previous")
-    if not folder.exists() and previous.exists():
-        os.rename(previous, folder)
+    if not folder.exists() and _previous(folder).exists():
+        os.rename(_previous(folder), folder)  # a kill came between the two renames of `_put_in_place`
     if not folder.exists():
         return None
-    tensors = load_file(folder / "state.safetensors")
-    values = json.loads((folder / "state.json").read_text())
-    weights = {name.removeprefix("weights/"): t for name, t in tensors.items() if name.startswith("weights/")}
+    tensors, numbers = _read_tensors(folder / TENSORS_FILE), _read_numbers(folder / NUMBERS_FILE)
+    weights, averaged = _under(WEIGHTS, tensors), _under(AVERAGE, tensors)
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    if {name: tensor.shape for name, tensor in weights.items()} != own:
+    if any({name: tensor.shape for name, tensor in part.items()} != own for part in (weights, averaged)):
         raise InputError(
             f"training state {folder}",
             got="the weights of another network",
             expected="the network that the options describe",
             fix="Resume with the options of the first run, or train into a new folder.",
         )
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in _under(OPTIMIZER, tensors).items():
+        index, _, key = name.partition("/")
+        moments.setdefault(int(index), {})[key] = tensor
     model.load_state_dict(weights)
     for name, tensor in average.average.items():
-        tensor.copy_(tensors[f"average/{name}"])
-    average.updates = values["updates"]
-    restored = optimizer.state_dict()
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer/"):
-            _, index, key = name.split("/")
-            moments.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": moments, "param_groups": restored["param_groups"]})
-    return TrainingState(step=values["step"], seconds=values["seconds"])
+        tensor.copy_(averaged[name])
+    average.updates = numbers["updates"]
+    # The groups hold numbers of the options alone, and those are the same.
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    return TrainingState(step=numbers["step"], seconds=numbers["seconds"])
+
+
+def discard_state(folder: Path) -> None:
+    """Remove a state and whatever a kill while writing it has left."""
+    for path in (folder, _staging(folder), _previous(folder)):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _put_in_place(staging: Path, folder: Path) -> None:
+    previous = _previous(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, previous)
+    os.rename(staging, folder)
+    flush(folder.parent)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _staging(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.partial")
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.previous")
+
+
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error, "a whole safetensors file") from error
+
+
+def _read_numbers(path: Path) -> dict[str, int | float]:
+    kinds = {"step": (int,), "seconds": (int, float), "updates": (int,)}
+    try:
+        numbers = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error, "JSON") from error
+    wrong = not isinstance(numbers, dict) or any(type(numbers.get(name)) not in kind for name, kind in kinds.items())
+    if wrong:
+        raise _damaged(path, numbers, f"numbers named {', '.join(kinds)}")
+    return numbers
+
+
+def _damaged(path: Path, got: object, expected: str) -> InputError:
+    fix = "It was damaged after it was written: train again with --overwrite, or from its checkpoint with --init."
+    return InputError(str(path), got=got, expected=expected, fix=fix)

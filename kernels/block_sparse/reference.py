@@ -29,10 +29,10 @@ def attention(
     """
     wanted = query.dtype
     # Torch's CPU attention has no fast bfloat16 backward: in float32 it is ten times as fast.
-    on_cpu = query.device.type == "cpu"
-    if on_cpu:
+    device = query.device.type
+    if device == "cpu":
         query, key, value = query.float(), key.float(), value.float()
-    with torch.autocast(query.device.type, enabled=torch.is_autocast_enabled(query.device.type) and not on_cpu):
+    with torch.autocast(device, enabled=device != "cpu" and torch.is_autocast_enabled(device)):
         output = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     if mask is not None:
         output = torch.where(mask.any(-1, keepdim=True), output, 0.0)

@@ -46,8 +46,9 @@ class DeskObject:
     def xml(self) -> str:
         kind, size = SHAPES[self.shape]
         red, green, blue = COLOURS[self.colour]
+        # Compensated here so that the model has the feature at all; a reset weighs down what is in play.
         return (
-            f'<body name="{self.body}"><freejoint name="{self.body}"/>'
+            f'<body name="{self.body}" gravcomp="1"><freejoint name="{self.body}"/>'
             f'<geom name="{self.body}" type="{kind}" size="{" ".join(map(str, size))}" mass="0.02" condim="4" '
             f'rgba="{red} {green} {blue} 1" friction="1.2 0.02 0.002"/></body>'
         )

@@ -33,7 +33,7 @@ def test_tasks_that_the_starter_never_saw_are_asked_for():
     )
     assert unseen and not known & unseen
     assert known | unseen == both
-    name = sorted(unseen)[0]
+    name = min(unseen)
     assert [task.name for task in choose_tasks(EvaluateConfig(tasks=(name,)))] == [name]
 
 

@@ -18,7 +18,7 @@ from saccade.sim import report
 from saccade.sim.episode import run_episode
 from saccade.sim.film import HEIGHT, Film, draw_tokens
 from saccade.sim.records import Job, RecordFile, error_record
-from saccade.sim.run_folder import prepare, read_evaluation
+from saccade.sim.run_folder import prepare, read_evaluation, read_json
 from saccade.sim.video import poster, write_video
 
 CONTRACT = {
@@ -178,6 +178,13 @@ def test_a_run_folder_is_not_mixed_or_overwritten_unasked(tmp_path):
     assert not (folder / "records.jsonl").exists()
     with pytest.raises(InputError, match="no episodes"):
         read_evaluation(folder)
+
+
+def test_a_run_that_was_refused_before_its_first_episode_is_not_in_the_way(tmp_path):
+    prepare(tmp_path / "run", describe(), FINGERPRINT, resume=False, overwrite=False)
+    other = describe(instruction_from="paraphrase")
+    prepare(tmp_path / "run", other, FINGERPRINT, resume=False, overwrite=False)
+    assert read_json(tmp_path / "run" / "run.json")["protocol"] == other["protocol"]
 
 
 def test_a_folder_of_something_else_is_never_touched(tmp_path):

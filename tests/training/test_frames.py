@@ -3,8 +3,8 @@ import shutil
 import numpy as np
 import pytest
 from saccade.errors import InputError
-from saccade.training import frames
 from saccade.policy.columns import read_columns
+from saccade.training import frames
 from saccade.training.frames import default_cache_folder, open_frames
 
 

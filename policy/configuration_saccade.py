@@ -1,0 +1,127 @@
+"""The options of a Saccade policy under LeRobot's own commands, `--policy.type=saccade`.
+
+LeRobot finds the modules `modeling_saccade` and `processor_saccade` by the name of this one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from lerobot.configs import NormalizationMode, PreTrainedConfig
+from lerobot.optim import AdamWConfig, LRSchedulerConfig
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ..errors import InputError
+from .architecture import Architecture
+
+FLOOR = 0.02
+"""Where the learning rate ends, as a fraction of its peak."""
+
+
+@LRSchedulerConfig.register_subclass("saccade_cosine")
+@dataclass
+class SaccadeSchedulerConfig(LRSchedulerConfig):
+    """A linear warm-up, then a cosine over all steps that remain, down to a fiftieth: what `saccade train` does."""
+
+    num_warmup_steps: int = 200
+
+    def build(self, optimizer: Optimizer, num_training_steps: int) -> LambdaLR:
+        def fraction(step: int) -> float:
+            if step < self.num_warmup_steps:
+                return (step + 1) / self.num_warmup_steps
+            done = (step - self.num_warmup_steps) / max(1, num_training_steps - self.num_warmup_steps)
+            return FLOOR + (1 - FLOOR) * (0.5 + 0.5 * math.cos(math.pi * min(done, 1.0)))
+
+        return LambdaLR(optimizer, fraction)
+
+
+@PreTrainedConfig.register_subclass("saccade")
+@dataclass
+class SaccadeConfig(PreTrainedConfig):
+    """How to build and train a Saccade policy; raises InputError for values that do not fit together.
+
+    The sizes of the network are set one by one, `--policy.architecture.trunk_layers=6`; those left out are the `tiny`
+    preset's. Cameras, state, action and statistics are not options: the policy reads them from the demonstrations and
+    keeps them in its contract.
+    """
+
+    chunk_size: int = 16
+    """Steps decided at once, T."""
+    n_action_steps: int = 8
+    """Steps of a chunk that are executed before the next decision."""
+    architecture: Architecture = field(default_factory=Architecture)
+    """The sizes of the network."""
+    grounding: float = 0.1
+    """Weight of the pointing loss, where the demonstrations are labelled."""
+    optimizer_learning_rate: float = 1e-3
+    """Peak learning rate."""
+    optimizer_weight_decay: float = 0.01
+    optimizer_gradient_clip: float = 1.0
+    """Greatest norm of the gradient."""
+    scheduler_warmup_steps: int = 200
+
+    push_to_hub: bool = False  # type: ignore[assignment]
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=lambda: dict.fromkeys(("VISUAL", "STATE", "ACTION"), NormalizationMode.IDENTITY)
+    )
+    """Nothing for LeRobot to normalise: the contract does, with exact statistics."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_obs_steps != 1:
+            raise InputError("n_obs_steps", got=self.n_obs_steps, expected="1", fix="The policy looks at one moment.")
+        if not 1 <= self.n_action_steps <= self.chunk_size:
+            raise InputError(
+                "n_action_steps",
+                got=self.n_action_steps,
+                expected=f"1 to chunk_size ({self.chunk_size})",
+                fix="Execute no more steps than are decided.",
+            )
+        others = {mode for mode in self.normalization_mapping.values() if mode != NormalizationMode.IDENTITY}
+        if others:
+            raise InputError(
+                "normalization_mapping",
+                got=", ".join(sorted(mode.value for mode in others)),
+                expected="IDENTITY for everything",
+                fix="Leave it out: the policy normalises by its own contract, and twice would be wrong.",
+            )
+
+    def validate_features(self) -> None:
+        """Raise InputError unless there are images, a state and an action."""
+        has = {
+            "an image": bool(self.image_features),
+            "observation.state": self.robot_state_feature is not None,
+            "action": self.action_feature is not None,
+        }
+        missing = [name for name, there in has.items() if not there]
+        if missing:
+            raise InputError(
+                "features",
+                got=f"no {', no '.join(missing)} in {', '.join({**self.input_features, **self.output_features})}",
+                expected="an image, observation.state and action",
+                fix="Choose a dataset or an environment that has them.",
+            )
+
+    def get_optimizer_preset(self) -> AdamWConfig:
+        return AdamWConfig(
+            lr=self.optimizer_learning_rate,
+            weight_decay=self.optimizer_weight_decay,
+            grad_clip_norm=self.optimizer_gradient_clip,
+        )
+
+    def get_scheduler_preset(self) -> SaccadeSchedulerConfig:
+        return SaccadeSchedulerConfig(num_warmup_steps=self.scheduler_warmup_steps)
+
+    @property
+    def observation_delta_indices(self) -> None:
+        return None
+
+    @property
+    def action_delta_indices(self) -> list[int]:
+        return list(range(self.chunk_size))
+
+    @property
+    def reward_delta_indices(self) -> None:
+        return None

@@ -1,0 +1,243 @@
+"""A Saccade policy under LeRobot's own commands: batches in LeRobot's form in, losses and actions out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import sys
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import draccus
+import torch
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies.pretrained import PreTrainedPolicy
+
+from ..errors import InputError
+from .checkpoint import CONTRACT, PROVENANCE, Checkpoint, collect_provenance, read_checkpoint, write_checkpoint
+from .columns import ACTION, GROUNDING, STATE, DatasetColumns, read_columns
+from .configuration_saccade import SaccadeConfig
+from .contract import Contract
+from .core import PREFIX, Core, Demonstrated, load_tensors
+from .demonstrations import dataset_offer, demonstrated_contract
+from .lerobot_files import camera_name
+
+
+class SaccadePolicy(PreTrainedPolicy):
+    """A Saccade policy as LeRobot trains and runs it.
+
+    A new policy takes its contract, the statistics included, from the demonstrations (`dataset_meta`); a policy that
+    is loaded brings its own. States and actions pass in the contract's units: the policy normalises, LeRobot does not.
+    Raises InputError without demonstrations and without a contract, and when the two do not fit.
+    """
+
+    config_class = SaccadeConfig
+    name = "saccade"
+
+    def __init__(
+        self,
+        config: SaccadeConfig,
+        *,
+        dataset_stats: Mapping[str, Any] | None = None,
+        dataset_meta: Any = None,
+        contract: Contract | None = None,
+    ) -> None:
+        super().__init__(config)
+        del dataset_stats  # LeRobot's quantiles are not those of the dataset; the columns are read instead
+        config.validate_features()
+        columns = None if dataset_meta is None else read_columns(Path(dataset_meta.root))
+        if contract is None:
+            contract = self._learned_contract(config, columns)
+        elif columns is not None:
+            contract.check(dataset_offer(columns))
+        contract = _agreed(contract, config)
+        core = Core(config.architecture, contract)
+        self.model = core.model
+        self.core = core
+        self._keys = {camera_name(key): key for key in config.image_features}
+        self._fingerprint = None if columns is None else columns.fingerprint
+        self._labels = _labels(columns, contract)
+        self.reset()
+
+    @staticmethod
+    def _learned_contract(config: SaccadeConfig, columns: DatasetColumns | None) -> Contract:
+        if columns is None:
+            raise InputError(
+                "policy without statistics",
+                got="neither demonstrations nor a checkpoint",
+                expected="one of them",
+                fix="Give --policy.path=FOLDER of a trained policy, or train one with --dataset.root.",
+            )
+        contract = demonstrated_contract(columns, chunk=config.chunk_size, execute=config.n_action_steps)
+        seen = {camera_name(key) for key in config.image_features}
+        return dataclasses.replace(contract, cameras=tuple(c for c in contract.cameras if c.name in seen))
+
+    def get_optim_params(self) -> list[dict[str, Any]]:
+        """Return the parameters in two groups: matrices decay; biases, norms and learned tokens do not."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        matrices = [parameter for parameter in trained if parameter.ndim >= 2 and parameter.shape[0] > 1]
+        chosen = {id(parameter) for parameter in matrices}
+        others = [parameter for parameter in trained if id(parameter) not in chosen]
+        return [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+
+    def reset(self) -> None:
+        """Begin an episode: forget the actions that were still to come."""
+        self._queue: deque[torch.Tensor] = deque()
+
+    def forward(self, batch: dict[str, Any], reduction: str = "mean") -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the loss of demonstrated decisions, a scalar or with `reduction="none"` [B], and its parts to log."""
+        images, instructions, state = self._observed(batch)
+        grounding = None
+        if self._labels is not None and self.config.grounding and "index" in batch:
+            grounding = self._labels[batch["index"].cpu()].to(state.device)
+        demonstrated = Demonstrated(
+            images=images,
+            instructions=instructions,
+            state=state,
+            action=batch[ACTION],
+            padded=batch[f"{ACTION}_is_pad"],
+            grounding=grounding,
+        )
+        action_loss, grounding_loss, _ = self.core.losses(demonstrated)
+        loss = action_loss + self.config.grounding * grounding_loss
+        parts = {"action_loss": action_loss.mean().item(), "grounding_loss": grounding_loss.item()}
+        return (loss if reduction == "none" else loss.mean()), parts
+
+    def predict_action_chunk(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Return the chunk [B, T, A] in the contract's units."""
+        self.eval()
+        images, instructions, state = self._observed(batch)
+        return self.core.decide(images, instructions, state)[0]
+
+    def select_action(self, batch: dict[str, Any]) -> torch.Tensor:
+        """Return the next action [B, A]; a new chunk is decided once `n_action_steps` of the last one are done."""
+        if not self._queue:
+            self._queue.extend(self.predict_action_chunk(batch)[:, : self.config.n_action_steps].unbind(1))
+        return self._queue.popleft()
+
+    def _observed(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, list[str], torch.Tensor]:
+        """Return images uint8 [B, V, 3, H, W], instructions and state [B, S] of a batch in LeRobot's form."""
+        contract = self.core.contract
+        views = []
+        for camera in contract.cameras:
+            key = self._keys[camera.name]
+            if key not in batch:
+                fix = "Rename a camera to it: --rename_map."
+                raise InputError(key, got="nothing", expected="the pictures of a camera", fix=fix)
+            if batch[key].shape[-3:] != (3, camera.height, camera.width):
+                raise InputError(
+                    key,
+                    got=f"pictures of shape {list(batch[key].shape[-3:])}",
+                    expected=f"[3, {camera.height}, {camera.width}], as the contract says",
+                    fix="Set the camera's size.",
+                )
+            views.append(batch[key])
+        images = torch.stack(views, dim=1)
+        if images.is_floating_point():
+            # LeRobot divides bytes by 255; back to bytes, so that a decision is that of `saccade eval`, bit by bit.
+            images = images.mul(255).round().clamp(0, 255).to(torch.uint8)
+        instructions = batch.get("task")
+        if isinstance(instructions, str):
+            instructions = [instructions]
+        if not instructions or not all(instructions):
+            raise InputError("task", got="no instruction", expected="a sentence", fix="Say what to do: --task.")
+        return images, list(instructions), batch[STATE]
+
+    def _save_pretrained(self, save_directory: Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Write a whole Saccade checkpoint into a folder in which LeRobot may keep files of its own."""
+        staging = save_directory / ".saccade"
+        shutil.rmtree(staging, ignore_errors=True)
+        provenance = collect_provenance(sys.argv, {}, self._fingerprint)
+        encoded = draccus.encode(self.config, PreTrainedConfig)
+        write_checkpoint(staging, state_dict or self.state_dict(), encoded, self.core.contract, provenance)
+        # The provenance, which vouches for the others, comes last: a kill in between leaves what does not verify.
+        for path in sorted(staging.iterdir(), key=lambda path: path.name == PROVENANCE):
+            os.replace(path, save_directory / path.name)
+        staging.rmdir()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_name_or_path: str | Path,
+        *,
+        config: SaccadeConfig | None = None,
+        force_download: bool = False,
+        resume_download: bool | None = None,
+        proxies: dict[str, str] | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        strict: bool = True,
+        dataset_stats: Mapping[str, Any] | None = None,
+        dataset_meta: Any = None,
+    ) -> SaccadePolicy:
+        """Load a checkpoint folder, or one on the hub, verified file by file and weight by weight.
+
+        The arguments are LeRobot's; `strict` has no other value, `resume_download` and `proxies` no effect. Raises
+        InputError for a file that is missing or changed, for weights of another network and, with `dataset_meta`, for
+        demonstrations that do not fit the contract.
+        """
+        del resume_download, proxies
+        if not strict:
+            fix = "A policy with weights left at random must not act."
+            raise InputError("strict", got=False, expected=True, fix=fix)
+        folder = Path(pretrained_name_or_path)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            folder = Path(
+                snapshot_download(
+                    str(pretrained_name_or_path),
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    token=token,
+                    force_download=force_download,
+                    local_files_only=local_files_only,
+                )
+            )
+        checkpoint = read_checkpoint(folder)
+        if config is None:
+            config = PreTrainedConfig.from_pretrained(folder)
+        policy = cls(config, dataset_stats=dataset_stats, dataset_meta=dataset_meta, contract=checkpoint.contract)
+        policy._load(checkpoint, str(folder))
+        policy.to(config.device)
+        policy.eval()
+        return policy
+
+    def _load(self, checkpoint: Checkpoint, source: str) -> None:
+        tensors = {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint.tensors.items()}
+        load_tensors(self.model, tensors, source)
+        if self._fingerprint is None:
+            self._fingerprint = checkpoint.provenance.get("dataset_fingerprint")
+
+
+def _agreed(contract: Contract, config: SaccadeConfig) -> Contract:
+    """Return the contract with the configured number of executed steps; InputError for options that do not fit it."""
+    cameras = {camera_name(key) for key in config.image_features}
+    for option, got, expected in (
+        ("chunk_size", config.chunk_size, contract.chunk),
+        ("input_features", sorted(cameras), sorted(camera.name for camera in contract.cameras)),
+        ("observation.state", config.robot_state_feature.shape[0], len(contract.state.names)),
+        ("action", config.action_feature.shape[0], len(contract.action.names)),
+    ):
+        if got != expected and not (option == "input_features" and set(expected) <= cameras):
+            raise InputError(
+                option, got=got, expected=f"{expected}, as {CONTRACT} says", fix="Leave it as the checkpoint has it."
+            )
+    return dataclasses.replace(contract, execute=config.n_action_steps)
+
+
+def _labels(columns: DatasetColumns | None, contract: Contract) -> torch.Tensor | None:
+    """Return the dataset's grounding labels [F, G], or None where there are none for the cameras of this policy.
+
+    LeRobot's processors drop a feature that is neither observation nor action, so that a batch does not bring them.
+    """
+    if columns is None or GROUNDING not in columns.vectors:
+        return None
+    if [camera_name(key) for key in columns.camera_keys] != [camera.name for camera in contract.cameras]:
+        return None
+    return torch.from_numpy(columns.vectors[GROUNDING].copy())  # a parquet column is read-only

@@ -1,0 +1,216 @@
+"""The `saccade` command line: finds the command, reads its options, and turns errors into one line and an exit code.
+
+Nothing heavy is imported here, and a command's module is imported only when that command was asked for: `--help`
+answers within a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import importlib.metadata
+import inspect
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InputError, SaccadeError, unknown_name
+
+DISTRIBUTION = "lerobot_policy_saccade"
+USAGE_ERROR, INTERRUPTED = 2, 130
+
+ON_RESUME = "What is on disk is kept: repeat the command with --resume to go on."
+
+DISK_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+"""What a disk says when it takes no more: the user can mend it, so it is bad input and no fault of the program."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: `module` holds its options, the type `options`, and `run(options)`, which returns the exit code."""
+
+    module: str
+    options: str
+    summary: str
+    examples: tuple[str, ...]
+    interrupted: str = ON_RESUME
+
+
+COMMANDS = {
+    "quickstart": Command(
+        module="quickstart",
+        options="QuickstartConfig",
+        summary="the whole way in 20 minutes: collect, train, evaluate, report",
+        examples=(
+            "saccade quickstart",
+            "saccade quickstart --out first_try --demonstrations 30",
+            "saccade quickstart --from-scratch    # hours: without the checkpoint that ships in the package",
+        ),
+        interrupted="What is on disk is kept: repeat the command to go on where it stopped.",
+    ),
+    "collect": Command(
+        module="collect",
+        options="CollectConfig",
+        summary="demonstrations of desk tasks, as a LeRobotDataset",
+        examples=(
+            "saccade collect --out data/desk",
+            "saccade collect --out data/cubes --suites desk_object --tasks red_cube green_cube --episodes 100",
+            "saccade collect --out data/desk --resume    # carry on after an interruption",
+        ),
+    ),
+    "train": Command(
+        module="train",
+        options="TrainConfig",
+        summary="a policy from demonstrations",
+        examples=(
+            "saccade train --data data/cubes --out runs/cubes --init starter --steps 1500",
+            "saccade train --data data/desk data/cubes --out runs/scratch --steps 20000",
+            "saccade train --data data/cubes --out runs/cubes --init starter --steps 1500 --resume",
+            "accelerate launch -m saccade.scripts.main train --data data/desk --out runs/two_gpus",
+        ),
+    ),
+    "eval": Command(
+        module="evaluate",
+        options="EvaluateConfig",
+        summary="a policy judged in simulation, with intervals and a report",
+        examples=(
+            "saccade eval    # the starter, on the tasks that it knows",
+            "saccade eval runs/cubes --suites desk_object --tasks red_cube --episodes 50 --out results/cubes",
+            "saccade eval runs/cubes --instruction-from other-object    # does it read, or does it guess?",
+        ),
+    ),
+    "report": Command(
+        module="report",
+        options="ReportConfig",
+        summary="the report of one evaluation, or of several side by side",
+        examples=(
+            "saccade report results/cubes",
+            "saccade report results/before results/after --out results/comparison.html",
+        ),
+        interrupted="Repeat the command; the evaluations are untouched.",
+    ),
+    "bench": Command(
+        module="bench",
+        options="BenchConfig",
+        summary="how fast the simulator is, how reliable the demonstrator",
+        examples=(
+            "saccade bench sim",
+            "saccade bench demonstrator --suites desk_spatial --out demonstrator.json",
+        ),
+        interrupted="Repeat the command; a measurement starts anew.",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 2 bad input, 3 the world failed, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        print(overview(), file=sys.stderr)
+        return USAGE_ERROR
+    name, *options = arguments
+    if name in ("-h", "--help"):
+        print(overview())
+        return 0
+    if name == "--version":
+        print(f"saccade {importlib.metadata.version(DISTRIBUTION)}")
+        return 0
+    with _plain_errors(name) as outcome:
+        command = COMMANDS.get(name)
+        if command is None:
+            raise unknown_name("command", name, COMMANDS)
+        module = importlib.import_module(f".{command.module}", __package__)
+        outcome.code = module.run(parse(name, command, getattr(module, command.options), options))
+    return outcome.code
+
+
+def overview() -> str:
+    """Return what `saccade --help` says."""
+    width = max(map(len, COMMANDS))
+    lines = [
+        "usage: saccade COMMAND [OPTIONS]",
+        "",
+        "Vision-language-action policies that look where the instruction points: train, evaluate, deploy.",
+        "",
+        "commands:",
+        *(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()),
+        "",
+        "examples:",
+        *(f"  {command.examples[0]}" for command in COMMANDS.values()),
+        "",
+        "`saccade COMMAND --help` explains a command's options; `saccade --version` tells the version.",
+    ]
+    return "\n".join(lines)
+
+
+def parse(name: str, command: Command, options: Any, arguments: Sequence[str]) -> Any:
+    """Return a command's options as its dataclass; leaves with tyro's message and code 2 for a wrong usage.
+
+    Raises the InputError of options whose values were refused by the dataclass itself.
+    """
+    import tyro
+
+    # A choice of several dataclasses has no words of its own.
+    purpose = inspect.getdoc(options) if isinstance(options, type) else f"Find out {command.summary}."
+    description = "\n".join([purpose or "", "", "examples:", *(f"  {example}" for example in command.examples)])
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                options,
+                args=arguments,
+                prog=f"saccade {name}",
+                description=description,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as left:
+        # tyro draws a box around every ValueError; ours say in one line what to do, so they are brought back.
+        cause: BaseException | None = left
+        while cause is not None:
+            if isinstance(cause, SaccadeError):
+                raise cause from None
+            cause = cause.__context__
+        sys.stderr.write(said.getvalue())
+        raise
+
+
+@dataclass
+class _Outcome:
+    """The exit code, once it is known."""
+
+    code: int = 1
+
+
+@contextlib.contextmanager
+def _plain_errors(name: str) -> Iterator[_Outcome]:
+    """Turn what a user can mend into one line on stderr; anything else is a fault of ours and keeps its traceback."""
+    outcome = _Outcome()
+    try:
+        yield outcome
+    except SystemExit as left:
+        outcome.code = left.code if isinstance(left.code, int) else int(left.code is not None)
+    except SaccadeError as error:
+        outcome.code = error.exit_code
+        print(f"saccade: error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        outcome.code = INTERRUPTED
+        # The terminal has printed ^C, most often behind a progress bar.
+        print(f"\nsaccade: interrupted. {COMMANDS[name].interrupted}", file=sys.stderr)
+    except OSError as error:
+        if error.errno not in DISK_REFUSALS:
+            raise
+        refusal = InputError(
+            f"writing {error.filename}" if error.filename else "writing to the disk",
+            got=error.strerror,
+            expected="a folder with free space that you may write to",
+            fix=f"Make room, or choose another folder. {COMMANDS[name].interrupted}",
+        )
+        outcome.code = refusal.exit_code
+        print(f"saccade: error: {refusal}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

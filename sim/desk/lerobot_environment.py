@@ -1,0 +1,118 @@
+"""The desk under LeRobot's own commands, `--env.type=saccade_desk`."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.envs.configs import EnvConfig
+from lerobot.envs.utils import NEW_ROLLOUT_OPTION, FreezeAfterEpisodeEnd, _LazyAsyncVectorEnv
+
+from ...errors import InputError
+from ..rendering import choose_backend
+from .scene import CAMERAS
+from .tasks import EVALUATION_STATES, find_suite, find_task
+
+JOINTS = 6
+
+
+class DeskRollouts(gymnasium.Wrapper):
+    """One of `count` desks that share the evaluation of a task: rollout k of desk i begins in state k * count + i.
+
+    Only a reset that LeRobot marks as a new rollout moves on; a repeated one begins where the last did. States count
+    anew after the last one that is meant for evaluation.
+    """
+
+    def __init__(self, env: gymnasium.Env, place: int, count: int) -> None:
+        super().__init__(env)
+        self._place, self._count, self._rollout = place, count, -1
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        options = dict(options or {})
+        if options.pop(NEW_ROLLOUT_OPTION, False) or self._rollout < 0:
+            self._rollout += 1
+        state = (self._rollout * self._count + self._place) % EVALUATION_STATES
+        return self.env.reset(seed=seed, options={"initial_state": state, **options})
+
+
+def make_desk(suite: str, task: str, image_size: int, place: int, count: int) -> gymnasium.Env:
+    """Return one desk for LeRobot's rollouts, in this process or in a worker's."""
+    choose_backend()
+    from .environment import DeskEnv
+
+    return DeskRollouts(DeskEnv(suite, task, image_size=image_size), place, count)
+
+
+@EnvConfig.register_subclass("saccade_desk")
+@dataclass
+class SaccadeDeskEnvConfig(EnvConfig):
+    """Tasks of a desk suite; episode k of a task begins in its initial state k.
+
+    Raises InputError for an unknown suite or task, with the nearest name.
+    """
+
+    task: str | None = "desk_object"
+    """The suite."""
+    tasks: list[str] | None = None
+    """Names of its tasks, all of them when left out: --env.tasks='[red_cube]'."""
+    fps: int = 30
+    image_size: int = 128
+    """Height and width of both cameras' images, in pixels."""
+    features: dict[str, PolicyFeature] = field(default_factory=dict)
+    features_map: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.fps != 30:
+            raise InputError(
+                "env.fps", got=self.fps, expected="30", fix="The desk is controlled at 30 Hz: leave it out."
+            )
+        for name in self.tasks or ():
+            find_task(self.task, name)
+        if not self.tasks and self.tasks is not None:
+            raise InputError("env.tasks", got="none", expected="one or more", fix="Leave it out for all tasks.")
+        find_suite(self.task)
+        image = PolicyFeature(FeatureType.VISUAL, (self.image_size, self.image_size, 3))
+        vector = {
+            "action": PolicyFeature(FeatureType.ACTION, (JOINTS,)),
+            "agent_pos": PolicyFeature(FeatureType.STATE, (JOINTS,)),
+        }
+        self.features = vector | {f"pixels/{camera}": image for camera in CAMERAS}
+        self.features_map = {"action": "action", "agent_pos": "observation.state"}
+        self.features_map |= {f"pixels/{camera}": f"observation.images.{camera}" for camera in CAMERAS}
+
+    @property
+    def gym_kwargs(self) -> dict[str, Any]:
+        return {"image_size": self.image_size}
+
+    def create_envs(
+        self, n_envs: int, use_async_envs: bool = False
+    ) -> dict[str, dict[int, gymnasium.vector.VectorEnv]]:
+        """Return {suite: {task's number: `n_envs` desks}}."""
+        choose_backend()
+        environments = {}
+        for number, task in enumerate(find_suite(self.task)):
+            if self.tasks and task.name not in self.tasks:
+                continue
+            desks = [
+                functools.partial(make_desk, self.task, task.name, self.image_size, place, n_envs)
+                for place in range(n_envs)
+            ]
+            environments[number] = _together(desks, use_async_envs and n_envs > 1)
+        return {self.task: environments}
+
+
+def _together(desks: list[functools.partial], processes: bool) -> gymnasium.vector.VectorEnv:
+    if processes:
+        return _LazyAsyncVectorEnv(desks)
+    # A desk whose episode is over waits for the others: stepped on, it would start an episode that nobody counts.
+    frozen = [functools.partial(_frozen, desk) for desk in desks]
+    return gymnasium.vector.SyncVectorEnv(frozen, autoreset_mode=gymnasium.vector.AutoresetMode.NEXT_STEP)
+
+
+def _frozen(desk: functools.partial) -> gymnasium.Env:
+    return FreezeAfterEpisodeEnd(desk())

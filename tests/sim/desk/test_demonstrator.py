@@ -1,0 +1,63 @@
+"""Kinematics and the demonstrator: it reaches what it aims at, and does its tasks in varied ways."""
+
+import numpy as np
+import pytest
+
+from saccade.sim.desk import arm
+from saccade.sim.desk.demonstrator import Demonstrator
+from saccade.sim.desk.environment import DeskEnv
+from saccade.sim.desk.kinematics import Kinematics
+
+
+def play(suite, task, state, seed, noise=1.0):
+    environment = DeskEnv(suite, task, image_size=16)
+    try:
+        environment.reset(options={"initial_state": state})
+        demonstrator = Demonstrator(environment, np.random.default_rng(seed), noise=noise)
+        actions, done = [], False
+        while not done:
+            action, command = demonstrator.decide()
+            actions.append(action)
+            _, _, terminated, truncated, info = environment.step(command)
+            done = terminated or truncated
+        return np.stack(actions), info["is_success"]
+    finally:
+        environment.close()
+
+
+@pytest.mark.parametrize("position", [(0.16, -0.1, 0.02), (0.2, 0.0, 0.08), (0.24, 0.04, 0.015)])
+def test_inverse_kinematics_reaches_the_position(position):
+    kinematics = Kinematics()
+    joints = kinematics.solve(np.array(position), arm.HOME, lean=0.2, iterations=60)
+    np.testing.assert_allclose(kinematics.tool(joints), position, atol=1e-3)
+    assert (arm.RANGES[:5, 0] <= joints).all() and (joints <= arm.RANGES[:5, 1]).all()
+
+
+def test_the_tool_is_where_the_environment_has_it():
+    environment = DeskEnv("desk_object", "red_cube", image_size=16)
+    environment.reset(options={"initial_state": 0})
+    np.testing.assert_allclose(Kinematics().tool(environment.joints()), environment.data.site("tool").xpos, atol=1e-6)
+    environment.close()
+
+
+@pytest.mark.parametrize(
+    ("suite", "task"),
+    [("desk_object", "red_cube"), ("desk_object", "green_can"), ("desk_spatial", "behind"), ("desk_spatial", "on_plate")],
+)
+def test_it_does_the_task(suite, task):
+    assert play(suite, task, state=2, seed=0)[1]
+
+
+def test_no_two_demonstrations_are_alike_but_a_seed_repeats():
+    first, _ = play("desk_object", "red_cube", state=3, seed=1)
+    again, _ = play("desk_object", "red_cube", state=3, seed=1)
+    other, _ = play("desk_object", "red_cube", state=3, seed=2)
+    np.testing.assert_array_equal(first, again)
+    length = min(len(first), len(other))
+    assert np.abs(first[:length] - other[:length]).max() > 1.0
+
+
+def test_the_motion_is_smooth_without_disturbance():
+    actions, success = play("desk_object", "blue_cube", state=5, seed=0, noise=0.0)
+    assert success
+    assert np.abs(np.diff(actions[:, :5], axis=0)).max() < 12.0

@@ -1,0 +1,90 @@
+"""The package as a whole: what importing it costs, and that its folder `kernels` passes for no library."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import saccade
+from saccade.policy.contract import Contract
+
+ROOT = Path(saccade.__file__).parent
+LIBRARY_THERE = any(name == "kernels" for name in importlib.metadata.packages_distributions())
+
+
+def python(*arguments: str, path: Path | None = None) -> str:
+    """Run Python in the repository's root, which `-c` and `-m` put first on the path, and return what it prints."""
+    environment = os.environ | ({"PYTHONPATH": str(path)} if path else {})
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_import_costs_milliseconds_and_loads_nothing_heavy():
+    script = """
+import json, sys, time
+before, began = set(sys.modules), time.process_time()
+import saccade
+spent = time.process_time() - began
+print(json.dumps([spent, sorted(set(sys.modules) - before), saccade.__version__]))
+"""
+    spent, loaded, version = json.loads(python("-c", script))
+    assert spent < 0.1
+    assert not {"numpy", "torch", "lerobot", "transformers", "mujoco", "gymnasium"} & {
+        name.split(".")[0] for name in loaded
+    }
+    assert version == importlib.metadata.version("lerobot_policy_saccade")
+
+
+def test_names_are_found_on_first_use():
+    assert saccade.Contract is Contract
+    assert set(saccade.__all__) <= set(dir(saccade))
+    with pytest.raises(AttributeError, match="Contrat"):
+        _ = saccade.Contrat
+
+
+def test_kernels_is_no_library_for_transformers_in_the_root():
+    script = """
+import saccade, saccade.kernels
+from transformers.utils import is_kernels_available
+print(is_kernels_available())
+"""
+    assert python("-c", script).split() == [str(LIBRARY_THERE)]
+
+
+def test_kernels_is_given_back_when_it_was_taken_before():
+    script = """
+import kernels, sys
+import saccade
+print("kernels" in sys.modules)
+"""
+    assert python("-c", script).split() == ["False"]
+
+
+def test_a_library_of_that_name_is_found(tmp_path):
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "__init__.py").write_text("WHOSE = 'theirs'\n")
+    script = """
+import saccade, kernels, saccade.kernels
+print(kernels.WHOSE, hasattr(saccade.kernels, "WHOSE"))
+"""
+    assert python("-c", script, path=tmp_path).split() == ["theirs", "False"]
+
+
+def test_kernels_under_pytest_in_the_root(tmp_path):
+    (tmp_path / "test_kernels.py").write_text(
+        "import sys, saccade\n"
+        "from transformers.utils import is_kernels_available\n"
+        "def test_kernels():\n"
+        f"    assert {str(ROOT)!r} in sys.path or '' in sys.path\n"
+        f"    assert is_kernels_available() == {LIBRARY_THERE}\n"
+    )
+    options = ("--import-mode=importlib", "-p", "no:cacheprovider", "-q", "--rootdir", str(tmp_path))
+    assert "1 passed" in python("-m", "pytest", *options, str(tmp_path))

@@ -1,0 +1,77 @@
+"""What is declared about the package agrees with what is there."""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CONSTRAINTS = (ROOT / "constraints.txt").read_text().split()
+NOT_OURS = {"tests", "build", "dist"}
+
+
+def test_constraints_are_the_same_for_pip_and_for_uv():
+    assert PROJECT["tool"]["uv"]["constraint-dependencies"] == CONSTRAINTS
+    assert sorted(CONSTRAINTS) == CONSTRAINTS
+
+
+def test_constraints_are_names_and_versions_alone():
+    assert not [line for line in CONSTRAINTS if not re.fullmatch(r"[a-z0-9][a-z0-9-]*==[0-9][0-9a-z.]*", line)]
+    assert "mujoco==3.3.2" in CONSTRAINTS and "lerobot==0.6.1" in CONSTRAINTS
+
+
+def test_everything_that_is_asked_for_is_pinned():
+    asked = [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["dev"]]
+    names = {re.match(r"[A-Za-z0-9._-]+", requirement).group().lower() for requirement in asked}
+    assert names <= {line.split("==")[0] for line in CONSTRAINTS}
+
+
+def test_what_is_installed_is_what_is_pinned():
+    wrong = {}
+    for line in CONSTRAINTS:
+        name, version = line.split("==")
+        try:
+            installed = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # for another system
+        if installed.partition("+")[0] != version:
+            wrong[name] = (installed, version)
+    assert not wrong
+
+
+def test_every_package_is_listed_and_every_listed_one_exists():
+    found = {
+        ".".join(("saccade", *path.parent.relative_to(ROOT).parts))
+        for path in ROOT.rglob("__init__.py")
+        if not any(part.startswith(".") or part in NOT_OURS for part in path.relative_to(ROOT).parts)
+    }
+    assert found == set(PROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_every_file_that_is_read_at_run_time_is_declared():
+    declared = PROJECT["tool"]["setuptools"]["package-data"]
+    assert declared["saccade"] == ["starter/*"]
+    templates = [path for path in ROOT.rglob("*.jinja") if not path.relative_to(ROOT).parts[0].startswith(".")]
+    assert templates and {path.parent for path in templates} == {ROOT / "sim"}
+    assert declared["saccade.sim"] == ["*.jinja"]
+
+
+def test_the_licence_is_apache():
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text and "Version 2.0, January 2004" in text and "END OF TERMS AND CONDITIONS" in text
+
+
+def test_the_checks_can_be_run():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    subprocess.run(["bash", "-n", script], check=True)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_no_path_of_a_machine_is_in_the_documents(name):
+    assert not re.search(r"(?<![\w.])/(home|root|work|tmp|opt)/", (ROOT / name).read_text())

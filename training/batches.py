@@ -1,0 +1,71 @@
+"""Which frames make up each step, and a thread that has their batches ready."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from .configuration import LoopConfig
+from .dataset import DemonstrationDataset
+
+
+def frame_order(frames: np.ndarray, config: LoopConfig, start: int, rank: int, ranks: int) -> Iterator[np.ndarray]:
+    """Yield the frames of every step from `start` on, int64 [batch_size], for one rank of several.
+
+    An epoch is a permutation of `frames` of its own, cut into steps and each step into ranks. The tail that is too
+    short for a step is left out of that epoch; another epoch leaves out others. Fewer frames than one step of all ranks
+    takes are repeated until they fill it: only then do ranks meet the same frame.
+    """
+    per_step = config.batch_size * ranks
+    per_epoch = max(1, len(frames) // per_step)
+    epoch, order = -1, frames
+    for step in range(start, config.steps):
+        if step // per_epoch != epoch:
+            epoch = step // per_epoch
+            order = np.random.default_rng([config.seed, epoch]).permutation(frames)
+            if len(order) < per_step:
+                order = np.resize(order, per_step)
+        first = (step % per_epoch) * per_step + rank * config.batch_size
+        yield order[first : first + config.batch_size]
+
+
+def prefetch(
+    dataset: DemonstrationDataset, order: Iterator[np.ndarray], ahead: int = 3
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the batches of an order, made by a thread that stays a little ahead; its errors are raised here."""
+    ready: queue.Queue[Any] = queue.Queue(maxsize=ahead)
+    stop = threading.Event()
+
+    def put(item: object) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for indices in order:
+                if not put(dataset.batch(indices)):
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()

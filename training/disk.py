@@ -1,0 +1,50 @@
+"""Files of a training: whole or not there at all, and one clear line when the disk refuses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from ..errors import InputError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a disk's refusal (full, read-only, gone) into an InputError that names `path`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            str(path),
+            got=getattr(error, "strerror", None) or error,
+            expected="a disk that takes it",
+            fix="Free some space and run again with --resume: what was saved before is untouched.",
+        ) from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that, whenever the process stops, holds either the old text or the new one.
+
+    Raises InputError when the disk refuses.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            flush(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file or a folder's entries have reached the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
