@@ -6,8 +6,9 @@ LeRobot finds the modules `modeling_saccade` and `processor_saccade` by the name
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
+from draccus.utils import ParsingError
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig, LRSchedulerConfig
 from torch.optim import Optimizer
@@ -18,6 +19,20 @@ from .architecture import Architecture
 
 FLOOR = 0.02
 """Where the learning rate ends, as a fraction of its peak."""
+
+
+@dataclass(frozen=True)
+class ArchitectureOptions(Architecture):
+    """An architecture as LeRobot's command lines give it; raises draccus' ParsingError for sizes that do not fit.
+
+    draccus, which reads those command lines, hides what a constructor says unless the error is of its own kind.
+    """
+
+    def __post_init__(self) -> None:
+        try:
+            super().__post_init__()
+        except InputError as error:
+            raise ParsingError(str(error)) from error
 
 
 @LRSchedulerConfig.register_subclass("saccade_cosine")
@@ -40,7 +55,7 @@ class SaccadeSchedulerConfig(LRSchedulerConfig):
 @PreTrainedConfig.register_subclass("saccade")
 @dataclass
 class SaccadeConfig(PreTrainedConfig):
-    """How to build and train a Saccade policy; raises InputError for values that do not fit together.
+    """How to build and train a Saccade policy; raises draccus' ParsingError for values that do not fit together.
 
     The sizes of the network are set one by one, `--policy.architecture.trunk_layers=6`; those left out are the `tiny`
     preset's. Cameras, state, action and statistics are not options: the policy reads them from the demonstrations and
@@ -51,7 +66,7 @@ class SaccadeConfig(PreTrainedConfig):
     """Steps decided at once, T."""
     n_action_steps: int = 8
     """Steps of a chunk that are executed before the next decision."""
-    architecture: Architecture = field(default_factory=Architecture)
+    architecture: ArchitectureOptions = field(default_factory=ArchitectureOptions)
     """The sizes of the network."""
     grounding: float = 0.1
     """Weight of the pointing loss, where the demonstrations are labelled."""
@@ -70,6 +85,13 @@ class SaccadeConfig(PreTrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        try:
+            self._check()
+        except InputError as error:
+            raise ParsingError(str(error)) from error  # see ArchitectureOptions
+        self.architecture = Architecture(**asdict(self.architecture))
+
+    def _check(self) -> None:
         if self.n_obs_steps != 1:
             raise InputError("n_obs_steps", got=self.n_obs_steps, expected="1", fix="The policy looks at one moment.")
         if not 1 <= self.n_action_steps <= self.chunk_size:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,12 +80,13 @@ def run(config: SimConfig | DemonstratorConfig) -> int:
     from ..sim.rendering import choose_backend
 
     choose_backend()
-    if isinstance(config, SimConfig):
-        figures, lines = bench_sim(config)
-        command = "bench sim"
-    else:
-        figures, lines = bench_demonstrator(config)
-        command = "bench demonstrator"
+    try:
+        if isinstance(config, SimConfig):
+            command, (figures, lines) = "bench sim", bench_sim(config)
+        else:
+            command, (figures, lines) = "bench demonstrator", bench_demonstrator(config)
+    except BrokenProcessPool as error:
+        raise WorldError("a worker process died (out of memory, or killed): try again with fewer --workers") from error
     print("\n".join(lines))
     if config.out is not None:
         write_figures(config.out, figures, command_line(command, config))
@@ -212,7 +215,8 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def start_process() -> None:
-    """Give a worker process one thread, before its libraries load."""
+    """Make a worker process ready: one thread, set before its libraries load."""
     from ..sim.runner import ONE_THREAD
 
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once and without a traceback
     os.environ.update(ONE_THREAD)

@@ -72,8 +72,11 @@ class TrainConfig:
 
 
 OPTIONS_FILE = "train.json"
-FREE_TO_CHANGE = ("resume", "overwrite", "threads", "report_to", "log_every", "save_every")
-"""Options that a resumed training may be given anew: what is learned does not depend on them."""
+FREE_TO_CHANGE = ("resume", "overwrite", "out", "data", "threads", "report_to", "log_every", "save_every")
+"""Options that a resumed training may be given anew: what is learned does not depend on them.
+
+Folders may have moved; that the demonstrations are the same is told by their fingerprint.
+"""
 
 
 def run(config: TrainConfig) -> int:

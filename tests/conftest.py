@@ -1,5 +1,31 @@
-"""Tests run headless: a rendering backend is chosen before anything imports MuJoCo."""
+"""What all tests share: a rendering backend, chosen before anything imports MuJoCo, and the smallest network."""
 
+import pytest
+
+from saccade.policy.architecture import Architecture
 from saccade.sim.rendering import choose_backend
 
 choose_backend()
+
+
+@pytest.fixture(scope="session")
+def small_architecture():
+    """The least of everything that still prunes, points and cross-attends: a step takes milliseconds."""
+    return Architecture(
+        text_length=24,
+        condition_width=16,
+        stem_width=16,
+        stem_blocks=1,
+        points=3,
+        tower_width=16,
+        tower_blocks=1,
+        tower_heads=2,
+        aggregation_tokens=4,
+        trunk_width=16,
+        trunk_layers=3,
+        trunk_heads=2,
+        trunk_feed_forward=32,
+        expert_width=16,
+        expert_blocks=2,
+        expert_heads=2,
+    )

@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CONSTRAINTS = (ROOT / "constraints.txt").read_text().split()
-NOT_OURS = {"tests", "build", "dist"}
+FOLDERS = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
+CODE = [path for path in FOLDERS if path.name not in ("tests", "build", "dist", "runs", "quickstart")]
 
 
 def test_constraints_are_the_same_for_pip_and_for_uv():
@@ -47,16 +48,15 @@ def test_what_is_installed_is_what_is_pinned():
 def test_every_package_is_listed_and_every_listed_one_exists():
     found = {
         ".".join(("saccade", *path.parent.relative_to(ROOT).parts))
-        for path in ROOT.rglob("__init__.py")
-        if not any(part.startswith(".") or part in NOT_OURS for part in path.relative_to(ROOT).parts)
+        for path in (inner for folder in CODE for inner in folder.rglob("__init__.py"))
     }
-    assert found == set(PROJECT["tool"]["setuptools"]["packages"])
+    assert {"saccade", *found} == set(PROJECT["tool"]["setuptools"]["packages"])
 
 
 def test_every_file_that_is_read_at_run_time_is_declared():
     declared = PROJECT["tool"]["setuptools"]["package-data"]
     assert declared["saccade"] == ["starter/*"]
-    templates = [path for path in ROOT.rglob("*.jinja") if not path.relative_to(ROOT).parts[0].startswith(".")]
+    templates = [path for folder in CODE for path in folder.rglob("*.jinja")]
     assert templates and {path.parent for path in templates} == {ROOT / "sim"}
     assert declared["saccade.sim"] == ["*.jinja"]
 

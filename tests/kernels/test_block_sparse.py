@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from saccade.kernels.block_sparse import attention, interval_mask
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from saccade.perception.film import FiLM
 
 

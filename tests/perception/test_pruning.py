@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from saccade.errors import InputError
 from saccade.perception.pruning import PruningRouter, keep_schedule, select
 
@@ -46,7 +47,7 @@ def test_every_view_keeps_its_best_tokens_in_their_order(batch, views, per_view,
     for row in range(batch):
         for view in range(views):
             inside = places[row, view * keep : (view + 1) * keep] - view * per_view
-            assert 0 <= inside.min() and inside.max() < per_view
+            assert inside.min() >= 0 and inside.max() < per_view
             here = scores[row, view * per_view : (view + 1) * per_view]
             assert sorted(here[inside].tolist()) == sorted(here.tolist())[-keep:]
 

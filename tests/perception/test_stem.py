@@ -1,6 +1,7 @@
 """The convolutional stem: a grid at a stride of eight pixels, moved by the instruction."""
 
 import torch
+
 from saccade.perception.stem import STRIDE, ConvolutionalStem
 
 

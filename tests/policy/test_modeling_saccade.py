@@ -9,7 +9,8 @@ import draccus
 import numpy as np
 import pytest
 import torch
-from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTrainedConfig
+from draccus.utils import ParsingError
+from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.policies import make_policy, make_pre_post_processors
 
@@ -284,11 +285,11 @@ def test_options_round_trip_through_json_and_the_command_line():
     assert draccus.decode(PreTrainedConfig, encoded) == parsed
 
 
-def test_bad_options_are_refused():
-    quantiles = {"STATE": NormalizationMode.QUANTILES}
-    for name, value in (("n_action_steps", CHUNK + 1), ("n_obs_steps", 2), ("normalization_mapping", quantiles)):
-        with pytest.raises(InputError, match=name):
-            config(**{name: value})
+def test_bad_options_say_what_is_wrong_on_the_command_line():
+    for option, value in (("n_action_steps", 99), ("n_obs_steps", 2), ("normalization_mapping", "{STATE: QUANTILES}"),
+                          ("architecture.trunk_width", 30)):  # fmt: skip
+        with pytest.raises(ParsingError, match=rf"{option}: got [^.]*, expected "):
+            draccus.parse(SaccadeConfig, None, args=["--device=cpu", f"--{option}={value}"], exit_on_error=False)
 
 
 def test_optimizer_and_schedule_are_those_of_saccade_train(policy):

@@ -147,19 +147,43 @@ def test_without_a_starter_it_says_so_before_anything_is_written(monkeypatch, tm
     assert not (tmp_path / "out").exists()
 
 
+def write_untrained_policy(folder):
+    """Write the checkpoint of a policy that has learned nothing yet."""
+    from saccade.policy.architecture import find_preset
+    from saccade.policy.checkpoint import collect_provenance, write_checkpoint
+    from saccade.policy.contract import Contract, Normalization
+    from saccade.policy.core import PREFIX, Core
+    from saccade.policy.lerobot_files import lerobot_files
+    from saccade.sim.desk.environment import desk_offer
+
+    offer = desk_offer(128)
+    ranges = Normalization(
+        state_low=(-100.0,) * 6,
+        state_high=(100.0,) * 6,
+        action_low=((-5.0,) * 5 + (0.0,),) * 16,
+        action_high=((5.0,) * 5 + (100.0,),) * 16,
+        relative=(True,) * 5 + (False,),
+    )
+    parts = {"cameras": offer.cameras, "state": offer.state, "action": offer.action, "control_hz": offer.control_hz}
+    core = Core(find_preset("tiny"), Contract(**parts, normalization=ranges, chunk=16, execute=8))
+    described, texts = lerobot_files(core.architecture, core.contract)
+    tensors = {PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
+    write_checkpoint(folder, tensors, described, core.contract, collect_provenance([], {}, None), texts)
+
+
 @pytest.mark.slow
 def test_the_whole_way_with_the_smallest_numbers(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SACCADE_CACHE", str(tmp_path / "cache"))
-    sizes = {"demonstrations": 1, "batch_size": 4, "steps": 2, "episodes": 3, "videos": 1, "workers": 2, "threads": 1}
-    assert run(QuickstartConfig(out=tmp_path / "scratch", from_scratch=True, **sizes)) == 0
-    # What was just trained stands in for the starter.
-    monkeypatch.setattr(checkpoint, "STARTER", tmp_path / "scratch" / "training" / "checkpoint")
-    out = tmp_path / "tuned"
-    assert run(QuickstartConfig(out=out, rehearsal=0, **sizes)) == 0
+    monkeypatch.setattr(checkpoint, "STARTER", tmp_path / "starter")
+    write_untrained_policy(tmp_path / "starter")
+    out = tmp_path / "out"
+    sizes = {"demonstrations": 1, "rehearsal": 0, "batch_size": 4, "steps": 2, "episodes": 3, "videos": 1, "threads": 1}
+    config = QuickstartConfig(out=out, workers=1, **sizes)
+    assert run(config) == 0
     figures = json.loads((out / "quickstart.json").read_text())["figures"]
     assert all(figures[name] is not None for name in figures)
     assert (out / "report.html").stat().st_size > 10_000
     said = capsys.readouterr().out
     assert "[4/5]" in said and "left in all" in said and f"Report: {out / 'report.html'}" in said
-    assert run(QuickstartConfig(out=out, rehearsal=0, **sizes)) == 0
+    assert run(config) == 0
     assert capsys.readouterr().out.count("done before") == 5

@@ -1,0 +1,157 @@
+"""The core: in and out in the contract's units, and a checkpoint that comes back whole or not at all."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from saccade.errors import InputError
+from saccade.policy.checkpoint import write_checkpoint
+from saccade.policy.contract import CameraSpec
+from saccade.policy.core import (
+    PREFIX,
+    Core,
+    Demonstrated,
+    architecture_from_dict,
+    architecture_to_dict,
+    build_model,
+    load_core,
+    load_tensors,
+)
+
+SENTENCES = ["take the red cube", "take the can"]
+
+
+def write(folder, core, **config):
+    tensors = {PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
+    config = {"type": "saccade", "architecture": architecture_to_dict(core.architecture)} | config
+    return write_checkpoint(folder, tensors, config, core.contract, {})
+
+
+def demonstrated(seen, **changes):
+    images, state = seen
+    action = torch.tensor([[[11.0, 90.0], [12, 90], [13, 90]], [[-40.0, 10.0], [-41, 10], [-42, 10]]])
+    batch = Demonstrated(images, SENTENCES, state, action, torch.zeros(2, 3, dtype=torch.bool))
+    return dataclasses.replace(batch, **changes)
+
+
+def test_decisions_are_in_the_contract_s_units(core, seen):
+    images, state = seen
+    chunk, decision = core.decide(images, SENTENCES, state)
+    assert chunk.shape == (2, 3, 2) and chunk.dtype == torch.float32
+    # A joint target is relative to the measured joint, a gripper's is absolute: by hand from the contract.
+    span = torch.tensor([1.0, 2.0, 3.0])
+    torch.testing.assert_close(chunk[..., 0], state[:, :1] + span * decision.actions[..., 0])
+    torch.testing.assert_close(chunk[..., 1], 50 + 50 * decision.actions[..., 1])
+    torch.testing.assert_close(core.normalizer.encode_actions(chunk, state), decision.actions, rtol=1e-3, atol=1e-4)
+
+
+def test_what_it_would_decide_itself_costs_nothing_to_learn(core, seen):
+    images, state = seen
+    chunk, _ = core.decide(images, SENTENCES, state)
+    own, _, _ = core.losses(demonstrated(seen, action=chunk.clone()))
+    other, grounding, _ = core.losses(demonstrated(seen))
+    assert own.shape == (2,) and own.max() < 1e-4 < other.min()
+    assert grounding == 0
+
+
+def test_padded_steps_cost_nothing(core, seen):
+    padded = torch.tensor([[False, False, True], [False, True, True]])
+    batch = demonstrated(seen, padded=padded)
+    nonsense = batch.action.masked_fill(padded[..., None], 1e4)
+    losses = [core.losses(dataclasses.replace(batch, action=action))[0] for action in (batch.action, nonsense)]
+    torch.testing.assert_close(*losses)
+
+
+def test_labels_are_read_view_by_view(core, seen):
+    out = torch.full((2, 6 + 2 * 2 * 2), -1.0)
+    assert core.losses(demonstrated(seen, grounding=out))[1] == 0
+    space = out.clone()
+    space[:, :6] = 0.5  # metres in the arm's frame are no places in a picture
+    assert core.losses(demonstrated(seen, grounding=space))[1] == 0
+    wrist = out.clone()
+    wrist[:, 10:12] = 0.5  # the wrist camera's first point
+    _, loss, decision = core.losses(demonstrated(seen, grounding=wrist))
+    (gradient,) = torch.autograd.grad(loss, decision.logits)
+    assert gradient[:, 1, 0].any()
+    gradient[:, 1, 0] = 0
+    assert not gradient.any()
+
+
+def test_labels_of_other_cameras_are_refused(core, seen):
+    with pytest.raises(InputError, match=r"grounding: got labels of shape \[10\], expected \[14\], for 2 cameras"):
+        core.losses(demonstrated(seen, grounding=torch.zeros(2, 10)))
+
+
+def test_a_wrapper_stands_in_for_the_network(core, seen):
+    calls = []
+
+    class Wrapper(torch.nn.Module):
+        def forward(self, images, tokens, state):
+            calls.append(tokens.shape)
+            return core.model(images, tokens, state)
+
+    assert core.losses(demonstrated(seen), Wrapper())[0].equal(core.losses(demonstrated(seen))[0])
+    assert calls == [(2, 24)]
+
+
+def test_a_checkpoint_decides_the_same(core, seen, tmp_path):
+    loaded = load_core(write(tmp_path / "checkpoint", core))
+    assert not loaded.model.training
+    assert (loaded.contract, loaded.architecture) == (core.contract, core.architecture)
+    images, state = seen
+    assert loaded.decide(images, SENTENCES, state)[0].equal(core.decide(images, SENTENCES, state)[0])
+
+
+def test_weights_of_another_network_are_refused(core, tmp_path, small_architecture):
+    larger = dataclasses.replace(small_architecture, expert_width=32, expert_blocks=3)
+    folder = write(tmp_path / "checkpoint", core, architecture=architecture_to_dict(larger))
+    with pytest.raises(InputError) as caught:
+        load_core(folder)
+    assert str(folder) in str(caught.value)
+    assert "missing (expert.blocks.2." in caught.value.got and "of another shape (expert." in caught.value.got
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda own: own.popitem(), "1 missing"),
+        (lambda own: own.update(foreign=torch.zeros(1)), r"1 left over \(foreign"),
+        (lambda own: own.update(slots=torch.zeros(1, 9, 16)), r"1 of another shape \(slots"),
+    ],
+)
+def test_every_tensor_must_be_there_and_fit(core, change, message):
+    tensors = dict(core.model.state_dict())
+    change(tensors)
+    before = core.model.slots.clone()
+    with pytest.raises(InputError, match=message):
+        load_tensors(core.model, tensors, "a folder")
+    assert core.model.slots.equal(before)
+
+
+def test_a_checkpoint_of_something_else_is_refused(core, tmp_path):
+    folder = write_checkpoint(tmp_path / "other", {"weight": torch.zeros(1)}, {"type": "act"}, core.contract, {})
+    with pytest.raises(InputError, match=r"config.json: got no architecture"):
+        load_core(folder)
+
+
+def test_sizes_of_another_version_are_refused(small_architecture):
+    values = architecture_to_dict(small_architecture)
+    assert architecture_from_dict(values, "here") == small_architecture
+    with pytest.raises(InputError, match="here: architecture: got other keys: heads, points"):
+        architecture_from_dict({key: values[key] for key in values if key != "points"} | {"heads": 1}, "here")
+
+
+@pytest.mark.parametrize("sizes", [((32, 32), (48, 48)), ((32, 48), (32, 48)), ((40, 40), (40, 40))])
+def test_cameras_that_do_not_suit_the_network_are_refused(small_architecture, two_camera_contract, sizes):
+    cameras = tuple(CameraSpec(name, *size) for name, size in zip(("front", "wrist"), sizes, strict=True))
+    contract = dataclasses.replace(two_camera_contract, cameras=cameras)
+    with pytest.raises(InputError, match="contract.cameras"):
+        build_model(small_architecture, contract)
+
+
+def test_any_number_of_cameras_will_do(small_architecture, two_camera_contract, seen):
+    contract = dataclasses.replace(two_camera_contract, cameras=two_camera_contract.cameras[:1])
+    images, state = seen
+    chunk, decision = Core(small_architecture, contract).decide(images[:, :1], SENTENCES, state)
+    assert chunk.shape == (2, 3, 2) and decision.positions.shape == (2, 1, 3, 2)

@@ -1,0 +1,156 @@
+"""The trunk: a Hugging Face decoder run layer by layer, as the library runs it; what is pruned passes by unchanged."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, Qwen2Config
+from transformers.models.llama.modeling_llama import LlamaModel
+from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
+
+from saccade.errors import InputError
+from saccade.policy.layout import TokenLayout
+from saccade.policy.trunk import Trunk
+
+LAYOUT = TokenLayout(visual=6, text=4, slots=3)
+SIZES = {
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,
+}
+
+
+def trunk_of(keep=(3, 2, 1), configuration=None, layout=LAYOUT, views=2):
+    torch.manual_seed(0)
+    trunk = Trunk(configuration or LlamaConfig(**SIZES), layout, views=views, keep=keep, condition=5)
+    for router in trunk.routers.values():
+        torch.nn.init.normal_(router.scale.weight)
+    return trunk
+
+
+@pytest.fixture
+def given_tokens():
+    generator = torch.Generator().manual_seed(1)
+    sequence = torch.randn(2, LAYOUT.length, 16, generator=generator, requires_grad=True)
+    valid = torch.tensor([[True] * 4, [True, True, False, False]])
+    return sequence, valid, torch.randn(2, 5, generator=generator)
+
+
+@pytest.mark.parametrize(("kind", "model"), [(LlamaConfig, LlamaModel), (Qwen2Config, Qwen2Model)])
+def test_without_pruning_it_is_the_library_s_own_decoder(kind, model, given_tokens):
+    # One slot and no padding: then the coupled mask is causal.
+    layout = TokenLayout(visual=6, text=4, slots=1)
+    trunk = trunk_of((3, 3, 3), kind(**SIZES), layout)
+    sequence = given_tokens[0][:, : layout.length].detach()
+    hidden = trunk(sequence, torch.ones(2, 4, dtype=torch.bool), given_tokens[2]).hidden
+    reference = model._from_config(kind(**SIZES), attn_implementation="eager")
+    reference.load_state_dict(trunk.decoder.state_dict())
+    expected = reference(inputs_embeds=sequence, output_hidden_states=True).hidden_states
+    for ours, theirs in zip(hidden, expected[1:], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_each_layer_works_on_its_share_of_every_view(given_tokens):
+    kept = trunk_of((3, 2, 1))(*given_tokens).kept
+    assert kept[0] is None
+    for places, keep in zip(kept[1:], (2, 1), strict=True):
+        assert places.shape == (2, 2 * keep)
+        assert (places[:, :keep] < 3).all() and (places[:, keep:] >= 3).all()
+
+
+def test_a_pruned_token_passes_by_unchanged_and_all_others_do_not(given_tokens):
+    output = trunk_of((3, 2, 2))(*given_tokens)
+    # The last layer's output is normalised, so that the middle one is looked at.
+    before, after = output.hidden[0], output.hidden[1]
+    for row, places in enumerate(output.kept[1].tolist()):
+        dropped = sorted(set(range(LAYOUT.visual)) - set(places))
+        working = [*places, *range(LAYOUT.visual, LAYOUT.length)]
+        assert after[row, dropped].equal(before[row, dropped])
+        assert ((after[row, working] - before[row, working]).abs().amax(-1) > 1e-6).all()
+
+
+def test_a_token_that_was_passed_by_may_return(given_tokens):
+    trunk = trunk_of((2, 2, 2))
+    with torch.no_grad():
+        for layer, sign in (("0", 1.0), ("1", -1.0)):
+            trunk.routers[layer].weight.copy_(sign * torch.ones(16))
+            torch.nn.init.zeros_(trunk.routers[layer].scale.weight)
+    kept = trunk(*given_tokens).kept
+    assert set(kept[1][0].tolist()) - set(kept[0][0].tolist())
+
+
+def test_picked_tokens_keep_their_positions(given_tokens):
+    trunk = trunk_of((3, 2, 1))
+    seen = {}
+    for number, layer in enumerate(trunk.decoder.layers):
+        layer.register_forward_pre_hook(
+            lambda module, arguments, keywords, number=number: seen.update({number: keywords}), with_kwargs=True
+        )
+    kept = trunk(*given_tokens).kept
+    whole = seen[0]["position_embeddings"]
+    for number in (1, 2):
+        rest = torch.arange(LAYOUT.visual, LAYOUT.length).expand(2, -1)
+        expected = torch.cat([kept[number], rest], dim=1)
+        assert seen[number]["position_ids"].equal(expected)
+        for table, full in zip(seen[number]["position_embeddings"], whole, strict=True):
+            for row in range(2):
+                assert table[row].equal(full.expand(2, -1, -1)[row, expected[row]])
+        mask, everything = seen[number]["attention_mask"], seen[0]["attention_mask"]
+        for row in range(2):
+            assert mask[row, 0].equal(everything[row, 0][expected[row]][:, expected[row]])
+
+
+def test_nothing_of_the_slots_leaks_to_the_prefix(given_tokens):
+    sequence, valid, condition = given_tokens
+    prefix = sum(hidden[:, : LAYOUT.prefix].square().sum() for hidden in trunk_of()(sequence, valid, condition).hidden)
+    (gradient,) = torch.autograd.grad(prefix, sequence)
+    assert not gradient[:, LAYOUT.slot_span].any()
+    assert gradient[:, : LAYOUT.prefix].any()
+
+
+def test_every_slot_sees_the_text_the_state_and_the_other_slots_but_no_padding(given_tokens):
+    sequence, valid, condition = given_tokens
+    hidden = trunk_of()(sequence, valid, condition).hidden[-1]
+    for slot in range(*LAYOUT.slot_span.indices(LAYOUT.length)):
+        (gradient,) = torch.autograd.grad(hidden[1, slot].square().sum(), sequence, retain_graph=True)
+        moved = gradient[1].abs().amax(-1) > 0
+        assert moved[: LAYOUT.visual].any()
+        assert moved[LAYOUT.text_span].tolist() == valid[1].tolist()
+        assert moved[LAYOUT.state_place :].all()
+        assert not gradient[0].any()
+
+
+def test_routers_learn_from_the_loss(given_tokens):
+    trunk = trunk_of()
+    trunk(*given_tokens).hidden[-1].square().sum().backward()
+    for router in trunk.routers.values():
+        assert router.weight.grad.any() and router.scale.weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"views": 4}, "trunk: views: got 4"),
+        ({"keep": (3, 2)}, "trunk: keep"),
+        ({"keep": (3, 4, 1)}, "trunk: keep"),
+        ({"keep": (3, 2, 0)}, "trunk: keep"),
+    ],
+)
+def test_a_schedule_that_does_not_fit_is_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        trunk_of(**change)
+
+
+def test_a_decoder_whose_attention_is_another_is_refused(given_tokens):
+    dropping = trunk_of(configuration=LlamaConfig(**SIZES, attention_dropout=0.5))
+    with pytest.raises(InputError, match="trunk attention: dropout: got 0.5"):
+        dropping(*given_tokens)
+    scaled = trunk_of()
+    scaled.decoder.layers[0].self_attn.scaling = 1.0
+    with pytest.raises(InputError, match="trunk attention: scaling: got 1.0"):
+        scaled(*given_tokens)
+    windowed = Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=2, max_window_layers=0)
+    with pytest.raises(InputError, match="trunk attention: sliding_window: got 2"):
+        trunk_of(configuration=windowed)(*given_tokens)

@@ -1,0 +1,34 @@
+"""The running average: by hand over a few steps, and turned off."""
+
+import pytest
+import torch
+
+from saccade.training.averaging import WeightAverage
+
+
+def network(value):
+    module = torch.nn.Linear(1, 1, bias=False)
+    module.register_buffer("count", torch.tensor(0))
+    torch.nn.init.constant_(module.weight, value)
+    return module
+
+
+def test_the_memory_is_short_in_the_first_steps():
+    model = network(0.0)
+    average, expected = WeightAverage(model, decay=0.25), 0.0
+    for step, decay in ((1, 2 / 11), (2, 3 / 12), (3, 0.25)):
+        torch.nn.init.constant_(model.weight, float(step))
+        model.count += 1
+        average.update()
+        expected = decay * expected + (1 - decay) * step
+        assert average.tensors()["weight"].item() == pytest.approx(expected)
+        assert average.tensors()["count"] == step
+    assert model.weight.item() == 3.0
+
+
+def test_a_decay_of_zero_is_the_weights_themselves():
+    model = network(1.0)
+    average = WeightAverage(model, decay=0.0)
+    torch.nn.init.constant_(model.weight, 5.0)
+    average.update()
+    assert average.tensors()["weight"].item() == 5.0
