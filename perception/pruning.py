@@ -45,7 +45,8 @@ class PruningRouter(nn.Module):
     def forward(self, tokens: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         """Map tokens [B, N, D] and condition [B, C] to scores [B, N]."""
         direction = self.weight * (1 + self.scale(condition))
-        return torch.einsum("bnd,bd->bn", self.norm(tokens), direction)
+        normed = self.norm(tokens.to(self.norm.weight.dtype))
+        return torch.einsum("bnd,bd->bn", normed, direction)
 
 
 def select(scores: torch.Tensor, views: int, keep: int) -> torch.Tensor:

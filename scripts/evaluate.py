@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from ..policy.contract import Contract
     from ..sim.records import Job
 
-STARTER = Path(__file__).resolve().parents[1] / "starter"
-"""The checkpoint that ships in the package."""
-
 
 @dataclass(frozen=True)
 class EvaluateConfig:
@@ -33,7 +30,7 @@ class EvaluateConfig:
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional] = "starter"
-    """Folder of a checkpoint, or `starter`, the one that ships in the package."""
+    """Folder of a checkpoint or of a training, or `starter`, the checkpoint that ships in the package."""
     suites: tuple[str, ...] = ("desk_object", "desk_spatial")
     """Suites to take tasks from."""
     tasks: tuple[str, ...] = ()
@@ -104,11 +101,14 @@ class Policies:
 
 
 def checkpoint_folder(name: str) -> Path:
-    """Return the folder of a checkpoint by path, or of `starter`; raises InputError with the nearest name."""
-    if name == "starter":
-        return STARTER
-    folder = Path(name)
-    if folder.is_dir():
+    """Return the folder of a checkpoint, of a training's checkpoint, or of `starter`.
+
+    Raises InputError, with the nearest name, when there is no such folder.
+    """
+    from ..policy.checkpoint import find_checkpoint
+
+    folder = find_checkpoint(name)
+    if name == "starter" or folder.is_dir():
         return folder
     parent = folder.parent if folder.parent.is_dir() else Path()
     beside = [str(path) for path in sorted(parent.iterdir()) if path.is_dir() and not path.name.startswith(".")]
@@ -182,7 +182,7 @@ def evaluate(
 
     contract.check(desk_offer(contract.cameras[0].height))
     provenance = read_json(folder / PROVENANCE)
-    name = "starter" if config.checkpoint == "starter" else folder.resolve().name
+    name = "starter" if config.checkpoint == "starter" else Path(config.checkpoint).resolve().name
     out = config.out or Path("evaluations") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     run = {
         "label": config.label or name,

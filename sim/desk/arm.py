@@ -85,11 +85,7 @@ def body_xml() -> str:
     <geom class="link" type="cylinder" pos="-0.01 0 -0.02" size="0.025 0.026"/>
     <body name="upper_arm" pos="-0.0303992 -0.0182778 -0.0542" quat="0.5 -0.5 -0.5 -0.5">
       {_joint("shoulder_lift")}
-      {
-        _inertial(
-            0.103, "-0.0898471 -0.00838224 0.0184089", "4.08002e-5 1.47318e-4 1.42487e-4 -1.97819e-5 -4e-8 9e-9"
-        )
-    }
+      {_inertial(0.103, "-0.0898471 -0.00838224 0.0184089", "4.08002e-5 1.47318e-4 1.42487e-4 -1.97819e-5 -4e-8 9e-9")}
       <geom class="link" type="capsule" fromto="0 0 0.018 -0.11257 -0.028 0.018" size="0.018"/>
       <body name="lower_arm" pos="-0.11257 -0.028 0" quat="0.707107 0 0 0.707107">
         {_joint("elbow_flex")}
@@ -110,9 +106,7 @@ def body_xml() -> str:
             <geom name="fixed_finger" class="finger" pos="-0.0135 0 -0.07" size="0.0045 0.009 0.034" mass="0.001"/>
             <body name="moving_jaw" pos="0.0202 0.0188 -0.0234" quat="0.707107 0.707107 0 0">
               {_joint("gripper")}
-              {
-        _inertial(0.012, "-0.00157495 -0.0300244 0.0192755", "6.61e-6 1.89e-6 5.29e-6 -3.2e-7 0 -1.1e-7")
-    }
+              {_inertial(0.012, "-0.00157495 -0.0300244 0.0192755", "6.61e-6 1.89e-6 5.29e-6 -3.2e-7 0 -1.1e-7")}
               <geom name="moving_finger" class="finger" pos="-0.0025 -0.042 0.0189" euler="0 0 -0.12"
                     size="0.0045 0.036 0.009"/>
             </body>

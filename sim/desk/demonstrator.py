@@ -37,7 +37,7 @@ class Demonstrator:
         self._env, self._rng = env, rng
         self._kinematics = Kinematics()
         self._target = env.spec_task.target.body
-        kind, size = SHAPES[env.spec_task.target.shape]
+        _kind, size = SHAPES[env.spec_task.target.shape]
         self._half_width = size[0]
         self._speed = rng.uniform(0.20, 0.26)
         self._velocity = np.zeros(3)

@@ -48,8 +48,9 @@ class Kinematics:
             self._forward(current)
             matrix = self._data.xmat[self._body].reshape(3, 3)
             error = position - self._data.site_xpos[self._site]
-            turn = np.cross(matrix[:, 2], up) + 0.5 * np.dot(np.cross(matrix[:, 0], tangent), matrix[:, 2]) * (
-                matrix[:, 2]
+            turn = (
+                np.cross(matrix[:, 2], up)
+                + 0.5 * np.dot(np.cross(matrix[:, 0], tangent), matrix[:, 2]) * (matrix[:, 2])
             )
             if np.linalg.norm(error) < 2e-4 and np.linalg.norm(turn) < 5e-3:
                 break

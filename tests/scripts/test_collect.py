@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from saccade.errors import InputError
 from saccade.scripts.collect import CollectConfig, choose_tasks, summary_table
 from saccade.sim.collection import CollectionSummary, TaskCount

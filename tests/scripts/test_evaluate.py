@@ -81,6 +81,8 @@ def test_an_unknown_checkpoint_is_refused_with_the_nearest(tmp_path):
     with pytest.raises(InputError, match="Did you mean 'starter'"):
         checkpoint_folder("startr")
     assert checkpoint_folder(str(tmp_path)) == tmp_path
+    (tmp_path / "training" / "checkpoint").mkdir(parents=True)
+    assert checkpoint_folder(str(tmp_path / "training")) == tmp_path / "training" / "checkpoint"
 
 
 def test_the_table_names_the_measure():

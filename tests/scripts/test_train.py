@@ -82,7 +82,7 @@ def trained(demonstrations, tmp_path_factory, small_architecture):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", small_architecture)
         patch.setenv("SACCADE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        train(demonstrations, out)
+        train(demonstrations, out, threads=1)
     AcceleratorState._reset_state(reset_partial_state=True)
     return out
 

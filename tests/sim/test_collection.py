@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from toy_world import ToyWorld
+
 from saccade.errors import InputError, WorldError
 from saccade.sim import collection
 from saccade.sim.collection import CollectedTask, CollectionRequest, collect, plan_attempt
-from toy_world import ToyWorld
 
 HERE = Path(__file__).parent
 REQUEST = CollectionRequest(

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from saccade.errors import InputError, WorldError
 from saccade.policy.contract import ActionSpec, CameraSpec, Offer, StateSpec
 from saccade.sim import assembly

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+
 from saccade.policy.contract import ActionSpec, CameraSpec, GripperSpec, Offer, StateSpec
 
 NAMES = ("shoulder_pan.pos", "gripper.pos")

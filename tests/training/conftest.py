@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from saccade.policy.contract import ActionSpec, CameraSpec, Offer, StateSpec
 from saccade.sim.assembly import write_dataset
 from saccade.sim.recording import Episode, stage_episode

@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+
 from saccade.errors import InputError
 from saccade.policy.columns import dataset_fingerprint, read_columns
 from saccade.training.dataset import DemonstrationDataset
@@ -50,7 +51,7 @@ def test_a_batch_is_its_items_and_a_loader_gives_batches(demonstrations, tmp_pat
 
 
 def test_several_datasets_follow_one_another(make_dataset, demonstrations, tmp_path):
-    second, episodes = make_dataset((4, 6), seed=1)
+    second, _episodes = make_dataset((4, 6), seed=1)
     both = opened([demonstrations[0], second], tmp_path)
     one, two = opened(demonstrations[0], tmp_path), opened(second, tmp_path)
     assert len(both) == 88

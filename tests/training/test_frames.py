@@ -2,6 +2,7 @@ import shutil
 
 import numpy as np
 import pytest
+
 from saccade.errors import InputError
 from saccade.policy.columns import read_columns
 from saccade.training import frames

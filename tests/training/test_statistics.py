@@ -3,6 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
+
 from saccade.errors import InputError
 from saccade.policy.columns import dataset_fingerprint, read_columns
 from saccade.policy.normalization import action_chunks, demonstration_normalization

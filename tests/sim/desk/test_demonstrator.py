@@ -42,7 +42,12 @@ def test_the_tool_is_where_the_environment_has_it():
 
 @pytest.mark.parametrize(
     ("suite", "task"),
-    [("desk_object", "red_cube"), ("desk_object", "green_can"), ("desk_spatial", "behind"), ("desk_spatial", "on_plate")],
+    [
+        ("desk_object", "red_cube"),
+        ("desk_object", "green_can"),
+        ("desk_spatial", "behind"),
+        ("desk_spatial", "on_plate"),
+    ],
 )
 def test_it_does_the_task(suite, task):
     assert play(suite, task, state=2, seed=0)[1]
