@@ -38,7 +38,7 @@ class QuickstartConfig:
     rehearsal: int = 10
     """Demonstrations of each task of the suite that the starter knows, to keep it from forgetting them; 0 for none."""
     steps: int | None = None
-    """Training steps; 500 for fine-tuning, 20000 from scratch when left out."""
+    """Training steps; 800 for fine-tuning, 20000 from scratch when left out."""
     batch_size: int = 64
     """Frames in a training step."""
     learning_rate: float | None = None

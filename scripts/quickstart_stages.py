@@ -65,7 +65,7 @@ class Quickstart:
         from .train import OPTIONS_FILE, TrainConfig
 
         scratch, out = self.config.from_scratch, self.config.out / "training"
-        steps = self.config.steps or (20000 if scratch else 500)
+        steps = self.config.steps or (20000 if scratch else 800)
         loop = LoopConfig(
             steps=steps,
             batch_size=self.config.batch_size,
