@@ -1,5 +1,7 @@
 """What all tests share: a rendering backend, chosen before anything imports MuJoCo, and the smallest network."""
 
+import sys
+
 import pytest
 
 from saccade.policy.architecture import Architecture
@@ -29,3 +31,13 @@ def small_architecture():
         expert_blocks=2,
         expert_heads=2,
     )
+
+
+@pytest.fixture(autouse=True)
+def no_accelerator_left_over():
+    """Accelerate keeps one state for a whole process; a test that trains must not decide how the next one does."""
+    yield
+    if "accelerate" in sys.modules:
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
