@@ -150,7 +150,7 @@ class SaccadePolicy(PreTrainedPolicy):
         """Write a whole Saccade checkpoint into a folder in which LeRobot may keep files of its own."""
         staging = save_directory / ".saccade"
         shutil.rmtree(staging, ignore_errors=True)
-        provenance = collect_provenance(sys.argv, {}, self._fingerprint)
+        provenance = collect_provenance([Path(sys.argv[0]).name, *sys.argv[1:]], {}, self._fingerprint)
         encoded = draccus.encode(self.config, PreTrainedConfig)
         write_checkpoint(staging, state_dict or self.state_dict(), encoded, self.core.contract, provenance)
         # The provenance, which vouches for the others, comes last: a kill in between leaves what does not verify.

@@ -298,7 +298,7 @@ def _saver(
     from ..policy.lerobot_files import lerobot_files
 
     described, texts = lerobot_files(core.architecture, core.contract)
-    provenance = collect_provenance(sys.argv, {"seed": config.loop.seed}, dataset.fingerprint)
+    provenance = collect_provenance(["saccade", *sys.argv[1:]], {"seed": config.loop.seed}, dataset.fingerprint)
     provenance |= {"options": _plain(config), "init": config.init}
 
     def save(folder: Path, tensors: dict[str, torch.Tensor], step: int) -> None:
