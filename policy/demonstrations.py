@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..errors import InputError
 from .columns import ACTION, STATE, DatasetColumns, refuse
 from .contract import ActionSpec, CameraSpec, Contract, GripperSpec, Offer, StateSpec
@@ -68,14 +70,20 @@ def relative_elements(offer: Offer) -> tuple[bool, ...]:
 
 def demonstrated_contract(columns: DatasetColumns, *, chunk: int, execute: int) -> Contract:
     """Return the contract of a policy that learns from a dataset alone, with statistics over all of its frames."""
-    offer = dataset_offer(columns)
+    ends = columns.ends.repeat(columns.ends - columns.starts)
+    state, action = columns.vectors[STATE], columns.vectors[ACTION]
+    return fit_contract(dataset_offer(columns), state, action, ends, chunk=chunk, execute=execute)
+
+
+def fit_contract(
+    offer: Offer, state: np.ndarray, action: np.ndarray, ends: np.ndarray, *, chunk: int, execute: int
+) -> Contract:
+    """Return the contract of a policy for a world, with exact statistics of demonstrations in it.
+
+    state [F, S], action [F, A], ends int [F]: the frame after the last one of each frame's episode.
+    """
     normalization = demonstration_normalization(
-        columns.vectors[STATE],
-        columns.vectors[ACTION],
-        columns.ends.repeat(columns.ends - columns.starts),
-        chunk=chunk,
-        relative=relative_elements(offer),
-        least_span=LEAST_SPAN,
+        state, action, ends, chunk=chunk, relative=relative_elements(offer), least_span=LEAST_SPAN
     )
     return Contract(
         cameras=offer.cameras,

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
-    from ..policy.contract import Contract
     from ..policy.core import Core
     from ..training.dataset import DemonstrationDataset
     from ..training.loop import TrainingResult
@@ -143,41 +142,18 @@ def make_core(config: TrainConfig, dataset: DemonstrationDataset) -> Core:
     """
     from ..policy.checkpoint import find_checkpoint
     from ..policy.core import Core, load_core
-    from ..policy.demonstrations import dataset_offer
+    from ..policy.demonstrations import dataset_offer, fit_contract
 
     offers = [dataset_offer(source) for source in dataset.sources]
     if config.init is None:
-        return Core(find_preset(config.preset), fit_contract(config, dataset))
+        contract = fit_contract(
+            offers[0], dataset.state, dataset.action, dataset.ends, chunk=config.chunk, execute=config.execute
+        )
+        return Core(find_preset(config.preset), contract)
     core = load_core(find_checkpoint(config.init))
     for offer in offers:
         core.contract.check(offer)
     return core
-
-
-def fit_contract(config: TrainConfig, dataset: DemonstrationDataset) -> Contract:
-    """Make the contract of a policy trained from scratch: the world's offer, and exact statistics of all datasets."""
-    from ..policy.contract import Contract
-    from ..policy.demonstrations import LEAST_SPAN, dataset_offer, relative_elements
-    from ..policy.normalization import demonstration_normalization
-
-    offer = dataset_offer(dataset.sources[0])
-    normalization = demonstration_normalization(
-        dataset.state,
-        dataset.action,
-        dataset.ends,
-        chunk=config.chunk,
-        relative=relative_elements(offer),
-        least_span=LEAST_SPAN,
-    )
-    return Contract(
-        cameras=offer.cameras,
-        state=offer.state,
-        action=offer.action,
-        control_hz=offer.control_hz,
-        normalization=normalization,
-        chunk=config.chunk,
-        execute=config.execute,
-    )
 
 
 def _earlier_options(config: TrainConfig) -> dict[str, Any]:
