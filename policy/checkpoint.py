@@ -93,9 +93,9 @@ def write_checkpoint(
         record["files"] = {name: _fingerprint(staging / name) for name in sorted([MODEL, *texts])}
         (staging / PROVENANCE).write_text(_json_text({**record, "digest": _digest(record)}), encoding="utf-8")
         for path in (*staging.iterdir(), staging):
-            _flush(path)
+            flush(path)
         _put_in_place(staging, folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
         if not isinstance(error, OSError):
@@ -295,7 +295,8 @@ def _previous(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.previous")
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until a file or a folder's entries have reached the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

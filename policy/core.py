@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +107,6 @@ class Core:
         tokens = self.tokenizer(instructions).to(state.device)
         decision = self.model(images, tokens, self.normalizer.encode_state(state))
         return self.normalizer.decode_actions(decision.actions, state), decision
-
-
-def architecture_to_dict(architecture: Architecture) -> dict[str, Any]:
-    """Return an architecture as plain JSON values."""
-    return asdict(architecture)
 
 
 def architecture_from_dict(values: Mapping[str, Any], source: str) -> Architecture:

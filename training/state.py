@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..errors import InputError
+from ..policy.checkpoint import flush
 from .averaging import WeightAverage
-from .disk import flush, writing
+from .disk import writing
 
 WEIGHTS, AVERAGE, OPTIMIZER = "weights/", "average/", "optimizer/"
 TENSORS_FILE, NUMBERS_FILE = "state.safetensors", "state.json"

@@ -14,9 +14,6 @@ import numpy as np
 
 from ..errors import InputError
 from ..policy.columns import read_columns
-from ..policy.normalization import demonstration_normalization
-
-__all__ = ["demonstration_normalization", "exact_statistics", "write_exact_statistics"]
 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 

@@ -1,5 +1,7 @@
 """The actor: decides once for several steps, from a checkpoint, and forgets between episodes."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -7,13 +9,13 @@ import torch
 from saccade.errors import InputError
 from saccade.policy.actor import PolicyActor
 from saccade.policy.checkpoint import write_checkpoint
-from saccade.policy.core import PREFIX, architecture_to_dict
+from saccade.policy.core import PREFIX
 
 
 @pytest.fixture
 def checkpoint(core, tmp_path):
     tensors = {PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
-    config = {"architecture": architecture_to_dict(core.architecture)}
+    config = {"architecture": asdict(core.architecture)}
     return write_checkpoint(tmp_path / "checkpoint", tensors, config, core.contract, {})
 
 

@@ -1,6 +1,7 @@
 """The core: in and out in the contract's units, and a checkpoint that comes back whole or not at all."""
 
 import dataclasses
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -13,7 +14,6 @@ from saccade.policy.core import (
     Core,
     Demonstrated,
     architecture_from_dict,
-    architecture_to_dict,
     build_model,
     load_core,
     load_tensors,
@@ -24,7 +24,7 @@ SENTENCES = ["take the red cube", "take the can"]
 
 def write(folder, core, **config):
     tensors = {PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
-    config = {"type": "saccade", "architecture": architecture_to_dict(core.architecture)} | config
+    config = {"type": "saccade", "architecture": asdict(core.architecture)} | config
     return write_checkpoint(folder, tensors, config, core.contract, {})
 
 
@@ -105,7 +105,7 @@ def test_a_checkpoint_decides_the_same(core, seen, tmp_path):
 
 def test_weights_of_another_network_are_refused(core, tmp_path, small_architecture):
     larger = dataclasses.replace(small_architecture, expert_width=32, expert_blocks=3)
-    folder = write(tmp_path / "checkpoint", core, architecture=architecture_to_dict(larger))
+    folder = write(tmp_path / "checkpoint", core, architecture=asdict(larger))
     with pytest.raises(InputError) as caught:
         load_core(folder)
     assert str(folder) in str(caught.value)
@@ -136,7 +136,7 @@ def test_a_checkpoint_of_something_else_is_refused(core, tmp_path):
 
 
 def test_sizes_of_another_version_are_refused(small_architecture):
-    values = architecture_to_dict(small_architecture)
+    values = asdict(small_architecture)
     assert architecture_from_dict(values, "here") == small_architecture
     with pytest.raises(InputError, match="here: architecture: got other keys: heads, points"):
         architecture_from_dict({key: values[key] for key in values if key != "points"} | {"heads": 1}, "here")
