@@ -1,8 +1,8 @@
 """Pruning: in each trunk layer a fixed number of visual tokens works, picked by an instruction-conditioned score.
 
-After CogVLA's LLM-FiLM based pruning routing (LFP; section 3 of the paper), with three changes that its own analysis
-asks for: the half of the router that cannot change a ranking is left out (a shift adds the same number to all), tokens
-keep their positions, and every camera keeps its share, so that none is starved.
+After CogVLA's LLM-FiLM based pruning routing (LFP; section 3 of the paper). `PruningRouter` is what its own analysis
+asks for: without the half of the parameters that cannot change a ranking (a shift adds the same number to all), and
+steered by the instruction alone, so that its direction is computed once. `OriginalRouter` is the released method.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from ..errors import InputError
 
 
 def keep_schedule(tokens: int, layers: int, *, first: int, floor: float) -> tuple[int, ...]:
-    """Return how many of one view's `tokens` each of `layers` layers keeps: a shifted cosine from all down to `floor`.
+    """Return how many of `tokens` visual tokens each of `layers` layers keeps: a shifted cosine down to `floor`.
 
     The cosine spans all layers; those before `first` keep all the same. Raises InputError for numbers out of range.
     """
@@ -42,20 +43,52 @@ class PruningRouter(nn.Module):
         nn.init.zeros_(self.scale.weight)
         nn.init.zeros_(self.scale.bias)
 
-    def forward(self, tokens: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """Map tokens [B, N, D] and condition [B, C] to scores [B, N]."""
-        direction = self.weight * (1 + self.scale(condition))
+    def direction(self, condition: torch.Tensor) -> torch.Tensor:
+        """Return what tokens are compared with under a condition [B, C]: [B, D]."""
+        return self.weight * (1 + self.scale(condition))
+
+    def forward(self, tokens: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+        """Map tokens [B, N, D] and the direction [B, D] to scores [B, N]."""
         normed = self.norm(tokens.to(self.norm.weight.dtype))
         return torch.einsum("bnd,bd->bn", normed, direction)
 
 
-def select(scores: torch.Tensor, views: int, keep: int) -> torch.Tensor:
-    """Return the places [B, V*keep] of the `keep` best-scored tokens of each view, in their order.
+class OriginalRouter(nn.Module):
+    """Score tokens as the released CogVLA does: FiLM by the layer's own text states, then a softmax of two logits.
 
-    `scores`: [B, V*M].
+    The scores of visual tokens are modulated, those of all others are not; every kept token's feed-forward is scaled
+    by its score.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = _perceptron(width)
+        self.shift = _perceptron(width)
+        self.weigh = nn.Linear(width, 2)
+        for layer in (*self.scale, *self.shift, self.weigh):
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, normed: torch.Tensor, visual: slice, pooled: torch.Tensor) -> torch.Tensor:
+        """Map normed hidden states [B, S, D], the visual span and the pooled text [B, D] to chances [B, S]."""
+        scale, shift = self.scale(pooled)[:, None], self.shift(pooled)[:, None]
+        modulated = normed[:, visual] * (1 + scale) + shift
+        scored = torch.cat([normed[:, : visual.start], modulated, normed[:, visual.stop :]], dim=1)
+        return functional.softmax(self.weigh(scored), dim=-1)[..., 1]
+
+
+def _perceptron(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, width))
+
+
+def select(scores: torch.Tensor, groups: int, keep: int) -> torch.Tensor:
+    """Return the places [B, groups*keep] of the `keep` best-scored tokens of each group, in their order.
+
+    `scores`: [B, N], of `groups` equal groups one after another: the views, so that none is starved, or one for all.
     """
     batch, tokens = scores.shape
-    per_view = tokens // views
-    best = scores.reshape(batch, views, per_view).topk(keep, dim=-1).indices.sort(-1).values
-    offset = torch.arange(views, device=scores.device)[:, None] * per_view
+    each = tokens // groups
+    best = scores.reshape(batch, groups, each).topk(keep, dim=-1).indices.sort(-1).values
+    offset = torch.arange(groups, device=scores.device)[:, None] * each
     return (best + offset).flatten(1)

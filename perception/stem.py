@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional
 
-from .film import FiLM
+from .film import FiLM, Modulation, modulate
 
 STRIDE = 8
 """Pixels per cell of the stem's grid."""
@@ -27,11 +29,11 @@ class ConditionedBlock(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.film = FiLM(condition, width)
 
-    def forward(self, features: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, modulation: Modulation) -> torch.Tensor:
         """Map features [B, rows, columns, width] to features of the same shape."""
         mixed = functional.gelu(self.mix(features))
         found = self.norm(_convolve(self.convolution, mixed))
-        return mixed + functional.gelu(self.film(found, condition))
+        return mixed + functional.gelu(modulate(found, modulation))
 
 
 class ConvolutionalStem(nn.Module):
@@ -48,11 +50,15 @@ class ConvolutionalStem(nn.Module):
         self.reduce = nn.Conv2d(width // 2, width, 3, stride=2, padding=1)
         self.blocks = nn.ModuleList(ConditionedBlock(width, condition) for _ in range(blocks))
 
-    def forward(self, pictures: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
-        """Map pictures [B, 3, H, W] in -1 to 1 and condition [B, C] to features [B, H/8, W/8, width]."""
+    def modulations(self, condition: torch.Tensor) -> list[Modulation]:
+        """Return the modulation of every block under a condition [B, C]."""
+        return [block.film(condition) for block in self.blocks]
+
+    def forward(self, pictures: torch.Tensor, modulations: Sequence[Modulation]) -> torch.Tensor:
+        """Map pictures [B, 3, H, W] in -1 to 1 to features [B, H/8, W/8, width]."""
         features = self.patches(pictures).permute(0, 2, 3, 1)
         features = functional.gelu(self.norm(features))
         features = functional.gelu(_convolve(self.reduce, features))
-        for block in self.blocks:
-            features = block(features, condition)
+        for block, modulation in zip(self.blocks, modulations, strict=True):
+            features = block(features, modulation)
         return features

@@ -6,13 +6,16 @@ aggregation tokens that gather the patches by full attention, only those tokens 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional
 
 from ..kernels.block_sparse import attention
-from .film import FiLM
+from .film import FiLM, Modulation, modulate
 from .pointing import Pointing
+from .seen import Seen
 from .stem import STRIDE, ConvolutionalStem
 
 
@@ -30,13 +33,13 @@ class TowerBlock(nn.Module):
         self.expand = nn.Linear(width, 2 * width)
         self.contract = nn.Linear(2 * width, width)
 
-    def forward(self, tokens: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor, modulation: Modulation) -> torch.Tensor:
         """Map tokens [B, tokens, width] to tokens of the same shape."""
         batch, count, width = tokens.shape
         projected = self.query_key_value(self.attention_norm(tokens))
         query, key, value = projected.view(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         gathered = attention(query, key, value).transpose(1, 2).reshape(batch, count, width)
-        tokens = self.film(tokens + self.output(gathered), condition)
+        tokens = modulate(tokens + self.output(gathered), modulation)
         return tokens + self.contract(functional.gelu(self.expand(self.feed_forward_norm(tokens))))
 
     def attention_map(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -67,6 +70,7 @@ class Tower(nn.Module):
         output: int,
     ) -> None:
         super().__init__()
+        self.tokens = aggregation_tokens
         cells = image_size // STRIDE // 2
         self.stem = ConvolutionalStem(stem_width, condition, stem_blocks)
         self.pointing = Pointing(stem_width, points, width)
@@ -77,18 +81,31 @@ class Tower(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, output)
 
-    def forward(
-        self, pictures: torch.Tensor, condition: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Map pictures [B, 3, H, W] in -1 to 1 and condition [B, C] to aggregation tokens [B, M, output].
+    def modulations(self, condition: torch.Tensor) -> list[Modulation]:
+        """Return the modulation of every block, the stem's first, under a condition [B, C]."""
+        return [*self.stem.modulations(condition), *(block.film(condition) for block in self.blocks)]
 
-        Also returns the pointing positions [B, points, 2] and logits [B, points, H/8, W/8].
-        """
-        grid = self.stem(pictures, condition)
+    def forward(self, pictures: torch.Tensor, modulations: Sequence[Modulation]) -> Seen:
+        """Map pictures [B, 3, H, W] of 0 to 255 to M aggregation tokens, pointing positions and logits."""
+        tokens, positions, logits = self._gathering(pictures, modulations)
+        tokens = self.blocks[-1](tokens, modulations[-1])
+        return Seen(self.project(self.norm(tokens[:, -self.tokens :])), positions, logits)
+
+    def attention_map(self, pictures: torch.Tensor, modulations: Sequence[Modulation]) -> torch.Tensor:
+        """Return how much each token that leaves attends to each patch in the last block, [B, M, P]; for inspection."""
+        tokens = self._gathering(pictures, modulations)[0]
+        return self.blocks[-1].attention_map(tokens)[:, -self.tokens :, : -self.tokens]
+
+    def _gathering(
+        self, pictures: torch.Tensor, modulations: Sequence[Modulation]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the tokens that enter the last block, patches first, with what the pointing maps found."""
+        stem = len(self.stem.blocks)
+        grid = self.stem(pictures.div(127.5).sub(1.0), modulations[:stem])
         pointed, positions, logits = self.pointing(grid)
         patches = self.reduce(grid.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2) + self.positions
         aggregation = self.aggregation.expand(len(pictures), -1, -1)
         tokens = torch.cat([patches, pointed[:, None].to(patches.dtype), aggregation], dim=1)
-        for block in self.blocks:
-            tokens = block(tokens, condition)
-        return self.project(self.norm(tokens[:, patches.shape[1] :])), positions, logits
+        for block, modulation in zip(self.blocks[:-1], modulations[stem:-1], strict=True):
+            tokens = block(tokens, modulation)
+        return tokens, positions, logits

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from .core import load_core
-from .gaze import Gaze
-from .model import Decision
+from .gaze import gaze
+from .model import Decision, Instructed
 
 
 class PolicyActor:
@@ -30,13 +30,15 @@ class PolicyActor:
         self.decision_seconds: list[float] = []
         self._queue: list[np.ndarray] = []
         self._instruction = ""
-        self._gaze = Gaze(self.core.model)
+        self._instructed: Instructed | None = None
+        self._images: torch.Tensor | None = None
         self._overlay: dict[str, np.ndarray] | None = None
 
     def reset(self, instruction: str, seed: int) -> None:
         """Begin an episode; what was still queued is dropped. The policy draws nothing, so the seed changes nothing."""
-        self._queue, self._instruction, self.decision, self.decision_seconds = [], instruction, None, []
-        self._overlay = None
+        self._queue, self.decision, self.decision_seconds, self._overlay = [], None, [], None
+        if self._instructed is None or instruction != self._instruction:
+            self._instructed, self._instruction = self.core.instruct([instruction]), instruction
 
     def act(self, observation: dict[str, Any]) -> np.ndarray:
         """Return the next action float32 [A] for an observation of the desk's form."""
@@ -52,13 +54,18 @@ class PolicyActor:
         views = np.stack([observation["pixels"][camera.name] for camera in self.contract.cameras])
         images = torch.from_numpy(views).permute(0, 3, 1, 2)[None]
         state = torch.from_numpy(np.asarray(observation["agent_pos"], dtype=np.float32))[None]
-        chunk, self.decision = self.core.decide(images, [self._instruction], state)
+        self._images = images
+        chunk, self.decision = self.core.decide(images, self._instructed, state)
         self._overlay = None
         return chunk[0].numpy()
 
     def overlay(self) -> dict[str, np.ndarray] | None:
-        """Return where the visual tokens of the last decision look: per camera float [M, 4], see `gaze.Gaze.tokens`."""
-        if self._overlay is None and self.decision is not None:
-            looks = self._gaze.tokens(self.decision)
+        """Return where the visual tokens of the last decision look: per camera float [M, 4], see `gaze.gaze`.
+
+        None before the first decision, and for a policy that all patches pass: it looks everywhere.
+        """
+        looks_somewhere = self.core.architecture.aggregation_tokens > 0
+        if self._overlay is None and self.decision is not None and looks_somewhere:
+            looks = gaze(self.core.model, self._images, self._instructed, self.decision)
             self._overlay = {camera.name: view for camera, view in zip(self.contract.cameras, looks, strict=True)}
         return self._overlay

@@ -1,4 +1,4 @@
-"""A policy in the contract's units: network, normalisation and tokens behind two calls, to learn and to decide."""
+"""A policy in the contract's units: network, normalisation and tokens behind a few calls, to learn and to decide."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .architecture import Architecture
 from .checkpoint import read_checkpoint
 from .contract import Contract
 from .instruction import ByteTokenizer
-from .model import Decision, SaccadeModel, chunk_loss, grounding_loss
+from .model import Decision, Instructed, SaccadeModel, chunk_loss, grounding_loss
 from .normalization import Normalizer
 
 LABELLED = 2
@@ -42,11 +42,13 @@ def build_model(architecture: Architecture, contract: Contract) -> SaccadeModel:
     """Build the network for a contract; raises InputError when its cameras do not suit this network."""
     sizes = {(camera.height, camera.width) for camera in contract.cameras}
     height, width = next(iter(sizes))
-    if len(sizes) > 1 or height != width or height % 16:
+    # A pretrained tower has patches of a size of its own, and says so itself.
+    multiple = 1 if architecture.towers else 16
+    if len(sizes) > 1 or height != width or height % multiple:
         raise InputError(
             "contract.cameras",
             got=", ".join(map(str, contract.cameras)),
-            expected="one square size for all, a multiple of 16 pixels",
+            expected=f"one square size for all, a multiple of {multiple} pixels",
             fix="Resize when recording: saccade collect --image-size 128.",
         )
     return SaccadeModel(
@@ -100,24 +102,30 @@ class Core:
         return grounding[:, space:].unflatten(1, (views, LABELLED, 2))
 
     @torch.inference_mode()
+    def instruct(self, instructions: Sequence[str]) -> Instructed:
+        """Prepare for B instructions; it holds for as long as the weights do."""
+        return self.model.instruct(self.tokenizer(instructions).to(self.model.view_condition.device))
+
+    @torch.inference_mode()
     def decide(
-        self, images: torch.Tensor, instructions: Sequence[str], state: torch.Tensor
+        self, images: torch.Tensor, instructed: Instructed, state: torch.Tensor
     ) -> tuple[torch.Tensor, Decision]:
         """Return the chunk [B, T, A] in the contract's units, and what was looked at."""
-        tokens = self.tokenizer(instructions).to(state.device)
-        decision = self.model(images, tokens, self.normalizer.encode_state(state))
+        decision = self.model.decide(images, instructed, self.normalizer.encode_state(state))
         return self.normalizer.decode_actions(decision.actions, state), decision
 
 
 def architecture_from_dict(values: Mapping[str, Any], source: str) -> Architecture:
-    """Read an architecture back; raises InputError for unknown or missing sizes."""
-    expected = set(Architecture.__dataclass_fields__)
-    if set(values) != expected:
-        wrong = sorted(set(values) ^ expected)
+    """Read an architecture back; raises InputError for fields that this version does not know.
+
+    A field that is missing is younger than the checkpoint; its default is what was done before there was a choice.
+    """
+    unknown = sorted(set(values) - set(Architecture.__dataclass_fields__))
+    if unknown:
         raise InputError(
             f"{source}: architecture",
-            got=f"other keys: {', '.join(wrong)}",
-            expected="the sizes that this version of Saccade knows",
+            got=f"unknown fields: {', '.join(unknown)}",
+            expected="the fields that this version of Saccade knows",
             fix="Use the version that wrote the checkpoint.",
         )
     return Architecture(**values)

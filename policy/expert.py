@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn import functional
 
 from ..kernels.block_sparse import attention
-from .layout import TokenLayout
 
 
 class ExpertBlock(nn.Module):
@@ -34,7 +33,7 @@ class ExpertBlock(nn.Module):
         self.contract = nn.Linear(2 * width, width)
 
     def forward(self, actions: torch.Tensor, seen: torch.Tensor, decided: torch.Tensor) -> torch.Tensor:
-        """Map actions [B, T, width] with `seen` [B, N, D] and `decided` [B, 1+T, D] to actions of the same shape."""
+        """Map actions [B, T, width] with `seen` [B, N, D] and `decided` [B, n, D] to actions of the same shape."""
         seen_key, seen_value = self.seen(seen).chunk(2, dim=-1)
         decided_key, decided_value = self.decided(decided).chunk(2, dim=-1)
         # The gate scales logits, not values: between 0 (blind averaging) and 2 (sharp), 1 at the start.
@@ -51,17 +50,19 @@ class ExpertBlock(nn.Module):
 class Expert(nn.Module):
     """Decide a whole chunk at once: learned queries, one block for each of the trunk's last layers, a linear head."""
 
-    def __init__(self, layout: TokenLayout, *, width: int, trunk: int, blocks: int, heads: int, actions: int) -> None:
+    def __init__(self, *, chunk: int, width: int, trunk: int, blocks: int, heads: int, actions: int) -> None:
         super().__init__()
-        self.layout = layout
-        self.queries = nn.Parameter(0.02 * torch.randn(1, layout.slots, width))
+        self.queries = nn.Parameter(0.02 * torch.randn(1, chunk, width))
         self.blocks = nn.ModuleList(ExpertBlock(width, trunk, heads) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, actions)
 
-    def forward(self, hidden: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Map the trunk's hidden states, each [B, S, D], to normalised actions [B, T, A]."""
-        actions = self.queries.expand(len(hidden[0]), -1, -1)
-        for block, layer in zip(self.blocks, hidden[-len(self.blocks) :], strict=True):
-            actions = block(actions, layer[:, : self.layout.visual], layer[:, self.layout.state_place :])
+    def forward(self, seen: Sequence[torch.Tensor], decided: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Map the states of each block's trunk layer to normalised actions [B, T, A].
+
+        `seen`: the visual tokens, each [B, N, D]; `decided`: state and slots, each [B, n, D].
+        """
+        actions = self.queries.expand(len(seen[0]), -1, -1)
+        for block, visual, slots in zip(self.blocks, seen, decided, strict=True):
+            actions = block(actions, visual, slots)
         return self.head(self.norm(actions))

@@ -65,3 +65,22 @@ class InstructionEncoder(nn.Module):
         weight = self.weigh(wide).masked_fill(~valid[..., None], float("-inf")).softmax(1)
         pooled = torch.einsum("blh,blw->bhw", weight, wide).flatten(1)
         return self.norm(functional.gelu(self.merge(pooled)))
+
+
+class MeanInstruction(nn.Module):
+    """Sum an instruction up as the original does, by the mean of its word embeddings: a bag of words.
+
+    With `padded` the padding is counted among the words, as in the original's training, where what an instruction
+    means depends on how long the others of its batch are.
+    """
+
+    def __init__(self, *, padded: bool) -> None:
+        super().__init__()
+        self.padded = padded
+
+    def forward(self, embedded: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Map embedded tokens [B, L, D] and `valid` boolean [B, L] to the instruction's vector [B, D]."""
+        if self.padded:
+            return embedded.mean(1)
+        weight = valid[..., None].to(embedded.dtype)
+        return (embedded * weight).sum(1) / weight.sum(1)

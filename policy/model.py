@@ -3,34 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import LlamaConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
+from ..errors import unknown_name
 from ..perception.pointing import pointing_loss
 from ..perception.pruning import keep_schedule
 from ..perception.tower import Tower
 from .architecture import Architecture
+from .bridge_expert import BridgeExpert
 from .expert import Expert
-from .instruction import PADDING, VOCABULARY, InstructionEncoder
+from .instruction import InstructionEncoder, MeanInstruction
 from .layout import TokenLayout
-from .trunk import Trunk
+from .slots import SlotHead
+from .trunk import Trunk, TrunkPlan
+
+if TYPE_CHECKING:
+    from ..perception.pretrained_towers import PretrainedTowers
 
 
 @dataclass
 class Decision:
     """What one forward pass decided and what it looked at.
 
-    `actions` [B, T, A], normalised; `positions` [B, V, points, 2], fractions of the picture; `logits` of the pointing
-    maps [B, V, points, rows, columns]; `kept`: for each trunk layer the places [B, kept] of the visual tokens that it
-    worked on, None where it worked on all.
+    `actions` [B, T, A], normalised; `positions` [B, V, points, 2], fractions of the picture, and `logits` of the
+    pointing maps [B, V, points, rows, columns], None where towers do not point; `kept`: for each trunk layer the places
+    [B, kept] of the visual tokens that it worked on, None where it worked on all.
     """
 
     actions: torch.Tensor
-    positions: torch.Tensor
-    logits: torch.Tensor
+    positions: torch.Tensor | None
+    logits: torch.Tensor | None
     kept: list[torch.Tensor | None]
+
+
+@dataclass(frozen=True)
+class Instructed:
+    """What follows from the instruction alone: computed once, it serves every decision under that instruction.
+
+    `text` [B, L, D] embedded; `steering`: what modulates the towers; `plan`: masks, positions and router directions.
+    """
+
+    text: torch.Tensor
+    steering: Any
+    plan: TrunkPlan
 
 
 class SaccadeModel(nn.Module):
@@ -40,77 +59,170 @@ class SaccadeModel(nn.Module):
         self, architecture: Architecture, *, views: int, image_size: int, state: int, action: int, chunk: int
     ) -> None:
         super().__init__()
-        shape = architecture
-        layout = TokenLayout(visual=views * shape.aggregation_tokens, text=shape.text_length, slots=chunk)
+        shape = self.architecture = architecture
+        self.tower = _tower(shape, image_size)
+        slots = chunk * (action if shape.slot_unit == "element" else 1) + shape.extra_slots
+        layout = TokenLayout(
+            visual=views * self.tower.tokens,
+            text=shape.text_length,
+            slots=slots,
+            order=shape.sequence,
+            mask=shape.mask,
+        )
         self.layout = layout
-        self.tower = Tower(
-            image_size=image_size,
-            stem_width=shape.stem_width,
-            stem_blocks=shape.stem_blocks,
-            points=shape.points,
-            width=shape.tower_width,
-            blocks=shape.tower_blocks,
-            heads=shape.tower_heads,
-            aggregation_tokens=shape.aggregation_tokens,
-            condition=shape.condition_width,
-            output=shape.trunk_width,
-        )
         self.view_condition = nn.Parameter(0.02 * torch.randn(views, shape.condition_width))
-        self.instruction = InstructionEncoder(shape.trunk_width, shape.condition_width)
-        configuration = LlamaConfig(
-            vocab_size=VOCABULARY,
-            pad_token_id=PADDING,
-            hidden_size=shape.trunk_width,
-            intermediate_size=shape.trunk_feed_forward,
-            num_hidden_layers=shape.trunk_layers,
-            num_attention_heads=shape.trunk_heads,
-            num_key_value_heads=shape.trunk_heads,
-            max_position_embeddings=layout.length,
-            initializer_range=0.04,
+        if shape.instruction_features == "ordered":
+            self.instruction = InstructionEncoder(shape.trunk_width, shape.condition_width)
+        else:
+            self.instruction = MeanInstruction(padded=shape.instruction_features == "mean_padded")
+        groups = views if shape.prune_per_view else 1
+        self.trunk = Trunk(
+            trunk_configuration(shape, layout.length),
+            layout,
+            groups=groups,
+            keep=keep_schedule(
+                layout.visual // groups, shape.trunk_layers, first=shape.prune_from, floor=shape.keep_floor
+            ),
+            condition=shape.condition_width,
+            router=shape.router,
+            signal=shape.router_signal,
+            positions=shape.positions,
         )
-        keep = keep_schedule(
-            shape.aggregation_tokens, shape.trunk_layers, first=shape.prune_from, floor=shape.keep_floor
-        )
-        self.trunk = Trunk(configuration, layout, views=views, keep=keep, condition=shape.condition_width)
         self.state = nn.Sequential(
             nn.Linear(state, shape.trunk_width), nn.GELU(), nn.Linear(shape.trunk_width, shape.trunk_width)
         )
-        self.slots = nn.Parameter(0.02 * torch.randn(1, chunk, shape.trunk_width))
-        self.expert = Expert(
-            layout,
-            width=shape.expert_width,
-            trunk=shape.trunk_width,
-            blocks=shape.expert_blocks,
-            heads=shape.expert_heads,
-            actions=action,
+        queries = 0.02 * torch.randn(1, slots, shape.trunk_width)
+        if shape.slot_queries == "learned":
+            self.slots = nn.Parameter(queries)
+        else:
+            self.register_buffer("slots", torch.zeros_like(queries))
+        self.expert = _expert(shape, chunk=chunk, slots=slots, action=action)
+
+    def instruct(self, tokens: torch.Tensor) -> Instructed:
+        """Prepare for instructions, text tokens [B, L]."""
+        valid = tokens != self.architecture.padding
+        text = self.trunk.embed(tokens)
+        condition = self.instruction(*self._described(text, valid))
+        per_view = (condition[:, None] + self.view_condition).flatten(0, 1)
+        return Instructed(text, self.tower.modulations(per_view), self.trunk.plan(valid, condition))
+
+    def _described(self, text: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the instruction's vector is made of; the original counts its stop token among the words."""
+        extra = self.architecture.extra_slots
+        if not extra or self.architecture.instruction_features == "ordered":
+            return text, valid
+        stop = self.slots[:, -extra:].expand(len(text), -1, -1)
+        return torch.cat([text, stop], dim=1), torch.cat([valid, valid.new_ones(len(text), extra)], dim=1)
+
+    def decide(self, images: torch.Tensor, instructed: Instructed, state: torch.Tensor) -> Decision:
+        """Decide for images uint8 [B, V, 3, H, W] and normalised states [B, state], under instructions."""
+        batch, views = images.shape[:2]
+        text = instructed.text
+        # The rows of a batch are told apart before the trunk, so that views of all of them pass the towers at once.
+        seen = self.tower(images.flatten(0, 1).to(text.dtype), instructed.steering)
+        visual = seen.tokens.reshape(batch, self.layout.visual, -1)
+        known = self.state(state.to(text.dtype))[:, None]
+        sequence = self.layout.assemble(visual, text, known, self.slots.expand(batch, -1, -1))
+        output = self.trunk(sequence, instructed.plan)
+        return Decision(
+            self._act(output.hidden, known).float(),
+            None if seen.positions is None else seen.positions.unflatten(0, (batch, views)),
+            None if seen.logits is None else seen.logits.unflatten(0, (batch, views)),
+            output.kept,
         )
+
+    def _act(self, hidden: list[torch.Tensor], state: torch.Tensor) -> torch.Tensor:
+        """Return the actions [B, T, A] that the expert reads off the trunk's hidden states."""
+        shape, layout = self.architecture, self.layout
+        early = int(shape.read_shifted)
+        visual, slots = (slice(span.start - early, span.stop - early) for span in map(layout.span, ("visual", "slots")))
+        slots = slice(slots.start, slots.stop - shape.extra_slots)
+        if shape.readout == "slots":
+            return self.expert(hidden[-1][:, slots])
+        read = hidden[-shape.expert_blocks :]
+        seen = [layer[:, visual] for layer in read]
+        if shape.readout == "expert":
+            known = layout.span("state")
+            return self.expert(seen, [torch.cat([layer[:, known], layer[:, slots]], dim=1) for layer in read])
+        return self.expert(seen, [layer[:, slots] for layer in read], state[:, 0])
 
     def forward(self, images: torch.Tensor, tokens: torch.Tensor, state: torch.Tensor) -> Decision:
         """Decide for images uint8 [B, V, 3, H, W], text tokens [B, L] and normalised states [B, state]."""
-        batch, views = images.shape[:2]
-        valid = tokens != PADDING
-        text = self.trunk.embed(tokens)
-        condition = self.instruction(text, valid)
-        pictures = images.flatten(0, 1).to(text.dtype).div(127.5).sub(1.0)
-        per_view = (condition[:, None] + self.view_condition).flatten(0, 1)
-        seen, positions, logits = self.tower(pictures, per_view)
-        sequence = torch.cat(
-            [
-                seen.reshape(batch, self.layout.visual, -1),
-                text.to(seen.dtype),
-                self.state(state)[:, None].to(seen.dtype),
-                self.slots.expand(batch, -1, -1).to(seen.dtype),
-            ],
-            dim=1,
+        return self.decide(images, self.instruct(tokens), state)
+
+
+def trunk_configuration(shape: Architecture, length: int) -> PretrainedConfig:
+    """Return the trunk's configuration as transformers knows it, for sequences of `length`.
+
+    Raises InputError for a family that the library does not have.
+    """
+    if shape.trunk_family not in CONFIG_MAPPING:
+        raise unknown_name("architecture.trunk_family", shape.trunk_family, CONFIG_MAPPING)
+    return AutoConfig.for_model(
+        shape.trunk_family,
+        vocab_size=shape.vocabulary,
+        pad_token_id=shape.padding,
+        hidden_size=shape.trunk_width,
+        intermediate_size=shape.trunk_feed_forward,
+        num_hidden_layers=shape.trunk_layers,
+        num_attention_heads=shape.trunk_heads,
+        num_key_value_heads=shape.trunk_key_value_heads or shape.trunk_heads,
+        head_dim=shape.trunk_head_size or shape.trunk_width // shape.trunk_heads,
+        max_position_embeddings=length,
+        rms_norm_eps=shape.norm_epsilon,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rotary_base},
+        initializer_range=0.04,
+        use_cache=False,
+    )
+
+
+def _tower(shape: Architecture, image_size: int) -> Tower | PretrainedTowers:
+    if shape.towers:
+        # timm takes seconds to import, which a policy without pretrained towers need not wait for.
+        from ..perception.pretrained_towers import PretrainedTowers
+
+        return PretrainedTowers(
+            shape.towers,
+            image_size=image_size,
+            aggregation_tokens=shape.aggregation_tokens,
+            film=shape.tower_film,
+            fusion=shape.fusion,
+            condition=shape.condition_width,
+            output=shape.trunk_width,
         )
-        output = self.trunk(sequence, valid, condition)
-        actions = self.expert(output.hidden)
-        return Decision(
-            actions.float(),
-            positions.unflatten(0, (batch, views)),
-            logits.unflatten(0, (batch, views)),
-            output.kept,
+    return Tower(
+        image_size=image_size,
+        stem_width=shape.stem_width,
+        stem_blocks=shape.stem_blocks,
+        points=shape.points,
+        width=shape.tower_width,
+        blocks=shape.tower_blocks,
+        heads=shape.tower_heads,
+        aggregation_tokens=shape.aggregation_tokens,
+        condition=shape.condition_width,
+        output=shape.trunk_width,
+    )
+
+
+def _expert(shape: Architecture, *, chunk: int, slots: int, action: int) -> nn.Module:
+    if shape.readout == "slots":
+        return SlotHead(
+            trunk=shape.trunk_width,
+            slots_per_step=(slots - shape.extra_slots) // chunk,
+            width=shape.expert_width,
+            blocks=shape.expert_blocks,
+            actions=action,
         )
+    sizes = {"chunk": chunk, "width": shape.expert_width, "blocks": shape.expert_blocks, "heads": shape.expert_heads}
+    if shape.readout == "expert":
+        return Expert(trunk=shape.trunk_width, actions=action, **sizes)
+    return BridgeExpert(
+        actions=action,
+        self_attention=shape.readout == "vla_adapter",
+        gate="tanh" if shape.readout == "vla_adapter" else "sigmoid",
+        rotary=shape.expert_rotary,
+        **sizes,
+    )
 
 
 def chunk_loss(predicted: torch.Tensor, target: torch.Tensor, padded: torch.Tensor) -> torch.Tensor:
@@ -121,5 +233,10 @@ def chunk_loss(predicted: torch.Tensor, target: torch.Tensor, padded: torch.Tens
 
 
 def grounding_loss(decision: Decision, labels: torch.Tensor) -> torch.Tensor:
-    """Return the pointing loss of all views, a scalar; `labels` [B, V, labelled, 2], fractions of the picture."""
+    """Return the pointing loss of all views, a scalar, zero where towers do not point.
+
+    `labels`: [B, V, labelled, 2], fractions of the picture.
+    """
+    if decision.logits is None:
+        return decision.actions.new_zeros(())
     return pointing_loss(decision.logits.flatten(0, 1), labels.flatten(0, 1))

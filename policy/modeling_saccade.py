@@ -24,6 +24,7 @@ from .contract import Contract
 from .core import PREFIX, Core, Demonstrated, load_tensors
 from .demonstrations import dataset_offer, demonstrated_contract
 from .lerobot_files import camera_name
+from .model import Instructed
 
 
 class SaccadePolicy(PreTrainedPolicy):
@@ -84,11 +85,13 @@ class SaccadePolicy(PreTrainedPolicy):
         return [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
 
     def reset(self) -> None:
-        """Begin an episode: forget the actions that were still to come."""
+        """Begin an episode: forget the actions that were still to come, and the instruction."""
         self._queue: deque[torch.Tensor] = deque()
+        self._instructed: tuple[list[str], Instructed] | None = None
 
     def forward(self, batch: dict[str, Any], reduction: str = "mean") -> tuple[torch.Tensor, dict[str, float]]:
         """Return the loss of demonstrated decisions, a scalar or with `reduction="none"` [B], and its parts to log."""
+        self._instructed = None  # what was prepared holds for the weights of before
         images, instructions, state = self._observed(batch)
         grounding = None
         if self._labels is not None and self.config.grounding and "index" in batch:
@@ -110,7 +113,9 @@ class SaccadePolicy(PreTrainedPolicy):
         """Return the chunk [B, T, A] in the contract's units."""
         self.eval()
         images, instructions, state = self._observed(batch)
-        return self.core.decide(images, instructions, state)[0]
+        if self._instructed is None or self._instructed[0] != instructions:
+            self._instructed = instructions, self.core.instruct(instructions)
+        return self.core.decide(images, self._instructed[1], state)[0]
 
     def select_action(self, batch: dict[str, Any]) -> torch.Tensor:
         """Return the next action [B, A]; a new chunk is decided once `n_action_steps` of the last one are done."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AutoModel, PretrainedConfig
 
 from ..errors import InputError
 from ..kernels.block_sparse import attention, interval_mask
-from ..perception.pruning import PruningRouter, select
+from ..perception.pruning import OriginalRouter, PruningRouter, select
 from .layout import TokenLayout
 
 ATTENTION = "saccade_block_sparse"
@@ -61,12 +62,48 @@ class TrunkOutput:
     kept: list[torch.Tensor | None]
 
 
-class Trunk(nn.Module):
-    """Run a decoder over the layout's sequence; `keep` says how many tokens of a view each of its layers works on.
+@dataclass(frozen=True)
+class Tokens:
+    """Some tokens of the sequence as a decoder layer must know them: where they stand, and who sees whom.
 
-    A layer that prunes works on the visual tokens that its router picks and on everything else; the others pass by
-    unchanged, keep their positions, and may return in the next layer. What a picked token gains is scaled by its
-    gate, so that the router learns from the loss. Raises InputError when `views` or `keep` do not fit.
+    `positions` [B, n]; `rotation`: cosine and sine [B, n, d] of the rotary embedding; `mask` boolean [B, 1, n, n].
+    """
+
+    positions: torch.Tensor
+    rotation: tuple[torch.Tensor, torch.Tensor]
+    mask: torch.Tensor
+
+    def arguments(self, dtype: torch.dtype) -> dict[str, Any]:
+        """Return them as the library's decoder layers name them, for hidden states of a dtype."""
+        cosine, sine = (table.to(dtype) for table in self.rotation)
+        return {
+            "attention_mask": self.mask,
+            "position_ids": self.positions,
+            "position_embeddings": (cosine, sine),
+        }
+
+
+@dataclass(frozen=True)
+class TrunkPlan:
+    """What layers need that follows from the instruction alone, so that it is computed once for all its decisions.
+
+    `whole` serves layers that do not prune, `pruned` those that do, by how many visual tokens they keep;
+    `directions` are the routers', by layer.
+    """
+
+    text_valid: torch.Tensor
+    whole: Tokens
+    pruned: dict[int, Tokens]
+    directions: dict[int, torch.Tensor]
+
+
+class Trunk(nn.Module):
+    """Run a decoder over the layout's sequence; `keep` says how many visual tokens each of its layers works on.
+
+    They are picked in `groups` equal shares: one for each view, or one for all. A layer that prunes works on the tokens
+    that its router picks and on everything else; the others pass by unchanged and may return in the next layer. What a
+    picked token gains is scaled by its gate, so that the router learns from the loss. `router`, `signal` and
+    `positions` are the architecture's choices. Raises InputError when `groups` or `keep` do not fit.
     """
 
     def __init__(
@@ -74,27 +111,35 @@ class Trunk(nn.Module):
         configuration: PretrainedConfig,
         layout: TokenLayout,
         *,
-        views: int,
+        groups: int,
         keep: Sequence[int],
         condition: int,
+        router: str = "direction",
+        signal: str = "kept",
+        positions: str = "fixed",
     ) -> None:
         super().__init__()
-        tokens = layout.visual // views
-        if tokens * views != layout.visual:
-            raise InputError("trunk: views", got=views, expected=f"a divisor of {layout.visual}", fix="Change either.")
+        tokens = layout.visual // groups
+        if tokens * groups != layout.visual:
+            raise InputError(
+                "trunk: groups", got=groups, expected=f"a divisor of {layout.visual}", fix="Change either."
+            )
         if len(keep) != configuration.num_hidden_layers or not all(1 <= kept <= tokens for kept in keep):
             raise InputError(
                 "trunk: keep",
                 got=tuple(keep),
-                expected=f"1 to {tokens} tokens of a view for each of {configuration.num_hidden_layers} layers",
+                expected=f"1 to {tokens} tokens of a group for each of {configuration.num_hidden_layers} layers",
                 fix="Take it from keep_schedule.",
             )
         AttentionInterface.register(ATTENTION, decoder_attention)
-        self.decoder = AutoModel.from_config(configuration, attn_implementation=ATTENTION)
-        self.layout, self.views, self.keep = layout, views, tuple(keep)
+        self.decoder = _decoder(configuration)
+        self.layout, self.groups, self.keep = layout, groups, tuple(keep)
+        self.signal, self.positions = signal, positions
+        self.checkpointing = False
+        width = configuration.hidden_size
         self.routers = nn.ModuleDict(
             {
-                str(layer): PruningRouter(configuration.hidden_size, condition)
+                str(layer): OriginalRouter(width) if router == "original" else PruningRouter(width, condition)
                 for layer, kept in enumerate(keep)
                 if kept < tokens
             }
@@ -104,70 +149,148 @@ class Trunk(nn.Module):
         """Embed text tokens [B, L] as [B, L, D]."""
         return self.decoder.embed_tokens(tokens)
 
-    def forward(self, sequence: torch.Tensor, text_valid: torch.Tensor, condition: torch.Tensor) -> TrunkOutput:
-        """Run over the sequence [B, S, D]; `text_valid` boolean [B, L], `condition` [B, C]."""
-        batch, length, _ = sequence.shape
-        positions = torch.arange(length, device=sequence.device).expand(batch, -1)
-        rotation = self.decoder.rotary_emb(sequence, position_ids=positions)
-        high, level = self.layout.coupled_levels(text_valid)
-        whole = _Tokens(positions, rotation, high.expand(batch, -1), level)
+    def plan(self, text_valid: torch.Tensor, condition: torch.Tensor) -> TrunkPlan:
+        """Prepare for an instruction: `text_valid` boolean [B, L], its vector `condition` [B, C].
+
+        Which tokens a layer keeps is not known yet, but who sees whom is: those that are kept stay in their order, and
+        a mask makes no other difference between visual tokens.
+        """
+        layout, counted = self.layout, self.positions != "fixed"
+        high, level = layout.levels(text_valid)
+        positions = layout.positions(text_valid, counted=counted)
+        mask = interval_mask(torch.zeros_like(high), high, level)[:, None]
+        whole = Tokens(positions, self._rotation(positions, condition.dtype), mask)
+        visual, valid = layout.span("visual"), layout.valid(text_valid)
+        pruned = {}
+        for kept in {self.keep[int(layer)] * self.groups for layer in self.routers}:
+            stay = _without(visual.start + kept, visual.stop, layout.length, high.device)
+            positions, rotation = whole.positions, whole.rotation
+            if self.positions == "renumbered":
+                positions = valid[:, stay].long().cumsum(1) - 1
+                rotation = self._rotation(positions, condition.dtype)
+            pruned[kept] = Tokens(positions, rotation, mask[:, :, stay][..., stay])
+        directions = {
+            int(layer): router.direction(condition)
+            for layer, router in self.routers.items()
+            if isinstance(router, PruningRouter)
+        }
+        return TrunkPlan(text_valid, whole, pruned, directions)
+
+    def _rotation(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.decoder.rotary_emb(torch.empty(0, dtype=dtype, device=positions.device), position_ids=positions)
+
+    def forward(self, sequence: torch.Tensor, plan: TrunkPlan) -> TrunkOutput:
+        """Run over the sequence [B, S, D]."""
         hidden, kept = [], []
-        for number, layer in enumerate(self.decoder.layers):
-            places = None
-            if str(number) in self.routers:
-                scores = self.routers[str(number)](sequence[:, : self.layout.visual], condition)
-                places = select(scores, self.views, self.keep[number])
-                gate = 2 * scores.gather(1, places).sigmoid()
-                sequence = self._pruned(layer, sequence, whole, places, gate)
+        for number in range(len(self.decoder.layers)):
+            if self.checkpointing and torch.is_grad_enabled():
+                sequence, places = checkpoint(self._layer, number, sequence, plan, use_reentrant=False)
             else:
-                sequence = whole.through(layer, sequence)
+                sequence, places = self._layer(number, sequence, plan)
             hidden.append(sequence)
             kept.append(places)
         hidden[-1] = self.decoder.norm(hidden[-1])
         return TrunkOutput(hidden, kept)
 
-    def _pruned(
-        self, layer: nn.Module, sequence: torch.Tensor, whole: _Tokens, places: torch.Tensor, gate: torch.Tensor
-    ) -> torch.Tensor:
-        """Run a layer over the visual tokens at `places` [B, kept] and all that is not visual; the others stay."""
-        batch, length, width = sequence.shape
-        rest = torch.arange(self.layout.visual, length, device=sequence.device).expand(batch, -1)
-        working = torch.cat([places, rest], dim=1)
-        index = working[..., None].expand(-1, -1, width)
-        given = sequence.gather(1, index)
-        result = whole.at(working).through(layer, given)
-        gain = torch.ones(*working.shape, 1, dtype=result.dtype, device=result.device)
-        gain[:, : places.shape[1], 0] = gate.to(result.dtype)
-        result = given + gain * (result - given)
-        return sequence.scatter(1, index, result.to(sequence.dtype))
+    def _layer(self, number: int, sequence: torch.Tensor, plan: TrunkPlan) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Run one layer; return the sequence and the places of the visual tokens that it worked on, None for all."""
+        layer = self.decoder.layers[number]
+        if str(number) not in self.routers:
+            return _run(layer, sequence, plan.whole), None
+        router = self.routers[str(number)]
+        visual = self.layout.span("visual")
+        if isinstance(router, OriginalRouter):
+            normed = layer.input_layernorm(sequence)
+            gates = router(normed, visual, self._pooled(normed, plan.text_valid))
+            scores = gates[:, visual]
+        else:
+            scores = router(sequence[:, visual], plan.directions[number])
+            gates = None
+            if self.signal == "straight_through":
+                sequence = _listening(sequence, scores, visual)
+        places = select(scores, self.groups, self.keep[number])
+        working = self._working(places)
+        index = working[..., None].expand(-1, -1, sequence.shape[-1])
+        given, tokens = sequence.gather(1, index), self._tokens(working, places.shape[1], plan)
+        if gates is not None:
+            result = _run_gated(layer, given, tokens, gates.gather(1, working))
+        else:
+            result = _run(layer, given, tokens)
+            gain = torch.ones(*working.shape, 1, dtype=result.dtype, device=result.device)
+            gain[:, visual.start : visual.start + places.shape[1], 0] = 2 * scores.gather(1, places).sigmoid()
+            result = given + gain * (result - given)
+        return sequence.scatter(1, index, result.to(sequence.dtype)), places
 
+    def _working(self, places: torch.Tensor) -> torch.Tensor:
+        """Return the places in the sequence [B, n] of the visual tokens at `places` [B, kept] and of all others."""
+        visual, batch = self.layout.span("visual"), len(places)
+        before = torch.arange(visual.start, device=places.device).expand(batch, -1)
+        after = torch.arange(visual.stop, self.layout.length, device=places.device).expand(batch, -1)
+        return torch.cat([before, places + visual.start, after], dim=1)
 
-@dataclass(frozen=True)
-class _Tokens:
-    """Some tokens of the sequence as a decoder layer must know them: where they stand, and who sees whom.
-
-    `positions` [B, n]; `rotation`: tables [B, n, d] of the rotary embedding; `high`, `level`: the mask's [B, n].
-    """
-
-    positions: torch.Tensor
-    rotation: tuple[torch.Tensor, torch.Tensor]
-    high: torch.Tensor
-    level: torch.Tensor
-
-    @cached_property
-    def mask(self) -> torch.Tensor:
-        """Who sees whom, boolean [B, 1, n, n]."""
-        return interval_mask(torch.zeros_like(self.high), self.high, self.level)[:, None]
-
-    def at(self, places: torch.Tensor) -> _Tokens:
-        """Return the tokens at `places` [B, kept], each with the position and level that it had."""
-        cosine, sine = (
-            table.expand(len(places), -1, -1).gather(1, places[..., None].expand(-1, -1, table.shape[-1]))
-            for table in self.rotation
+    def _tokens(self, working: torch.Tensor, kept: int, plan: TrunkPlan) -> Tokens:
+        """Return what a layer must know of the working tokens [B, n], of which `kept` are visual."""
+        tokens = plan.pruned[kept]
+        if self.positions == "renumbered":
+            return tokens
+        rotation = tuple(
+            table.expand(len(working), -1, -1).gather(1, working[..., None].expand(-1, -1, table.shape[-1]))
+            for table in tokens.rotation
         )
-        positions, high, level = (part.gather(1, places) for part in (self.positions, self.high, self.level))
-        return _Tokens(positions, (cosine, sine), high, level)
+        return Tokens(tokens.positions.gather(1, working), rotation, tokens.mask)
 
-    def through(self, layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-        """Run a decoder layer over the hidden states [B, n, D] of these tokens."""
-        return layer(hidden, attention_mask=self.mask, position_ids=self.positions, position_embeddings=self.rotation)
+    def _pooled(self, normed: torch.Tensor, text_valid: torch.Tensor) -> torch.Tensor:
+        """Return the mean [B, D] over state and text without padding: what CogVLA's router is steered by."""
+        valid = self.layout.valid(text_valid)
+        spans = [self.layout.span(name) for name in ("state", "text")]
+        states = torch.cat([normed[:, span] for span in spans], dim=1)
+        weight = torch.cat([valid[:, span] for span in spans], dim=1)[..., None].to(normed.dtype)
+        return (states * weight).sum(1) / weight.sum(1)
+
+
+def _decoder(configuration: PretrainedConfig) -> nn.Module:
+    """Build a decoder at random; raise InputError unless its layers can be run one by one."""
+    decoder = AutoModel.from_config(configuration, attn_implementation=ATTENTION)
+    parts = [(decoder, name) for name in ("layers", "rotary_emb", "norm", "embed_tokens")]
+    parts += [
+        (layer, name)
+        for layer in getattr(decoder, "layers", [])[:1]
+        for name in ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
+    ]
+    missing = [name for module, name in parts if not hasattr(module, name)]
+    if missing:
+        raise InputError(
+            "architecture.trunk_family",
+            got=f"{configuration.model_type}, without {', '.join(missing)}",
+            expected="a decoder built like Llama, with rotary positions",
+            fix="llama, qwen2, qwen3 and smollm3 are.",
+        )
+    return decoder
+
+
+def _run(layer: nn.Module, hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
+    return layer(hidden, **tokens.arguments(hidden.dtype))
+
+
+def _run_gated(layer: nn.Module, hidden: torch.Tensor, tokens: Tokens, gates: torch.Tensor) -> torch.Tensor:
+    """Run a decoder layer whose feed-forward is scaled by `gates` [B, n], as in CogVLA."""
+    attended, _ = layer.self_attn(layer.input_layernorm(hidden), **tokens.arguments(hidden.dtype))
+    hidden = hidden + attended
+    return hidden + gates[..., None].to(hidden.dtype) * layer.mlp(layer.post_attention_layernorm(hidden))
+
+
+def _listening(sequence: torch.Tensor, scores: torch.Tensor, visual: slice) -> torch.Tensor:
+    """Return the sequence as it is, through which every visual token's score hears whether more of it were better.
+
+    A straight-through estimate (Bengio et al., 2013): the value is untouched, the gradient is that of a token scaled by
+    its gate. Without it the router never hears of the tokens that it drops.
+    """
+    gate = scores.sigmoid()
+    silent = (gate - gate.detach())[..., None].to(sequence.dtype)
+    heard = sequence[:, visual] + silent * sequence[:, visual].detach()
+    return torch.cat([sequence[:, : visual.start], heard, sequence[:, visual.stop :]], dim=1)
+
+
+def _without(first: int, last: int, length: int, device: torch.device) -> torch.Tensor:
+    """Return the places 0 to `length` but those from `first` to `last`."""
+    return torch.cat([torch.arange(first, device=device), torch.arange(last, length, device=device)])

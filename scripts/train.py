@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError
-from ..policy.architecture import find_preset
+from ..policy.architecture import Architecture, changed, find_preset
 from ..training.configuration import LoopConfig
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ class TrainConfig:
     """Checkpoint folder to start from, or `starter`; otherwise from scratch."""
     preset: str = "tiny"
     """Shape of a policy trained from scratch."""
+    change: tuple[str, ...] = ()
+    """Fields of the preset to change, as FIELD=VALUE: `--change router=original mask=mutual`. All fields and their
+    values stand in policy/architecture.py."""
     chunk: int = 16
     """Steps decided at once, T; a policy that is fine-tuned keeps its own."""
     execute: int = 8
@@ -67,7 +70,11 @@ class TrainConfig:
             raise InputError("threads", got=self.threads, expected="1 or more", fix="Leave it out for all cores.")
         if self.resume and self.overwrite:
             raise InputError("resume", got="overwrite too", expected="one of the two", fix="Leave one of them out.")
-        find_preset(self.preset)
+        self.architecture()
+
+    def architecture(self) -> Architecture:
+        """Return the preset with its changes; raises InputError for those that do not fit."""
+        return changed(find_preset(self.preset), self.change)
 
 
 OPTIONS_FILE = "train.json"
@@ -149,7 +156,7 @@ def make_core(config: TrainConfig, dataset: DemonstrationDataset) -> Core:
         contract = fit_contract(
             offers[0], dataset.state, dataset.action, dataset.ends, chunk=config.chunk, execute=config.execute
         )
-        return Core(find_preset(config.preset), contract)
+        return Core(config.architecture(), contract)
     core = load_core(find_checkpoint(config.init))
     for offer in offers:
         core.contract.check(offer)

@@ -54,20 +54,25 @@ def test_every_view_keeps_its_best_tokens_in_their_order(batch, views, per_view,
 
 def test_a_view_that_scores_low_keeps_its_share():
     scores = torch.tensor([[9.0, 8, 7, 0.3, 0.1, 0.2]])
-    assert select(scores, views=2, keep=2).tolist() == [[0, 1, 3, 5]]
+    assert select(scores, groups=2, keep=2).tolist() == [[0, 1, 3, 5]]
 
 
 def test_scores_change_with_the_instruction_once_it_has_learned():
     torch.manual_seed(0)
     router = PruningRouter(8, 4)
     tokens, one, other = torch.randn(1, 6, 8), torch.randn(1, 4), torch.randn(1, 4)
-    assert router(tokens, one).shape == (1, 6)
-    assert router(tokens, one).equal(router(tokens, other))
+    assert router(tokens, router.direction(one)).shape == (1, 6)
+    assert router(tokens, router.direction(one)).equal(router(tokens, router.direction(other)))
     torch.nn.init.normal_(router.scale.weight, std=3.0)
-    assert not router(tokens, one).argsort().equal(router(tokens, other).argsort())
+    assert not router(tokens, router.direction(one)).argsort().equal(router(tokens, router.direction(other)).argsort())
 
 
 def test_scores_do_not_depend_on_how_long_a_token_is():
     torch.manual_seed(0)
     router, tokens, condition = PruningRouter(8, 4), torch.randn(1, 6, 8), torch.randn(1, 4)
-    torch.testing.assert_close(router(100 * tokens, condition), router(tokens, condition), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        router(100 * tokens, router.direction(condition)),
+        router(tokens, router.direction(condition)),
+        rtol=1e-4,
+        atol=1e-5,
+    )

@@ -35,7 +35,7 @@ def test_it_executes_what_the_contract_says_and_decides_again(checkpoint, core):
     for step in (0, 2, 4):
         seen = observation(step)
         views = torch.from_numpy(np.stack([seen["pixels"]["front"], seen["pixels"]["wrist"]])).permute(0, 3, 1, 2)
-        chunk, _ = core.decide(views[None], ["take the can"], torch.from_numpy(seen["agent_pos"])[None])
+        chunk, _ = core.decide(views[None], core.instruct(["take the can"]), torch.from_numpy(seen["agent_pos"])[None])
         expected.extend(chunk[0, :2].numpy())
     np.testing.assert_array_equal(actions, expected[:5])
 
@@ -61,9 +61,18 @@ def test_it_listens_to_the_instruction(checkpoint):
 
 def test_an_instruction_that_it_cannot_read_is_refused(checkpoint):
     actor = PolicyActor(checkpoint, threads=None)
-    actor.reset("take " * 9, seed=0)
     with pytest.raises(InputError, match="instruction: got 44 bytes"):
-        actor.act(observation(0))
+        actor.reset("take " * 9, seed=0)
+
+
+def test_an_instruction_is_read_once(checkpoint):
+    actor, read = PolicyActor(checkpoint, threads=None), []
+    actor.core.model.instruction.register_forward_hook(lambda module, given, output: read.append(output))
+    for instruction in ("take the can", "take the can", "take the cube"):
+        actor.reset(instruction, seed=0)
+        for step in range(5):
+            actor.act(observation(step))
+    assert len(read) == 2
 
 
 def test_threads_are_set_for_the_process_when_asked(checkpoint):

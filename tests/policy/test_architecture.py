@@ -3,7 +3,7 @@
 import pytest
 
 from saccade.errors import InputError
-from saccade.policy.architecture import PRESETS, Architecture, find_preset
+from saccade.policy.architecture import PRESETS, Architecture, changed, find_preset
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,19 @@ from saccade.policy.architecture import PRESETS, Architecture, find_preset
         ({"stem_width": 24}, "architecture.stem_width"),
         ({"points": 1}, "architecture.points"),
         ({"expert_blocks": 5}, "architecture.expert_blocks"),
+        ({"router": "orignal"}, "architecture.router: .*Did you mean 'original'"),
+        ({"mask": "causl"}, "architecture.mask: .*Did you mean 'causal'"),
+        ({"sequence": ("visual", "text")}, "sequence: got visual text"),
+        ({"sequence": ("visual", "text", "slots")}, "architecture.sequence: got visual text slots, expected state"),
+        ({"prune_per_view": 1}, "architecture.prune_per_view: got 1, expected true or false"),
+        ({"trunk_key_value_heads": 3}, "architecture.trunk_key_value_heads: got 3, expected a divisor"),
+        ({"instruction_features": "mean", "condition_width": 64}, "architecture.condition_width: got 64"),
+        ({"aggregation_tokens": 0}, "architecture.aggregation_tokens: got 0"),
+        ({"vocabulary": 100}, "architecture.vocabulary: got 100"),
+        ({"tokenizer": "trunk", "vocabulary": 100}, "architecture.padding: got 256"),
+        ({"prompt": "Do it."}, "architecture.prompt"),
+        ({"readout": "mergevla", "expert_width": 64}, "architecture.expert_width: got 64"),
+        ({"towers": (1,)}, "architecture.towers"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(change, message):
@@ -37,3 +50,24 @@ def test_an_unknown_preset_is_refused_with_the_nearest():
     assert find_preset("tiny") is PRESETS["tiny"]
     with pytest.raises(InputError, match="Did you mean 'tiny'?"):
         find_preset("tinny")
+
+
+def test_changes_are_written_as_fields_and_values():
+    shape = changed(PRESETS["tiny"], ["router=original", "prune_from=2", "prune_per_view=false", "keep_floor=0.5"])
+    assert (shape.router, shape.prune_from, shape.prune_per_view, shape.keep_floor) == ("original", 2, False, 0.5)
+    assert changed(shape, ["sequence=text,visual,state,slots"]).sequence == ("text", "visual", "state", "slots")
+    assert changed(shape, []) == shape
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("router", "change: got router, expected FIELD=VALUE"),
+        ("roter=original", "architecture field: .*Did you mean 'router'"),
+        ("prune_from=two", "architecture.prune_from: got two, expected a whole number"),
+        ("prune_per_view=yes", "architecture.prune_per_view: got yes, expected true or false"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        changed(PRESETS["tiny"], [change])

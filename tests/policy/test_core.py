@@ -1,6 +1,7 @@
 """The core: in and out in the contract's units, and a checkpoint that comes back whole or not at all."""
 
 import dataclasses
+import json
 from dataclasses import asdict
 
 import pytest
@@ -28,6 +29,10 @@ def write(folder, core, **config):
     return write_checkpoint(folder, tensors, config, core.contract, {})
 
 
+def decided(core, images, state):
+    return core.decide(images, core.instruct(SENTENCES), state)
+
+
 def demonstrated(seen, **changes):
     images, state = seen
     action = torch.tensor([[[11.0, 90.0], [12, 90], [13, 90]], [[-40.0, 10.0], [-41, 10], [-42, 10]]])
@@ -37,7 +42,7 @@ def demonstrated(seen, **changes):
 
 def test_decisions_are_in_the_contract_s_units(core, seen):
     images, state = seen
-    chunk, decision = core.decide(images, SENTENCES, state)
+    chunk, decision = decided(core, images, state)
     assert chunk.shape == (2, 3, 2) and chunk.dtype == torch.float32
     # A joint target is relative to the measured joint, a gripper's is absolute: by hand from the contract.
     span = torch.tensor([1.0, 2.0, 3.0])
@@ -48,7 +53,7 @@ def test_decisions_are_in_the_contract_s_units(core, seen):
 
 def test_what_it_would_decide_itself_costs_nothing_to_learn(core, seen):
     images, state = seen
-    chunk, _ = core.decide(images, SENTENCES, state)
+    chunk, _ = decided(core, images, state)
     own, _, _ = core.losses(demonstrated(seen, action=chunk.clone()))
     other, grounding, _ = core.losses(demonstrated(seen))
     assert own.shape == (2,) and own.max() < 1e-4 < other.min()
@@ -100,7 +105,7 @@ def test_a_checkpoint_decides_the_same(core, seen, tmp_path):
     assert not loaded.model.training
     assert (loaded.contract, loaded.architecture) == (core.contract, core.architecture)
     images, state = seen
-    assert loaded.decide(images, SENTENCES, state)[0].equal(core.decide(images, SENTENCES, state)[0])
+    assert decided(loaded, images, state)[0].equal(decided(core, images, state)[0])
 
 
 def test_weights_of_another_network_are_refused(core, tmp_path, small_architecture):
@@ -135,11 +140,17 @@ def test_a_checkpoint_of_something_else_is_refused(core, tmp_path):
         load_core(folder)
 
 
-def test_sizes_of_another_version_are_refused(small_architecture):
+def test_fields_of_another_version_are_refused(small_architecture):
     values = asdict(small_architecture)
+    assert architecture_from_dict(json.loads(json.dumps(values)), "here") == small_architecture
+    with pytest.raises(InputError, match="here: architecture: got unknown fields: heads"):
+        architecture_from_dict(values | {"heads": 1}, "here")
+
+
+def test_a_field_that_an_older_checkpoint_lacks_is_what_was_done_then(small_architecture):
+    values = asdict(small_architecture)
+    assert values.pop("mask") == "coupled" and values.pop("readout") == "expert"
     assert architecture_from_dict(values, "here") == small_architecture
-    with pytest.raises(InputError, match="here: architecture: got other keys: heads, points"):
-        architecture_from_dict({key: values[key] for key in values if key != "points"} | {"heads": 1}, "here")
 
 
 @pytest.mark.parametrize("sizes", [((32, 32), (48, 48)), ((32, 48), (32, 48)), ((40, 40), (40, 40))])
@@ -153,5 +164,5 @@ def test_cameras_that_do_not_suit_the_network_are_refused(small_architecture, tw
 def test_any_number_of_cameras_will_do(small_architecture, two_camera_contract, seen):
     contract = dataclasses.replace(two_camera_contract, cameras=two_camera_contract.cameras[:1])
     images, state = seen
-    chunk, decision = Core(small_architecture, contract).decide(images[:, :1], SENTENCES, state)
+    chunk, decision = decided(Core(small_architecture, contract), images[:, :1], state)
     assert chunk.shape == (2, 3, 2) and decision.positions.shape == (2, 1, 3, 2)

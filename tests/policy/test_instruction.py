@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saccade.errors import InputError
-from saccade.policy.instruction import PADDING, START, VOCABULARY, ByteTokenizer, InstructionEncoder
+from saccade.policy.instruction import PADDING, START, VOCABULARY, ByteTokenizer, InstructionEncoder, MeanInstruction
 
 
 def test_a_sentence_is_its_bytes_between_start_and_padding():
@@ -72,3 +72,13 @@ def test_the_vector_ignores_padding(vector_of):
 def test_sentences_of_a_batch_do_not_mix(vector_of):
     sentences = ["a", "put the cube in the bin"]
     torch.testing.assert_close(vector_of(sentences), torch.cat([vector_of([each]) for each in sentences]))
+
+
+def test_the_original_s_mean_is_a_bag_of_words():
+    torch.manual_seed(0)
+    embedded = torch.randn(1, 4, 6)
+    valid = torch.tensor([[True, True, True, False]])
+    mean = MeanInstruction(padded=False)
+    torch.testing.assert_close(mean(embedded, valid), embedded[:, :3].mean(1))
+    torch.testing.assert_close(mean(embedded[:, [2, 0, 1, 3]], valid), mean(embedded, valid))
+    torch.testing.assert_close(MeanInstruction(padded=True)(embedded, valid), embedded.mean(1))

@@ -1,72 +1,189 @@
-"""The token layout: the spans cover the sequence, and the coupled mask is what the design draws."""
+"""The token layout: the spans cover the sequence, and each mask is what its name says, cell by cell."""
 
 import pytest
 import torch
 
 from saccade.errors import InputError
 from saccade.kernels.block_sparse import interval_mask
-from saccade.policy.layout import TokenLayout
+from saccade.policy.layout import MASKS, TokenLayout
+
+# Two visual tokens (v), two of text (t), the state (s), two slots (a): what each row sees.
+DRAWN = {
+    "coupled": """
+        v . . . . . .
+        v v . . . . .
+        v v t . . . .
+        v v t t . . .
+        v v t t s . .
+        v v t t s a a
+        v v t t s a a
+    """,
+    "causal": """
+        v . . . . . .
+        v v . . . . .
+        v v t . . . .
+        v v t t . . .
+        v v t t s . .
+        v v t t s a .
+        v v t t s a a
+    """,
+    "bidirectional_vision": """
+        v v . . . . .
+        v v . . . . .
+        v v t . . . .
+        v v t t . . .
+        v v t t s . .
+        v v t t s a a
+        v v t t s a a
+    """,
+    "mutual": """
+        v v t t . . .
+        v v t t . . .
+        v v t . . . .
+        v v t t . . .
+        v v t t s . .
+        v v t t s a a
+        v v t t s a a
+    """,
+    "full": """
+        v v t t s a a
+        v v t t s a a
+        v v t t s a a
+        v v t t s a a
+        v v t t s a a
+        v v t t s a a
+        v v t t s a a
+    """,
+}
 
 
-def drawn(layout, text_valid):
-    """The coupled mask [B, S, S] as rows of text, `x` where the row sees the column."""
-    high, level = layout.coupled_levels(text_valid)
-    mask = interval_mask(torch.zeros_like(high), high, level)
-    return ["\n".join("".join("x" if cell else "." for cell in row) for row in each) for each in mask.tolist()]
+def mask_of(layout, text_valid):
+    high, level = layout.levels(text_valid)
+    return interval_mask(torch.zeros_like(high), high, level)
 
 
-def test_spans_follow_one_another_and_cover_the_sequence():
-    layout = TokenLayout(visual=6, text=4, slots=3)
-    assert (layout.length, layout.prefix, layout.state_place) == (14, 11, 10)
-    places = list(range(layout.length))
-    spans = places[: layout.visual], places[layout.text_span], [layout.state_place], places[layout.slot_span]
-    assert [place for span in spans for place in span] == places
-    assert list(map(len, spans)) == [6, 4, 1, 3]
+def drawn(mask, letters):
+    return [" ".join(letter if cell else "." for letter, cell in zip(letters, row, strict=True)) for row in mask]
 
 
-def test_the_coupled_mask_cell_by_cell():
-    layout = TokenLayout(visual=2, text=3, slots=2)
-    whole, padded = drawn(layout, torch.tensor([[True, True, True], [True, False, False]]))
-    # Two visual tokens, three of text, the state, two slots. Causal, but slots see each other.
-    assert whole.split() == [
-        "x.......",
-        "xx......",
-        "xxx.....",
-        "xxxx....",
-        "xxxxx...",
-        "xxxxxx..",
-        "xxxxxxxx",
-        "xxxxxxxx",
-    ]
-    # The last two of the text are padding: nobody sees them, and they see what stands before them.
-    assert padded.split() == [
-        "x.......",
-        "xx......",
-        "xxx.....",
-        "xxx.....",
-        "xxx.....",
-        "xxx..x..",
-        "xxx..xxx",
-        "xxx..xxx",
-    ]
+def rows(picture):
+    return [line.strip() for line in picture.strip().splitlines()]
 
 
-def test_gathered_tokens_keep_who_they_see():
-    layout = TokenLayout(visual=4, text=2, slots=2)
-    high, level = layout.coupled_levels(torch.tensor([[True, False]]))
-    whole = interval_mask(torch.zeros_like(high), high, level)[0]
-    places = torch.tensor([1, 3, 4, 5, 6, 7, 8])
-    pruned = interval_mask(torch.zeros_like(high[places]), high[places], level[0, places])
-    assert pruned.equal(whole[places][:, places])
+def test_every_mask_is_drawn():
+    assert set(DRAWN) == set(MASKS)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_mask_cell_by_cell(mask):
+    layout = TokenLayout(visual=2, text=2, slots=2, mask=mask)
+    assert drawn(mask_of(layout, torch.ones(1, 2, dtype=torch.bool))[0].tolist(), "vvttsaa") == rows(DRAWN[mask])
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_nobody_sees_padding_and_nothing_else_changes_for_it(mask):
+    layout = TokenLayout(visual=2, text=3, slots=2, mask=mask)
+    whole, padded = mask_of(layout, torch.tensor([[True, True, True], [True, False, False]]))
+    last = slice(layout.span("text").start + 1, layout.span("text").stop)
+    expected = whole.clone()
+    expected[:, last] = False
+    assert padded.equal(expected)
+
+
+# The order of the published policies: a first token (b), vision, the state, the text, the slots.
+ORDERED = {
+    "coupled": """
+        b . . . . . . .
+        b v . . . . . .
+        b v v . . . . .
+        b v v s . . . .
+        b v v s t . . .
+        b v v s t t . .
+        b v v s t t a a
+        b v v s t t a a
+    """,
+    "mutual": """
+        b . . . . . . .
+        b v v s t t . .
+        b v v s t t . .
+        b v v s . . . .
+        b v v s t . . .
+        b v v s t t . .
+        b v v s t t a a
+        b v v s t t a a
+    """,
+}
+
+
+@pytest.mark.parametrize("mask", ORDERED)
+def test_a_mask_in_another_order(mask):
+    layout = TokenLayout(visual=2, text=3, slots=2, order=("start", "visual", "state", "text", "slots"), mask=mask)
+    assert drawn(mask_of(layout, torch.ones(1, 3, dtype=torch.bool))[0].tolist(), "bvvsttaa") == rows(ORDERED[mask])
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("visual", "text", "state", "slots"),
+        ("start", "visual", "state", "text", "slots"),
+        ("start", "visual", "text", "slots"),
+        ("text", "visual", "state", "slots"),
+    ],
+)
+def test_spans_follow_one_another_and_cover_the_sequence(order):
+    layout = TokenLayout(visual=6, text=4, slots=3, order=order)
+    places = [place for name in order for place in range(layout.length)[layout.span(name)]]
+    assert places == list(range(layout.length))
+    assert layout.prefix == layout.length - 3
+    parts = {name: torch.full((1, size, 1), ord(name[0])) for name, size in (("visual", 6), ("state", 1), ("slots", 3))}
+    text = torch.arange(4.0)[None, :, None]
+    sequence = layout.assemble(parts["visual"].float(), text, parts["state"].float(), parts["slots"].float())
+    assert sequence.shape == (1, layout.length, 1)
+    for name, part in parts.items():
+        assert (sequence[:, layout.span(name)] == part[0, 0]).all()
+    written = torch.cat([sequence[:, layout.span("start")], sequence[:, layout.span("text")]], dim=1)
+    assert written.equal(text)
+    valid = layout.valid(torch.tensor([[True, True, False, False]]))
+    assert valid.sum() == layout.length - 2 and not valid[:, layout.span("text")][:, -2:].any()
+
+
+def test_positions_are_the_layout_s_or_count_what_is_no_padding():
+    layout = TokenLayout(visual=2, text=3, slots=1)
+    valid = torch.tensor([[True, True, True], [True, False, False]])
+    assert layout.positions(valid, counted=False).tolist() == [[0, 1, 2, 3, 4, 5, 6]] * 2
+    counted = layout.positions(valid, counted=True)
+    assert counted[0].tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert counted[1, [0, 1, 2, 5, 6]].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_mask_makes_no_difference_between_visual_tokens_that_stay_in_order(mask):
+    layout = TokenLayout(visual=4, text=2, slots=2, mask=mask)
+    whole = mask_of(layout, torch.tensor([[True, False]]))[0]
+    rest = list(range(4, layout.length))
+    first, others = [0, 1, *rest], [1, 3, *rest]
+    assert whole[first][:, first].equal(whole[others][:, others])
 
 
 def test_every_query_sees_something_whatever_is_padded():
     layout = TokenLayout(visual=1, text=3, slots=1)
-    high, level = layout.coupled_levels(torch.zeros(1, 3, dtype=torch.bool))
-    assert interval_mask(torch.zeros_like(high), high, level).any(-1).all()
+    assert mask_of(layout, torch.zeros(1, 3, dtype=torch.bool)).any(-1).all()
 
 
-@pytest.mark.parametrize("field", ["visual", "text", "slots"])
-def test_an_empty_span_is_refused(field):
-    with pytest.raises(InputError, match=f"TokenLayout.{field}: got 0"):
-        TokenLayout(**{"visual": 1, "text": 1, "slots": 1, field: 0})
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"visual": 0}, "TokenLayout.visual: got 0"),
+        ({"text": 0}, "TokenLayout.text: got 0"),
+        ({"slots": 0}, "TokenLayout.slots: got 0"),
+        ({"mask": "copled"}, "mask: .*Did you mean 'coupled'"),
+        ({"order": ("visual", "text", "sate", "slots")}, "sequence: .*Did you mean 'state'"),
+        ({"order": ("visual", "slots", "text")}, "slots last"),
+        ({"order": ("visual", "visual", "text", "slots")}, "once each"),
+        ({"order": ("text", "visual", "start", "slots")}, "start before text"),
+        ({"order": ()}, "sequence: got nothing"),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        TokenLayout(**{"visual": 1, "text": 2, "slots": 1} | change)

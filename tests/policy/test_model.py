@@ -1,8 +1,11 @@
 """The whole network: shapes that never change, gradients everywhere, losses over what is real."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from saccade.errors import InputError
 from saccade.policy.instruction import ByteTokenizer
 from saccade.policy.model import SaccadeModel, chunk_loss, grounding_loss
 
@@ -118,3 +121,56 @@ def test_the_grounding_loss_takes_all_views(model):
     both = out_of_view.clone()
     both[0, :, 0] = 0.4
     torch.testing.assert_close(grounding_loss(decision, both), torch.stack(losses).mean())
+
+
+VARIANTS = {
+    "mean": {"instruction_features": "mean"},
+    "mean_padded": {"instruction_features": "mean_padded"},
+    "original router": {"router": "original", "prune_per_view": False, "positions": "renumbered"},
+    "straight through": {"router_signal": "straight_through", "positions": "counted"},
+    "slots of steps": {"readout": "slots"},
+    "slots of elements": {
+        "readout": "slots",
+        "slot_unit": "element",
+        "slot_queries": "zero",
+        "extra_slots": 1,
+        "read_shifted": True,
+        "sequence": ("start", "visual", "state", "text", "slots"),
+    },
+    "text first": {"sequence": ("text", "visual", "state", "slots")},
+    "qwen": {"trunk_family": "qwen2", "trunk_key_value_heads": 1},
+    "wide heads": {"trunk_family": "qwen3", "trunk_head_size": 12},
+    "full mask": {"mask": "full"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_choice_of_method_learns_in_every_part(small_architecture, variant):
+    torch.manual_seed(0)
+    shape = replace(small_architecture, **VARIANTS[variant])
+    model = SaccadeModel(shape, views=2, image_size=32, state=3, action=4, chunk=5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    decision = model(*inputs(0, ["pick the cube", "b"]))
+    assert decision.actions.shape == (2, 5, 4)
+    (decision.actions.square().sum() + decision.logits.square().sum()).backward()
+    silent = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert not silent
+    if shape.slot_queries == "zero":
+        assert "slots" not in dict(model.named_parameters()) and not model.slots.any()
+
+
+def test_what_is_prepared_for_an_instruction_serves_all_its_decisions(model):
+    model.eval()
+    prepared = model.instruct(inputs(0, ["the cup", "a"])[1])
+    for seed in range(3):
+        images, tokens, state = inputs(seed, ["the cup", "a"])
+        assert model.decide(images, prepared, state).actions.equal(model(images, tokens, state).actions)
+
+
+def test_an_unknown_family_of_trunks_is_refused(small_architecture):
+    with pytest.raises(InputError, match="architecture.trunk_family: .*Did you mean 'llama'"):
+        SaccadeModel(
+            replace(small_architecture, trunk_family="lama"), views=1, image_size=32, state=1, action=1, chunk=1
+        )

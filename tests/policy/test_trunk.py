@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, Qwen2Config
+from transformers import LlamaConfig, Qwen2Config, Qwen3Config, SmolLM3Config
 from transformers.models.llama.modeling_llama import LlamaModel
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
+from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
+from transformers.models.smollm3.modeling_smollm3 import SmolLM3Model
 
 from saccade.errors import InputError
 from saccade.policy.layout import TokenLayout
@@ -22,12 +24,18 @@ SIZES = {
 }
 
 
-def trunk_of(keep=(3, 2, 1), configuration=None, layout=LAYOUT, views=2):
+def trunk_of(keep=(3, 2, 1), configuration=None, layout=LAYOUT, groups=2, **choices):
     torch.manual_seed(0)
-    trunk = Trunk(configuration or LlamaConfig(**SIZES), layout, views=views, keep=keep, condition=5)
+    trunk = Trunk(configuration or LlamaConfig(**SIZES), layout, groups=groups, keep=keep, condition=5, **choices)
     for router in trunk.routers.values():
-        torch.nn.init.normal_(router.scale.weight)
+        for name, parameter in router.named_parameters():
+            if "norm" not in name:
+                torch.nn.init.normal_(parameter, std=0.5)
     return trunk
+
+
+def run(trunk, sequence, valid, condition):
+    return trunk(sequence, trunk.plan(valid, condition))
 
 
 @pytest.fixture
@@ -38,14 +46,17 @@ def given_tokens():
     return sequence, valid, torch.randn(2, 5, generator=generator)
 
 
-@pytest.mark.parametrize(("kind", "model"), [(LlamaConfig, LlamaModel), (Qwen2Config, Qwen2Model)])
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [(LlamaConfig, LlamaModel), (Qwen2Config, Qwen2Model), (Qwen3Config, Qwen3Model), (SmolLM3Config, SmolLM3Model)],
+)
 def test_without_pruning_it_is_the_library_s_own_decoder(kind, model, given_tokens):
     # One slot and no padding: then the coupled mask is causal.
     layout = TokenLayout(visual=6, text=4, slots=1)
-    trunk = trunk_of((3, 3, 3), kind(**SIZES), layout)
+    trunk = trunk_of((3, 3, 3), kind(**SIZES, pad_token_id=0), layout)
     sequence = given_tokens[0][:, : layout.length].detach()
-    hidden = trunk(sequence, torch.ones(2, 4, dtype=torch.bool), given_tokens[2]).hidden
-    reference = model._from_config(kind(**SIZES), attn_implementation="eager")
+    hidden = run(trunk, sequence, torch.ones(2, 4, dtype=torch.bool), given_tokens[2]).hidden
+    reference = model._from_config(kind(**SIZES, pad_token_id=0), attn_implementation="eager")
     reference.load_state_dict(trunk.decoder.state_dict())
     expected = reference(inputs_embeds=sequence, output_hidden_states=True).hidden_states
     for ours, theirs in zip(hidden, expected[1:], strict=True):
@@ -53,7 +64,7 @@ def test_without_pruning_it_is_the_library_s_own_decoder(kind, model, given_toke
 
 
 def test_each_layer_works_on_its_share_of_every_view(given_tokens):
-    kept = trunk_of((3, 2, 1))(*given_tokens).kept
+    kept = run(trunk_of((3, 2, 1)), *given_tokens).kept
     assert kept[0] is None
     for places, keep in zip(kept[1:], (2, 1), strict=True):
         assert places.shape == (2, 2 * keep)
@@ -61,7 +72,7 @@ def test_each_layer_works_on_its_share_of_every_view(given_tokens):
 
 
 def test_a_pruned_token_passes_by_unchanged_and_all_others_do_not(given_tokens):
-    output = trunk_of((3, 2, 2))(*given_tokens)
+    output = run(trunk_of((3, 2, 2)), *given_tokens)
     # The last layer's output is normalised, so that the middle one is looked at.
     before, after = output.hidden[0], output.hidden[1]
     for row, places in enumerate(output.kept[1].tolist()):
@@ -77,7 +88,7 @@ def test_a_token_that_was_passed_by_may_return(given_tokens):
         for layer, sign in (("0", 1.0), ("1", -1.0)):
             trunk.routers[layer].weight.copy_(sign * torch.ones(16))
             torch.nn.init.zeros_(trunk.routers[layer].scale.weight)
-    kept = trunk(*given_tokens).kept
+    kept = run(trunk, *given_tokens).kept
     assert set(kept[1][0].tolist()) - set(kept[0][0].tolist())
 
 
@@ -88,7 +99,7 @@ def test_picked_tokens_keep_their_positions(given_tokens):
         layer.register_forward_pre_hook(
             lambda module, arguments, keywords, number=number: seen.update({number: keywords}), with_kwargs=True
         )
-    kept = trunk(*given_tokens).kept
+    kept = run(trunk, *given_tokens).kept
     whole = seen[0]["position_embeddings"]
     for number in (1, 2):
         rest = torch.arange(LAYOUT.visual, LAYOUT.length).expand(2, -1)
@@ -102,37 +113,105 @@ def test_picked_tokens_keep_their_positions(given_tokens):
             assert mask[row, 0].equal(everything[row, 0][expected[row]][:, expected[row]])
 
 
+def test_renumbered_tokens_stand_side_by_side(given_tokens):
+    trunk = trunk_of((3, 2, 1), positions="renumbered")
+    seen = []
+    for layer in trunk.decoder.layers:
+        layer.register_forward_pre_hook(
+            lambda module, arguments, keywords: seen.append(keywords["position_ids"]), with_kwargs=True
+        )
+    run(trunk, *given_tokens)
+    for positions, kept in zip(seen, (6, 4, 2), strict=True):
+        assert positions[0].tolist() == list(range(kept + 8))
+        # Two of the second row's text tokens are padding, which counts nothing.
+        assert positions[1].tolist() == [*range(kept + 2), *[kept + 1] * 2, *range(kept + 2, kept + 6)]
+
+
 def test_nothing_of_the_slots_leaks_to_the_prefix(given_tokens):
     sequence, valid, condition = given_tokens
-    prefix = sum(hidden[:, : LAYOUT.prefix].square().sum() for hidden in trunk_of()(sequence, valid, condition).hidden)
+    prefix = sum(
+        hidden[:, : LAYOUT.prefix].square().sum() for hidden in run(trunk_of(), sequence, valid, condition).hidden
+    )
     (gradient,) = torch.autograd.grad(prefix, sequence)
-    assert not gradient[:, LAYOUT.slot_span].any()
+    assert not gradient[:, LAYOUT.span("slots")].any()
     assert gradient[:, : LAYOUT.prefix].any()
 
 
 def test_every_slot_sees_the_text_the_state_and_the_other_slots_but_no_padding(given_tokens):
     sequence, valid, condition = given_tokens
-    hidden = trunk_of()(sequence, valid, condition).hidden[-1]
-    for slot in range(*LAYOUT.slot_span.indices(LAYOUT.length)):
+    hidden = run(trunk_of(), sequence, valid, condition).hidden[-1]
+    for slot in range(*LAYOUT.span("slots").indices(LAYOUT.length)):
         (gradient,) = torch.autograd.grad(hidden[1, slot].square().sum(), sequence, retain_graph=True)
         moved = gradient[1].abs().amax(-1) > 0
         assert moved[: LAYOUT.visual].any()
-        assert moved[LAYOUT.text_span].tolist() == valid[1].tolist()
-        assert moved[LAYOUT.state_place :].all()
+        assert moved[LAYOUT.span("text")].tolist() == valid[1].tolist()
+        assert moved[LAYOUT.span("state").start :].all()
         assert not gradient[0].any()
 
 
-def test_routers_learn_from_the_loss(given_tokens):
-    trunk = trunk_of()
-    trunk(*given_tokens).hidden[-1].square().sum().backward()
+@pytest.mark.parametrize("choices", [{}, {"signal": "straight_through"}, {"router": "original"}])
+def test_routers_learn_from_the_loss(given_tokens, choices):
+    trunk = trunk_of(**choices)
+    run(trunk, *given_tokens).hidden[-1].square().sum().backward()
     for router in trunk.routers.values():
-        assert router.weight.grad.any() and router.scale.weight.grad.any()
+        for name, parameter in router.named_parameters():
+            # A shift of all scores changes no ranking; that of the original's still moves its gates.
+            assert parameter.grad.any(), name
+
+
+def test_a_straight_through_router_hears_of_dropped_tokens_and_changes_no_number(given_tokens):
+    heard = {}
+    outputs = {}
+    for signal in ("kept", "straight_through"):
+        trunk = trunk_of((3, 2, 2), signal=signal)
+        scores = []
+        trunk.routers["1"].register_forward_hook(lambda module, given, output, scores=scores: scores.append(output))
+        output = run(trunk, *given_tokens)
+        (gradient,) = torch.autograd.grad(output.hidden[-1].square().sum(), scores)
+        dropped = torch.ones_like(gradient, dtype=torch.bool).scatter(1, output.kept[1], False)
+        heard[signal], outputs[signal] = gradient[dropped], output.hidden
+    assert not heard["kept"].any() and heard["straight_through"].all()
+    for one, other in zip(*outputs.values(), strict=True):
+        assert one.equal(other)
+
+
+def test_the_original_router_picks_among_all_views_and_scales_the_feed_forward(given_tokens):
+    trunk = trunk_of((6, 3, 3), router="original", groups=1)
+    output = run(trunk, *given_tokens)
+    before, places = output.hidden[0], output.kept[1]
+    layer, router, visual = trunk.decoder.layers[1], trunk.routers["1"], slice(0, LAYOUT.visual)
+    normed = layer.input_layernorm(before)
+    # Without padding: the mean over the text and the state.
+    gates = router(normed[:1], visual, normed[:1, LAYOUT.visual : LAYOUT.prefix].mean(1))
+    assert places[0].tolist() == sorted(gates[0, visual].topk(3).indices.tolist())
+    with torch.no_grad():
+        layer.mlp.down_proj.weight.mul_(2)
+        router.weigh.bias.copy_(torch.tensor([100.0, -100.0]))
+    closed = run(trunk, *given_tokens)
+    # With every gate closed the feed-forward adds nothing, whatever its weights.
+    with torch.no_grad():
+        layer.mlp.down_proj.weight.mul_(2)
+    assert run(trunk, *given_tokens).hidden[1].equal(closed.hidden[1])
+
+
+def test_checkpointing_changes_neither_values_nor_gradients(given_tokens):
+    gradients = []
+    for checkpointing in (False, True):
+        trunk = trunk_of()
+        trunk.checkpointing = checkpointing
+        output = run(trunk, *given_tokens)
+        output.hidden[-1].square().sum().backward()
+        gradients.append([parameter.grad for parameter in trunk.parameters() if parameter.grad is not None])
+        given_tokens[0].grad = None
+    assert len(gradients[0]) > 20
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"views": 4}, "trunk: views: got 4"),
+        ({"groups": 4}, "trunk: groups: got 4"),
         ({"keep": (3, 2)}, "trunk: keep"),
         ({"keep": (3, 4, 1)}, "trunk: keep"),
         ({"keep": (3, 2, 0)}, "trunk: keep"),
@@ -146,11 +225,11 @@ def test_a_schedule_that_does_not_fit_is_refused(change, message):
 def test_a_decoder_whose_attention_is_another_is_refused(given_tokens):
     dropping = trunk_of(configuration=LlamaConfig(**SIZES, attention_dropout=0.5))
     with pytest.raises(InputError, match="trunk attention: dropout: got 0.5"):
-        dropping(*given_tokens)
+        run(dropping, *given_tokens)
     scaled = trunk_of()
     scaled.decoder.layers[0].self_attn.scaling = 1.0
     with pytest.raises(InputError, match="trunk attention: scaling: got 1.0"):
-        scaled(*given_tokens)
+        run(scaled, *given_tokens)
     windowed = Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=2, max_window_layers=0)
     with pytest.raises(InputError, match="trunk attention: sliding_window: got 2"):
-        trunk_of(configuration=windowed)(*given_tokens)
+        run(trunk_of(configuration=windowed), *given_tokens)
