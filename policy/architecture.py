@@ -77,7 +77,8 @@ class Architecture:
     rotary_base: float = 10000.0
     norm_epsilon: float = 1e-6
     sequence: tuple[str, ...] = ("visual", "text", "state", "slots")
-    """The order of the trunk's spans, see `layout.TokenLayout`."""
+    """The order of the trunk's spans, see `layout.TokenLayout`. With the text first, what is seen is seen knowing the
+    instruction, and the text passes the trunk once for all decisions under it."""
     mask: str = "coupled"
     """Who sees whom in the trunk, see `layout.TokenLayout.levels`."""
     positions: str = "fixed"
@@ -145,6 +146,14 @@ class Architecture:
                 got=f"keep_floor {self.keep_floor} from layer {self.prune_from}",
                 expected=f"keep_floor at most 1, prune_from at most trunk_layers ({self.trunk_layers})",
                 fix="prune_from = trunk_layers turns pruning off.",
+            )
+
+        if self.router == "original" and self.sequence[0] == "text" and self.mask != "full":
+            raise InputError(
+                "architecture.router",
+                got="original, with the text first in the sequence",
+                expected="the text behind what is seen: that router is steered by what it becomes there",
+                fix="Choose the router direction, or another order.",
             )
 
     def _check_widths(self) -> None:
@@ -250,6 +259,7 @@ PRESETS = {
         trunk_feed_forward=4864,
         vocabulary=151936,
         rotary_base=1_000_000.0,
+        sequence=("text", "visual", "state", "slots"),
         positions="counted",
         prune_from=6,
         keep_floor=0.15,
@@ -271,6 +281,7 @@ PRESETS = {
         trunk_feed_forward=11008,
         vocabulary=32064,
         norm_epsilon=1e-5,
+        sequence=("text", "visual", "state", "slots"),
         positions="counted",
         prune_from=8,
         keep_floor=0.15,

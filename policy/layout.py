@@ -43,13 +43,22 @@ class TokenLayout:
             raise unknown_name("mask", self.mask, MASKS)
         check_order(self.order)
 
+    @property
+    def remembered(self) -> int:
+        """Text tokens that pass the trunk once for an instruction, ahead of the rest: all where they come first.
+
+        Then nothing that is seen reaches them, so that their keys and values serve every decision. All other spans
+        count from behind them.
+        """
+        return self.text if self.order[0] == "text" and self.mask != "full" else 0
+
     def span(self, name: str) -> slice:
-        """Return where a span stands, empty for one that is not in the order."""
-        start = 0
+        """Return where a span stands in what follows the remembered text, empty for one that is not there."""
+        start = -self.remembered
         for each in self.order:
             size = self._size(each)
             if each == name:
-                return slice(start, start + size)
+                return slice(max(start, 0), start + size)
             start += size
         return slice(0, 0)
 
@@ -64,6 +73,7 @@ class TokenLayout:
 
     @property
     def length(self) -> int:
+        """Tokens of the sequence S, without the remembered text."""
         return self.prefix + self.slots
 
     def assemble(
@@ -71,20 +81,27 @@ class TokenLayout:
     ) -> torch.Tensor:
         """Return the sequence [B, S, D] of visual tokens [B, N, D], text [B, L, D], state [B, 1, D], slots [B, n, D].
 
-        All take the dtype of the visual tokens.
+        Text that is remembered is not in it. All take the dtype of the visual tokens.
         """
         first = 1 if "start" in self.order else 0
         parts = {"start": text[:, :1], "visual": visual, "text": text[:, first:], "state": state, "slots": slots}
-        return torch.cat([parts[name].to(visual.dtype) for name in self.order], dim=1)
+        names = self.order[1:] if self.remembered else self.order
+        return torch.cat([parts[name].to(visual.dtype) for name in names], dim=1)
 
     def valid(self, text_valid: torch.Tensor) -> torch.Tensor:
-        """Return which places are no padding, boolean [B, S]; `text_valid`: boolean [B, L]."""
+        """Return which places are no padding, remembered text included: boolean [B, remembered + S].
+
+        `text_valid`: boolean [B, L].
+        """
+        if self.remembered:
+            others = torch.ones(len(text_valid), self.length, dtype=torch.bool, device=text_valid.device)
+            return torch.cat([text_valid, others], dim=1)
         valid = torch.ones(len(text_valid), self.length, dtype=torch.bool, device=text_valid.device)
         valid[:, self.span("text")] = text_valid[:, 1 if "start" in self.order else 0 :]
         return valid
 
     def levels(self, text_valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the bounds `high` [S] and the levels [B, S] of the mask; every lower bound is 0.
+        """Return the bounds `high` [R] and the levels [B, R] of the mask, R = remembered + S; lower bounds are 0.
 
         coupled               vision, text and state are causal; the slots see everything and each other
         causal                every token sees itself and what stands before it
@@ -95,26 +112,27 @@ class TokenLayout:
 
         In all but `full` nothing sees a slot but slots, and nothing sees padding in any. `text_valid`: boolean [B, L].
         """
-        device = text_valid.device
-        level = torch.arange(self.length, device=device)
+        device, before = text_valid.device, self.remembered
+        level = torch.arange(before + self.length, device=device)
         high = level.clone()
-        visual, slots = self.span("visual"), self.span("slots")
+        visual, slots = (slice(before + span.start, before + span.stop) for span in map(self.span, ("visual", "slots")))
         if self.mask != "causal":
             level[slots] = high[slots] = slots.start
         if self.mask in ("bidirectional_vision", "mutual"):
             level[visual] = high[visual] = visual.stop - 1
         if self.mask == "mutual":
-            high[visual] = max(visual.stop, self.span("text").stop) - 1
+            high[visual] = max(visual.stop, before + self.span("text").stop) - 1
         if self.mask == "full":
-            high[:] = self.length
-        levels = torch.where(self.valid(text_valid), level, self.length + 1)
+            high[:] = before + self.length
+        levels = torch.where(self.valid(text_valid), level, before + self.length + 1)
         return high, levels
 
     def positions(self, text_valid: torch.Tensor, *, counted: bool) -> torch.Tensor:
-        """Return the rotary positions [B, S]: those of the layout, or `counted` over what is no padding."""
+        """Return the rotary positions [B, remembered + S]: the layout's, or `counted` over what is no padding."""
+        valid = self.valid(text_valid)
         if counted:
-            return self.valid(text_valid).long().cumsum(1) - 1
-        return torch.arange(self.length, device=text_valid.device).expand(len(text_valid), -1)
+            return valid.long().cumsum(1) - 1
+        return torch.arange(valid.shape[1], device=text_valid.device).expand(len(text_valid), -1)
 
 
 def check_order(order: tuple[str, ...]) -> None:

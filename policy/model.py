@@ -77,7 +77,7 @@ class SaccadeModel(nn.Module):
             self.instruction = MeanInstruction(padded=shape.instruction_features == "mean_padded")
         groups = views if shape.prune_per_view else 1
         self.trunk = Trunk(
-            trunk_configuration(shape, layout.length),
+            trunk_configuration(shape, layout.remembered + layout.length),
             layout,
             groups=groups,
             keep=keep_schedule(
@@ -104,7 +104,7 @@ class SaccadeModel(nn.Module):
         text = self.trunk.embed(tokens)
         condition = self.instruction(*self._described(text, valid))
         per_view = (condition[:, None] + self.view_condition).flatten(0, 1)
-        return Instructed(text, self.tower.modulations(per_view), self.trunk.plan(valid, condition))
+        return Instructed(text, self.tower.modulations(per_view), self.trunk.plan(text, valid, condition))
 
     def _described(self, text: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what the instruction's vector is made of; the original counts its stop token among the words."""

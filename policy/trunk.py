@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -73,14 +73,27 @@ class Tokens:
     rotation: tuple[torch.Tensor, torch.Tensor]
     mask: torch.Tensor
 
-    def arguments(self, dtype: torch.dtype) -> dict[str, Any]:
-        """Return them as the library's decoder layers name them, for hidden states of a dtype."""
-        cosine, sine = (table.to(dtype) for table in self.rotation)
-        return {
-            "attention_mask": self.mask,
-            "position_ids": self.positions,
-            "position_embeddings": (cosine, sine),
-        }
+
+@dataclass(frozen=True)
+class Memory:
+    """Keys and values of the remembered text, each [B, groups, L, d], of every layer that has run so far.
+
+    It stands in for the library's cache: a layer hands its keys and values over and gets those to attend to.
+    """
+
+    keys: list[torch.Tensor] = field(default_factory=list)
+    values: list[torch.Tensor] = field(default_factory=list)
+
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a layer's keys and values with those of the text before them; what comes first is remembered."""
+        if layer == len(self.keys):
+            self.keys.append(key)
+            self.values.append(value)
+            return key, value
+        before = self.keys[layer].to(key.dtype), self.values[layer].to(value.dtype)
+        return torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2)
 
 
 @dataclass(frozen=True)
@@ -88,13 +101,14 @@ class TrunkPlan:
     """What layers need that follows from the instruction alone, so that it is computed once for all its decisions.
 
     `whole` serves layers that do not prune, `pruned` those that do, by how many visual tokens they keep;
-    `directions` are the routers', by layer.
+    `directions` are the routers', by layer; `memory` is that of the text where it comes first.
     """
 
     text_valid: torch.Tensor
     whole: Tokens
     pruned: dict[int, Tokens]
     directions: dict[int, torch.Tensor]
+    memory: Memory | None
 
 
 class Trunk(nn.Module):
@@ -149,32 +163,47 @@ class Trunk(nn.Module):
         """Embed text tokens [B, L] as [B, L, D]."""
         return self.decoder.embed_tokens(tokens)
 
-    def plan(self, text_valid: torch.Tensor, condition: torch.Tensor) -> TrunkPlan:
-        """Prepare for an instruction: `text_valid` boolean [B, L], its vector `condition` [B, C].
+    def plan(self, text: torch.Tensor, text_valid: torch.Tensor, condition: torch.Tensor) -> TrunkPlan:
+        """Prepare for an instruction: embedded `text` [B, L, D], `text_valid` [B, L], its vector `condition` [B, C].
 
         Which tokens a layer keeps is not known yet, but who sees whom is: those that are kept stay in their order, and
         a mask makes no other difference between visual tokens.
         """
-        layout, counted = self.layout, self.positions != "fixed"
+        layout, before = self.layout, self.layout.remembered
         high, level = layout.levels(text_valid)
-        positions = layout.positions(text_valid, counted=counted)
+        positions = layout.positions(text_valid, counted=self.positions != "fixed")
         mask = interval_mask(torch.zeros_like(high), high, level)[:, None]
-        whole = Tokens(positions, self._rotation(positions, condition.dtype), mask)
-        visual, valid = layout.span("visual"), layout.valid(text_valid)
+        rotation = self._rotation(positions, condition.dtype)
+        memory = None
+        if before:
+            first = Tokens(positions[:, :before], _cut(rotation, slice(before)), mask[:, :, :before, :before])
+            memory = self._remember(text, first)
+        behind = slice(before, None)
+        whole = Tokens(positions[:, behind], _cut(rotation, behind), mask[:, :, behind])
+        visual = layout.span("visual")
         pruned = {}
         for kept in {self.keep[int(layer)] * self.groups for layer in self.routers}:
             stay = _without(visual.start + kept, visual.stop, layout.length, high.device)
-            positions, rotation = whole.positions, whole.rotation
+            places, turned = whole.positions, whole.rotation
             if self.positions == "renumbered":
-                positions = valid[:, stay].long().cumsum(1) - 1
-                rotation = self._rotation(positions, condition.dtype)
-            pruned[kept] = Tokens(positions, rotation, mask[:, :, stay][..., stay])
+                start = layout.valid(text_valid)[:, :before].long().sum(1, keepdim=True)
+                places = start + layout.valid(text_valid)[:, before:][:, stay].long().cumsum(1) - 1
+                turned = self._rotation(places, condition.dtype)
+            seen = torch.cat([torch.arange(before, device=stay.device), stay + before])
+            pruned[kept] = Tokens(places, turned, whole.mask[:, :, stay][..., seen])
         directions = {
             int(layer): router.direction(condition)
             for layer, router in self.routers.items()
             if isinstance(router, PruningRouter)
         }
-        return TrunkPlan(text_valid, whole, pruned, directions)
+        return TrunkPlan(text_valid, whole, pruned, directions, memory)
+
+    def _remember(self, text: torch.Tensor, tokens: Tokens) -> Memory:
+        """Run the decoder over the text [B, L, D] alone and return the keys and values of every layer."""
+        memory = Memory()
+        for layer in self.decoder.layers:
+            text = _run(layer, text, tokens, memory)
+        return memory
 
     def _rotation(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         return self.decoder.rotary_emb(torch.empty(0, dtype=dtype, device=positions.device), position_ids=positions)
@@ -196,7 +225,7 @@ class Trunk(nn.Module):
         """Run one layer; return the sequence and the places of the visual tokens that it worked on, None for all."""
         layer = self.decoder.layers[number]
         if str(number) not in self.routers:
-            return _run(layer, sequence, plan.whole), None
+            return _run(layer, sequence, plan.whole, plan.memory), None
         router = self.routers[str(number)]
         visual = self.layout.span("visual")
         if isinstance(router, OriginalRouter):
@@ -215,7 +244,7 @@ class Trunk(nn.Module):
         if gates is not None:
             result = _run_gated(layer, given, tokens, gates.gather(1, working))
         else:
-            result = _run(layer, given, tokens)
+            result = _run(layer, given, tokens, plan.memory)
             gain = torch.ones(*working.shape, 1, dtype=result.dtype, device=result.device)
             gain[:, visual.start : visual.start + places.shape[1], 0] = 2 * scores.gather(1, places).sigmoid()
             result = given + gain * (result - given)
@@ -241,7 +270,7 @@ class Trunk(nn.Module):
 
     def _pooled(self, normed: torch.Tensor, text_valid: torch.Tensor) -> torch.Tensor:
         """Return the mean [B, D] over state and text without padding: what CogVLA's router is steered by."""
-        valid = self.layout.valid(text_valid)
+        valid = self.layout.valid(text_valid)  # the original router is never used with remembered text
         spans = [self.layout.span(name) for name in ("state", "text")]
         states = torch.cat([normed[:, span] for span in spans], dim=1)
         weight = torch.cat([valid[:, span] for span in spans], dim=1)[..., None].to(normed.dtype)
@@ -268,13 +297,23 @@ def _decoder(configuration: PretrainedConfig) -> nn.Module:
     return decoder
 
 
-def _run(layer: nn.Module, hidden: torch.Tensor, tokens: Tokens) -> torch.Tensor:
-    return layer(hidden, **tokens.arguments(hidden.dtype))
+def _run(layer: nn.Module, hidden: torch.Tensor, tokens: Tokens, memory: Memory | None = None) -> torch.Tensor:
+    return layer(hidden, past_key_values=memory, **_arguments(tokens, hidden.dtype))
+
+
+def _arguments(tokens: Tokens, dtype: torch.dtype) -> dict[str, Any]:
+    """Return what the library's decoder layers take, for hidden states of a dtype."""
+    cosine, sine = (table.to(dtype) for table in tokens.rotation)
+    return {
+        "attention_mask": tokens.mask,
+        "position_ids": tokens.positions,
+        "position_embeddings": (cosine, sine),
+    }
 
 
 def _run_gated(layer: nn.Module, hidden: torch.Tensor, tokens: Tokens, gates: torch.Tensor) -> torch.Tensor:
     """Run a decoder layer whose feed-forward is scaled by `gates` [B, n], as in CogVLA."""
-    attended, _ = layer.self_attn(layer.input_layernorm(hidden), **tokens.arguments(hidden.dtype))
+    attended, _ = layer.self_attn(layer.input_layernorm(hidden), **_arguments(tokens, hidden.dtype))
     hidden = hidden + attended
     return hidden + gates[..., None].to(hidden.dtype) * layer.mlp(layer.post_attention_layernorm(hidden))
 
@@ -289,6 +328,10 @@ def _listening(sequence: torch.Tensor, scores: torch.Tensor, visual: slice) -> t
     silent = (gate - gate.detach())[..., None].to(sequence.dtype)
     heard = sequence[:, visual] + silent * sequence[:, visual].detach()
     return torch.cat([sequence[:, : visual.start], heard, sequence[:, visual.stop :]], dim=1)
+
+
+def _cut(rotation: tuple[torch.Tensor, torch.Tensor], places: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    return rotation[0][:, places], rotation[1][:, places]
 
 
 def _without(first: int, last: int, length: int, device: torch.device) -> torch.Tensor:

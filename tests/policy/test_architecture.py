@@ -25,6 +25,7 @@ from saccade.policy.architecture import PRESETS, Architecture, changed, find_pre
         ({"mask": "causl"}, "architecture.mask: .*Did you mean 'causal'"),
         ({"sequence": ("visual", "text")}, "sequence: got visual text"),
         ({"sequence": ("visual", "text", "slots")}, "architecture.sequence: got visual text slots, expected state"),
+        ({"router": "original", "sequence": ("text", "visual", "state", "slots")}, "architecture.router: got original"),
         ({"prune_per_view": 1}, "architecture.prune_per_view: got 1, expected true or false"),
         ({"trunk_key_value_heads": 3}, "architecture.trunk_key_value_heads: got 3, expected a divisor"),
         ({"instruction_features": "mean", "condition_width": 64}, "architecture.condition_width: got 64"),
@@ -55,7 +56,8 @@ def test_an_unknown_preset_is_refused_with_the_nearest():
 def test_changes_are_written_as_fields_and_values():
     shape = changed(PRESETS["tiny"], ["router=original", "prune_from=2", "prune_per_view=false", "keep_floor=0.5"])
     assert (shape.router, shape.prune_from, shape.prune_per_view, shape.keep_floor) == ("original", 2, False, 0.5)
-    assert changed(shape, ["sequence=text,visual,state,slots"]).sequence == ("text", "visual", "state", "slots")
+    order = changed(PRESETS["tiny"], ["sequence=text,visual,state,slots"]).sequence
+    assert order == ("text", "visual", "state", "slots")
     assert changed(shape, []) == shape
 
 

@@ -127,7 +127,7 @@ def test_a_mask_in_another_order(mask):
         ("visual", "text", "state", "slots"),
         ("start", "visual", "state", "text", "slots"),
         ("start", "visual", "text", "slots"),
-        ("text", "visual", "state", "slots"),
+        ("visual", "state", "text", "slots"),
     ],
 )
 def test_spans_follow_one_another_and_cover_the_sequence(order):
@@ -154,6 +154,26 @@ def test_positions_are_the_layout_s_or_count_what_is_no_padding():
     counted = layout.positions(valid, counted=True)
     assert counted[0].tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert counted[1, [0, 1, 2, 5, 6]].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_text_that_comes_first_is_remembered():
+    layout = TokenLayout(visual=2, text=3, slots=2, order=("text", "visual", "state", "slots"))
+    assert (layout.remembered, layout.length) == (3, 5)
+    spans = {name: list(range(5)[layout.span(name)]) for name in ("text", "visual", "state", "slots")}
+    assert spans == {"text": [], "visual": [0, 1], "state": [2], "slots": [3, 4]}
+    parts = [torch.full((1, size, 1), float(size)) for size in (2, 3, 1, 2)]
+    assert layout.assemble(*parts).flatten().tolist() == [2, 2, 1, 2, 2]
+    assert drawn(mask_of(layout, torch.ones(1, 3, dtype=torch.bool))[0].tolist(), "tttvvsaa") == rows("""
+        t . . . . . . .
+        t t . . . . . .
+        t t t . . . . .
+        t t t v . . . .
+        t t t v v . . .
+        t t t v v s . .
+        t t t v v s a a
+        t t t v v s a a
+    """)
+    assert TokenLayout(visual=2, text=3, slots=2, order=layout.order, mask="full").remembered == 0
 
 
 @pytest.mark.parametrize("mask", MASKS)

@@ -9,6 +9,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
 from transformers.models.smollm3.modeling_smollm3 import SmolLM3Model
 
 from saccade.errors import InputError
+from saccade.kernels.block_sparse import interval_mask
 from saccade.policy.layout import TokenLayout
 from saccade.policy.trunk import Trunk
 
@@ -35,7 +36,9 @@ def trunk_of(keep=(3, 2, 1), configuration=None, layout=LAYOUT, groups=2, **choi
 
 
 def run(trunk, sequence, valid, condition):
-    return trunk(sequence, trunk.plan(valid, condition))
+    layout = trunk.layout
+    text = sequence[:, : layout.remembered] if layout.remembered else sequence[:, layout.span("text")]
+    return trunk(sequence[:, layout.remembered :], trunk.plan(text, valid, condition))
 
 
 @pytest.fixture
@@ -147,6 +150,39 @@ def test_every_slot_sees_the_text_the_state_and_the_other_slots_but_no_padding(g
         assert moved[LAYOUT.span("text")].tolist() == valid[1].tolist()
         assert moved[LAYOUT.span("state").start :].all()
         assert not gradient[0].any()
+
+
+@pytest.mark.parametrize("mask", ["coupled", "causal", "bidirectional_vision", "mutual"])
+@pytest.mark.parametrize("positions", ["fixed", "counted", "renumbered"])
+def test_text_that_comes_first_is_read_once_and_changes_nothing(given_tokens, mask, positions):
+    order = ("text", "visual", "state", "slots")
+    layout = TokenLayout(visual=6, text=4, slots=3, order=order, mask=mask)
+    sequence, valid, condition = given_tokens
+    # Nothing is pruned, so that the library's decoder can run over the whole sequence at once.
+    trunk = trunk_of((3, 3, 3), layout=layout, positions=positions)
+    assert layout.remembered == 4 and layout.length == LAYOUT.length - 4
+    hidden = run(trunk, sequence, valid, condition).hidden
+    high, level = layout.levels(valid)
+    visible = interval_mask(torch.zeros_like(high), high, level)[:, None]
+    reference = trunk.decoder(
+        inputs_embeds=sequence,
+        attention_mask=visible,
+        position_ids=layout.positions(valid, counted=positions != "fixed"),
+        output_hidden_states=True,
+        use_cache=False,
+    ).hidden_states
+    for ours, theirs in zip(hidden, reference[1:], strict=True):
+        torch.testing.assert_close(ours, theirs[:, 4:], rtol=1e-4, atol=1e-5)
+    (gradient,) = torch.autograd.grad(hidden[-1][:, layout.span("slots")].square().sum(), sequence)
+    assert gradient[0, :4].abs().amax(-1).all()  # the instruction is learned from
+
+
+def test_text_that_comes_first_is_seen_by_layers_that_prune(given_tokens):
+    layout = TokenLayout(visual=6, text=4, slots=3, order=("text", "visual", "state", "slots"))
+    output = run(trunk_of((3, 2, 1), layout=layout), *given_tokens)
+    assert output.hidden[1].shape == (2, layout.length, 16)
+    (gradient,) = torch.autograd.grad(output.hidden[2][1, -1].square().sum(), given_tokens[0])
+    assert (gradient[1, :4].abs().amax(-1) > 0).tolist() == given_tokens[1][1].tolist()
 
 
 @pytest.mark.parametrize("choices", [{}, {"signal": "straight_through"}, {"router": "original"}])

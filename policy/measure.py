@@ -1,0 +1,301 @@
+"""What a network costs, in operations and bytes, found out without running it: sizes are real, values are not there.
+
+A 7B policy is measured in seconds and in no memory: its tensors are PyTorch's fake ones, which have a shape, a dtype and
+a device but no storage, and every operation is only asked how large its result is.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from .architecture import Architecture
+from .model import SaccadeModel, chunk_loss
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes that the contract and not the architecture decides; LIBERO's, unless they are said."""
+
+    views: int = 2
+    image_size: int = 224
+    state: int = 8
+    action: int = 7
+    chunk: int = 8
+    batch: int = 1
+
+    def build(self, architecture: Architecture) -> SaccadeModel:
+        """Build the network; raises InputError for sizes that do not suit it."""
+        return SaccadeModel(
+            architecture,
+            views=self.views,
+            image_size=self.image_size,
+            state=self.state,
+            action=self.action,
+            chunk=self.chunk,
+        )
+
+    def images(self, device: str | torch.device = "cpu") -> torch.Tensor:
+        """Return pictures uint8 [B, V, 3, H, W], of noise."""
+        size = (self.batch, self.views, 3, self.image_size, self.image_size)
+        return torch.randint(0, 256, size, dtype=torch.uint8, device=device)
+
+    def tokens(self, architecture: Architecture, device: str | torch.device = "cpu") -> torch.Tensor:
+        """Return text tokens [B, L] of an instruction that fills a fourth of its room."""
+        tokens = torch.full((self.batch, architecture.text_length), architecture.padding, device=device)
+        words = max(2, architecture.text_length // 4)
+        tokens[:, :words] = torch.arange(words, device=device) % architecture.padding
+        return tokens
+
+    def states(self, device: str | torch.device = "cpu") -> torch.Tensor:
+        """Return normalised states [B, S]."""
+        return torch.zeros(self.batch, self.state, device=device)
+
+
+class FusedAttention(TorchFunctionMode):
+    """Have attention measured as a GPU does it: fused, nothing of the size Q times K kept, in the network's dtype.
+
+    On a processor PyTorch would pick another operation, which its operation counter overlooks, and `kernels` would
+    have it compute in float32.
+    """
+
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is functional.scaled_dot_product_attention:
+            return self._attend(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+    def _attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attn_mask: torch.Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> torch.Tensor:
+        wanted = query.dtype
+        query, key, value = (part.to(self.dtype or wanted) for part in (query, key, value))
+        if enable_gqa:
+            groups = query.shape[1] // key.shape[1]
+            key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+        bias = None
+        if attn_mask is not None:
+            # The fused kernels read numbers, so that PyTorch turns a boolean mask into them.
+            bias = torch.zeros(attn_mask.shape, dtype=query.dtype, device=query.device)
+            bias = bias.expand(*query.shape[:3], key.shape[2])
+        attend = torch.ops.aten._scaled_dot_product_efficient_attention
+        keep = torch.is_grad_enabled() and any(part.requires_grad for part in (query, key, value))
+        return attend(query, key, value, bias, keep, dropout_p, is_causal, scale=scale)[0].to(wanted)
+
+
+class Imagined:
+    """A network without values: its shapes, dtypes and gradients are those of the real one, its memory is none.
+
+    `network` may be run, its backward pass too, within `running()`, on inputs that are made there.
+    """
+
+    def __init__(
+        self, build: Callable[[], nn.Module], *, dtype: torch.dtype | None = None, device: str = "cpu"
+    ) -> None:
+        # Built beside the mode and moved into it: timm reads values of its own schedules while it builds.
+        with torch.device("meta"):
+            network = build()
+        self.network = network if dtype is None else network.to(dtype)
+        self.dtype, self.mode = dtype, FakeTensorMode(allow_non_fake_inputs=True)
+        with self.mode:
+            _replace(self.network, device)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Let what is computed meanwhile be imagined."""
+        with self.mode, FusedAttention(self.dtype):
+            yield
+
+
+def _replace(network: nn.Module, device: str) -> None:
+    """Put an imagined tensor on `device` in the place of every parameter and buffer; shared ones stay shared."""
+    made: dict[int, torch.Tensor] = {}
+    for module in network.modules():
+        named = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for name, old in named:
+            if id(old) not in made:
+                new = torch.empty(old.shape, dtype=old.dtype, device=device)
+                made[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+            setattr(module, name, made[id(old)])
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations, two to a multiply-add, of matrix products, convolutions and attention.
+
+    `parts` are those of `total` by part of the policy: towers, fusion, trunk, expert, other.
+    """
+
+    total: int
+    parts: dict[str, int] = field(default_factory=dict)
+
+
+def count_flops(run: Callable[[], object], network: nn.Module | None = None) -> Flops:
+    """Count what `run` computes, by parts where `network` is a SaccadeModel, whose methods it calls.
+
+    PyTorch's own counter, which sees every operation below autograd: a backward pass counts when `run` has one, and
+    what checkpointing computes twice counts twice. Attention counts the whole of Q times K, masked or not; sums,
+    norms and activations count nothing. On a processor fused attention escapes it: count within `Imagined.running`.
+    """
+    with FlopCounterMode(display=False) as counter:
+        run()
+    counts = {name: sum(each.values()) for name, each in counter.get_flop_counts().items()}
+    total = counts.pop("Global", 0)
+    if not isinstance(network, SaccadeModel):
+        return Flops(total)
+
+    def of(path: str, module: nn.Module) -> int:
+        # A part is named by its class where `run` calls it itself, by its path where the whole network was called.
+        return counts.get(f"SaccadeModel.{path}", counts.get(type(module).__name__, 0))
+
+    towers, trunk, expert = (of(name, getattr(network, name)) for name in ("tower", "trunk", "expert"))
+    fusion = counts.get("SaccadeModel.tower.fusion", counts.get(f"{type(network.tower).__name__}.fusion", 0))
+    parts = {"towers": towers - fusion, "fusion": fusion, "trunk": trunk, "expert": expert}
+    return Flops(total, {**parts, "other": total - sum(parts.values())})
+
+
+@dataclass(frozen=True)
+class DecisionCost:
+    """What a policy's decisions cost: `instruct` once for an instruction, `decide` every time.
+
+    `parameters`: of the whole network; `weight_bytes`: theirs in bfloat16; `peak_bytes`: weights and activations of a
+    decision in bfloat16, without what the allocator and the libraries keep for themselves.
+    """
+
+    parameters: int
+    weight_bytes: int
+    instruct: Flops
+    decide: Flops
+    peak_bytes: int
+
+
+def decision_cost(architecture: Architecture, sizes: Sizes) -> DecisionCost:
+    """Return what decisions of a policy in bfloat16 cost; raises InputError for sizes that do not suit it."""
+    imagined = Imagined(lambda: sizes.build(architecture).requires_grad_(False).eval(), dtype=torch.bfloat16)
+    network = imagined.network
+    with imagined.running(), torch.no_grad():
+        images, tokens, state = sizes.images(), sizes.tokens(architecture), sizes.states()
+        instruct = count_flops(lambda: network.instruct(tokens), network)
+        instructed = network.instruct(tokens)
+        decide = count_flops(lambda: network.decide(images, instructed, state), network)
+        peak = peak_bytes(lambda: network.decide(images, instructed, state), [network, instructed, images, state])
+    parameters = sum(each.numel() for each in network.parameters())
+    return DecisionCost(parameters, 2 * parameters, instruct, decide, peak)
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """What a step of training costs: operations of forward and backward, and the peak of memory.
+
+    `trained`: parameters that learn.
+    """
+
+    trained: int
+    step: Flops
+    peak_bytes: int
+
+
+def training_cost(
+    build: Callable[[], SaccadeModel], sizes: Sizes, *, dtype: torch.dtype = torch.bfloat16, checkpointing: bool = False
+) -> TrainingCost:
+    """Return what a training step costs under AdamW: forward, L1 loss over the chunk, backward.
+
+    `build` says by `requires_grad` what learns. Weights and gradients are in `dtype`, and AdamW's two moments too, as
+    PyTorch makes them. The peak is of live tensors at any time of the step, with gradients of the step before still to
+    be freed none: they are set to None. Data loading, the allocator's rounding and libraries' workspaces come on top.
+    """
+    imagined = Imagined(lambda: build().train(), dtype=dtype)
+    network = imagined.network
+    for module in network.modules():
+        if hasattr(module, "checkpointing"):
+            module.checkpointing = checkpointing
+    learning = [each for each in network.parameters() if each.requires_grad]
+    with imagined.running():
+        images, tokens, state = sizes.images(), sizes.tokens(network.architecture), sizes.states()
+        target = torch.zeros(sizes.batch, sizes.chunk, sizes.action)
+        padded = torch.zeros(sizes.batch, sizes.chunk, dtype=torch.bool)
+        moments = [torch.zeros_like(each) for each in learning for _ in range(2)]
+
+        def step() -> None:
+            chunk_loss(network(images, tokens, state).actions, target, padded).mean().backward()
+
+        flops = count_flops(step, network)
+        network.zero_grad(set_to_none=True)
+        peak = peak_bytes(step, [network, moments, images, tokens, state, target, padded])
+    return TrainingCost(sum(each.numel() for each in learning), flops, peak)
+
+
+def peak_bytes(run: Callable[[], object], held: list[Any]) -> int:
+    """Return the most bytes of tensors that live at once while `run` runs, with what is `held` meanwhile.
+
+    `held`: tensors, modules, and structures of tensors. Every result of every operation is followed to the end of its
+    memory, real or imagined, so that views count once; what an operation uses inside itself is not seen.
+    """
+    with _LiveBytes() as live:
+        for each in held:
+            tensors = [*each.parameters(), *each.buffers()] if isinstance(each, nn.Module) else tensors_of(each)
+            for tensor in tensors:
+                live.follow(tensor)
+        run()
+    return live.peak
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Follow every tensor's memory from the operation that made it until it is freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for each in tree_leaves(result):
+            if isinstance(each, torch.Tensor):
+                self.follow(each)
+        return result
+
+    def follow(self, tensor: torch.Tensor) -> None:
+        """Count a tensor's memory, unless it is counted already, until it is freed."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def tensors_of(value: object) -> list[torch.Tensor]:
+    """Return every tensor of a structure of dataclasses, dictionaries, lists and tuples, in a fixed order."""
+    found: list[torch.Tensor] = []
+    map_tensors(value, lambda tensor: found.append(tensor) or tensor)
+    return found
