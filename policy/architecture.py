@@ -231,6 +231,13 @@ class Architecture:
                 expected=f"state in it: the readout {self.readout!r} knows the state from the trunk alone",
                 fix="Add state before slots.",
             )
+        if self.read_shifted and self.readout != "slots" and self.sequence[0] == "visual":
+            raise InputError(
+                "architecture.read_shifted",
+                got=f"true, with the sequence {' '.join(self.sequence)}",
+                expected="something before the visual tokens, where the first of them is read",
+                fix="Put start first, or read every token at its own place.",
+            )
         if self.readout in ("mergevla", "vla_adapter") and self.expert_width != self.trunk_width:
             raise InputError(
                 "architecture.expert_width",

@@ -33,15 +33,16 @@ class BridgeOptions:
     `self_attention`: the actions also attend to one another, and one query serves all streams (VLA-Adapter). Without
     it each of the two streams has a query of its own (MergeVLA).
 
-    `gate`: "tanh" lets the gate blind the expert to how well a picture's key fits (0) or turn the preference around
-    (below 0); "sigmoid" keeps the factor between 0 and 1.
+    `gate`: "tanh" (VLA-Adapter) starts at 0, where all that was seen is averaged blindly, and may turn negative, where
+    the key that fits worst counts most; "sigmoid" (MergeVLA) starts at a half and stays between 0 and 1.
 
     `rotation`: "mixed" is what both released codes do: pairs of neighbouring channels turn by angles that are laid out
     in halves, so the two channels of a pair turn by different angles and lengths are not kept. "paired" is the rotary
     embedding as meant. "none" is VLA-Adapter before "Pro".
 
-    `start`: "zero" feeds zeros through the first norm and projection, as both do when they act, so that every step
-    starts alike and only the rotation tells the steps apart; "learned" is a vector for each step.
+    `start`: "zero" feeds zeros through the first norm and projection, as both do when they act: every step starts alike
+    and only the rotation tells them apart, so that without it all steps of a chunk decide the same. "learned" is a
+    vector for each step.
     """
 
     width: int
@@ -70,9 +71,6 @@ class BridgeOptions:
         if self.width % (self.heads * even):
             expected = f"a multiple of {self.heads * even} for {self.heads} heads"
             raise InputError("bridge expert: width", got=self.width, expected=expected, fix="Change width or heads.")
-        if (self.start, self.rotation, self.steps > 1) == ("zero", "none", True):
-            # Allowed, because released weights are like that, and useless to train: every step decides the same.
-            return
 
 
 @dataclass(frozen=True)
@@ -98,14 +96,14 @@ class RotaryTable:
 
 
 class BridgeBlock(nn.Module):
-    """Attention to one trunk layer and, as an option, to the actions themselves; then a feed-forward without residual."""
+    """Attention to one trunk layer and, as an option, among the actions; then a feed-forward without residual."""
 
     def __init__(self, options: BridgeOptions) -> None:
         super().__init__()
         width = options.width
         self.heads, self.squash = options.heads, GATES[options.gate]
-        self.query_decided = nn.Linear(width, width)
-        # One query for all streams where the actions attend to one another, as in VLA-Adapter.
+        self.query = nn.Linear(width, width)
+        # A query of its own for what was seen; with self-attention, the one above serves all streams.
         self.query_seen = None if options.self_attention else nn.Linear(width, width)
         self.key_value_self = nn.Linear(width, 2 * width) if options.self_attention else None
         self.key_value_decided = nn.Linear(width, 2 * width)
@@ -118,9 +116,9 @@ class BridgeBlock(nn.Module):
     def forward(
         self, actions: torch.Tensor, seen: torch.Tensor, decided: torch.Tensor, table: RotaryTable | None
     ) -> torch.Tensor:
-        """Map actions [B, T, D] with `seen` [B, N, D] and `decided` [B, n, D] to actions of the same shape, never < 0."""
+        """Map actions [B, T, D] with `seen` [B, N, D] and `decided` [B, n, D] to actions [B, T, D], none below 0."""
         factor = self.squash(self.gate)
-        query = self._split(self.query_decided(actions), table)
+        query = self._split(self.query(actions), table)
         decided_key, decided_value = self._key_value(self.key_value_decided, decided, table)
         seen_key, seen_value = self._key_value(self.key_value_seen, seen, table)
         keys, values = [decided_key, factor * seen_key], [decided_value, seen_value]
@@ -148,22 +146,43 @@ class BridgeBlock(nn.Module):
         return part if table is None else table.turn(part)
 
 
+class ZeroStart(nn.Module):
+    """What zeros become behind the first norm and projection: the same row for every step."""
+
+    def __init__(self, options: BridgeOptions) -> None:
+        super().__init__()
+        self.steps = options.steps
+        self.norm = nn.LayerNorm(options.actions * options.width)
+        self.project = nn.Linear(options.actions * options.width, options.width)
+
+    def forward(self) -> torch.Tensor:
+        """Return the rows [T, D]."""
+        row = functional.relu(self.project(self.norm(torch.zeros_like(self.norm.bias))))
+        return row.expand(self.steps, -1)
+
+
+class LearnedStart(nn.Module):
+    """A learned row for every step."""
+
+    def __init__(self, options: BridgeOptions) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(0.02 * torch.randn(options.steps, options.width))
+
+    def forward(self) -> torch.Tensor:
+        """Return the rows [T, D]."""
+        return self.rows
+
+
 class BridgeExpert(nn.Module):
     """Decide a chunk of normalised actions from every layer of the trunk."""
 
     def __init__(self, options: BridgeOptions) -> None:
         super().__init__()
         self.options = options
-        width, steps = options.width, options.steps
-        self.start_norm = self.start_project = self.start = None
-        if options.start == "zero":
-            self.start_norm = nn.LayerNorm(options.actions * width)
-            self.start_project = nn.Linear(options.actions * width, width)
-        else:
-            self.start = nn.Parameter(0.02 * torch.randn(1, steps, width))
+        self.start = ZeroStart(options) if options.start == "zero" else LearnedStart(options)
         self.blocks = nn.ModuleList(BridgeBlock(options) for _ in range(options.blocks))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, options.actions)
+        self.norm = nn.LayerNorm(options.width)
+        self.head = nn.Linear(options.width, options.actions)
 
     def forward(
         self, seen: Sequence[torch.Tensor], decided: Sequence[torch.Tensor], state: torch.Tensor
@@ -178,20 +197,12 @@ class BridgeExpert(nn.Module):
                 expected = f"{len(self.blocks)}, one for each block"
                 fix = "Give the hidden states of every trunk layer, without the embeddings."
                 raise InputError(f"bridge expert: layers of {name}", got=len(stream), expected=expected, fix=fix)
-        actions = self._starting(len(state))
+        actions = self.start().expand(len(state), -1, -1)
         table = self._table(max(actions.shape[1], decided[0].shape[1] + 1, seen[0].shape[1]), actions)
         token = state[:, None]
         for block, seen_layer, decided_layer in zip(self.blocks, seen, decided, strict=True):
             actions = block(actions, seen_layer, torch.cat([decided_layer, token], dim=1), table)
         return self.head(self.norm(actions))
-
-    def _starting(self, batch: int) -> torch.Tensor:
-        """Return what the first block starts from, [B, T, D]."""
-        if self.start is not None:
-            return self.start.expand(batch, -1, -1)
-        # The norm of zeros is its bias, the same for every step.
-        row = functional.relu(self.start_project(self.start_norm.bias))
-        return row.expand(batch, self.options.steps, -1)
 
     def _table(self, positions: int, like: torch.Tensor) -> RotaryTable | None:
         if self.options.rotation == "none":

@@ -134,6 +134,16 @@ class TokenLayout:
             return valid.long().cumsum(1) - 1
         return torch.arange(valid.shape[1], device=text_valid.device).expand(len(text_valid), -1)
 
+    def early_places(self, text_valid: torch.Tensor) -> torch.Tensor:
+        """Return for every slot the place [B, slots] of the token before it, padding left out.
+
+        A language model predicts a token there, and so do policies that read their slots one place early.
+        """
+        places = torch.arange(self.length, device=text_valid.device)
+        valid = self.valid(text_valid)[:, self.remembered : self.remembered + self.prefix]
+        last = (places[: self.prefix] * valid).amax(1, keepdim=True)
+        return torch.cat([last, places[self.span("slots")][:-1].expand(len(last), -1)], dim=1)
+
 
 def check_order(order: tuple[str, ...]) -> None:
     """Raise InputError unless `order` names each span once at most, vision and text among them, and the slots last."""

@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from .architecture import Architecture
 from .model import SaccadeModel, chunk_loss
+from .structure import tensors_of
 
 
 @dataclass(frozen=True)
@@ -64,48 +63,6 @@ class Sizes:
         return torch.zeros(self.batch, self.state, device=device)
 
 
-class FusedAttention(TorchFunctionMode):
-    """Have attention measured as a GPU does it: fused, nothing of the size Q times K kept, in the network's dtype.
-
-    On a processor PyTorch would pick another operation, which its operation counter overlooks, and `kernels` would
-    have it compute in float32.
-    """
-
-    def __init__(self, dtype: torch.dtype | None = None) -> None:
-        super().__init__()
-        self.dtype = dtype
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is functional.scaled_dot_product_attention:
-            return self._attend(*args, **(kwargs or {}))
-        return function(*args, **(kwargs or {}))
-
-    def _attend(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attn_mask: torch.Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> torch.Tensor:
-        wanted = query.dtype
-        query, key, value = (part.to(self.dtype or wanted) for part in (query, key, value))
-        if enable_gqa:
-            groups = query.shape[1] // key.shape[1]
-            key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
-        bias = None
-        if attn_mask is not None:
-            # The fused kernels read numbers, so that PyTorch turns a boolean mask into them.
-            bias = torch.zeros(attn_mask.shape, dtype=query.dtype, device=query.device)
-            bias = bias.expand(*query.shape[:3], key.shape[2])
-        attend = torch.ops.aten._scaled_dot_product_efficient_attention
-        keep = torch.is_grad_enabled() and any(part.requires_grad for part in (query, key, value))
-        return attend(query, key, value, bias, keep, dropout_p, is_causal, scale=scale)[0].to(wanted)
-
-
 class Imagined:
     """A network without values: its shapes, dtypes and gradients are those of the real one, its memory is none.
 
@@ -119,14 +76,14 @@ class Imagined:
         with torch.device("meta"):
             network = build()
         self.network = network if dtype is None else network.to(dtype)
-        self.dtype, self.mode = dtype, FakeTensorMode(allow_non_fake_inputs=True)
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         with self.mode:
             _replace(self.network, device)
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Let what is computed meanwhile be imagined."""
-        with self.mode, FusedAttention(self.dtype):
+        with self.mode:
             yield
 
 
@@ -153,14 +110,29 @@ class Flops:
     parts: dict[str, int] = field(default_factory=dict)
 
 
+def _attention_flops(query: Any, key: Any, value: Any, *_: object, **__: object) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward_flops(gradient: Any, query: Any, key: Any, value: Any, *_: object, **__: object) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
+
+
+OVERLOOKED = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+}
+"""The processor's fused attention, which PyTorch's counter does not know, by the count of the fused ones that it does."""
+
+
 def count_flops(run: Callable[[], object], network: nn.Module | None = None) -> Flops:
     """Count what `run` computes, by parts where `network` is a SaccadeModel, whose methods it calls.
 
     PyTorch's own counter, which sees every operation below autograd: a backward pass counts when `run` has one, and
-    what checkpointing computes twice counts twice. Attention counts the whole of Q times K, masked or not; sums,
-    norms and activations count nothing. On a processor fused attention escapes it: count within `Imagined.running`.
+    what checkpointing computes twice counts twice. Attention counts the whole of Q times K, masked or not, and its
+    backward pass two and a half times that, as the fused kernels compute it; sums, norms and activations count nothing.
     """
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=OVERLOOKED) as counter:
         run()
     counts = {name: sum(each.values()) for name, each in counter.get_flop_counts().items()}
     total = counts.pop("Global", 0)
@@ -224,8 +196,9 @@ def training_cost(
     """Return what a training step costs under AdamW: forward, L1 loss over the chunk, backward.
 
     `build` says by `requires_grad` what learns. Weights and gradients are in `dtype`, and AdamW's two moments too, as
-    PyTorch makes them. The peak is of live tensors at any time of the step, with gradients of the step before still to
-    be freed none: they are set to None. Data loading, the allocator's rounding and libraries' workspaces come on top.
+    PyTorch makes them. The peak is of live tensors at any time of the step, which begins without gradients; the
+    allocator's rounding and the libraries' workspaces come on top. It is a processor's: the trunk's attention is held
+    in float32 there, so that a GPU needs a little less.
     """
     imagined = Imagined(lambda: build().train(), dtype=dtype)
     network = imagined.network
@@ -292,10 +265,3 @@ class _LiveBytes(TorchDispatchMode):
     def _forget(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.live -= size
-
-
-def tensors_of(value: object) -> list[torch.Tensor]:
-    """Return every tensor of a structure of dataclasses, dictionaries, lists and tuples, in a fixed order."""
-    found: list[torch.Tensor] = []
-    map_tensors(value, lambda tensor: found.append(tensor) or tensor)
-    return found

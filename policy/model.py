@@ -125,26 +125,35 @@ class SaccadeModel(nn.Module):
         sequence = self.layout.assemble(visual, text, known, self.slots.expand(batch, -1, -1))
         output = self.trunk(sequence, instructed.plan)
         return Decision(
-            self._act(output.hidden, known).float(),
+            self._act(output.hidden, known, instructed.plan).float(),
             None if seen.positions is None else seen.positions.unflatten(0, (batch, views)),
             None if seen.logits is None else seen.logits.unflatten(0, (batch, views)),
             output.kept,
         )
 
-    def _act(self, hidden: list[torch.Tensor], state: torch.Tensor) -> torch.Tensor:
+    def _act(self, hidden: list[torch.Tensor], state: torch.Tensor, plan: TrunkPlan) -> torch.Tensor:
         """Return the actions [B, T, A] that the expert reads off the trunk's hidden states."""
         shape, layout = self.architecture, self.layout
-        early = int(shape.read_shifted)
-        visual, slots = (slice(span.start - early, span.stop - early) for span in map(layout.span, ("visual", "slots")))
-        slots = slice(slots.start, slots.stop - shape.extra_slots)
+        read = hidden[-1:] if shape.readout == "slots" else hidden[-shape.expert_blocks :]
+        slots = [self._slots(layer, plan) for layer in read]
         if shape.readout == "slots":
-            return self.expert(hidden[-1][:, slots])
-        read = hidden[-shape.expert_blocks :]
-        seen = [layer[:, visual] for layer in read]
+            return self.expert(slots[0])
+        visual, early = layout.span("visual"), int(shape.read_shifted)
+        seen = [layer[:, visual.start - early : visual.stop - early] for layer in read]
         if shape.readout == "expert":
-            known = layout.span("state")
-            return self.expert(seen, [torch.cat([layer[:, known], layer[:, slots]], dim=1) for layer in read])
-        return self.expert(seen, [layer[:, slots] for layer in read], state[:, 0])
+            known = [layer[:, layout.span("state")] for layer in read]
+            return self.expert(seen, [torch.cat(parts, dim=1) for parts in zip(known, slots, strict=True)])
+        return self.expert(seen, slots, state[:, 0])
+
+    def _slots(self, hidden: torch.Tensor, plan: TrunkPlan) -> torch.Tensor:
+        """Return the states [B, n, D] that stand for the slots which are read out."""
+        shape = self.architecture
+        if shape.read_shifted:
+            places = plan.early_places
+            slots = hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
+        else:
+            slots = hidden[:, self.layout.span("slots")]
+        return slots[:, : slots.shape[1] - shape.extra_slots]
 
     def forward(self, images: torch.Tensor, tokens: torch.Tensor, state: torch.Tensor) -> Decision:
         """Decide for images uint8 [B, V, 3, H, W], text tokens [B, L] and normalised states [B, state]."""

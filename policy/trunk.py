@@ -101,10 +101,12 @@ class TrunkPlan:
     """What layers need that follows from the instruction alone, so that it is computed once for all its decisions.
 
     `whole` serves layers that do not prune, `pruned` those that do, by how many visual tokens they keep;
-    `directions` are the routers', by layer; `memory` is that of the text where it comes first.
+    `directions` are the routers', by layer; `memory` is that of the text where it comes first; `early_places` are the
+    layout's.
     """
 
     text_valid: torch.Tensor
+    early_places: torch.Tensor
     whole: Tokens
     pruned: dict[int, Tokens]
     directions: dict[int, torch.Tensor]
@@ -196,7 +198,7 @@ class Trunk(nn.Module):
             for layer, router in self.routers.items()
             if isinstance(router, PruningRouter)
         }
-        return TrunkPlan(text_valid, whole, pruned, directions, memory)
+        return TrunkPlan(text_valid, layout.early_places(text_valid), whole, pruned, directions, memory)
 
     def _remember(self, text: torch.Tensor, tokens: Tokens) -> Memory:
         """Run the decoder over the text [B, L, D] alone and return the keys and values of every layer."""

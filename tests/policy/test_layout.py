@@ -176,6 +176,14 @@ def test_text_that_comes_first_is_remembered():
     assert TokenLayout(visual=2, text=3, slots=2, order=layout.order, mask="full").remembered == 0
 
 
+def test_a_slot_may_be_read_where_a_language_model_predicts_it():
+    layout = TokenLayout(visual=2, text=4, slots=3, order=("start", "visual", "state", "text", "slots"))
+    valid = torch.tensor([[True, True, True, True], [True, True, False, False]])
+    assert layout.early_places(valid).tolist() == [[6, 7, 8], [4, 7, 8]]
+    first = TokenLayout(visual=2, text=4, slots=2, order=("text", "visual", "state", "slots"))
+    assert first.early_places(valid).tolist() == [[2, 3], [2, 3]]
+
+
 @pytest.mark.parametrize("mask", MASKS)
 def test_a_mask_makes_no_difference_between_visual_tokens_that_stay_in_order(mask):
     layout = TokenLayout(visual=4, text=2, slots=2, mask=mask)
