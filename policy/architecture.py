@@ -20,7 +20,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "slot_queries": ("learned", "zero"),
     "slot_unit": ("step", "element"),
     "readout": ("expert", "slots", "mergevla", "vla_adapter"),
-    "expert_rotary": ("paired", "crossed"),
+    "expert_rotation": ("paired", "mixed", "none"),
+    "expert_start": ("learned", "zero"),
 }
 """The values of the fields that choose a method."""
 
@@ -100,7 +101,8 @@ class Architecture:
     slot_unit: str = "step"
     """What a slot stands for: a "step" of the chunk, or, the original, an "element" of a step."""
     extra_slots: int = 0
-    """Slots that are not read out; the original has one for its stop token."""
+    """Slots beyond those of the chunk. A head on the slots does not read them (the original's stop token is one), an
+    expert does (VLA-Adapter has 64 for a chunk of 8)."""
     read_shifted: bool = False
     """Whether read-outs stand one place early, as a language model predicts its next token; the original does."""
     readout: str = "expert"
@@ -109,8 +111,10 @@ class Architecture:
     expert_blocks: int = 4
     """Blocks of the expert, one for each of the trunk's last layers, or residual blocks of the slots' head."""
     expert_heads: int = 4
-    expert_rotary: str = "paired"
-    """Rotary embedding of the published experts: a true rotation, or "crossed", as they were released."""
+    expert_rotation: str = "paired"
+    """Rotary embedding of the published experts: a true rotation, or "mixed" or "none", as they were released."""
+    expert_start: str = "learned"
+    """What the published experts start from: a learned row for each step, or, as released, "zero"."""
 
     def __post_init__(self) -> None:
         # JSON and command lines give lists.

@@ -14,7 +14,7 @@ from ..perception.pointing import pointing_loss
 from ..perception.pruning import keep_schedule
 from ..perception.tower import Tower
 from .architecture import Architecture
-from .bridge_expert import BridgeExpert
+from .bridge_expert import BridgeExpert, BridgeOptions
 from .expert import Expert
 from .instruction import InstructionEncoder, MeanInstruction
 from .layout import TokenLayout
@@ -137,7 +137,7 @@ class SaccadeModel(nn.Module):
         read = hidden[-1:] if shape.readout == "slots" else hidden[-shape.expert_blocks :]
         slots = [self._slots(layer, plan) for layer in read]
         if shape.readout == "slots":
-            return self.expert(slots[0])
+            return self.expert(slots[0][:, : slots[0].shape[1] - shape.extra_slots])
         visual, early = layout.span("visual"), int(shape.read_shifted)
         seen = [layer[:, visual.start - early : visual.stop - early] for layer in read]
         if shape.readout == "expert":
@@ -146,14 +146,10 @@ class SaccadeModel(nn.Module):
         return self.expert(seen, slots, state[:, 0])
 
     def _slots(self, hidden: torch.Tensor, plan: TrunkPlan) -> torch.Tensor:
-        """Return the states [B, n, D] that stand for the slots which are read out."""
-        shape = self.architecture
-        if shape.read_shifted:
-            places = plan.early_places
-            slots = hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
-        else:
-            slots = hidden[:, self.layout.span("slots")]
-        return slots[:, : slots.shape[1] - shape.extra_slots]
+        """Return the states [B, slots, D] that stand for the slots."""
+        if self.architecture.read_shifted:
+            return hidden.gather(1, plan.early_places[..., None].expand(-1, -1, hidden.shape[-1]))
+        return hidden[:, self.layout.span("slots")]
 
     def forward(self, images: torch.Tensor, tokens: torch.Tensor, state: torch.Tensor) -> Decision:
         """Decide for images uint8 [B, V, 3, H, W], text tokens [B, L] and normalised states [B, state]."""
@@ -222,15 +218,27 @@ def _expert(shape: Architecture, *, chunk: int, slots: int, action: int) -> nn.M
             blocks=shape.expert_blocks,
             actions=action,
         )
-    sizes = {"chunk": chunk, "width": shape.expert_width, "blocks": shape.expert_blocks, "heads": shape.expert_heads}
     if shape.readout == "expert":
-        return Expert(trunk=shape.trunk_width, actions=action, **sizes)
+        return Expert(
+            chunk=chunk,
+            width=shape.expert_width,
+            trunk=shape.trunk_width,
+            blocks=shape.expert_blocks,
+            heads=shape.expert_heads,
+            actions=action,
+        )
     return BridgeExpert(
-        actions=action,
-        self_attention=shape.readout == "vla_adapter",
-        gate="tanh" if shape.readout == "vla_adapter" else "sigmoid",
-        rotary=shape.expert_rotary,
-        **sizes,
+        BridgeOptions(
+            width=shape.expert_width,
+            blocks=shape.expert_blocks,
+            steps=chunk,
+            actions=action,
+            heads=shape.expert_heads,
+            self_attention=shape.readout == "vla_adapter",
+            gate="tanh" if shape.readout == "vla_adapter" else "sigmoid",
+            rotation=shape.expert_rotation,
+            start=shape.expert_start,
+        )
     )
 
 
