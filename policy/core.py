@@ -11,11 +11,11 @@ import torch
 
 from ..errors import InputError
 from .architecture import Architecture
-from .checkpoint import read_checkpoint
+from .checkpoint import Checkpoint, read_checkpoint
 from .contract import Contract
-from .instruction import ByteTokenizer
 from .model import Decision, Instructed, SaccadeModel, chunk_loss, grounding_loss
 from .normalization import Normalizer
+from .tokenizer import TOKENIZER, make_tokenizer
 
 LABELLED = 2
 """Points that a grounding label names in each view: the instructed object and its goal."""
@@ -64,11 +64,13 @@ def build_model(architecture: Architecture, contract: Contract) -> SaccadeModel:
 class Core:
     """The network with its contract: `losses` to learn from demonstrations, `decide` to act."""
 
-    def __init__(self, architecture: Architecture, contract: Contract) -> None:
-        self.architecture, self.contract = architecture, contract
+    def __init__(self, architecture: Architecture, contract: Contract, tokenizer_text: str | None = None) -> None:
+        """`tokenizer_text` is that of the trunk's `tokenizer.json`, where the architecture has one."""
+        self.architecture, self.contract, self.tokenizer_text = architecture, contract, tokenizer_text
+        # Before the network, which is slow to build: a missing tokenizer is told at once.
+        self.tokenizer = make_tokenizer(architecture, tokenizer_text)
         self.model = build_model(architecture, contract)
         self.normalizer = Normalizer(contract.normalization)
-        self.tokenizer = ByteTokenizer(architecture.text_length)
 
     def losses(
         self, batch: Demonstrated, model: torch.nn.Module | None = None
@@ -142,11 +144,23 @@ def load_core(folder: str | Path) -> Core:
         raise InputError(
             f"{folder}/config.json", got="no architecture", expected="a Saccade checkpoint", fix="Check the path."
         )
-    core = Core(architecture_from_dict(values, f"{folder}/config.json"), checkpoint.contract)
+    architecture = architecture_from_dict(values, f"{folder}/config.json")
+    core = Core(architecture, checkpoint.contract, read_tokenizer_text(folder, checkpoint, architecture))
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint.tensors.items()}
     load_tensors(core.model, tensors, str(folder))
     core.model.eval()
     return core
+
+
+def read_tokenizer_text(folder: str | Path, checkpoint: Checkpoint, architecture: Architecture) -> str | None:
+    """Return the text of a checkpoint's tokenizer, None where it reads bytes; InputError if it is not part of it."""
+    if architecture.tokenizer == "bytes":
+        return None
+    if TOKENIZER not in checkpoint.provenance["files"]:
+        raise InputError(
+            f"checkpoint {folder}", got=f"no {TOKENIZER}", expected="the trunk's tokenizer", fix="Copy it again."
+        )
+    return (Path(folder) / TOKENIZER).read_text(encoding="utf-8")
 
 
 def load_tensors(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:

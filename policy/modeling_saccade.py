@@ -21,10 +21,11 @@ from .checkpoint import CONTRACT, PROVENANCE, Checkpoint, collect_provenance, re
 from .columns import ACTION, GROUNDING, STATE, DatasetColumns, read_columns
 from .configuration_saccade import SaccadeConfig
 from .contract import Contract
-from .core import PREFIX, Core, Demonstrated, load_tensors
+from .core import PREFIX, Core, Demonstrated, load_tensors, read_tokenizer_text
 from .demonstrations import dataset_offer, demonstrated_contract
 from .lerobot_files import camera_name
 from .model import Instructed
+from .tokenizer import TOKENIZER
 
 
 class SaccadePolicy(PreTrainedPolicy):
@@ -45,6 +46,7 @@ class SaccadePolicy(PreTrainedPolicy):
         dataset_stats: Mapping[str, Any] | None = None,
         dataset_meta: Any = None,
         contract: Contract | None = None,
+        tokenizer_text: str | None = None,
     ) -> None:
         super().__init__(config)
         del dataset_stats  # LeRobot's quantiles are not those of the dataset; the columns are read instead
@@ -55,7 +57,7 @@ class SaccadePolicy(PreTrainedPolicy):
         elif columns is not None:
             contract.check(dataset_offer(columns))
         contract = _agreed(contract, config)
-        core = Core(config.architecture, contract)
+        core = Core(config.architecture, contract, tokenizer_text)
         self.model = core.model
         self.core = core
         self._keys = {camera_name(key): key for key in config.image_features}
@@ -157,7 +159,8 @@ class SaccadePolicy(PreTrainedPolicy):
         shutil.rmtree(staging, ignore_errors=True)
         provenance = collect_provenance([Path(sys.argv[0]).name, *sys.argv[1:]], {}, self._fingerprint)
         encoded = draccus.encode(self.config, PreTrainedConfig)
-        write_checkpoint(staging, state_dict or self.state_dict(), encoded, self.core.contract, provenance)
+        texts = {TOKENIZER: text} if (text := self.core.tokenizer_text) else {}
+        write_checkpoint(staging, state_dict or self.state_dict(), encoded, self.core.contract, provenance, texts)
         # The provenance, which vouches for the others, comes last: a kill in between leaves what does not verify.
         for path in sorted(staging.iterdir(), key=lambda path: path.name == PROVENANCE):
             os.replace(path, save_directory / path.name)
@@ -207,7 +210,13 @@ class SaccadePolicy(PreTrainedPolicy):
         checkpoint = read_checkpoint(folder)
         if config is None:
             config = PreTrainedConfig.from_pretrained(folder)
-        policy = cls(config, dataset_stats=dataset_stats, dataset_meta=dataset_meta, contract=checkpoint.contract)
+        policy = cls(
+            config,
+            dataset_stats=dataset_stats,
+            dataset_meta=dataset_meta,
+            contract=checkpoint.contract,
+            tokenizer_text=read_tokenizer_text(folder, checkpoint, config.architecture),
+        )
         policy._load(checkpoint, str(folder))
         policy.to(config.device)
         policy.eval()

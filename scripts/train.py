@@ -279,8 +279,11 @@ def _saver(
     from ..policy.checkpoint import collect_provenance, write_checkpoint
     from ..policy.core import PREFIX
     from ..policy.lerobot_files import lerobot_files
+    from ..policy.tokenizer import TOKENIZER
 
     described, texts = lerobot_files(core.architecture, core.contract)
+    if core.tokenizer_text is not None:
+        texts |= {TOKENIZER: core.tokenizer_text}
     provenance = collect_provenance(["saccade", *sys.argv[1:]], {"seed": config.loop.seed}, dataset.fingerprint)
     provenance |= {"options": _plain(config), "init": config.init}
 

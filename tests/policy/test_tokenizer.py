@@ -1,0 +1,81 @@
+"""A trunk's tokenizer: the prompt around what is said, filled up and never cut."""
+
+import json
+
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+from saccade.errors import InputError
+from saccade.policy.architecture import Architecture
+from saccade.policy.instruction import ByteTokenizer
+from saccade.policy.tokenizer import TrunkTokenizer, find_padding, make_tokenizer
+
+WORDS = ["<unk>", "<pad>", "take", "the", "red", "cube", "user", "say", ":"]
+PROMPT = "<|im_start|>user say: {instruction}"
+
+
+@pytest.fixture(scope="module")
+def text():
+    tokenizer = Tokenizer(WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.add_special_tokens([AddedToken("<|im_start|>"), AddedToken("<pad>")])
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=20)
+    return tokenizer.to_str()
+
+
+def tokenizer_of(text, **changes):
+    return TrunkTokenizer(text, **{"prompt": PROMPT, "length": 9, "padding": 1} | changes)
+
+
+def test_the_prompt_is_filled_up_whatever_the_file_says_of_lengths(text):
+    tokens = tokenizer_of(text)(["Take  the RED cube", "take cube"])
+    assert tokens.dtype == torch.int64
+    assert tokens.tolist() == [[9, 6, 7, 8, 2, 3, 4, 5, 1], [9, 6, 7, 8, 2, 5, 1, 1, 1]]
+
+
+def test_a_longer_instruction_is_refused(text):
+    with pytest.raises(
+        InputError, match="instruction: got 10 tokens in .*, 4 of them the prompt's, expected at most 9"
+    ):
+        tokenizer_of(text)(["take the red cube the cube"])
+    with pytest.raises(InputError, match="instruction: got '  '"):
+        tokenizer_of(text)(["  "])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"padding": 99}, "architecture.padding: got 99, expected one of the tokenizer's 10 tokens"),
+        ({"padding": 6}, r"architecture.padding: got 6 \(user\), which the prompt uses"),
+        ({"prompt": "<|assistant|>{instruction}"}, r"architecture.prompt: got <\|assistant\|>, which the tokenizer"),
+    ],
+)
+def test_what_does_not_fit_the_tokenizer_is_refused(text, change, message):
+    with pytest.raises(InputError, match=message):
+        tokenizer_of(text, **change)
+
+
+def test_a_file_that_is_no_tokenizer_is_refused():
+    with pytest.raises(InputError, match="tokenizer.json: got no tokenizer"):
+        tokenizer_of("{}")
+
+
+def test_the_architecture_chooses(text):
+    assert isinstance(make_tokenizer(Architecture(), None), ByteTokenizer)
+    shape = Architecture(tokenizer="trunk", prompt=PROMPT, padding=1, text_length=12)
+    assert make_tokenizer(shape, text)(["take"]).shape == (1, 12)
+    with pytest.raises(InputError, match="tokenizer.json: got none"):
+        make_tokenizer(shape, None)
+
+
+def test_padding_is_what_the_tokenizer_names(text):
+    assert find_padding(text, {"pad_token": "<pad>"}) == 1
+    assert find_padding(text, {"pad_token": {"content": "<pad>"}}) == 1
+    for settings in ({}, {"pad_token": None}, {"pad_token": "<other>"}):
+        with pytest.raises(InputError, match=r"tokenizer: padding token.*special tokens: "):
+            find_padding(text, settings)
+    assert json.loads(text)["added_tokens"]
