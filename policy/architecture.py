@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from ..errors import InputError, unknown_name
-from .layout import MASKS, check_order
+from .sequence import MASKS, check_order
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "tokenizer": ("bytes", "trunk"),

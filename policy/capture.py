@@ -68,7 +68,8 @@ class CapturedPolicy:
         self._images, self._state = images.to(device, copy=True), state.to(device, copy=True)
         self._instructed = map_tensors(instructed, lambda tensor: tensor.to(device).contiguous().clone())
         self._buffers = tensors_of(self._instructed)
-        self._output, self._replay = record(lambda: model.decide(self._images, self._instructed, self._state))
+        with torch.cuda.device_of(self._images):
+            self._output, self._replay = record(lambda: model.decide(self._images, self._instructed, self._state))
 
     @torch.inference_mode()
     def instruct(self, instructed: Instructed) -> None:
@@ -100,6 +101,7 @@ class CapturedPolicy:
                     expected=f"{list(buffer.shape)}, as it was captured",
                     fix="Capture once for every shape of batch.",
                 )
-            buffer.copy_(given, non_blocking=True)
-        self._replay()
-        return map_tensors(self._output, torch.Tensor.clone)
+            buffer.copy_(given)
+        with torch.cuda.device_of(self._images):
+            self._replay()
+            return map_tensors(self._output, torch.Tensor.clone)

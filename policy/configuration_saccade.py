@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import InputError
+from .adaptation import Adaptation
 from .architecture import Architecture
 
 FLOOR = 0.02
@@ -68,6 +69,8 @@ class SaccadeConfig(PreTrainedConfig):
     """Steps of a chunk that are executed before the next decision."""
     architecture: ArchitectureOptions = field(default_factory=ArchitectureOptions)
     """The sizes of the network."""
+    adaptation: Adaptation | None = None
+    """How pretrained parts learn: by low-rank factors, or as a whole."""
     grounding: float = 0.1
     """Weight of the pointing loss, where the demonstrations are labelled."""
     optimizer_learning_rate: float = 1e-3

@@ -21,7 +21,7 @@ UNITS = (
 ROTATIONS = ("none", "quaternion_wxyz", "quaternion_xyzw", "axis_angle", "euler_xyz", "matrix_6d")
 KINDS = ("absolute", "relative")
 FRAMES = ("joint", "base", "world", "tool")
-METHODS = ("quantile_relative",)
+METHODS = ("quantile_relative", "bounds")
 QUARTER_TURNS = (0, 90, 180, 270)
 
 
@@ -126,7 +126,8 @@ class Normalization(Specification):
 
     `state_low`, `state_high`: [S]; `action_low`, `action_high`: [T, A], a row for each step of the chunk; `relative`:
     [A], whether the element is taken relative to the state measured at the decision. All in the contract's units.
-    Arrays are taken, and kept as tuples.
+    Arrays are taken, and kept as tuples. The method "quantile_relative" clips nothing; "bounds", which OpenVLA and its
+    descendants have, keeps states between the bounds and takes no element relative to the state.
     """
 
     state_low: tuple[float, ...]
@@ -141,6 +142,8 @@ class Normalization(Specification):
     def _validate(self) -> None:
         if self.method not in METHODS:
             raise unknown_name("Normalization.method", self.method, METHODS)
+        if self.method == "bounds" and any(self.relative):
+            raise self._refusal("relative", got="true", expected="false for every element under the method bounds")
         for low, high in (("state_low", "state_high"), ("action_low", "action_high")):
             if len(getattr(self, low)) != len(getattr(self, high)):
                 raise self._refusal(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
+from .adaptation import Adaptation, adapt, fold, read_adaptation
 from .architecture import Architecture
 from .checkpoint import Checkpoint, read_checkpoint
 from .contract import Contract
@@ -71,6 +72,18 @@ class Core:
         self.tokenizer = make_tokenizer(architecture, tokenizer_text)
         self.model = build_model(architecture, contract)
         self.normalizer = Normalizer(contract.normalization)
+        self.adaptation: Adaptation | None = None
+
+    def adapt(self, adaptation: Adaptation) -> None:
+        """Put factors beside the pretrained weights, which then stay as they are: see `adaptation.adapt`."""
+        adapt(self.model, adaptation)
+        self.adaptation = adaptation
+
+    def fold(self) -> None:
+        """Add the factors to the weights, if there are any, and remove them."""
+        if self.adaptation is not None:
+            fold(self.model)
+            self.adaptation = None
 
     def losses(
         self, batch: Demonstrated, model: torch.nn.Module | None = None
@@ -136,8 +149,11 @@ def architecture_from_dict(values: Mapping[str, Any], source: str) -> Architectu
 PREFIX = "model."
 
 
-def load_core(folder: str | Path) -> Core:
-    """Read a checkpoint folder and return its policy, ready to act; raises InputError for whatever does not fit."""
+def load_core(folder: str | Path, *, fold: bool = True) -> Core:
+    """Read a checkpoint folder and return its policy, ready to act; raises InputError for whatever does not fit.
+
+    The factors of an adapted policy are folded into its weights, or kept apart, to go on learning.
+    """
     checkpoint = read_checkpoint(folder)
     values = checkpoint.config.get("architecture")
     if not isinstance(values, dict):
@@ -146,8 +162,13 @@ def load_core(folder: str | Path) -> Core:
         )
     architecture = architecture_from_dict(values, f"{folder}/config.json")
     core = Core(architecture, checkpoint.contract, read_tokenizer_text(folder, checkpoint, architecture))
+    adaptation = read_adaptation(checkpoint.config, f"{folder}/config.json")
+    if adaptation is not None:
+        core.adapt(adaptation)
     tensors = {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint.tensors.items()}
     load_tensors(core.model, tensors, str(folder))
+    if fold:
+        core.fold()
     core.model.eval()
     return core
 

@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from .adaptation import Adaptation
 from .architecture import Architecture
 from .contract import Contract
 
@@ -24,7 +25,9 @@ def camera_name(key: str) -> str:
     return key.removeprefix(IMAGES).removeprefix("observation.")
 
 
-def lerobot_files(architecture: Architecture, contract: Contract) -> tuple[dict[str, Any], dict[str, str]]:
+def lerobot_files(
+    architecture: Architecture, contract: Contract, adaptation: Adaptation | None = None
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Return what a checkpoint's `config.json` holds, and the texts of the further files by name."""
     inputs = {
         IMAGES + camera.name: {"type": "VISUAL", "shape": [3, camera.height, camera.width]}
@@ -40,6 +43,7 @@ def lerobot_files(architecture: Architecture, contract: Contract) -> tuple[dict[
         "chunk_size": contract.chunk,
         "n_action_steps": contract.execute,
         "architecture": asdict(architecture),
+        "adaptation": None if adaptation is None else asdict(adaptation),
         "normalization_mapping": IDENTITY,
     }
     before = [

@@ -1,7 +1,7 @@
 """What a network costs, in operations and bytes, found out without running it: sizes are real, values are not there.
 
-A 7B policy is measured in seconds and in no memory: its tensors are PyTorch's fake ones, which have a shape, a dtype and
-a device but no storage, and every operation is only asked how large its result is.
+A 7B policy is measured in seconds and in no memory: its tensors are PyTorch's fake ones, which have a shape, a dtype
+and a device but no storage, and every operation is only asked how large its result is.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from .adaptation import set_checkpointing
 from .architecture import Architecture
 from .model import SaccadeModel, chunk_loss
 from .structure import tensors_of
@@ -122,7 +123,7 @@ OVERLOOKED = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
 }
-"""The processor's fused attention, which PyTorch's counter does not know, by the count of the fused ones that it does."""
+"""The processor's fused attention, which PyTorch's counter does not know, counted like a GPU's, which it does."""
 
 
 def count_flops(run: Callable[[], object], network: nn.Module | None = None) -> Flops:
@@ -131,6 +132,7 @@ def count_flops(run: Callable[[], object], network: nn.Module | None = None) -> 
     PyTorch's own counter, which sees every operation below autograd: a backward pass counts when `run` has one, and
     what checkpointing computes twice counts twice. Attention counts the whole of Q times K, masked or not, and its
     backward pass two and a half times that, as the fused kernels compute it; sums, norms and activations count nothing.
+    Under `no_grad` the counter stumbles over parameters that want gradients: freeze them before.
     """
     with FlopCounterMode(display=False, custom_mapping=OVERLOOKED) as counter:
         run()
@@ -178,47 +180,44 @@ def decision_cost(architecture: Architecture, sizes: Sizes) -> DecisionCost:
     return DecisionCost(parameters, 2 * parameters, instruct, decide, peak)
 
 
-@dataclass(frozen=True)
-class TrainingCost:
-    """What a step of training costs: operations of forward and backward, and the peak of memory.
-
-    `trained`: parameters that learn.
-    """
-
-    trained: int
-    step: Flops
-    peak_bytes: int
+def training_flops(build: Callable[[], SaccadeModel], sizes: Sizes, *, checkpointing: bool = False) -> Flops:
+    """Count a training step: forward, L1 loss over the chunk, backward; `build` says by `requires_grad` what learns."""
+    imagined = Imagined(lambda: build().train(), dtype=torch.bfloat16)
+    with imagined.running():
+        return count_flops(training_step(imagined.network, sizes, checkpointing=checkpointing), imagined.network)
 
 
-def training_cost(
+def training_peak(
     build: Callable[[], SaccadeModel], sizes: Sizes, *, dtype: torch.dtype = torch.bfloat16, checkpointing: bool = False
-) -> TrainingCost:
-    """Return what a training step costs under AdamW: forward, L1 loss over the chunk, backward.
+) -> int:
+    """Return the peak of bytes in a training step under AdamW; `build` says by `requires_grad` what learns.
 
-    `build` says by `requires_grad` what learns. Weights and gradients are in `dtype`, and AdamW's two moments too, as
-    PyTorch makes them. The peak is of live tensors at any time of the step, which begins without gradients; the
-    allocator's rounding and the libraries' workspaces come on top. It is a processor's: the trunk's attention is held
-    in float32 there, so that a GPU needs a little less.
+    Weights and gradients are in `dtype`, and AdamW's two moments too, as PyTorch makes them. The peak is of live
+    tensors at any time of the step, which begins without gradients; the allocator's rounding and the libraries'
+    workspaces come on top. It is a processor's: the trunk's attention is held in float32 there, so that a GPU needs a
+    little less.
     """
     imagined = Imagined(lambda: build().train(), dtype=dtype)
     network = imagined.network
-    for module in network.modules():
-        if hasattr(module, "checkpointing"):
-            module.checkpointing = checkpointing
-    learning = [each for each in network.parameters() if each.requires_grad]
     with imagined.running():
-        images, tokens, state = sizes.images(), sizes.tokens(network.architecture), sizes.states()
-        target = torch.zeros(sizes.batch, sizes.chunk, sizes.action)
-        padded = torch.zeros(sizes.batch, sizes.chunk, dtype=torch.bool)
-        moments = [torch.zeros_like(each) for each in learning for _ in range(2)]
+        step = training_step(network, sizes, checkpointing=checkpointing)
+        moments = [torch.zeros_like(each) for each in network.parameters() if each.requires_grad for _ in range(2)]
+        return peak_bytes(step, [network, moments])
 
-        def step() -> None:
-            chunk_loss(network(images, tokens, state).actions, target, padded).mean().backward()
 
-        flops = count_flops(step, network)
-        network.zero_grad(set_to_none=True)
-        peak = peak_bytes(step, [network, moments, images, tokens, state, target, padded])
-    return TrainingCost(sum(each.numel() for each in learning), flops, peak)
+def training_step(
+    network: SaccadeModel, sizes: Sizes, *, device: str = "cpu", checkpointing: bool = False
+) -> Callable[[], None]:
+    """Return what goes forward and backward once, on a batch of noise on the device; it sets `checkpointing`."""
+    set_checkpointing(network, checkpointing)
+    images, tokens = sizes.images(device), sizes.tokens(network.architecture, device)
+    state, target = sizes.states(device), torch.zeros(sizes.batch, sizes.chunk, sizes.action, device=device)
+    padded = torch.zeros(sizes.batch, sizes.chunk, dtype=torch.bool, device=device)
+
+    def step() -> None:
+        chunk_loss(network(images, tokens, state).actions, target, padded).mean().backward()
+
+    return step
 
 
 def peak_bytes(run: Callable[[], object], held: list[Any]) -> int:

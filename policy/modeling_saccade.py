@@ -58,6 +58,8 @@ class SaccadePolicy(PreTrainedPolicy):
             contract.check(dataset_offer(columns))
         contract = _agreed(contract, config)
         core = Core(config.architecture, contract, tokenizer_text)
+        if config.adaptation is not None:
+            core.adapt(config.adaptation)
         self.model = core.model
         self.core = core
         self._keys = {camera_name(key): key for key in config.image_features}

@@ -14,7 +14,8 @@ class Normalizer:
     """Encode states and action chunks to about [-1, 1], and decode chunks back to the contract's units.
 
     Takes numpy arrays and torch tensors of floating point alike and returns the same kind, dtype and device. Nothing is
-    clipped, so that decoding inverts encoding. Raises InputError for a shape or dtype that does not fit.
+    clipped, so that decoding inverts encoding; but the method "bounds" clips states, as those policies have learned it.
+    Raises InputError for a shape or dtype that does not fit.
     """
 
     def __init__(self, normalization: Normalization) -> None:
@@ -23,6 +24,7 @@ class Normalizer:
         # A middle and a half span: one subtraction and one division forward, their inverses back.
         self._state_middle, self._state_half = (state_low + state_high) / 2, (state_high - state_low) / 2
         self._action_middle, self._action_half = (action_low + action_high) / 2, (action_high - action_low) / 2
+        self._clips_state = normalization.method == "bounds"
         self._relative = np.array(normalization.relative, dtype=np.float64)
         # A relative element has its state at its own place (the contract sees to it); the others take any, times zero.
         self._places = [min(place, len(state_low) - 1) for place in range(len(self._relative))]
@@ -30,7 +32,8 @@ class Normalizer:
     def encode_state(self, state: Any) -> Any:
         """Return the normalised state: [..., S] to [..., S]."""
         _check("state", state, self._state_middle.shape)
-        return (state - _like(self._state_middle, state)) / _like(self._state_half, state)
+        encoded = (state - _like(self._state_middle, state)) / _like(self._state_half, state)
+        return encoded.clip(-1.0, 1.0) if self._clips_state else encoded
 
     def decode_state(self, encoded: Any) -> Any:
         """Return the state in the contract's units: [..., S] to [..., S]."""

@@ -1,4 +1,4 @@
-"""Where a computation makes the host wait for the device: each such place costs a decision time, and none can be captured.
+"""Where a computation makes the host wait for the device: such places cost a decision time and cannot be captured.
 
 A processor waits for nobody, but the operations that would make it wait are the same there, so that they are counted
 on any machine.
@@ -51,8 +51,8 @@ def find_synchronisations(run: Callable[[], object]) -> list[Synchronisation]:
     the shape of whose result is a value (`nonzero`, a boolean mask as an index, `unique`, `repeat_interleave` by a
     tensor), and copies between devices, in both directions. Copies are seen only where tensors are on another device
     than the processor, or imagined there (`measure.Imagined`); tensors made out of Python's numbers, which become such
-    copies, are seen everywhere. On a processor what is imagined may stop at such an operation, which has no value: the
-    error is PyTorch's.
+    copies, are seen everywhere. `tolist` and `numpy` of a tensor on the processor are not seen: they read its memory.
+    What is imagined has no values, so that it stops at what needs one: the error is PyTorch's.
     """
     with _Watch() as watch:
         run()

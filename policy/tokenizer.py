@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +13,8 @@ from ..errors import InputError
 from .architecture import Architecture
 from .instruction import PADDING, ByteTokenizer
 
-TOKENIZER, TOKENIZER_CONFIG, SPECIAL_TOKENS = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
-"""The files of a Hugging Face tokenizer; a checkpoint keeps the first."""
+TOKENIZER = "tokenizer.json"
+"""The file of a Hugging Face tokenizer that a checkpoint keeps."""
 
 CHAT_TOKEN = re.compile(r"<[^<>\s]+>")
 """What looks like one special token in a prompt: `<|im_start|>`, `<start_of_turn>`, `</s>`."""
@@ -27,88 +25,82 @@ class TrunkTokenizer:
 
     `text` is that of the `tokenizer.json` that came with the weights. Its own post-processing stays, so a Llama's
     tokens begin with its start token. Case and spacing of the instruction do not matter; one that is too long is
-    refused, never cut. Raises InputError for a text that is no tokenizer, for one with more tokens than the trunk's
-    `vocabulary`, for a prompt whose chat tokens it lacks, and for a `padding` that the prompt itself holds.
+    refused, never cut. Raises InputError for a text that is no tokenizer, for a prompt whose chat tokens it lacks, and
+    for a `padding` that it lacks or that the prompt itself uses.
     """
 
-    def __init__(self, text: str, *, prompt: str, length: int, padding: int, vocabulary: int) -> None:
+    def __init__(self, text: str, *, prompt: str, length: int, padding: int) -> None:
         self.prompt, self.length, self.padding = prompt, length, padding
         self._tokenizer = _parsed(text)
         # The file may ask for both; here nothing is cut, and padding is the architecture's.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._check_prompt(vocabulary)
-        special = {token for token, added in self._tokenizer.get_added_tokens_decoder().items() if added.special}
-        self._reserved = special | {padding}
-        self._own = self._reserved_in(self._encode(""))
-        if padding in self._own:
-            raise InputError(
-                "architecture.padding",
-                got=f"{padding}, {self._name(padding)}, which the prompt itself holds",
-                expected="a token that no instruction needs",
-                fix=f"Set padding to another one, such as a row below {vocabulary} that the tokenizer does not use.",
-            )
+        self._check_prompt()
+        self._bare = self._encode("")
+        self._check_padding()
+        # Said aloud, these would end a turn or hide a word from the trunk.
+        self._reserved = {padding, *_special_tokens(self._tokenizer)}
 
     def __call__(self, instructions: Sequence[str]) -> torch.Tensor:
         """Return int64 [B, L]; raises InputError for an instruction that is empty, too long or holds special tokens."""
         tokens = torch.full((len(instructions), self.length), self.padding)
         for row, instruction in enumerate(instructions):
-            content = self._encode(instruction)
-            if self._reserved_in(content) != self._own:
-                foreign = sorted(set(self._reserved_in(content)) - set(self._own)) or self._own
+            content = " ".join(instruction.lower().split())
+            if not content:
+                raise InputError("instruction", got=repr(instruction), expected="words", fix="Say what to do.")
+            found = self._encode(content)
+            self._check_words(found, instruction)
+            if len(found) > self.length:
                 raise InputError(
                     "instruction",
-                    got=f"{instruction!r}, which reads as {', '.join(map(self._name, foreign))}",
-                    expected="words, without special tokens",
-                    fix="Say it in other words.",
-                )
-            if len(content) > self.length:
-                raise InputError(
-                    "instruction",
-                    got=f"{len(content)} tokens, the prompt's included, in {instruction!r}",
+                    got=f"{len(found)} tokens in {instruction!r}, {len(self._bare)} of them the prompt's",
                     expected=f"at most {self.length}",
-                    fix=f"Say it in other words, or train with text_length={len(content)}.",
+                    fix=f"Say it in other words, or train with text_length={len(found)}.",
                 )
-            tokens[row, : len(content)] = torch.tensor(content)
+            tokens[row, : len(found)] = torch.tensor(found)
         return tokens
 
-    def _encode(self, instruction: str) -> list[int]:
-        """Return the tokens of the prompt with an instruction in it; the empty string gives the bare prompt's."""
-        content = " ".join(instruction.lower().split())
-        if instruction and not content:
-            raise InputError("instruction", got=repr(instruction), expected="words", fix="Say what to do.")
+    def _encode(self, content: str) -> list[int]:
+        """Return the tokens of the prompt with a text in it."""
         try:
             return self._tokenizer.encode(self.prompt.replace("{instruction}", content)).ids
         except (UnicodeEncodeError, TypeError):
             # Lone surrogates, which a terminal makes of foreign bytes.
+            fix = "Type it again."
+            raise InputError("instruction", got=repr(content), expected="text in Unicode", fix=fix) from None
+
+    def _check_words(self, found: Sequence[int], instruction: str) -> None:
+        """Raise InputError unless the only reserved tokens of an instruction are those of the prompt."""
+        own, all_reserved = ([token for token in each if token in self._reserved] for each in (self._bare, found))
+        if own != all_reserved:
+            names = sorted({self._tokenizer.id_to_token(token) for token in set(all_reserved) - set(own) or own})
             raise InputError(
-                "instruction", got=repr(instruction), expected="text in Unicode", fix="Type it again."
-            ) from None
+                "instruction",
+                got=f"{instruction!r}, which reads as {', '.join(names)}",
+                expected="words without special tokens",
+                fix="Say it in other words.",
+            )
 
-    def _reserved_in(self, content: Sequence[int]) -> list[int]:
-        return [token for token in content if token in self._reserved]
-
-    def _check_prompt(self, vocabulary: int) -> None:
+    def _check_prompt(self) -> None:
         for name in CHAT_TOKEN.findall(self.prompt.replace("{instruction}", "")):
             token = self._tokenizer.token_to_id(name)
             if token is None or token not in self._tokenizer.encode(name, add_special_tokens=False).ids:
                 raise InputError(
                     "architecture.prompt",
-                    got=f"a tokenizer that is missing chat token {name}",
-                    expected="one that knows every chat token of the prompt",
+                    got=f"{name}, which the tokenizer does not know as one token",
+                    expected="chat tokens that it knows: none may be missing",
                     fix="Set a prompt of the trunk's own form, such as prompt='{instruction}'.",
                 )
-        highest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
-        if highest >= vocabulary:
-            raise InputError(
-                TOKENIZER,
-                got=f"token {highest}, {self._name(highest)}",
-                expected=f"tokens below {vocabulary}, the trunk's vocabulary",
-                fix="Take the tokenizer that belongs to the trunk's weights.",
-            )
 
-    def _name(self, token: int) -> str:
-        return repr(self._tokenizer.id_to_token(token) or f"token {token}")
+    def _check_padding(self) -> None:
+        name = self._tokenizer.id_to_token(self.padding)
+        fix = "Take the tokenizer's own padding token, or another that no instruction needs."
+        if name is None:
+            expected = f"one of the tokenizer's {self._tokenizer.get_vocab_size()} tokens"
+            raise InputError("architecture.padding", got=self.padding, expected=expected, fix=fix)
+        if self.padding in self._bare:
+            got = f"{self.padding} ({name}), which the prompt uses"
+            raise InputError("architecture.padding", got=got, expected="a token that it does not use", fix=fix)
 
 
 def make_tokenizer(architecture: Architecture, text: str | None) -> ByteTokenizer | TrunkTokenizer:
@@ -127,61 +119,46 @@ def make_tokenizer(architecture: Architecture, text: str | None) -> ByteTokenize
         return ByteTokenizer(architecture.text_length)
     if text is None:
         raise InputError(
-            "architecture.tokenizer",
-            got="trunk, and no tokenizer",
-            expected=f"the {TOKENIZER} of a trunk",
-            fix="Name pretrained weights, whose tokenizer comes along: --trunk; or use --change tokenizer=bytes.",
+            TOKENIZER,
+            got="none",
+            expected="the trunk's tokenizer, which the architecture asks for",
+            fix="Name pretrained weights, with which it comes: --trunk; or use --change tokenizer=bytes.",
         )
-    return TrunkTokenizer(
-        text,
-        prompt=architecture.prompt,
-        length=architecture.text_length,
-        padding=architecture.padding,
-        vocabulary=architecture.vocabulary,
+    tokenizer = TrunkTokenizer(
+        text, prompt=architecture.prompt, length=architecture.text_length, padding=architecture.padding
     )
-
-
-def recorded_tokenizer(architecture: Architecture, folder: str | Path, files: Mapping[str, Any]) -> str | None:
-    """Return the text of a checkpoint's tokenizer, None where the architecture reads bytes.
-
-    `files` are those that the checkpoint's provenance vouches for, and that were verified; InputError if it is not
-    among them.
-    """
-    if architecture.tokenizer == "bytes":
-        return None
-    path = Path(folder) / TOKENIZER
-    if TOKENIZER not in files:
+    if (highest := max(_parsed(text).get_vocab().values())) >= architecture.vocabulary:
         raise InputError(
-            str(path),
-            got="no tokenizer that was saved with the weights",
-            expected="one, as the architecture asks for the trunk's",
-            fix="Copy the checkpoint again from where it was trained.",
+            TOKENIZER,
+            got=f"tokens up to {highest}",
+            expected=f"tokens below {architecture.vocabulary}, the trunk's vocabulary",
+            fix="Take the tokenizer that belongs to the trunk's weights.",
         )
-    return path.read_text(encoding="utf-8")
+    return tokenizer
 
 
-def find_padding(texts: Mapping[str, str]) -> int:
-    """Return the padding token of a tokenizer, given the texts of its files by name; those but the first may lack.
+def find_padding(text: str, settings: Mapping[str, Any]) -> int:
+    """Return a tokenizer's padding token: the one that `settings`, its `tokenizer_config.json`, names as pad_token.
 
-    Raises InputError when none is declared: which token may stand for nothing is not guessed.
+    Raises InputError when none is named, or one that there is not: which token may stand for nothing is not guessed.
     """
-    tokenizer = _parsed(texts.get(TOKENIZER, ""))
-    for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS):
-        declared = _object(texts.get(name, "{}"), name).get("pad_token")
-        content = declared.get("content") if isinstance(declared, dict) else declared
-        if content is None:
-            continue
-        token = tokenizer.token_to_id(str(content))
-        if token is None:
-            fix = f"Set padding to the number of a token that {TOKENIZER} has: --change padding=NUMBER."
-            raise InputError(f"{name}: pad_token", got=repr(content), expected="a token that exists", fix=fix)
-        return token
-    raise InputError(
-        "the trunk's tokenizer",
-        got="no padding token",
-        expected=f"pad_token in {TOKENIZER_CONFIG}",
-        fix="Choose a token that no instruction needs: --change padding=NUMBER.",
-    )
+    tokenizer = _parsed(text)
+    named = settings.get("pad_token")
+    named = named.get("content") if isinstance(named, Mapping) else named
+    token = tokenizer.token_to_id(named) if isinstance(named, str) else None
+    if token is None:
+        special = ", ".join(f"{name} is {token}" for token, name in sorted(_special_tokens(tokenizer).items()))
+        raise InputError(
+            "tokenizer: padding token",
+            got=f"{named!r}, which it does not have" if named else "none",
+            expected="one of its tokens, named pad_token",
+            fix=f"Choose one that no instruction needs: --change padding=NUMBER; special tokens: {special or 'none'}.",
+        )
+    return token
+
+
+def _special_tokens(tokenizer: Tokenizer) -> dict[int, str]:
+    return {token: added.content for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
 
 
 def _parsed(text: str) -> Tokenizer:
@@ -190,17 +167,7 @@ def _parsed(text: str) -> Tokenizer:
     except Exception as error:  # the library raises no narrower one
         raise InputError(
             TOKENIZER,
-            got=f"a text that is no tokenizer ({error})" if text else "nothing",
+            got=f"no tokenizer ({error})",
             expected="a fast tokenizer of Hugging Face",
             fix="Save it with tokenizer.save_pretrained, which writes that file.",
         ) from None
-
-
-def _object(text: str, name: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise InputError(name, got="a damaged file", expected="a JSON object", fix="Copy it again.")
-    return value

@@ -1,4 +1,4 @@
-"""`saccade bench`: how fast the simulator is and how reliable the demonstrator, each behind a check of correctness."""
+"""`saccade bench`: how fast simulator and policies are, how reliable the demonstrator, each behind a check."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import tyro
 
 from ..errors import InputError, WorldError
 from ..sim.desk.tasks import EVALUATION_STATES, SUITES, find_suite, find_task
+from .bench_latency import LatencyConfig, bench_latency
 from .figures import Figures, command_line, usable_cores, write_figures
 
 STATES_AT_ONCE = 10
@@ -71,27 +72,35 @@ class DemonstratorConfig:
 BenchConfig = (
     Annotated[SimConfig, tyro.conf.subcommand("sim")]
     | Annotated[DemonstratorConfig, tyro.conf.subcommand("demonstrator")]
+    | Annotated[LatencyConfig, tyro.conf.subcommand("latency")]
 )
 """What to measure; each measurement has options of its own."""
 
 
-def run(config: SimConfig | DemonstratorConfig) -> int:
+def run(config: SimConfig | DemonstratorConfig | LatencyConfig) -> int:
     """Measure, print the figures, write them where asked, and return the exit code."""
-    from ..sim.rendering import choose_backend
-
-    choose_backend()
-    try:
-        if isinstance(config, SimConfig):
-            command, (figures, lines) = "bench sim", bench_sim(config)
-        else:
-            command, (figures, lines) = "bench demonstrator", bench_demonstrator(config)
-    except BrokenProcessPool as error:
-        raise WorldError("a worker process died (out of memory, or killed): try again with fewer --workers") from error
+    if isinstance(config, LatencyConfig):
+        command, (figures, lines) = "bench latency", bench_latency(config)
+    else:
+        command, (figures, lines) = _run_world(config)
     print("\n".join(lines))
     if config.out is not None:
         write_figures(config.out, figures, command_line(command, config))
         print(f"Figures: {config.out}")
     return 0
+
+
+def _run_world(config: SimConfig | DemonstratorConfig) -> tuple[str, tuple[Figures, list[str]]]:
+    """Measure what needs the simulator and worker processes."""
+    from ..sim.rendering import choose_backend
+
+    choose_backend()
+    try:
+        if isinstance(config, SimConfig):
+            return "bench sim", bench_sim(config)
+        return "bench demonstrator", bench_demonstrator(config)
+    except BrokenProcessPool as error:
+        raise WorldError("a worker process died (out of memory, or killed): try again with fewer --workers") from error
 
 
 def bench_sim(config: SimConfig) -> tuple[Figures, list[str]]:

@@ -9,25 +9,22 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, WorldError, unknown_name
 from .figures import Figures
+from .latency_rows import Row, collect_figures, plot_parts, table
 
 if TYPE_CHECKING:
-    import torch
-
     from ..policy.architecture import Architecture
+    from ..policy.model import SaccadeModel
     from .contestants import Contestant, Ours
 
-PLAIN, MIXED = 1e-5, 2e-2
-"""How far two ways to decide may be apart, relative to the largest action: in float32 and in bfloat16."""
-
-PROCESSOR_MEMORY = 8.0
+PROCESSOR_MEMORY = 6.0
 LEAST_RUNS = 3
-LORA_RANK = 32
+LORA_RANK, TRAINING_BATCH = 32, 8
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -45,13 +42,13 @@ class LatencyConfig:
     lerobot: bool = True
     """Whether LeRobot's policies take part."""
     device: str = "auto"
-    """Where to measure time: cuda (bfloat16, captured in a CUDA graph), cpu (float32), or auto, a GPU if there is one."""
+    """Where to measure time: cuda (bfloat16, captured in a CUDA graph), cpu (float32), or auto: a GPU if there is."""
     runs: int = 100
     """Decisions to time of each contestant; the median counts."""
     seconds: float = 120.0
     """At most this long for the timed decisions of one contestant; fewer than 3 in it count as not measured."""
     memory: float | None = None
-    """GiB that the weights of a timed contestant may take; default: what the GPU has free, 8 without one."""
+    """GiB that the weights of a timed contestant may take; default: what the GPU has free, 6 without one."""
     training: bool = True
     """Whether to count what a step of training with LoRA costs, too; needs a few minutes on one core."""
     out: Path | None = None
@@ -78,31 +75,6 @@ class LatencyConfig:
             find_preset(preset)
 
 
-@dataclass
-class Row:
-    """What was found out about one contestant; None stands for what was not.
-
-    `flops`: of a decision; `parts`: of them, by part of the policy; `instruct_flops`: once for an instruction;
-    `seconds`: of each timed decision; `remark`: why something is missing.
-    """
-
-    name: str
-    steps: int
-    parameters: int | None = None
-    flops: int | None = None
-    parts: dict[str, int] = field(default_factory=dict)
-    instruct_flops: int = 0
-    peak_bytes: int | None = None
-    synchronisations: int | None = None
-    seconds: list[float] = field(default_factory=list)
-    remark: str = ""
-
-    def percentile(self, share: float) -> float | None:
-        """Return the time in seconds below which a share of the decisions stayed, None where none was timed."""
-        ordered = sorted(self.seconds)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
-
-
 def bench_latency(config: LatencyConfig) -> tuple[Figures, list[str]]:
     """Return what decisions cost as figures and as lines for people.
 
@@ -122,7 +94,7 @@ def bench_latency(config: LatencyConfig) -> tuple[Figures, list[str]]:
     lines = [
         *table(rows),
         "",
-        f"times: {describe(device)}, batch 1, median and 99th percentile of up to {config.runs} decisions",
+        f"weights in bfloat16; times: {describe(device)}, batch 1, up to {config.runs} decisions",
         "checked: a prepared instruction changes no action, operations are those of the schedule, the host never waits"
         + (", a captured decision is the uncaptured one" if device == "cuda" else ""),
     ]
@@ -153,7 +125,8 @@ def describe(device: str) -> str:
     from ..sim.fingerprint import processor_name
 
     if device == "cuda":
-        return f"{torch.cuda.get_device_name()}, bfloat16, ours and the dense ones in CUDA graphs"
+        kinds = "ours and the dense ones in bfloat16 and CUDA graphs, LeRobot's as they come"
+        return f"{torch.cuda.get_device_name()}, {kinds}"
     return f"{processor_name()}, {torch.get_num_threads()} threads, float32"
 
 
@@ -176,11 +149,12 @@ def line_up(config: LatencyConfig) -> list[Contestant]:
 def measure(contestant: Contestant, config: LatencyConfig, device: str) -> Row:
     """Return what one contestant costs; raises WorldError when one of ours does not compute what it should."""
     from .contestants import Ours, refusal
+    from .latency_checks import check_decisions
 
     row = Row(contestant.name, contestant.sizes.chunk)
     if isinstance(contestant, Ours):
         count_ours(contestant, row)
-        check(contestant, row)
+        check_decisions(contestant, row.parts["trunk"])
     else:
         try:
             count_theirs(contestant, row)
@@ -199,7 +173,7 @@ def count_ours(contestant: Ours, row: Row) -> None:
 
     cost = decision_cost(contestant.architecture, contestant.sizes)
     row.parameters, row.flops, row.parts = cost.parameters, cost.decide.total, cost.decide.parts
-    row.instruct_flops, row.peak_bytes = cost.instruct.total, cost.peak_bytes
+    row.instruct_flops, row.peak_bytes, row.stored_bytes = cost.instruct.total, cost.peak_bytes, 4 * cost.parameters
     imagined = Imagined(contestant.build, device="cuda")
     with imagined.running():
         decide = contestant.prepare(imagined.network, device="cuda", capture=False)
@@ -217,63 +191,12 @@ def count_theirs(contestant: Contestant, row: Row) -> None:
     from ..policy.measure import Imagined, count_flops
 
     imagined = Imagined(contestant.build)
-    row.parameters = sum(each.numel() for each in imagined.network.parameters())
+    weights = list(imagined.network.parameters())
+    row.parameters, row.stored_bytes = sum(each.numel() for each in weights), sum(each.nbytes for each in weights)
     with imagined.running():
         decide = contestant.prepare(imagined.network, device="cpu", capture=False)
         row.flops = count_flops(decide).total
         row.steps = decide().shape[1]
-
-
-def check(contestant: Ours, row: Row) -> None:
-    """Raise WorldError unless a small twin decides the same with a prepared instruction, and operations add up."""
-    import torch
-
-    from .contestants import TWIN_SIZES, twin
-
-    torch.manual_seed(0)
-    architecture = twin(contestant.architecture)
-    network = TWIN_SIZES.build(architecture).eval()
-    with torch.inference_mode():
-        for parameter in network.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-        tokens, state = TWIN_SIZES.tokens(architecture), TWIN_SIZES.states()
-        instructed = network.instruct(tokens)
-        for _ in range(2):
-            images = TWIN_SIZES.images()
-            whole, prepared = network(images, tokens, state), network.decide(images, instructed, state)
-            require_equal(f"a prepared decision of {row.name}", prepared.actions, whole.actions, PLAIN)
-    wanted = scheduled_flops(contestant)
-    if abs(row.parts["trunk"] - wanted) > 1e-3 * wanted:
-        raise WorldError(
-            f"the trunk of {row.name} computes {row.parts['trunk']:.4g} operations where its schedule of pruning asks "
-            f"for {wanted:.4g}: no speed is given"
-        )
-
-
-def scheduled_flops(contestant: Ours) -> int:
-    """Return by formula what a decision's trunk computes: in each layer the kept tokens, the state and the slots."""
-    import torch
-
-    with torch.device("meta"):
-        network = contestant.build()
-    trunk, layout, shape = network.trunk, network.layout, contestant.architecture
-    configuration = trunk.decoder.config
-    head = shape.trunk_head_size or shape.trunk_width // shape.trunk_heads
-    total = 0
-    for number, (layer, kept) in enumerate(zip(trunk.decoder.layers, trunk.keep, strict=True)):
-        working = layout.length - layout.visual + kept * trunk.groups
-        weights = sum(each.numel() for each in layer.parameters() if each.ndim == 2)
-        seen = working + layout.remembered
-        total += 2 * working * weights + 4 * configuration.num_attention_heads * working * seen * head
-        total += 2 * layout.visual * shape.trunk_width if str(number) in trunk.routers else 0
-    return total * contestant.sizes.batch
-
-
-def require_equal(what: str, got: torch.Tensor, wanted: torch.Tensor, tolerance: float) -> None:
-    """Raise WorldError unless two tensors are equal to a tolerance, relative to the largest number of the wanted."""
-    error = float((got.float() - wanted.float()).abs().max() / wanted.float().abs().max().clamp(min=1e-12))
-    if not error <= tolerance:
-        raise WorldError(f"{what} is off by {error:.1e} of the largest action, over {tolerance:g}: no speed is given")
 
 
 def time_decisions(contestant: Contestant, config: LatencyConfig, device: str, row: Row) -> None:
@@ -281,18 +204,19 @@ def time_decisions(contestant: Contestant, config: LatencyConfig, device: str, r
     import torch
 
     from .contestants import Ours, refusal
+    from .latency_checks import MIXED, require_equal
 
     on_gpu = device == "cuda"
-    needed = (2 if on_gpu else 4) * (row.parameters or 0) / 2**30
+    is_ours = isinstance(contestant, Ours)
+    needed = (row.stored_bytes // 2 if on_gpu and is_ours else row.stored_bytes) / 2**30
     room = config.memory or (torch.cuda.mem_get_info()[0] / 2**30 if on_gpu else PROCESSOR_MEMORY)
     if needed > room:
-        row.remark = f"not timed: its weights are {needed:.0f} GiB, {room:.0f} are to be used"
+        row.remark = f"not timed: {needed:.1f} GiB of weights, {room:.0f} are to be used"
         return
-    is_ours = isinstance(contestant, Ours)
     try:
         with torch.inference_mode(), torch.device(device):
             network = contestant.build()
-            if on_gpu:
+            if on_gpu and is_ours:
                 network = network.to(torch.bfloat16)
             decide = contestant.prepare(network, device=device, capture=on_gpu and is_ours)
             if on_gpu and is_ours:
@@ -329,72 +253,67 @@ def repeat(decide: Callable[[], Any], config: LatencyConfig, device: str) -> lis
     return [timed() for _ in range(min(config.runs, allowed))] if allowed >= LEAST_RUNS else []
 
 
-def table(rows: list[Row]) -> list[str]:
-    """Return the rows as aligned text."""
-    heads = ["policy", "parameters", "weights", "decision", "per step", "instruction", "waits", "p50", "p99", "rate", ""]
-    cells = [heads]
-    for row in rows:
-        middle, late = row.percentile(0.5), row.percentile(0.99)
-        cells.append(
-            [
-                row.name,
-                _shown(row.parameters, 1e6, "M"),
-                _shown(row.parameters and 2 * row.parameters, 2**30, "GiB", 2),
-                _shown(row.flops, 1e9, "GFLOP"),
-                _shown(row.flops and row.flops / row.steps, 1e9, "GFLOP", 2),
-                _shown(row.instruct_flops or None, 1e9, "GFLOP", 2),
-                _shown(row.synchronisations, 1, "", 0),
-                _shown(middle and 1e3 * middle, 1, "ms"),
-                _shown(late and 1e3 * late, 1, "ms"),
-                _shown(middle and 1 / middle, 1, "/s"),
-                row.remark,
-            ]
+def training_figures(config: LatencyConfig, device: str) -> tuple[Figures, list[str]]:
+    """Return what training steps with LoRA at batch 8 cost, as figures and as lines for people.
+
+    `large` against its dense opponent in operations, and in time on a GPU; the memory of `small`.
+    """
+    from ..policy.architecture import find_preset
+    from ..policy.measure import Sizes, training_flops, training_peak
+    from .contestants import dense
+
+    sizes, figures, lines = replace(Sizes(), batch=TRAINING_BATCH), {}, []
+    said = f"with LoRA of rank {LORA_RANK} at batch {sizes.batch}"
+    if "small" in config.presets:
+        small = find_preset("small")
+        kept, again = (
+            training_peak(lambda: adapted(small, sizes), sizes, checkpointing=checkpointing) / 2**30
+            for checkpointing in (False, True)
         )
-    widths = [max(len(line[column]) for line in cells) for column in range(len(heads))]
+        figures["small_train_lora_peak_gib"] = round(kept, 2)
+        figures["small_train_lora_checkpointed_peak_gib"] = round(again, 2)
+        lines.append(f"training small {said} in bfloat16: {kept:.1f} GiB, {again:.1f} with checkpointing (derived)")
+    if "large" in config.presets:
+        large = find_preset("large")
+        sides = [large, dense(large)]
+        ours, theirs = (
+            training_flops(lambda side=side: adapted(side, sizes), sizes, checkpointing=True).total / 1e12
+            for side in sides
+        )
+        times = [time_training(side, sizes, config) for side in sides] if device == "cuda" else None
+        figures["large_train_flop_ratio"] = round(theirs / ours, 3)
+        figures["large_train_tflop"] = round(ours, 2)
+        figures["large_train_speedup_over_dense"] = times and times[1] / times[0]
+        lines.append(
+            f"training large {said}, checkpointed: {ours:.1f} TFLOP a step, the dense one {theirs:.1f}, "
+            f"{theirs / ours:.2f} times as many"
+        )
+    return figures, lines
 
-    def aligned(line: list[str]) -> str:
-        first, *numbers, last = line
-        shown = [first.ljust(widths[0]), *(text.rjust(width) for text, width in zip(numbers, widths[1:-1], strict=True))]
-        return "  ".join([*shown, last]).rstrip()
 
-    return [aligned(line) for line in cells]
+def adapted(architecture: Architecture, sizes: Any) -> SaccadeModel:
+    """Return a network of which LoRA and the parts without pretrained weights learn."""
+    from ..policy.adaptation import Adaptation, adapt
 
-
-def _shown(value: float | None, unit: float, name: str, places: int = 1) -> str:
-    return "-" if value is None else f"{value / unit:.{places}f} {name}".rstrip()
+    network = sizes.build(architecture)
+    adapt(network, Adaptation(rank=LORA_RANK, alpha=LORA_RANK))
+    return network
 
 
-def collect_figures(rows: list[Row], device: str) -> Figures:
-    """Return the figures of all rows; those of a GPU are null without one."""
-    found = {row.name: row for row in rows}
-    figures: dict[str, float | None] = {
-        # The importer's own test compares with the released weights.
-        "parity_max_relative_error": None,
-        "host_syncs_per_forward": max((row.synchronisations or 0 for row in rows), default=None),
-    }
-    for preset in ("large", "small"):
-        row, opponent = found.get(preset), found.get(f"dense {preset}")
-        if row is None or opponent is None:
-            continue
-        timed = device == "cuda" and row.seconds and opponent.seconds
-        middle, late, other = row.percentile(0.5), row.percentile(0.99), opponent.percentile(0.5)
-        figures |= {
-            f"{preset}_speedup_over_dense": other / middle if timed else None,
-            f"{preset}_p50_ms": 1e3 * middle if timed else None,
-            f"{preset}_p99_ms": 1e3 * late if timed else None,
-            f"{preset}_tflop": row.flops / 1e12,
-            f"{preset}_instruction_tflop": row.instruct_flops / 1e12,
-            f"{preset}_parameters_billion": row.parameters / 1e9,
-            f"{preset}_inference_peak_gib": row.peak_bytes / 2**30,
-            f"{preset}_flop_ratio": opponent.flops / row.flops,
-            f"{'' if preset == 'large' else 'small_'}dense_tflop": opponent.flops / 1e12,
-            f"{'' if preset == 'large' else 'small_'}dense_parameters_billion": opponent.parameters / 1e9,
-        }
-        figures |= {f"{preset}_{part}_tflop": count / 1e12 for part, count in row.parts.items() if part != "other"}
-    if "tiny" in found:
-        middle = found["tiny"].percentile(0.5)
-        figures |= {"tiny_gflop": found["tiny"].flops / 1e9, "tiny_decisions_per_second": 1 / middle if middle else None}
-    for name in ("act", "pi0", "pi05"):
-        if name in found and found[name].flops is not None:
-            figures[f"lerobot_{name}_tflop"] = found[name].flops / 1e12
-    return {name: value if value is None else float(f"{value:.5g}") for name, value in figures.items()}
+def time_training(architecture: Architecture, sizes: Any, config: LatencyConfig) -> float:
+    """Return the median seconds of a training step on the GPU, in bfloat16 and checkpointed, optimizer included."""
+    import torch
+
+    from ..policy.measure import training_step
+
+    with torch.device("cuda"):
+        network = adapted(architecture, sizes).to(torch.bfloat16).train()
+        step = training_step(network, sizes, device="cuda", checkpointing=True)
+    optimizer = torch.optim.AdamW([each for each in network.parameters() if each.requires_grad], lr=1e-5)
+
+    def learn() -> None:
+        step()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return statistics.median(repeat(learn, replace(config, runs=20), "cuda"))

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ..errors import SaccadeError
 from ..policy.architecture import Architecture
 from ..policy.capture import CapturedPolicy
 from ..policy.measure import Sizes
@@ -43,6 +42,8 @@ class Ours:
         return self.sizes.build(self.architecture).requires_grad_(False).eval()
 
     def prepare(self, network: Any, *, device: str, capture: bool) -> Callable[[], torch.Tensor]:
+        # The same pictures every time, so that two ways to decide can be compared.
+        torch.manual_seed(0)
         images, state = self.sizes.images(device), self.sizes.states(device)
         instructed = network.instruct(self.sizes.tokens(self.architecture, device))
         if capture:
@@ -97,8 +98,8 @@ CHUNK = Sizes().chunk
 LEROBOT = {
     "act": {"chunk_size": CHUNK, "n_action_steps": CHUNK, "pretrained_backbone_weights": None},
     "diffusion": {"pretrained_backbone_weights": None},
-    "pi0": {"chunk_size": CHUNK, "n_action_steps": CHUNK},
-    "pi05": {"chunk_size": CHUNK, "n_action_steps": CHUNK},
+    "pi0": {"chunk_size": CHUNK, "n_action_steps": CHUNK, "dtype": "bfloat16"},
+    "pi05": {"chunk_size": CHUNK, "n_action_steps": CHUNK, "dtype": "bfloat16"},
     "smolvla": {"chunk_size": CHUNK, "n_action_steps": CHUNK},
     "vqbet": {"pretrained_backbone_weights": None},
 }
@@ -106,8 +107,9 @@ LEROBOT = {
 
 
 def ours(name: str, architecture: Architecture) -> Ours:
-    """Return a policy at the sizes that it is made for: a pretrained tower's pictures, or the desk's of the small one."""
-    return Ours(name, architecture, Sizes() if architecture.towers else Sizes(image_size=128, state=6, action=6, chunk=16)
+    """Return a policy at the sizes that it is made for: LIBERO's, or the desk's with the small tower."""
+    desk = Sizes(image_size=128, state=6, action=6, chunk=16)
+    return Ours(name, architecture, Sizes() if architecture.towers else desk)
 
 
 def dense(architecture: Architecture) -> Architecture:
@@ -161,8 +163,13 @@ def twin(architecture: Architecture) -> Architecture:
 TWIN_SIZES = Sizes(image_size=64)
 
 
+MOST_WORDS = 90
+"""Characters of another project's error that are shown."""
+
+
 def refusal(error: Exception) -> str:
     """Return in a few words why a contestant cannot take part."""
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    kind = "" if isinstance(error, SaccadeError) else f"{type(error).__name__}: "
-    return f"{kind}{first}"[:110]
+    said = " ".join(str(error).split()).split(". ")[0]
+    return (
+        f"{type(error).__name__}: {said}" if len(said) <= MOST_WORDS else f"{said[:MOST_WORDS].rsplit(' ', 1)[0]} ..."
+    )

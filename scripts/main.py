@@ -82,6 +82,17 @@ COMMANDS = {
             "saccade eval runs/cubes --instruction-from other-object    # does it read, or does it guess?",
         ),
     ),
+    "import": Command(
+        module="import_checkpoint",
+        options="ImportConfig",
+        summary="a released CogVLA, OpenVLA-OFT, VLA-Adapter or MergeVLA checkpoint as one of ours",
+        examples=(
+            "saccade import downloads/cogvla-libero-goal --out runs/goal --platform libero",
+            "saccade import downloads/oft --out runs/oft --platform libero --statistics libero_goal_no_noops",
+            "saccade import downloads/cogvla --trunk-base downloads/openvla-7b --out runs/goal --platform libero",
+        ),
+        interrupted="Nothing was written; repeat the command.",
+    ),
     "report": Command(
         module="report",
         options="ReportConfig",

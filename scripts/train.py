@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
+    from ..policy.adaptation import Adaptation
+    from ..policy.contract import Contract
     from ..policy.core import Core
     from ..training.dataset import DemonstrationDataset
     from ..training.loop import TrainingResult
@@ -45,6 +47,19 @@ class TrainConfig:
     change: tuple[str, ...] = ()
     """Fields of the preset to change, as FIELD=VALUE: `--change router=original mask=mutual`. All fields and their
     values stand in policy/architecture.py."""
+    trunk: str | None = None
+    """Pretrained decoder, a name on the Hugging Face hub or a folder: sizes, tokenizer and weights of the trunk come
+    from it. Random weights at the preset's sizes when left out."""
+    towers: tuple[str, ...] = ()
+    """Weights of the preset's pretrained towers, one source for each: `hub`, a safetensors file or a folder with one.
+    Random weights when left out."""
+    lora: int = 0
+    """Rank of low-rank factors beside the frozen weights of trunk and pretrained towers; 0 trains all weights. A policy
+    that is fine-tuned and has factors keeps them."""
+    lora_alpha: float | None = None
+    """Scale of the factors, alpha; the rank when left out."""
+    checkpointing: bool = False
+    """Compute activations of trunk and pretrained towers again in the backward pass: less memory, more time."""
     chunk: int = 16
     """Steps decided at once, T; a policy that is fine-tuned keeps its own."""
     execute: int = 8
@@ -70,15 +85,48 @@ class TrainConfig:
             raise InputError("threads", got=self.threads, expected="1 or more", fix="Leave it out for all cores.")
         if self.resume and self.overwrite:
             raise InputError("resume", got="overwrite too", expected="one of the two", fix="Leave one of them out.")
-        self.architecture()
+        self._check_pretrained()
+        # What follows from a trunk's source takes a look at it, which may be far away.
+        if self.trunk is None:
+            self.architecture()
+        find_preset(self.preset)
+
+    def _check_pretrained(self) -> None:
+        for name in ("trunk", "towers"):
+            if self.init is not None and getattr(self, name):
+                fix = "Leave one of them out: a checkpoint brings its weights."
+                raise InputError(name, got="init too", expected="one of the two", fix=fix)
+        if self.lora < 0:
+            raise InputError("lora", got=self.lora, expected="a rank above 0, or 0 for none", fix="16 is usual.")
+        if self.lora_alpha is not None and not (self.lora and 0 < self.lora_alpha < float("inf")):
+            got = f"{self.lora_alpha} with rank {self.lora}"
+            fix = "Set --lora too, or leave it out."
+            raise InputError("lora_alpha", got=got, expected="a number above 0, and a rank", fix=fix)
 
     def architecture(self) -> Architecture:
-        """Return the preset with its changes; raises InputError for those that do not fit."""
-        return changed(find_preset(self.preset), self.change)
+        """Return the preset with what follows from the trunk's source, then with its changes.
+
+        Raises InputError for those that do not fit, and for a source that cannot be read.
+        """
+        found: dict[str, Any] = {}
+        if self.trunk is not None:
+            from ..policy.backbones import trunk_fields
+
+            found = trunk_fields(self.trunk, padding=not any(each.startswith("padding=") for each in self.change))
+        return changed(find_preset(self.preset), [*(f"{name}={value}" for name, value in found.items()), *self.change])
+
+    def adaptation(self) -> Adaptation | None:
+        """Return how pretrained parts learn, None for as a whole."""
+        from ..policy.adaptation import Adaptation
+
+        return Adaptation(self.lora, self.lora_alpha or float(self.lora)) if self.lora else None
 
 
 OPTIONS_FILE = "train.json"
-FREE_TO_CHANGE = ("resume", "overwrite", "out", "data", "threads", "report_to", "log_every", "save_every")
+FREE_TO_CHANGE = (
+    *("resume", "overwrite", "out", "data", "threads", "report_to", "log_every", "save_every"),
+    "checkpointing",
+)
 """Options that a resumed training may be given anew: what is learned does not depend on them.
 
 Folders may have moved; that the demonstrations are the same is told by their fingerprint.
@@ -107,11 +155,13 @@ def train_policy(config: TrainConfig, *, progress: bool = True) -> TrainingResul
     before = _earlier_options(config)
     accelerator = _accelerator(config)
 
+    from ..policy.adaptation import set_checkpointing
     from ..training.dataset import DemonstrationDataset
     from ..training.loop import train
 
     dataset = DemonstrationDataset(config.data, _chunk(config), progress=progress)
     core = make_core(config, dataset)
+    set_checkpointing(core.model, config.checkpointing)
     options = _plain(config) | {
         "dataset_fingerprint": dataset.fingerprint,
         "processes": accelerator.num_processes,
@@ -142,13 +192,13 @@ def train_policy(config: TrainConfig, *, progress: bool = True) -> TrainingResul
 
 
 def make_core(config: TrainConfig, dataset: DemonstrationDataset) -> Core:
-    """Build the policy to train: from scratch, or with the weights and conventions of a checkpoint.
+    """Build the policy to train: new, or with the weights and conventions of a checkpoint.
 
-    A fine-tuned policy keeps the normalisation that it has learned with; its contract is checked against the world
-    that the demonstrations come from.
+    A fine-tuned policy keeps the normalisation that it has learned with, and its factors; its contract is checked
+    against the world that the demonstrations come from.
     """
     from ..policy.checkpoint import find_checkpoint
-    from ..policy.core import Core, load_core
+    from ..policy.core import load_core
     from ..policy.demonstrations import dataset_offer, fit_contract
 
     offers = [dataset_offer(source) for source in dataset.sources]
@@ -156,10 +206,42 @@ def make_core(config: TrainConfig, dataset: DemonstrationDataset) -> Core:
         contract = fit_contract(
             offers[0], dataset.state, dataset.action, dataset.ends, chunk=config.chunk, execute=config.execute
         )
-        return Core(config.architecture(), contract)
-    core = load_core(find_checkpoint(config.init))
-    for offer in offers:
-        core.contract.check(offer)
+        core = _new_core(config, contract)
+    else:
+        core = load_core(find_checkpoint(config.init), fold=False)
+        for offer in offers:
+            core.contract.check(offer)
+    adaptation = config.adaptation()
+    if adaptation is None or adaptation == core.adaptation:
+        return core
+    if core.adaptation is not None:
+        raise InputError(
+            "lora",
+            got=f"rank {adaptation.rank}, alpha {adaptation.alpha:g}",
+            expected=f"rank {core.adaptation.rank}, alpha {core.adaptation.alpha:g}, which the checkpoint has",
+            fix="Leave --lora out to go on with its factors.",
+        )
+    core.adapt(adaptation)
+    return core
+
+
+def _new_core(config: TrainConfig, contract: Contract) -> Core:
+    """Build a policy with the pretrained weights that were named, and random ones elsewhere."""
+    from ..policy.core import Core
+
+    architecture, text = config.architecture(), None
+    if config.trunk is None and not config.towers:
+        return Core(architecture, contract)
+
+    from ..policy.backbones import load_towers, load_trunk, read_tokenizer
+
+    if config.trunk is not None and architecture.tokenizer == "trunk":
+        text, _ = read_tokenizer(config.trunk)
+    core = Core(architecture, contract, text)
+    if config.trunk is not None:
+        load_trunk(core.model.trunk, config.trunk)
+    if config.towers:
+        load_towers(core.model.tower, config.towers)
     return core
 
 
@@ -243,8 +325,12 @@ def _chunk(config: TrainConfig) -> int:
 
 
 def _check_unchanged(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise InputError for the first option that a resumed training may not change."""
-    before, now = _flat(before), _flat(now)
+    """Raise InputError for the first option that a resumed training may not change.
+
+    One that is missing is younger than that training; its default is what was done before there was a choice.
+    """
+    defaults = {each.name: each.default for each in fields(TrainConfig) if each.default is not MISSING}
+    before, now = _flat(json.loads(json.dumps(defaults)) | before), _flat(now)
     for key in [*before, *(key for key in now if key not in before)]:
         if key not in FREE_TO_CHANGE and before.get(key) != now.get(key):
             raise InputError(
@@ -281,7 +367,7 @@ def _saver(
     from ..policy.lerobot_files import lerobot_files
     from ..policy.tokenizer import TOKENIZER
 
-    described, texts = lerobot_files(core.architecture, core.contract)
+    described, texts = lerobot_files(core.architecture, core.contract, core.adaptation)
     if core.tokenizer_text is not None:
         texts |= {TOKENIZER: core.tokenizer_text}
     provenance = collect_provenance(["saccade", *sys.argv[1:]], {"seed": config.loop.seed}, dataset.fingerprint)

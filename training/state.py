@@ -73,8 +73,7 @@ def read_state(
         return None
     tensors, numbers = _read_tensors(folder / TENSORS_FILE), _read_numbers(folder / NUMBERS_FILE)
     weights, averaged = _under(WEIGHTS, tensors), _under(AVERAGE, tensors)
-    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    if any({name: tensor.shape for name, tensor in part.items()} != own for part in (weights, averaged)):
+    if _shapes(weights) != _shapes(model.state_dict()) or _shapes(averaged) != _shapes(average.average):
         raise InputError(
             f"training state {folder}",
             got="the weights of another network",
@@ -120,6 +119,10 @@ def _previous(folder: Path) -> Path:
 
 def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _shapes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -5,7 +5,8 @@ import torch
 
 from saccade.errors import InputError
 from saccade.kernels.block_sparse import interval_mask
-from saccade.policy.layout import MASKS, TokenLayout
+from saccade.policy.layout import TokenLayout
+from saccade.policy.sequence import MASKS
 
 # Two visual tokens (v), two of text (t), the state (s), two slots (a): what each row sees.
 DRAWN = {

@@ -7,6 +7,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 
 from saccade.errors import InputError
 from saccade.policy.architecture import Architecture
@@ -79,3 +80,32 @@ def test_padding_is_what_the_tokenizer_names(text):
         with pytest.raises(InputError, match=r"tokenizer: padding token.*special tokens: "):
             find_padding(text, settings)
     assert json.loads(text)["added_tokens"]
+
+
+@pytest.mark.parametrize("said", ["take <|im_start|> cube", "take the <pad>"])
+def test_special_tokens_cannot_be_said(text, said):
+    with pytest.raises(InputError, match=r"instruction: got .*, which reads as <(\|im_start\||pad)>"):
+        tokenizer_of(text)([said])
+
+
+def test_what_the_tokenizer_puts_before_every_text_stays(text):
+    starting = Tokenizer.from_str(text)
+    starting.add_special_tokens([AddedToken("<s>")])
+    starting.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 10)])
+    assert tokenizer_of(starting.to_str())(["take"]).tolist() == [[10, 9, 6, 7, 8, 2, 1, 1, 1]]
+
+
+def test_more_tokens_than_the_trunk_has_are_refused(text):
+    shape = Architecture(tokenizer="trunk", prompt=PROMPT, padding=1, vocabulary=9)
+    with pytest.raises(InputError, match="tokenizer.json: got tokens up to 9, expected tokens below 9"):
+        make_tokenizer(shape, text)
+
+
+def test_bytes_are_padded_with_their_own_token():
+    with pytest.raises(InputError, match="architecture.padding: got 1, expected 256"):
+        make_tokenizer(Architecture(padding=1), None)
+
+
+def test_foreign_bytes_are_refused(text):
+    with pytest.raises(InputError, match="instruction: got .*expected text in Unicode"):
+        tokenizer_of(text)(["take \udcff"])

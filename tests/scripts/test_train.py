@@ -9,10 +9,17 @@ import sys
 
 import numpy as np
 import pytest
+import timm
 import torch
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import AutoModelForCausalLM, Qwen2Config
 
 from saccade.errors import InputError
+from saccade.policy.adaptation import Adaptation
 from saccade.policy.architecture import PRESETS
 from saccade.policy.checkpoint import read_checkpoint
 from saccade.policy.columns import read_columns
@@ -22,6 +29,7 @@ from saccade.scripts.main import main
 from saccade.scripts.train import TrainConfig, train_policy
 from saccade.sim.assembly import write_dataset
 from saccade.sim.recording import Episode, stage_episode
+from saccade.training.averaging import WeightAverage
 from saccade.training.configuration import LoopConfig
 
 NAMES, UNITS = ("pan.pos", "gripper.pos"), ("degrees", "percent")
@@ -317,3 +325,102 @@ def test_the_command_trains(demonstrations, tmp_path, capsys):
 def test_its_options_are_read_without_torch():
     probe = "import sys; import saccade.scripts.train; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """A trunk's folder as models are published, and the weights of two towers."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+    configuration = Qwen2Config(vocab_size=300, num_key_value_heads=2, pad_token_id=256, **sizes)
+    AutoModelForCausalLM.from_config(configuration).save_pretrained(folder / "trunk")
+    tokenizer = Tokenizer(BPE({letter: place for place, letter in enumerate(sorted(ByteLevel.alphabet()))}, []))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(["<pad>", "<|im_start|>"])
+    tokenizer.save(str(folder / "trunk" / "tokenizer.json"))
+    (folder / "trunk" / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>"}))
+    for name in ("test_vit", "test_vit2"):
+        save_file(timm.create_model(name, num_classes=0).state_dict(), folder / f"{name}.safetensors")
+    return folder
+
+
+def adapted_options(folder, **changes):
+    options = {
+        "trunk": str(folder / "trunk"),
+        "towers": tuple(str(folder / f"{name}.safetensors") for name in ("test_vit", "test_vit2")),
+        "change": ("towers=test_vit,test_vit2", "prompt=<|im_start|>do {instruction}", "positions=counted"),
+        "lora": 4,
+        "lora_alpha": 8.0,
+        "checkpointing": True,
+        "loop": dataclasses.replace(SHORT, steps=2, save_every=1, learning_rate=1e-2),
+    }
+    return options | changes
+
+
+def test_pretrained_parts_are_adapted_resumed_and_fine_tuned(demonstrations, pretrained, tmp_path, monkeypatch):
+    options = adapted_options(pretrained)
+    train(demonstrations, tmp_path / "whole", **options, threads=1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(WeightAverage, "tensors", killed_at_the_second(WeightAverage.tensors))
+        train(demonstrations, tmp_path / "run", **options, threads=1)
+    for name, value in (("lora", 2), ("lora_alpha", 4.0), ("trunk", None), ("towers", ())):
+        changes = {name: value} | ({"change": (*options["change"], "tokenizer=bytes")} if name == "trunk" else {})
+        refused(f"resume: ({name}|change): got ", demonstrations, tmp_path / "run", **options | changes, resume=True)
+    train(demonstrations, tmp_path / "run", **options | {"checkpointing": False}, resume=True, threads=1)
+    weights = [(tmp_path / run / "checkpoint" / "model.safetensors").read_bytes() for run in ("whole", "run")]
+    assert weights[0] == weights[1]
+
+    checkpoint = tmp_path / "run" / "checkpoint"
+    tensors = read_checkpoint(checkpoint).tensors
+    published = load_file(pretrained / "trunk" / "model.safetensors")
+    query = "layers.0.self_attn.q_proj"
+    assert tensors[f"model.trunk.decoder.{query}.base_layer.weight"].equal(published[f"model.{query}.weight"])
+    assert tensors[f"model.trunk.decoder.{query}.lora_B.default.weight"].any()
+    block = load_file(pretrained / "test_vit2.safetensors")["blocks.0.attn.qkv.weight"]
+    assert tensors["model.tower.towers.1.encoder.blocks.0.attn.qkv.base_layer.weight"].equal(block)
+    core = load_core(checkpoint)
+    pictures = torch.zeros(1, 2, 3, 32, 32, dtype=torch.uint8)
+    chunk, _ = core.decide(pictures, core.instruct(["take 1"]), torch.full((1, 2), 50.0))
+    assert chunk.shape == (1, 3, 2) and chunk.isfinite().all()
+
+    once = dataclasses.replace(SHORT, steps=1)
+    train(demonstrations, tmp_path / "tuned", init=str(checkpoint), loop=once)
+    assert load_core(tmp_path / "tuned" / "checkpoint", fold=False).adaptation == Adaptation(4, 8.0)
+    refused("lora: got rank 2.*expected rank 4, alpha 8", demonstrations, tmp_path / "other",
+            init=str(checkpoint), lora=2, loop=once)  # fmt: skip
+
+
+def killed_at_the_second(function):
+    calls = []
+
+    def killed(self):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return function(self)
+
+    return killed
+
+
+def test_a_checkpoint_is_fine_tuned_with_factors(trained, demonstrations, tmp_path):
+    train(demonstrations, tmp_path / "run", init=str(trained), lora=2, loop=dataclasses.replace(SHORT, steps=1))
+    before = read_checkpoint(trained / "checkpoint").tensors
+    after = read_checkpoint(tmp_path / "run" / "checkpoint").tensors
+    layer = "model.trunk.decoder.layers.0.mlp.up_proj"
+    assert after[f"{layer}.base_layer.weight"].equal(before[f"{layer}.weight"])
+
+
+def test_pretrained_options_that_do_not_fit_are_refused(demonstrations, pretrained, trained, tmp_path):
+    out, options = tmp_path / "run", adapted_options(pretrained)
+    refused("tokenizer.json: got none.*--trunk.*--change tokenizer=bytes", demonstrations, out,
+            **options | {"trunk": None, "change": (*options["change"], "tokenizer=trunk")})  # fmt: skip
+    refused("trunk_width: got 16, expected 32", demonstrations, out,
+            **options | {"change": (*options["change"], "trunk_width=32")})  # fmt: skip
+    refused("trunk .*nowhere", demonstrations, out, **options | {"trunk": str(tmp_path / "nowhere")})
+    refused("weights of the towers: got 1, expected 2", demonstrations, out,
+            **options | {"towers": options["towers"][:1]})  # fmt: skip
+    refused("trunk: got init too", demonstrations, out, **options | {"init": str(trained)})
+    refused("lora: got -1", demonstrations, out, lora=-1)
+    refused("lora_alpha: got 3.0 with rank 0", demonstrations, out, lora_alpha=3.0)
+    assert not out.exists()

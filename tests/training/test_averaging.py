@@ -32,3 +32,15 @@ def test_a_decay_of_zero_is_the_weights_themselves():
     torch.nn.init.constant_(model.weight, 5.0)
     average.update()
     assert average.tensors()["weight"].item() == 5.0
+
+
+def test_what_is_frozen_is_left_out_and_stays_as_it_is():
+    model = torch.nn.Sequential(network(1.0), network(2.0))
+    model[0].requires_grad_(False)
+    average = WeightAverage(model, decay=0.0)
+    assert list(average.average) == ["1.weight"]
+    torch.nn.init.constant_(model[1].weight, 3.0)
+    average.update()
+    tensors = average.tensors()
+    assert list(tensors) == list(model.state_dict())
+    assert (tensors["0.weight"].item(), tensors["1.weight"].item()) == (1.0, 3.0)

@@ -1,0 +1,140 @@
+"""Block-sparse attention in plain torch, for machines without a GPU, with its own gradients.
+
+Segments are computed one by one, or all at once where they are equally long, so that nothing is spent on pairs of
+different segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ..plan.attention_plan import AttentionPlan
+
+
+def forward(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor | None,
+    plan: AttentionPlan,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return output [Tq, HQ, D] and log-sum-exp [HQ, Tq]."""
+    output = torch.zeros(query.shape, dtype=query.dtype, device=query.device)
+    log_sum_exp = query.new_full((query.shape[1], query.shape[0]), float("-inf"), dtype=torch.float32)
+    for rows, columns, count in segments(plan):
+        queries, keys, values = _exact(query, rows, count), _exact(key, columns, count), _exact(value, columns, count)
+        score = _score(queries, keys, bias, plan, rows, columns, count, scale)
+        found = score.logsumexp(-1, keepdim=True)
+        weight = (score - found.clamp(min=torch.finfo(score.dtype).min)).exp()
+        output[rows] = _packed(_grouped(weight, keys) @ values[:, :, None], query)
+        log_sum_exp[:, rows] = found[..., 0].movedim(0, 1).flatten(1).float()
+    return output, log_sum_exp
+
+
+def backward(
+    output_gradient: torch.Tensor,
+    log_sum_exp_gradient: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    output: torch.Tensor,
+    log_sum_exp: torch.Tensor,
+    bias: torch.Tensor | None,
+    plan: AttentionPlan,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the gradients of query, key, value and bias; the last is empty without a bias."""
+    gradients = [torch.zeros(part.shape, dtype=part.dtype, device=part.device) for part in (query, key, value)]
+    bias_gradient = torch.zeros(
+        0 if bias is None else bias.shape[0], key.shape[0], dtype=torch.float32, device=key.device
+    )
+    for rows, columns, count in segments(plan):
+        queries, keys, values = _exact(query, rows, count), _exact(key, columns, count), _exact(value, columns, count)
+        outer = _grouped(_exact(output_gradient, rows, count), keys)
+        score = _score(queries, keys, bias, plan, rows, columns, count, scale)
+        found = score.logsumexp(-1, keepdim=True)
+        weight = _grouped((score - found.clamp(min=torch.finfo(score.dtype).min)).exp(), keys)
+        # A row that saw nothing has no log-sum-exp to move, whatever gradient reaches it.
+        above = log_sum_exp_gradient[:, rows].unflatten(1, (count, -1)).movedim(1, 0)[..., None].to(score.dtype)
+        above = _grouped(torch.where(found > float("-inf"), above, 0.0), keys)
+        steered = outer @ values[:, :, None].mT
+        moved = weight * (steered - (weight * steered).sum(-1, keepdim=True) + above)
+        gradients[0][rows] = _packed(moved @ keys[:, :, None] * scale, query)
+        gradients[1][columns] = _packed((moved.mT @ _grouped(queries, keys)).sum(2) * scale, key)
+        gradients[2][columns] = _packed((weight.mT @ outer).sum(2), value)
+        if bias is not None:
+            of_heads = moved.flatten(1, 2).sum(2).unflatten(1, (bias.shape[0], -1)).sum(2)
+            bias_gradient[:, columns] = of_heads.movedim(0, 1).flatten(1).float()
+    return *gradients, bias_gradient
+
+
+def segments(plan: AttentionPlan) -> Iterator[tuple[slice, slice, int]]:
+    """Yield where queries and keys of segments stand that are computed together, and how many they are."""
+    spans = []
+    for tiles in (plan.query_tiles, plan.key_tiles):
+        found: dict[int, list[int]] = {}
+        for start, length, segment in tiles.tolist():
+            if length and segment >= 0:
+                found.setdefault(segment, [start, start])[1] = start + length
+        spans.append(found)
+    both = sorted(spans[0].keys() & spans[1].keys())
+    pairs = [(spans[0][segment], spans[1][segment]) for segment in both]
+    lengths = {(rows[1] - rows[0], columns[1] - columns[0]) for rows, columns in pairs}
+    together = all(
+        left[1] == right[0] for before, after in zip(pairs, pairs[1:], strict=False) for left, right in zip(before, after)
+    )
+    if pairs and len(lengths) == 1 and together:
+        yield slice(pairs[0][0][0], pairs[-1][0][1]), slice(pairs[0][1][0], pairs[-1][1][1]), len(pairs)
+        return
+    for rows, columns in pairs:
+        yield slice(*rows), slice(*columns), 1
+
+
+def _exact(tokens: torch.Tensor, rows: slice, count: int) -> torch.Tensor:
+    """Return [count, heads, rows, D] in at least float32."""
+    tokens = tokens[rows].unflatten(0, (count, -1)).transpose(1, 2)
+    return tokens if tokens.dtype == torch.float64 else tokens.float()
+
+
+def _grouped(tensor: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Return [n, HQ, ...] as [n, HK, HQ / HK, ...]."""
+    return tensor.unflatten(1, (keys.shape[1], -1))
+
+
+def _packed(tokens: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return [n, heads.., rows, D] as [n * rows, heads, D]."""
+    return tokens.flatten(1, -3).transpose(1, 2).flatten(0, 1).to(like.dtype)
+
+
+def _score(queries, keys, bias, plan, rows, columns, count, scale) -> torch.Tensor:
+    """Return the scores [count, HQ, rows, columns], minus infinity where a query does not see a key."""
+    score = (_grouped(queries, keys) @ keys[:, :, None].mT).flatten(1, 2) * scale
+    heads = score.shape[1]
+    if bias is not None:
+        added = bias[:, columns].to(score.dtype).unflatten(1, (count, -1)).movedim(1, 0)[:, :, None]
+        score = score + added.repeat_interleave(heads // bias.shape[0], 1)
+    mask = visible(plan, rows, columns, count)
+    return score.masked_fill(~mask.repeat_interleave(heads // mask.shape[1], 1), float("-inf"))
+
+
+def visible(plan: AttentionPlan, rows: slice, columns: slice, count: int) -> torch.Tensor:
+    """Return the mask [count, H, rows, columns] of segments that are computed together."""
+
+    def apart(values):
+        return values.unflatten(-1, (count, -1))
+
+    low, high, level = apart(plan.low[:, rows]), apart(plan.high[:, rows]), apart(plan.level[:, columns])
+    mask = (low[..., None] <= level[:, :, None]) & (level[:, :, None] <= high[..., None])
+    mask = mask.all(0)[:, None]
+    if plan.words is not None:
+        words = plan.words[:, rows].unflatten(1, (count, -1)).movedim(1, 0)
+        block = apart(plan.block[columns])
+        place = (block.clamp(min=0) // 32).clamp(max=words.shape[-1] - 1)
+        known = (block < 32 * words.shape[-1])[:, None, None]
+        index = place.long()[:, None, None].expand(-1, words.shape[1], words.shape[2], -1)
+        bit = (words.gather(-1, index) >> (block.clamp(min=0) % 32)[:, None, None]) & 1
+        mask = mask & (((bit == 1) & known) | (block < 0)[:, None, None])
+    return mask

@@ -1,0 +1,81 @@
+"""The builds of the attention kernels that the compile gate inspects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..compile_gate import Case
+from .configuration import HEAD_SIZES, build, padded
+
+ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+ELEMENTS = ("query", "key", "value", "output", "output_gradient", "query_gradient", "key_gradient", "value_gradient")
+FLOATS = ("log_sum_exp", "log_sum_exp_gradient", "delta", "bias", "bias_gradient", "part", "part_log_sum_exp")
+INTEGERS = ("query_tiles", "key_tiles", "counts", "lists", "low", "high", "level", "words", "block")
+STRIDES = ("query_stride", "key_stride", "value_stride")
+
+VARIANTS = {
+    "plain": {"BIAS_HEADS": 0, "CHANNELS": 1, "SELECT": 0},
+    "bias": {"BIAS_HEADS": 1, "CHANNELS": 1, "SELECT": 0},
+    "blocks": {"BIAS_HEADS": 0, "CHANNELS": 1, "SELECT": 1},
+    "everything": {"BIAS_HEADS": 1, "CHANNELS": 3, "SELECT": 2},
+}
+"""What a kernel is built for beside the head size: the extremes of each choice."""
+
+
+def cases() -> Iterator[Case]:
+    """Yield every kernel for every head size, variant, tile and type of number that is shipped."""
+    from .kernel_backward import delta_kernel, key_gradient_kernel, query_gradient_kernel
+    from .kernel_forward import forward_kernel, join_kernel
+
+    kernels = {
+        "forward": forward_kernel,
+        "query_gradient": query_gradient_kernel,
+        "key_gradient": key_gradient_kernel,
+    }
+    for name, kernel in kernels.items():
+        for width in HEAD_SIZES:
+            for variant in VARIANTS:
+                yield attention_case(name, kernel, width, variant, "bf16")
+            yield attention_case(name, kernel, width, "everything", "fp16")
+            yield attention_case(name, kernel, width, "everything", "fp32")
+    for width in HEAD_SIZES:
+        yield row_case("join", join_kernel, width, {})
+        yield row_case("delta", delta_kernel, width, {"UPCAST": False})
+
+
+def attention_case(
+    name: str, kernel: Any, width: int, variant: str, element: str, tiles: tuple[int, int] = (64, 64)
+) -> Case:
+    """Return one build of an attention kernel, with grouped queries."""
+    made = build(name, width, ELEMENT_BYTES[element], VARIANTS[variant]["SELECT"], tiles)
+    constants = {
+        "HEADS": 8,
+        "KEY_HEADS": 2,
+        "MASK_HEADS": 1,
+        **VARIANTS[variant],
+        "WIDTH": width,
+        "PADDED": padded(width),
+        "QUERY_TILE": tiles[0],
+        "KEY_TILE": tiles[1],
+        "OWN": made.own,
+        "PIECE": made.piece,
+        "STAGES": made.stages,
+        "PRECISION": "tf32x3" if element == "fp32" else "ieee",
+        "UPCAST": False,
+    }
+    title = f"{name} {width} {variant} {element} {made.own}x{made.piece} {made.warps}w{made.stages}s"
+    return Case(title, kernel, _types(kernel, constants, element), constants, made.warps, made.stages, STRIDES)
+
+
+def row_case(name: str, kernel: Any, width: int, more: dict[str, Any]) -> Case:
+    """Return one build of a kernel that goes through rows."""
+    constants = {"HEADS": 8, "WIDTH": width, "PADDED": padded(width), "ROWS": 32, **more}
+    types = _types(kernel, constants, "bf16")
+    return Case(f"{name} {width}", kernel, types, constants, 4, 3, tensor_cores=False)
+
+
+def _types(kernel: Any, constants: dict[str, Any], element: str) -> dict[str, str]:
+    groups = ((f"*{element}", ELEMENTS), ("*fp32", FLOATS), ("*i32", INTEGERS), ("fp32", ("scale",)))
+    known = {name: type_ for type_, names in groups for name in names}
+    return {name: known.get(name, "i32") for name in kernel.arg_names if name not in constants}

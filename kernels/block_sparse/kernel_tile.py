@@ -1,0 +1,106 @@
+"""What the kernels of block-sparse attention do with one tile: load its rows, and tell which pairs may meet."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+
+RUNTIME_INTEGERS = [
+    "queries",
+    "keys",
+    "width",
+    "row_tiles",
+    "column_tiles",
+]
+"""Sizes that change from call to call: a kernel is never compiled anew for them."""
+
+
+@triton.jit
+def load_rows(
+    pointer,
+    stride,
+    length,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PADDED: tl.constexpr,
+    WHOLE: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """Load [ROWS, PADDED] of rows `stride` apart; rows from `length` on and columns from WIDTH on are zero."""
+    row = tl.arange(0, ROWS)[:, None]
+    column = tl.arange(0, PADDED)[None, :]
+    place = pointer + row * stride + column
+    if WHOLE and WIDTH == PADDED:
+        rows = tl.load(place)
+    elif WHOLE:
+        rows = tl.load(place, mask=column < WIDTH, other=0.0)
+    elif WIDTH == PADDED:
+        rows = tl.load(place, mask=row < length, other=0.0)
+    else:
+        rows = tl.load(place, mask=(row < length) & (column < WIDTH), other=0.0)
+    if UPCAST:
+        rows = rows.to(tl.float32)
+    return rows
+
+
+@triton.jit
+def store_rows(
+    pointer, stride, length, rows, ROWS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr
+):
+    """Store what `load_rows` would load."""
+    row = tl.arange(0, ROWS)[:, None]
+    column = tl.arange(0, PADDED)[None, :]
+    inside = (row < length) & (column < WIDTH)
+    tl.store(pointer + row * stride + column, rows.to(pointer.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def may_meet(
+    low,
+    high,
+    level,
+    words,
+    block,
+    mask_head,
+    query_start,
+    query_length,
+    key_start,
+    key_length,
+    queries,
+    keys,
+    width,
+    CHANNELS: tl.constexpr,
+    SELECT: tl.constexpr,
+    QUERY_TILE: tl.constexpr,
+    KEY_TILE: tl.constexpr,
+):
+    """Return [QUERY_TILE, KEY_TILE]: which queries of a tile see which keys of another.
+
+    SELECT: 0 no selection, 1 all keys of a tile are of one block, 2 every key has a block of its own.
+    """
+    row = tl.arange(0, QUERY_TILE)
+    column = tl.arange(0, KEY_TILE)
+    row_inside = row < query_length
+    column_inside = column < key_length
+    meets = row_inside[:, None] & column_inside[None, :]
+    for channel in tl.static_range(CHANNELS):
+        least = tl.load(low + channel * queries + query_start + row, mask=row_inside, other=1)
+        greatest = tl.load(high + channel * queries + query_start + row, mask=row_inside, other=0)
+        levels = tl.load(level + channel * keys + key_start + column, mask=column_inside, other=0)
+        meets = meets & (levels[None, :] >= least[:, None]) & (levels[None, :] <= greatest[:, None])
+    if SELECT == 1:
+        number = tl.load(block + key_start)
+        place = words + (mask_head.to(tl.int64) * queries + query_start + row) * width + number // 32
+        known = row_inside & (number >= 0) & (number < 32 * width)
+        chosen = (tl.load(place, mask=known, other=0) >> (number % 32)) & 1
+        meets = meets & ((chosen == 1) | (number < 0))[:, None]
+    if SELECT == 2:
+        number = tl.load(block + key_start + column, mask=column_inside, other=-1)
+        place = words + (mask_head.to(tl.int64) * queries + query_start + row[:, None]) * width + (number // 32)[None, :]
+        known = row_inside[:, None] & ((number >= 0) & (number < 32 * width))[None, :]
+        chosen = (tl.load(place, mask=known, other=0) >> (number % 32)[None, :]) & 1
+        meets = meets & ((chosen == 1) | (number < 0)[None, :])
+    return meets

@@ -1,0 +1,212 @@
+"""Launches of the block-sparse attention kernels; importing this imports Triton."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+
+from ..plan.attention_plan import AttentionPlan
+from ..plan.dispatch import interpreting
+from .configuration import build, padded
+from .kernel_backward import delta_kernel, key_gradient_kernel, query_gradient_kernel
+from .kernel_forward import forward_kernel, join_kernel
+
+MOST_SPLITS = 32
+JOINED_ROWS = 32
+
+
+def choose_splits(query: torch.Tensor, plan: AttentionPlan) -> int:
+    """Return into how many shares the keys of a query tile are split: enough that every multiprocessor has work.
+
+    It follows from shapes alone, so that the same call always adds in the same order.
+    """
+    if not query.is_cuda:
+        return 1
+    programs = plan.query_tiles.shape[0] * query.shape[1]
+    processors = torch.cuda.get_device_properties(query.device).multi_processor_count
+    return max(1, min(2 * processors // max(programs, 1), plan.key_tiles.shape[0], MOST_SPLITS))
+
+
+def launch_forward(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor | None,
+    plan: AttentionPlan,
+    scale: float,
+    splits: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return output [Tq, HQ, D] and log-sum-exp [HQ, Tq]; `splits` 0 leaves their number to the shapes."""
+    query, key, value = map(_rows_contiguous, (query, key, value))
+    queries, heads, width = query.shape
+    output = query.new_empty(query.shape)
+    log_sum_exp = torch.empty(heads, queries, dtype=torch.float32, device=query.device)
+    splits = splits or choose_splits(query, plan)
+    part, part_log_sum_exp = output, log_sum_exp
+    if splits > 1:
+        part = torch.empty(splits, *output.shape, dtype=torch.float32, device=query.device)
+        part_log_sum_exp = torch.empty(splits, heads, queries, dtype=torch.float32, device=query.device)
+    constants = _constants("forward", query, key, bias, plan)
+    forward_kernel[(plan.query_tiles.shape[0] * (plan.query_tile // constants["OWN"]), heads, splits)](
+        query,
+        key,
+        value,
+        part,
+        part_log_sum_exp,
+        plan.query_tiles,
+        plan.key_tiles,
+        plan.row_counts,
+        plan.row_lists,
+        **_mask_arguments(query, key, value, bias, plan, scale),
+        **constants,
+    )
+    if splits > 1 and queries:
+        join_kernel[(triton.cdiv(queries, JOINED_ROWS), heads)](
+            part,
+            part_log_sum_exp,
+            output,
+            log_sum_exp,
+            queries,
+            splits,
+            HEADS=heads,
+            WIDTH=width,
+            PADDED=padded(width),
+            ROWS=JOINED_ROWS,
+        )
+    return output, log_sum_exp
+
+
+def launch_backward(
+    output_gradient: torch.Tensor,
+    log_sum_exp_gradient: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    output: torch.Tensor,
+    log_sum_exp: torch.Tensor,
+    bias: torch.Tensor | None,
+    plan: AttentionPlan,
+    scale: float,
+    splits: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the gradients of query, key, value and bias; the last is empty without a bias."""
+    query, key, value = map(_rows_contiguous, (query, key, value))
+    output_gradient, log_sum_exp_gradient = output_gradient.contiguous(), log_sum_exp_gradient.contiguous()
+    queries, heads, width = query.shape
+    keys, key_heads, _ = key.shape
+    delta = torch.empty_like(log_sum_exp)
+    if queries:
+        delta_kernel[(triton.cdiv(queries, JOINED_ROWS), heads)](
+            output,
+            output_gradient,
+            log_sum_exp,
+            log_sum_exp_gradient,
+            delta,
+            queries,
+            HEADS=heads,
+            WIDTH=width,
+            PADDED=padded(width),
+            ROWS=JOINED_ROWS,
+            UPCAST=interpreting(),
+        )
+    splits = splits or choose_splits(query, plan)
+    query_gradient = query.new_empty(query.shape)
+    part = query_gradient
+    if splits > 1:
+        part = torch.empty(splits, *query.shape, dtype=torch.float32, device=query.device)
+    arguments = _mask_arguments(query, key, value, bias, plan, scale)
+    constants = _constants("query_gradient", query, key, bias, plan)
+    query_gradient_kernel[(plan.query_tiles.shape[0] * (plan.query_tile // constants["OWN"]), heads, splits)](
+        query,
+        key,
+        value,
+        output_gradient,
+        part,
+        log_sum_exp,
+        delta,
+        plan.query_tiles,
+        plan.key_tiles,
+        plan.row_counts,
+        plan.row_lists,
+        **arguments,
+        **constants,
+    )
+    if splits > 1:
+        query_gradient = part.sum(0).to(query.dtype)
+    key_gradient, value_gradient = key.new_empty(key.shape), value.new_empty(value.shape)
+    bias_gradient = torch.empty(heads if bias is not None else 0, keys, dtype=torch.float32, device=query.device)
+    constants = _constants("key_gradient", query, key, bias, plan)
+    key_gradient_kernel[(plan.key_tiles.shape[0] * (plan.key_tile // constants["OWN"]), key_heads)](
+        query,
+        key,
+        value,
+        output_gradient,
+        key_gradient,
+        value_gradient,
+        bias_gradient,
+        log_sum_exp,
+        delta,
+        plan.query_tiles,
+        plan.key_tiles,
+        plan.column_counts,
+        plan.column_lists,
+        **arguments,
+        **constants,
+    )
+    if bias is not None:
+        bias_gradient = bias_gradient.view(bias.shape[0], -1, keys).sum(1)
+    return query_gradient, key_gradient, value_gradient, bias_gradient
+
+
+def _rows_contiguous(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor such that the heads of a token lie side by side; one cut out of a projection is not copied."""
+    whole = tensor.stride(2) == 1 and tensor.stride(1) == tensor.shape[2] and tensor.stride(0) < 2**31
+    return tensor if whole else tensor.contiguous()
+
+
+def _mask_arguments(query, key, value, bias, plan: AttentionPlan, scale: float) -> dict[str, object]:
+    absent = plan.low
+    return {
+        "low": plan.low,
+        "high": plan.high,
+        "level": plan.level,
+        "words": absent if plan.words is None else plan.words,
+        "block": absent if plan.block is None else plan.block,
+        "bias": absent if bias is None else bias,
+        "scale": scale,
+        "queries": query.shape[0],
+        "keys": key.shape[0],
+        "width": 0 if plan.words is None else plan.words.shape[2],
+        "row_tiles": plan.query_tiles.shape[0],
+        "column_tiles": plan.key_tiles.shape[0],
+        "query_stride": query.stride(0),
+        "key_stride": key.stride(0),
+        "value_stride": value.stride(0),
+    }
+
+
+def _constants(kernel: str, query, key, bias, plan: AttentionPlan) -> dict[str, Any]:
+    select = 0 if plan.words is None else 1 if plan.aligned else 2
+    made = build(kernel, query.shape[2], query.element_size(), select, (plan.query_tile, plan.key_tile))
+    return {
+        "HEADS": query.shape[1],
+        "KEY_HEADS": key.shape[1],
+        "MASK_HEADS": plan.row_counts.shape[0],
+        "BIAS_HEADS": 0 if bias is None else bias.shape[0],
+        "WIDTH": query.shape[2],
+        "PADDED": padded(query.shape[2]),
+        "CHANNELS": plan.low.shape[0],
+        "SELECT": select,
+        "QUERY_TILE": plan.query_tile,
+        "KEY_TILE": plan.key_tile,
+        "OWN": made.own,
+        "PIECE": made.piece,
+        "STAGES": made.stages,
+        # Tensor cores have no float32: three products of shorter numbers come within rounding of it.
+        "PRECISION": "tf32x3" if query.is_cuda and query.dtype == torch.float32 else "ieee",
+        "UPCAST": interpreting(),
+        "num_warps": made.warps,
+        "num_stages": made.stages,
+    }

@@ -1,0 +1,120 @@
+"""Masks in the form of interval levels: each query has bounds, each key a level, in one to three channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from ..plan.attention_plan import HIDDEN
+from ..plan.blocks import Blocks
+from ..plan.checks import expect
+
+
+class Levels(NamedTuple):
+    """`low` and `high` int32 [P, Tq], `level` int32 [P, Tk]: a query sees keys with low <= level <= high everywhere."""
+
+    low: torch.Tensor
+    high: torch.Tensor
+    level: torch.Tensor
+
+
+def causal(length: int, *, window: int | None = None, device: torch.device | str = "cpu") -> Levels:
+    """Every token sees itself and what stands before it, of which at most `window` tokens, itself included."""
+    expect(window is None or window >= 1, "window", window, "1 or more")
+    place = torch.arange(length, dtype=torch.int32, device=device)
+    low = torch.zeros_like(place) if window is None else place - (window - 1)
+    return Levels(low[None], place[None], place[None])
+
+
+def sliding(length: int, before: int, behind: int, *, device: torch.device | str = "cpu") -> Levels:
+    """Every token sees itself and so many tokens before and behind it."""
+    expect(before >= 0 and behind >= 0, "before, behind", (before, behind), "0 or more")
+    place = torch.arange(length, dtype=torch.int32, device=device)
+    return Levels((place - before)[None], (place + behind)[None], place[None])
+
+
+def coupled(context: int, slots: int, *, device: torch.device | str = "cpu") -> Levels:
+    """The context is causal; the slots behind it see everything and each other, and nothing else sees them."""
+    level = torch.arange(context + slots, dtype=torch.int32, device=device).clamp(max=context)
+    return Levels(torch.zeros_like(level)[None], level[None], level[None])
+
+
+def everything(queries: int, keys: int, *, device: torch.device | str = "cpu") -> Levels:
+    """Every query sees every key."""
+    seen = torch.zeros(1, queries, dtype=torch.int32, device=device)
+    return Levels(seen, seen, torch.zeros(1, keys, dtype=torch.int32, device=device))
+
+
+def neighbourhood(
+    grid: Sequence[int],
+    window: Sequence[int],
+    *,
+    causal_axes: Sequence[bool] = (),
+    device: torch.device | str = "cpu",
+) -> Levels:
+    """Every token of a grid sees the box of `window` tokens around it, pushed inside at the borders.
+
+    `grid`: sizes of 1 to 3 axes, the last one running fastest. Along `causal_axes` the box ends at the token and is cut
+    off at the border. This is neighbourhood attention (NATTEN, arXiv 2504.16922). Raises ValueError for what does not
+    fit.
+    """
+    expect(1 <= len(grid) <= 3, "grid", tuple(grid), "1 to 3 sizes")
+    fits = len(window) == len(grid) and all(1 <= edge <= size for edge, size in zip(window, grid, strict=True))
+    expect(fits, "window", tuple(window), f"{len(grid)} sizes, at least 1 and at most {tuple(grid)}")
+    causal_axes = tuple(causal_axes) or (False,) * len(grid)
+    expect(len(causal_axes) == len(grid), "causal_axes", causal_axes, f"{len(grid)} choices")
+    axes = torch.meshgrid(*(torch.arange(size, dtype=torch.int32, device=device) for size in grid), indexing="ij")
+    level = torch.stack([axis.flatten() for axis in axes])
+    bounds = []
+    for place, size, edge, only_before in zip(level, grid, window, causal_axes, strict=True):
+        if only_before:
+            bounds.append((place - (edge - 1), place))
+        else:
+            low = (place - edge // 2).clamp(0, size - edge)
+            bounds.append((low, low + (edge - 1)))
+    return Levels(torch.stack([low for low, _ in bounds]), torch.stack([high for _, high in bounds]), level)
+
+
+def hide(levels: Levels, hidden: torch.Tensor) -> Levels:
+    """Return the levels with keys that nothing sees, such as padding or what was pruned: `hidden` boolean [Tk]."""
+    return levels._replace(level=levels.level.masked_fill(hidden, HIDDEN))
+
+
+def take(levels: Levels, queries: torch.Tensor, keys: torch.Tensor) -> Levels:
+    """Return the levels of the tokens that stay when others are left out, or of all of them in another order."""
+    return Levels(levels.low[:, queries], levels.high[:, queries], levels.level[:, keys])
+
+
+def pack_segments(parts: Sequence[Levels]) -> Levels:
+    """Lay the levels of several segments end to end, with as many channels as the one with most."""
+    channels = max(part.level.shape[0] for part in parts)
+
+    def widened(values):
+        return torch.cat([values, values.new_zeros(channels - values.shape[0], values.shape[1])])
+
+    return Levels(*(torch.cat([widened(part[which]) for part in parts], 1) for which in range(3)))
+
+
+def of_blocks(levels: Levels, blocks: Blocks) -> Levels:
+    """Return the levels of keys that stand for whole blocks: one is seen where every token of its block is.
+
+    `levels`: one channel; the result has two. Blocks without tokens are hidden.
+    """
+    expect(levels.level.shape[0] == 1, "levels", f"{levels.level.shape[0]} channels", "1")
+    level = levels.level[0]
+    starts, lengths = blocks.tiles[:, 0].long(), blocks.tiles[:, 1].long()
+    owner = torch.searchsorted(torch.where(lengths > 0, starts + lengths, HIDDEN), _places(level), right=True)
+    owner = owner.clamp(max=len(starts) - 1)
+    least = torch.full_like(blocks.tiles[:, 0], HIDDEN).scatter_reduce(0, owner, level.int(), "amin")
+    greatest = torch.full_like(blocks.tiles[:, 0], -HIDDEN).scatter_reduce(0, owner, level.int(), "amax")
+    used = (lengths > 0) & (blocks.tiles[:, 2] >= 0)
+    least, greatest = (part.masked_fill(~used, HIDDEN) for part in (least, greatest))
+    low = torch.cat([levels.low, torch.full_like(levels.low, -HIDDEN)])
+    high = torch.cat([torch.full_like(levels.high, HIDDEN - 1), levels.high])
+    return Levels(low, high, torch.stack([least, greatest]))
+
+
+def _places(level: torch.Tensor) -> torch.Tensor:
+    return torch.arange(level.shape[0], device=level.device)

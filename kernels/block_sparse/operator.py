@@ -1,0 +1,154 @@
+"""Block-sparse attention as an operator of torch: dispatch, shapes without computing, gradients."""
+
+from __future__ import annotations
+
+import torch
+
+from ..plan.attention_plan import AttentionPlan
+from ..plan.dispatch import runs_in_triton
+from . import fallback
+
+Tensor = torch.Tensor
+
+
+@torch.library.custom_op("saccade::block_sparse_attention", mutates_args=())
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    low: Tensor,
+    high: Tensor,
+    level: Tensor,
+    words: Tensor | None,
+    block: Tensor | None,
+    query_tiles: Tensor,
+    key_tiles: Tensor,
+    row_counts: Tensor,
+    row_lists: Tensor,
+    column_counts: Tensor,
+    column_lists: Tensor,
+    query_tile: int,
+    key_tile: int,
+    aligned: bool,
+    scale: float,
+    splits: int,
+) -> tuple[Tensor, Tensor]:
+    """Return output [Tq, HQ, D] and log-sum-exp [HQ, Tq]; the arguments are those of the plan, spelled out."""
+    plan = AttentionPlan(
+        low,
+        high,
+        level,
+        words,
+        block,
+        query_tiles,
+        key_tiles,
+        row_counts,
+        row_lists,
+        column_counts,
+        column_lists,
+        query_tile,
+        key_tile,
+        aligned,
+    )
+    if runs_in_triton(query):
+        from .launch import launch_forward
+
+        return launch_forward(query, key, value, bias, plan, scale, splits)
+    return fallback.forward(query, key, value, bias, plan, scale)
+
+
+@attend.register_fake
+def _(query, key, value, bias, *_):
+    return query.new_empty(query.shape), query.new_empty((query.shape[1], query.shape[0]), dtype=torch.float32)
+
+
+@torch.library.custom_op("saccade::block_sparse_attention_backward", mutates_args=())
+def attend_backward(
+    output_gradient: Tensor,
+    log_sum_exp_gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    output: Tensor,
+    log_sum_exp: Tensor,
+    bias: Tensor | None,
+    low: Tensor,
+    high: Tensor,
+    level: Tensor,
+    words: Tensor | None,
+    block: Tensor | None,
+    query_tiles: Tensor,
+    key_tiles: Tensor,
+    row_counts: Tensor,
+    row_lists: Tensor,
+    column_counts: Tensor,
+    column_lists: Tensor,
+    query_tile: int,
+    key_tile: int,
+    aligned: bool,
+    scale: float,
+    splits: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of query, key, value and bias; the last is empty without a bias."""
+    plan = AttentionPlan(
+        low,
+        high,
+        level,
+        words,
+        block,
+        query_tiles,
+        key_tiles,
+        row_counts,
+        row_lists,
+        column_counts,
+        column_lists,
+        query_tile,
+        key_tile,
+        aligned,
+    )
+    known = (output_gradient, log_sum_exp_gradient, query, key, value, output, log_sum_exp, bias, plan, scale)
+    if runs_in_triton(query):
+        from .launch import launch_backward
+
+        return launch_backward(*known, splits)
+    return fallback.backward(*known)
+
+
+@attend_backward.register_fake
+def _(output_gradient, log_sum_exp_gradient, query, key, value, output, log_sum_exp, bias, *_):
+    heads = 0 if bias is None else bias.shape[0]
+    return (
+        query.new_empty(query.shape),
+        key.new_empty(key.shape),
+        value.new_empty(value.shape),
+        query.new_empty((heads, key.shape[0]), dtype=torch.float32),
+    )
+
+
+def _remember(ctx, inputs, output) -> None:
+    query, key, value, bias, *plan = inputs
+    *tensors, query_tile, key_tile, aligned, scale, splits = plan
+    ctx.save_for_backward(query, key, value, *output, bias, *tensors)
+    ctx.numbers = (query_tile, key_tile, aligned, scale, splits)
+
+
+def _gradients(ctx, output_gradient, log_sum_exp_gradient) -> tuple:
+    query, key, value, output, log_sum_exp, bias, *tensors = ctx.saved_tensors
+    query_gradient, key_gradient, value_gradient, bias_gradient = attend_backward(
+        output_gradient,
+        log_sum_exp_gradient,
+        query,
+        key,
+        value,
+        output,
+        log_sum_exp,
+        bias,
+        *tensors,
+        *ctx.numbers,
+    )
+    of_bias = bias_gradient if bias is not None else None
+    return query_gradient, key_gradient, value_gradient, of_bias, *[None] * 16
+
+
+attend.register_autograd(_gradients, setup_context=_remember)

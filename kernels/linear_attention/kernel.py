@@ -1,0 +1,382 @@
+"""Linear attention in Triton, chunk-parallel: three steps that serve the forward and, run backwards, the backward pass.
+
+1. `local_states`: every chunk's own contribution to the state, all chunks at once.
+2. `scan`: the state in front of every chunk; along a segment one after the other, and cheap.
+3. `outputs`: every chunk reads itself and the state in front of it, all chunks at once.
+
+A chunk never crosses the border of a segment. How many chunks there are is known on the device alone, so that nothing
+waits for it: the table of chunks has room for the most that there can be, and what is left over stays empty. Matrix
+products take bfloat16 where the inputs are, since float32 products that are exact leave the tensor cores idle; states
+are kept in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+CHUNK = 64
+SCAN_BLOCK = 512
+PLAN_BLOCK = 128
+
+
+class Form(NamedTuple):
+    """How products of one operand are formed: the largest tiles, the compiler's options, the kernels' constants."""
+
+    state_rows: int
+    state_columns: int
+    key_tile: int
+    value_tile: int
+    options: dict[str, int]
+    constants: dict[str, Any]
+
+
+# Three products on tensor cores stand for an exact one of float32: it costs registers, so its tiles are smaller.
+FORMS = {
+    torch.bfloat16: Form(
+        64, 128, 64, 128, {"num_warps": 4, "num_stages": 2}, {"OPERAND": tl.bfloat16, "PRECISION": "tf32x3"}
+    ),
+    torch.float32: Form(
+        64, 64, 32, 32, {"num_warps": 4, "num_stages": 2}, {"OPERAND": tl.float32, "PRECISION": "tf32x3"}
+    ),
+}
+# The interpreter multiplies neither bfloat16 nor in three steps.
+INTERPRETED = FORMS[torch.float32]._replace(constants={"OPERAND": tl.float32, "PRECISION": "ieee"})
+
+
+class Plan(NamedTuple):
+    """The table of chunks int32 [capacity, 3] (segment or -1, start, stop), and each segment's first chunk."""
+
+    chunks: torch.Tensor
+    first: torch.Tensor
+
+
+@triton.jit(do_not_specialize=["tokens", "capacity", "segments"])
+def plan_kernel(boundaries, chunks, first, tokens, capacity, segments, CHUNK: tl.constexpr, BLOCK: tl.constexpr):
+    """List the chunks of one segment; the last program lists those behind all segments and clears the table's rest."""
+    segment = tl.program_id(0)
+    lanes = tl.arange(0, BLOCK)
+    before = tl.zeros([BLOCK], tl.int32)
+    for base in range(0, segment, BLOCK):
+        other = base + lanes
+        inside = other < segment
+        length = tl.load(boundaries + other + 1, mask=inside, other=0) - tl.load(boundaries + other, inside, other=0)
+        before += ((length + CHUNK - 1) // CHUNK).to(tl.int32)
+    begin = tl.sum(before, 0)
+    tl.store(first + segment, begin)
+    start = tl.load(boundaries + segment).to(tl.int32)
+    stop = tl.load(boundaries + segment + 1, mask=segment < segments, other=0).to(tl.int32)
+    belongs, rows = segment, (stop - start + CHUNK - 1) // CHUNK
+    if segment == segments:
+        belongs, stop, rows = -1, tokens, capacity - begin
+    for base in range(0, rows, BLOCK):
+        number = base + lanes
+        row = chunks + 3 * (begin + number)
+        tl.store(row, belongs, mask=number < rows)
+        tl.store(row + 1, tl.minimum(start + number * CHUNK, stop), mask=number < rows)
+        tl.store(row + 2, tl.minimum(start + number * CHUNK + CHUNK, stop), mask=number < rows)
+
+
+@triton.jit
+def local_states_kernel(
+    left,
+    right,
+    local,
+    log_decay,
+    chunks,
+    scale,
+    left_token,
+    left_head,
+    right_token,
+    right_head,
+    LEFT: tl.constexpr,
+    RIGHT: tl.constexpr,
+    CHUNK: tl.constexpr,
+    LEFT_TILE: tl.constexpr,
+    RIGHT_TILE: tl.constexpr,
+    REVERSE: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Sum the decayed outer products of one chunk, for one tile of one head."""
+    chunk, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    if tl.load(chunks + 3 * chunk) < 0:
+        return
+    start, stop = tl.load(chunks + 3 * chunk + 1), tl.load(chunks + 3 * chunk + 2)
+    place = tl.arange(0, CHUNK)
+    valid = place < stop - start
+    tiles: tl.constexpr = (RIGHT + RIGHT_TILE - 1) // RIGHT_TILE
+    row = tl.program_id(2) // tiles * LEFT_TILE + tl.arange(0, LEFT_TILE)
+    column = tl.program_id(2) % tiles * RIGHT_TILE + tl.arange(0, RIGHT_TILE)
+    token = (start + place).to(tl.int64)[:, None]
+    left_part = tl.load(
+        left + token * left_token + head * left_head + row[None, :],
+        mask=valid[:, None] & (row < LEFT)[None, :],
+        other=0.0,
+    ).to(tl.float32)
+    right_part = tl.load(
+        right + token * right_token + head * right_head + column[None, :],
+        mask=valid[:, None] & (column < RIGHT)[None, :],
+        other=0.0,
+    ).to(OPERAND)
+    reach = place + 1 if REVERSE else tl.maximum(stop - start - 1 - place, 0)
+    fade = scale * tl.exp(reach * tl.load(log_decay + head))
+    state = tl.dot(tl.trans((left_part * fade[:, None]).to(OPERAND)), right_part, input_precision=PRECISION)
+    cell = local + (chunk * tl.num_programs(1) + head) * LEFT * RIGHT + row[:, None] * RIGHT + column[None, :]
+    tl.store(cell, state, mask=(row < LEFT)[:, None] & (column < RIGHT)[None, :])
+
+
+@triton.jit
+def scan_kernel(
+    local,
+    initial,
+    carried,
+    final,
+    log_decay,
+    chunks,
+    first,
+    SIZE: tl.constexpr,
+    REVERSE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Carry some cells of one head's state through one segment."""
+    segment, head, heads = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    cell = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
+    inside = cell < SIZE
+    begin, end = tl.load(first + segment), tl.load(first + segment + 1)
+    decay = tl.load(log_decay + head)
+    own = (segment * heads + head).to(tl.int64) * SIZE + cell
+    state = tl.load(initial + own, mask=inside, other=0.0)
+    for step in tl.range(begin, end, num_stages=4):
+        chunk = begin + end - 1 - step if REVERSE else step
+        length = tl.load(chunks + 3 * chunk + 2) - tl.load(chunks + 3 * chunk + 1)
+        place = (chunk.to(tl.int64) * heads + head) * SIZE + cell
+        added = tl.load(local + place, mask=inside, other=0.0)
+        tl.store(carried + place, state.to(carried.dtype.element_ty), mask=inside)
+        state = state * tl.exp(length * decay) + added
+    tl.store(final + own, state, mask=inside)
+
+
+@triton.jit
+def outputs_kernel(
+    query,
+    key,
+    value,
+    carried,
+    output,
+    log_decay,
+    chunks,
+    scale,
+    query_token,
+    query_head,
+    key_token,
+    key_head,
+    value_token,
+    value_head,
+    carried_row,
+    carried_column,
+    KEY: tl.constexpr,
+    VALUE: tl.constexpr,
+    CHUNK: tl.constexpr,
+    KEY_TILE: tl.constexpr,
+    VALUE_TILE: tl.constexpr,
+    REVERSE: tl.constexpr,
+    OPERAND: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Compute one tile of the outputs of one chunk and head; what lies outside all segments gets zero."""
+    chunk, head, heads = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
+    start, stop = tl.load(chunks + 3 * chunk + 1), tl.load(chunks + 3 * chunk + 2)
+    if start == stop:
+        return
+    real = tl.load(chunks + 3 * chunk) >= 0
+    place = tl.arange(0, CHUNK)
+    valid = place < stop - start
+    seen = valid & real
+    column = tl.program_id(2) * VALUE_TILE + tl.arange(0, VALUE_TILE)
+    token = (start + place).to(tl.int64)[:, None]
+    scores = tl.zeros([CHUNK, CHUNK], tl.float32)
+    far = tl.zeros([CHUNK, VALUE_TILE], tl.float32)
+    for base in range(0, KEY, KEY_TILE):
+        row = base + tl.arange(0, KEY_TILE)
+        mask = seen[:, None] & (row < KEY)[None, :]
+        query_part = tl.load(query + token * query_token + head * query_head + row[None, :], mask=mask, other=0.0).to(
+            OPERAND
+        )
+        key_part = tl.load(key + token * key_token + head * key_head + row[None, :], mask=mask, other=0.0).to(OPERAND)
+        state = tl.load(
+            carried
+            + (chunk * heads + head) * KEY * VALUE
+            + row[:, None] * carried_row
+            + column[None, :] * carried_column,
+            mask=real & (row < KEY)[:, None] & (column < VALUE)[None, :],
+            other=0.0,
+        ).to(OPERAND)
+        scores = tl.dot(query_part, tl.trans(key_part), scores, input_precision=PRECISION)
+        far = tl.dot(query_part, state, far, input_precision=PRECISION)
+    decay = tl.load(log_decay + head)
+    distance = place[None, :] - place[:, None] if REVERSE else place[:, None] - place[None, :]
+    scores = scores * tl.where(distance >= 0, scale * tl.exp(tl.maximum(distance, 0) * decay), 0.0)
+    # A state that comes from behind carries the scale already.
+    if REVERSE:
+        far = far * tl.exp(tl.maximum(stop - start - 1 - place, 0) * decay)[:, None]
+    else:
+        far = far * (scale * tl.exp((place + 1) * decay))[:, None]
+    value_part = tl.load(
+        value + token * value_token + head * value_head + column[None, :],
+        mask=seen[:, None] & (column < VALUE)[None, :],
+        other=0.0,
+    ).to(OPERAND)
+    result = tl.dot(scores.to(OPERAND), value_part, far, input_precision=PRECISION)
+    cell = output + (token * heads + head) * VALUE + column[None, :]
+    tl.store(cell, result.to(output.dtype.element_ty), mask=valid[:, None] & (column < VALUE)[None, :])
+
+
+def plan(boundaries: torch.Tensor, tokens: int) -> Plan:
+    """Cut segments into chunks, without waiting for the device."""
+    segments = len(boundaries) - 1
+    capacity = tokens // CHUNK + segments + 1
+    chunks = boundaries.new_empty(capacity, 3, dtype=torch.int32)
+    first = boundaries.new_empty(segments + 1, dtype=torch.int32)
+    plan_kernel[(segments + 1,)](
+        boundaries.contiguous(), chunks, first, tokens, capacity, segments, CHUNK=CHUNK, BLOCK=PLAN_BLOCK
+    )
+    return Plan(chunks, first)
+
+
+def operand_dtype(query: torch.Tensor) -> torch.dtype:
+    """Return what matrix products of such inputs take: bfloat16, which the interpreter cannot multiply, or float32.
+
+    float16 is multiplied as float32, which holds it exactly: a state may grow beyond what float16 can say.
+    """
+    return torch.bfloat16 if query.dtype == torch.bfloat16 and query.is_cuda else torch.float32
+
+
+def form_of(query: torch.Tensor) -> Form:
+    """Return how products of such inputs are formed."""
+    return FORMS[operand_dtype(query)] if query.is_cuda else INTERPRETED
+
+
+def local_states(
+    left: torch.Tensor, right: torch.Tensor, log_decay: torch.Tensor, plan: Plan, *, scale: float, reverse: bool
+) -> torch.Tensor:
+    """Return what each chunk adds to the state, [chunks, heads, d, e], for left [S, heads, d] and right [S, heads, e].
+
+    The state behind the chunk, and with `reverse` the gradient before it.
+    """
+    left, right = _dense(left), _dense(right)
+    heads, rows, columns = left.shape[1], left.shape[2], right.shape[2]
+    local = left.new_empty(len(plan.chunks), heads, rows, columns, dtype=torch.float32)
+    form = form_of(left)
+    row_tile, column_tile = tile(rows, form.state_rows), tile(columns, form.state_columns)
+    tiles = triton.cdiv(rows, row_tile) * triton.cdiv(columns, column_tile)
+    local_states_kernel[(len(plan.chunks), heads, tiles)](
+        left,
+        right,
+        local,
+        log_decay.contiguous(),
+        plan.chunks,
+        scale,
+        *left.stride()[:2],
+        *right.stride()[:2],
+        LEFT=rows,
+        RIGHT=columns,
+        CHUNK=CHUNK,
+        LEFT_TILE=row_tile,
+        RIGHT_TILE=column_tile,
+        REVERSE=reverse,
+        **form.constants,
+        **form.options,
+    )
+    return local
+
+
+def scan(
+    local: torch.Tensor,
+    initial: torch.Tensor,
+    log_decay: torch.Tensor,
+    plan: Plan,
+    *,
+    dtype: torch.dtype,
+    reverse: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Carry a state [segments, heads, d, e] over each segment's chunks.
+
+    Returns it in front of each chunk, [chunks, heads, d, e] of `dtype`, and behind all of them.
+    """
+    segments, heads, *widths = initial.shape
+    carried, final = torch.empty_like(local, dtype=dtype), initial.new_empty(initial.shape)
+    size = widths[0] * widths[1]
+    if segments > 0:
+        scan_kernel[(segments, heads, triton.cdiv(size, SCAN_BLOCK))](
+            local,
+            initial.contiguous(),
+            carried,
+            final,
+            log_decay.contiguous(),
+            plan.chunks,
+            plan.first,
+            SIZE=size,
+            REVERSE=reverse,
+            BLOCK=SCAN_BLOCK,
+        )
+    return carried, final
+
+
+def outputs(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    carried: torch.Tensor,
+    log_decay: torch.Tensor,
+    plan: Plan,
+    *,
+    scale: float,
+    reverse: bool,
+) -> torch.Tensor:
+    """Read with queries from their own chunk and from the carried state; [S, heads, e], zero outside all segments.
+
+    With `reverse` a token sees itself and what follows, and the state is one that came from behind, scale included.
+    `carried` may be transposed.
+    """
+    query, key, value = _dense(query), _dense(key), _dense(value)
+    heads, rows, columns = query.shape[1], query.shape[2], value.shape[2]
+    output = value.new_empty(value.shape)
+    form = form_of(query)
+    value_tile = tile(columns, form.value_tile)
+    outputs_kernel[(len(plan.chunks), heads, triton.cdiv(columns, value_tile))](
+        query,
+        key,
+        value,
+        carried,
+        output,
+        log_decay.contiguous(),
+        plan.chunks,
+        scale,
+        *query.stride()[:2],
+        *key.stride()[:2],
+        *value.stride()[:2],
+        *carried.stride()[2:],
+        KEY=rows,
+        VALUE=columns,
+        CHUNK=CHUNK,
+        KEY_TILE=tile(rows, form.key_tile),
+        VALUE_TILE=value_tile,
+        REVERSE=reverse,
+        **form.constants,
+        **form.options,
+    )
+    return output
+
+
+def tile(width: int, largest: int) -> int:
+    """Return how many columns of a width one program takes: a power of two that tensor cores accept."""
+    return min(largest, max(16, triton.next_power_of_2(width)))
+
+
+def _dense(part: torch.Tensor) -> torch.Tensor:
+    """Return a tensor whose last dimension is contiguous; a view of a joint projection is left where it is."""
+    return part if part.stride(-1) == 1 or part.shape[-1] == 1 else part.contiguous()

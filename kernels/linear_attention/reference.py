@@ -1,0 +1,48 @@
+"""The readable reference of linear attention with decay: one token after the other, differentiated by autograd.
+
+A head keeps a matrix. Every token first lets it fade, then adds its key times its value, then reads it with its query
+(Lightning Attention-2, Qin et al., 2024, section 3; the recurrent form of RetNet, Sun et al., 2023). What has been seen
+costs the same however long ago it was, so that a policy can carry its history from one control step to the next.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+
+def decay_ladder(heads: int) -> torch.Tensor:
+    """Return a log decay for each head, float32 [heads]: from fast forgetting to slow, the slopes of ALiBi.
+
+    Press et al., 2022, section 3, as in Lightning Attention: head h of n fades by exp(-2^(-8h/n)) a token.
+    """
+    return -torch.exp2(-8.0 * torch.arange(1, heads + 1, dtype=torch.float64) / heads).float()
+
+
+def linear_attention_reference(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    log_decay: torch.Tensor,
+    boundaries: torch.Tensor,
+    state: torch.Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute what `linear_attention` computes, in the dtype of its inputs; see there for the arguments."""
+    width = query.shape[-1]
+    if scale is None:
+        scale = width**-0.5
+    if state is None:
+        state = query.new_zeros(len(boundaries) - 1, *query.shape[1:], value.shape[-1])
+    fade = log_decay.to(state.dtype).exp()[:, None, None]
+    bounds = boundaries.tolist()
+    read, final = [], []
+    for current, (start, stop) in zip(state, itertools.pairwise(bounds), strict=True):
+        for place in range(start, stop):
+            current = fade * current + key[place, :, :, None] * value[place, :, None, :]
+            read.append(scale * torch.einsum("hd,hde->he", query[place], current))
+        final.append(current)
+    silent = 0.0 * value[bounds[-1] :]
+    output = torch.cat([torch.stack(read), silent]) if read else silent
+    return output, torch.stack(final) if final else state.clone()

@@ -1,0 +1,20 @@
+"""Where an operation runs: in a Triton kernel or in torch."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+
+def runs_in_triton(tensor: torch.Tensor) -> bool:
+    """Tell whether a kernel serves this tensor: on a GPU, or anywhere under Triton's interpreter.
+
+    The interpreter is asked for by TRITON_INTERPRET=1, which Triton reads once, when it is imported.
+    """
+    return tensor.is_cuda or interpreting()
+
+
+def interpreting() -> bool:
+    """Tell whether kernels are interpreted: slow, on any machine, and exact in float32 alone."""
+    return os.environ.get("TRITON_INTERPRET") == "1"

@@ -1,0 +1,36 @@
+"""The builds of the plan's kernels that the compile gate inspects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..compile_gate import Case
+
+NUMBERS = ("tokens", "segments", "outside", "count", "width", "own_count", "other_count")
+
+
+def cases() -> Iterator[Case]:
+    """Yield every kernel; none has products."""
+    from .index_kernel import cut_kernel, key_choice_kernel, list_kernel, query_choice_kernel
+
+    for channels in (0, 1, 3):
+        constants = {"CHANNELS": channels, "SIZE": 64, "ROWS": 64 if channels else 1, "CHUNK": 64}
+        yield _case(f"cut {channels}", cut_kernel, constants)
+    for channels, select in ((1, False), (3, True)):
+        for columns in (False, True):
+            constants = {
+                "CHANNELS": channels,
+                "KEY_TILE": 64,
+                "COLUMNS": columns,
+                "SELECT": select,
+                "CHUNK": 128,
+            }
+            yield _case(f"list {channels} {'columns' if columns else 'rows'}", list_kernel, constants)
+    yield _case("query_choice", query_choice_kernel, {"SIZE": 64})
+    yield _case("key_choice", key_choice_kernel, {"SIZE": 64})
+
+
+def _case(name: str, kernel: Any, constants: dict[str, Any]) -> Case:
+    types = {name: "i32" if name in NUMBERS else "*i32" for name in kernel.arg_names if name not in constants}
+    return Case(name, kernel, types, constants, warps=1, stages=3, tensor_cores=False)

@@ -1,0 +1,152 @@
+"""Tiles of packed sequences and the lists of which tile meets which, as operators of torch."""
+
+from __future__ import annotations
+
+import torch
+
+from .dispatch import runs_in_triton
+
+
+@torch.library.custom_op("saccade::cut_tiles", mutates_args=())
+def cut_tiles(offsets: torch.Tensor, tokens: int, size: int, capacity: int) -> torch.Tensor:
+    """Cut segments into tiles of at most `size` tokens: int32 [capacity, 3] of start, length and segment.
+
+    `offsets`: int32 [N + 1], where segments begin and end. Tokens behind the last segment are cut as well and belong
+    to segment -1; tiles that are not needed have length 0. `tokens // size + N + 1` tiles always suffice.
+    """
+    if runs_in_triton(offsets):
+        from .index_kernel import launch_cut
+
+        return launch_cut(offsets, offsets, offsets, tokens, size, capacity, -1, 0)[0]
+    return cut_in_torch(offsets, tokens, size, capacity, -1)
+
+
+@cut_tiles.register_fake
+def _(offsets: torch.Tensor, tokens: int, size: int, capacity: int) -> torch.Tensor:
+    return offsets.new_empty(capacity, 3, dtype=torch.int32)
+
+
+@torch.library.custom_op("saccade::tile_lists", mutates_args=())
+def tile_lists(
+    low: torch.Tensor,
+    high: torch.Tensor,
+    level: torch.Tensor,
+    query_offsets: torch.Tensor,
+    key_offsets: torch.Tensor,
+    words: torch.Tensor | None,
+    block: torch.Tensor | None,
+    query_tile: int,
+    key_tile: int,
+    query_capacity: int,
+    key_capacity: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the tiles of queries and keys and, both ways, which meet: tiles, then counts and lists of each.
+
+    `low`, `high` int32 [P, Tq], `level` int32 [P, Tk], `words` int32 [H, Tq, W] and `block` int32 [Tk] as in
+    `AttentionPlan`. Counts int32 [H, tiles, 2]: how many are visible in part, how many wholly. Lists int32
+    [H, tiles, tiles of the other kind]: the former from the left, the latter from the right.
+    """
+    sizes, capacities = (query_tile, key_tile), (query_capacity, key_capacity)
+    if runs_in_triton(low):
+        from .index_kernel import launch_lists
+
+        return launch_lists(low, high, level, query_offsets, key_offsets, words, block, sizes, capacities)
+    return lists_in_torch(low, high, level, query_offsets, key_offsets, words, block, sizes, capacities)
+
+
+@tile_lists.register_fake
+def _(low, high, level, query_offsets, key_offsets, words, block, query_tile, key_tile, query_capacity, key_capacity):
+    heads = 1 if words is None else words.shape[0]
+
+    def integers(*shape):
+        return low.new_empty(shape, dtype=torch.int32)
+
+    return (
+        integers(query_capacity, 3),
+        integers(key_capacity, 3),
+        integers(heads, query_capacity, 2),
+        integers(heads, query_capacity, key_capacity),
+        integers(heads, key_capacity, 2),
+        integers(heads, key_capacity, query_capacity),
+    )
+
+
+def lists_in_torch(low, high, level, query_offsets, key_offsets, words, block, sizes, capacities) -> tuple:
+    """Return what `tile_lists` does, every pair of tiles written out."""
+    query_tile, key_tile = sizes
+    query_tiles = cut_in_torch(query_offsets, low.shape[1], query_tile, capacities[0], -1)
+    key_tiles = cut_in_torch(key_offsets, level.shape[1], key_tile, capacities[1], -2)
+    visible, full = _classes(low, high, level, query_tiles, key_tiles, query_tile, key_tile)
+    if words is not None:
+        some, every = _chosen(words, block, query_tiles, key_tiles, query_tile, key_tile)
+        visible, full = visible & some, full & some & every
+    return query_tiles, key_tiles, *_compact(visible, full), *_compact(visible.mT, full.mT)
+
+
+def cut_in_torch(offsets: torch.Tensor, tokens: int, size: int, capacity: int, outside: int) -> torch.Tensor:
+    """Return what `cut_tiles` does, tokens behind the last segment in a segment of number `outside`."""
+    edges = torch.cat([offsets.clamp(0, tokens).long(), torch.tensor([tokens], device=offsets.device)])
+    sizes = edges.diff()
+    ends = ((sizes + size - 1) // size).cumsum(0)
+    number = torch.arange(capacity, device=offsets.device)
+    segment = torch.searchsorted(ends, number, right=True)
+    used = segment < len(sizes)
+    segment = segment.clamp(max=len(sizes) - 1)
+    inner = (number - ends[segment]) * size + (sizes[segment] + size - 1) // size * size
+    start = torch.where(used, edges[segment] + inner, 0)
+    length = torch.where(used, (sizes[segment] - inner).clamp(max=size), 0)
+    segment = torch.where(used & (segment < len(sizes) - 1), segment, outside)
+    return torch.stack([start, length, segment], -1).int()
+
+
+def _rows(values: torch.Tensor, tiles: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the values [..., T] of each tile [..., tiles, size] and which of them are there [tiles, size]."""
+    row = torch.arange(size, device=tiles.device)
+    if values.shape[-1] == 0:
+        return values.new_zeros(*values.shape[:-1], len(tiles), size), row[None] < tiles[:, 1:2]
+    place = (tiles[:, :1] + row).clamp(max=values.shape[-1] - 1).long()
+    return values[..., place], row[None] < tiles[:, 1:2]
+
+
+def _classes(low, high, level, query_tiles, key_tiles, query_tile, key_tile) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return [1, query tiles, key tiles]: whether some query may see some key, and whether each sees all."""
+    least, greatest = torch.iinfo(torch.int32).min, torch.iinfo(torch.int32).max
+
+    def extremes(values, tiles, size):
+        rows, there = _rows(values, tiles, size)
+        return rows.masked_fill(~there, greatest).amin(-1), rows.masked_fill(~there, least).amax(-1)
+
+    low_least, low_greatest = (part[:, :, None] for part in extremes(low, query_tiles, query_tile))
+    high_least, high_greatest = (part[:, :, None] for part in extremes(high, query_tiles, query_tile))
+    level_least, level_greatest = (part[:, None] for part in extremes(level, key_tiles, key_tile))
+    visible = ((level_greatest >= low_least) & (level_least <= high_greatest)).all(0)
+    full = ((level_least >= low_greatest) & (level_greatest <= high_least)).all(0)
+    visible &= query_tiles[:, None, 2] == key_tiles[None, :, 2]
+    visible &= (query_tiles[:, None, 1] > 0) & (key_tiles[None, :, 1] > 0)
+    return visible[None], (full & visible & (key_tiles[None, :, 1] == key_tile))[None]
+
+
+def _chosen(words, block, query_tiles, key_tiles, query_tile, key_tile) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return [H, query tiles, key tiles]: whether some query chose a block of the keys, and whether all chose all."""
+    shift = torch.arange(32, device=words.device, dtype=torch.int32)
+    chosen = ((words[..., None] >> shift) & 1).flatten(2).bool().movedim(2, 0)
+    rows, there = _rows(chosen, query_tiles, query_tile)
+    some, every = (rows & there).any(-1), (rows | ~there).all(-1)
+    number, there = _rows(block, key_tiles, key_tile)
+    blocks = torch.arange(chosen.shape[0], device=words.device)
+    held = ((number[..., None] == blocks) & there[..., None]).any(1).float()
+    free = ((number < 0) & there).any(1)
+    met = torch.einsum("bhq,kb->hqk", some.float(), held) > 0
+    return met | free, torch.einsum("bhq,kb->hqk", (~every).float(), held) == 0
+
+
+def _compact(visible: torch.Tensor, full: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return counts and lists of the last axis: what is visible in part from the left, what is full from the right."""
+    partial, others = visible & ~full, visible.shape[-1]
+    place = torch.where(partial, partial.cumsum(-1) - 1, others - full.cumsum(-1))
+    place = torch.where(visible, place, others)
+    lists = torch.zeros(*visible.shape[:-1], others + 1, dtype=torch.int32, device=visible.device)
+    numbers = torch.arange(others, dtype=torch.int32, device=visible.device).expand(visible.shape)
+    lists.scatter_(-1, place, numbers)
+    counts = torch.stack([partial.sum(-1), full.sum(-1)], -1).int()
+    return counts.contiguous(), lists[..., :others].contiguous()

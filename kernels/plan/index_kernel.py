@@ -1,0 +1,266 @@
+"""Kernels that cut packed sequences into tiles and list, for each tile, the tiles that it meets.
+
+Four launches make the lists of a mask, none of them waits for the host, and no mask is ever written out: a tile is
+known by the least and the greatest of its levels.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+LEAST = tl.constexpr(-(2**31))
+GREATEST = tl.constexpr(2**31 - 1)
+
+
+@triton.jit
+def _either(left, right):
+    return left | right
+
+
+@triton.jit
+def _both(left, right):
+    return left & right
+
+
+@triton.jit(do_not_specialize=["tokens", "segments", "outside"])
+def cut_kernel(
+    offsets,
+    low,
+    high,
+    tiles,
+    ranges,
+    tokens,
+    segments,
+    outside,
+    CHANNELS: tl.constexpr,
+    SIZE: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Write one tile's (start, length, segment) and, for each channel, the extremes of its bounds.
+
+    What lies behind the last segment is cut as well, so that every token belongs to a tile.
+    """
+    tile = tl.program_id(0)
+    start = tile * 0
+    length = tile * 0
+    segment = tile * 0 + outside
+    before = tile * 0
+    for first in range(0, segments + 1, CHUNK):
+        number = first + tl.arange(0, CHUNK)
+        begin = tl.load(offsets + number, mask=number <= segments, other=0)
+        end = tl.load(offsets + number + 1, mask=number < segments, other=GREATEST)
+        begin = tl.minimum(tl.maximum(begin, 0), tokens)
+        end = tl.minimum(end, tokens)
+        size = tl.where(number <= segments, tl.maximum(end - begin, 0), 0)
+        count = (size + SIZE - 1) // SIZE
+        last = before + tl.cumsum(count, 0)
+        mine = (tile >= last - count) & (tile < last)
+        inner = (tile - (last - count)) * SIZE
+        start += tl.sum(tl.where(mine, begin + inner, 0), 0)
+        length += tl.sum(tl.where(mine, tl.minimum(size - inner, SIZE), 0), 0)
+        segment += tl.sum(tl.where(mine & (number < segments), number - outside, 0), 0)
+        before += tl.sum(count, 0)
+    tl.store(tiles + tile * 3, start)
+    tl.store(tiles + tile * 3 + 1, length)
+    tl.store(tiles + tile * 3 + 2, segment)
+    row = tl.arange(0, ROWS)
+    inside = row < length
+    for channel in tl.static_range(CHANNELS):
+        place = channel * tokens + start + row
+        written = ranges + (tile * CHANNELS + channel) * 4
+        tl.store(written, tl.min(tl.load(low + place, mask=inside, other=GREATEST), 0))
+        tl.store(written + 1, tl.max(tl.load(low + place, mask=inside, other=LEAST), 0))
+        tl.store(written + 2, tl.min(tl.load(high + place, mask=inside, other=GREATEST), 0))
+        tl.store(written + 3, tl.max(tl.load(high + place, mask=inside, other=LEAST), 0))
+
+
+@triton.jit(do_not_specialize=["tokens", "count", "width"])
+def query_choice_kernel(words, tiles, any_words, all_words, tokens, count, width, SIZE: tl.constexpr):
+    """Write which blocks some query of a tile chose, and which all of them did."""
+    tile = tl.program_id(0)
+    head = tl.program_id(1).to(tl.int64)
+    start = tl.load(tiles + tile * 3)
+    length = tl.load(tiles + tile * 3 + 1)
+    row = tl.arange(0, SIZE)
+    inside = row < length
+    written = (head * count + tile) * (width + 1)
+    for word in range(width):
+        place = words + (head * tokens + start + row) * width + word
+        tl.store(any_words + written + word, tl.reduce(tl.load(place, mask=inside, other=0), 0, _either))
+        tl.store(all_words + written + word, tl.reduce(tl.load(place, mask=inside, other=-1), 0, _both))
+    tl.store(any_words + written + width, 1)
+    tl.store(all_words + written + width, 1)
+
+
+@triton.jit(do_not_specialize=["width"])
+def key_choice_kernel(block, tiles, key_words, width, SIZE: tl.constexpr):
+    """Write which blocks the keys of a tile belong to; the last word says that some need no choosing."""
+    tile = tl.program_id(0)
+    start = tl.load(tiles + tile * 3)
+    length = tl.load(tiles + tile * 3 + 1)
+    row = tl.arange(0, SIZE)
+    inside = row < length
+    number = tl.load(block + start + row, mask=inside, other=0)
+    for word in range(width):
+        bit = tl.where(inside & (number >= 0) & (number // 32 == word), 1 << (number % 32), 0)
+        tl.store(key_words + tile * (width + 1) + word, tl.reduce(bit, 0, _either))
+    free = tl.max(tl.where(inside & (number < 0), 1, 0), 0)
+    tl.store(key_words + tile * (width + 1) + width, free)
+
+
+@triton.jit(do_not_specialize=["own_count", "other_count", "width"])
+def list_kernel(
+    query_tiles,
+    query_ranges,
+    key_tiles,
+    key_ranges,
+    any_words,
+    all_words,
+    key_words,
+    counts,
+    lists,
+    own_count,
+    other_count,
+    width,
+    CHANNELS: tl.constexpr,
+    KEY_TILE: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    SELECT: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """List the tiles that one tile meets: in part from the left, wholly visible ones from the right.
+
+    A tile is a query tile, or a key tile when COLUMNS is set. The order within a list is fixed by the mask alone.
+    """
+    own = tl.program_id(0)
+    head = tl.program_id(1).to(tl.int64)
+    query_count = other_count if COLUMNS else own_count
+    partial_count = own * 0
+    full_count = own * 0
+    written = lists + (head * own_count + own) * other_count
+    for first in range(0, other_count, CHUNK):
+        place = first + tl.arange(0, CHUNK)
+        other = tl.minimum(place, other_count - 1)
+        query_tile = other if COLUMNS else own
+        key_tile = own if COLUMNS else other
+        query_length = tl.load(query_tiles + query_tile * 3 + 1)
+        key_length = tl.load(key_tiles + key_tile * 3 + 1)
+        same = tl.load(query_tiles + query_tile * 3 + 2) == tl.load(key_tiles + key_tile * 3 + 2)
+        visible = (place < other_count) & same & (query_length > 0) & (key_length > 0)
+        full = visible & (key_length == KEY_TILE)
+        for channel in tl.static_range(CHANNELS):
+            bounds = query_ranges + (query_tile * CHANNELS + channel) * 4
+            levels = key_ranges + (key_tile * CHANNELS + channel) * 4
+            least = tl.load(levels)
+            greatest = tl.load(levels + 1)
+            visible = visible & (greatest >= tl.load(bounds)) & (least <= tl.load(bounds + 3))
+            full = full & (least >= tl.load(bounds + 1)) & (greatest <= tl.load(bounds + 2))
+        if SELECT:
+            some = place < 0
+            every = place >= 0
+            for word in range(width + 1):
+                held = tl.load(key_words + key_tile * (width + 1) + word)
+                chosen = (head * query_count + query_tile) * (width + 1) + word
+                some = some | ((tl.load(any_words + chosen) & held) != 0)
+                every = every & ((tl.load(all_words + chosen) & held) == held)
+            visible = visible & some
+            full = full & every
+        full = (full & visible).to(tl.int32)
+        partial = visible.to(tl.int32) - full
+        from_left = partial_count + tl.cumsum(partial, 0) - 1
+        from_right = other_count - full_count - tl.cumsum(full, 0)
+        tl.store(written + tl.where(full > 0, from_right, from_left), place, mask=visible)
+        partial_count += tl.sum(partial, 0)
+        full_count += tl.sum(full, 0)
+    tl.store(counts + (head * own_count + own) * 2, partial_count)
+    tl.store(counts + (head * own_count + own) * 2 + 1, full_count)
+
+
+def launch_cut(
+    offsets: torch.Tensor,
+    low: torch.Tensor,
+    high: torch.Tensor,
+    tokens: int,
+    size: int,
+    capacity: int,
+    outside: int,
+    channels: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return tiles [capacity, 3] and ranges [capacity, channels, 4] of the bounds [channels, tokens]."""
+    tiles = torch.empty(capacity, 3, dtype=torch.int32, device=offsets.device)
+    ranges = torch.empty(capacity, channels, 4, dtype=torch.int32, device=offsets.device)
+    cut_kernel[(capacity,)](
+        offsets,
+        low,
+        high,
+        tiles,
+        ranges,
+        tokens,
+        offsets.shape[0] - 1,
+        outside,
+        CHANNELS=channels,
+        SIZE=size,
+        ROWS=triton.next_power_of_2(size) if channels else 1,
+        CHUNK=64,
+        num_warps=1,
+    )
+    return tiles, ranges
+
+
+def launch_lists(
+    low: torch.Tensor,
+    high: torch.Tensor,
+    level: torch.Tensor,
+    query_offsets: torch.Tensor,
+    key_offsets: torch.Tensor,
+    words: torch.Tensor | None,
+    block: torch.Tensor | None,
+    sizes: tuple[int, int],
+    capacities: tuple[int, int],
+) -> tuple[torch.Tensor, ...]:
+    """Return what `index.tile_lists` does."""
+    channels, device = low.shape[0], low.device
+    rows, columns = capacities
+    query_tiles, query_ranges = launch_cut(query_offsets, low, high, low.shape[1], sizes[0], rows, -1, channels)
+    key_tiles, key_ranges = launch_cut(key_offsets, level, level, level.shape[1], sizes[1], columns, -2, channels)
+    heads = 1 if words is None else words.shape[0]
+    width = 0 if words is None else words.shape[2]
+    any_words = torch.empty(heads, rows, width + 1, dtype=torch.int32, device=device)
+    all_words, key_words = (
+        torch.empty_like(any_words),
+        torch.empty(columns, width + 1, dtype=torch.int32, device=device),
+    )
+    if words is not None:
+        query_choice_kernel[(rows, heads)](
+            words, query_tiles, any_words, all_words, words.shape[1], rows, width, SIZE=sizes[0], num_warps=1
+        )
+        key_choice_kernel[(columns,)](block, key_tiles, key_words, width, SIZE=sizes[1], num_warps=1)
+    written = []
+    for own, other, transposed in ((rows, columns, False), (columns, rows, True)):
+        counts = torch.empty(heads, own, 2, dtype=torch.int32, device=device)
+        lists = torch.zeros(heads, own, other, dtype=torch.int32, device=device)
+        list_kernel[(own, heads)](
+            query_tiles,
+            query_ranges,
+            key_tiles,
+            key_ranges,
+            any_words,
+            all_words,
+            key_words,
+            counts,
+            lists,
+            own,
+            other,
+            width,
+            CHANNELS=channels,
+            KEY_TILE=sizes[1],
+            COLUMNS=transposed,
+            SELECT=words is not None,
+            CHUNK=128,
+            num_warps=1,
+        )
+        written += [counts, lists]
+    return query_tiles, key_tiles, *written

@@ -1,0 +1,78 @@
+"""Means of blocks of tokens, as a differentiable operator of torch."""
+
+from __future__ import annotations
+
+import torch
+
+from .blocks import Blocks
+from .checks import expect_tensor
+from .dispatch import runs_in_triton
+
+FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+
+def pool(tokens: torch.Tensor, blocks: Blocks) -> torch.Tensor:
+    """Return the mean [n, H, D] of each block of `tokens` [T, H, D]; 0 for a block that is not needed.
+
+    Sums are taken in float32, in a fixed order both ways. Raises ValueError for what does not fit.
+    """
+    expect_tensor(
+        tokens, "tokens", shape=(blocks.local.shape[0], None, None), dtypes=FLOATS, device=blocks.tiles.device
+    )
+    return block_means(tokens, blocks.tiles)
+
+
+@torch.library.custom_op("saccade::block_means", mutates_args=())
+def block_means(tokens: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
+    """Return [n, H, D] of tokens [T, H, D]; `tiles` int32 [n, 3], which together cover all tokens in order."""
+    if runs_in_triton(tokens):
+        from .pooling_kernel import launch_means
+
+        return launch_means(tokens, tiles)
+    return means_in_torch(tokens, tiles)
+
+
+@block_means.register_fake
+def _(tokens, tiles):
+    return tokens.new_empty(tiles.shape[0], *tokens.shape[1:])
+
+
+def means_in_torch(tokens: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
+    """Return what `block_means` does."""
+    exact = tokens if tokens.dtype == torch.float64 else tokens.float()
+    sums = exact.new_zeros(tiles.shape[0], *tokens.shape[1:]).index_add_(0, _owners(tiles), exact)
+    return (sums / tiles[:, 1].clamp(min=1)[:, None, None]).to(tokens.dtype)
+
+
+@torch.library.custom_op("saccade::block_means_backward", mutates_args=())
+def block_means_backward(gradient: torch.Tensor, tiles: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the gradient [T, H, D] of `count` tokens from that of the means [n, H, D]."""
+    if runs_in_triton(gradient):
+        from .pooling_kernel import launch_spread
+
+        return launch_spread(gradient, tiles, count)
+    each = gradient / tiles[:, 1].clamp(min=1)[:, None, None]
+    return each[_owners(tiles)].to(gradient.dtype)
+
+
+@block_means_backward.register_fake
+def _(gradient, tiles, count):
+    return gradient.new_empty(count, *gradient.shape[1:])
+
+
+def _owners(tiles: torch.Tensor) -> torch.Tensor:
+    """Return each token's block."""
+    return torch.repeat_interleave(torch.arange(len(tiles)), tiles[:, 1].long())
+
+
+def _remember(ctx, inputs, output) -> None:
+    tokens, tiles = inputs
+    ctx.save_for_backward(tiles)
+    ctx.count = tokens.shape[0]
+
+
+def _gradients(ctx, gradient) -> tuple:
+    return block_means_backward(gradient, ctx.saved_tensors[0], ctx.count), None
+
+
+block_means.register_autograd(_gradients, setup_context=_remember)

@@ -1,0 +1,1 @@
+"""Importing: checkpoints that other projects have released become checkpoints of ours, weight by weight."""

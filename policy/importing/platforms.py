@@ -1,0 +1,192 @@
+"""The arms and worlds that policies were released for: what a checkpoint does not say of its contract, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...errors import InputError, unknown_name
+from ..contract import ActionSpec, CameraSpec, Contract, GripperSpec, Normalization, StateSpec
+
+LEAST = 1e-8
+"""What the released code adds to every span, so that none is zero."""
+
+
+@dataclass(frozen=True)
+class Platform:
+    """The conventions of the demonstrations that policies for one platform were trained on.
+
+    `cameras` in the order in which the policy sees them; their size is the checkpoint's. `bounds`: the statistics that
+    become -1 and 1. A released policy plays its whole `chunk` before it decides again.
+    """
+
+    name: str
+    cameras: tuple[CameraSpec, ...]
+    state: StateSpec
+    action: ActionSpec
+    chunk: int
+    control_hz: float
+    bounds: tuple[str, str] = ("q01", "q99")
+
+
+_POSITION = tuple(f"end_effector.{axis}" for axis in "xyz")
+_TURN = tuple(f"end_effector.rotation_{axis}" for axis in "xyz")
+_ARM = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
+_TWO_ARMS = tuple(f"{side}_{joint}" for side in ("left", "right") for joint in _ARM)
+_TWO_ARMS_UNITS = tuple("unitless" if name.endswith("gripper") else "radians" for name in _TWO_ARMS)
+
+PLATFORMS = {
+    platform.name: platform
+    for platform in (
+        Platform(
+            name="libero",
+            cameras=(
+                CameraSpec("agentview", 224, 224, rotation_degrees=180, crop=0.9),
+                CameraSpec("wrist", 224, 224, rotation_degrees=180, crop=0.9),
+            ),
+            state=StateSpec(
+                (*_POSITION, *_TURN, "gripper.left", "gripper.right"),
+                (*["metres"] * 3, *["radians"] * 3, *["metres"] * 2),
+                rotation="axis_angle",
+            ),
+            # What robosuite's controller takes: fractions of its greatest step, and here, unlike there, 1 is open.
+            action=ActionSpec(
+                (*_POSITION, *_TURN, "gripper"),
+                ("unitless",) * 7,
+                kind="relative",
+                frame="world",
+                gripper=GripperSpec("gripper", closed=0, open=1),
+            ),
+            chunk=8,
+            control_hz=20,
+        ),
+        Platform(
+            name="aloha",
+            cameras=tuple(CameraSpec(name, 224, 224, crop=0.9) for name in ("high", "left_wrist", "right_wrist")),
+            state=StateSpec(_TWO_ARMS, _TWO_ARMS_UNITS),
+            # Two grippers, each a fraction of open: a contract names at most one, so their names alone tell them.
+            action=ActionSpec(_TWO_ARMS, _TWO_ARMS_UNITS, kind="absolute", frame="joint"),
+            chunk=25,
+            control_hz=25,
+            bounds=("min", "max"),
+        ),
+        Platform(
+            name="bridge",
+            cameras=(CameraSpec("primary", 224, 224, crop=0.9),),
+            state=StateSpec(
+                (*_POSITION, *_TURN, "gripper"),
+                (*["metres"] * 3, *["radians"] * 3, "unitless"),
+                rotation="euler_xyz",
+            ),
+            action=ActionSpec(
+                (*_POSITION, *_TURN, "gripper"),
+                (*["metres"] * 3, *["radians"] * 3, "unitless"),
+                kind="relative",
+                frame="base",
+                gripper=GripperSpec("gripper", closed=0, open=1),
+            ),
+            chunk=5,
+            control_hz=5,
+        ),
+    )
+}
+
+
+def find_platform(name: str) -> Platform:
+    """Return a platform; an unknown name is an InputError with the nearest one."""
+    if name not in PLATFORMS:
+        raise unknown_name("platform", name, PLATFORMS)
+    return PLATFORMS[name]
+
+
+def released_contract(
+    platform: Platform,
+    statistics: Mapping[str, Any],
+    chosen: str | None,
+    *,
+    image_size: int,
+    state: int,
+    action: int,
+) -> Contract:
+    """Return a released policy's contract: its platform's conventions and its own statistics.
+
+    `statistics`: what dataset_statistics.json holds; `chosen`: the data set whose statistics are meant, None where
+    there is one alone; `state`, `action`: how many numbers the weights take and give. Raises InputError for another
+    platform than theirs, a data set that is not there, one that has to be chosen, and statistics that do not fit.
+    """
+    for what, got, names in (("state", state, platform.state.names), ("action", action, platform.action.names)):
+        if got != len(names):
+            fits = [
+                each.name
+                for each in PLATFORMS.values()
+                if (len(each.state.names), len(each.action.names)) == (state, action)
+            ]
+            raise InputError(
+                f"platform {platform.name}: {what}",
+                got=f"{len(names)} numbers ({', '.join(names)})",
+                expected=f"{got}, as the checkpoint's weights have it",
+                fix=f"It fits --platform {' or '.join(fits)}." if fits else "No platform here has these sizes.",
+            )
+    entry = _entry(statistics, chosen)
+    low, high = platform.bounds
+    action_low, action_high = _bounds(entry, "action", low, high, action)
+    state_low, state_high = _bounds(entry, "proprio", low, high, state)
+    return Contract(
+        cameras=tuple(replace(camera, height=image_size, width=image_size) for camera in platform.cameras),
+        state=platform.state,
+        action=platform.action,
+        control_hz=platform.control_hz,
+        normalization=Normalization(
+            state_low=state_low,
+            state_high=state_high,
+            action_low=(action_low,) * platform.chunk,
+            action_high=(action_high,) * platform.chunk,
+            relative=(False,) * action,
+            method="bounds",
+        ),
+        chunk=platform.chunk,
+        execute=platform.chunk,
+    )
+
+
+def _entry(statistics: Mapping[str, Any], chosen: str | None) -> Mapping[str, Any]:
+    if chosen is None:
+        if len(statistics) != 1:
+            raise InputError(
+                "statistics",
+                got=f"none chosen of {len(statistics)} data sets",
+                expected="one",
+                fix=f"Choose with --statistics: {', '.join(sorted(statistics)) or 'there are none'}.",
+            )
+        chosen = next(iter(statistics))
+    if chosen not in statistics:
+        raise InputError(
+            "statistics",
+            got=repr(chosen),
+            expected="a data set that the checkpoint has statistics of",
+            fix=f"Choose with --statistics: {', '.join(sorted(statistics)) or 'there are none'}.",
+        )
+    return statistics[chosen]
+
+
+def _bounds(
+    entry: Mapping[str, Any], part: str, low: str, high: str, width: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return what becomes -1 and what becomes 1; elements that the mask leaves out stay as they are."""
+    given = entry.get(part) if isinstance(entry, Mapping) else None
+    lists = [given.get(low), given.get(high), given.get("mask", [True] * width)] if isinstance(given, Mapping) else []
+    numbers = all(
+        isinstance(each, list) and len(each) == width and all(isinstance(value, int | float) for value in each)
+        for each in lists
+    )
+    if not lists or not numbers:
+        raise InputError(
+            f"statistics: {part}",
+            got=", ".join(f"{len(each)}" if isinstance(each, list) else "none" for each in lists) or "none",
+            expected=f"{width} numbers each of {low} and {high}",
+            fix="Choose the platform that the policy was trained for, or copy dataset_statistics.json again.",
+        )
+    lows = tuple(first if used else -1.0 for first, used in zip(lists[0], lists[2], strict=True))
+    highs = tuple(last + LEAST if used else 1.0 for last, used in zip(lists[1], lists[2], strict=True))
+    return lows, highs

@@ -1,0 +1,93 @@
+"""The attention kernels, interpreted: outputs and gradients against float64, unwritten memory poisoned."""
+
+import pytest
+import torch
+
+from saccade.kernels.block_sparse import causal, coupled, everything, hide, neighbourhood, pack_segments, take
+from saccade.kernels.plan import Selection, box_partition, cut_blocks, pack
+
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim")
+
+
+@pytest.fixture(autouse=True)
+def poisoned():
+    """Whatever is allocated without being filled holds numbers that are none."""
+    before = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.utils.deterministic.fill_uninitialized_memory = before
+    torch.use_deterministic_algorithms(False)
+
+
+def choices(lengths, size, heads, seed=1):
+    """A random choice among blocks, and the same as a selection."""
+    blocks = cut_blocks(sum(lengths), size, lengths=lengths)
+    chosen = torch.rand(heads, sum(lengths), blocks.most, generator=torch.Generator().manual_seed(seed)) < 0.5
+    return chosen, pack(chosen, blocks)
+
+
+@pytest.mark.parametrize("width", [32, 64, 72, 128, 256])
+def test_head_sizes(agree, width):
+    agree(coupled(60, 10), [70], heads=(1, 1), width=width)
+
+
+def test_grouped_queries_ragged_segments_and_a_tail_that_belongs_to_none(agree):
+    lengths = [50, 1, 0, 30]
+    levels = pack_segments([coupled(length - length // 4, length // 4) for length in [*lengths, 9]])
+    agree(levels, lengths, heads=(4, 2), tiles=(32, 64))
+
+
+def test_bias_with_hidden_keys(agree):
+    bias = torch.randn(2, 75, generator=torch.Generator().manual_seed(2))
+    bias[:, ::3] = float("-inf")
+    bias[1, :20] = float("-inf")
+    agree(causal(75), [75], heads=(2, 1), bias=bias)
+
+
+def test_hidden_keys_and_queries_that_see_nothing(agree):
+    levels = hide(causal(80), torch.arange(80) % 3 == 0)
+    levels = levels._replace(high=levels.high.clone())
+    levels.high[0, 30:50] = -1
+    comparison = agree(levels, [80], tiles=(16, 64))
+    assert not comparison.output[30:50].any() and not comparison.gradients[0][30:50].any()
+
+
+def test_boxes_of_a_grid_in_three_channels(agree):
+    order = box_partition((3, 6, 6), (1, 6, 6)).order
+    agree(take(neighbourhood((3, 6, 6), (2, 3, 3)), order, order), [108], heads=(1, 1))
+
+
+def test_blocks_chosen_by_each_query_of_each_head(agree):
+    chosen, selection = choices([70, 45], 16, heads=2)
+    levels = pack_segments([everything(70, 70), everything(45, 45)])
+    agree(levels, [70, 45], chosen=chosen, selection=selection, tiles=(32, 16), heads=(2, 1))
+
+
+def test_blocks_that_are_no_tiles_and_keys_that_need_no_choosing(agree):
+    chosen, selection = choices([70], 7, heads=1)
+    block = selection.block.clone()
+    block[60:] = -1
+    agree(causal(70), [70], chosen=chosen, selection=Selection(selection.words, block, 1))
+
+
+@pytest.mark.parametrize("splits", [2, 5])
+def test_split_keys_for_few_queries(agree, splits):
+    agree(everything(9, 150), [9], [150], tiles=(16, 32), heads=(2, 1), splits=splits)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(0, 0), (0, 5), (5, 0), (1, 1)])
+def test_next_to_nothing(agree, queries, keys):
+    agree(everything(queries, keys), [queries], [keys])
+
+
+def test_results_repeat_bit_by_bit(compare):
+    bias = torch.linspace(-1, 1, 90)[None]
+    first, second = (compare(coupled(70, 20), [90], bias=bias, splits=2) for _ in range(2))
+    assert first.output.equal(second.output) and first.log_sum_exp.equal(second.log_sum_exp)
+    assert all(left.equal(right) for left, right in zip(first.gradients, second.gradients, strict=True))
+
+
+def test_half_precision_is_as_good_as_its_numbers(compare):
+    comparison = compare(coupled(60, 10), [70], dtype=torch.float16)
+    assert max(comparison.errors.values()) < 1e-2
