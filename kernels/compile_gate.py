@@ -49,7 +49,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Built:
-    """What a compiled case needs: registers of a thread, bytes, and how many products of each kind it contains."""
+    """What a compiled case needs: registers of a thread, bytes, and how many products and copies it contains.
+
+    Products of four warps and of one, and copies to shared memory that a program does not wait for.
+    """
 
     name: str
     registers: int
@@ -57,6 +60,7 @@ class Built:
     shared: int
     warpgroup_products: int
     warp_products: int
+    copies: int
     seconds: float
     complaints: list[str] = field(default_factory=list)
 
@@ -92,6 +96,7 @@ def compile_case(case: Case) -> Built:
         compiled.metadata.shared,
         len(re.findall(r"wgmma\.mma_async", assembly)),
         len(re.findall(r"mma\.sync", assembly)),
+        len(re.findall(r"cp\.async\.c[ag]", assembly)),
         round(time.perf_counter() - began, 1),
     )
     built.complaints.extend(_complaints(case, built))
@@ -108,7 +113,7 @@ def attempt(case: Case) -> Built:
     except (CompilationError, RuntimeError, subprocess.CalledProcessError) as error:
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         seconds = round(time.perf_counter() - began, 1)
-        return Built(case.name, 0, 0, 0, 0, 0, seconds, [f"cannot be compiled: {reason[0]}"])
+        return Built(case.name, 0, 0, 0, 0, 0, 0, seconds, [f"cannot be compiled: {reason[0]}"])
 
 
 def _complaints(case: Case, built: Built) -> Iterator[str]:
@@ -118,6 +123,8 @@ def _complaints(case: Case, built: Built) -> Iterator[str]:
         yield f"needs {built.shared} bytes of shared memory, there are {SHARED_MEMORY}"
     if case.tensor_cores and not built.warpgroup_products + built.warp_products:
         yield "has no product on tensor cores"
+    if case.tensor_cores and case.stages > 1 and not built.copies:
+        yield "waits for every load"
 
 
 def cases() -> Iterator[Case]:
@@ -132,10 +139,10 @@ def cases() -> Iterator[Case]:
 def table(results: list[Built]) -> str:
     """Return the results as a table of text."""
     width = max([len(built.name) for built in results], default=4)
-    lines = [f"{'kernel':{width}}  regs  spill  shared KiB  wgmma  mma  seconds"]
+    lines = [f"{'kernel':{width}}  regs  spill  shared KiB  wgmma  mma  cp.async  seconds"]
     lines += [
         f"{built.name:{width}}  {built.registers:4d}  {built.spilled:5d}  {built.shared / 1024:10.1f}"
-        f"  {built.warpgroup_products:5d}  {built.warp_products:3d}  {built.seconds:7.1f}"
+        f"  {built.warpgroup_products:5d}  {built.warp_products:3d}  {built.copies:8d}  {built.seconds:7.1f}"
         + "".join(f"  ! {complaint}" for complaint in built.complaints)
         for built in results
     ]

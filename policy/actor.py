@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .capture import CapturedPolicy
 from .core import load_core
 from .gaze import gaze
 from .model import Decision, Instructed
@@ -18,19 +19,29 @@ class PolicyActor:
     """Act with a checkpoint: decide a chunk, execute the contract's first `execute` steps of it, decide again.
 
     Observations and actions are in the contract's units; the caller has checked the contract against the world.
-    `threads` sets torch's CPU threads for the whole process; None leaves them as they are.
+    `threads` sets torch's CPU threads for the whole process; None leaves them as they are. On a CUDA device the whole
+    decision is captured in a graph at the first instruction.
     """
 
-    def __init__(self, checkpoint: str | Path, *, threads: int | None = 1) -> None:
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        *,
+        threads: int | None = 1,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        self.core = load_core(checkpoint)
+        self.core = load_core(checkpoint, device=device, dtype=dtype)
         self.contract = self.core.contract
         self.decision: Decision | None = None
         self.decision_seconds: list[float] = []
         self._queue: list[np.ndarray] = []
         self._instruction = ""
         self._instructed: Instructed | None = None
+        self._capture = torch.device(device).type == "cuda"
+        self._captured: CapturedPolicy | None = None
         self._images: torch.Tensor | None = None
         self._overlay: dict[str, np.ndarray] | None = None
 
@@ -39,6 +50,10 @@ class PolicyActor:
         self._queue, self.decision, self.decision_seconds, self._overlay = [], None, [], None
         if self._instructed is None or instruction != self._instruction:
             self._instructed, self._instruction = self.core.instruct([instruction]), instruction
+            if self._captured is not None:
+                self._captured.instruct(self._instructed)
+            elif self._capture:
+                self._captured = self.core.capture(self._instructed)
 
     def act(self, observation: dict[str, Any]) -> np.ndarray:
         """Return the next action float32 [A] for an observation of the desk's form."""
@@ -55,9 +70,9 @@ class PolicyActor:
         images = torch.from_numpy(views).permute(0, 3, 1, 2)[None]
         state = torch.from_numpy(np.asarray(observation["agent_pos"], dtype=np.float32))[None]
         self._images = images
-        chunk, self.decision = self.core.decide(images, self._instructed, state)
+        chunk, self.decision = self.core.decide(images, self._instructed, state, self._captured)
         self._overlay = None
-        return chunk[0].numpy()
+        return chunk[0].cpu().numpy()
 
     def overlay(self) -> dict[str, np.ndarray] | None:
         """Return where the visual tokens of the last decision look: per camera float [M, 4], see `gaze.gaze`.

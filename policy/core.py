@@ -12,6 +12,7 @@ import torch
 from ..errors import InputError
 from .adaptation import Adaptation, adapt, fold, read_adaptation
 from .architecture import Architecture
+from .capture import CapturedPolicy
 from .checkpoint import Checkpoint, read_checkpoint
 from .contract import Contract
 from .model import Decision, Instructed, SaccadeModel, chunk_loss, grounding_loss
@@ -123,11 +124,34 @@ class Core:
 
     @torch.inference_mode()
     def decide(
-        self, images: torch.Tensor, instructed: Instructed, state: torch.Tensor
+        self, images: torch.Tensor, instructed: Instructed, state: torch.Tensor, captured: CapturedPolicy | None = None
     ) -> tuple[torch.Tensor, Decision]:
-        """Return the chunk [B, T, A] in the contract's units, and what was looked at."""
-        decision = self.model.decide(images, instructed, self.normalizer.encode_state(state))
+        """Return the chunk [B, T, A] in the contract's units, and what was looked at.
+
+        A `captured` policy, which has the instruction already, stands in for the network.
+        """
+        device = self.model.view_condition.device
+        images, state = images.to(device), state.to(device)
+        encoded = self.normalizer.encode_state(state)
+        if captured is None:
+            decision = self.model.decide(images, instructed, encoded)
+        else:
+            decision = captured.decide(images, encoded)
         return self.normalizer.decode_actions(decision.actions, state), decision
+
+    @torch.inference_mode()
+    def capture(self, instructed: Instructed) -> CapturedPolicy:
+        """Capture a decision under B instructions in a CUDA graph; it is warm and ready then.
+
+        Raises InputError for a policy that is not on a CUDA device.
+        """
+        batch, camera = len(instructed.text), self.contract.cameras[0]
+        device = self.model.view_condition.device
+        images = torch.zeros(
+            batch, len(self.contract.cameras), 3, camera.height, camera.width, dtype=torch.uint8, device=device
+        )
+        state = torch.zeros(batch, len(self.contract.state.names), device=device)
+        return CapturedPolicy(self.model, images, instructed, state)
 
 
 def architecture_from_dict(values: Mapping[str, Any], source: str) -> Architecture:
@@ -149,7 +173,13 @@ def architecture_from_dict(values: Mapping[str, Any], source: str) -> Architectu
 PREFIX = "model."
 
 
-def load_core(folder: str | Path, *, fold: bool = True) -> Core:
+def load_core(
+    folder: str | Path,
+    *,
+    fold: bool = True,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Core:
     """Read a checkpoint folder and return its policy, ready to act; raises InputError for whatever does not fit.
 
     The factors of an adapted policy are folded into its weights, or kept apart, to go on learning.
@@ -161,11 +191,17 @@ def load_core(folder: str | Path, *, fold: bool = True) -> Core:
             f"{folder}/config.json", got="no architecture", expected="a Saccade checkpoint", fix="Check the path."
         )
     architecture = architecture_from_dict(values, f"{folder}/config.json")
-    core = Core(architecture, checkpoint.contract, read_tokenizer_text(folder, checkpoint, architecture))
     adaptation = read_adaptation(checkpoint.config, f"{folder}/config.json")
-    if adaptation is not None:
-        core.adapt(adaptation)
-    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint.tensors.items()}
+    text = read_tokenizer_text(folder, checkpoint, architecture)
+    # Built without memory: seven billion random numbers, only to be replaced, take minutes and 28 GB.
+    with torch.device("meta"):
+        core = Core(architecture, checkpoint.contract, text)
+        if adaptation is not None:
+            core.adapt(adaptation)
+    # Copied, since in the file they are not aligned, for which a processor rounds in another order.
+    tensors = {
+        name.removeprefix(PREFIX): tensor.to(device, dtype, copy=True) for name, tensor in checkpoint.tensors.items()
+    }
     load_tensors(core.model, tensors, str(folder))
     if fold:
         core.fold()
@@ -184,8 +220,11 @@ def read_tokenizer_text(folder: str | Path, checkpoint: Checkpoint, architecture
     return (Path(folder) / TOKENIZER).read_text(encoding="utf-8")
 
 
-def load_tensors(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
-    """Load weights, every one of them; raises InputError that names what is missing, left over or of another shape."""
+def load_tensors(model: SaccadeModel, tensors: Mapping[str, torch.Tensor], source: str) -> None:
+    """Load weights, every one of them; raises InputError that names what is missing, left over or of another shape.
+
+    A model that was built on the meta device takes the tensors themselves, on their device and in their dtype.
+    """
     own = model.state_dict()
     missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
     other = sorted(name for name in set(own) & set(tensors) if own[name].shape != tensors[name].shape)
@@ -201,4 +240,7 @@ def load_tensors(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], so
             expected=f"exactly the {len(own)} tensors of this architecture",
             fix="The configuration and the weights are not of one checkpoint.",
         )
-    model.load_state_dict(dict(tensors))
+    without_memory = any(tensor.is_meta for tensor in own.values())
+    model.load_state_dict(dict(tensors), assign=without_memory)
+    if without_memory:
+        model.trunk.restore_rotation()

@@ -15,7 +15,7 @@ def gaze(model: SaccadeModel, images: torch.Tensor, instructed: Instructed, deci
     `images`: uint8 [1, V, 3, H, W]. Every token stands at the centre of its attention to the patches in the tower's
     last block; where a tower points, a view's first token stands where the first map points.
     """
-    pictures = images[0].to(instructed.text.dtype)
+    pictures = images[0].to(instructed.text.device, instructed.text.dtype)
     chance = model.tower.attention_map(pictures, instructed.steering).float()
     side = int(chance.shape[-1] ** 0.5)
     chance = (chance / chance.sum(-1, keepdim=True)).unflatten(-1, (side, side))

@@ -161,6 +161,11 @@ class Trunk(nn.Module):
             }
         )
 
+    def restore_rotation(self) -> None:
+        """Compute the rotary frequencies anew, on the weights' device: no checkpoint holds them."""
+        device = self.decoder.embed_tokens.weight.device
+        self.decoder.rotary_emb = type(self.decoder.rotary_emb)(self.decoder.config, device=device)
+
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Embed text tokens [B, L] as [B, L, D]."""
         return self.decoder.embed_tokens(tokens)

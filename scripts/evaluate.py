@@ -46,6 +46,10 @@ class EvaluateConfig:
     and success means that the task's own object was picked all the same (low is good: the policy reads)."""
     seed: int = 0
     """Seed of the run; each episode derives its own from it."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the policy decides; every worker process holds a copy of it."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the policy's weights and arithmetic."""
     workers: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     """Worker processes."""
     out: Path | None = None
@@ -93,11 +97,26 @@ class Policies:
     """Loads a policy from its checkpoint folder, in any process, to run on one thread."""
 
     folder: Path
+    device: str
+    precision: str
 
     def __call__(self) -> Any:
+        import torch
+
         from ..policy.actor import PolicyActor
 
-        return PolicyActor(self.folder, threads=1)
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[self.precision]
+        return PolicyActor(self.folder, threads=1, device=self.device, dtype=dtype)
+
+
+def _require_device(device: str) -> None:
+    if device == "cpu":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        got = "cuda, but torch sees no such device"
+        raise InputError("device", got=got, expected="a device of this machine", fix="Use --device cpu.")
 
 
 def checkpoint_folder(name: str) -> Path:
@@ -170,6 +189,7 @@ def evaluate(
     from ..sim.rendering import choose_backend
 
     folder = checkpoint_folder(config.checkpoint)
+    _require_device(config.device)
     jobs = plan(config) if jobs is None else list(jobs)
     contract = read_contract(folder)
     choose_backend()
@@ -189,7 +209,12 @@ def evaluate(
         "command": shlex.join(["saccade", *sys.argv[1:]]),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "checkpoint": {"name": name, "digest": provenance.get("digest")},
-        "protocol": {"seed": config.seed, "instruction_from": config.instruction_from},
+        "protocol": {
+            "seed": config.seed,
+            "instruction_from": config.instruction_from,
+            "device": config.device,
+            "precision": config.precision,
+        },
         "contract": read_json(folder / "contract.json"),
         "provenance": provenance,
         "tasks": list(dict.fromkeys((job.suite, job.task) for job in jobs)),
@@ -197,8 +222,9 @@ def evaluate(
     }
     fingerprint = environment_fingerprint(Path(desk.__file__).parent)
     prepare(out, run, fingerprint, resume=config.resume, overwrite=config.overwrite)
+    policies = Policies(folder, config.device, config.precision)
     records = run_jobs(
-        jobs, DeskWorlds(contract), Policies(folder), config.workers, out, videos=config.videos, progress=progress
+        jobs, DeskWorlds(contract), policies, config.workers, out, videos=config.videos, progress=progress
     )
     results = {
         **{key: run[key] for key in ("label", "command", "checkpoint", "protocol")},

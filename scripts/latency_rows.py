@@ -145,6 +145,6 @@ def plot_parts(path: Path, rows: list[Row]) -> None:
     axes.margins(x=0.1)
     axes.set_xlabel("operations of a decision (TFLOP)")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="upper right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

@@ -24,7 +24,7 @@ class Build(NamedTuple):
 BUILDS = {
     "forward": {64: Build(4, 3, 64, 64), 128: Build(4, 3, 64, 64), 256: Build(8, 2, 64, 32)},
     "query_gradient": {64: Build(4, 2, 64, 64), 128: Build(8, 2, 64, 64), 256: Build(8, 2, 64, 32)},
-    "key_gradient": {64: Build(4, 2, 64, 64), 128: Build(8, 2, 64, 32), 256: Build(8, 2, 64, 32)},
+    "key_gradient": {64: Build(4, 2, 64, 32), 128: Build(8, 2, 64, 32), 256: Build(8, 2, 64, 16)},
 }
 
 

@@ -23,14 +23,15 @@ def forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return output [Tq, HQ, D] and log-sum-exp [HQ, Tq]."""
     output = torch.zeros(query.shape, dtype=query.dtype, device=query.device)
-    log_sum_exp = query.new_full((query.shape[1], query.shape[0]), float("-inf"), dtype=torch.float32)
+    sums = torch.float64 if query.dtype == torch.float64 else torch.float32
+    log_sum_exp = query.new_full((query.shape[1], query.shape[0]), float("-inf"), dtype=sums)
     for rows, columns, count in segments(plan):
         queries, keys, values = _exact(query, rows, count), _exact(key, columns, count), _exact(value, columns, count)
         score = _score(queries, keys, bias, plan, rows, columns, count, scale)
         found = score.logsumexp(-1, keepdim=True)
         weight = (score - found.clamp(min=torch.finfo(score.dtype).min)).exp()
         output[rows] = _packed(_grouped(weight, keys) @ values[:, :, None], query)
-        log_sum_exp[:, rows] = found[..., 0].movedim(0, 1).flatten(1).float()
+        log_sum_exp[:, rows] = found[..., 0].movedim(0, 1).flatten(1)
     return output, log_sum_exp
 
 
@@ -49,7 +50,7 @@ def backward(
     """Return the gradients of query, key, value and bias; the last is empty without a bias."""
     gradients = [torch.zeros(part.shape, dtype=part.dtype, device=part.device) for part in (query, key, value)]
     bias_gradient = torch.zeros(
-        0 if bias is None else bias.shape[0], key.shape[0], dtype=torch.float32, device=key.device
+        0 if bias is None else bias.shape[0], key.shape[0], dtype=log_sum_exp.dtype, device=key.device
     )
     for rows, columns, count in segments(plan):
         queries, keys, values = _exact(query, rows, count), _exact(key, columns, count), _exact(value, columns, count)
@@ -67,7 +68,7 @@ def backward(
         gradients[2][columns] = _packed((weight.mT @ outer).sum(2), value)
         if bias is not None:
             of_heads = moved.flatten(1, 2).sum(2).unflatten(1, (bias.shape[0], -1)).sum(2)
-            bias_gradient[:, columns] = of_heads.movedim(0, 1).flatten(1).float()
+            bias_gradient[:, columns] = of_heads.movedim(0, 1).flatten(1)
     return *gradients, bias_gradient
 
 

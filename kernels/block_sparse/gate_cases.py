@@ -14,6 +14,12 @@ FLOATS = ("log_sum_exp", "log_sum_exp_gradient", "delta", "bias", "bias_gradient
 INTEGERS = ("query_tiles", "key_tiles", "counts", "lists", "low", "high", "level", "words", "block")
 STRIDES = ("query_stride", "key_stride", "value_stride")
 
+FLOAT32_SPILL = 512
+"""Bytes put up with in float32, which is there to be exact: it takes three products for each one."""
+
+WIDE_SPILL = 64
+"""Bytes put up with for heads of 256: smaller pieces would leave the tensor cores half empty."""
+
 VARIANTS = {
     "plain": {"BIAS_HEADS": 0, "CHANNELS": 1, "SELECT": 0},
     "bias": {"BIAS_HEADS": 1, "CHANNELS": 1, "SELECT": 0},
@@ -65,7 +71,9 @@ def attention_case(
         "UPCAST": False,
     }
     title = f"{name} {width} {variant} {element} {made.own}x{made.piece} {made.warps}w{made.stages}s"
-    return Case(title, kernel, _types(kernel, constants, element), constants, made.warps, made.stages, STRIDES)
+    spill = FLOAT32_SPILL if element == "fp32" else WIDE_SPILL if width == 256 else 0
+    types = _types(kernel, constants, element)
+    return Case(title, kernel, types, constants, made.warps, made.stages, STRIDES, spill=spill)
 
 
 def row_case(name: str, kernel: Any, width: int, more: dict[str, Any]) -> Case:

@@ -5,65 +5,34 @@ from __future__ import annotations
 import torch
 
 from ..plan.attention_plan import AttentionPlan
-from ..plan.dispatch import runs_in_triton
+from ..plan.dispatch import device_of, runs_in_triton
+from ..plan.operators import operator
 from . import fallback
 
 Tensor = torch.Tensor
 
 
-@torch.library.custom_op("saccade::block_sparse_attention", mutates_args=())
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor | None,
-    low: Tensor,
-    high: Tensor,
-    level: Tensor,
-    words: Tensor | None,
-    block: Tensor | None,
-    query_tiles: Tensor,
-    key_tiles: Tensor,
-    row_counts: Tensor,
-    row_lists: Tensor,
-    column_counts: Tensor,
-    column_lists: Tensor,
-    query_tile: int,
-    key_tile: int,
-    aligned: bool,
-    scale: float,
-    splits: int,
-) -> tuple[Tensor, Tensor]:
-    """Return output [Tq, HQ, D] and log-sum-exp [HQ, Tq]; the arguments are those of the plan, spelled out."""
-    plan = AttentionPlan(
-        low,
-        high,
-        level,
-        words,
-        block,
-        query_tiles,
-        key_tiles,
-        row_counts,
-        row_lists,
-        column_counts,
-        column_lists,
-        query_tile,
-        key_tile,
-        aligned,
+def exact_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the dtype of scores, their sums, and the bias: float32, or float64 for tensors of that dtype."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _fake(query, key, value, bias, *_):
+    log_sum_exp = query.new_empty((query.shape[1], query.shape[0]), dtype=exact_dtype(query))
+    return query.new_empty(query.shape), log_sum_exp
+
+
+def _fake_backward(output_gradient, log_sum_exp_gradient, query, key, value, output, log_sum_exp, bias, *_):
+    heads = 0 if bias is None else bias.shape[0]
+    return (
+        query.new_empty(query.shape),
+        key.new_empty(key.shape),
+        value.new_empty(value.shape),
+        query.new_empty((heads, key.shape[0]), dtype=exact_dtype(query)),
     )
-    if runs_in_triton(query):
-        from .launch import launch_forward
-
-        return launch_forward(query, key, value, bias, plan, scale, splits)
-    return fallback.forward(query, key, value, bias, plan, scale)
 
 
-@attend.register_fake
-def _(query, key, value, bias, *_):
-    return query.new_empty(query.shape), query.new_empty((query.shape[1], query.shape[0]), dtype=torch.float32)
-
-
-@torch.library.custom_op("saccade::block_sparse_attention_backward", mutates_args=())
+@operator("block_sparse_attention_backward", fake=_fake_backward)
 def attend_backward(
     output_gradient: Tensor,
     log_sum_exp_gradient: Tensor,
@@ -111,19 +80,9 @@ def attend_backward(
     if runs_in_triton(query):
         from .launch import launch_backward
 
-        return launch_backward(*known, splits)
+        with device_of(query):
+            return launch_backward(*known, splits)
     return fallback.backward(*known)
-
-
-@attend_backward.register_fake
-def _(output_gradient, log_sum_exp_gradient, query, key, value, output, log_sum_exp, bias, *_):
-    heads = 0 if bias is None else bias.shape[0]
-    return (
-        query.new_empty(query.shape),
-        key.new_empty(key.shape),
-        value.new_empty(value.shape),
-        query.new_empty((heads, key.shape[0]), dtype=torch.float32),
-    )
 
 
 def _remember(ctx, inputs, output) -> None:
@@ -151,4 +110,49 @@ def _gradients(ctx, output_gradient, log_sum_exp_gradient) -> tuple:
     return query_gradient, key_gradient, value_gradient, of_bias, *[None] * 16
 
 
-attend.register_autograd(_gradients, setup_context=_remember)
+@operator("block_sparse_attention", fake=_fake, gradients=_gradients, remember=_remember)
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    low: Tensor,
+    high: Tensor,
+    level: Tensor,
+    words: Tensor | None,
+    block: Tensor | None,
+    query_tiles: Tensor,
+    key_tiles: Tensor,
+    row_counts: Tensor,
+    row_lists: Tensor,
+    column_counts: Tensor,
+    column_lists: Tensor,
+    query_tile: int,
+    key_tile: int,
+    aligned: bool,
+    scale: float,
+    splits: int,
+) -> tuple[Tensor, Tensor]:
+    """Return output [Tq, HQ, D] and log-sum-exp [HQ, Tq]; the arguments are those of the plan, spelled out."""
+    plan = AttentionPlan(
+        low,
+        high,
+        level,
+        words,
+        block,
+        query_tiles,
+        key_tiles,
+        row_counts,
+        row_lists,
+        column_counts,
+        column_lists,
+        query_tile,
+        key_tile,
+        aligned,
+    )
+    if runs_in_triton(query):
+        from .launch import launch_forward
+
+        with device_of(query):
+            return launch_forward(query, key, value, bias, plan, scale, splits)
+    return fallback.forward(query, key, value, bias, plan, scale)

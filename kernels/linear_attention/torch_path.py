@@ -16,11 +16,15 @@ CHUNK = 64
 
 
 class Plan(NamedTuple):
-    """Where the chunks lie: `start` and `stop` of each, `first` chunk of each segment and one more for the end."""
+    """Where the chunks lie: `start` and `stop` of each, `first` chunk of each segment and one more for the end.
+
+    `size`: how many tokens a chunk can hold.
+    """
 
     start: torch.Tensor
     stop: torch.Tensor
     first: list[int]
+    size: int
 
 
 def plan(boundaries: torch.Tensor, tokens: int) -> Plan:
@@ -29,12 +33,14 @@ def plan(boundaries: torch.Tensor, tokens: int) -> Plan:
     lengths = boundaries.diff()
     if boundaries[0] != 0 or boundaries[-1] > tokens or (lengths < 0).any():
         raise ValueError(f"boundaries: got {boundaries.tolist()}, expected them to ascend from 0 to at most {tokens}")
-    counts = (lengths + CHUNK - 1) // CHUNK
+    # Where all segments are short, such as one token of each of many robots, larger chunks would be empty work.
+    size = min(CHUNK, max([1, *lengths.tolist()]))
+    counts = (lengths + size - 1) // size
     first = functional.pad(counts.cumsum(0), (1, 0))
     inside = torch.arange(int(first[-1]), device=first.device) - first[:-1].repeat_interleave(counts)
-    start = boundaries[:-1].repeat_interleave(counts) + CHUNK * inside
-    stop = torch.minimum(start + CHUNK, boundaries[1:].repeat_interleave(counts))
-    return Plan(start, stop, first.tolist())
+    start = boundaries[:-1].repeat_interleave(counts) + size * inside
+    stop = torch.minimum(start + size, boundaries[1:].repeat_interleave(counts))
+    return Plan(start, stop, first.tolist(), size)
 
 
 def operand_dtype(query: torch.Tensor) -> torch.dtype:
@@ -93,7 +99,7 @@ def outputs(
 
     With `reverse` a token sees itself and what follows, and the state is one that came from behind, scale included.
     """
-    place = torch.arange(CHUNK, device=query.device)
+    place = torch.arange(plan.size, device=query.device)
     distance = place[None, :] - place[:, None] if reverse else place[:, None] - place[None, :]
     seen = (distance >= 0)[..., None]
     near = torch.where(seen, scale * _fade(distance.clamp(min=0), log_decay, query), 0.0).permute(2, 0, 1)
@@ -111,16 +117,16 @@ def outputs(
 
 
 def _chunked(part: torch.Tensor, plan: Plan) -> torch.Tensor:
-    """Return tokens [S, heads, width] as [chunks, CHUNK, heads, width], zero where a chunk is not full."""
-    index = plan.start[:, None] + torch.arange(CHUNK, device=part.device)
+    """Return tokens [S, heads, width] as [chunks, size, heads, width], zero where a chunk is not full."""
+    index = plan.start[:, None] + torch.arange(plan.size, device=part.device)
     valid = index < plan.stop[:, None]
     chunks = part[torch.where(valid, index, 0)].to(operand_dtype(part))
     return chunks.masked_fill_(~valid[..., None, None], 0.0)
 
 
 def _reach(plan: Plan, *, towards_end: bool) -> torch.Tensor:
-    """Return through how many tokens something fades, [chunks, CHUNK]: to the end of its chunk, or from its start."""
-    place = torch.arange(CHUNK, device=plan.start.device)
+    """Return through how many tokens something fades, [chunks, size]: to the end of its chunk, or from its start."""
+    place = torch.arange(plan.size, device=plan.start.device)
     if towards_end:
         return ((plan.stop - plan.start)[:, None] - 1 - place).clamp(min=0)
     return (place + 1).expand(len(plan.start), -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -18,3 +19,8 @@ def runs_in_triton(tensor: torch.Tensor) -> bool:
 def interpreting() -> bool:
     """Tell whether kernels are interpreted: slow, on any machine, and exact in float32 alone."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def device_of(tensor: torch.Tensor) -> AbstractContextManager:
+    """Make the tensor's GPU the current one, which is where Triton launches."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()

@@ -7,12 +7,14 @@ from typing import Any
 
 from ..compile_gate import Case
 
-NUMBERS = ("tokens", "segments", "outside", "count", "width", "own_count", "other_count")
+ELEMENTS = ("tokens", "means", "gradient", "spread")
+NUMBERS = ("stride", "tokens", "segments", "outside", "count", "width", "own_count", "other_count")
 
 
 def cases() -> Iterator[Case]:
     """Yield every kernel; none has products."""
     from .index_kernel import cut_kernel, key_choice_kernel, list_kernel, query_choice_kernel
+    from .pooling_kernel import mean_kernel, spread_kernel
 
     for channels in (0, 1, 3):
         constants = {"CHANNELS": channels, "SIZE": 64, "ROWS": 64 if channels else 1, "CHUNK": 64}
@@ -29,8 +31,15 @@ def cases() -> Iterator[Case]:
             yield _case(f"list {channels} {'columns' if columns else 'rows'}", list_kernel, constants)
     yield _case("query_choice", query_choice_kernel, {"SIZE": 64})
     yield _case("key_choice", key_choice_kernel, {"SIZE": 64})
+    for width in (64, 128):
+        constants = {"HEADS": 8, "WIDTH": width, "PADDED": width, "ROWS": 32}
+        yield _case(f"mean {width}", mean_kernel, constants)
+        yield _case(f"spread {width}", spread_kernel, constants)
 
 
 def _case(name: str, kernel: Any, constants: dict[str, Any]) -> Case:
-    types = {name: "i32" if name in NUMBERS else "*i32" for name in kernel.arg_names if name not in constants}
+    known = dict.fromkeys(ELEMENTS, "*bf16") | dict.fromkeys(NUMBERS, "i32")
+    if kernel.arg_names[0] in ELEMENTS:
+        known["tokens"] = "*bf16"
+    types = {name: known.get(name, "*i32") for name in kernel.arg_names if name not in constants}
     return Case(name, kernel, types, constants, warps=1, stages=3, tensor_cores=False)

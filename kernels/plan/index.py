@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from .dispatch import runs_in_triton
+from .dispatch import device_of, runs_in_triton
+from .operators import operator
 
 
-@torch.library.custom_op("saccade::cut_tiles", mutates_args=())
+def _fake_tiles(offsets, tokens, size, capacity):
+    return offsets.new_empty(capacity, 3, dtype=torch.int32)
+
+
+@operator("cut_tiles", fake=_fake_tiles)
 def cut_tiles(offsets: torch.Tensor, tokens: int, size: int, capacity: int) -> torch.Tensor:
     """Cut segments into tiles of at most `size` tokens: int32 [capacity, 3] of start, length and segment.
 
@@ -17,16 +22,30 @@ def cut_tiles(offsets: torch.Tensor, tokens: int, size: int, capacity: int) -> t
     if runs_in_triton(offsets):
         from .index_kernel import launch_cut
 
-        return launch_cut(offsets, offsets, offsets, tokens, size, capacity, -1, 0)[0]
+        with device_of(offsets):
+            return launch_cut(offsets, offsets, offsets, tokens, size, capacity, -1, 0)[0]
     return cut_in_torch(offsets, tokens, size, capacity, -1)
 
 
-@cut_tiles.register_fake
-def _(offsets: torch.Tensor, tokens: int, size: int, capacity: int) -> torch.Tensor:
-    return offsets.new_empty(capacity, 3, dtype=torch.int32)
+def _fake_lists(
+    low, high, level, query_offsets, key_offsets, words, block, query_tile, key_tile, query_capacity, key_capacity
+):
+    heads = 1 if words is None else words.shape[0]
+
+    def integers(*shape):
+        return low.new_empty(shape, dtype=torch.int32)
+
+    return (
+        integers(query_capacity, 3),
+        integers(key_capacity, 3),
+        integers(heads, query_capacity, 2),
+        integers(heads, query_capacity, key_capacity),
+        integers(heads, key_capacity, 2),
+        integers(heads, key_capacity, query_capacity),
+    )
 
 
-@torch.library.custom_op("saccade::tile_lists", mutates_args=())
+@operator("tile_lists", fake=_fake_lists)
 def tile_lists(
     low: torch.Tensor,
     high: torch.Tensor,
@@ -50,25 +69,9 @@ def tile_lists(
     if runs_in_triton(low):
         from .index_kernel import launch_lists
 
-        return launch_lists(low, high, level, query_offsets, key_offsets, words, block, sizes, capacities)
+        with device_of(low):
+            return launch_lists(low, high, level, query_offsets, key_offsets, words, block, sizes, capacities)
     return lists_in_torch(low, high, level, query_offsets, key_offsets, words, block, sizes, capacities)
-
-
-@tile_lists.register_fake
-def _(low, high, level, query_offsets, key_offsets, words, block, query_tile, key_tile, query_capacity, key_capacity):
-    heads = 1 if words is None else words.shape[0]
-
-    def integers(*shape):
-        return low.new_empty(shape, dtype=torch.int32)
-
-    return (
-        integers(query_capacity, 3),
-        integers(key_capacity, 3),
-        integers(heads, query_capacity, 2),
-        integers(heads, query_capacity, key_capacity),
-        integers(heads, key_capacity, 2),
-        integers(heads, key_capacity, query_capacity),
-    )
 
 
 def lists_in_torch(low, high, level, query_offsets, key_offsets, words, block, sizes, capacities) -> tuple:

@@ -6,7 +6,8 @@ import torch
 
 from .blocks import Blocks
 from .checks import expect_tensor
-from .dispatch import runs_in_triton
+from .dispatch import device_of, runs_in_triton
+from .operators import operator
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -22,47 +23,24 @@ def pool(tokens: torch.Tensor, blocks: Blocks) -> torch.Tensor:
     return block_means(tokens, blocks.tiles)
 
 
-@torch.library.custom_op("saccade::block_means", mutates_args=())
-def block_means(tokens: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
-    """Return [n, H, D] of tokens [T, H, D]; `tiles` int32 [n, 3], which together cover all tokens in order."""
-    if runs_in_triton(tokens):
-        from .pooling_kernel import launch_means
-
-        return launch_means(tokens, tiles)
-    return means_in_torch(tokens, tiles)
-
-
-@block_means.register_fake
-def _(tokens, tiles):
+def _fake_means(tokens, tiles):
     return tokens.new_empty(tiles.shape[0], *tokens.shape[1:])
 
 
-def means_in_torch(tokens: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
-    """Return what `block_means` does."""
-    exact = tokens if tokens.dtype == torch.float64 else tokens.float()
-    sums = exact.new_zeros(tiles.shape[0], *tokens.shape[1:]).index_add_(0, _owners(tiles), exact)
-    return (sums / tiles[:, 1].clamp(min=1)[:, None, None]).to(tokens.dtype)
+def _fake_spread(gradient, tiles, count):
+    return gradient.new_empty(count, *gradient.shape[1:])
 
 
-@torch.library.custom_op("saccade::block_means_backward", mutates_args=())
+@operator("block_means_backward", fake=_fake_spread)
 def block_means_backward(gradient: torch.Tensor, tiles: torch.Tensor, count: int) -> torch.Tensor:
     """Return the gradient [T, H, D] of `count` tokens from that of the means [n, H, D]."""
     if runs_in_triton(gradient):
         from .pooling_kernel import launch_spread
 
-        return launch_spread(gradient, tiles, count)
+        with device_of(gradient):
+            return launch_spread(gradient, tiles, count)
     each = gradient / tiles[:, 1].clamp(min=1)[:, None, None]
     return each[_owners(tiles)].to(gradient.dtype)
-
-
-@block_means_backward.register_fake
-def _(gradient, tiles, count):
-    return gradient.new_empty(count, *gradient.shape[1:])
-
-
-def _owners(tiles: torch.Tensor) -> torch.Tensor:
-    """Return each token's block."""
-    return torch.repeat_interleave(torch.arange(len(tiles)), tiles[:, 1].long())
 
 
 def _remember(ctx, inputs, output) -> None:
@@ -75,4 +53,24 @@ def _gradients(ctx, gradient) -> tuple:
     return block_means_backward(gradient, ctx.saved_tensors[0], ctx.count), None
 
 
-block_means.register_autograd(_gradients, setup_context=_remember)
+@operator("block_means", fake=_fake_means, gradients=_gradients, remember=_remember)
+def block_means(tokens: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
+    """Return [n, H, D] of tokens [T, H, D]; `tiles` int32 [n, 3], which together cover all tokens in order."""
+    if runs_in_triton(tokens):
+        from .pooling_kernel import launch_means
+
+        with device_of(tokens):
+            return launch_means(tokens, tiles)
+    return means_in_torch(tokens, tiles)
+
+
+def means_in_torch(tokens: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
+    """Return what `block_means` does."""
+    exact = tokens if tokens.dtype == torch.float64 else tokens.float()
+    sums = exact.new_zeros(tiles.shape[0], *tokens.shape[1:]).index_add_(0, _owners(tiles), exact)
+    return (sums / tiles[:, 1].clamp(min=1)[:, None, None]).to(tokens.dtype)
+
+
+def _owners(tiles: torch.Tensor) -> torch.Tensor:
+    """Return each token's block."""
+    return torch.repeat_interleave(torch.arange(len(tiles)), tiles[:, 1].long())

@@ -52,6 +52,8 @@ def test_a_batch_refuses():
         batched_block_sparse_attention(tokens, torch.ones(3, 4, 5, 8), tokens, plan)
     with pytest.raises(ValueError, match=r"query: got shape \[12, 4, 8\], expected \[10, any, any\]"):
         batched_block_sparse_attention(*(torch.ones(2, 4, 6, 8),) * 3, plan)
+    with pytest.raises(ValueError, match="plan: got made for 2 segments, expected 1, the batch"):
+        batched_block_sparse_attention(*(torch.ones(1, 4, 10, 8),) * 3, plan)
     with pytest.raises(ValueError, match="level: got a batch of 3, expected 2"):
         batch_plan(torch.zeros(2, 5).int(), torch.zeros(2, 5).int(), torch.zeros(3, 5).int())
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from saccade.kernels.gather_norm_film import gather_norm_film
+from saccade.kernels.compile_gate import attempt, table
+from saccade.kernels.gather_norm_film import gate_cases, gather_norm_film
 from saccade.kernels.gather_norm_film.reference import gather_norm_film_reference
 
 CASES = {
@@ -38,7 +39,7 @@ def with_gradients(function, given, *, residual=True, seed=1):
     """Return the kept tokens, the modulated ones and the gradients of tokens, weight, scale and shift."""
     outputs = function(*given)
     generator = torch.Generator().manual_seed(seed)
-    above = [torch.randn(part.shape, generator=generator).to(part.dtype) for part in outputs]
+    above = [torch.randn(part.shape, generator=generator).to(part) for part in outputs]
     leaves = (given[0], given[2], *(given[3] or ()))
     chosen = slice(None) if residual else slice(1, None)
     return (*outputs, *torch.autograd.grad(outputs[chosen], leaves, above[chosen], materialize_grads=True))
@@ -82,6 +83,12 @@ def test_a_place_that_names_none_gives_zeros_and_gradients_are_not_lost(residual
     pruned = torch.ones(2, 9, dtype=torch.bool).scatter_(1, given[1][:, :4], False)
     assert not got[2][pruned].any()
     assert got[2][~pruned].all()
+
+
+def test_no_tokens_can_stand_for_none():
+    tokens, _, weight, modulation = inputs(2, 0, 8, None)
+    for part in with_gradients(gather_norm_film, (tokens, torch.full((2, 3), -1), weight, modulation)):
+        assert not part.any()
 
 
 def test_gradients_are_those_of_finite_differences():
@@ -192,3 +199,28 @@ def test_what_does_not_fit_is_named(argument, change, message):
     given[argument] = change(given[argument])
     with pytest.raises(ValueError, match=message):
         gather_norm_film(**given)
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_a_gpu():
+    pytest.importorskip("triton")
+    results = [attempt(case) for case in gate_cases.cases()]
+    print(table(results))
+    assert results
+    assert not [(built.name, built.complaints) for built in results if built.complaints]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("modulated", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3), (torch.float16, 1e-3)])
+def test_the_kernels_agree_on_a_gpu(case, modulated, dtype, tolerance, poisoned_memory):
+    given = inputs(*CASES[case], dtype=dtype, modulated=modulated)
+    expected = with_gradients(gather_norm_film_reference, in_float64(given))
+    tokens, places, weight, modulation = given
+    parts = [part.detach().cuda().requires_grad_() for part in (tokens, weight, *(modulation or ()))]
+    there = (parts[0], None if places is None else places.cuda(), parts[1], tuple(parts[2:]) or None)
+    first, second = ([part.cpu() for part in with_gradients(gather_norm_film, there)] for _ in range(2))
+    assert_near(first, expected, tolerance)
+    assert all(one.equal(other) for one, other in zip(first, second, strict=True))

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from saccade.kernels.linear_attention import decay_ladder, linear_attention
+from saccade.kernels.compile_gate import attempt, table
+from saccade.kernels.linear_attention import decay_ladder, gate_cases, linear_attention
 from saccade.kernels.linear_attention.reference import linear_attention_reference
 
 CASES = {
@@ -14,6 +15,7 @@ CASES = {
     "one_token": ([1], 0, 1, 1, 1),
     "empty_segments_and_a_tail": ([0, 64, 0, 65, 1], 7, 3, 20, 40),
     "wider_than_a_tile": ([130], 5, 2, 136, 72),
+    "one_token_of_each": ([1] * 5, 0, 2, 8, 8),
     "no_tokens": ([0], 0, 1, 8, 8),
     "no_segments": ([], 3, 2, 8, 8),
 }
@@ -35,7 +37,7 @@ def with_gradients(function, given, seed=1):
     """Return output, final state and the gradients of query, key, value and state."""
     output, final = function(*given)
     generator = torch.Generator().manual_seed(seed)
-    above = [torch.randn(part.shape, generator=generator).to(part.dtype) for part in (output, final)]
+    above = [torch.randn(part.shape, generator=generator).to(part) for part in (output, final)]
     leaves = (*given[:3], given[5])
     return (output, final, *torch.autograd.grad((output, final), leaves, above, materialize_grads=True))
 
@@ -189,6 +191,30 @@ def test_what_does_not_fit_is_named(argument, change, message):
     given[argument] = change(given[argument])
     with pytest.raises(ValueError, match=message):
         linear_attention(*given)
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_a_gpu_and_use_its_tensor_cores():
+    pytest.importorskip("triton")
+    results = [attempt(case) for case in gate_cases.cases()]
+    print(table(results))
+    assert results
+    assert not [(built.name, built.complaints) for built in results if built.complaints]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1.5e-2), (torch.float16, 2e-3)]
+)
+def test_the_kernels_agree_on_a_gpu(case, dtype, tolerance, poisoned_memory):
+    given = inputs(*CASES[case], dtype=dtype)
+    expected = with_gradients(linear_attention_reference, in_float64(given))
+    there = [part.detach().cuda().requires_grad_(part.requires_grad) for part in given]
+    first, second = ([part.cpu() for part in with_gradients(linear_attention, there)] for _ in range(2))
+    assert_near(first, expected, tolerance)
+    assert all(one.equal(other) for one, other in zip(first, second, strict=True))
 
 
 def test_the_decay_ladder_is_that_of_alibi():

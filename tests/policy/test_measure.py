@@ -130,7 +130,7 @@ def deep():
         tower_width=16,
         tower_blocks=1,
         trunk_width=64,
-        trunk_layers=6,
+        trunk_layers=4,
         trunk_feed_forward=512,
         expert_width=16,
         expert_blocks=1,

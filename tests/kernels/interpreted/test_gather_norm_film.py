@@ -105,6 +105,12 @@ def test_a_place_that_is_not_there_is_taken_for_none():
     assert all(one.equal(other) for one, other in zip(got, expected, strict=True))
 
 
+def test_no_tokens_can_stand_for_none():
+    tokens, _, weight, modulation = inputs(2, 0, 8, None)
+    for part in with_gradients(gather_norm_film, (tokens, torch.full((2, 3), -1), weight, modulation)):
+        assert not part.any()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sixteen_bits_go_in_and_out(dtype):
     given = inputs(2, 33, 20, 12, dtype=dtype, absent=2)

@@ -1,0 +1,135 @@
+"""Block-sparse attention as a citizen of torch: its operators' own check, compilation without a break, export."""
+
+import pytest
+import torch
+
+from saccade.kernels.block_sparse import attend_with_rest, block_sparse_attention, causal, rest_plan
+from saccade.kernels.plan import (
+    batch_plan,
+    block_scores,
+    build_plan,
+    choose_top,
+    cut_blocks,
+    pack,
+    pool,
+)
+
+
+def inputs(tokens, heads=(4, 2), width=8):
+    generator = torch.Generator().manual_seed(tokens)
+    shapes = [(tokens, heads[0], width), (tokens, heads[1], width), (tokens, heads[1], width)]
+    return [torch.randn(*shape, generator=generator).requires_grad_() for shape in shapes]
+
+
+def planned(*lengths, tile=16):
+    place = torch.cat([torch.arange(length) for length in lengths])
+    return build_plan(place * 0, place, place, query_lengths=lengths, key_lengths=lengths, query_tile=tile, key_tile=tile)
+
+
+@pytest.mark.slow
+def test_operators_pass_the_check_of_torch():
+    plan, bias = planned(20, 13), torch.randn(2, 33, requires_grad=True)
+    passed = torch.library.opcheck(torch.ops.saccade.block_sparse_attention, (*inputs(33), bias, *plan, 0.3, 0))
+    assert set(passed.values()) == {"SUCCESS"}
+    offsets = torch.tensor([0, 20, 33], dtype=torch.int32)
+    torch.library.opcheck(torch.ops.saccade.cut_tiles, (offsets, 40, 16, 5))
+    words, block = torch.randint(-99, 99, (2, 33, 1), dtype=torch.int32), torch.arange(33, dtype=torch.int32) // 8
+    given = (plan.low, plan.high, plan.level, offsets, offsets, words, block, 16, 16, 5, 5)
+    torch.library.opcheck(torch.ops.saccade.tile_lists, given)
+    torch.library.opcheck(torch.ops.saccade.block_means, (inputs(33)[0], cut_blocks(33, 7).tiles))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_it_compiles_whole_and_once_for_all_lengths(backend):
+    built = []
+
+    def counting(graph, example):
+        built.append(graph)
+        return torch._dynamo.lookup_backend(backend)(graph, example)
+
+    def loss(query, key, value, bias, plan):
+        output, log_sum_exp = block_sparse_attention(query, key, value, plan, bias=bias)
+        return output.square().sum() + log_sum_exp.sum()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=counting)
+    for lengths in ((20, 13), (48, 30, 7), (5, 70), (90,)):
+        parts = [*inputs(sum(lengths)), torch.randn(2, sum(lengths), requires_grad=True)]
+        plan = planned(*lengths)
+        expected = torch.autograd.grad(loss(*parts, plan), parts)
+        for found, reference in zip(torch.autograd.grad(compiled(*parts, plan), parts), expected, strict=True):
+            torch.testing.assert_close(found, reference)
+    assert len(built) == 1
+
+
+@pytest.mark.slow
+def test_planning_choosing_and_attending_compile_whole():
+    def step(query, key, value, high):
+        levels = (torch.zeros_like(high), high, high)
+        blocks = cut_blocks(query.shape[0], 8, device=query.device)
+        chosen = choose_top(block_scores(query, pool(key, blocks), blocks, blocks.segment), 2)
+        plan = build_plan(*levels, selection=pack(chosen, blocks))
+        return block_sparse_attention(query, key, value, plan)[0]
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
+    for tokens in (40, 67):
+        parts = [*inputs(tokens), torch.arange(tokens)]
+        torch.testing.assert_close(compiled(*parts), step(*parts))
+
+
+@pytest.mark.slow
+def test_it_is_exported_for_any_length():
+    class Attend(torch.nn.Module):
+        def forward(self, query, key, value, high):
+            plan = batch_plan(torch.zeros_like(high), high, high)
+            return block_sparse_attention(query, key, value, plan)[0]
+
+    tokens = torch.export.Dim("tokens", min=2, max=4096)
+    example = (*[part.detach() for part in inputs(48)], torch.arange(48)[None])
+    exported = torch.export.export(Attend(), example, dynamic_shapes=({0: tokens},) * 3 + ({1: tokens},))
+    for length in (48, 131):
+        parts = (*[part.detach() for part in inputs(length)], torch.arange(length)[None])
+        torch.testing.assert_close(exported.module()(*parts), Attend()(*parts))
+
+
+def test_what_was_not_chosen_counts_as_a_whole_in_the_same_softmax():
+    lengths = [64, 40]
+    levels = causal(104)
+    blocks = cut_blocks(104, 8, lengths=lengths)
+    query, key, value = inputs(104, heads=(2, 1))
+    chosen = torch.rand(2, 104, blocks.most, generator=torch.Generator().manual_seed(3)) < 0.4
+    selection = pack(chosen, blocks)
+    plan = build_plan(*levels, query_lengths=lengths, key_lengths=lengths, selection=selection)
+    rest = rest_plan(levels, blocks, selection, lengths)
+    output, log_sum_exp = attend_with_rest(query, key, value, plan, rest, blocks)
+
+    expected, sums = torch.zeros(104, 2, 8), torch.zeros(2, 104)
+    starts = [(start, start + length, segment) for start, length, segment in blocks.tiles.tolist() if length]
+    for row in range(104):
+        segment = int(row >= 64)
+        for head in range(2):
+            keys, values, added = [], [], []
+            for start, end, owner in starts:
+                if owner != segment:
+                    continue
+                local = (start - 64 * segment) // 8
+                if chosen[head, row, local]:
+                    for place in range(start, min(end, row + 1)):
+                        keys, values, added = [*keys, key[place, 0]], [*values, value[place, 0]], [*added, 0.0]
+                elif end - 1 <= row:
+                    keys, values = [*keys, key[start:end, 0].mean(0)], [*values, value[start:end, 0].mean(0)]
+                    added.append(torch.tensor(float(end - start)).log().item())
+            if keys:
+                score = torch.stack(keys) @ query[row, head] * 8**-0.5 + torch.tensor(added)
+                expected[row, head] = score.softmax(0) @ torch.stack(values)
+                sums[head, row] = score.logsumexp(0)
+            else:
+                sums[head, row] = float("-inf")
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(log_sum_exp, sums, atol=1e-5, rtol=1e-5)
+    gradients = torch.autograd.grad(output.sin().sum(), (query, key, value))
+    references = torch.autograd.grad(expected.sin().sum(), (query, key, value))
+    for found, reference in zip(gradients, references, strict=True):
+        torch.testing.assert_close(found, reference, atol=1e-5, rtol=1e-5)

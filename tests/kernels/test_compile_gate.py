@@ -1,0 +1,56 @@
+"""The compile gate: kernels build for compute capability 9.0 without a GPU, and what must not ship is refused."""
+
+import os
+from dataclasses import replace
+
+import pytest
+
+from saccade.kernels.compile_gate import Built, attempt, cases, main, table
+
+pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="interpreted kernels do not compile")
+
+
+def named(part):
+    return next(case for case in cases() if part in case.name)
+
+
+def test_every_case_has_a_name_of_its_own_and_types_for_all_that_is_no_constant():
+    found = list(cases())
+    assert len({case.name for case in found}) == len(found) > 80
+    for case in found:
+        assert set(case.types) | set(case.constants) == set(case.kernel.arg_names), case.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["forward 64 plain bf16", "query_gradient 128 plain bf16", "key_gradient 72 bias bf16", "list 3 columns"]
+)
+def test_kernels_build_and_keep_to_their_registers(name):
+    built = attempt(named(name))
+    assert not built.complaints
+    assert 0 < built.registers <= 255
+    assert (built.warpgroup_products > 0) == ("list" not in name)
+
+
+@pytest.mark.slow
+def test_products_that_miss_the_tensor_cores_are_refused():
+    case = named("forward 32 everything fp32")
+    built = attempt(replace(case, constants={**case.constants, "PRECISION": "ieee"}))
+    assert "has no product on tensor cores" in built.complaints
+
+
+def test_what_cannot_be_compiled_is_refused():
+    case = named("key_choice")
+    built = attempt(replace(case, types={**case.types, "tiles": "i32"}))
+    assert len(built.complaints) == 1 and built.complaints[0].startswith("cannot be compiled")
+    assert "! cannot be compiled" in table([built])
+
+
+def test_a_table_has_a_line_for_each_kernel():
+    lines = table([Built("one", 100, 0, 2048, 4, 0, 8, 1.5), Built("another", 255, 8, 1024, 0, 2, 0, 0.5)]).split("\n")
+    assert len(lines) == 3 and "another" in lines[2] and "2.0" in lines[1]
+
+
+def test_it_says_no_where_nothing_was_built(capsys):
+    assert main(["no such kernel"]) == 1
+    assert "0 kernels built" in capsys.readouterr().out
