@@ -106,8 +106,9 @@ COMMANDS = {
     "bench": Command(
         module="bench",
         options="BenchConfig",
-        summary="how fast the simulator is, how reliable the demonstrator",
+        summary="how fast policies and the simulator are, how reliable the demonstrator",
         examples=(
+            "saccade bench latency    # FLOPs, bytes and time of a decision, beside a dense policy and LeRobot's",
             "saccade bench sim",
             "saccade bench demonstrator --suites desk_spatial --out demonstrator.json",
         ),

@@ -6,6 +6,7 @@ different segments.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -28,10 +29,14 @@ def forward(
     for rows, columns, count in segments(plan):
         queries, keys, values = _exact(query, rows, count), _exact(key, columns, count), _exact(value, columns, count)
         score = _score(queries, keys, bias, plan, rows, columns, count, scale)
-        found = score.logsumexp(-1, keepdim=True)
-        weight = (score - found.clamp(min=torch.finfo(score.dtype).min)).exp()
-        output[rows] = _packed(_grouped(weight, keys) @ values[:, :, None], query)
-        log_sum_exp[:, rows] = found[..., 0].movedim(0, 1).flatten(1)
+        greatest = score.amax(-1, keepdim=True)
+        # A row that sees nothing stays at minus infinity, whose difference to itself is no number.
+        origin = greatest.masked_fill_(greatest == float("-inf"), 0.0)
+        weight = score.sub_(origin).exp_()
+        total = weight.sum(-1, keepdim=True)
+        gathered = (_grouped(weight, keys) @ values[:, :, None]).flatten(1, 2)
+        output[rows] = _packed(gathered / total.masked_fill(total == 0, 1.0), query)
+        log_sum_exp[:, rows] = (origin + total.log())[..., 0].movedim(0, 1).flatten(1)
     return output, log_sum_exp
 
 
@@ -54,16 +59,16 @@ def backward(
     )
     for rows, columns, count in segments(plan):
         queries, keys, values = _exact(query, rows, count), _exact(key, columns, count), _exact(value, columns, count)
-        outer = _grouped(_exact(output_gradient, rows, count), keys)
-        score = _score(queries, keys, bias, plan, rows, columns, count, scale)
-        found = score.logsumexp(-1, keepdim=True)
-        weight = _grouped((score - found.clamp(min=torch.finfo(score.dtype).min)).exp(), keys)
+        outer = _exact(output_gradient, rows, count)
+        found = _of_rows(log_sum_exp, rows, count)
         # A row that saw nothing has no log-sum-exp to move, whatever gradient reaches it.
-        above = log_sum_exp_gradient[:, rows].unflatten(1, (count, -1)).movedim(1, 0)[..., None].to(score.dtype)
-        above = _grouped(torch.where(found > float("-inf"), above, 0.0), keys)
-        steered = outer @ values[:, :, None].mT
-        moved = weight * (steered - (weight * steered).sum(-1, keepdim=True) + above)
-        gradients[0][rows] = _packed(moved @ keys[:, :, None] * scale, query)
+        above = _of_rows(log_sum_exp_gradient, rows, count).masked_fill(found == float("-inf"), 0.0)
+        taken = (outer * _exact(output, rows, count)).sum(-1, keepdim=True) - above
+        score = _score(queries, keys, bias, plan, rows, columns, count, scale)
+        weight = _grouped(score.sub_(found.masked_fill(found == float("-inf"), 0.0)).exp_(), keys)
+        outer = _grouped(outer, keys)
+        moved = (outer @ values[:, :, None].mT).sub_(_grouped(taken, keys)).mul_(weight)
+        gradients[0][rows] = _packed((moved @ keys[:, :, None]).flatten(1, 2) * scale, query)
         gradients[1][columns] = _packed((moved.mT @ _grouped(queries, keys)).sum(2) * scale, key)
         gradients[2][columns] = _packed((weight.mT @ outer).sum(2), value)
         if bias is not None:
@@ -85,7 +90,9 @@ def segments(plan: AttentionPlan) -> Iterator[tuple[slice, slice, int]]:
     pairs = [(spans[0][segment], spans[1][segment]) for segment in both]
     lengths = {(rows[1] - rows[0], columns[1] - columns[0]) for rows, columns in pairs}
     together = all(
-        left[1] == right[0] for before, after in zip(pairs, pairs[1:], strict=False) for left, right in zip(before, after)
+        left[1] == right[0]
+        for before, after in itertools.pairwise(pairs)
+        for left, right in zip(before, after, strict=True)
     )
     if pairs and len(lengths) == 1 and together:
         yield slice(pairs[0][0][0], pairs[-1][0][1]), slice(pairs[0][1][0], pairs[-1][1][1]), len(pairs)
@@ -105,37 +112,45 @@ def _grouped(tensor: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     return tensor.unflatten(1, (keys.shape[1], -1))
 
 
+def _of_rows(values: torch.Tensor, rows: slice, count: int) -> torch.Tensor:
+    """Return values [HQ, Tq] as [count, HQ, rows, 1]."""
+    return values[:, rows].unflatten(1, (count, -1)).movedim(1, 0)[..., None]
+
+
 def _packed(tokens: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Return [n, heads.., rows, D] as [n * rows, heads, D]."""
-    return tokens.flatten(1, -3).transpose(1, 2).flatten(0, 1).to(like.dtype)
+    """Return [n, heads, rows, D] as [n * rows, heads, D]."""
+    return tokens.transpose(1, 2).flatten(0, 1).to(like.dtype)
 
 
 def _score(queries, keys, bias, plan, rows, columns, count, scale) -> torch.Tensor:
     """Return the scores [count, HQ, rows, columns], minus infinity where a query does not see a key."""
-    score = (_grouped(queries, keys) @ keys[:, :, None].mT).flatten(1, 2) * scale
-    heads = score.shape[1]
+    score = ((_grouped(queries, keys) * scale) @ keys[:, :, None].mT).flatten(1, 2)
     if bias is not None:
-        added = bias[:, columns].to(score.dtype).unflatten(1, (count, -1)).movedim(1, 0)[:, :, None]
-        score = score + added.repeat_interleave(heads // bias.shape[0], 1)
-    mask = visible(plan, rows, columns, count)
-    return score.masked_fill(~mask.repeat_interleave(heads // mask.shape[1], 1), float("-inf"))
+        added = bias[:, columns].to(score.dtype).unflatten(1, (count, -1)).movedim(1, 0)
+        score.unflatten(1, (bias.shape[0], -1)).add_(added[:, :, None, None])
+    unseen = hidden(plan, rows, columns, count)
+    score.unflatten(1, (unseen.shape[1], -1)).masked_fill_(unseen[:, :, None], float("-inf"))
+    return score
 
 
-def visible(plan: AttentionPlan, rows: slice, columns: slice, count: int) -> torch.Tensor:
-    """Return the mask [count, H, rows, columns] of segments that are computed together."""
+def hidden(plan: AttentionPlan, rows: slice, columns: slice, count: int) -> torch.Tensor:
+    """Return which keys each query does not see, [count, H, rows, columns], of segments that are computed together."""
 
     def apart(values):
         return values.unflatten(-1, (count, -1))
 
     low, high, level = apart(plan.low[:, rows]), apart(plan.high[:, rows]), apart(plan.level[:, columns])
-    mask = (low[..., None] <= level[:, :, None]) & (level[:, :, None] <= high[..., None])
-    mask = mask.all(0)[:, None]
-    if plan.words is not None:
-        words = plan.words[:, rows].unflatten(1, (count, -1)).movedim(1, 0)
-        block = apart(plan.block[columns])
-        place = (block.clamp(min=0) // 32).clamp(max=words.shape[-1] - 1)
-        known = (block < 32 * words.shape[-1])[:, None, None]
-        index = place.long()[:, None, None].expand(-1, words.shape[1], words.shape[2], -1)
-        bit = (words.gather(-1, index) >> (block.clamp(min=0) % 32)[:, None, None]) & 1
-        mask = mask & (((bit == 1) & known) | (block < 0)[:, None, None])
-    return mask
+    unseen = torch.zeros(count, low.shape[2], level.shape[2], dtype=torch.bool)
+    for channel in range(low.shape[0]):
+        levels = level[channel][:, None]
+        unseen |= levels < low[channel][..., None]
+        unseen |= levels > high[channel][..., None]
+    if plan.words is None:
+        return unseen[:, None]
+    words = plan.words[:, rows].unflatten(1, (count, -1)).movedim(1, 0)
+    block = apart(plan.block[columns])
+    place = (block.clamp(min=0) // 32).clamp(max=words.shape[-1] - 1)
+    known = (block < 32 * words.shape[-1])[:, None, None]
+    index = place.long()[:, None, None].expand(-1, words.shape[1], words.shape[2], -1)
+    bit = (words.gather(-1, index) >> (block.clamp(min=0) % 32)[:, None, None]) & 1
+    return unseen[:, None] | ~(((bit == 1) & known) | (block < 0)[:, None, None])

@@ -248,9 +248,9 @@ def key_gradient_kernel(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Write the gradients of OWN keys of a tile, their values and bias, for one key head, its query heads in turn, PIECE
-    queries at a time.
+    """Write the gradients of OWN keys of a tile, their values and bias, for one key head.
 
+    Its query heads are gone through in turn, PIECE queries at a time.
     All gradients are contiguous; the bias's is float32 [HEADS, Tk]. Scores are kept with keys as rows, so that they
     enter the products without being turned. Grid: parts of key tiles, key heads.
     """

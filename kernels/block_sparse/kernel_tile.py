@@ -47,9 +47,7 @@ def load_rows(
 
 
 @triton.jit
-def store_rows(
-    pointer, stride, length, rows, ROWS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr
-):
+def store_rows(pointer, stride, length, rows, ROWS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr):
     """Store what `load_rows` would load."""
     row = tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, PADDED)[None, :]
@@ -92,14 +90,17 @@ def may_meet(
         levels = tl.load(level + channel * keys + key_start + column, mask=column_inside, other=0)
         meets = meets & (levels[None, :] >= least[:, None]) & (levels[None, :] <= greatest[:, None])
     if SELECT == 1:
-        number = tl.load(block + key_start)
+        # A piece may lie behind the tile's last key.
+        number = tl.load(block + key_start, mask=key_length > 0, other=-1)
         place = words + (mask_head.to(tl.int64) * queries + query_start + row) * width + number // 32
         known = row_inside & (number >= 0) & (number < 32 * width)
         chosen = (tl.load(place, mask=known, other=0) >> (number % 32)) & 1
         meets = meets & ((chosen == 1) | (number < 0))[:, None]
     if SELECT == 2:
         number = tl.load(block + key_start + column, mask=column_inside, other=-1)
-        place = words + (mask_head.to(tl.int64) * queries + query_start + row[:, None]) * width + (number // 32)[None, :]
+        place = (
+            words + (mask_head.to(tl.int64) * queries + query_start + row[:, None]) * width + (number // 32)[None, :]
+        )
         known = row_inside[:, None] & ((number >= 0) & (number < 32 * width))[None, :]
         chosen = (tl.load(place, mask=known, other=0) >> (number % 32)[None, :]) & 1
         meets = meets & ((chosen == 1) | (number < 0)[None, :])

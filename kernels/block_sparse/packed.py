@@ -30,12 +30,14 @@ def block_sparse_attention(
     `scale` defaults to 1/sqrt(D). `splits`: shares of the keys that are attended to side by side and joined, for few
     queries; 0 chooses by shape. Both results are differentiable, in all four inputs. A query that sees nothing has
     output 0 and log-sum-exp -inf, and no gradient. On a GPU Triton computes, on a CPU torch does; scores and the
-    log-sum-exp are float32, or float64 for that dtype. Raises ValueError for what does not fit.
+    log-sum-exp are float32, or float64 for that dtype. Keys that no query sees may
+    hold any finite numbers. Raises ValueError for what does not fit.
     """
     expect_tensor(query, "query", shape=(plan.low.shape[1], None, None), dtypes=FLOATS, device=plan.low.device)
     exact = query.dtype == torch.float64
     expect(not exact or not runs_in_triton(query), "query", "float64", "a shorter dtype, which kernels take")
     heads, width = query.shape[1:]
+    expect(heads >= 1, "query", "no heads", "1 or more")
     expect(1 <= width <= WIDEST_HEAD, "query", f"heads of size {width}", f"1 to {WIDEST_HEAD}")
     same = (query.dtype,)
     expect_tensor(key, "key", shape=(plan.level.shape[1], None, width), dtypes=same, device=query.device)

@@ -61,7 +61,10 @@ def packed_mask(
         segment = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(list(lengths), dtype=torch.int64))
         parts.append((segment, tokens - len(segment)))
     (rows, rows_behind), (columns, columns_behind) = parts
-    rows, columns = functional.pad(rows, (0, rows_behind), value=-1), functional.pad(columns, (0, columns_behind), value=-2)
+    rows, columns = (
+        functional.pad(rows, (0, rows_behind), value=-1),
+        functional.pad(columns, (0, columns_behind), value=-2),
+    )
     mask = mask & (rows[:, None] == columns)
     if chosen is None:
         return mask[None]

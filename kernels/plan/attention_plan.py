@@ -76,8 +76,9 @@ def build_plan(
     keys = level.shape[1]
     for size, argument in ((query_tile, "query_tile"), (key_tile, "key_tile")):
         expect(size in TILE_SIZES, argument, size, f"one of {TILE_SIZES}")
-    if query_lengths is None and key_lengths is not None or key_lengths is None and query_lengths is not None:
-        raise ValueError("query_lengths, key_lengths: got one of them, expected both or none")
+    expect(
+        (query_lengths is None) == (key_lengths is None), "query_lengths, key_lengths", "one of them", "both or none"
+    )
     query_offsets, segments = segment_offsets(query_lengths, queries, low.device, "query_lengths")
     key_offsets, key_segments = segment_offsets(key_lengths, keys, low.device, "key_lengths")
     expect(segments == key_segments, "key_lengths", f"{key_segments} segments", f"{segments}, as in query_lengths")

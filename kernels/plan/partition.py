@@ -43,7 +43,11 @@ def box_partition(grid: Sequence[int], box: Sequence[int], *, device: torch.devi
 
 
 def recurrent_partition(
-    grid: Sequence[int], sizes: tuple[int, Sequence[int], Sequence[int]], layer: int, *, device: torch.device | str = "cpu"
+    grid: Sequence[int],
+    sizes: tuple[int, Sequence[int], Sequence[int]],
+    layer: int,
+    *,
+    device: torch.device | str = "cpu",
 ) -> Partition:
     """Return a layer's partition of a grid (time, rows, columns): slabs of time, columns through time, boxes, in turn.
 

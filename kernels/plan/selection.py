@@ -56,7 +56,11 @@ def block_scores(query: torch.Tensor, pooled: torch.Tensor, blocks: Blocks, segm
     """
     expect(query.dim() == 3, "query", f"shape {list(query.shape)}", "[Tq, HQ, D]")
     expect_tensor(
-        pooled, "pooled", shape=(blocks.tiles.shape[0], None, query.shape[2]), dtypes=(query.dtype,), device=query.device
+        pooled,
+        "pooled",
+        shape=(blocks.tiles.shape[0], None, query.shape[2]),
+        dtypes=(query.dtype,),
+        device=query.device,
     )
     group = query.shape[1] // pooled.shape[1]
     every = torch.einsum("thd,nhd->htn", query.float(), pooled.float().repeat_interleave(group, 1))

@@ -38,6 +38,7 @@ def compare_attention(
     dtype: torch.dtype = torch.float32,
     scale: float | None = None,
     splits: int = 0,
+    device: str = "cpu",
 ) -> Comparison:
     """Compute outputs and all gradients, of the output and of the log-sum-exp, and compare them in float64."""
     key_lengths = query_lengths if key_lengths is None else key_lengths
@@ -48,17 +49,20 @@ def compare_attention(
 
     rows, columns = levels.low.shape[1], levels.level.shape[1]
     parts = [
-        numbers(tokens, count, width).to(dtype).requires_grad_()
+        numbers(tokens, count, width).to(device, dtype).requires_grad_()
         for tokens, count in ((rows, heads[0]), (columns, heads[1]), (columns, heads[1]))
     ]
     if bias is not None:
-        parts.append(bias.detach().clone().requires_grad_())
-    above, above_sum = numbers(rows, heads[0], width).to(dtype), numbers(heads[0], rows)
+        parts.append(bias.detach().clone().to(device).requires_grad_())
+    above, above_sum = numbers(rows, heads[0], width).to(device, dtype), numbers(heads[0], rows).to(device)
+    placed = selection
+    if selection is not None:
+        placed = Selection(selection.words.to(device), selection.block.to(device), selection.block_size)
     plan = build_plan(
-        *levels,
+        *(part.to(device) for part in levels),
         query_lengths=query_lengths,
         key_lengths=key_lengths,
-        selection=selection,
+        selection=placed,
         query_tile=tiles[0],
         key_tile=tiles[1],
     )
@@ -68,7 +72,7 @@ def compare_attention(
     torch.autograd.backward([output, log_sum_exp], [above, above_sum])
 
     block = None if selection is None else selection.block
-    mask = packed_mask(*levels, query_lengths, key_lengths, chosen, block)
+    mask = packed_mask(*levels, query_lengths, key_lengths, chosen, block).to(device)
     exact = [part.detach().double().requires_grad_() for part in parts]
     expected, expected_sum = dense_attention(*exact[:3], mask, *exact[3:], scale=scale)
     seen = expected_sum > float("-inf")

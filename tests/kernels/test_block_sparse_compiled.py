@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from saccade.kernels.block_sparse import attend_with_rest, block_sparse_attention, causal, rest_plan
+from saccade.kernels.block_sparse import (
+    attend_with_rest,
+    batched_block_sparse_attention,
+    block_sparse_attention,
+    causal,
+    join,
+    rest_plan,
+)
 from saccade.kernels.plan import (
     batch_plan,
     block_scores,
@@ -23,7 +30,9 @@ def inputs(tokens, heads=(4, 2), width=8):
 
 def planned(*lengths, tile=16):
     place = torch.cat([torch.arange(length) for length in lengths])
-    return build_plan(place * 0, place, place, query_lengths=lengths, key_lengths=lengths, query_tile=tile, key_tile=tile)
+    return build_plan(
+        place * 0, place, place, query_lengths=lengths, key_lengths=lengths, query_tile=tile, key_tile=tile
+    )
 
 
 @pytest.mark.slow
@@ -80,6 +89,26 @@ def test_planning_choosing_and_attending_compile_whole():
 
 
 @pytest.mark.slow
+def test_a_batch_compiles_whole_and_once():
+    built = []
+
+    def counting(graph, example):
+        built.append(graph)
+        return graph
+
+    def step(query, key, value, high):
+        return batched_block_sparse_attention(query, key, value, batch_plan(high * 0, high, high))[0]
+
+    torch._dynamo.reset()
+    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend=counting)
+    for batch, tokens in ((2, 40), (3, 67), (5, 16)):
+        parts = [torch.randn(batch, 2, tokens, 8) for _ in range(3)]
+        high = torch.arange(tokens).expand(batch, -1).contiguous()
+        torch.testing.assert_close(compiled(*parts, high), step(*parts, high))
+    assert len(built) == 1
+
+
+@pytest.mark.slow
 def test_it_is_exported_for_any_length():
     class Attend(torch.nn.Module):
         def forward(self, query, key, value, high):
@@ -133,3 +162,28 @@ def test_what_was_not_chosen_counts_as_a_whole_in_the_same_softmax():
     references = torch.autograd.grad(expected.sin().sum(), (query, key, value))
     for found, reference in zip(gradients, references, strict=True):
         torch.testing.assert_close(found, reference, atol=1e-5, rtol=1e-5)
+
+
+def test_branches_over_disjoint_keys_are_joined_exactly_where_one_or_both_are_empty():
+    query, key, value = inputs(60)
+    place = torch.arange(60)
+    low, high = place - 20, place.clone()
+    low[50:] = 1000
+    even, odd = (torch.where(place % 3 == which, 2**31 - 1, place) for which in (0, 1))
+    odd = torch.where(place % 3 == 0, place, 2**31 - 1)
+    whole, *parts = (
+        block_sparse_attention(query, key, value, build_plan(low, high, each)) for each in (place, even, odd)
+    )
+    joined = join(*parts[0], *parts[1])
+    torch.testing.assert_close(joined, whole, atol=1e-6, rtol=1e-6)
+    assert joined[1][:, 50:].isneginf().all() and not joined[0][50:].any()
+    losses = [output.sin().sum() + sums[:, :50].cos().sum() for output, sums in (joined, whole)]
+    for found, expected in zip(*(torch.autograd.grad(loss, (query, key, value)) for loss in losses), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_log_sum_exp_alone_has_a_gradient():
+    query, key, value = inputs(20)
+    sums = block_sparse_attention(query, key, value, build_plan(*causal(20)))[1]
+    gradients = torch.autograd.grad(sums.sum(), (query, key, value))
+    assert gradients[0].any() and gradients[1].any() and not gradients[2].any()

@@ -61,7 +61,10 @@ def test_a_batch_refuses():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"query_lengths": [4, 9], "key_lengths": [4, 6]}, "query_lengths: got 13 tokens together, expected at most 10"),
+        (
+            {"query_lengths": [4, 9], "key_lengths": [4, 6]},
+            "query_lengths: got 13 tokens together, expected at most 10",
+        ),
         ({"query_lengths": [4, 6], "key_lengths": [10]}, "key_lengths: got 1 segments, expected 2"),
         ({"query_lengths": [12, -2], "key_lengths": [4, 6]}, r"query_lengths: got \[12, -2\], expected no negative"),
         ({"query_lengths": [10]}, "query_lengths, key_lengths: got one of them, expected both or none"),

@@ -84,13 +84,22 @@ def test_lists_hold_every_pair_of_tiles_that_meets_and_call_whole_what_is_whole(
 
 def test_tiles_are_cut_within_segments_and_cover_what_lies_behind():
     plan = build_plan(*causal(100), query_lengths=[40, 0, 35], key_lengths=[70, 0, 0], query_tile=32, key_tile=64)
-    assert plan.query_tiles.tolist() == [[0, 32, 0], [32, 8, 0], [40, 32, 2], [72, 3, 2], [75, 25, -1], [0, 0, -1], [0, 0, -1]]
+    assert plan.query_tiles.tolist() == [
+        [0, 32, 0],
+        [32, 8, 0],
+        [40, 32, 2],
+        [72, 3, 2],
+        [75, 25, -1],
+        [0, 0, -1],
+        [0, 0, -1],
+    ]
     assert plan.key_tiles[:3].tolist() == [[0, 64, 0], [64, 6, 0], [70, 30, -2]]
 
 
 def test_lengths_may_stay_on_the_device_as_tensors():
     one, other = (
-        build_plan(*causal(50), query_lengths=lengths, key_lengths=lengths) for lengths in ([20, 30], torch.tensor([20, 30]))
+        build_plan(*causal(50), query_lengths=lengths, key_lengths=lengths)
+        for lengths in ([20, 30], torch.tensor([20, 30]))
     )
     assert all(
         left.equal(right) if isinstance(left, torch.Tensor) else left == right
@@ -155,7 +164,9 @@ def test_a_share_is_the_shortest_beginning_of_the_ranking_that_reaches_it(scope,
         scores[:, row, 7 - int(segment[row]) :] = float("-inf")
     forced = torch.nn.functional.one_hot(torch.arange(12) % 5, 7).bool()
     chosen = choose_share(scores, share, scope=scope, segment=segment, forced=forced)
-    groups = [[row] for row in range(12)] if scope == "row" else [(segment == n).nonzero()[:, 0].tolist() for n in range(3)]
+    groups = (
+        [[row] for row in range(12)] if scope == "row" else [(segment == n).nonzero()[:, 0].tolist() for n in range(3)]
+    )
     for head in range(2):
         for rows in groups:
             cells = [(row, block) for row in rows for block in range(7) if scores[head, row, block] > float("-inf")]
@@ -204,7 +215,9 @@ def test_the_best_keys_of_every_segment_keep_their_score_and_its_gradient():
     assert score.grad.equal((bias > float("-inf")).float())
 
 
-@pytest.mark.parametrize(("grid", "box"), [((4, 4), (2, 2)), ((3, 5, 7), (2, 2, 3)), ((9,), (4,)), ((1, 1, 1), (5, 5, 5))])
+@pytest.mark.parametrize(
+    ("grid", "box"), [((4, 4), (2, 2)), ((3, 5, 7), (2, 2, 3)), ((9,), (4,)), ((1, 1, 1), (5, 5, 5))]
+)
 def test_a_partition_lays_boxes_end_to_end_and_back(grid, box):
     partition = box_partition(grid, box)
     tokens = torch.arange(partition.order.shape[0])

@@ -15,7 +15,8 @@ def offsets(*lengths):
 
 
 @pytest.mark.parametrize(
-    ("lengths", "tokens", "size"), [([5, 0, 33, 16], 60, 16), ([], 3, 16), ([0], 0, 32), ([100, 90], 150, 64), ([1], 1, 7)]
+    ("lengths", "tokens", "size"),
+    [([5, 0, 33, 16], 60, 16), ([], 3, 16), ([0], 0, 32), ([100, 90], 150, 64), ([1], 1, 7)],
 )
 def test_tiles(lengths, tokens, size):
     capacity = tokens // size + len(lengths) + 1
