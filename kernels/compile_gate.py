@@ -33,7 +33,8 @@ class Case:
 
     `types`: Triton's type of each argument that is no constant, such as "*bf16" or "i32". `divisible`: the arguments
     known to be multiples of 16 beside the pointers, which all are. `tensor_cores`: whether it has products that must
-    run there. `spill`: bytes of registers in memory that are put up with.
+    run there. `pipelined`: whether it must load ahead of its products. `spill`: bytes of registers in memory that are
+    put up with.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Case:
     stages: int
     divisible: tuple[str, ...] = ()
     tensor_cores: bool = True
+    pipelined: bool = False
     spill: int = 0
 
 
@@ -123,17 +125,19 @@ def _complaints(case: Case, built: Built) -> Iterator[str]:
         yield f"needs {built.shared} bytes of shared memory, there are {SHARED_MEMORY}"
     if case.tensor_cores and not built.warpgroup_products + built.warp_products:
         yield "has no product on tensor cores"
-    if case.tensor_cores and case.stages > 1 and not built.copies:
+    if case.pipelined and not built.copies:
         yield "waits for every load"
 
 
 def cases() -> Iterator[Case]:
     """Yield all shipped kernels, as they are launched."""
     from .block_sparse import gate_cases as attention
+    from .gather_norm_film import gate_cases as rows
+    from .linear_attention import gate_cases as linear
     from .plan import gate_cases as plan
 
-    yield from attention.cases()
-    yield from plan.cases()
+    for family in (attention, plan, linear, rows):
+        yield from family.cases()
 
 
 def table(results: list[Built]) -> str:

@@ -32,22 +32,23 @@ def join(
     return result.to(output.dtype), joined
 
 
-def rest_plan(
-    levels: Levels, blocks: Blocks, selection: Selection, query_lengths: Lengths, key_lengths: Lengths = None
-) -> AttentionPlan:
+def rest_plan(levels: Levels, blocks: Blocks, selection: Selection, query_lengths: Lengths = None) -> AttentionPlan:
     """Plan attention to what was not selected, a pooled key for each block: the second branch of `attend_with_rest`.
 
     A block stands for its tokens where a query may see all of them by `levels` (one channel) and did not choose it.
-    `blocks`: those of the keys; `query_lengths` [N]: the segments. Raises ValueError for what does not fit.
+    `blocks`: those of the keys; `query_lengths` [N]: the segments, None for one. Raises ValueError for what does not
+    fit.
     """
     count = blocks.tiles.shape[0]
     # The blocks of a segment stand in its place; those that are not needed come behind and are seen by nothing.
     segment = blocks.tiles[:, 2].long().clamp(min=0)
     local = torch.arange(count, device=segment.device) - blocks.first[segment]
     pooled = of_blocks(levels, blocks)
+    if query_lengths is None:
+        query_lengths = levels.low.new_full((1,), levels.low.shape[1])
     return build_plan(
         *pooled,
-        query_lengths=[levels.low.shape[1]] if query_lengths is None else query_lengths,
+        query_lengths=query_lengths,
         key_lengths=blocks.count,
         selection=complement(selection, local),
     )

@@ -73,7 +73,17 @@ def attention_case(
     title = f"{name} {width} {variant} {element} {made.own}x{made.piece} {made.warps}w{made.stages}s"
     spill = FLOAT32_SPILL if element == "fp32" else WIDE_SPILL if width == 256 else 0
     types = _types(kernel, constants, element)
-    return Case(title, kernel, types, constants, made.warps, made.stages, STRIDES, spill=spill)
+    return Case(
+        title,
+        kernel,
+        types,
+        constants,
+        made.warps,
+        made.stages,
+        STRIDES,
+        pipelined=made.stages > 1,
+        spill=spill,
+    )
 
 
 def row_case(name: str, kernel: Any, width: int, more: dict[str, Any]) -> Case:

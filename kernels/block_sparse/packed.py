@@ -37,17 +37,17 @@ def block_sparse_attention(
     exact = query.dtype == torch.float64
     expect(not exact or not runs_in_triton(query), "query", "float64", "a shorter dtype, which kernels take")
     heads, width = query.shape[1:]
-    expect(heads >= 1, "query", "no heads", "1 or more")
-    expect(1 <= width <= WIDEST_HEAD, "query", f"heads of size {width}", f"1 to {WIDEST_HEAD}")
+    expect(heads >= 1, "query", heads, "1 or more", of="heads")
+    expect(1 <= width <= WIDEST_HEAD, "query", width, f"1 to {WIDEST_HEAD}", of="numbers in a head")
     same = (query.dtype,)
     expect_tensor(key, "key", shape=(plan.level.shape[1], None, width), dtypes=same, device=query.device)
     expect_tensor(value, "value", shape=key.shape, dtypes=same, device=query.device)
     for count, argument in ((key.shape[1], "key"), (plan.row_counts.shape[0], "plan")):
-        expect(count > 0 and heads % count == 0, argument, f"{count} heads", f"a divisor of the query's {heads}")
+        expect(count > 0 and heads % count == 0, argument, count, "a divisor of the query's number", of="heads")
     if bias is not None:
         expect_tensor(bias, "bias", shape=(None, key.shape[0]), dtypes=FLOATS, device=query.device)
         count = bias.shape[0]
-        expect(count > 0 and heads % count == 0, "bias", f"{count} heads", f"a divisor of the query's {heads}")
+        expect(count > 0 and heads % count == 0, "bias", count, "a divisor of the query's number", of="heads")
         bias = bias.to(torch.float64 if exact else torch.float32).contiguous()
     expect(splits >= 0, "splits", splits, "0 or more")
     return attend(query, key, value, bias, *plan, width**-0.5 if scale is None else float(scale), splits)
@@ -73,7 +73,7 @@ def batched_block_sparse_attention(
     expect_tensor(value, "value", shape=key.shape, dtypes=(query.dtype,))
     batch, _, rows, _ = query.shape
     segments = plan.query_tiles.shape[0] - plan.low.shape[1] // plan.query_tile - 1
-    expect(segments == batch, "plan", f"made for {segments} segments", f"{batch}, the batch")
+    expect(segments == batch, "plan", segments, batch, of="members of a batch")
     if bias is not None:
         expect_tensor(bias, "bias", shape=(batch, None, key.shape[2]), dtypes=FLOATS)
         bias = bias.transpose(0, 1).flatten(1)

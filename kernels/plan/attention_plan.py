@@ -70,7 +70,7 @@ def build_plan(
     low, high, level = (part[None] if part.dim() == 1 else part for part in (low, high, level))
     expect_tensor(low, "low", shape=(None, None), dtypes=INTEGERS)
     channels, queries = low.shape
-    expect(1 <= channels <= 3, "low", f"{channels} channels", "1 to 3")
+    expect(1 <= channels <= 3, "low", channels, "1 to 3", of="channels")
     expect_tensor(high, "high", shape=(channels, queries), dtypes=INTEGERS, device=low.device)
     expect_tensor(level, "level", shape=(channels, None), dtypes=INTEGERS, device=low.device)
     keys = level.shape[1]
@@ -81,7 +81,7 @@ def build_plan(
     )
     query_offsets, segments = segment_offsets(query_lengths, queries, low.device, "query_lengths")
     key_offsets, key_segments = segment_offsets(key_lengths, keys, low.device, "key_lengths")
-    expect(segments == key_segments, "key_lengths", f"{key_segments} segments", f"{segments}, as in query_lengths")
+    expect(segments == key_segments, "key_lengths", key_segments, segments, of="segments")
     words = block = None
     aligned = True
     if selection is not None:
@@ -121,11 +121,11 @@ def batch_plan(
     Raises ValueError for what does not fit.
     """
     low, high, level = (part[None] if part.dim() == 2 else part for part in (low, high, level))
-    expect(low.dim() == 3, "low", f"shape {list(low.shape)}", "[B, S] or [P, B, S]")
-    expect(high.dim() == 3, "high", f"shape {list(high.shape)}", "[B, S] or [P, B, S]")
-    expect(level.dim() == 3, "level", f"shape {list(level.shape)}", "[B, S] or [P, B, S]")
+    expect(low.dim() == 3, "low", list(low.shape), "the shape [B, S] or [P, B, S]")
+    expect(high.dim() == 3, "high", list(high.shape), "the shape [B, S] or [P, B, S]")
+    expect(level.dim() == 3, "level", list(level.shape), "the shape [B, S] or [P, B, S]")
     batch = low.shape[1]
-    expect(level.shape[1] == batch, "level", f"a batch of {level.shape[1]}", batch)
+    expect(level.shape[1] == batch, "level", level.shape[1], batch, of="members of a batch")
     lengths = torch.ones(batch, dtype=torch.int32, device=low.device)
     return build_plan(
         low.flatten(1),

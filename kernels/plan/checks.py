@@ -7,10 +7,13 @@ from collections.abc import Sequence
 import torch
 
 
-def expect(holds: bool, argument: str, got: object, expected: object) -> None:
-    """Raise ValueError unless `holds`."""
+def expect(holds: bool, argument: str, got: object, expected: object, *, of: str = "") -> None:
+    """Raise ValueError unless `holds`; `of` says what was counted.
+
+    Hand sizes over as they are: a size in a text is a constant to torch's compiler, even where nothing is raised.
+    """
     if not holds:
-        raise ValueError(f"{argument}: got {got}, expected {expected}")
+        raise ValueError(f"{argument}: got {got}{of and ' ' + of}, expected {expected}")
 
 
 def expect_tensor(

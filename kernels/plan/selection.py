@@ -54,7 +54,7 @@ def block_scores(query: torch.Tensor, pooled: torch.Tensor, blocks: Blocks, segm
     `query` [Tq, HQ, D], `pooled` [n, HK, D] the blocks' means, `segment` [Tq] each query's; C is `blocks.most`.
     The dot product is unscaled, as in VMoBA (arXiv 2506.23858).
     """
-    expect(query.dim() == 3, "query", f"shape {list(query.shape)}", "[Tq, HQ, D]")
+    expect(query.dim() == 3, "query", list(query.shape), "the shape [Tq, HQ, D]")
     expect_tensor(
         pooled,
         "pooled",
@@ -154,7 +154,7 @@ def choose_keys(score: torch.Tensor, count: int, offsets: torch.Tensor | None = 
     key mask of Dynamic Mask Attention (arXiv 2508.02124).
     """
     expect(count >= 0, "count", count, "0 or more")
-    expect(score.dim() == 2, "score", f"shape {list(score.shape)}", "[H, Tk]")
+    expect(score.dim() == 2, "score", list(score.shape), "the shape [H, Tk]")
     tokens = score.shape[1]
     place = torch.arange(tokens, device=score.device)
     ends = offsets[1:] if offsets is not None else torch.tensor([tokens], device=score.device)

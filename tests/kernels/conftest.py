@@ -69,7 +69,9 @@ def compare_attention(
     output, log_sum_exp = block_sparse_attention(
         *parts[:3], plan, bias=parts[3] if bias is not None else None, scale=scale, splits=splits
     )
-    torch.autograd.backward([output, log_sum_exp], [above, above_sum])
+    # What reaches the log-sum-exp of a query that saw nothing must not matter, whatever it is.
+    spoiled = above_sum.masked_fill(log_sum_exp.detach().isneginf(), float("nan"))
+    torch.autograd.backward([output, log_sum_exp], [above, spoiled])
 
     block = None if selection is None else selection.block
     mask = packed_mask(*levels, query_lengths, key_lengths, chosen, block).to(device)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._dynamo.testing
 
 from saccade.kernels.block_sparse import (
     attend_with_rest,
@@ -51,17 +52,12 @@ def test_operators_pass_the_check_of_torch():
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_it_compiles_whole_and_once_for_all_lengths(backend):
-    built = []
-
-    def counting(graph, example):
-        built.append(graph)
-        return torch._dynamo.lookup_backend(backend)(graph, example)
-
     def loss(query, key, value, bias, plan):
         output, log_sum_exp = block_sparse_attention(query, key, value, plan, bias=bias)
         return output.square().sum() + log_sum_exp.sum()
 
     torch._dynamo.reset()
+    counting = torch._dynamo.testing.CompileCounterWithBackend(backend)
     compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend=counting)
     for lengths in ((20, 13), (48, 30, 7), (5, 70), (90,)):
         parts = [*inputs(sum(lengths)), torch.randn(2, sum(lengths), requires_grad=True)]
@@ -69,7 +65,7 @@ def test_it_compiles_whole_and_once_for_all_lengths(backend):
         expected = torch.autograd.grad(loss(*parts, plan), parts)
         for found, reference in zip(torch.autograd.grad(compiled(*parts, plan), parts), expected, strict=True):
             torch.testing.assert_close(found, reference)
-    assert len(built) == 1
+    assert counting.frame_count == 1
 
 
 @pytest.mark.slow
@@ -82,30 +78,27 @@ def test_planning_choosing_and_attending_compile_whole():
         return block_sparse_attention(query, key, value, plan)[0]
 
     torch._dynamo.reset()
-    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend="aot_eager")
-    for tokens in (40, 67):
+    counting = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(step, fullgraph=True, dynamic=True, backend=counting)
+    for tokens in (40, 67, 131):
         parts = [*inputs(tokens), torch.arange(tokens)]
         torch.testing.assert_close(compiled(*parts), step(*parts))
+    assert counting.frame_count == 1
 
 
 @pytest.mark.slow
 def test_a_batch_compiles_whole_and_once():
-    built = []
-
-    def counting(graph, example):
-        built.append(graph)
-        return graph
-
     def step(query, key, value, high):
         return batched_block_sparse_attention(query, key, value, batch_plan(high * 0, high, high))[0]
 
     torch._dynamo.reset()
+    counting = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(step, fullgraph=True, dynamic=True, backend=counting)
-    for batch, tokens in ((2, 40), (3, 67), (5, 16)):
+    for batch, tokens in ((3, 40), (4, 67), (6, 16)):
         parts = [torch.randn(batch, 2, tokens, 8) for _ in range(3)]
         high = torch.arange(tokens).expand(batch, -1).contiguous()
         torch.testing.assert_close(compiled(*parts, high), step(*parts, high))
-    assert len(built) == 1
+    assert counting.frame_count == 1
 
 
 @pytest.mark.slow
@@ -169,11 +162,9 @@ def test_branches_over_disjoint_keys_are_joined_exactly_where_one_or_both_are_em
     place = torch.arange(60)
     low, high = place - 20, place.clone()
     low[50:] = 1000
-    even, odd = (torch.where(place % 3 == which, 2**31 - 1, place) for which in (0, 1))
-    odd = torch.where(place % 3 == 0, place, 2**31 - 1)
-    whole, *parts = (
-        block_sparse_attention(query, key, value, build_plan(low, high, each)) for each in (place, even, odd)
-    )
+    others = (torch.where(place % 3 == 0, place, 2**31 - 1), torch.where(place % 3 == 0, 2**31 - 1, place))
+    plans = (build_plan(low, high, level) for level in (place, *others))
+    whole, *parts = (block_sparse_attention(query, key, value, plan) for plan in plans)
     joined = join(*parts[0], *parts[1])
     torch.testing.assert_close(joined, whole, atol=1e-6, rtol=1e-6)
     assert joined[1][:, 50:].isneginf().all() and not joined[0][50:].any()

@@ -21,14 +21,14 @@ def given(**changed):
         ({"query": [1.0]}, "query: got list, expected a tensor"),
         ({"query": torch.ones(10, 4, 8).int()}, "query: got int32, expected bfloat16 or float16 or float32"),
         ({"query": torch.ones(10, 4, 8, device="meta")}, "query: got device meta, expected cpu"),
-        ({"query": torch.ones(10, 4, 300)}, "query: got heads of size 300, expected 1 to 256"),
-        ({"query": torch.ones(10, 3, 8)}, "key: got 2 heads, expected a divisor of the query's 3"),
+        ({"query": torch.ones(10, 4, 300)}, "query: got 300 numbers in a head, expected 1 to 256"),
+        ({"query": torch.ones(10, 3, 8)}, "key: got 2 heads, expected a divisor of the query's number"),
         ({"key": torch.ones(10, 2, 9)}, r"key: got shape \[10, 2, 9\], expected \[10, any, 8\]"),
         ({"key": torch.ones(10, 2, 8).half()}, "key: got float16, expected float32"),
         ({"value": torch.ones(9, 2, 8)}, r"value: got shape \[9, 2, 8\], expected \[10, 2, 8\]"),
         ({"plan": build_plan(*causal(12))}, r"query: got shape \[10, 4, 8\], expected \[12, any, any\]"),
         ({"bias": torch.ones(2, 11)}, r"bias: got shape \[2, 11\], expected \[any, 10\]"),
-        ({"bias": torch.ones(3, 10)}, "bias: got 3 heads, expected a divisor of the query's 4"),
+        ({"bias": torch.ones(3, 10)}, "bias: got 3 heads, expected a divisor of the query's number"),
         ({"splits": -1}, "splits: got -1, expected 0 or more"),
     ],
 )
@@ -41,7 +41,7 @@ def test_a_plan_for_other_heads_is_refused():
     blocks = cut_blocks(10, 4)
     selection = pack(torch.ones(3, 10, 3, dtype=torch.bool), blocks)
     plan = build_plan(*causal(10), selection=selection)
-    with pytest.raises(ValueError, match="plan: got 3 heads, expected a divisor of the query's 4"):
+    with pytest.raises(ValueError, match="plan: got 3 heads, expected a divisor of the query's number"):
         block_sparse_attention(**given(plan=plan))
 
 
@@ -52,9 +52,9 @@ def test_a_batch_refuses():
         batched_block_sparse_attention(tokens, torch.ones(3, 4, 5, 8), tokens, plan)
     with pytest.raises(ValueError, match=r"query: got shape \[12, 4, 8\], expected \[10, any, any\]"):
         batched_block_sparse_attention(*(torch.ones(2, 4, 6, 8),) * 3, plan)
-    with pytest.raises(ValueError, match="plan: got made for 2 segments, expected 1, the batch"):
+    with pytest.raises(ValueError, match="plan: got 2 members of a batch, expected 1"):
         batched_block_sparse_attention(*(torch.ones(1, 4, 10, 8),) * 3, plan)
-    with pytest.raises(ValueError, match="level: got a batch of 3, expected 2"):
+    with pytest.raises(ValueError, match="level: got 3 members of a batch, expected 2"):
         batch_plan(torch.zeros(2, 5).int(), torch.zeros(2, 5).int(), torch.zeros(3, 5).int())
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saccade.kernels.block_sparse import causal, coupled, everything, hide, neighbourhood, pack_segments, take
-from saccade.kernels.plan import Selection, box_partition, cut_blocks, pack
+from saccade.kernels.plan import Selection, box_partition, build_plan, cut_blocks, pack
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim")
 
@@ -15,6 +15,7 @@ def poisoned():
     before = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(3).isnan().all()
     yield
     torch.utils.deterministic.fill_uninitialized_memory = before
     torch.use_deterministic_algorithms(False)
@@ -64,6 +65,11 @@ def test_blocks_chosen_by_each_query_of_each_head(agree):
     agree(levels, [70, 45], chosen=chosen, selection=selection, tiles=(32, 16), heads=(2, 1))
 
 
+def test_blocks_of_tiles_that_are_taken_piece_by_piece(agree):
+    chosen, selection = choices([100], 64, heads=1)
+    agree(everything(100, 100), [100], chosen=chosen, selection=selection, heads=(1, 1), width=256)
+
+
 def test_blocks_that_are_no_tiles_and_keys_that_need_no_choosing(agree):
     chosen, selection = choices([70], 7, heads=1)
     block = selection.block.clone()
@@ -91,3 +97,11 @@ def test_results_repeat_bit_by_bit(compare):
 def test_half_precision_is_as_good_as_its_numbers(compare):
     comparison = compare(coupled(60, 10), [70], dtype=torch.float16)
     assert max(comparison.errors.values()) < 1e-2
+
+
+def test_the_operator_passes_the_check_of_torch():
+    place = torch.arange(20)
+    plan = build_plan(place * 0, place, place, query_tile=16, key_tile=16)
+    parts = [torch.randn(20, 1, 16, requires_grad=True) for _ in range(3)]
+    passed = torch.library.opcheck(torch.ops.saccade.block_sparse_attention, (*parts, None, *plan, 0.25, 0))
+    assert set(passed.values()) == {"SUCCESS"}
