@@ -101,8 +101,8 @@ class Architecture:
     slot_unit: str = "step"
     """What a slot stands for: a "step" of the chunk, or, the original, an "element" of a step."""
     extra_slots: int = 0
-    """Slots beyond those of the chunk. A head on the slots does not read them (the original's stop token is one), an
-    expert does (VLA-Adapter has 64 for a chunk of 8)."""
+    """Slots beyond those of the chunk: registers, in which what is seen and said can meet. A head on the slots does not
+    read them, an expert does. The original has one, its stop token; VLA-Adapter has 64 slots for a chunk of 8."""
     read_shifted: bool = False
     """Whether read-outs stand one place early, as a language model predicts its next token; the original does."""
     readout: str = "expert"
@@ -275,6 +275,7 @@ PRESETS = {
         prune_from=6,
         keep_floor=0.15,
         router_signal="straight_through",
+        extra_slots=32,
         expert_width=512,
         expert_blocks=12,
         expert_heads=8,
@@ -297,6 +298,7 @@ PRESETS = {
         prune_from=8,
         keep_floor=0.15,
         router_signal="straight_through",
+        extra_slots=16,
         readout="slots",
         expert_width=4096,
         expert_blocks=2,
