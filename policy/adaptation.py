@@ -107,18 +107,17 @@ def set_checkpointing(model: SaccadeModel, on: bool) -> None:
 
     What is learned stays the same.
     """
-    from ..perception.pretrained_tower import PretrainedTower
-
-    for part in (model.trunk, *(module for module in model.tower.modules() if isinstance(module, PretrainedTower))):
+    for part in (model.trunk, *_pretrained_towers(model)):
         part.checkpointing = on
 
 
 def _pretrained(model: SaccadeModel) -> list[nn.Module]:
     """Return the trunk's decoder and the encoders of pretrained towers: what can come with weights."""
-    from ..perception.pretrained_tower import PretrainedTower
+    return [model.trunk.decoder, *(tower.encoder for tower in _pretrained_towers(model))]
 
-    towers = [module.encoder for module in model.tower.modules() if isinstance(module, PretrainedTower)]
-    return [model.trunk.decoder, *towers]
+
+def _pretrained_towers(model: SaccadeModel) -> list[Any]:
+    return list(model.tower.towers) if model.architecture.towers else []
 
 
 def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -136,7 +137,8 @@ class Architecture:
                 raise unknown_name(f"architecture.{name}", str(value), CHOICES[name])
         elif kind in ("int", "float"):
             kinds, wanted = ((int, float), "a number") if kind == "float" else ((int,), "a whole number")
-            if type(value) not in kinds or not (value > 0 or (name in MAY_BE_ZERO and value == 0)):
+            above = type(value) in kinds and (0 < value < math.inf or (name in MAY_BE_ZERO and value == 0))
+            if not above:
                 raise InputError(f"architecture.{name}", got=value, expected=f"{wanted} above 0", fix="Set it.")
         elif kind == "bool" and type(value) is not bool:
             raise InputError(f"architecture.{name}", got=value, expected="true or false", fix="Set it.")
@@ -172,6 +174,14 @@ class Architecture:
                     expected="a multiple of the heads",
                     fix=f"Change {width} or {heads}.",
                 )
+        head_size = self.trunk_head_size or self.trunk_width // self.trunk_heads
+        if head_size % 2:
+            raise InputError(
+                "architecture.trunk_head_size",
+                got=head_size,
+                expected="an even number: rotary positions turn pairs",
+                fix="Change it, or trunk_width and trunk_heads.",
+            )
         if self.trunk_key_value_heads and self.trunk_heads % self.trunk_key_value_heads:
             raise InputError(
                 "architecture.trunk_key_value_heads",
@@ -235,7 +245,9 @@ class Architecture:
                 expected=f"state in it: the readout {self.readout!r} knows the state from the trunk alone",
                 fix="Add state before slots.",
             )
-        if self.read_shifted and self.readout != "slots" and self.sequence[0] == "visual":
+        # Text that comes first is remembered, and stands before nothing.
+        first = self.sequence[1:] if self.sequence[0] == "text" and self.mask != "full" else self.sequence
+        if self.read_shifted and self.readout != "slots" and first[0] == "visual":
             raise InputError(
                 "architecture.read_shifted",
                 got=f"true, with the sequence {' '.join(self.sequence)}",

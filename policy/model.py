@@ -97,6 +97,12 @@ class SaccadeModel(nn.Module):
         else:
             self.register_buffer("slots", torch.zeros_like(queries))
         self.expert = _expert(shape, chunk=chunk, slots=slots, action=action)
+        # What nothing listens to must not wait for a gradient: training in several processes would hang on it.
+        gated = shape.fusion == "gated" and len(shape.towers) > 1
+        steers = not shape.towers or shape.tower_film or gated
+        routes = shape.router == "direction" and len(self.trunk.routers) > 0
+        self.view_condition.requires_grad_(steers)
+        self.instruction.requires_grad_(steers or routes)
 
     def instruct(self, tokens: torch.Tensor) -> Instructed:
         """Prepare for instructions, text tokens [B, L]."""

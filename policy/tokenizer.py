@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,14 +20,18 @@ TOKENIZER = "tokenizer.json"
 CHAT_TOKEN = re.compile(r"<[^<>\s]+>")
 """What looks like one special token in a prompt: `<|im_start|>`, `<start_of_turn>`, `</s>`."""
 
+SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+"""What SentencePiece writes for a space."""
+
 
 class TrunkTokenizer:
     """A trunk's own tokens of `prompt` with the instruction in it, padded on the right to a fixed length.
 
     `text` is that of the `tokenizer.json` that came with the weights. Its own post-processing stays, so a Llama's
     tokens begin with its start token. Case and spacing of the instruction do not matter; one that is too long is
-    refused, never cut. Raises InputError for a text that is no tokenizer, for a prompt whose chat tokens it lacks, and
-    for a `padding` that it lacks or that the prompt itself uses.
+    refused, never cut, and so is one with words that the tokenizer has no tokens for. Raises InputError for a text that
+    is no tokenizer, for a prompt whose chat tokens it lacks or that fills the length alone, and for a `padding` that it
+    lacks or that the prompt itself uses.
     """
 
     def __init__(self, text: str, *, prompt: str, length: int, padding: int) -> None:
@@ -38,8 +43,13 @@ class TrunkTokenizer:
         self._check_prompt()
         self._bare = self._encode("")
         self._check_padding()
+        self._check_length()
+        self._unknown = _unknown_token(self._tokenizer, text)
         # Said aloud, these would end a turn or hide a word from the trunk.
-        self._reserved = {padding, *_special_tokens(self._tokenizer)}
+        self._reserved = {padding, *_special_tokens(self._tokenizer)} - {self._unknown}
+        # Offsets are exact only in the text that the model itself sees.
+        self._unnormalized = _parsed(text)
+        self._unnormalized.normalizer = None
 
     def __call__(self, instructions: Sequence[str]) -> torch.Tensor:
         """Return int64 [B, L]; raises InputError for an instruction that is empty, too long or holds special tokens."""
@@ -49,7 +59,8 @@ class TrunkTokenizer:
             if not content:
                 raise InputError("instruction", got=repr(instruction), expected="words", fix="Say what to do.")
             found = self._encode(content)
-            self._check_words(found, instruction)
+            self._check_reserved(found, instruction)
+            self._check_words(found, content)
             if len(found) > self.length:
                 raise InputError(
                     "instruction",
@@ -68,8 +79,13 @@ class TrunkTokenizer:
             # Lone surrogates, which a terminal makes of foreign bytes.
             fix = "Type it again."
             raise InputError("instruction", got=repr(content), expected="text in Unicode", fix=fix) from None
+        except Exception as error:  # the library raises no narrower one where it knows no token for the unknown
+            what = "instruction" if content else "architecture.prompt"
+            got = f"{content or self.prompt!r} ({error})"
+            fix = "Say it in other words."
+            raise InputError(what, got=got, expected="words that the tokenizer knows", fix=fix) from None
 
-    def _check_words(self, found: Sequence[int], instruction: str) -> None:
+    def _check_reserved(self, found: Sequence[int], instruction: str) -> None:
         """Raise InputError unless the only reserved tokens of an instruction are those of the prompt."""
         own, all_reserved = ([token for token in each if token in self._reserved] for each in (self._bare, found))
         if own != all_reserved:
@@ -80,6 +96,37 @@ class TrunkTokenizer:
                 expected="words without special tokens",
                 fix="Say it in other words.",
             )
+
+    def _check_words(self, found: Sequence[int], content: str) -> None:
+        """Raise InputError if a word, or a part of it, became no token or the unknown one: the trunk would not see it.
+
+        The prompt may hold unknown tokens of its own; only what comes on top of them is the instruction's.
+        """
+        words = content.split()
+        lost = [word for word in words if not self._covers(word)]
+        if not lost and found.count(self._unknown) > self._bare.count(self._unknown):
+            lost = [word for word in words if self._unknown in self._tokenizer.encode(word).ids] or [content]
+        if not lost and found == self._bare:
+            lost = [content]
+        if lost:
+            raise InputError(
+                "instruction",
+                got=", ".join(map(repr, lost)),
+                expected="words that the tokenizer knows whole",
+                fix="Say it in other words, in a language that the trunk was trained in.",
+            )
+
+    def _covers(self, word: str) -> bool:
+        """Whether every character of a word, as the tokenizer normalizes it, lies in a token."""
+        normalizer = self._tokenizer.normalizer
+        text = normalizer.normalize_str(word) if normalizer else word
+        covered = {
+            place
+            for span in self._unnormalized.encode(text, add_special_tokens=False).offsets
+            for place in range(*span)
+        }
+        visible = {place for place, letter in enumerate(text) if not (letter.isspace() or letter == SPACE)}
+        return bool(visible) and visible <= covered
 
     def _check_prompt(self) -> None:
         for name in CHAT_TOKEN.findall(self.prompt.replace("{instruction}", "")):
@@ -101,6 +148,15 @@ class TrunkTokenizer:
         if self.padding in self._bare:
             got = f"{self.padding} ({name}), which the prompt uses"
             raise InputError("architecture.padding", got=got, expected="a token that it does not use", fix=fix)
+
+    def _check_length(self) -> None:
+        if len(self._bare) >= self.length:
+            raise InputError(
+                "architecture.text_length",
+                got=f"{self.length}, where the prompt alone takes {len(self._bare)} tokens",
+                expected=f"more than {len(self._bare)}: room for an instruction",
+                fix=f"Set text_length={len(self._bare) + 32}, or a shorter prompt.",
+            )
 
 
 def make_tokenizer(architecture: Architecture, text: str | None) -> ByteTokenizer | TrunkTokenizer:
@@ -159,6 +215,14 @@ def find_padding(text: str, settings: Mapping[str, Any]) -> int:
 
 def _special_tokens(tokenizer: Tokenizer) -> dict[int, str]:
     return {token: added.content for token, added in tokenizer.get_added_tokens_decoder().items() if added.special}
+
+
+def _unknown_token(tokenizer: Tokenizer, text: str) -> int | None:
+    """Return the token that stands for what the tokenizer's model does not know, None if it has none."""
+    model = json.loads(text)["model"]
+    if model.get("unk_id") is not None:
+        return model["unk_id"]
+    return tokenizer.token_to_id(model["unk_token"]) if model.get("unk_token") else None
 
 
 def _parsed(text: str) -> Tokenizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -87,13 +88,19 @@ class Memory:
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a layer's keys and values with those of the text before them; what comes first is remembered."""
-        if layer == len(self.keys):
-            self.keys.append(key)
-            self.values.append(value)
-            return key, value
+        """Return a layer's keys and values with those of the text before them."""
         before = self.keys[layer].to(key.dtype), self.values[layer].to(value.dtype)
         return torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2)
+
+
+class _Catch:
+    """Stand in for the library's cache to catch what one layer hands over."""
+
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.caught = key, value
+        return key, value
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,13 @@ class Trunk(nn.Module):
             )
         AttentionInterface.register(ATTENTION, decoder_attention)
         self.decoder = _decoder(configuration)
+        if router == "original" and (others := _unusual_parts(self.decoder.layers[0])):
+            raise InputError(
+                "architecture.router",
+                got=f"original, with layers of {configuration.model_type} that have {', '.join(others)}",
+                expected="layers of attention, feed-forward and a norm before each",
+                fix="Choose the router direction, or a trunk such as llama or qwen2.",
+            )
         self.layout, self.groups, self.keep = layout, groups, tuple(keep)
         self.signal, self.positions = signal, positions
         self.checkpointing = False
@@ -209,7 +223,12 @@ class Trunk(nn.Module):
         """Run the decoder over the text [B, L, D] alone and return the keys and values of every layer."""
         memory = Memory()
         for layer in self.decoder.layers:
-            text = _run(layer, text, tokens, memory)
+            if self.checkpointing and torch.is_grad_enabled():
+                text, key, value = checkpoint(_read, layer, text, tokens, use_reentrant=False)
+            else:
+                text, key, value = _read(layer, text, tokens)
+            memory.keys.append(key)
+            memory.values.append(value)
         return memory
 
     def _rotation(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -286,7 +305,11 @@ class Trunk(nn.Module):
 
 def _decoder(configuration: PretrainedConfig) -> nn.Module:
     """Build a decoder at random; raise InputError unless its layers can be run one by one."""
-    decoder = AutoModel.from_config(configuration, attn_implementation=ATTENTION)
+    try:
+        decoder = AutoModel.from_config(configuration, attn_implementation=ATTENTION)
+    # Each family of the library checks its sizes in its own way, or not at all.
+    except Exception as error:
+        raise _no_trunk(configuration, f"{type(error).__name__}: {error}") from error
     parts = [(decoder, name) for name in ("layers", "rotary_emb", "norm", "embed_tokens")]
     parts += [
         (layer, name)
@@ -294,17 +317,37 @@ def _decoder(configuration: PretrainedConfig) -> nn.Module:
         for name in ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
     ]
     missing = [name for module, name in parts if not hasattr(module, name)]
+    if not missing:
+        taken = inspect.signature(decoder.layers[0].forward).parameters
+        missing = [name for name in ("position_embeddings", "past_key_values") if name not in taken]
     if missing:
-        raise InputError(
-            "architecture.trunk_family",
-            got=f"{configuration.model_type}, without {', '.join(missing)}",
-            expected="a decoder built like Llama, with rotary positions",
-            fix="llama, qwen2, qwen3 and smollm3 are.",
-        )
+        raise _no_trunk(configuration, f"without {', '.join(missing)}")
     return decoder
 
 
-def _run(layer: nn.Module, hidden: torch.Tensor, tokens: Tokens, memory: Memory | None = None) -> torch.Tensor:
+def _no_trunk(configuration: PretrainedConfig, why: str) -> InputError:
+    return InputError(
+        "architecture.trunk_family",
+        got=f"{configuration.model_type}, {why}",
+        expected="a decoder built like Llama, with rotary positions",
+        fix="llama, qwen2, qwen3 and smollm3 are.",
+    )
+
+
+def _unusual_parts(layer: nn.Module) -> list[str]:
+    """Return the parts of a decoder layer that Llama's do not have."""
+    usual = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+    return sorted(name for name, _ in layer.named_children() if name not in usual)
+
+
+def _read(layer: nn.Module, text: torch.Tensor, tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Run a layer over the text; return what becomes of it, with the layer's keys and values."""
+    catch = _Catch()
+    text = _run(layer, text, tokens, catch)
+    return text, *catch.caught
+
+
+def _run(layer: nn.Module, hidden: torch.Tensor, tokens: Tokens, memory: Memory | _Catch | None = None) -> torch.Tensor:
     return layer(hidden, past_key_values=memory, **_arguments(tokens, hidden.dtype))
 
 

@@ -218,6 +218,7 @@ def time_decisions(contestant: Contestant, config: LatencyConfig, device: str, r
             network = contestant.build()
             if on_gpu and is_ours:
                 network = network.to(torch.bfloat16)
+                network.trunk.restore_rotation()  # its frequencies stay exact
             decide = contestant.prepare(network, device=device, capture=on_gpu and is_ours)
             if on_gpu and is_ours:
                 plain = contestant.prepare(network, device=device, capture=False)

@@ -96,8 +96,18 @@ class TrainConfig:
             if self.init is not None and getattr(self, name):
                 fix = "Leave one of them out: a checkpoint brings its weights."
                 raise InputError(name, got="init too", expected="one of the two", fix=fix)
+        if self.init is not None and (self.change or self.preset != "tiny"):
+            fix = "Leave them out: a checkpoint keeps its shape."
+            raise InputError("init", got="preset or change too", expected="a checkpoint alone", fix=fix)
         if self.lora < 0:
             raise InputError("lora", got=self.lora, expected="a rank above 0, or 0 for none", fix="16 is usual.")
+        if self.lora and self.init is None:
+            named = [change for change in self.change if change.startswith("towers=")]
+            has_towers = named[-1] != "towers=" if named else bool(find_preset(self.preset).towers)
+            lacking = ["--trunk"] * (self.trunk is None) + ["--towers"] * (has_towers and not self.towers)
+            if lacking:
+                fix = "Name them, go on from a checkpoint with --init, or train all weights."
+                raise InputError("lora", got=f"no {' and no '.join(lacking)}", expected="pretrained weights", fix=fix)
         if self.lora_alpha is not None and not (self.lora and 0 < self.lora_alpha < float("inf")):
             got = f"{self.lora_alpha} with rank {self.lora}"
             fix = "Set --lora too, or leave it out."
@@ -161,6 +171,8 @@ def train_policy(config: TrainConfig, *, progress: bool = True) -> TrainingResul
 
     dataset = DemonstrationDataset(config.data, _chunk(config), progress=progress)
     core = make_core(config, dataset)
+    # All of them, before anything is thrown away: one that is too long would end a training in the middle.
+    core.tokenizer(dataset.instructions)
     set_checkpointing(core.model, config.checkpointing)
     options = _plain(config) | {
         "dataset_fingerprint": dataset.fingerprint,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,11 +28,11 @@ BEHIND = r"(blocks\.{last}\.|norm\.|fc_norm\.|attn_pool\.|head)"
 
 def tower_names(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the towers' names in timm; raises InputError unless they are two, with timm's own activations."""
-    names, layers = config.get("timm_model_ids"), config.get("timm_override_act_layers") or [None, None]
+    names, layers = config.get("timm_model_ids"), config.get("timm_override_act_layers")
     if not isinstance(names, list) or len(names) != 2 or not all(isinstance(name, str) for name in names):
         fix = "Only checkpoints with two towers, such as dinosiglip-vit-so-224px, can be imported."
         raise InputError("config.json: timm_model_ids", got=names, expected="the names of two towers", fix=fix)
-    if any(layers):
+    if layers is not None and (not isinstance(layers, list) or any(layers)):
         fix = "Towers with other activations than timm gives them cannot be imported."
         raise InputError("config.json: timm_override_act_layers", got=layers, expected="null for each", fix=fix)
     return tuple(names)
@@ -55,14 +56,13 @@ def released_colours(released: Released) -> list[Colours]:
     document = released.document("preprocessor_config.json")
     given = document.get("tvf_normalize_params")
     if not given:
-        means, stds = document.get("means") or (), document.get("stds") or ()
-        given = [{"mean": mean, "std": std} for mean, std in zip(means, stds, strict=False)]
-    try:
-        colours = [(each["mean"], each["std"]) for each in given]
-        fits = len(colours) == 2 and all(len(part) == 3 and all(map(float, part)) for pair in colours for part in pair)
-    except (TypeError, KeyError, ValueError):
-        fits = False
-    if not fits:
+        means, stds = document.get("means"), document.get("stds")
+        both = isinstance(means, list) and isinstance(stds, list)
+        given = [{"mean": mean, "std": std} for mean, std in zip(means, stds, strict=False)] if both else (means, stds)
+    towers = given if isinstance(given, list) and all(isinstance(each, dict) for each in given) else []
+    colours = [(each.get("mean"), each.get("std")) for each in towers]
+    fits = all(_are_colours(part) for pair in colours for part in pair) and all(min(std) > 0 for _, std in colours)
+    if len(colours) != 2 or not fits:
         fix = "Copy the file again from the release."
         what = "preprocessor_config.json: tvf_normalize_params"
         raise InputError(what, got=given, expected="mean and std of three colours for two towers", fix=fix)
@@ -125,6 +125,15 @@ def add_linears(conversion: Conversion, weights: Weights, pairs: Mapping[str, st
     for target, source in pairs.items():
         for leaf in ("weight", "bias"):
             conversion.add(f"{target}.{leaf}", (weights, f"{source}.{leaf}"))
+
+
+def _are_colours(value: object) -> bool:
+    """Whether a value is a list of three finite numbers."""
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(each) in (int, float) and math.isfinite(each) for each in value)
+    )
 
 
 def _located(weights: Weights, prefix: str, name: str, wrapped: bool, scaling: float) -> tuple[list[str], Any]:

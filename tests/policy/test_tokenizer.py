@@ -5,14 +5,17 @@ import json
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.models import BPE, WordLevel
+from tokenizers.normalizers import NFD, Lowercase, Sequence, StripAccents
+from tokenizers.pre_tokenizers import ByteLevel, Metaspace, Whitespace, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
 from saccade.errors import InputError
 from saccade.policy.architecture import Architecture
 from saccade.policy.instruction import ByteTokenizer
 from saccade.policy.tokenizer import TrunkTokenizer, find_padding, make_tokenizer
+
+from .released_weights import RECORDED
 
 WORDS = ["<unk>", "<pad>", "take", "the", "red", "cube", "user", "say", ":"]
 PROMPT = "<|im_start|>user say: {instruction}"
@@ -109,3 +112,70 @@ def test_bytes_are_padded_with_their_own_token():
 def test_foreign_bytes_are_refused(text):
     with pytest.raises(InputError, match="instruction: got .*expected text in Unicode"):
         tokenizer_of(text)(["take \udcff"])
+
+
+def letters(pre_tokenizer, normalizer=None, alphabet="abcdefghijklmnopqrstuvwxyz:\N{LOWER ONE EIGHTH BLOCK}"):
+    """A tokenizer that knows these letters and nothing for the unknown."""
+    words = {letter: place for place, letter in enumerate(["~", *sorted(alphabet)])}
+    tokenizer = Tokenizer(BPE(vocab=words, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizer
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    return TrunkTokenizer(tokenizer.to_str(), prompt="say: {instruction}", length=60, padding=0)
+
+
+@pytest.mark.parametrize("pre_tokenizer", [Whitespace(), WhitespaceSplit(), Metaspace()])
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("pick the красный cube", "'красный'"),
+        ("красный", "'красный'"),
+        ("pick the reкd cube", "'reкd'"),
+        ("take cube\N{SNOWMAN} \N{SNOWMAN}", "'cube\N{SNOWMAN}', '\N{SNOWMAN}'"),
+    ],
+)
+def test_words_that_would_vanish_are_refused(pre_tokenizer, said, words):
+    tokenizer = letters(pre_tokenizer)
+    assert tokenizer(["pick the red cube"]).shape == (1, 60)
+    with pytest.raises(InputError, match=f"instruction: got {words}, expected words that the tokenizer knows whole"):
+        tokenizer([said])
+
+
+def test_unknown_words_are_refused_though_their_token_is_not_special(text):
+    with pytest.raises(InputError, match="instruction: got 'blue', expected words that"):
+        tokenizer_of(text)(["take the blue cube"])
+    with pytest.raises(InputError, match="instruction: got 'blue', expected words that"):
+        tokenizer_of(text, prompt="now {instruction}")(["take the blue cube"])
+    assert tokenizer_of(text, prompt="now {instruction}", length=4)(["take cube"]).tolist() == [[0, 2, 5, 1]]
+    with pytest.raises(InputError, match="instruction: got 'blue cube' .*expected words that the tokenizer knows"):
+        bare = Tokenizer(WordLevel({"~": 0, "cube": 1}))
+        bare.pre_tokenizer = Whitespace()
+        TrunkTokenizer(bare.to_str(), prompt="{instruction}", length=8, padding=0)(["blue cube"])
+
+
+def test_whatever_bytes_can_spell_passes():
+    said = "prends le café \N{SNOWMAN}, красный «кубик» e\u0301 \N{ROBOT FACE}!"
+    for add_prefix_space in (False, True):
+        tokenizer = letters(ByteLevel(add_prefix_space=add_prefix_space), alphabet=ByteLevel.alphabet())
+        tokenizer.length = 200
+        assert (tokenizer([said]) != 0).sum() > len(said)
+    recorded = (RECORDED / "tokenizer.json").read_text()
+    tokenizer = TrunkTokenizer(
+        recorded, prompt="In: What action should the robot take to {instruction}?\nOut:", length=200, padding=2
+    )
+    assert (tokenizer([said]) != 2).sum() > len(said)
+
+
+def test_what_a_normalizer_takes_away_from_letters_is_no_loss():
+    tokenizer = letters(WhitespaceSplit(), normalizer=Sequence([NFD(), StripAccents(), Lowercase()]))
+    assert tokenizer(["prends le café"]).equal(tokenizer(["prends le cafe"]))
+    assert tokenizer(["prends le cafe\u0301"]).equal(tokenizer(["prends le cafe"]))
+    with pytest.raises(InputError, match="instruction: got '\u0301'"):
+        tokenizer(["prends \u0301"])
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(text):
+    for length in (3, 4):
+        with pytest.raises(InputError, match=rf"architecture.text_length: got {length}, .*takes 4 .*more than 4.*=36"):
+            tokenizer_of(text, length=length)
+    assert tokenizer_of(text, length=5)(["take"]).shape == (1, 5)

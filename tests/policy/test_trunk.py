@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, Qwen2Config, Qwen3Config, SmolLM3Config
+from transformers import (
+    BertConfig,
+    FalconConfig,
+    Glm4Config,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 from transformers.models.llama.modeling_llama import LlamaModel
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Model
@@ -269,3 +277,36 @@ def test_a_decoder_whose_attention_is_another_is_refused(given_tokens):
     windowed = Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=2, max_window_layers=0)
     with pytest.raises(InputError, match="trunk attention: sliding_window: got 2"):
         run(trunk_of(configuration=windowed), *given_tokens)
+
+
+def test_checkpointing_reaches_the_remembered_text(given_tokens):
+    layout = TokenLayout(visual=6, text=4, slots=3, order=("text", "visual", "state", "slots"))
+    gradients, saved = [], []
+    for checkpointing in (False, True):
+        trunk = trunk_of(layout=layout)
+        trunk.checkpointing = checkpointing
+        kept = []
+
+        def keep(tensor, kept=kept):
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = run(trunk, *given_tokens)
+        output.hidden[-1].square().sum().backward()
+        gradients.append([parameter.grad for parameter in trunk.parameters() if parameter.grad is not None])
+        saved.append(sum(kept))
+    assert saved[1] < saved[0] / 2
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+def test_the_original_router_needs_plain_layers():
+    with pytest.raises(InputError, match="architecture.router: got original, with layers of glm4 that have post_mlp"):
+        trunk_of((6, 3, 3), Glm4Config(**SIZES, pad_token_id=0, head_dim=4), router="original", groups=1)
+
+
+@pytest.mark.parametrize("kind", [FalconConfig, BertConfig])
+def test_a_decoder_that_is_built_otherwise_is_refused(kind):
+    with pytest.raises(InputError, match="architecture.trunk_family: got (falcon|bert), "):
+        trunk_of((3, 3, 3), kind(vocab_size=32, hidden_size=16, num_hidden_layers=3, num_attention_heads=4))

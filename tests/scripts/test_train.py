@@ -195,6 +195,14 @@ def test_overwriting_forgets_whatever_a_resume_could_find(trained, demonstration
     assert (out / "log.jsonl").read_text() == ""
 
 
+def test_an_instruction_that_is_too_long_is_told_before_anything_is_thrown_away(demonstrations, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    before = content(tmp_path / "run")
+    refused("instruction: got .* bytes", demonstrations, tmp_path / "run",
+            overwrite=True, change=("text_length=3",))  # fmt: skip
+    assert content(tmp_path / "run") == before
+
+
 def refused(message, *arguments, **changes):
     with pytest.raises(InputError, match=message) as caught:
         train(*arguments, **changes)
@@ -366,7 +374,9 @@ def test_pretrained_parts_are_adapted_resumed_and_fine_tuned(demonstrations, pre
         train(demonstrations, tmp_path / "run", **options, threads=1)
     for name, value in (("lora", 2), ("lora_alpha", 4.0), ("trunk", None), ("towers", ())):
         changes = {name: value} | ({"change": (*options["change"], "tokenizer=bytes")} if name == "trunk" else {})
-        refused(f"resume: ({name}|change): got ", demonstrations, tmp_path / "run", **options | changes, resume=True)
+        refused(
+            f"(resume: ({name}|change)|lora): got ", demonstrations, tmp_path / "run", **options | changes, resume=True
+        )
     train(demonstrations, tmp_path / "run", **options | {"checkpointing": False}, resume=True, threads=1)
     weights = [(tmp_path / run / "checkpoint" / "model.safetensors").read_bytes() for run in ("whole", "run")]
     assert weights[0] == weights[1]
@@ -414,7 +424,8 @@ def test_a_checkpoint_is_fine_tuned_with_factors(trained, demonstrations, tmp_pa
 def test_pretrained_options_that_do_not_fit_are_refused(demonstrations, pretrained, trained, tmp_path):
     out, options = tmp_path / "run", adapted_options(pretrained)
     refused("tokenizer.json: got none.*--trunk.*--change tokenizer=bytes", demonstrations, out,
-            **options | {"trunk": None, "change": (*options["change"], "tokenizer=trunk")})  # fmt: skip
+            **options | {"trunk": None, "lora": 0, "lora_alpha": None,
+                         "change": (*options["change"], "tokenizer=trunk")})  # fmt: skip
     refused("trunk_width: got 16, expected 32", demonstrations, out,
             **options | {"change": (*options["change"], "trunk_width=32")})  # fmt: skip
     refused("trunk .*nowhere", demonstrations, out, **options | {"trunk": str(tmp_path / "nowhere")})
@@ -422,5 +433,8 @@ def test_pretrained_options_that_do_not_fit_are_refused(demonstrations, pretrain
             **options | {"towers": options["towers"][:1]})  # fmt: skip
     refused("trunk: got init too", demonstrations, out, **options | {"init": str(trained)})
     refused("lora: got -1", demonstrations, out, lora=-1)
+    refused("lora: got no --trunk, expected pretrained weights", demonstrations, out, lora=4)
+    refused("lora: got no --towers", demonstrations, out, **options | {"towers": ()})
+    refused("init: got preset or change too", demonstrations, out, init=str(trained), change=("mask=mutual",))
     refused("lora_alpha: got 3.0 with rank 0", demonstrations, out, lora_alpha=3.0)
     assert not out.exists()
