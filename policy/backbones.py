@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
-from safetensors import SafetensorError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import AutoConfig, AutoModel, PretrainedConfig
+from transformers.utils import logging
 
 from ..errors import InputError
 from ..perception.pretrained_towers import PretrainedTowers
@@ -53,10 +54,6 @@ def trunk_fields(source: str, *, padding: bool = True) -> dict[str, Any]:
     field, and for a tokenizer that declares no padding.
     """
     theirs = _configuration(source)
-    for name in FIELDS:
-        # The two that have a usual value may lack.
-        if getattr(theirs, name, None) is None and name not in ("num_key_value_heads", "head_dim"):
-            raise _inexpressible(source, name, "nothing", "a number, as decoders like Llama and Qwen have it")
     heads = theirs.num_attention_heads
     fields: dict[str, Any] = {
         "tokenizer": "trunk",
@@ -68,11 +65,9 @@ def trunk_fields(source: str, *, padding: bool = True) -> dict[str, Any]:
         "trunk_head_size": getattr(theirs, "head_dim", None) or theirs.hidden_size // heads,
         "trunk_feed_forward": theirs.intermediate_size,
         "vocabulary": theirs.vocab_size,
-        "rotary_base": float(theirs.rope_parameters.get("rope_theta", 0)),
+        "rotary_base": _rotary_base(source, theirs.rope_parameters),
         "norm_epsilon": theirs.rms_norm_eps,
     }
-    if not fields["rotary_base"]:
-        raise _inexpressible(source, "rope_parameters", theirs.rope_parameters, "one rope_theta for all layers")
     # Only what the trunk's configuration is made of matters here; the rest is the least that fits any trunk.
     shape = Architecture(**fields, padding=0, prune_from=1, expert_blocks=1)
     for name, got, expected in _differences(theirs, trunk_configuration(shape, theirs.max_position_embeddings)):
@@ -111,10 +106,15 @@ def load_trunk(trunk: Trunk, source: str) -> None:
         fix = f"Set {field}, or choose other weights." if name in FIELDS else "Choose other weights."
         raise InputError(f"{what}: {field}", got=got, expected=expected, fix=fix)
     try:
-        decoder, info = AutoModel.from_pretrained(
-            source, attn_implementation="eager", use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        with _quiet():
+            decoder, info = AutoModel.from_pretrained(
+                source,
+                attn_implementation="eager",
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except Exception as error:  # the library trusts a folder: a damaged index or weight surfaces as any of them
         fix = "Check the name and the connection, or give a folder that holds its safetensors."
         raise InputError(what, got=_first_line(error), expected="whole safetensors", fix=fix) from error
     missing = sorted(info["missing_keys"])
@@ -139,11 +139,55 @@ def load_towers(towers: torch.nn.Module, sources: Sequence[str]) -> None:
 
 
 def _configuration(source: str) -> PretrainedConfig:
-    try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    what = f"trunk {source}"
+    text = _text(source, "config.json", what)
+    if text is None:
         fix = "Give a repository's name on the Hugging Face hub, or a folder that save_pretrained has written."
-        raise InputError(f"trunk {source}", got=_first_line(error), expected="a model's config", fix=fix) from None
+        raise InputError(what, got="no config.json", expected="a model's config", fix=fix)
+    if (quantization := _object(text, f"{what}: config.json").get("quantization_config")) is not None:
+        fix = "Choose the weights before they were quantized."
+        raise InputError(f"{what}: quantization_config", got=quantization, expected="plain weights", fix=fix)
+    try:
+        theirs = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # each family checks its fields in its own way, and most trust them
+        fix = "Repair its config.json, or choose another model."
+        raise InputError(what, got=_lines(error), expected="a model's config", fix=fix) from error
+    for name in FIELDS:
+        value = getattr(theirs, name, None)
+        # The two that have a usual value may lack.
+        if value is None and name in ("num_key_value_heads", "head_dim"):
+            continue
+        if name == "rope_parameters":
+            _rotary_base(source, value)
+        elif name != "model_type" and not _is_positive(value):
+            got = "nothing" if value is None else repr(value)
+            raise _inexpressible(source, name, got, "a number above 0, as decoders like Llama and Qwen have it")
+    return theirs
+
+
+def _rotary_base(source: str, rotary: object) -> float:
+    base = rotary.get("rope_theta") if isinstance(rotary, dict) else None
+    if not _is_positive(base):
+        raise _inexpressible(source, "rope_parameters", rotary, "one rope_theta above 0 for all layers")
+    return float(base)
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from reporting on a load: what matters of it is checked and said here."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _differences(theirs: PretrainedConfig, ours: PretrainedConfig) -> Iterator[tuple[str, object, object]]:
@@ -169,26 +213,37 @@ def _inexpressible(source: str, name: str, got: object, expected: object) -> Inp
     return InputError(f"trunk {source}: {name}", got=got, expected=expected, fix=fix)
 
 
-def _text(source: str, name: str) -> str | None:
-    """Return the text of a source's file, None if it has none."""
+def _text(source: str, name: str, what: str | None = None) -> str | None:
+    """Return the text of a source's file, None if it has none; errors call it `what`."""
+    what = what or f"{name} of {source}"
     try:
         path = Path(source) / name if Path(source).is_dir() else Path(hf_hub_download(source, name))
         return path.read_text(encoding="utf-8")
+    except LocalEntryNotFoundError as error:
+        # Of the kind of the next two, but says only that the file is not kept here and that the hub was not asked.
+        fix = "Check the connection, or give a folder that holds its files."
+        got = "no connection to the Hugging Face hub, and no copy here"
+        raise InputError(what, got=got, expected="a file", fix=fix) from error
     except (FileNotFoundError, EntryNotFoundError):
         return None
     except (OSError, ValueError) as error:
         fix = "Check the name and the connection, or give a folder that holds its files."
-        raise InputError(f"{name} of {source}", got=_first_line(error), expected="a file", fix=fix) from error
+        raise InputError(what, got=_first_line(error), expected="a file", fix=fix) from error
 
 
 def _object(text: str, what: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise InputError(what, got="a damaged file", expected="a JSON object", fix="Copy it again.")
     return value
+
+
+def _lines(error: Exception) -> str:
+    """Return an error on one line: a field's validation says its name on the first and the fault on the next."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _first_line(error: Exception) -> str:

@@ -20,8 +20,8 @@ TOKENIZER = "tokenizer.json"
 CHAT_TOKEN = re.compile(r"<[^<>\s]+>")
 """What looks like one special token in a prompt: `<|im_start|>`, `<start_of_turn>`, `</s>`."""
 
-SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
-"""What SentencePiece writes for a space."""
+SPACES = "\N{LOWER ONE EIGHTH BLOCK}\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"
+"""What SentencePiece and byte-level tokenizers write for a space."""
 
 
 class TrunkTokenizer:
@@ -120,12 +120,11 @@ class TrunkTokenizer:
         """Whether every character of a word, as the tokenizer normalizes it, lies in a token."""
         normalizer = self._tokenizer.normalizer
         text = normalizer.normalize_str(word) if normalizer else word
-        covered = {
-            place
-            for span in self._unnormalized.encode(text, add_special_tokens=False).offsets
-            for place in range(*span)
-        }
-        visible = {place for place, letter in enumerate(text) if not (letter.isspace() or letter == SPACE)}
+        found = self._unnormalized.encode(text, add_special_tokens=False)
+        # A space that is put before the word claims the place of its first letter.
+        spans = (span for token, span in zip(found.tokens, found.offsets, strict=True) if token.strip(SPACES))
+        covered = {place for span in spans for place in range(*span)}
+        visible = {place for place, letter in enumerate(text) if not letter.isspace() and letter not in SPACES}
         return bool(visible) and visible <= covered
 
     def _check_prompt(self) -> None:

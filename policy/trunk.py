@@ -261,8 +261,10 @@ class Trunk(nn.Module):
         else:
             scores = router(sequence[:, visual], plan.directions[number])
             gates = None
-            if self.signal == "straight_through":
-                sequence = _listening(sequence, scores, visual)
+            if self.signal == "straight_through" and torch.is_grad_enabled():
+                # Scored anew off the graph of the tokens: the estimate is for the router, not for what is seen.
+                heard = router(sequence[:, visual].detach(), plan.directions[number])
+                sequence = _listening(sequence, heard, visual)
         places = select(scores, self.groups, self.keep[number])
         working = self._working(places)
         index = working[..., None].expand(-1, -1, sequence.shape[-1])

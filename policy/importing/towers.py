@@ -41,7 +41,7 @@ def tower_names(config: Mapping[str, Any]) -> tuple[str, ...]:
 def image_size(config: Mapping[str, Any]) -> int:
     """Return the height and width of the pictures in pixels; raises InputError unless both towers have the same."""
     sizes = config.get("image_sizes")
-    if not isinstance(sizes, list) or len(set(map(str, sizes))) != 1 or not isinstance(sizes[0], int):
+    if not isinstance(sizes, list) or len(set(map(str, sizes))) != 1 or type(sizes[0]) is not int or sizes[0] < 1:
         fix = "Only towers that see pictures of the same size can be imported."
         raise InputError("config.json: image_sizes", got=sizes, expected="one size twice", fix=fix)
     return sizes[0]

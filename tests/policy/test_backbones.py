@@ -4,13 +4,16 @@ import json
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config, SmolLM3Config
+from transformers.utils import logging
 
 from saccade.errors import InputError
 from saccade.perception.pretrained_towers import PretrainedTowers
+from saccade.policy import backbones
 from saccade.policy.architecture import PRESETS, Architecture
 from saccade.policy.backbones import load_towers, load_trunk, read_tokenizer, trunk_fields
 from saccade.policy.layout import TokenLayout
@@ -205,6 +208,63 @@ def test_a_tokenizer_without_padding_says_how_to_give_one(tmp_path):
 def test_a_source_that_is_none_is_refused(tmp_path):
     with pytest.raises(InputError, match="trunk .*: got .*expected a model's config"):
         trunk_fields(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": "big"}, ": got .*hidden_size"),
+        ({"num_hidden_layers": None}, ": got .*num_hidden_layers"),
+        ({"rope_parameters": []}, ": got .*rope_parameters"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": [1]}}, ": rope_parameters: got"),
+        ({"rms_norm_eps": "x"}, ": got .*rms_norm_eps"),
+        ({"num_attention_heads": 0}, ": num_attention_heads: got 0"),
+        ({"head_dim": "x"}, ": head_dim: got 'x'"),
+        ({"dtype": "banana"}, ": got .*banana"),
+        ({"quantization_config": {"quant_method": "gptq"}}, ": quantization_config: got .*gptq"),
+        ([], ": config.json: got a damaged file, expected a JSON object"),
+        (None, ": config.json: got a damaged file, expected a JSON object"),
+        ("x", ": config.json: got a damaged file, expected a JSON object"),
+    ],
+    ids=str,
+)
+def test_a_damaged_configuration_is_refused(source, tmp_path, change, message):
+    trunk = trunk_for(trunk_fields(source))
+    document = Qwen2Config(**SIZES).to_dict() | change if isinstance(change, dict) else change
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=f"trunk {tmp_path}{message}"):
+        trunk_fields(str(tmp_path), padding=False)
+    with pytest.raises(InputError, match=f"trunk {tmp_path}{message}"):
+        load_trunk(trunk, str(tmp_path))
+
+
+@pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": 3}', "nothing"])
+def test_a_damaged_index_is_refused(tmp_path, index):
+    folder = saved(tmp_path)
+    trunk = trunk_for(trunk_fields(folder))
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-00001-of-00001.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(InputError, match=f"weights of the trunk from {folder}: got .*expected whole safetensors"):
+        load_trunk(trunk, folder)
+
+
+def test_a_hub_out_of_reach_is_not_a_missing_file(monkeypatch):
+    def offline(source, name):
+        raise LocalEntryNotFoundError("outgoing traffic has been disabled")
+
+    monkeypatch.setattr(backbones, "hf_hub_download", offline)
+    for read, name in ((read_tokenizer, "tokenizer.json of"), (trunk_fields, "trunk")):
+        with pytest.raises(InputError, match=f"{name} some/model: got no connection .*Check the connection"):
+            read("some/model")
+
+
+def test_loading_says_nothing_of_its_own(source, capfd):
+    # The output layer that the decoder leaves out would be reported.
+    trunk, before = trunk_for(trunk_fields(source)), (logging.get_verbosity(), logging.is_progress_bar_enabled())
+    capfd.readouterr()
+    load_trunk(trunk, source)
+    assert capfd.readouterr() == ("", "")
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
 
 
 def test_towers_get_their_weights_in_order(tmp_path):

@@ -116,7 +116,7 @@ def test_foreign_bytes_are_refused(text):
 
 def letters(pre_tokenizer, normalizer=None, alphabet="abcdefghijklmnopqrstuvwxyz:\N{LOWER ONE EIGHTH BLOCK}"):
     """A tokenizer that knows these letters and nothing for the unknown."""
-    words = {letter: place for place, letter in enumerate(["~", *sorted(alphabet)])}
+    words = {letter: place for place, letter in enumerate(["<pad>", *sorted(alphabet)])}
     tokenizer = Tokenizer(BPE(vocab=words, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizer
     if normalizer is not None:

@@ -43,7 +43,7 @@ def write_tokenizer(folder):
 
 
 def imported(folder, platform="libero", statistics=None):
-    return import_vla_adapter(Released(folder), ImportOptions(find_platform(platform), statistics, text_length=20))
+    return import_vla_adapter(Released(folder), ImportOptions(find_platform(platform), statistics, text_length=200))
 
 
 @pytest.fixture(scope="module")

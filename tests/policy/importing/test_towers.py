@@ -1,0 +1,70 @@
+"""What a released folder says of its towers is taken as it is, or refused by name."""
+
+import json
+
+import pytest
+
+from saccade.errors import InputError
+from saccade.policy.importing.released import Released
+from saccade.policy.importing.towers import image_size, released_colours, tower_names
+
+NAMES = {"timm_model_ids": ["one", "other"]}
+GOOD = {"mean": [0.0, 0.5, 0.5], "std": [1, 0.5, 0.5]}
+
+
+def colours(folder, document):
+    (folder / "preprocessor_config.json").write_text(json.dumps(document))
+    return released_colours(Released(folder))
+
+
+@pytest.mark.parametrize("layers", [{}, {"timm_override_act_layers": None}, {"timm_override_act_layers": [None, None]}])
+def test_towers_have_their_names(layers):
+    assert tower_names(NAMES | layers) == ("one", "other")
+
+
+@pytest.mark.parametrize("layers", [3, "gelu", {"a": 1}, [None, "gelu"]])
+def test_other_activations_are_refused(layers):
+    with pytest.raises(InputError, match="config.json: timm_override_act_layers: got"):
+        tower_names(NAMES | {"timm_override_act_layers": layers})
+
+
+@pytest.mark.parametrize("sizes", [3, [224, 384], ["224", "224"], [True, True], [0, 0], []])
+def test_sizes_that_are_none_are_refused(sizes):
+    with pytest.raises(InputError, match="config.json: image_sizes: got"):
+        image_size({"image_sizes": sizes})
+
+
+def test_colours_are_taken_and_a_mean_may_be_zero(tmp_path):
+    expected = [(GOOD["mean"], GOOD["std"])] * 2
+    assert colours(tmp_path, {"tvf_normalize_params": [GOOD, GOOD], "means": 3}) == expected
+    assert colours(tmp_path, {"means": [GOOD["mean"]] * 2, "stds": [GOOD["std"]] * 2}) == expected
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"means": 3, "stds": 3},
+        {"means": [3, 3], "stds": [3, 3]},
+        {"tvf_normalize_params": 3},
+        {"tvf_normalize_params": [3, 3]},
+        {"tvf_normalize_params": [GOOD]},
+        *(
+            {"tvf_normalize_params": [GOOD, GOOD | change]}
+            for change in (
+                {"mean": "123"},
+                {"mean": ["1", "2", "3"]},
+                {"mean": [0.5, 0.5]},
+                {"mean": [0.5, 0.5, float("nan")]},
+                {"std": [0.5, 0.5, float("inf")]},
+                {"std": [0.5, 0.0, 0.5]},
+                {"std": [0.5, -0.5, 0.5]},
+                {"std": None},
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_colours_that_are_none_are_refused(tmp_path, document):
+    with pytest.raises(InputError, match="preprocessor_config.json: tvf_normalize_params: got"):
+        colours(tmp_path, document)
