@@ -27,10 +27,14 @@ class ReportConfig:
 
 def run(config: ReportConfig) -> int:
     """Write the report, print where it is, and return the exit code."""
+    from ..sim.comparison import compare
     from ..sim.report import write_report
     from ..sim.run_folder import REPORT, read_evaluation
 
     evaluations = [read_evaluation(folder) for folder in config.runs]
     path = config.out or (config.runs[0] if len(config.runs) == 1 else config.runs[0].parent) / REPORT
+    for later in evaluations[1:]:
+        labels = later.run["label"], evaluations[0].run["label"]
+        print(f"{labels[0]} against {labels[1]}: {compare(evaluations[0].records, later.records)}")
     print(f"Report: {write_report(evaluations, path)}")
     return 0

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 
 from . import fingerprint as fingerprints
+from .comparison import compare
 from .records import EpisodeRecord
 from .run_folder import Evaluation, write_text
 from .statistics import summarize
@@ -74,6 +75,7 @@ def write_report(evaluations: Sequence[Evaluation], path: Path) -> Path:
     page = templates.get_template("report.html.jinja").render(
         runs=runs,
         suites=_suites(runs),
+        duels=_duels(runs, evaluations),
         episodes=films.episodes,
         clashes=[
             {"label": run["label"], "lines": lines}
@@ -154,6 +156,7 @@ def _run(evaluation: Evaluation, index: int, films: _Films) -> dict[str, Any]:
     return {
         "index": index,
         "label": run["label"],
+        "numbers": numbers,
         "swapped": swapped,
         "measure": "picked the task's own object though another was asked for" if swapped else "succeeded",
         "summary": summarize(records),
@@ -246,6 +249,37 @@ def _suites(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for suite, tasks in suites.items()
     ]
+
+
+def _duels(runs: Sequence[dict[str, Any]], evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+    """Return how every later run did beside the first on the episodes that they share, by suite and in all."""
+    duels = []
+    for run, evaluation in zip(runs[1:], evaluations[1:], strict=True):
+        before, after = evaluations[0].records, evaluation.records
+        whole = compare(before, after)
+        if not whole.episodes or run["swapped"] != runs[0]["swapped"]:
+            continue  # Nothing in common, or what counts as a success is not the same.
+        suites = dict.fromkeys(record.suite for record in after)
+        parts = [
+            (suite, compare(before, [record for record in after if record.suite == suite]))
+            for suite in (suites if len(suites) > 1 else ())
+        ]
+        earlier = {record.key: record.outcome for record in before}
+        parted: dict[str, list[EpisodeRecord]] = {"success": [], "failure": []}
+        for record in after:
+            if {record.outcome, earlier.get(record.key)} == {"success", "failure"}:
+                parted[record.outcome].append(record)
+        duels.append(
+            {
+                "run": run,
+                "rows": [*((suite, found) for suite, found in parts if found.episodes), ("all", whole)],
+                "whole": whole,
+                # The film of the failure is the one to learn from.
+                "won": [(runs[0]["numbers"][record.key], record) for record in parted["success"]],
+                "lost": [(run["numbers"][record.key], record) for record in parted["failure"]],
+            }
+        )
+    return duels
 
 
 def contract_lines(contract: dict[str, Any]) -> list[tuple[str, str]]:

@@ -154,6 +154,25 @@ def test_runs_side_by_side_and_a_swapped_instruction(tmp_path):
     assert len(episodes_of(text)) == 14
 
 
+def test_two_runs_of_the_same_episodes_are_compared_in_pairs(tmp_path):
+    before, after = make_run(tmp_path / "before", label="before"), make_run(tmp_path / "after", label="after")
+    better = tuple(
+        replace(record, outcome="success") if record.outcome == "failure" else record for record in after.records
+    )
+    text = report.write_report([before, replace(after, records=better)], tmp_path / "report.html").read_text()
+    assert Page(text).open == []
+    assert "after against before" in text and "The 6 episodes that both ran" in text
+    # Two of six won and none lost: half of all pairs of equal policies part at least so far.
+    assert "No difference is shown" in text and "in 50 % of such comparisons" in text
+    assert text.count("initial state 1: the failure") == 2 * 2
+    assert "+33.3" in text
+
+
+def test_runs_that_count_another_thing_are_not_compared(tmp_path):
+    runs = [make_run(tmp_path / "before"), make_run(tmp_path / "swapped", swap_object=True, label="swapped")]
+    assert "McNemar" not in report.write_report(runs, tmp_path / "report.html").read_text()
+
+
 def test_instructions_cannot_break_out_of_the_page(tmp_path):
     evaluation = make_run(tmp_path)
     nasty = replace(evaluation.records[0], instruction="</script><b>\"'&", initial_state=9)

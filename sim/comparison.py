@@ -1,0 +1,107 @@
+"""Two policies on the same episodes: which of them is better, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .records import EpisodeRecord
+from .statistics import wilson_interval
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Episodes that two runs share, counted by who succeeded; errors of either run are left out.
+
+    `difference` is the second success rate minus the first, with its 95 % interval `low` to `high`; all three are None
+    without shared episodes. `chance` is how often coins alone would part equal policies at least as far.
+    """
+
+    both: int
+    only_first: int
+    only_second: int
+    neither: int
+    difference: float | None
+    low: float | None
+    high: float | None
+    chance: float
+
+    @property
+    def episodes(self) -> int:
+        return self.both + self.only_first + self.only_second + self.neither
+
+    @property
+    def differs(self) -> bool:
+        """Whether equal policies would part so far in less than one of twenty comparisons."""
+        return self.chance < 1 - CONFIDENCE
+
+    def __str__(self) -> str:
+        if self.difference is None or self.low is None or self.high is None:
+            return "no shared episodes"
+        return (
+            f"{100 * self.difference:+.1f} points (95 % interval {100 * self.low:+.1f} to {100 * self.high:+.1f}), "
+            f"{self.only_second} won and {self.only_first} lost of {self.episodes} shared episodes, "
+            f"p = {self.chance:.2g}"
+        )
+
+
+def compare(first: Iterable[EpisodeRecord], second: Iterable[EpisodeRecord]) -> Comparison:
+    """Compare two runs on the episodes of the same task, initial state and seed that both brought to an end."""
+    finished = {record.key: record.outcome == "success" for record in first if record.outcome != "error"}
+    pairs = [
+        (finished[record.key], record.outcome == "success")
+        for record in second
+        if record.outcome != "error" and record.key in finished
+    ]
+    both, only_first = pairs.count((True, True)), pairs.count((True, False))
+    only_second, neither = pairs.count((False, True)), pairs.count((False, False))
+    if not pairs:
+        return Comparison(0, 0, 0, 0, None, None, None, 1.0)
+    low, high = paired_interval(both, only_first, only_second, neither)
+    return Comparison(
+        both,
+        only_first,
+        only_second,
+        neither,
+        (only_second - only_first) / len(pairs),
+        low,
+        high,
+        chance_of_difference(only_first, only_second),
+    )
+
+
+def chance_of_difference(only_first: int, only_second: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test: a fair coin for every episode that only one run won."""
+    discordant = only_first + only_second
+    fewer = min(only_first, only_second)
+    tail = sum(math.comb(discordant, count) for count in range(fewer + 1))
+    # As whole numbers up to here: 2**discordant leaves the range of floats long before anybody runs out of episodes.
+    return min(1.0, float(2 * tail / 2**discordant))
+
+
+def paired_interval(both: int, only_first: int, only_second: int, neither: int) -> tuple[float, float]:
+    """Return the 95 % interval of the second success rate minus the first, over paired episodes.
+
+    Newcombe's hybrid score interval with the correlation of the pairs (Statistics in Medicine 17, 1998, method 10).
+    """
+    episodes = both + only_first + only_second + neither
+    first, second = both + only_first, both + only_second
+    before, after = first / episodes, second / episodes
+    low_before, high_before = wilson_interval(first, episodes, CONFIDENCE)
+    low_after, high_after = wilson_interval(second, episodes, CONFIDENCE)
+    margins = first * (episodes - first) * second * (episodes - second)
+    agreement = both * neither - only_first * only_second
+    if agreement > 0:
+        agreement = max(agreement - episodes / 2, 0)
+    correlation = agreement / math.sqrt(margins) if margins else 0.0
+
+    def reach(one: float, other: float) -> float:
+        return math.sqrt(max(one**2 - 2 * correlation * one * other + other**2, 0.0))
+
+    difference = after - before
+    low = difference - reach(after - low_after, high_before - before)
+    high = difference + reach(high_after - after, before - low_before)
+    return max(low, -1.0), min(high, 1.0)

@@ -1,0 +1,70 @@
+"""Paired comparisons agree with published examples and with what must hold by symmetry."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from saccade.sim.comparison import chance_of_difference, compare, paired_interval
+from saccade.sim.records import Job, error_record
+
+
+def records(outcomes: str):
+    """A record for each letter: s succeeded, f failed, e could not be run."""
+    names = {"s": "success", "f": "failure", "e": "error"}
+    return [
+        replace(error_record(Job("suite", "task", state, state), "", 1), outcome=names[letter])
+        for state, letter in enumerate(outcomes)
+    ]
+
+
+def test_only_shared_episodes_that_both_ended_count():
+    found = compare(records("ssffesf"), records("sfsfs"))
+    assert (found.both, found.only_first, found.only_second, found.neither) == (1, 1, 1, 1)
+    assert found.episodes == 4 and found.difference == 0 and found.chance == 1 and not found.differs
+
+
+def test_without_shared_episodes_nothing_is_claimed():
+    found = compare(records("e"), records("s"))
+    assert found.episodes == 0 and found.difference is None and found.chance == 1 and not found.differs
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "chance"), [(0, 0, 1.0), (0, 5, 2 / 32), (0, 6, 2 / 64), (1, 9, 22 / 1024)]
+)
+def test_the_exact_test_counts_coins(only_first, only_second, chance):
+    assert chance_of_difference(only_first, only_second) == pytest.approx(chance)
+    assert chance_of_difference(only_second, only_first) == pytest.approx(chance)
+
+
+def test_the_exact_test_stands_many_episodes():
+    assert chance_of_difference(5000, 5000) == pytest.approx(1.0)
+    assert 0 <= chance_of_difference(4000, 6000) < 1e-80
+
+
+@pytest.mark.parametrize(
+    ("counts", "interval"),
+    [
+        # Newcombe 1998, table II, examples of method 10 (difference of the first minus the second there).
+        ((36, 12, 2, 0), (0.0569, 0.3404)),
+        ((20, 12, 2, 16), (0.0562, 0.3292)),
+        ((0, 12, 2, 36), (0.0569, 0.3404)),
+    ],
+)
+def test_the_interval_is_newcombes(counts, interval):
+    both, only_first, only_second, neither = counts
+    low, high = paired_interval(both, only_second, only_first, neither)
+    assert (low, high) == pytest.approx(interval, abs=6e-4)
+
+
+def test_the_interval_mirrors_when_the_runs_change_places():
+    low, high = paired_interval(30, 9, 3, 8)
+    assert paired_interval(30, 3, 9, 8) == pytest.approx((-high, -low))
+
+
+def test_extremes_stay_in_range():
+    assert paired_interval(0, 0, 7, 0)[1] == 1.0
+    assert paired_interval(0, 7, 0, 0)[0] == -1.0
+    low, high = paired_interval(7, 0, 0, 0)
+    assert low < 0 < high
