@@ -1,0 +1,65 @@
+"""Task masks: which entries of a merged change a skill takes, packed to bits, with the scale that fits best.
+
+Wang et al., "Localizing Task Information for Improved Model Merging and Compression" (2024): TALL masks, consensus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ...errors import InputError
+
+
+def task_mask(change: torch.Tensor, merged: torch.Tensor, strictness: float) -> torch.Tensor:
+    """Return where a skill takes the merged change, boolean [m, n]: |own| > strictness * |merged - own|.
+
+    With strictness 1 no other mask brings the merged change nearer to the skill's own. Below it, entries enter whose
+    sign may even be the others'. Raises InputError unless strictness is above 0.
+    """
+    if not strictness > 0:
+        raise InputError("mask: strictness", got=strictness, expected="above 0", fix="MergeVLA uses 0.6.")
+    return change.abs() > strictness * (merged - change).abs()
+
+
+def best_scale(change: torch.Tensor, masked: torch.Tensor) -> float:
+    """Return the factor that brings the masked merged change [m, n] nearest to a skill's own, 0 where it is empty."""
+    power = masked.double().square().sum().item()
+    return (change.double() * masked.double()).sum().item() / power if power else 0.0
+
+
+def consensus(masks: Sequence[torch.Tensor], least: int = 2) -> torch.Tensor:
+    """Return the entries, boolean [m, n], that at least so many skills take: without catastrophic and selfish ones.
+
+    Raises InputError when `least` is not a number of skills.
+    """
+    if not 1 <= least <= len(masks):
+        raise InputError(
+            "consensus: least", got=least, expected=f"1 to the {len(masks)} skills", fix="The paper takes 2."
+        )
+    return torch.stack(list(masks)).sum(0) >= least
+
+
+def pack(mask: torch.Tensor) -> torch.Tensor:
+    """Return a boolean mask as bits, uint8 [ceil(elements / 8)], its first element in the highest bit."""
+    flat = mask.flatten()
+    padded = torch.nn.functional.pad(flat.to(torch.uint8), (0, -len(flat) % 8)).view(-1, 8)
+    return (padded << torch.arange(7, -1, -1, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
+
+
+def unpack(bits: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Return the boolean mask of a shape from its bits; the inverse of `pack`.
+
+    Raises InputError when the bits are not those of such a mask.
+    """
+    elements = torch.Size(shape).numel()
+    if bits.dtype != torch.uint8 or bits.ndim != 1 or len(bits) != -(-elements // 8):
+        raise InputError(
+            "mask: bits",
+            got=f"{bits.dtype} {tuple(bits.shape)}",
+            expected=f"torch.uint8 ({-(-elements // 8)},), for a mask of {tuple(shape)}",
+            fix="Merge again: the file was damaged or belongs to another architecture.",
+        )
+    single = (bits[:, None] >> torch.arange(7, -1, -1, dtype=torch.uint8)) & 1
+    return single.flatten()[:elements].bool().view(*shape)

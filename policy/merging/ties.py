@@ -1,0 +1,79 @@
+"""TIES: trim what is small, elect a sign for every weight, and add up those who agree with it.
+
+Yadav et al., "TIES-Merging: Resolving Interference When Merging Models" (2023), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+
+from ...errors import InputError
+
+AGGREGATES = ("mean", "sum", "max")
+
+
+def elected_signs(changes: Sequence[torch.Tensor], majority: float = 1.0) -> torch.Tensor:
+    """Return the sign of the sum of the skills' changes, each [m, n]; `majority` where they cancel out."""
+    signs = torch.stack(list(changes)).sum(0).sign()
+    return torch.where(signs == 0, majority, signs)
+
+
+def ties(
+    changes: Sequence[torch.Tensor],
+    *,
+    thresholds: Sequence[float] | None = None,
+    majority: float = 1.0,
+    aggregate: str = "mean",
+    scale: float = 1.0,
+) -> torch.Tensor:
+    """Merge the skills' changes of one weight, each [m, n].
+
+    Entries below their skill's threshold (see `trim_threshold`) count as nothing. `aggregate`: the mean of the entries
+    that agree with the elected sign, as in the paper, their "sum", as MergeVLA released it, or the largest.
+    """
+    if aggregate not in AGGREGATES:
+        raise InputError("ties: aggregate", got=aggregate, expected=" or ".join(AGGREGATES), fix="Choose one of them.")
+    stack = torch.stack(list(changes))
+    if thresholds is not None:
+        limit = torch.as_tensor(thresholds, dtype=stack.dtype).view(-1, *[1] * (stack.ndim - 1))
+        stack = torch.where(stack.abs() >= limit, stack, 0.0)
+    signs = elected_signs(stack, majority)
+    agreeing = torch.where(stack * signs > 0, stack, 0.0)
+    if aggregate == "max":
+        return scale * signs * agreeing.abs().amax(0)
+    merged = agreeing.sum(0)
+    if aggregate == "mean":
+        merged = merged / (agreeing != 0).sum(0).clamp(min=1)
+    return scale * merged
+
+
+def trim_threshold(parts: Callable[[], Iterable[torch.Tensor]], keep: float) -> float:
+    """Return the magnitude that the `keep` largest fraction of all entries of a skill reaches, exactly.
+
+    `parts` gives the skill's changes one weight at a time, and is called twice: the threshold is found by the upper,
+    then the lower half of the bits of the magnitudes, so that no more than one weight is in memory. Raises InputError
+    unless 0 < keep <= 1.
+    """
+    if not 0 < keep <= 1:
+        raise InputError("ties: keep", got=keep, expected="above 0, at most 1", fix="The paper keeps 0.2.")
+    # Magnitudes of float32 are ordered as their bit patterns are.
+    upper = torch.zeros(1 << 15, dtype=torch.int64)
+    for part in parts():
+        upper += torch.bincount(_bits(part) >> 16, minlength=1 << 15)
+    wanted = max(1, round(keep * int(upper.sum())))
+    above = upper.flip(0).cumsum(0).flip(0)
+    # The last bin from which on upwards enough entries lie.
+    high = int((above >= wanted).nonzero().max())
+    wanted -= int(above[high + 1]) if high + 1 < len(above) else 0
+    lower = torch.zeros(1 << 16, dtype=torch.int64)
+    for part in parts():
+        bits = _bits(part)
+        lower += torch.bincount(bits[bits >> 16 == high] & 0xFFFF, minlength=1 << 16)
+    low = int((lower.flip(0).cumsum(0).flip(0) >= wanted).nonzero().max())
+    return torch.tensor([(high << 16) | low], dtype=torch.int32).view(torch.float32).item()
+
+
+def _bits(part: torch.Tensor) -> torch.Tensor:
+    return part.float().abs().contiguous().view(torch.int32).flatten()
