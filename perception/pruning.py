@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..errors import InputError
+from ..kernels.gather_norm_film import gather_norm_film
 
 
 def keep_schedule(tokens: int, layers: int, *, first: int, floor: float) -> tuple[int, ...]:
@@ -92,3 +93,11 @@ def select(scores: torch.Tensor, groups: int, keep: int) -> torch.Tensor:
     best = scores.reshape(batch, groups, each).topk(keep, dim=-1).indices.sort(-1).values
     offset = torch.arange(groups, device=scores.device)[:, None] * each
     return (best + offset).flatten(1)
+
+
+def gather_normed(tokens: torch.Tensor, places: torch.Tensor, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the tokens [B, n, D] at `places` [B, n] of [B, S, D], as they are and behind an RMS `norm`, in one pass.
+
+    `norm`: one of transformers, as Llama's is. No place may be named twice in a sample.
+    """
+    return gather_norm_film(tokens, places, norm.weight, epsilon=norm.variance_epsilon)

@@ -12,6 +12,7 @@ import torch
 from .capture import CapturedPolicy
 from .core import load_core
 from .gaze import gaze
+from .history import Memory
 from .model import Decision, Instructed
 
 
@@ -20,7 +21,8 @@ class PolicyActor:
 
     Observations and actions are in the contract's units; the caller has checked the contract against the world.
     `threads` sets torch's CPU threads for the whole process; None leaves them as they are. On a CUDA device the whole
-    decision is captured in a graph at the first instruction.
+    decision is captured in a graph at the first instruction. A policy with history remembers this episode's decisions.
+    `kernels` replaces the checkpoint's choice of `Architecture.kernels`.
     """
 
     def __init__(
@@ -30,10 +32,12 @@ class PolicyActor:
         threads: int | None = 1,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
+        kernels: str | None = None,
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        self.core = load_core(checkpoint, device=device, dtype=dtype)
+        change = () if kernels is None else (f"kernels={kernels}",)
+        self.core = load_core(checkpoint, device=device, dtype=dtype, change=change)
         self.contract = self.core.contract
         self.decision: Decision | None = None
         self.decision_seconds: list[float] = []
@@ -43,17 +47,24 @@ class PolicyActor:
         self._capture = torch.device(device).type == "cuda"
         self._captured: CapturedPolicy | None = None
         self._images: torch.Tensor | None = None
+        self._memory: Memory | None = None
         self._overlay: dict[str, np.ndarray] | None = None
 
     def reset(self, instruction: str, seed: int) -> None:
         """Begin an episode; what was still queued is dropped. The policy draws nothing, so the seed changes nothing."""
         self._queue, self.decision, self.decision_seconds, self._overlay = [], None, [], None
+        self._memory = self.core.nothing_remembered(1)
         if self._instructed is None or instruction != self._instruction:
             self._instructed, self._instruction = self.core.instruct([instruction]), instruction
             if self._captured is not None:
                 self._captured.instruct(self._instructed)
             elif self._capture:
                 self._captured = self.core.capture(self._instructed)
+
+    @property
+    def pending(self) -> int:
+        """How many further actions are decided already: `act` looks at no observation before they are used up."""
+        return len(self._queue)
 
     def act(self, observation: dict[str, Any]) -> np.ndarray:
         """Return the next action float32 [A] for an observation of the desk's form."""
@@ -70,7 +81,9 @@ class PolicyActor:
         images = torch.from_numpy(views).permute(0, 3, 1, 2)[None]
         state = torch.from_numpy(np.asarray(observation["agent_pos"], dtype=np.float32))[None]
         self._images = images
-        chunk, self.decision = self.core.decide(images, self._instructed, state, self._captured)
+        chunk, self.decision = self.core.decide(images, self._instructed, state, self._captured, self._memory)
+        if self._memory is not None:
+            self._memory = self._memory.with_newest(self.decision.remembered)
         self._overlay = None
         return chunk[0].cpu().numpy()
 

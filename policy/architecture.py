@@ -18,6 +18,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "positions": ("fixed", "counted", "renumbered"),
     "router": ("direction", "original"),
     "router_signal": ("kept", "straight_through"),
+    "kernels": ("torch", "saccade"),
     "slot_queries": ("learned", "zero"),
     "slot_unit": ("step", "element"),
     "readout": ("expert", "slots", "mergevla", "vla_adapter"),
@@ -26,7 +27,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 """The values of the fields that choose a method."""
 
-MAY_BE_ZERO = ("prune_from", "aggregation_tokens", "trunk_key_value_heads", "trunk_head_size", "extra_slots", "padding")
+MAY_BE_ZERO = (
+    *("prune_from", "aggregation_tokens", "trunk_key_value_heads", "trunk_head_size", "extra_slots", "padding"),
+    *("history", "history_selected"),
+)
+
+MAY_BE_SWITCHED_ON = ("history", "history_selected", "kernels")
+"""Fields that may be changed in a trained policy: what they add starts as the identity, or they change no weight."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,10 @@ class Architecture:
     """Whether read-outs stand one place early, as a language model predicts its next token; the original does."""
     readout: str = "expert"
     """How actions leave: cross-attention "expert", a head on the "slots", or the experts of published policies."""
+    history: int = 0
+    """Frames that are remembered, those of the last decisions; 0 decides by the present alone. See `history`."""
+    history_selected: int = 0
+    """Remembered frames that each head of a decision attends to token by token; of the others it sees the mean."""
     expert_width: int = 128
     expert_blocks: int = 4
     """Blocks of the expert, one for each of the trunk's last layers, or residual blocks of the slots' head."""
@@ -116,6 +127,9 @@ class Architecture:
     """Rotary embedding of the published experts: a true rotation, or "mixed" or "none", as they were released."""
     expert_start: str = "learned"
     """What the published experts start from: a learned row for each step, or, as released, "zero"."""
+    kernels: str = "torch"
+    """What computes attention in trunk and expert and gathers the tokens that pruning keeps: "torch", with masks, or
+    the package's own operators ("saccade"), with plans. It changes no weight and, but for rounding, no action."""
 
     def __post_init__(self) -> None:
         # JSON and command lines give lists.
@@ -128,6 +142,7 @@ class Architecture:
         self._check_pruning()
         self._check_widths()
         self._check_sight()
+        self._check_history()
         self._check_readout()
 
     def _check_value(self, name: str, kind: str) -> None:
@@ -228,6 +243,22 @@ class Architecture:
         if "{instruction}" not in self.prompt:
             raise InputError(
                 "architecture.prompt", got=repr(self.prompt), expected="{instruction} in it", fix="Say where it goes."
+            )
+
+    def _check_history(self) -> None:
+        if not (0 < self.history_selected <= self.history or self.history == self.history_selected == 0):
+            raise InputError(
+                "architecture.history_selected",
+                got=f"{self.history_selected}, with a history of {self.history}",
+                expected="1 to history; 0 without one",
+                fix="A third of the history is usual: history=12 history_selected=4.",
+            )
+        if self.history and self.trunk_width % self.trunk_heads:
+            raise InputError(
+                "architecture.history",
+                got=f"{self.history}, with trunk_width {self.trunk_width} and {self.trunk_heads} heads",
+                expected="a trunk_width that is a multiple of the heads, which attend to the history",
+                fix="Change trunk_width or trunk_heads, or do without history.",
             )
 
     def _check_readout(self) -> None:
@@ -338,6 +369,23 @@ def changed(architecture: Architecture, changes: Sequence[str]) -> Architecture:
             raise unknown_name("architecture field", name, kinds)
         values[name] = _parsed(text, kinds[name])
     return replace(architecture, **values)
+
+
+def switched_on(architecture: Architecture, changes: Sequence[str]) -> Architecture:
+    """Return a trained policy's architecture with some fields changed, as `changed` does.
+
+    Raises InputError for a field that is not in MAY_BE_SWITCHED_ON, too.
+    """
+    names = [change.partition("=")[0] for change in changes]
+    for name in names:
+        if name in Architecture.__dataclass_fields__ and name not in MAY_BE_SWITCHED_ON:
+            raise InputError(
+                "change",
+                got=f"{name}, in a policy that is trained",
+                expected=f"one of {', '.join(MAY_BE_SWITCHED_ON)}: what they add changes nothing at first",
+                fix="Leave it out, as the checkpoint keeps its shape, or train from scratch.",
+            )
+    return changed(architecture, changes)
 
 
 def _parsed(text: str, kind: str) -> object:

@@ -16,7 +16,9 @@ from torch import nn
 from torch.nn import functional
 
 from ..errors import InputError, unknown_name
-from ..kernels.block_sparse import attention
+from ..kernels.plan import AttentionPlan
+from .architecture import CHOICES
+from .attention import attend, check_head_size, plan_of_everything
 
 GATES = {"tanh": torch.tanh, "sigmoid": torch.sigmoid}
 ROTATIONS = ("mixed", "paired", "none")
@@ -43,6 +45,9 @@ class BridgeOptions:
     `start`: "zero" feeds zeros through the first norm and projection, as both do when they act: every step starts alike
     and only the rotation tells them apart, so that without it all steps of a chunk decide the same. "learned" is a
     vector for each step.
+
+    `kernels`: what computes attention, see `Architecture.kernels`; without self-attention PyTorch does in any case,
+    since the operator takes no keys that are wider than values.
     """
 
     width: int
@@ -54,12 +59,14 @@ class BridgeOptions:
     gate: Literal["tanh", "sigmoid"] = "sigmoid"
     rotation: Literal["mixed", "paired", "none"] = "paired"
     start: Literal["zero", "learned"] = "learned"
+    kernels: Literal["torch", "saccade"] = "torch"
 
     def __post_init__(self) -> None:
         for name, value, choices in (
             ("gate", self.gate, GATES),
             ("rotation", self.rotation, ROTATIONS),
             ("start", self.start, STARTS),
+            ("kernels", self.kernels, CHOICES["kernels"]),
         ):
             if value not in choices:
                 raise unknown_name(f"bridge expert: {name}", value, choices)
@@ -114,7 +121,12 @@ class BridgeBlock(nn.Module):
         self.feed_forward = nn.Linear(width, width)
 
     def forward(
-        self, actions: torch.Tensor, seen: torch.Tensor, decided: torch.Tensor, table: RotaryTable | None
+        self,
+        actions: torch.Tensor,
+        seen: torch.Tensor,
+        decided: torch.Tensor,
+        table: RotaryTable | None,
+        plan: AttentionPlan | None = None,
     ) -> torch.Tensor:
         """Map actions [B, T, D] with `seen` [B, N, D] and `decided` [B, n, D] to actions [B, T, D], none below 0."""
         factor = self.squash(self.gate)
@@ -131,7 +143,7 @@ class BridgeBlock(nn.Module):
             query = torch.cat([query, self._split(self.query_seen(actions), table)], dim=-1) * 2**0.5
             width = decided_key.shape[-1]
             keys = [functional.pad(keys[0], (0, width)), functional.pad(keys[1], (width, 0))]
-        gathered = attention(query, torch.cat(keys, dim=2), torch.cat(values, dim=2)).transpose(1, 2).flatten(2)
+        gathered = attend(query, torch.cat(keys, dim=2), torch.cat(values, dim=2), plan).transpose(1, 2).flatten(2)
         return functional.relu(self.feed_forward(self.feed_forward_norm(self.output(gathered) + actions)))
 
     def _key_value(
@@ -179,18 +191,35 @@ class BridgeExpert(nn.Module):
     def __init__(self, options: BridgeOptions) -> None:
         super().__init__()
         self.options = options
+        self.planned = options.kernels == "saccade" and options.self_attention
+        if self.planned:
+            check_head_size("expert", options.width // options.heads)
         self.start = ZeroStart(options) if options.start == "zero" else LearnedStart(options)
         self.blocks = nn.ModuleList(BridgeBlock(options) for _ in range(options.blocks))
         self.norm = nn.LayerNorm(options.width)
         self.head = nn.Linear(options.width, options.actions)
 
+    def plan(self, batch: int, tokens: int) -> AttentionPlan | None:
+        """Return the plan by which every action sees all `tokens` that a block reads, N + n + 1, and the actions.
+
+        None where PyTorch attends.
+        """
+        if not self.planned:
+            return None
+        steps = self.options.steps
+        return plan_of_everything(batch, steps, steps + tokens, self.head.weight.device)
+
     def forward(
-        self, seen: Sequence[torch.Tensor], decided: Sequence[torch.Tensor], state: torch.Tensor
+        self,
+        seen: Sequence[torch.Tensor],
+        decided: Sequence[torch.Tensor],
+        state: torch.Tensor,
+        plan: AttentionPlan | None = None,
     ) -> torch.Tensor:
         """Map what was seen and decided, for each block [B, N, D] and [B, n, D], and the state [B, D] to [B, T, A].
 
-        The state is appended to what was decided, in every block. Raises InputError unless there is one of each for
-        every block.
+        The state is appended to what was decided, in every block; `plan`: see `plan`. Raises InputError unless there is
+        one of each for every block.
         """
         for name, stream in (("seen", seen), ("decided", decided)):
             if len(stream) != len(self.blocks):
@@ -201,7 +230,7 @@ class BridgeExpert(nn.Module):
         table = self._table(max(actions.shape[1], decided[0].shape[1] + 1, seen[0].shape[1]), actions)
         token = state[:, None]
         for block, seen_layer, decided_layer in zip(self.blocks, seen, decided, strict=True):
-            actions = block(actions, seen_layer, torch.cat([decided_layer, token], dim=1), table)
+            actions = block(actions, seen_layer, torch.cat([decided_layer, token], dim=1), table, plan)
         return self.head(self.norm(actions))
 
     def _table(self, positions: int, like: torch.Tensor) -> RotaryTable | None:

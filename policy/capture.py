@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 
 from ..errors import InputError
+from .history import Memory
 from .model import Decision, Instructed, SaccadeModel
 from .structure import map_tensors, tensors_of
 
@@ -68,8 +69,12 @@ class CapturedPolicy:
         self._images, self._state = images.to(device, copy=True), state.to(device, copy=True)
         self._instructed = map_tensors(instructed, lambda tensor: tensor.to(device).contiguous().clone())
         self._buffers = tensors_of(self._instructed)
+        self._nothing = model.nothing_remembered(len(images))
+        self._memory = map_tensors(self._nothing, torch.Tensor.clone)
         with torch.cuda.device_of(self._images):
-            self._output, self._replay = record(lambda: model.decide(self._images, self._instructed, self._state))
+            self._output, self._replay = record(
+                lambda: model.decide(self._images, self._instructed, self._state, self._memory)
+            )
 
     @torch.inference_mode()
     def instruct(self, instructed: Instructed) -> None:
@@ -88,10 +93,11 @@ class CapturedPolicy:
             buffer.copy_(tensor)
 
     @torch.inference_mode()
-    def decide(self, images: torch.Tensor, state: torch.Tensor) -> Decision:
+    def decide(self, images: torch.Tensor, state: torch.Tensor, memory: Memory | None = None) -> Decision:
         """Decide for images uint8 [B, V, 3, H, W] and normalised states [B, S]; raises InputError for other shapes.
 
-        The decision is the caller's own: the next one does not change it.
+        `memory`: what a policy with history remembers, None for nothing. The decision is the caller's own: the next one
+        does not change it.
         """
         for name, buffer, given in (("images", self._images, images), ("state", self._state, state)):
             if given.shape != buffer.shape:
@@ -101,6 +107,8 @@ class CapturedPolicy:
                     expected=f"{list(buffer.shape)}, as it was captured",
                     fix="Capture once for every shape of batch.",
                 )
+            buffer.copy_(given)
+        for buffer, given in zip(tensors_of(self._memory), tensors_of(memory or self._nothing), strict=True):
             buffer.copy_(given)
         with torch.cuda.device_of(self._images):
             self._replay()

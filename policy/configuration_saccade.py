@@ -140,8 +140,10 @@ class SaccadeConfig(PreTrainedConfig):
         return SaccadeSchedulerConfig(num_warmup_steps=self.scheduler_warmup_steps)
 
     @property
-    def observation_delta_indices(self) -> None:
-        return None
+    def observation_delta_indices(self) -> list[int] | None:
+        """Return the moments of demonstrations that a policy with history sees: the present, then back."""
+        history = self.architecture.history
+        return [-number * self.n_action_steps for number in range(history + 1)] if history else None
 
     @property
     def action_delta_indices(self) -> list[int]:

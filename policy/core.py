@@ -11,10 +11,11 @@ import torch
 
 from ..errors import InputError
 from .adaptation import Adaptation, adapt, fold, read_adaptation
-from .architecture import Architecture
+from .architecture import MAY_BE_SWITCHED_ON, Architecture, switched_on
 from .capture import CapturedPolicy
 from .checkpoint import Checkpoint, read_checkpoint
 from .contract import Contract
+from .history import Memory, Past
 from .model import Decision, Instructed, SaccadeModel, chunk_loss, grounding_loss
 from .normalization import Normalizer
 from .tokenizer import TOKENIZER, make_tokenizer
@@ -29,7 +30,7 @@ class Demonstrated:
 
     `images` uint8 [B, V, 3, H, W]; `instructions`: B sentences; `state` [B, S]; `action` [B, T, A]; `padded` boolean
     [B, T], true past the episode's end; `grounding`: None or labels [B, 6 + V*2*2]: the two points in the arm's frame,
-    then where each view sees them, as fractions of the picture.
+    then where each view sees them, as fractions of the picture; `past`: what a policy with history remembers.
     """
 
     images: torch.Tensor
@@ -38,6 +39,7 @@ class Demonstrated:
     action: torch.Tensor
     padded: torch.Tensor
     grounding: torch.Tensor | None = None
+    past: Past | None = None
 
 
 def build_model(architecture: Architecture, contract: Contract) -> SaccadeModel:
@@ -74,6 +76,8 @@ class Core:
         self.model = build_model(architecture, contract)
         self.normalizer = Normalizer(contract.normalization)
         self.adaptation: Adaptation | None = None
+        self.fresh: tuple[str, ...] = ()
+        """Parameters that the checkpoint which it was loaded from did not have yet."""
 
     def adapt(self, adaptation: Adaptation) -> None:
         """Put factors beside the pretrained weights, which then stay as they are: see `adaptation.adapt`."""
@@ -97,7 +101,7 @@ class Core:
         state = batch.state.float()
         tokens = self.tokenizer(batch.instructions).to(state.device)
         network = self.model if model is None else model
-        decision = network(batch.images, tokens, self.normalizer.encode_state(state))
+        decision = network(batch.images, tokens, self.normalizer.encode_state(state), batch.past)
         target = self.normalizer.encode_actions(batch.action.float(), state)
         action = chunk_loss(decision.actions, target, batch.padded)
         if batch.grounding is None:
@@ -123,20 +127,31 @@ class Core:
         return self.model.instruct(self.tokenizer(instructions).to(self.model.view_condition.device))
 
     @torch.inference_mode()
+    def nothing_remembered(self, batch: int) -> Memory | None:
+        """Return the memory of B episodes that begin; None for a policy without history."""
+        return self.model.nothing_remembered(batch)
+
+    @torch.inference_mode()
     def decide(
-        self, images: torch.Tensor, instructed: Instructed, state: torch.Tensor, captured: CapturedPolicy | None = None
+        self,
+        images: torch.Tensor,
+        instructed: Instructed,
+        state: torch.Tensor,
+        captured: CapturedPolicy | None = None,
+        memory: Memory | None = None,
     ) -> tuple[torch.Tensor, Decision]:
         """Return the chunk [B, T, A] in the contract's units, and what was looked at.
 
-        A `captured` policy, which has the instruction already, stands in for the network.
+        A `captured` policy, which has the instruction already, stands in for the network. `memory`: what a policy with
+        history remembers of this episode, None for nothing; decisions are the contract's `execute` steps apart.
         """
         device = self.model.view_condition.device
         images, state = images.to(device), state.to(device)
         encoded = self.normalizer.encode_state(state)
         if captured is None:
-            decision = self.model.decide(images, instructed, encoded)
+            decision = self.model.decide(images, instructed, encoded, memory)
         else:
-            decision = captured.decide(images, encoded)
+            decision = captured.decide(images, encoded, memory)
         return self.normalizer.decode_actions(decision.actions, state), decision
 
     @torch.inference_mode()
@@ -179,10 +194,13 @@ def load_core(
     fold: bool = True,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    change: Sequence[str] = (),
 ) -> Core:
     """Read a checkpoint folder and return its policy, ready to act; raises InputError for whatever does not fit.
 
-    The factors of an adapted policy are folded into its weights, or kept apart, to go on learning.
+    The factors of an adapted policy are folded into its weights, or kept apart, to go on learning. `change`: fields of
+    the architecture to switch on, see `architecture.switched_on`; parts that come with them start as the identity, and
+    `Core.fresh` names their parameters.
     """
     checkpoint = read_checkpoint(folder)
     values = checkpoint.config.get("architecture")
@@ -190,7 +208,9 @@ def load_core(
         raise InputError(
             f"{folder}/config.json", got="no architecture", expected="a Saccade checkpoint", fix="Check the path."
         )
-    architecture = architecture_from_dict(values, f"{folder}/config.json")
+    learned = architecture_from_dict(values, f"{folder}/config.json")
+    architecture = switched_on(learned, change)
+    grows = any(getattr(architecture, name) and not getattr(learned, name) for name in MAY_BE_SWITCHED_ON)
     adaptation = read_adaptation(checkpoint.config, f"{folder}/config.json")
     text = read_tokenizer_text(folder, checkpoint, architecture)
     # Built without memory: seven billion random numbers, only to be replaced, take minutes and 28 GB.
@@ -202,7 +222,7 @@ def load_core(
     tensors = {
         name.removeprefix(PREFIX): tensor.to(device, dtype, copy=True) for name, tensor in checkpoint.tensors.items()
     }
-    load_tensors(core.model, tensors, str(folder))
+    core.fresh = load_tensors(core.model, tensors, str(folder), grow=grows)
     if fold:
         core.fold()
     core.model.eval()
@@ -220,11 +240,22 @@ def read_tokenizer_text(folder: str | Path, checkpoint: Checkpoint, architecture
     return (Path(folder) / TOKENIZER).read_text(encoding="utf-8")
 
 
-def load_tensors(model: SaccadeModel, tensors: Mapping[str, torch.Tensor], source: str) -> None:
+def load_tensors(
+    model: SaccadeModel, tensors: Mapping[str, torch.Tensor], source: str, *, grow: bool = False
+) -> tuple[str, ...]:
     """Load weights, every one of them; raises InputError that names what is missing, left over or of another shape.
 
-    A model that was built on the meta device takes the tensors themselves, on their device and in their dtype.
+    A model that was built on the meta device takes the tensors themselves, on their device and in their dtype. With
+    `grow`, a part that has a method `start_as_identity`, and of which nothing is there, starts so; the names of such
+    parameters are returned.
     """
+    tensors, fresh = dict(tensors), {}
+    for name, part in model.named_modules():
+        if grow and hasattr(part, "start_as_identity") and not any(each.startswith(f"{name}.") for each in tensors):
+            like = next(iter(tensors.values()))
+            part.to_empty(device=like.device).to(like.dtype).start_as_identity()
+            fresh |= {f"{name}.{each}": tensor for each, tensor in part.state_dict().items()}
+    tensors |= fresh
     own = model.state_dict()
     missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
     other = sorted(name for name in set(own) & set(tensors) if own[name].shape != tensors[name].shape)
@@ -241,6 +272,7 @@ def load_tensors(model: SaccadeModel, tensors: Mapping[str, torch.Tensor], sourc
             fix="The configuration and the weights are not of one checkpoint.",
         )
     without_memory = any(tensor.is_meta for tensor in own.values())
-    model.load_state_dict(dict(tensors), assign=without_memory)
+    model.load_state_dict(tensors, assign=without_memory)
     if without_memory:
         model.trunk.restore_rotation()
+    return tuple(fresh)

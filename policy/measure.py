@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from .adaptation import set_checkpointing
 from .architecture import Architecture
+from .history import Past
 from .model import SaccadeModel, chunk_loss
 from .structure import tensors_of
 
@@ -51,6 +52,14 @@ class Sizes:
         """Return pictures uint8 [B, V, 3, H, W], of noise."""
         size = (self.batch, self.views, 3, self.image_size, self.image_size)
         return torch.randint(0, 256, size, dtype=torch.uint8, device=device)
+
+    def past(self, history: int, device: str | torch.device = "cpu") -> Past | None:
+        """Return what a training batch remembers: `history` frames of noise for each row; None without history."""
+        if not history:
+            return None
+        rows = torch.arange(self.batch, device=device).repeat_interleave(history)
+        place = torch.arange(len(rows), device=device).unflatten(0, (self.batch, history)) + self.batch
+        return Past(replace(self, batch=len(rows)).images(device), rows, place)
 
     def tokens(self, architecture: Architecture, device: str | torch.device = "cpu") -> torch.Tensor:
         """Return text tokens [B, L] of an instruction that fills a fourth of its room."""
@@ -119,11 +128,27 @@ def _attention_backward_flops(gradient: Any, query: Any, key: Any, value: Any, *
     return sdpa_backward_flop_count(gradient, query, key, value)
 
 
+def _planned_attention_flops(query: Any, key: Any, value: Any, bias: Any, *plan: Any, **_: object) -> int:
+    # Packed tokens: queries meet the keys of their own segment, of which a batch has as many, all equally long.
+    query_tiles, query_tile = plan[5], plan[11]
+    segments = query_tiles[0] - query[0] // query_tile - 1
+    return 4 * query[0] * query[1] * query[2] * (key[0] // segments)
+
+
+def _planned_attention_backward_flops(
+    gradient: Any, _: Any, query: Any, key: Any, value: Any, *rest: Any, **__: object
+) -> int:
+    # Scores and their gradients are computed twice, once for the queries and once for the keys: seven products.
+    return _planned_attention_flops(query, key, value, *rest[2:]) * 7 // 2
+
+
 OVERLOOKED = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    torch.ops.saccade.block_sparse_attention: _planned_attention_flops,
+    torch.ops.saccade.block_sparse_attention_backward: _planned_attention_backward_flops,
 }
-"""The processor's fused attention, which PyTorch's counter does not know, counted like a GPU's, which it does."""
+"""What PyTorch's counter does not know: the processor's fused attention, counted like a GPU's, and our operator."""
 
 
 def count_flops(run: Callable[[], object], network: nn.Module | None = None) -> Flops:
@@ -131,7 +156,8 @@ def count_flops(run: Callable[[], object], network: nn.Module | None = None) -> 
 
     PyTorch's own counter, which sees every operation below autograd: a backward pass counts when `run` has one, and
     what checkpointing computes twice counts twice. Attention counts the whole of Q times K, masked or not, and its
-    backward pass two and a half times that, as the fused kernels compute it; sums, norms and activations count nothing.
+    backward pass two and a half times that, as the fused kernels compute it, three and a half times with our operator,
+    which computes scores twice instead of adding up in any order; sums, norms and activations count nothing.
     Under `no_grad` the counter stumbles over parameters that want gradients: freeze them before.
     """
     with FlopCounterMode(display=False, custom_mapping=OVERLOOKED) as counter:
@@ -173,9 +199,10 @@ def decision_cost(architecture: Architecture, sizes: Sizes) -> DecisionCost:
     with imagined.running(), torch.no_grad():
         images, tokens, state = sizes.images(), sizes.tokens(architecture), sizes.states()
         instruct = count_flops(lambda: network.instruct(tokens), network)
-        instructed = network.instruct(tokens)
-        decide = count_flops(lambda: network.decide(images, instructed, state), network)
-        peak = peak_bytes(lambda: network.decide(images, instructed, state), [network, instructed, images, state])
+        instructed, memory = network.instruct(tokens), network.nothing_remembered(sizes.batch)
+        given = images, instructed, state, memory
+        decide = count_flops(lambda: network.decide(*given), network)
+        peak = peak_bytes(lambda: network.decide(*given), [network, *given])
     parameters = sum(each.numel() for each in network.parameters())
     return DecisionCost(parameters, 2 * parameters, instruct, decide, peak)
 
@@ -214,8 +241,10 @@ def training_step(
     state, target = sizes.states(device), torch.zeros(sizes.batch, sizes.chunk, sizes.action, device=device)
     padded = torch.zeros(sizes.batch, sizes.chunk, dtype=torch.bool, device=device)
 
+    past = sizes.past(network.architecture.history, device)
+
     def step() -> None:
-        chunk_loss(network(images, tokens, state).actions, target, padded).mean().backward()
+        chunk_loss(network(images, tokens, state, past).actions, target, padded).mean().backward()
 
     return step
 

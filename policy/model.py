@@ -10,15 +10,19 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from ..errors import unknown_name
+from ..kernels.plan import AttentionPlan
 from ..perception.pointing import pointing_loss
 from ..perception.pruning import keep_schedule
+from ..perception.seen import Seen
 from ..perception.tower import Tower
 from .architecture import Architecture
 from .bridge_expert import BridgeExpert, BridgeOptions
 from .expert import Expert
+from .history import History, Memory, Past
 from .instruction import InstructionEncoder, MeanInstruction
 from .layout import TokenLayout
 from .slots import SlotHead
+from .structure import map_tensors
 from .trunk import Trunk, TrunkPlan
 
 if TYPE_CHECKING:
@@ -31,25 +35,29 @@ class Decision:
 
     `actions` [B, T, A], normalised; `positions` [B, V, points, 2], fractions of the picture, and `logits` of the
     pointing maps [B, V, points, rows, columns], None where towers do not point; `kept`: for each trunk layer the places
-    [B, kept] of the visual tokens that it worked on, None where it worked on all.
+    [B, kept] of the visual tokens that it worked on, None where it worked on all; `remembered`: what this decision
+    leaves for the next ones, see `Memory.with_newest`, None for a policy without history.
     """
 
     actions: torch.Tensor
     positions: torch.Tensor | None
     logits: torch.Tensor | None
     kept: list[torch.Tensor | None]
+    remembered: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Instructed:
     """What follows from the instruction alone: computed once, it serves every decision under that instruction.
 
-    `text` [B, L, D] embedded; `steering`: what modulates the towers; `plan`: masks, positions and router directions.
+    `text` [B, L, D] embedded; `steering`: what modulates the towers; `plan`: masks, positions and router directions;
+    `reading`: the expert's plan, where it attends by one.
     """
 
     text: torch.Tensor
     steering: Any
     plan: TrunkPlan
+    reading: AttentionPlan | None = None
 
 
 class SaccadeModel(nn.Module):
@@ -87,6 +95,7 @@ class SaccadeModel(nn.Module):
             router=shape.router,
             signal=shape.router_signal,
             positions=shape.positions,
+            kernels=shape.kernels,
         )
         self.state = nn.Sequential(
             nn.Linear(state, shape.trunk_width), nn.GELU(), nn.Linear(shape.trunk_width, shape.trunk_width)
@@ -97,6 +106,8 @@ class SaccadeModel(nn.Module):
         else:
             self.register_buffer("slots", torch.zeros_like(queries))
         self.expert = _expert(shape, chunk=chunk, slots=slots, action=action)
+        # Last, so that the weights of a policy without it are drawn as they always were.
+        self.history = _history(shape)
         # What nothing listens to must not wait for a gradient: training in several processes would hang on it.
         gated = shape.fusion == "gated" and len(shape.towers) > 1
         steers = not shape.towers or shape.tower_film or gated
@@ -110,7 +121,14 @@ class SaccadeModel(nn.Module):
         text = self.trunk.embed(tokens)
         condition = self.instruction(*self._described(text, valid))
         per_view = (condition[:, None] + self.view_condition).flatten(0, 1)
-        return Instructed(text, self.tower.modulations(per_view), self.trunk.plan(text, valid, condition))
+        plan = self.trunk.plan(text, valid, condition)
+        return Instructed(text, self.tower.modulations(per_view), plan, self._reading(len(text)))
+
+    def _reading(self, batch: int) -> AttentionPlan | None:
+        """Return the plan by which an expert reads visual tokens, state and slots, None where PyTorch attends."""
+        if isinstance(self.expert, SlotHead):
+            return None
+        return self.expert.plan(batch, self.layout.visual + 1 + self.layout.slots)
 
     def _described(self, text: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what the instruction's vector is made of; the original counts its stop token among the words."""
@@ -120,36 +138,64 @@ class SaccadeModel(nn.Module):
         stop = self.slots[:, -extra:].expand(len(text), -1, -1)
         return torch.cat([text, stop], dim=1), torch.cat([valid, valid.new_ones(len(text), extra)], dim=1)
 
-    def decide(self, images: torch.Tensor, instructed: Instructed, state: torch.Tensor) -> Decision:
-        """Decide for images uint8 [B, V, 3, H, W] and normalised states [B, state], under instructions."""
-        batch, views = images.shape[:2]
-        text = instructed.text
+    def nothing_remembered(self, batch: int) -> Memory | None:
+        """Return the memory of B episodes that begin; None for a policy without history."""
+        return None if self.history is None else self.history.nothing(batch, self.layout.visual)
+
+    def decide(
+        self, images: torch.Tensor, instructed: Instructed, state: torch.Tensor, memory: Memory | None = None
+    ) -> Decision:
+        """Decide for images uint8 [B, V, 3, H, W] and normalised states [B, state], under instructions.
+
+        `memory`: what a policy with history remembers; None is nothing.
+        """
+        seen, visual = self._see(images, instructed.steering)
+        remembered = None if self.history is None else self.history.remember(visual)
+        return self._decide(seen, visual, instructed, state, memory, remembered)
+
+    def _see(self, images: torch.Tensor, steering: Any) -> tuple[Seen, torch.Tensor]:
+        """Return what the towers see in images [B, V, 3, H, W], and its tokens as [B, N, D]."""
         # The rows of a batch are told apart before the trunk, so that views of all of them pass the towers at once.
-        seen = self.tower(images.flatten(0, 1).to(text.dtype), instructed.steering)
-        visual = seen.tokens.reshape(batch, self.layout.visual, -1)
+        seen = self.tower(images.flatten(0, 1).to(self.view_condition.dtype), steering)
+        return seen, seen.tokens.reshape(len(images), self.layout.visual, -1)
+
+    def _decide(
+        self,
+        seen: Seen,
+        visual: torch.Tensor,
+        instructed: Instructed,
+        state: torch.Tensor,
+        memory: Memory | None,
+        remembered: torch.Tensor | None,
+    ) -> Decision:
+        text, batch = instructed.text, len(visual)
         known = self.state(state.to(text.dtype))[:, None]
+        if self.history is not None and memory is not None:
+            visual, known = self.history(torch.cat([visual, known], dim=1), memory).split([self.layout.visual, 1], 1)
         sequence = self.layout.assemble(visual, text, known, self.slots.expand(batch, -1, -1))
         output = self.trunk(sequence, instructed.plan)
         return Decision(
-            self._act(output.hidden, known, instructed.plan).float(),
-            None if seen.positions is None else seen.positions.unflatten(0, (batch, views)),
-            None if seen.logits is None else seen.logits.unflatten(0, (batch, views)),
+            self._act(output.hidden, known, instructed).float(),
+            None if seen.positions is None else seen.positions.unflatten(0, (batch, -1)),
+            None if seen.logits is None else seen.logits.unflatten(0, (batch, -1)),
             output.kept,
+            remembered,
         )
 
-    def _act(self, hidden: list[torch.Tensor], state: torch.Tensor, plan: TrunkPlan) -> torch.Tensor:
+    def _act(self, hidden: list[torch.Tensor], state: torch.Tensor, instructed: Instructed) -> torch.Tensor:
         """Return the actions [B, T, A] that the expert reads off the trunk's hidden states."""
         shape, layout = self.architecture, self.layout
         read = hidden[-1:] if shape.readout == "slots" else hidden[-shape.expert_blocks :]
-        slots = [self._slots(layer, plan) for layer in read]
+        slots = [self._slots(layer, instructed.plan) for layer in read]
         if shape.readout == "slots":
             return self.expert(slots[0][:, : slots[0].shape[1] - shape.extra_slots])
         visual, early = layout.span("visual"), int(shape.read_shifted)
         seen = [layer[:, visual.start - early : visual.stop - early] for layer in read]
         if shape.readout == "expert":
             known = [layer[:, layout.span("state")] for layer in read]
-            return self.expert(seen, [torch.cat(parts, dim=1) for parts in zip(known, slots, strict=True)])
-        return self.expert(seen, slots, state[:, 0])
+            decided = [torch.cat(parts, dim=1) for parts in zip(known, slots, strict=True)]
+            return self.expert(seen, decided, instructed.reading)
+        return self.expert(seen, slots, state[:, 0], instructed.reading)
 
     def _slots(self, hidden: torch.Tensor, plan: TrunkPlan) -> torch.Tensor:
         """Return the states [B, slots, D] that stand for the slots."""
@@ -157,9 +203,27 @@ class SaccadeModel(nn.Module):
             return hidden.gather(1, plan.early_places[..., None].expand(-1, -1, hidden.shape[-1]))
         return hidden[:, self.layout.span("slots")]
 
-    def forward(self, images: torch.Tensor, tokens: torch.Tensor, state: torch.Tensor) -> Decision:
-        """Decide for images uint8 [B, V, 3, H, W], text tokens [B, L] and normalised states [B, state]."""
-        return self.decide(images, self.instruct(tokens), state)
+    def forward(
+        self, images: torch.Tensor, tokens: torch.Tensor, state: torch.Tensor, past: Past | None = None
+    ) -> Decision:
+        """Decide for images uint8 [B, V, 3, H, W], text tokens [B, L] and normalised states [B, state].
+
+        `past`: the frames that a policy with history remembers; the gradient reaches the towers through them too.
+        """
+        instructed = self.instruct(tokens)
+        if self.history is None or past is None:
+            return self.decide(images, instructed, state)
+        seen, visual = self._see(images, instructed.steering)
+        frames = [visual]
+        if len(past.images):
+            rows = past.member[:, None] * images.shape[1] + torch.arange(images.shape[1], device=images.device)
+            steering = map_tensors(instructed.steering, lambda each: each.index_select(0, rows.flatten()))
+            frames.append(self._see(past.images, steering)[1])
+        left = self.history.remember(torch.cat(frames))
+        # Not by indexing, whose gradient is summed in any order on several threads.
+        tokens = left.index_select(0, past.place.clamp(min=0).flatten()).unflatten(0, past.place.shape)
+        memory = Memory(tokens, past.place >= 0)
+        return self._decide(seen, visual, instructed, state, memory, left[: len(visual)])
 
 
 def trunk_configuration(shape: Architecture, length: int) -> PretrainedConfig:
@@ -215,6 +279,14 @@ def _tower(shape: Architecture, image_size: int) -> Tower | PretrainedTowers:
     )
 
 
+def _history(shape: Architecture) -> History | None:
+    if not shape.history:
+        return None
+    return History(
+        width=shape.trunk_width, heads=shape.trunk_heads, frames=shape.history, selected=shape.history_selected
+    )
+
+
 def _expert(shape: Architecture, *, chunk: int, slots: int, action: int) -> nn.Module:
     if shape.readout == "slots":
         return SlotHead(
@@ -232,6 +304,7 @@ def _expert(shape: Architecture, *, chunk: int, slots: int, action: int) -> nn.M
             blocks=shape.expert_blocks,
             heads=shape.expert_heads,
             actions=action,
+            kernels=shape.kernels,
         )
     return BridgeExpert(
         BridgeOptions(
@@ -244,6 +317,7 @@ def _expert(shape: Architecture, *, chunk: int, slots: int, action: int) -> nn.M
             gate="tanh" if shape.readout == "vla_adapter" else "sigmoid",
             rotation=shape.expert_rotation,
             start=shape.expert_start,
+            kernels=shape.kernels,
         )
     )
 

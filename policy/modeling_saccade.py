@@ -23,6 +23,7 @@ from .configuration_saccade import SaccadeConfig
 from .contract import Contract
 from .core import PREFIX, Core, Demonstrated, load_tensors, read_tokenizer_text
 from .demonstrations import dataset_offer, demonstrated_contract
+from .history import Memory, Past
 from .lerobot_files import camera_name
 from .model import Instructed
 from .tokenizer import TOKENIZER
@@ -89,14 +90,19 @@ class SaccadePolicy(PreTrainedPolicy):
         return [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
 
     def reset(self) -> None:
-        """Begin an episode: forget the actions that were still to come, and the instruction."""
+        """Begin an episode: forget what was seen, the actions that were still to come, and the instruction."""
         self._queue: deque[torch.Tensor] = deque()
+        self._memory: Memory | None = None
         self._instructed: tuple[list[str], Instructed] | None = None
 
     def forward(self, batch: dict[str, Any], reduction: str = "mean") -> tuple[torch.Tensor, dict[str, float]]:
         """Return the loss of demonstrated decisions, a scalar or with `reduction="none"` [B], and its parts to log."""
         self._instructed = None  # what was prepared holds for the weights of before
         images, instructions, state = self._observed(batch)
+        past = None
+        if images.ndim == 6:
+            past = self._remembered(images, batch)
+            images, state = images[:, 0], state[:, 0]
         grounding = None
         if self._labels is not None and self.config.grounding and "index" in batch:
             grounding = self._labels[batch["index"].cpu()].to(state.device)
@@ -107,6 +113,7 @@ class SaccadePolicy(PreTrainedPolicy):
             action=batch[ACTION],
             padded=batch[f"{ACTION}_is_pad"],
             grounding=grounding,
+            past=past,
         )
         action_loss, grounding_loss, _ = self.core.losses(demonstrated)
         loss = action_loss + self.config.grounding * grounding_loss
@@ -114,12 +121,17 @@ class SaccadePolicy(PreTrainedPolicy):
         return (loss if reduction == "none" else loss.mean()), parts
 
     def predict_action_chunk(self, batch: dict[str, Any]) -> torch.Tensor:
-        """Return the chunk [B, T, A] in the contract's units."""
+        """Return the chunk [B, T, A] in the contract's units; a policy with history remembers what it saw."""
         self.eval()
         images, instructions, state = self._observed(batch)
         if self._instructed is None or self._instructed[0] != instructions:
             self._instructed = instructions, self.core.instruct(instructions)
-        return self.core.decide(images, self._instructed[1], state)[0]
+        if self._memory is None or len(self._memory.there) != len(images):
+            self._memory = self.core.nothing_remembered(len(images))
+        chunk, decision = self.core.decide(images, self._instructed[1], state, memory=self._memory)
+        if self._memory is not None:
+            self._memory = self._memory.with_newest(decision.remembered)
+        return chunk
 
     def select_action(self, batch: dict[str, Any]) -> torch.Tensor:
         """Return the next action [B, A]; a new chunk is decided once `n_action_steps` of the last one are done."""
@@ -127,8 +139,22 @@ class SaccadePolicy(PreTrainedPolicy):
             self._queue.extend(self.predict_action_chunk(batch)[:, : self.config.n_action_steps].unbind(1))
         return self._queue.popleft()
 
+    def _remembered(self, images: torch.Tensor, batch: Mapping[str, Any]) -> Past:
+        """Return what decisions remember of images [B, 1 + H, V, 3, H, W], the newest first."""
+        key = f"{self._keys[self.core.contract.cameras[0].name]}_is_pad"
+        if key not in batch:
+            raise InputError(key, got="nothing", expected="which frames are before the episode", fix="Keep that key.")
+        there = ~batch[key][:, 1:].bool()
+        rows, frames = there.shape
+        place = torch.arange(rows * frames, device=there.device).unflatten(0, (rows, frames)) + rows
+        member = torch.arange(rows, device=there.device).repeat_interleave(frames)
+        return Past(images[:, 1:].flatten(0, 1), member, place.masked_fill(~there, -1))
+
     def _observed(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, list[str], torch.Tensor]:
-        """Return images uint8 [B, V, 3, H, W], instructions and state [B, S] of a batch in LeRobot's form."""
+        """Return images uint8 [B, V, 3, H, W], instructions and state [B, S] of a batch in LeRobot's form.
+
+        With a history a batch of demonstrations has an axis of moments behind B, the present first.
+        """
         contract = self.core.contract
         views = []
         for camera in contract.cameras:
@@ -144,7 +170,7 @@ class SaccadePolicy(PreTrainedPolicy):
                     fix="Set the camera's size.",
                 )
             views.append(batch[key])
-        images = torch.stack(views, dim=1)
+        images = torch.stack(views, dim=-4)
         if images.is_floating_point():
             # LeRobot divides bytes by 255; back to bytes, so that a decision is that of `saccade eval`, bit by bit.
             images = images.mul(255).round().clamp(0, 255).to(torch.uint8)
@@ -239,6 +265,7 @@ def _agreed(contract: Contract, config: SaccadeConfig) -> Contract:
         ("input_features", sorted(cameras), sorted(camera.name for camera in contract.cameras)),
         ("observation.state", config.robot_state_feature.shape[0], len(contract.state.names)),
         ("action", config.action_feature.shape[0], len(contract.action.names)),
+        *([("n_action_steps", config.n_action_steps, contract.execute)] if config.architecture.history else []),
     ):
         if got != expected and not (option == "input_features" and set(expected) <= cameras):
             raise InputError(

@@ -1,4 +1,4 @@
-"""Tensors inside dataclasses, dictionaries, lists and tuples: change every one of them, or list them."""
+"""Tensors inside dataclasses, dictionaries, lists and tuples, named or not: change every one of them, or list them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
         return type(value)(**{each.name: map_tensors(getattr(value, each.name), change) for each in fields(value)})
     if isinstance(value, dict):
         return {key: map_tensors(each, change) for key, each in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(each, change) for each in value))
     if isinstance(value, list | tuple):
         return type(value)(map_tensors(each, change) for each in value)
     return value

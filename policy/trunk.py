@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,45 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AutoModel, PretrainedConfig
 
 from ..errors import InputError
-from ..kernels.block_sparse import attention, interval_mask
-from ..perception.pruning import OriginalRouter, PruningRouter, select
+from ..perception.pruning import OriginalRouter, PruningRouter, gather_normed, select
+from .attention import DECODER_ATTENTION, Visible, check_head_size, decoder_attention, mask_by_levels, plan_by_levels
 from .layout import TokenLayout
-
-ATTENTION = "saccade_block_sparse"
-
-
-def decoder_attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **_: object,
-) -> tuple[torch.Tensor, None]:
-    """Serve a Hugging Face decoder layer with our attention, in the signature of its attention interface.
-
-    Grouped keys and values [B, groups, S, d] are repeated for the query's heads. What else the library hands over
-    (caches, indices) has no meaning here; what would change the result and is not done here raises InputError.
-    """
-    usual = query.shape[-1] ** -0.5
-    for name, got, expected in (
-        ("scaling", usual if scaling is None else scaling, usual),
-        ("dropout", dropout, 0.0),
-        ("sliding_window", sliding_window or 0, 0),
-        ("softcap", softcap or 0.0, 0.0),
-    ):
-        if not math.isclose(got, expected, rel_tol=1e-6):
-            raise InputError(
-                f"trunk attention: {name}", got=got, expected=expected, fix="Choose a decoder with plain attention."
-            )
-    repeat = query.shape[1] // key.shape[1]
-    if repeat > 1:
-        key, value = (part.repeat_interleave(repeat, dim=1) for part in (key, value))
-    return attention(query, key, value, attention_mask).transpose(1, 2).contiguous(), None
 
 
 @dataclass
@@ -67,12 +29,13 @@ class TrunkOutput:
 class Tokens:
     """Some tokens of the sequence as a decoder layer must know them: where they stand, and who sees whom.
 
-    `positions` [B, n]; `rotation`: cosine and sine [B, n, d] of the rotary embedding; `mask` boolean [B, 1, n, n].
+    `positions` [B, n]; `rotation`: cosine and sine [B, n, d] of the rotary embedding; `visible`: what they see of one
+    another and of the remembered text.
     """
 
     positions: torch.Tensor
     rotation: tuple[torch.Tensor, torch.Tensor]
-    mask: torch.Tensor
+    visible: Visible
 
 
 @dataclass(frozen=True)
@@ -89,8 +52,7 @@ class Memory:
         self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a layer's keys and values with those of the text before them."""
-        before = self.keys[layer].to(key.dtype), self.values[layer].to(value.dtype)
-        return torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2)
+        return _behind(self.keys[layer], key), _behind(self.values[layer], value)
 
 
 class _Catch:
@@ -125,8 +87,8 @@ class Trunk(nn.Module):
 
     They are picked in `groups` equal shares: one for each view, or one for all. A layer that prunes works on the tokens
     that its router picks and on everything else; the others pass by unchanged and may return in the next layer. What a
-    picked token gains is scaled by its gate, so that the router learns from the loss. `router`, `signal` and
-    `positions` are the architecture's choices. Raises InputError when `groups` or `keep` do not fit.
+    picked token gains is scaled by its gate, so that the router learns from the loss. `router`, `signal`, `positions`
+    and `kernels` are the architecture's choices. Raises InputError when `groups` or `keep` do not fit.
     """
 
     def __init__(
@@ -140,6 +102,7 @@ class Trunk(nn.Module):
         router: str = "direction",
         signal: str = "kept",
         positions: str = "fixed",
+        kernels: str = "torch",
     ) -> None:
         super().__init__()
         tokens = layout.visual // groups
@@ -154,7 +117,7 @@ class Trunk(nn.Module):
                 expected=f"1 to {tokens} tokens of a group for each of {configuration.num_hidden_layers} layers",
                 fix="Take it from keep_schedule.",
             )
-        AttentionInterface.register(ATTENTION, decoder_attention)
+        AttentionInterface.register(DECODER_ATTENTION, decoder_attention)
         self.decoder = _decoder(configuration)
         if router == "original" and (others := _unusual_parts(self.decoder.layers[0])):
             raise InputError(
@@ -165,6 +128,12 @@ class Trunk(nn.Module):
             )
         self.layout, self.groups, self.keep = layout, groups, tuple(keep)
         self.signal, self.positions = signal, positions
+        self.planned = kernels == "saccade"
+        # Layers that are built in another way are gathered first and then run as they are.
+        self.fused = self.planned and _is_plain(self.decoder.layers[0])
+        if self.planned:
+            head = getattr(configuration, "head_dim", None)
+            check_head_size("trunk", head or configuration.hidden_size // configuration.num_attention_heads)
         self.checkpointing = False
         width = configuration.hidden_size
         self.routers = nn.ModuleDict(
@@ -187,20 +156,21 @@ class Trunk(nn.Module):
     def plan(self, text: torch.Tensor, text_valid: torch.Tensor, condition: torch.Tensor) -> TrunkPlan:
         """Prepare for an instruction: embedded `text` [B, L, D], `text_valid` [B, L], its vector `condition` [B, C].
 
-        Which tokens a layer keeps is not known yet, but who sees whom is: those that are kept stay in their order, and
-        a mask makes no other difference between visual tokens.
+        Which tokens a layer keeps is not known yet, but who sees whom is: those that are kept stay in their order,
+        and no other difference is made between visual tokens.
         """
         layout, before = self.layout, self.layout.remembered
         high, level = layout.levels(text_valid)
         positions = layout.positions(text_valid, counted=self.positions != "fixed")
-        mask = interval_mask(torch.zeros_like(high), high, level)[:, None]
         rotation = self._rotation(positions, condition.dtype)
         memory = None
         if before:
-            first = Tokens(positions[:, :before], _cut(rotation, slice(before)), mask[:, :, :before, :before])
-            memory = self._remember(text, first)
+            visible = self._visible(high[:before], level[:, :before])
+            memory = self._remember(text, Tokens(positions[:, :before], _cut(rotation, slice(before)), visible))
         behind = slice(before, None)
-        whole = Tokens(positions[:, behind], _cut(rotation, behind), mask[:, :, behind])
+        high = high[behind]
+        visible = self._visible(high, level)
+        whole = Tokens(positions[:, behind], _cut(rotation, behind), visible)
         visual = layout.span("visual")
         pruned = {}
         for kept in {self.keep[int(layer)] * self.groups for layer in self.routers}:
@@ -211,13 +181,17 @@ class Trunk(nn.Module):
                 places = start + layout.valid(text_valid)[:, before:][:, stay].long().cumsum(1) - 1
                 turned = self._rotation(places, condition.dtype)
             seen = torch.cat([torch.arange(before, device=stay.device), stay + before])
-            pruned[kept] = Tokens(places, turned, whole.mask[:, :, stay][..., seen])
+            visible = self._visible(high[stay], level[:, seen])
+            pruned[kept] = Tokens(places, turned, visible)
         directions = {
             int(layer): router.direction(condition)
             for layer, router in self.routers.items()
             if isinstance(router, PruningRouter)
         }
         return TrunkPlan(text_valid, layout.early_places(text_valid), whole, pruned, directions, memory)
+
+    def _visible(self, high: torch.Tensor, level: torch.Tensor) -> Visible:
+        return plan_by_levels(high, level) if self.planned else mask_by_levels(high, level)
 
     def _remember(self, text: torch.Tensor, tokens: Tokens) -> Memory:
         """Run the decoder over the text [B, L, D] alone and return the keys and values of every layer."""
@@ -268,11 +242,15 @@ class Trunk(nn.Module):
         places = select(scores, self.groups, self.keep[number])
         working = self._working(places)
         index = working[..., None].expand(-1, -1, sequence.shape[-1])
-        given, tokens = sequence.gather(1, index), self._tokens(working, places.shape[1], plan)
-        if gates is not None:
-            result = _run_gated(layer, given, tokens, gates.gather(1, working))
+        tokens = self._tokens(working, places.shape[1], plan)
+        if self.fused:
+            given, normed = gather_normed(sequence, working, layer.input_layernorm)
         else:
-            result = _run(layer, given, tokens, plan.memory)
+            given, normed = sequence.gather(1, index), None
+        if gates is not None:
+            result = _run(layer, given, tokens, normed=normed, gates=gates.gather(1, working))
+        else:
+            result = _run(layer, given, tokens, plan.memory, normed=normed)
             gain = torch.ones(*working.shape, 1, dtype=result.dtype, device=result.device)
             gain[:, visual.start : visual.start + places.shape[1], 0] = 2 * scores.gather(1, places).sigmoid()
             result = given + gain * (result - given)
@@ -294,7 +272,7 @@ class Trunk(nn.Module):
             table.expand(len(working), -1, -1).gather(1, working[..., None].expand(-1, -1, table.shape[-1]))
             for table in tokens.rotation
         )
-        return Tokens(tokens.positions.gather(1, working), rotation, tokens.mask)
+        return Tokens(tokens.positions.gather(1, working), rotation, tokens.visible)
 
     def _pooled(self, normed: torch.Tensor, text_valid: torch.Tensor) -> torch.Tensor:
         """Return the mean [B, D] over state and text without padding: what CogVLA's router is steered by."""
@@ -308,7 +286,7 @@ class Trunk(nn.Module):
 def _decoder(configuration: PretrainedConfig) -> nn.Module:
     """Build a decoder at random; raise InputError unless its layers can be run one by one."""
     try:
-        decoder = AutoModel.from_config(configuration, attn_implementation=ATTENTION)
+        decoder = AutoModel.from_config(configuration, attn_implementation=DECODER_ATTENTION)
     # Each family of the library checks its sizes in its own way, or not at all.
     except Exception as error:
         raise _no_trunk(configuration, f"{type(error).__name__}: {error}") from error
@@ -342,6 +320,14 @@ def _unusual_parts(layer: nn.Module) -> list[str]:
     return sorted(name for name, _ in layer.named_children() if name not in usual)
 
 
+def _is_plain(layer: nn.Module) -> bool:
+    """Tell whether a layer computes as Llama's: RMS norm and attention, RMS norm and feed-forward, both just added."""
+    norm = layer.input_layernorm
+    # Gemma's norm has its epsilon under another name and adds one to its weight; Granite's layers scale what they add.
+    scales = any(isinstance(value, float) for value in vars(layer).values())
+    return not _unusual_parts(layer) and hasattr(norm, "weight") and hasattr(norm, "variance_epsilon") and not scales
+
+
 def _read(layer: nn.Module, text: torch.Tensor, tokens: Tokens) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Run a layer over the text; return what becomes of it, with the layer's keys and values."""
     catch = _Catch()
@@ -349,25 +335,32 @@ def _read(layer: nn.Module, text: torch.Tensor, tokens: Tokens) -> tuple[torch.T
     return text, *catch.caught
 
 
-def _run(layer: nn.Module, hidden: torch.Tensor, tokens: Tokens, memory: Memory | _Catch | None = None) -> torch.Tensor:
-    return layer(hidden, past_key_values=memory, **_arguments(tokens, hidden.dtype))
+def _run(
+    layer: nn.Module,
+    hidden: torch.Tensor,
+    tokens: Tokens,
+    memory: Memory | _Catch | None = None,
+    *,
+    normed: torch.Tensor | None = None,
+    gates: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Run a decoder layer on hidden states [B, n, D].
 
-
-def _arguments(tokens: Tokens, dtype: torch.dtype) -> dict[str, Any]:
-    """Return what the library's decoder layers take, for hidden states of a dtype."""
-    cosine, sine = (table.to(dtype) for table in tokens.rotation)
-    return {
-        "attention_mask": tokens.mask,
+    It is run part by part where these are `normed` [B, n, D] already, and where its feed-forward is scaled by `gates`
+    [B, n], as in CogVLA: only layers without unusual parts may be.
+    """
+    arguments = {
+        "attention_mask": tokens.visible,
         "position_ids": tokens.positions,
-        "position_embeddings": (cosine, sine),
+        "position_embeddings": tuple(table.to(hidden.dtype) for table in tokens.rotation),
+        "past_key_values": memory,
     }
-
-
-def _run_gated(layer: nn.Module, hidden: torch.Tensor, tokens: Tokens, gates: torch.Tensor) -> torch.Tensor:
-    """Run a decoder layer whose feed-forward is scaled by `gates` [B, n], as in CogVLA."""
-    attended, _ = layer.self_attn(layer.input_layernorm(hidden), **_arguments(tokens, hidden.dtype))
+    if normed is None and gates is None:
+        return layer(hidden, **arguments)
+    attended, _ = layer.self_attn(layer.input_layernorm(hidden) if normed is None else normed, **arguments)
     hidden = hidden + attended
-    return hidden + gates[..., None].to(hidden.dtype) * layer.mlp(layer.post_attention_layernorm(hidden))
+    grown = layer.mlp(layer.post_attention_layernorm(hidden))
+    return hidden + (grown if gates is None else gates[..., None].to(hidden.dtype) * grown)
 
 
 def _listening(sequence: torch.Tensor, scores: torch.Tensor, visual: slice) -> torch.Tensor:
@@ -380,6 +373,12 @@ def _listening(sequence: torch.Tensor, scores: torch.Tensor, visual: slice) -> t
     silent = (gate - gate.detach())[..., None].to(sequence.dtype)
     heard = sequence[:, visual] + silent * sequence[:, visual].detach()
     return torch.cat([sequence[:, : visual.start], heard, sequence[:, visual.stop :]], dim=1)
+
+
+def _behind(before: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    """Return [B, groups, n, d] behind [B, groups, L, d], token by token in memory, as both of them lie there."""
+    both = [before.to(part.dtype).transpose(1, 2), part.transpose(1, 2)]
+    return torch.cat(both, dim=1).transpose(1, 2)
 
 
 def _cut(rotation: tuple[torch.Tensor, torch.Tensor], places: slice) -> tuple[torch.Tensor, torch.Tensor]:

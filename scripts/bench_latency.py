@@ -43,6 +43,8 @@ class LatencyConfig:
     """Whether LeRobot's policies take part."""
     device: str = "auto"
     """Where to measure time: cuda (bfloat16, captured in a CUDA graph), cpu (float32), or auto: a GPU if there is."""
+    kernels: str = "torch"
+    """What computes our policies' attention and gathers what pruning keeps: torch, or saccade, our own operators."""
     runs: int = 100
     """Decisions to time of each contestant; the median counts."""
     seconds: float = 120.0
@@ -72,7 +74,7 @@ class LatencyConfig:
         from ..policy.architecture import find_preset
 
         for preset in self.presets:
-            find_preset(preset)
+            replace(find_preset(preset), kernels=self.kernels)
 
 
 def bench_latency(config: LatencyConfig) -> tuple[Figures, list[str]]:
@@ -137,7 +139,7 @@ def line_up(config: LatencyConfig) -> list[Contestant]:
 
     found: list[Contestant] = []
     for preset in config.presets:
-        architecture = find_preset(preset)
+        architecture = replace(find_preset(preset), kernels=config.kernels)
         found.append(ours(preset, architecture))
         if architecture.towers:
             found.append(Ours(f"dense {preset}", dense(architecture), Sizes()))
@@ -266,7 +268,7 @@ def training_figures(config: LatencyConfig, device: str) -> tuple[Figures, list[
     sizes, figures, lines = replace(Sizes(), batch=TRAINING_BATCH), {}, []
     said = f"with LoRA of rank {LORA_RANK} at batch {sizes.batch}"
     if "small" in config.presets:
-        small = find_preset("small")
+        small = replace(find_preset("small"), kernels=config.kernels)
         kept, again = (
             training_peak(lambda: adapted(small, sizes), sizes, checkpointing=checkpointing) / 2**30
             for checkpointing in (False, True)
@@ -275,7 +277,7 @@ def training_figures(config: LatencyConfig, device: str) -> tuple[Figures, list[
         figures["small_train_lora_checkpointed_peak_gib"] = round(again, 2)
         lines.append(f"training small {said} in bfloat16: {kept:.1f} GiB, {again:.1f} with checkpointing (derived)")
     if "large" in config.presets:
-        large = find_preset("large")
+        large = replace(find_preset("large"), kernels=config.kernels)
         sides = [large, dense(large)]
         ours, theirs = (
             training_flops(lambda side=side: adapted(side, sizes), sizes, checkpointing=True).total / 1e12

@@ -46,10 +46,11 @@ class Ours:
         torch.manual_seed(0)
         images, state = self.sizes.images(device), self.sizes.states(device)
         instructed = network.instruct(self.sizes.tokens(self.architecture, device))
+        memory = network.nothing_remembered(self.sizes.batch)
         if capture:
             captured = CapturedPolicy(network, images, instructed, state)
-            return lambda: captured.decide(images, state).actions
-        return lambda: network.decide(images, instructed, state).actions
+            return lambda: captured.decide(images, state, memory).actions
+        return lambda: network.decide(images, instructed, state, memory).actions
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError
 from ..policy.architecture import Architecture, changed, find_preset
 from ..training.configuration import LoopConfig
+from .training_folder import check_unchanged, earlier_options, plain, prepare_folder
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +44,8 @@ class TrainConfig:
     """Shape of a policy trained from scratch."""
     change: tuple[str, ...] = ()
     """Fields of the preset to change, as FIELD=VALUE: `--change router=original mask=mutual`. All fields and their
-    values stand in policy/architecture.py."""
+    values stand in policy/architecture.py. With --init only those that leave what the policy decides as it was, at
+    first: `--change history=12 history_selected=4` gives it a memory."""
     trunk: str | None = None
     """Pretrained decoder, a name on the Hugging Face hub or a folder: sizes, tokenizer and weights of the trunk come
     from it. Random weights at the preset's sizes when left out."""
@@ -86,8 +85,8 @@ class TrainConfig:
         if self.resume and self.overwrite:
             raise InputError("resume", got="overwrite too", expected="one of the two", fix="Leave one of them out.")
         self._check_pretrained()
-        # What follows from a trunk's source takes a look at it, which may be far away.
-        if self.trunk is None:
+        # What follows from a trunk's source takes a look at it, which may be far away; so may a checkpoint be.
+        if self.trunk is None and self.init is None:
             self.architecture()
         find_preset(self.preset)
 
@@ -96,9 +95,9 @@ class TrainConfig:
             if self.init is not None and getattr(self, name):
                 fix = "Leave one of them out: a checkpoint brings its weights."
                 raise InputError(name, got="init too", expected="one of the two", fix=fix)
-        if self.init is not None and (self.change or self.preset != "tiny"):
-            fix = "Leave them out: a checkpoint keeps its shape."
-            raise InputError("init", got="preset or change too", expected="a checkpoint alone", fix=fix)
+        if self.init is not None and self.preset != "tiny":
+            fix = "Leave it out: a checkpoint keeps its shape."
+            raise InputError("init", got="preset too", expected="a checkpoint alone", fix=fix)
         if self.lora < 0:
             raise InputError("lora", got=self.lora, expected="a rank above 0, or 0 for none", fix="16 is usual.")
         if self.lora and self.init is None:
@@ -132,17 +131,6 @@ class TrainConfig:
         return Adaptation(self.lora, self.lora_alpha or float(self.lora)) if self.lora else None
 
 
-OPTIONS_FILE = "train.json"
-FREE_TO_CHANGE = (
-    *("resume", "overwrite", "out", "data", "threads", "report_to", "log_every", "save_every"),
-    "checkpointing",
-)
-"""Options that a resumed training may be given anew: what is learned does not depend on them.
-
-Folders may have moved; that the demonstrations are the same is told by their fingerprint.
-"""
-
-
 def run(config: TrainConfig) -> int:
     """Train as configured; the command's entry."""
     result = train_policy(config)
@@ -162,7 +150,7 @@ def train_policy(config: TrainConfig, *, progress: bool = True) -> TrainingResul
 
     Raises InputError for whatever does not fit, before anything is written or thrown away.
     """
-    before = _earlier_options(config)
+    before = earlier_options(config)
     accelerator = _accelerator(config)
 
     from ..policy.adaptation import set_checkpointing
@@ -171,17 +159,20 @@ def train_policy(config: TrainConfig, *, progress: bool = True) -> TrainingResul
 
     dataset = DemonstrationDataset(config.data, _chunk(config), progress=progress)
     core = make_core(config, dataset)
+    dataset.remember(core.architecture.history, core.contract.execute)
     # All of them, before anything is thrown away: one that is too long would end a training in the middle.
     core.tokenizer(dataset.instructions)
     set_checkpointing(core.model, config.checkpointing)
-    options = _plain(config) | {
+    options = plain(config) | {
         "dataset_fingerprint": dataset.fingerprint,
         "processes": accelerator.num_processes,
     }
     if config.resume:
-        _check_unchanged(before, options)
+        check_unchanged(config, before, options)
     if accelerator.is_main_process:
-        _prepare_folder(config, options)
+        prepare_folder(config, options)
+        if core.fresh:
+            print(f"new beside what {config.init} has learned: {', '.join(core.fresh)}", flush=True)
     accelerator.wait_for_everyone()
     report = None
     if config.report_to:
@@ -220,7 +211,7 @@ def make_core(config: TrainConfig, dataset: DemonstrationDataset) -> Core:
         )
         core = _new_core(config, contract)
     else:
-        core = load_core(find_checkpoint(config.init), fold=False)
+        core = load_core(find_checkpoint(config.init), fold=False, change=config.change)
         for offer in offers:
             core.contract.check(offer)
     adaptation = config.adaptation()
@@ -255,50 +246,6 @@ def _new_core(config: TrainConfig, contract: Contract) -> Core:
     if config.towers:
         load_towers(core.model.tower, config.towers)
     return core
-
-
-def _earlier_options(config: TrainConfig) -> dict[str, Any]:
-    """Make sure that --out may be written to; return the options of the training that is in it, if there is one."""
-    path = config.out / OPTIONS_FILE
-    if config.out.exists() and not config.out.is_dir():
-        raise InputError("out", got=f"{config.out}, a file", expected="a folder", fix="Choose another name.")
-    if path.is_file():
-        if not (config.resume or config.overwrite):
-            raise InputError(
-                "out",
-                got=f"{config.out}, in which a training is",
-                expected="a new folder",
-                fix="Use --resume to go on, --overwrite to start again, or another folder.",
-            )
-        return _read_options(path)
-    if config.resume:
-        raise InputError(
-            "resume",
-            got=f"no training in {config.out}",
-            expected="a folder that a training was started in",
-            fix="Leave --resume out to start one.",
-        )
-    # Names with a dot may be what a kill has left of the very first file.
-    if config.out.exists() and any(not entry.name.startswith(".") for entry in config.out.iterdir()):
-        raise InputError(
-            "out",
-            got=f"{config.out}, which holds something else",
-            expected="a new folder, or that of a training",
-            fix="Choose another folder.",
-        )
-    return {}
-
-
-def _read_options(path: Path) -> dict[str, Any]:
-    try:
-        options = json.loads(path.read_bytes())
-    except ValueError:
-        options = None
-    if not isinstance(options, dict):
-        raise InputError(
-            str(path), got="a damaged file", expected="the options of a training", fix="Train into a new folder."
-        )
-    return options
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
@@ -336,40 +283,6 @@ def _chunk(config: TrainConfig) -> int:
     return read_contract(find_checkpoint(config.init)).chunk
 
 
-def _check_unchanged(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise InputError for the first option that a resumed training may not change.
-
-    One that is missing is younger than that training; its default is what was done before there was a choice.
-    """
-    defaults = {each.name: each.default for each in fields(TrainConfig) if each.default is not MISSING}
-    before, now = _flat(json.loads(json.dumps(defaults)) | before), _flat(now)
-    for key in [*before, *(key for key in now if key not in before)]:
-        if key not in FREE_TO_CHANGE and before.get(key) != now.get(key):
-            raise InputError(
-                f"resume: {key}",
-                got=now.get(key),
-                expected=before.get(key),
-                fix="Resume with the options and the data of the first run, or train into a new folder.",
-            )
-
-
-def _prepare_folder(config: TrainConfig, options: dict[str, Any]) -> None:
-    """Throw an earlier training away if that was asked for, and write the options down."""
-    from ..training.disk import write_whole, writing
-    from ..training.loop import CHECKPOINT_FOLDER, LOG_FILE, STATE_FOLDER
-    from ..training.state import discard_state
-
-    with writing(config.out):
-        config.out.mkdir(parents=True, exist_ok=True)
-    if config.overwrite:
-        discard_state(config.out / STATE_FOLDER)
-        # What a kill while writing a checkpoint has left begins with a dot.
-        for path in (config.out / CHECKPOINT_FOLDER, *config.out.glob(f".{CHECKPOINT_FOLDER}.*")):
-            shutil.rmtree(path, ignore_errors=True)
-        (config.out / LOG_FILE).unlink(missing_ok=True)
-    write_whole(config.out / OPTIONS_FILE, json.dumps(options, indent=2) + "\n")
-
-
 def _saver(
     core: Core, dataset: DemonstrationDataset, config: TrainConfig
 ) -> Callable[[Path, dict[str, torch.Tensor], int], object]:
@@ -383,7 +296,7 @@ def _saver(
     if core.tokenizer_text is not None:
         texts |= {TOKENIZER: core.tokenizer_text}
     provenance = collect_provenance(["saccade", *sys.argv[1:]], {"seed": config.loop.seed}, dataset.fingerprint)
-    provenance |= {"options": _plain(config), "init": config.init}
+    provenance |= {"options": plain(config), "init": config.init, "fresh": list(core.fresh)}
 
     def save(folder: Path, tensors: dict[str, torch.Tensor], step: int) -> None:
         named = {PREFIX + name: tensor for name, tensor in tensors.items()}
@@ -397,14 +310,3 @@ def _reporter(accelerator: Accelerator) -> Callable[[dict[str, Any]], None]:
         accelerator.log({key: value for key, value in line.items() if key != "step"}, step=line["step"])
 
     return report
-
-
-def _plain(config: TrainConfig) -> dict[str, Any]:
-    """Return the options as plain JSON values."""
-    return json.loads(json.dumps(asdict(config), default=os.fspath))
-
-
-def _flat(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options by the names that the command line has for them: those of the loop have no prefix."""
-    loop = options.get("loop")
-    return {key: value for key, value in options.items() if key != "loop"} | (loop if isinstance(loop, dict) else {})

@@ -35,11 +35,16 @@ REQUEST_FILE, SUMMARY_FILE = "request.json", "collection.json"
 
 @dataclass(frozen=True)
 class CollectedTask:
-    """A task to demonstrate and the instructions to draw from, one for each attempt."""
+    """A task to demonstrate and the instructions to draw from, one for each attempt.
+
+    `recordings` counts the starts that there are, where demonstrations were recorded elsewhere: each is tried once, and
+    what succeeds is kept.
+    """
 
     suite: str
     task: str
     instructions: tuple[str, ...]
+    recordings: int | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,9 @@ def collect(
         if finish is not None:
             finish(building)
         counts = tuple(
-            TaskCount(task.suite, task.task, len(attempts), attempts[-1].number + 1 - len(attempts))
+            TaskCount(
+                task.suite, task.task, len(attempts), (task.recordings or attempts[-1].number + 1) - len(attempts)
+            )
             for task, attempts in kept.items()
         )
         content = described | {
@@ -239,16 +246,20 @@ def _settle_all(
     running: dict[Future[bool], tuple[CollectedTask, Attempt]] = {}
     # Spawned, not forked: a renderer's context does not survive a fork.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), start_worker, (world, staging))
-    bar = tqdm(total=request.episodes * len(plan), desc="collecting", unit="episode", disable=not progress)
+    wanted = sum(request.episodes if task.recordings is None else task.recordings for task in plan)
+    bar = tqdm(total=wanted, desc="collecting", unit="episode", disable=not progress)
 
     def extend(task: CollectedTask) -> None:
         """Plan as many attempts as successes are missing, once all that were planned are settled."""
         attempts = plan[task]
         while all(attempt.name in outcome for attempt in attempts):
-            missing = request.episodes - sum(outcome[attempt.name] for attempt in attempts)
+            if task.recordings is not None:
+                missing = task.recordings - len(attempts)
+            else:
+                missing = request.episodes - sum(outcome[attempt.name] for attempt in attempts)
             if missing <= 0:
                 return
-            if len(attempts) >= request.attempts_per_episode * request.episodes:
+            if task.recordings is None and len(attempts) >= request.attempts_per_episode * request.episodes:
                 raise WorldError(
                     f"the demonstrator succeeds too seldom at {task.suite}/{task.task}: "
                     f"{request.episodes - missing} of {len(attempts)} attempts, {request.episodes} wanted"
@@ -278,7 +289,11 @@ def _settle_all(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         bar.close()
-    return {task: [attempt for attempt in attempts if outcome[attempt.name]] for task, attempts in plan.items()}
+    kept = {task: [attempt for attempt in attempts if outcome[attempt.name]] for task, attempts in plan.items()}
+    for task, attempts in kept.items():
+        if not attempts:
+            raise WorldError(f"none of the {task.recordings} recordings of {task.suite}/{task.task} succeeds here")
+    return kept
 
 
 def _move_into_place(building: Path, out: Path) -> None:

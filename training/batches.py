@@ -15,13 +15,15 @@ from .dataset import DemonstrationDataset
 
 
 def frame_order(frames: np.ndarray, config: LoopConfig, start: int, rank: int, ranks: int) -> Iterator[np.ndarray]:
-    """Yield the frames of every step from `start` on, int64 [batch_size], for one rank of several.
+    """Yield the frames of every step from `start` on, int64 [batch_size / run], for one rank of several.
 
-    An epoch is a permutation of `frames` of its own, cut into steps and each step into ranks. The tail that is too
+    With runs these are the first of each. An epoch is a permutation of `frames` of its own, cut into steps and each
+    step into ranks. The tail that is too
     short for a step is left out of that epoch; another epoch leaves out others. Fewer frames than one step of all ranks
     takes are repeated until they fill it: only then do ranks meet the same frame.
     """
-    per_step = config.batch_size * ranks
+    size = config.batch_size // config.run
+    per_step = size * ranks
     per_epoch = max(1, len(frames) // per_step)
     epoch, order = -1, frames
     for step in range(start, config.steps):
@@ -30,8 +32,8 @@ def frame_order(frames: np.ndarray, config: LoopConfig, start: int, rank: int, r
             order = np.random.default_rng([config.seed, epoch]).permutation(frames)
             if len(order) < per_step:
                 order = np.resize(order, per_step)
-        first = (step % per_epoch) * per_step + rank * config.batch_size
-        yield order[first : first + config.batch_size]
+        first = (step % per_epoch) * per_step + rank * size
+        yield order[first : first + size]
 
 
 def prefetch(

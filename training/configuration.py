@@ -30,6 +30,10 @@ class LoopConfig:
     """Weight of the pointing loss, where the demonstrations are labelled."""
     stride: int = 1
     """Train on every n-th frame: neighbours tell little new."""
+    run: int = 1
+    """Decisions of one episode that stand in a step together, one after the other. With a history they share most of
+    what they remember, which the towers then see once: with 16 remembered frames of episodes of 125 steps a decision
+    takes 8.7 frames alone, 1.8 in runs of 8."""
     seed: int = 0
     """Draws the weights at the start and the order of the frames."""
     save_every: int = 500
@@ -38,10 +42,15 @@ class LoopConfig:
     """Steps between lines of the log; every checkpoint has one too."""
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "batch_size": 1, "stride": 1, "save_every": 1, "log_every": 1, "warmup": 0, "seed": 0}
+        least = dict.fromkeys(("steps", "batch_size", "stride", "run", "save_every", "log_every"), 1)
+        least |= {"warmup": 0, "seed": 0}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise InputError(name, got=getattr(self, name), expected=f"{value} or more", fix=f"Raise {name}.")
+        if self.batch_size % self.run:
+            fix = "Change run or batch_size."
+            got = f"{self.run}, with a batch_size of {self.batch_size}"
+            raise InputError("run", got=got, expected="a divisor of the batch size", fix=fix)
         fractions = {
             "learning_rate": (0.0 < self.learning_rate < 1.0, "between 0 and 1", "1e-3 is usual."),
             "average": (0.0 <= self.average < 1.0, "0 up to below 1", "0.999 is usual."),

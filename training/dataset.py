@@ -26,6 +26,10 @@ class DemonstrationDataset(torch.utils.data.Dataset):
       grounding          float32 [B, G], privileged labels; only when every dataset has them
       instruction        int64 [B], a place in `instructions`
       index              int64 [B], the frame's place in this dataset
+    and, after `remember`, what decisions remember of H frames:
+      past_images        uint8 [F, V, 3, H, W], remembered frames that are none of the B, each once
+      past_member        int64 [F], a row of the batch in whose episode each is
+      past_place         int64 [B, H], which of the B + F frames stands k + 1 decisions back, -1 before the episode
     An item is the same without B, and `task`, the instruction itself. A `DataLoader` fetches whole batches when
     `collate_fn=DemonstrationDataset.collate` is given.
 
@@ -46,7 +50,7 @@ class DemonstrationDataset(torch.utils.data.Dataset):
         roots = [Path(roots)] if isinstance(roots, str | Path) else [Path(root) for root in roots]
         if not roots:
             raise InputError("datasets", got="none", expected="one or more", fix="Name the folder of a dataset.")
-        self.chunk = chunk
+        self.chunk, self.history, self.apart = chunk, 0, 1
         self.sources: tuple[DatasetColumns, ...] = tuple(read_columns(root) for root in roots)
         for source in self.sources[1:]:
             _check_alike(self.sources[0], source)
@@ -63,12 +67,22 @@ class DemonstrationDataset(torch.utils.data.Dataset):
         self.episode_ends = np.concatenate([source.ends + first for first, source in pairs])
         lengths = self.episode_ends - self.episode_starts
         self.episode = np.repeat(np.arange(len(lengths)), lengths)
-        self.ends = self.episode_ends[self.episode]
+        self.starts, self.ends = self.episode_starts[self.episode], self.episode_ends[self.episode]
         self.instructions: tuple[str, ...] = tuple(dict.fromkeys(task for s in self.sources for task in s.tasks))
         places = {task: place for place, task in enumerate(self.instructions)}
         self.instruction = np.concatenate(
             [np.array([places[task] for task in s.tasks])[s.vectors["task_index"]] for s in self.sources]
         )
+
+    def remember(self, history: int, apart: int) -> None:
+        """Give with every frame what a policy with that `history` remembers, decisions standing `apart` steps apart.
+
+        Raises InputError for numbers out of range.
+        """
+        if history < 0 or apart < 1:
+            got, expected = f"{history} frames, {apart} steps apart", "0 frames or more, 1 step apart or more"
+            raise InputError("history", got=got, expected=expected, fix="A policy executes so many steps of a chunk.")
+        self.history, self.apart = history, apart
 
     @property
     def fingerprint(self) -> str:
@@ -98,7 +112,9 @@ class DemonstrationDataset(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
         batch = self.batch([index])
-        return {key: value[0] for key, value in batch.items()} | {"task": self.instructions[self.instruction[index]]}
+        # What is remembered belongs to no row alone: there is only one, so that all of it is this one's.
+        item = {key: value if key in ("past_images", "past_member") else value[0] for key, value in batch.items()}
+        return item | {"task": self.instructions[self.instruction[index]]}
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         return self.batch(indices)
@@ -122,8 +138,38 @@ class DemonstrationDataset(torch.utils.data.Dataset):
         }
         if self.grounding is not None:
             arrays["grounding"] = self.grounding[index]
-        images = torch.from_numpy(self.images(index)).permute(0, 1, 4, 2, 3)
-        return {"images": images} | {key: torch.from_numpy(array) for key, array in arrays.items()}
+        images = {"images": index}
+        if self.history:
+            images["past_images"], arrays["past_member"], arrays["past_place"] = self._past(index)
+        return {key: torch.from_numpy(self.images(which)).permute(0, 1, 4, 2, 3) for key, which in images.items()} | {
+            key: torch.from_numpy(array) for key, array in arrays.items()
+        }
+
+    def _past(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the remembered frames that are not among `index` [B], a row for each, and `past_place` [B, H]."""
+        back = index[:, None] - self.apart * np.arange(1, self.history + 1)
+        there = back >= self.starts[index][:, None]
+        known, first = np.unique(index, return_index=True)
+        frames, where = np.unique(back[there], return_index=True)
+        is_new = ~np.isin(frames, known)
+        # Every frame's place: that of a row which decides on it, or behind them all.
+        places = np.empty(len(frames), dtype=np.int64)
+        places[is_new] = len(index) + np.arange(is_new.sum())
+        places[~is_new] = first[np.searchsorted(known, frames[~is_new])]
+        place = np.full(back.shape, -1, dtype=np.int64)
+        place[there] = places[np.searchsorted(frames, back[there])]
+        return frames[is_new], np.nonzero(there)[0][where][is_new], place
+
+    def runs(self, frames: np.ndarray, length: int) -> np.ndarray:
+        """Return `length` decisions of one episode for each of `frames` [n], which is the first: int64 [n * length].
+
+        They follow each other `apart` steps apart; behind the episode's last one comes its first.
+        """
+        start, number = self.starts[frames], (frames - self.starts[frames]) // self.apart
+        phase = (frames - start) % self.apart
+        count = -(-(self.ends[frames] - start - phase) // self.apart)
+        numbers = (number[:, None] + np.arange(length)) % count[:, None]
+        return ((start + phase)[:, None] + self.apart * numbers).flatten()
 
     def images(self, index: np.ndarray) -> np.ndarray:
         """Return the frames at `index` int64 [B] as a copy, uint8 [B, V, H, W, 3]."""

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..policy.contract import Contract
 from ..policy.core import LABELLED, Core, Demonstrated
+from ..policy.history import Past
 from ..policy.lerobot_files import camera_name
 from .averaging import WeightAverage
 from .batches import frame_order, prefetch
@@ -183,7 +184,8 @@ def _demonstrations(
     """Yield this process's batch of every step from `start` on, on its device, with the contract's cameras."""
     device, views = accelerator.device, _views(dataset, contract)
     frames = np.arange(0, len(dataset), config.stride)
-    order = frame_order(frames, config, start, accelerator.process_index, accelerator.num_processes)
+    firsts = frame_order(frames, config, start, accelerator.process_index, accelerator.num_processes)
+    order = (dataset.runs(first, config.run) for first in firsts)
     with closing(prefetch(dataset, order)) as batches:
         for batch in batches:
             grounding = batch.get("grounding")
@@ -194,7 +196,18 @@ def _demonstrations(
                 action=batch["action"].to(device),
                 padded=batch["action_is_pad"].to(device),
                 grounding=None if grounding is None else _seen_by(views, grounding, dataset).to(device),
+                past=_past(batch, views, device),
             )
+
+
+def _past(batch: dict[str, torch.Tensor], views: list[int] | slice, device: torch.device) -> Past | None:
+    if "past_images" not in batch:
+        return None
+    return Past(
+        images=batch["past_images"][:, views].to(device),
+        member=batch["past_member"].to(device),
+        place=batch["past_place"].to(device),
+    )
 
 
 def _views(dataset: DemonstrationDataset, contract: Contract) -> list[int] | slice:

@@ -64,8 +64,9 @@ def build_plan(
 
     `low` and `high`: integers [P, Tq] or [Tq]; `level`: integers [P, Tk] or [Tk], `HIDDEN` for a key that nothing
     sees; 1 to 3 channels P, all of which a key must satisfy. `query_lengths` and `key_lengths` [N]: the segments, in
-    order; a query sees keys of its own segment only, and tokens behind the last segment see and are seen by nothing.
-    `selection`: which blocks each query chose. Raises ValueError for what does not fit.
+    order, or N alone where they are equally long; a query sees keys of its own segment only, and tokens behind the last
+    one see and are seen by nothing. `selection`: which blocks each query chose. Raises ValueError for what does not
+    fit.
     """
     low, high, level = (part[None] if part.dim() == 1 else part for part in (low, high, level))
     expect_tensor(low, "low", shape=(None, None), dtypes=INTEGERS)
@@ -126,13 +127,12 @@ def batch_plan(
     expect(level.dim() == 3, "level", list(level.shape), "the shape [B, S] or [P, B, S]")
     batch = low.shape[1]
     expect(level.shape[1] == batch, "level", level.shape[1], batch, of="members of a batch")
-    lengths = torch.ones(batch, dtype=torch.int32, device=low.device)
     return build_plan(
         low.flatten(1),
         high.flatten(1),
         level.flatten(1),
-        query_lengths=lengths * low.shape[2],
-        key_lengths=lengths * level.shape[2],
+        query_lengths=batch,
+        key_lengths=batch,
         selection=selection,
         query_tile=query_tile,
         key_tile=key_tile,

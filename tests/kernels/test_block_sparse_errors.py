@@ -68,6 +68,7 @@ def test_a_batch_refuses():
         ({"query_lengths": [4, 6], "key_lengths": [10]}, "key_lengths: got 1 segments, expected 2"),
         ({"query_lengths": [12, -2], "key_lengths": [4, 6]}, r"query_lengths: got \[12, -2\], expected no negative"),
         ({"query_lengths": [10]}, "query_lengths, key_lengths: got one of them, expected both or none"),
+        ({"query_lengths": 3, "key_lengths": 3}, "query_lengths: got 3, expected a divisor of the tokens"),
         ({"query_tile": 48}, r"query_tile: got 48, expected one of \(16, 32, 64, 128\)"),
         ({"level": torch.zeros(2, 10).int()}, r"level: got shape \[2, 10\], expected \[1, any\]"),
         ({"low": torch.zeros(10)}, "low: got float32, expected int32 or int64"),

@@ -153,6 +153,16 @@ def test_a_request_without_sense_is_refused(change):
         replace(REQUEST, **change)
 
 
+def test_recordings_are_tried_once_each_and_what_succeeds_is_kept(tmp_path):
+    task = CollectedTask("toy", "near", ("go",), recordings=6)
+    request = CollectionRequest((task,), episodes=1, first_initial_state=0)
+    summary = collect(request, ToyWorld(), tmp_path / "toy", workers=1, progress=False)
+    assert [(count.successes, count.failures) for count in summary.tasks] == [(5, 1)]
+    lost = replace(request, tasks=(replace(task, recordings=1),), first_initial_state=3)
+    with pytest.raises(WorldError, match="none of the 1 recordings of toy/near succeeds"):
+        collect(lost, ToyWorld(), tmp_path / "lost", workers=1, progress=False)
+
+
 def test_attempts_depend_on_the_request_alone():
     task = REQUEST.tasks[0]
     first = [plan_attempt(REQUEST, task, number) for number in range(20)]

@@ -1,0 +1,98 @@
+"""A memory that is switched on in a trained policy: named, resumed bit for bit, refused where it does not fit."""
+
+import json
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from saccade.errors import InputError
+from saccade.policy.architecture import PRESETS
+from saccade.policy.checkpoint import read_checkpoint
+from saccade.policy.core import load_core
+from saccade.scripts.train import TrainConfig, train_policy
+from saccade.training.configuration import LoopConfig
+
+LOOP = LoopConfig(steps=4, batch_size=4, run=2, warmup=0, save_every=2, log_every=1, average=0.5)
+MEMORY = ("history=3", "history_selected=2")
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch, tmp_path_factory, small_architecture):
+    monkeypatch.setitem(PRESETS, "tiny", small_architecture)
+    monkeypatch.setenv("SACCADE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def train(demonstrations, tmp_path):
+    """Return a function that trains in a folder of `tmp_path` and returns it."""
+
+    def train(name, **options):
+        made = {"chunk": 3, "execute": 2, "loop": LOOP, "precision": "no", "device": "cpu", "threads": 1} | options
+        train_policy(TrainConfig(data=(demonstrations[0],), out=tmp_path / name, **made), progress=False)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        return tmp_path / name
+
+    return train
+
+
+def test_it_is_switched_on_trained_and_said(train, capsys):
+    before = train("before")
+    capsys.readouterr()
+    after = train("after", init=str(before), change=MEMORY)
+    assert "new beside what" in (said := capsys.readouterr().out) and "history.age, history.norm.weight" in said
+    core = load_core(after / "checkpoint")
+    assert core.architecture.history == 3 and core.contract == load_core(before / "checkpoint").contract
+    assert core.model.history.output.weight.abs().sum() > 0
+    provenance = read_checkpoint(after / "checkpoint").provenance
+    assert len(provenance["fresh"]) == 10 and provenance["options"]["change"] == list(MEMORY)
+    capsys.readouterr()
+    again = train("again", init=str(after), change=("history_selected=3",))
+    assert "new beside" not in capsys.readouterr().out
+    assert load_core(again / "checkpoint").model.history.selected == 3
+
+
+def test_a_killed_training_with_a_memory_goes_on_where_it_was(train, monkeypatch):
+    from saccade.training import loop
+
+    before, write_state = train("before"), loop.write_state
+    whole = train("whole", init=str(before), change=MEMORY)
+
+    def killed(folder, state, *rest):
+        if state.step == 4:
+            raise KeyboardInterrupt
+        write_state(folder, state, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "write_state", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train("parts", init=str(before), change=MEMORY)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    parts = train("parts", init=str(before), change=MEMORY, resume=True)
+    one, other = (load_file(folder / "checkpoint" / "model.safetensors") for folder in (whole, parts))
+    assert one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
+
+
+def test_runs_change_the_order_of_frames_and_nothing_of_one_that_is_resumed_with_another(train):
+    out = train("run", change=MEMORY)
+    losses = [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert all(torch.tensor(losses).isfinite())
+    with pytest.raises(InputError, match="resume: run: got 1, expected 2"):
+        train("run", change=MEMORY, resume=True, loop=LoopConfig(**{**vars(LOOP), "run": 1}))
+
+
+def test_changes_that_a_trained_policy_does_not_take_are_refused(train, tmp_path):
+    before = train("before")
+    for change, message in (
+        (("mask=mutual",), "change: got mask, in a policy that is trained"),
+        (("history=3",), "architecture.history_selected: got 0, with a history of 3"),
+        (("histry=3",), "Did you mean 'history'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train("refused", init=str(before), change=change)
+    with pytest.raises(InputError, match="init: got preset too"):
+        train("refused", init=str(before), preset="small")
+    assert not (tmp_path / "refused").exists()

@@ -1,0 +1,99 @@
+"""What demonstrations give a policy with history: frames of the same episode, each once, and runs that share them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from saccade.errors import InputError
+from saccade.training.configuration import LoopConfig
+from saccade.training.dataset import DemonstrationDataset
+
+HISTORY, APART = 4, 3
+
+
+@pytest.fixture
+def dataset(demonstrations, tmp_path):
+    """Episodes of 40, 5 and 33 frames."""
+    return DemonstrationDataset(demonstrations[0], 8, cache_folder=tmp_path, progress=False)
+
+
+def frames_of(batch):
+    return torch.cat([batch["images"], batch["past_images"]])
+
+
+def test_without_history_nothing_is_remembered(dataset):
+    assert not any(key.startswith("past") for key in dataset.batch([3]))
+
+
+def test_every_row_remembers_its_own_episode_and_no_other(dataset):
+    dataset.remember(HISTORY, APART)
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        indices = generator.integers(0, 78, 9)
+        batch = dataset.batch(indices)
+        seen = frames_of(batch)
+        for row, index in enumerate(indices):
+            for number, place in enumerate(batch["past_place"][row].tolist()):
+                back = index - APART * (number + 1)
+                if back < dataset.starts[index]:
+                    assert place == -1
+                else:
+                    assert dataset.episode[back] == dataset.episode[index]
+                    assert np.array_equal(seen[place].permute(0, 2, 3, 1), dataset.images(np.array([back]))[0])
+        # Each frame once, under a row of its own episode, and only what is remembered.
+        used = batch["past_place"][batch["past_place"] >= len(indices)]
+        assert set(used.tolist()) == set(range(len(indices), len(seen)))
+        for place, member in enumerate(batch["past_member"].tolist(), len(indices)):
+            rows = (batch["past_place"] == place).any(1).nonzero().flatten().tolist()
+            assert dataset.episode[indices[member]] in {dataset.episode[indices[row]] for row in rows}
+
+
+def test_a_frame_that_the_batch_decides_on_is_not_seen_twice(dataset):
+    dataset.remember(HISTORY, APART)
+    batch = dataset.batch([12, 15, 12])
+    assert batch["past_place"].tolist() == [[6, 5, 4, 3], [0, 6, 5, 4], [6, 5, 4, 3]]
+    assert batch["past_place"][1, 0] == 0
+    first = dataset.batch([0, 40, 45])
+    assert (first["past_place"] == -1).all() and len(first["past_images"]) == 0
+
+
+def test_an_item_is_a_batch_of_one(dataset):
+    dataset.remember(HISTORY, APART)
+    item, batch = dataset[20], dataset.batch([20])
+    assert item["past_place"].equal(batch["past_place"][0]) and item["past_images"].equal(batch["past_images"])
+
+
+def test_runs_stay_in_their_episode_at_their_distance(dataset):
+    dataset.remember(HISTORY, APART)
+    runs = dataset.runs(np.arange(78), 4).reshape(78, 4)
+    assert (runs[:, 0] == np.arange(78)).all()
+    assert (dataset.episode[runs] == dataset.episode[np.arange(78)][:, None]).all()
+    step = np.diff(runs)
+    assert ((step == APART) | (step <= 0)).all()
+    assert (
+        runs[0].tolist() == [0, 3, 6, 9]
+        and runs[37].tolist() == [37, 1, 4, 7]
+        and runs[41].tolist() == [41, 44, 41, 44]
+    )
+    # Every frame as often as any other, where the episode is as long as a run at least.
+    assert (np.bincount(runs[:40].flatten()) == 4).all()
+    assert dataset.runs(np.arange(78), 1).tolist() == list(range(78))
+
+
+def test_runs_share_what_they_remember(dataset):
+    dataset.remember(HISTORY, APART)
+    alone = len(frames_of(dataset.batch([20, 23, 26, 29]))) / 4
+    apart = len(frames_of(dataset.batch([20, 60, 25, 74]))) / 4
+    assert alone == 2 and apart > 4
+
+
+def test_numbers_out_of_range_are_refused(dataset):
+    for history, apart in ((-1, 1), (2, 0)):
+        with pytest.raises(InputError, match=f"history: got {history} frames, {apart} steps apart"):
+            dataset.remember(history, apart)
+    with pytest.raises(InputError, match="run: got 5, with a batch_size of 64, expected a divisor"):
+        LoopConfig(run=5)
+    with pytest.raises(InputError, match="run: got 0, expected 1 or more"):
+        dataclasses.replace(LoopConfig(), run=0)
