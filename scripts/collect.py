@@ -1,17 +1,18 @@
-"""`saccade collect`: demonstrations of desk tasks, as a LeRobotDataset v3."""
+"""`saccade collect`: demonstrations of the desk's tasks or LIBERO's, as a LeRobotDataset v3."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..errors import InputError, unknown_name
-from ..sim.desk.tasks import EVALUATION_STATES, FIRST_DEMONSTRATION_STATE, SUITES, Task, find_suite
+from ..sim import worlds
+from ..sim.desk.tasks import FIRST_DEMONSTRATION_STATE
 
 if TYPE_CHECKING:
-    from ..sim.collection import CollectionSummary
+    from ..sim.collection import CollectionRequest, CollectionSummary
+    from ..sim.demonstrations import DemonstrationWorld
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class CollectConfig:
     suites: tuple[str, ...] = ("desk_object", "desk_spatial")
     """Suites to take tasks from."""
     tasks: tuple[str, ...] = ()
-    """Names of the tasks, such as red_cube or left; all tasks of the suites when none is named."""
+    """Names of the tasks, such as red_cube or left, or numbers of LIBERO's; all tasks when none is named."""
     left_out: Literal["with", "without", "only"] = "with"
-    """What to do with the tasks that the starter checkpoint never saw: collect them too, not, or only them."""
+    """When no task is named: the tasks that the starter checkpoint never saw, collect them too, not, or only them."""
     episodes: int = 50
     """Successful demonstrations of each task."""
     workers: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -42,41 +43,27 @@ class CollectConfig:
     """Height and width of both cameras' images, in pixels."""
     paraphrases: bool = True
     """Say each task in several ways; otherwise always in the same words."""
+    recordings: tuple[Path, ...] = ()
+    """LIBERO's human demonstrations (*_demo.hdf5) to act again and draw anew, in place of the scripted ones. Each is
+    tried once; suites, tasks, episodes and initial states are theirs."""
     resume: bool = False
     """Carry on where an interrupted collection stopped."""
     overwrite: bool = False
     """Replace a dataset that is already there, once the new one is whole."""
+    libero: worlds.LiberoOptions = field(default_factory=worlds.LiberoOptions)
+    """For LIBERO's suites alone."""
 
     def __post_init__(self) -> None:
-        if self.first_initial_state < EVALUATION_STATES:
-            raise InputError(
-                "first_initial_state",
-                got=self.first_initial_state,
-                expected=f"{EVALUATION_STATES} or more",
-                fix="The states below are for evaluation: a demonstration of them would spoil it.",
-            )
+        family = worlds.LIBERO if self.recordings else worlds.find_family(self.suites)
+        family.check(self.libero)
+        if self.recordings:
+            return
+        family.check_first_demonstrated_state(self.first_initial_state)
 
 
-def choose_tasks(config: CollectConfig) -> tuple[Task, ...]:
-    """Return the tasks that the options name, in the order of the suites.
-
-    Raises InputError for an unknown suite or task, with the nearest name, and when nothing is left.
-    """
-    offered = [task for suite in config.suites for task in find_suite(suite)]
-    for name in config.tasks:
-        if name not in {task.name for task in offered}:
-            raise unknown_name("task", name, (task.name for task in offered))
-    wanted = {"with": (True, False), "without": (False,), "only": (True,)}[config.left_out]
-    named = [task for task in offered if not config.tasks or task.name in config.tasks]
-    chosen = tuple(task for task in named if task.left_out in wanted)
-    if not chosen:
-        raise InputError(
-            "tasks",
-            got=f"none of suites {', '.join(config.suites)} with left_out={config.left_out}",
-            expected="at least one",
-            fix=f"Choose from the suites {', '.join(SUITES)}.",
-        )
-    return chosen
+def choose_tasks(config: CollectConfig) -> tuple[worlds.SuiteTask, ...]:
+    """Return the tasks that the options name, in the order of the suites; raises InputError as worlds.choose_tasks."""
+    return worlds.choose_tasks(config.suites, config.tasks, config.left_out)
 
 
 def run(config: CollectConfig) -> int:
@@ -88,28 +75,45 @@ def run(config: CollectConfig) -> int:
 def collect_demonstrations(config: CollectConfig) -> CollectionSummary:
     """Collect as configured and return what was collected; raises InputError for whatever does not fit."""
     from ..sim.collection import CollectedTask, CollectionRequest, collect
-    from ..sim.demonstrations import DeskWorld
     from ..sim.rendering import choose_backend
     from ..training.statistics import write_exact_statistics
 
-    tasks = tuple(
-        CollectedTask(
-            suite=task.suite,
-            task=task.name,
-            instructions=(task.instruction, *(task.paraphrases if config.paraphrases else ())),
-        )
-        for task in choose_tasks(config)
-    )
     choose_backend()
+    if config.recordings:
+        request, world = recorded_demonstrations(config)
+    else:
+        tasks = tuple(CollectedTask(task.suite, task.name, _words(task, config)) for task in choose_tasks(config))
+        request = CollectionRequest(tasks, config.episodes, config.seed, config.first_initial_state)
+        family = worlds.find_family(config.suites)
+        world = worlds.world_to_demonstrate_in(family, config.image_size, config.libero)
     return collect(
-        CollectionRequest(tasks, config.episodes, config.seed, config.first_initial_state),
-        DeskWorld(config.image_size),
+        request,
+        world,
         config.out,
         workers=config.workers,
         resume=config.resume,
         overwrite=config.overwrite,
         finish=write_exact_statistics,
     )
+
+
+def recorded_demonstrations(config: CollectConfig) -> tuple[CollectionRequest, DemonstrationWorld]:
+    """Return what to collect from human demonstrations, and their world; raises InputError for files that are none."""
+    from ..sim.collection import CollectedTask, CollectionRequest
+    from ..sim.libero.conventions import Conventions
+    from ..sim.libero.recordings import recorded_task
+    from ..sim.libero.replay import RecordedWorld
+
+    options, conventions = config.libero, Conventions(image_size=config.image_size)
+    assets = None if options.libero_assets is None else str(options.libero_assets)
+    world = RecordedWorld.of(config.recordings, conventions, options.visuals, assets)
+    shown = [recorded_task(path) for path in config.recordings]
+    tasks = tuple(CollectedTask(task.suite, task.name, _words(task, config), count) for task, count in shown)
+    return CollectionRequest(tasks, episodes=1, seed=config.seed, first_initial_state=0), world
+
+
+def _words(task: worlds.SuiteTask, config: CollectConfig) -> tuple[str, ...]:
+    return (task.instruction, *(task.paraphrases if config.paraphrases else ()))
 
 
 def summary_table(summary: CollectionSummary) -> str:

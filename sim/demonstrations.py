@@ -38,29 +38,6 @@ class DemonstrationWorld(Protocol):
 
 
 @dataclass(frozen=True)
-class DeskWorld:
-    """The desk and its scripted demonstrator; cameras are `image_size` pixels square."""
-
-    image_size: int = 128
-    robot_type: str = "so101_desk"
-
-    def offer(self) -> Offer:
-        from .desk.environment import desk_offer
-
-        return desk_offer(self.image_size)
-
-    def environment(self, suite: str, task: str) -> Any:
-        from .desk.environment import DeskEnv
-
-        return DeskEnv(suite, task, image_size=self.image_size)
-
-    def demonstrator(self, environment: Any, generator: np.random.Generator) -> Any:
-        from .desk.demonstrator import Demonstrator
-
-        return Demonstrator(environment, generator)
-
-
-@dataclass(frozen=True)
 class Attempt:
     """One try at one task; everything that it draws follows from these fields."""
 

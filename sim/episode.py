@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import InputError, WorldError
+from .perturbation.environment import disturbed
 from .records import EpisodeRecord, Job
 
 Overlay = Mapping[str, np.ndarray]
@@ -24,9 +25,10 @@ Watcher = Callable[[Mapping[str, Any], "Overlay | None"], None]
 class Actor(Protocol):
     """What acts: a policy, a demonstrator, or a stand-in of a test.
 
-    Two more things are used where an actor has them. `overlay() -> Overlay | None`: where the last decision looked; the
-    same object until the next one. `decision_seconds: list[float]`: how long each decision of this episode took, for an
-    actor that decides once for many steps; without it every `act` counts as a decision.
+    Three more things are used where an actor has them. `overlay() -> Overlay | None`: where the last decision looked;
+    the same object until the next one. `decision_seconds: list[float]`: how long each decision of this episode took,
+    for an actor that decides once for many steps; without it every `act` counts as a decision. `pending: int`: how many
+    further actions are decided already, without a look at an observation.
     """
 
     def reset(self, instruction: str, seed: int) -> None:
@@ -42,22 +44,36 @@ def run_episode(env: Any, actor: Actor, job: Job, watch: Watcher | None = None) 
 
     `env` is a gymnasium environment whose infos hold `is_success` and `instruction` (and `target` and `picked`, where
     there is something to pick), whose reset takes the options `initial_state` and `instruction`, and which names its
-    limit of steps `_max_episode_steps`. An action with a number that is not finite ends the episode as a failure: that
-    is the policy's doing. Raises WorldError for a world without a limit, and whatever the world or the actor raise.
+    limit of steps `_max_episode_steps`. A world that has the attribute `draws` is told by it to leave `pixels` out of
+    the observations of steps at which neither the actor nor `watch` looks. A perturbation or swap of the job is made
+    for this episode alone.
+
+    An action with a number that is not finite, and other words for the task that the policy cannot take, end the
+    episode as a failure: that is the policy's doing. Raises WorldError for a world without a limit, and whatever the
+    world or the actor raise.
     """
+    with disturbed(env, job) as world:
+        return _run(world, actor, job, watch)
+
+
+def _run(env: Any, actor: Actor, job: Job, watch: Watcher | None) -> EpisodeRecord:
     started = time.perf_counter()
     limit = getattr(env.unwrapped, "_max_episode_steps", None)
     if not limit:
         raise WorldError(f"world {job.suite}: got no limit of steps, expected _max_episode_steps to be set.")
-    observation, info = _reset(env, job)
-    actor.reset(str(info["instruction"]), job.seed)
+    # Drawing is most of a world's time, and a policy looks once for many steps.
+    may_skip = hasattr(env, "draws")
+    if hasattr(env.unwrapped, "draws"):
+        env.unwrapped.draws = True
+    options = {"initial_state": job.initial_state, "instruction": job.instruction}
+    observation, info = env.reset(seed=job.seed, options=options)
+    error = _instruct(actor, str(info["instruction"]), job)
     overlay = getattr(actor, "overlay", None)
 
     act_seconds: list[float] = []
     trajectory = hashlib.sha256()
-    error: str | None = None
     steps = 0
-    while True:
+    while error is None:
         before = time.perf_counter()
         action = np.asarray(actor.act(observation))
         act_seconds.append(time.perf_counter() - before)
@@ -67,27 +83,26 @@ def run_episode(env: Any, actor: Actor, job: Job, watch: Watcher | None = None) 
             error = f"the policy's action at step {steps} is not finite"
             break
         trajectory.update(np.ascontiguousarray(action).tobytes())
+        if may_skip:
+            env.draws = watch is not None or getattr(actor, "pending", 0) == 0
         observation, _, terminated, truncated, info = env.step(action)
         steps += 1
-        first_pick = job.swap_object and info.get("picked") is not None
-        if terminated or truncated or first_pick or steps >= limit:
+        if terminated or truncated or steps >= limit:
             break
     tokens = overlay() if watch is not None and overlay is not None else None
     if watch is not None and error is None:
         watch(observation, tokens)
 
     decision_seconds = list(getattr(actor, "decision_seconds", act_seconds))
-    target, picked = info.get("target"), info.get("picked")
-    success = picked is not None and picked == target if job.swap_object else bool(info["is_success"])
     return EpisodeRecord(
         suite=job.suite,
         task=job.task,
         initial_state=job.initial_state,
         seed=job.seed,
         instruction=str(info["instruction"]),
-        target=target,
-        picked=picked,
-        outcome="success" if success and error is None else "failure",
+        target=info.get("target"),
+        picked=info.get("picked"),
+        outcome="success" if info["is_success"] and error is None else "failure",
         steps=steps,
         seconds=round(time.perf_counter() - started, 3),
         decisions=len(decision_seconds),
@@ -97,23 +112,19 @@ def run_episode(env: Any, actor: Actor, job: Job, watch: Watcher | None = None) 
         visual_tokens=sum(len(view) for view in tokens.values()) if tokens else None,
         visual_tokens_kept=sum(int((view[:, 3] > 0.5).sum()) for view in tokens.values()) if tokens else None,
         error=error,
+        perturbation=None if job.perturbation is None else str(job.perturbation),
+        swap=job.swap,
+        other=getattr(env, "other", None),
+        drawn=getattr(env, "drawn", None),
     )
 
 
-def _reset(env: Any, job: Job) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Bring the world to the job's initial state with the words that the actor is to hear."""
-    options = {"initial_state": job.initial_state, "instruction": job.instruction}
-    observation, info = env.reset(seed=job.seed, options=options)
-    if not job.swap_object:
-        return observation, info
-    others = env.unwrapped.other_instructions()
-    if not others:
-        raise InputError(
-            "instruction of another object",
-            got=f"no other object in {job.suite}/{job.task}",
-            expected="a scene with at least two objects to pick",
-            fix="Leave this task out.",
-        )
-    # The seed picks the words, so that a repeated run swaps alike.
-    options["instruction"] = others[job.seed % len(others)]
-    return env.reset(seed=job.seed, options=options)
+def _instruct(actor: Actor, instruction: str, job: Job) -> str | None:
+    """Tell the actor its words; return why it cannot take them, when they are not the task's own."""
+    try:
+        actor.reset(instruction, job.seed)
+    except InputError as refusal:
+        if job.perturbation is None and job.swap is None:
+            raise
+        return f"the policy cannot take these words: {refusal}"
+    return None

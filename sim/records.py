@@ -6,11 +6,15 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    from .perturbation.axes import Perturbation
+    from .perturbation.swap import Swap
 
 Outcome = Literal["success", "failure", "error"]
 
@@ -19,9 +23,9 @@ Outcome = Literal["success", "failure", "error"]
 class Job:
     """One episode to run: a task, one of its initial states, and the seed of everything random in it.
 
-    `instruction` replaces the task's own words. With `swap_object` the actor is told to pick another object of the
-    same scene, the episode ends at the first object that is lifted, and success means that it was the task's own
-    object all the same: a policy that reads scores low.
+    `instruction` replaces the task's own words. `perturbation` and `swap` change the world or the words for this
+    episode (see `perturbation`); a swap of the instruction takes its words, among others, from `foreign`, those of
+    other tasks.
     """
 
     suite: str
@@ -29,12 +33,15 @@ class Job:
     initial_state: int
     seed: int
     instruction: str | None = None
-    swap_object: bool = False
+    perturbation: Perturbation | None = None
+    swap: Swap | None = None
+    foreign: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         """What tells this episode from every other of a run."""
-        return f"{self.suite}/{self.task}/{self.initial_state}/{self.seed}"
+        perturbation = None if self.perturbation is None else str(self.perturbation)
+        return _key(self.suite, self.task, self.initial_state, self.seed, perturbation, self.swap)
 
     @property
     def file_stem(self) -> str:
@@ -51,6 +58,10 @@ class EpisodeRecord:
     counts neither as success nor as failure. `trajectory` is a digest of every action, so that two runs can be
     compared bit by bit. `seconds` is the whole episode, `decision_milliseconds` the median time of a decision.
     `visual_tokens` and `visual_tokens_kept` are known of filmed episodes of a policy that shows where it looks.
+
+    `perturbation` is an axis and a level, such as "camera=3", and `drawn` what came of it in this episode. `swap` is
+    the swap that was made, and `other` the body of its second thing: what was asked for, or what stands in the old
+    place. Success is then what the swap counts as such.
     """
 
     suite: str
@@ -72,27 +83,40 @@ class EpisodeRecord:
     attempts: int = 1
     error: str | None = None
     video: str | None = None
+    perturbation: str | None = None
+    swap: Swap | None = None
+    other: str | None = None
+    drawn: dict[str, Any] | None = None
 
     @property
     def key(self) -> str:
-        return f"{self.suite}/{self.task}/{self.initial_state}/{self.seed}"
+        return _key(self.suite, self.task, self.initial_state, self.seed, self.perturbation, self.swap)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, content: dict[str, Any], where: str = "episode record") -> EpisodeRecord:
-        """Build a record from `to_json`'s content; raises InputError for missing or unknown keys."""
-        expected = {field.name for field in fields(cls)}
-        if not isinstance(content, dict) or set(content) != expected:
-            found = set(content) if isinstance(content, dict) else set()
+        """Build a record from `to_json`'s content; raises InputError for missing or unknown keys.
+
+        What has a default may be missing: files of earlier versions know less.
+        """
+        known = {field.name for field in fields(cls)}
+        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        found = set(content) if isinstance(content, dict) else set()
+        if not needed <= found <= known:
             raise InputError(
                 where,
-                got=f"missing {sorted(expected - found)}, unknown {sorted(found - expected)}",
+                got=f"missing {sorted(needed - found)}, unknown {sorted(found - known)}",
                 expected="the fields of an episode record",
                 fix="The file is of another version or program; evaluate again into a new folder.",
             )
         return cls(**content)
+
+
+def _key(suite: str, task: str, initial_state: int, seed: int, perturbation: str | None, swap: str | None) -> str:
+    changes = [perturbation, None if swap is None else f"swap={swap}"]
+    return "/".join([suite, task, str(initial_state), str(seed), *filter(None, changes)])
 
 
 def error_record(job: Job, error: str, attempts: int) -> EpisodeRecord:
@@ -114,6 +138,8 @@ def error_record(job: Job, error: str, attempts: int) -> EpisodeRecord:
         trajectory="",
         attempts=attempts,
         error=error,
+        perturbation=None if job.perturbation is None else str(job.perturbation),
+        swap=job.swap,
     )
 
 

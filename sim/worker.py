@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from .batched import RemoteActor, SharedPolicy
 from .episode import Actor, run_episode
 from .film import Film
-from .records import EpisodeRecord, Job
+from .records import EpisodeRecord, Job, episodes_that_differ
 
 MakeEnv = Callable[[str, str], Any]
 """(suite, task) to a gymnasium environment; must be importable by name, for it is called in another process."""
@@ -24,58 +26,97 @@ MakeEnv = Callable[[str, str], Any]
 MakeActor = Callable[[], Actor]
 
 
-def work(connection: Connection, make_env: MakeEnv, make_actor: MakeActor, videos: Path | None) -> None:
-    """Serve jobs from `connection` until it closes or sends `None`.
+@dataclass(frozen=True)
+class Order:
+    """An episode to run, and the outcomes that are to be filmed; `folder` is where films go."""
 
-    Sends ("ready",), then for every job ("record", record) or ("error", traceback), and ("refused", four strings) for
-    an InputError while setting up or writing a film, which no further try would mend. After an error the world is
-    built anew: what is left of it may not be trusted.
+    job: Job
+    filmed: frozenset[str] = frozenset()
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An episode that ran to its end; `repeated` is False when it went another way while it was filmed."""
+
+    record: EpisodeRecord
+    repeated: bool = True
+
+
+class Player:
+    """Runs episodes with one actor, in a world that is kept for as long as the task stays the same."""
+
+    def __init__(self, make_env: MakeEnv, actor: Actor) -> None:
+        self._make_env, self._actor = make_env, actor
+        self._env: Any = None
+        self._scene: tuple[str, str] | None = None
+
+    def run(self, order: Order) -> Finished:
+        """Run an episode; when its outcome is to be filmed, run it again and film that.
+
+        Only then is it known which films are wanted, and a step that nobody watches costs a fraction. Raises whatever
+        the world or the actor raise; the world is built anew then, for what is left of it may not be trusted.
+        """
+        job = order.job
+        try:
+            if self._scene != (job.suite, job.task):
+                self.close()
+                self._env, self._scene = self._make_env(job.suite, job.task), (job.suite, job.task)
+            record = self._play(job, None)
+            if record.outcome not in order.filmed or order.folder is None:
+                return Finished(record)
+            film = Film()
+            again = self._play(job, film)
+            if episodes_that_differ([record], [again]):
+                return Finished(record, repeated=False)
+            name = f"{job.file_stem}.mp4"
+            film.save(order.folder / name, self._env.metadata.get("render_fps", 30))
+            seen = {"visual_tokens": again.visual_tokens, "visual_tokens_kept": again.visual_tokens_kept}
+            return Finished(replace(record, video=f"videos/{name}", **seen))
+        except Exception:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        env, self._env, self._scene = self._env, None, None
+        if env is not None:
+            with suppress(Exception):  # A world that broke may not close; there is nothing left to lose.
+                env.close()
+
+    def _play(self, job: Job, film: Film | None) -> EpisodeRecord:
+        # Nothing of ours draws from the global generators; a world that does must still repeat.
+        random.seed(job.seed)
+        np.random.seed(job.seed)
+        return run_episode(self._env, self._actor, job, watch=film)
+
+
+def work(
+    connection: Connection, environment: Mapping[str, str], make_env: MakeEnv, make_actor: MakeActor | SharedPolicy
+) -> None:
+    """Run orders from `connection` until it closes or sends `None`.
+
+    `environment` is set in this process first. Sends ("ready",), then for every order ("finished", Finished) or
+    ("error", traceback), ("ask", what, content) for an actor that decides elsewhere, and ("refused", four strings) for
+    an InputError while setting up or writing a film, which no further try would mend.
     """
-    env: Any = None
-    current: tuple[str, str] | None = None
+    os.environ.update(environment)
+    player = None
     try:
-        actor = make_actor()
+        actor = RemoteActor(connection) if isinstance(make_actor, SharedPolicy) else make_actor()
+        player = Player(make_env, actor)
         connection.send(("ready",))
-        while (job := connection.recv()) is not None:
+        while (order := connection.recv()) is not None:
             try:
-                if current != (job.suite, job.task):
-                    _close(env)
-                    env, current = None, None
-                    env, current = make_env(job.suite, job.task), (job.suite, job.task)
-            except InputError:
+                connection.send(("finished", player.run(order)))
+            except (InputError, EOFError, BrokenPipeError):
                 raise
             except Exception:
                 connection.send(("error", traceback.format_exc()))
-                continue
-            try:
-                film = Film() if videos is not None else None
-                record = _run(env, actor, job, film)
-            except Exception:
-                connection.send(("error", traceback.format_exc()))
-                _close(env)
-                env, current = None, None
-                continue
-            if videos is not None and film is not None:
-                film.save(videos / f"{job.file_stem}.mp4", env.metadata.get("render_fps", 30))
-                record = replace(record, video=f"videos/{job.file_stem}.mp4")
-            connection.send(("record", record))
     except InputError as error:
         connection.send(("refused", error.what, str(error.got), str(error.expected), error.fix))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
-        pass  # Whoever sent the jobs is gone; there is nobody left to tell.
+        pass  # Whoever sent the orders is gone; there is nobody left to tell.
     except Exception:
         connection.send(("broken", traceback.format_exc()))
-    _close(env)
-
-
-def _close(env: Any) -> None:
-    if env is not None:
-        with suppress(Exception):  # A world that broke may not close; there is nothing left to lose.
-            env.close()
-
-
-def _run(env: Any, actor: Actor, job: Job, film: Film | None) -> EpisodeRecord:
-    # Nothing of ours draws from the global generators; a world that does must still repeat.
-    random.seed(job.seed)
-    np.random.seed(job.seed)
-    return run_episode(env, actor, job, watch=film)
+    if player is not None:
+        player.close()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,11 +19,15 @@ SPACING = 0.058
 LANDMARK_SPACING = 0.066
 """Least distance between the centres of two things, and of a thing and a landmark: the open jaw fits between them."""
 
+DISPLACED_X, DISPLACED_Y = (0.120, 0.280), (-0.175, 0.060)
+DISPLACED_REACH = (0.145, 0.280)
+"""Where things may stand that were moved from their start: the arm still picks them there, clear of the bin."""
+
 DIRECTIONS = {"left": -np.pi / 2, "right": np.pi / 2, "front": 0.0, "behind": np.pi}
 """Angle on the desk, in radians from the arm's forward axis, of the directions that the front camera sees."""
 
-Pose = tuple[float, float, float, float]
-"""x, y, z in metres and yaw in radians."""
+Pose = tuple[float, ...]
+"""Of a body x, y, z in metres and yaw in radians; of a fixture's joint its position alone."""
 
 
 def _position(rng: np.random.Generator) -> np.ndarray:
@@ -45,7 +50,27 @@ def _reachable(position: np.ndarray) -> bool:
     return bool(inside and REACH[0] <= np.hypot(x, y) <= REACH[1])
 
 
-def _apart(positions: Sequence[np.ndarray], least: float = SPACING) -> bool:
+def pickable(position: np.ndarray) -> bool:
+    """Tell whether the arm can pick a thing that stands at a position [2], be it outside the patch of the starts."""
+    x, y = position
+    inside = DISPLACED_X[0] <= x <= DISPLACED_X[1] and DISPLACED_Y[0] <= y <= DISPLACED_Y[1]
+    return bool(inside and DISPLACED_REACH[0] <= np.hypot(x, y) <= DISPLACED_REACH[1])
+
+
+def free_position(
+    things: Sequence[np.ndarray], landmarks: Sequence[np.ndarray], rng: np.random.Generator, tries: int = 200
+) -> np.ndarray | None:
+    """Return a position [2] with room for one more thing beside those at the positions given, None where none is."""
+    for _ in range(tries):
+        position = np.array([rng.uniform(*DISPLACED_X), rng.uniform(*DISPLACED_Y)])
+        clear = all(np.linalg.norm(position - thing) >= SPACING for thing in things)
+        if clear and pickable(position) and all(stand_apart([position, each], LANDMARK_SPACING) for each in landmarks):
+            return position
+    return None
+
+
+def stand_apart(positions: Sequence[np.ndarray], least: float = SPACING) -> bool:
+    """Tell whether all positions are at least so far from each other."""
     return all(
         np.linalg.norm(first - second) >= least
         for index, first in enumerate(positions)
@@ -53,7 +78,8 @@ def _apart(positions: Sequence[np.ndarray], least: float = SPACING) -> bool:
     )
 
 
-def _stand(thing: DeskObject, position: np.ndarray, rng: np.random.Generator, on: float = 0.0) -> Pose:
+def stand(thing: DeskObject, position: np.ndarray, rng: np.random.Generator, on: float = 0.0) -> Pose:
+    """Return the pose of a thing that stands upright at a position [2], `on` metres above the desk, at any yaw."""
     yaw = rng.uniform(-np.pi / 4, np.pi / 4)
     return (float(position[0]), float(position[1]), on + thing.rest_height + 0.0005, float(yaw))
 
@@ -65,6 +91,7 @@ class Scattered:
     target: DeskObject
     others: tuple[DeskObject, ...]
     count: int = 3
+    has_bin: ClassVar[bool] = True
 
     @property
     def things(self) -> tuple[DeskObject, ...]:
@@ -74,13 +101,17 @@ class Scattered:
     def fixtures(self) -> tuple[Fixture, ...]:
         return ()
 
+    def holds(self, positions: Mapping[str, np.ndarray]) -> bool:
+        """Tell whether, with bodies at these positions [2], the words still say which thing is meant: always."""
+        return True
+
     def sample(self, rng: np.random.Generator) -> dict[str, Pose]:
         """Return the pose of every body in play."""
         chosen = [self.target, *(self.others[i] for i in rng.permutation(len(self.others))[: self.count])]
         while True:
             positions = [_position(rng) for _ in chosen]
-            if _apart(positions):
-                return {thing.body: _stand(thing, at, rng) for thing, at in zip(chosen, positions, strict=True)}
+            if stand_apart(positions):
+                return {thing.body: stand(thing, at, rng) for thing, at in zip(chosen, positions, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -93,6 +124,7 @@ class Related:
     relation: str
     target: DeskObject
     other: DeskObject
+    has_bin: ClassVar[bool] = True
 
     @property
     def things(self) -> tuple[DeskObject, ...]:
@@ -117,17 +149,22 @@ class Related:
                 target = landmark
             elif on_plate == "other":
                 other = landmark
-            clear = all(_apart([landmark, thing], LANDMARK_SPACING) for thing in (target, other))
-            apart = _apart([target, other]) and (clear or on_plate)
+            clear = all(stand_apart([landmark, thing], LANDMARK_SPACING) for thing in (target, other))
+            apart = stand_apart([target, other]) and (clear or on_plate)
             if apart and _reachable(target) and _reachable(other) and self._holds(landmark, target, other):
                 break
         poses = {
-            self.target.body: _stand(self.target, target, rng, PLATE_HEIGHT if on_plate == "target" else 0.0),
-            self.other.body: _stand(self.other, other, rng, PLATE_HEIGHT if on_plate == "other" else 0.0),
+            self.target.body: stand(self.target, target, rng, PLATE_HEIGHT if on_plate == "target" else 0.0),
+            self.other.body: stand(self.other, other, rng, PLATE_HEIGHT if on_plate == "other" else 0.0),
         }
         for fixture in self.fixtures:
             poses[fixture.body] = (float(landmark[0]), float(landmark[1]), 0.0, 0.0)
         return poses
+
+    def holds(self, positions: Mapping[str, np.ndarray]) -> bool:
+        """Tell whether the words are true of the target and not of the other, with bodies at these positions [2]."""
+        landmark = positions[self.fixtures[0].body] if self.fixtures else np.array(BIN_CENTRE)
+        return self._holds(landmark, positions[self.target.body], positions[self.other.body])
 
     def _holds(self, landmark: np.ndarray, target: np.ndarray, other: np.ndarray) -> bool:
         """Tell whether the target stands in the relation, clearly, and the other in its opposite."""

@@ -11,20 +11,28 @@ import numpy as np
 from ...errors import InputError, WorldError
 from ...policy.contract import ActionSpec, CameraSpec, GripperSpec, Offer, StateSpec
 from . import arm
-from .arrangement import Pose, Related, Scattered
-from .scene import BIN_CENTRE, BIN_HALF, BIN_WALL, CAMERAS, PHYSICS_STEPS, scene_xml
-from .tasks import FRAMES, MAX_STEPS, RELATIONS, Task, find_task
+from .arrangement import Pose, free_position, pickable, stand
+from .cue import HALO
+from .fixtures import Button
+from .goals import Goal, achieved, current, needed
+from .kitchen import Kitchen
+from .places import Bin
+from .scene import CAMERAS, PHYSICS_STEPS, scene_xml
+from .task import Task
+from .tasks import FRAMES, find_suite, find_task
 
 LIFTED = 0.03
 """How far above its start an object counts as picked, in metres."""
 
-OPPOSITE = {
-    "left": "right",
-    "front": "behind",
-    "next_to": "far_from",
-    "on_plate": "off_plate",
-    "near_bin": "far_bin",
-}
+SHOVED, OPERATED = 0.05, 0.3
+"""Where there are fixtures, also an object that was shoved so far counts as picked, in metres, and a fixture whose
+joint was moved by such a part of its way."""
+
+TELLING_DISTANCE = 0.045
+"""How near the tool is to a thing when it shows which one is meant, in metres; things stand farther apart."""
+
+NOWHERE = np.array([-1.0, -1.0])
+"""The label of a point that is not to be found in a picture: the pointing loss passes it by."""
 
 START_NOISE = np.array([0.10, 0.08, 0.08, 0.08, 0.05, 0.15])
 """Half range of the start pose around `arm.HOME`, in radians."""
@@ -47,14 +55,19 @@ class DeskEnv(gymnasium.Env):
     """One task of a desk suite.
 
     Observations: `pixels` (uint8 [H, W, 3] for each camera) and `agent_pos` (float32 [6]); actions: float32 [6]
-    absolute joint targets; degrees, and 0 to 100 for the gripper. `reset` takes `options={"initial_state": int,
-    "instruction": str | None}`; without them a state is drawn from the seed. An episode ends when the instructed
-    object, and no other, lies released in the bin.
+    absolute joint targets; degrees, and 0 to 100 for the gripper. While `draws` is False, observations lack `pixels`
+    and cost a ninth: for steps that nobody looks at. `reset` takes `options={"initial_state": int, "instruction": str |
+    None}`; without them a state is drawn from the seed. An episode ends when the task's goals are achieved: in most
+    tasks, when the instructed object, and no other, lies released in the bin.
 
     Raises InputError for an unknown suite or task, a bad image size, and actions of another shape.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": arm.CONTROL_HZ}
+    arm_joints = arm.JOINTS[:5]
+    """Names in the model of the arm's joints, without the gripper's."""
+    background = ("desk",)
+    """Names in the model of the geometries that are scenery."""
 
     def __init__(self, suite: str, task: str, *, image_size: int = 128, render_mode: str = "rgb_array") -> None:
         if not 16 <= image_size <= 640:
@@ -65,15 +78,25 @@ class DeskEnv(gymnasium.Env):
         self.render_mode = render_mode
         self.image_size = image_size
         self.offer = desk_offer(image_size)
-        self._max_episode_steps = MAX_STEPS
+        self.draws = True
+        self._max_episode_steps = self.spec_task.max_steps
 
         arrangement = self.spec_task.arrangement
         self._things = {thing.body: thing for thing in arrangement.things}
-        self.model = mujoco.MjModel.from_xml_string(scene_xml(arrangement.things, arrangement.fixtures))
+        cue = (self.spec_task.cue,) if self.spec_task.cue else ()
+        fixtures = (*arrangement.fixtures, *cue)
+        self.model = mujoco.MjModel.from_xml_string(
+            scene_xml(arrangement.things, fixtures, has_bin=arrangement.has_bin)
+        )
         self.data = mujoco.MjData(self.model)
         self._collision = self.model.geom_contype.copy(), self.model.geom_conaffinity.copy()
         self._joint_addresses = np.array([self.model.joint(name).qposadr[0] for name in arm.JOINTS])
         self._fingers = {self.model.geom(name).id for name in ("fixed_finger", "moving_finger")}
+        self._geometries = {
+            self.model.body(body).name: set(range(first, first + count))
+            for body, (first, count) in enumerate(zip(self.model.body_geomadr, self.model.body_geomnum, strict=True))
+        }
+        self._buttons = tuple(fixture for fixture in arrangement.fixtures if isinstance(fixture, Button))
         self._renderer: mujoco.Renderer | None = None
         self._large_renderer: mujoco.Renderer | None = None
 
@@ -112,14 +135,26 @@ class DeskEnv(gymnasium.Env):
         self.instruction = options.get("instruction") or self.spec_task.instruction
         self.task_description = self.instruction
         self._place(poses)
-        start = arm.HOME + generator.uniform(-1, 1, 6) * START_NOISE
-        self.data.qpos[self._joint_addresses] = start
-        self.data.ctrl[:] = start
-        mujoco.mj_step(self.model, self.data, nstep=5 * PHYSICS_STEPS)
-        self._start_heights = {body: self.position(body)[2] for body in self.in_play}
-        self.picked: str | None = None
-        self.steps = 0
+        self.data.qpos[self._joint_addresses] = arm.HOME + generator.uniform(-1, 1, 6) * START_NOISE
+        self.begin()
         return self._observation(), self._info()
+
+    def begin(self) -> None:
+        """Let everything come to rest, the arm held where it is, and count the episode from there."""
+        self.data.ctrl[:] = self.joints()
+        mujoco.mj_step(self.model, self.data, nstep=5 * PHYSICS_STEPS)
+        self._starts = {body: self.position(body) for body in self.in_play}
+        fixtures = (each for each in self.spec_task.arrangement.fixtures if hasattr(each, "joint"))
+        self._operable = {fixture: self.joint(fixture.joint) for fixture in fixtures}
+        self.picked: str | None = None
+        self.latched: set[str] = set()
+        self._achieved: list[int] = []
+        self.steps = 0
+        self._shine()
+
+    def observe(self) -> dict[str, Any]:
+        """Return the observation of the present state, drawn anew; nothing moves."""
+        return self._observation()
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         action = np.asarray(action, dtype=np.float64)
@@ -133,10 +168,15 @@ class DeskEnv(gymnasium.Env):
         if not np.isfinite(self.data.qpos).all():
             raise WorldError("the desk's physics diverged: got non-finite positions; please report the seed and task")
         self.steps += 1
+        self.latched |= {button.part for button in self._buttons if button.is_down(self)}
+        self._shine()
         if self.picked is None:
-            self.picked = next((body for body in self.in_play if self._lifted(body)), None)
+            self.picked = self._handled()
+        for number, goal in enumerate(self.spec_task.goals):
+            if number not in self._achieved and goal.done(self):
+                self._achieved.append(number)
         success = self.success()
-        return self._observation(), float(success), success, self.steps >= MAX_STEPS, self._info()
+        return self._observation(), float(success), success, self.steps >= self._max_episode_steps, self._info()
 
     def render(self) -> np.ndarray:
         """Return the front view, 384 pixels square, for people."""
@@ -146,6 +186,10 @@ class DeskEnv(gymnasium.Env):
         return self._large_renderer.render().copy()
 
     def close(self) -> None:
+        self.renew_renderers()
+
+    def renew_renderers(self) -> None:
+        """Let go of what draws; the next picture takes lights and textures from the model again."""
         for renderer in (self._renderer, self._large_renderer):
             if renderer is not None:
                 renderer.close()
@@ -155,94 +199,179 @@ class DeskEnv(gymnasium.Env):
         """Return the centre [3] of a thing in the arm's base frame, in metres."""
         return self.data.body(body).xpos.copy()
 
+    def axes(self, body: str) -> np.ndarray:
+        """Return a body's axes as columns [3, 3] in the arm's base frame."""
+        return self.data.body(body).xmat.reshape(3, 3).copy()
+
+    def joint(self, name: str) -> float:
+        """Return the position of a fixture's joint, in metres or radians."""
+        return float(self.data.joint(name).qpos[0])
+
     def joints(self) -> np.ndarray:
         """Return the measured joint positions [6] in radians."""
         return self.data.qpos[self._joint_addresses].copy()
 
     def finger_contacts(self, body: str) -> int:
         """Return how many of the two fingers touch a thing."""
-        geom = self.model.geom(body).id
-        touching = set()
+        geometries, touching = self._geometries[body], set()
         for first, second in self.data.contact.geom:
-            if first == geom or second == geom:
+            if first in geometries or second in geometries:
                 touching |= {int(first), int(second)} & self._fingers
         return len(touching)
 
-    def in_bin(self, body: str) -> bool:
-        """Tell whether a thing lies inside the bin's walls."""
-        x, y, z = self.position(body)
-        return bool(abs(x - BIN_CENTRE[0]) < BIN_HALF and abs(y - BIN_CENTRE[1]) < BIN_HALF and z < BIN_WALL + 0.01)
+    def waiting(self) -> bool:
+        """Tell whether the arm is to keep still, because the go lamp of the task's cue is dark."""
+        return self.spec_task.cue is not None and self.steps < self.spec_task.cue.go_step
+
+    def current_goal(self) -> Goal:
+        """Return the first of the task's goals that is still to be achieved."""
+        return current(self.spec_task.goals, self)
 
     def success(self) -> bool:
-        """Tell whether the target, and nothing else, lies released in the bin."""
-        target = self.spec_task.target.body
-        others = (body for body in self.in_play if body != target)
-        return self.in_bin(target) and self.finger_contacts(target) == 0 and not any(map(self.in_bin, others))
+        """Tell whether all goals are achieved, in their order where it matters, and nothing else was put there."""
+        in_order = not self.spec_task.in_order or self._achieved == sorted(self._achieved)
+        return in_order and achieved(self.spec_task.goals, self)
 
     def grounding(self) -> np.ndarray:
-        """Return what the instruction points at, from privileged state: float32 [14].
+        """Return what the instruction points at now, from privileged state: float32 [14].
 
-        The centres of target and goal in the arm's base frame, in metres, then where each camera sees them, as
-        fractions of the image from its upper left corner; outside 0 to 1 where they are out of view.
+        What has to be acted on and where it has to go, in the arm's base frame, in metres; then where each camera sees
+        the two, as fractions of the image from its upper left corner; outside 0 to 1 where they are out of view, or
+        where nothing in view says which thing is meant: pointing there could only be guessed.
         """
-        points = (self.position(self.spec_task.target.body), np.array([*BIN_CENTRE, 0.0]))
-        seen = (self._project(camera, point) for camera in CAMERAS for point in points)
-        return np.concatenate([*points, *seen]).astype(np.float32)
+        points = self.current_goal().points(self)
+        seen = np.array([[self._project(camera, point) for point in points] for camera in CAMERAS])
+        if not self._target_is_told():
+            seen[:, 0] = NOWHERE
+        return np.concatenate([*points, seen.reshape(-1)]).astype(np.float32)
+
+    def _target_is_told(self) -> bool:
+        """Tell whether the picture says which thing is meant: by a lit cue, or by what the arm is at or has picked."""
+        cue, target = self.spec_task.cue, self.spec_task.target
+        if cue is None or self.steps < cue.lit_steps:
+            return True
+        near = np.linalg.norm(self.data.site("tool").xpos - self.position(target)) < TELLING_DISTANCE
+        return bool(near or self.finger_contacts(target) or self.picked == target)
 
     def _project(self, camera: str, point: np.ndarray) -> np.ndarray:
         pose = self.data.camera(camera)
         right, up, back = pose.xmat.reshape(3, 3).T @ (point - pose.xpos)
         if back > -1e-3:
-            return np.array([-1.0, -1.0])
+            return NOWHERE
         reach = -back * np.tan(np.deg2rad(self.model.camera(camera).fovy[0]) / 2)
         return np.clip(0.5 + 0.5 * np.array([right, -up]) / reach, -1.0, 2.0)
 
-    def other_instructions(self) -> tuple[str, ...]:
-        """Return the instructions that would ask for another object of this very scene."""
-        match self.spec_task.arrangement:
-            case Scattered(target=target):
-                names = [self._things[body].name for body in self.in_play if body != target.body]
-            case Related(relation=relation):
-                opposite = {**OPPOSITE, **{second: first for first, second in OPPOSITE.items()}}
-                names = [RELATIONS[opposite[relation]]]
-        return tuple(FRAMES[0].format(name) for name in names)
+    def other_instructions(self) -> dict[str, str]:
+        """Return instructions that ask for something else in this very scene, and the body that each is about."""
+        nouns, target = self.spec_task.other_nouns, self.spec_task.target
+        if isinstance(self.spec_task.arrangement, Kitchen):
+            tasks = (task for task in find_suite(self.spec_task.suite) if task.target != target)
+            return {task.instruction: task.target for task in tasks if self._could_be_asked(task)}
+        others = [body for body in self.in_play if body != target]
+        if nouns is None:
+            nouns = tuple(self._things[body].name for body in others)
+        return {FRAMES[0].format(noun): body for noun, body in zip(nouns, others, strict=False)}
+
+    def _could_be_asked(self, task: Task) -> bool:
+        """Tell whether another task of the suite has all that it needs in this scene, and is not done already."""
+        arrangement = self.spec_task.arrangement
+        here = {each.body for each in (*arrangement.things, *arrangement.fixtures)}
+        if arrangement.has_bin:
+            here.add(Bin.body)
+        return needed(task.goals) <= here and not any(goal.done(self) for goal in task.goals)
+
+    def things(self) -> dict[str, str]:
+        """Return, for the body of each thing in play, what it is; those that look alike are the same."""
+        return {body: self._things[body].name for body in self.in_play}
+
+    def add_thing(self, generator: np.random.Generator) -> str | None:
+        """Stand one more thing among those in play; return its body, None when all are or there is no room."""
+        waiting = [body for body in self._things if body not in self.in_play]
+        standing = [self.position(body)[:2] for body in self.in_play]
+        landmarks = [self.position(fixture.body)[:2] for fixture in self.spec_task.arrangement.fixtures]
+        free = free_position(standing, landmarks, generator)
+        if not waiting or free is None:
+            return None
+        body = waiting[int(generator.integers(len(waiting)))]
+        self.in_play = (*self.in_play, body)
+        self._put(body, stand(self._things[body], free, generator))
+        mujoco.mj_forward(self.model, self.data)
+        return body
+
+    def arrangement_holds(self) -> bool:
+        """Tell whether, as things stand now, the instruction is true and everything within the arm's reach."""
+        positions = {body: self.position(body)[:2] for body in self.in_play}
+        landmarks = {each.body: self.position(each.body)[:2] for each in self.spec_task.arrangement.fixtures}
+        return all(map(pickable, positions.values())) and self.spec_task.arrangement.holds(positions | landmarks)
 
     def _place(self, poses: dict[str, Pose]) -> None:
         mujoco.mj_resetData(self.model, self.data)
         self.model.geom_contype[:], self.model.geom_conaffinity[:] = self._collision
         self.model.body_gravcomp[:] = 0.0
         for index, body in enumerate(self._things):
-            joint = self.data.joint(body)
             if body in poses:
-                x, y, z, yaw = poses[body]
-                joint.qpos[:] = (x, y, z, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
+                self._put(body, poses[body])
                 continue
             # What is not in play waits below the desk, weightless and touching nothing.
-            joint.qpos[:3] = (0.3 + 0.1 * index, 0.0, -1.0)
+            self.data.joint(body).qpos[:3] = (0.3 + 0.1 * index, 0.0, -1.0)
             self.model.body_gravcomp[self.model.body(body).id] = 1.0
             geom = self.model.geom(body).id
             self.model.geom_contype[geom] = self.model.geom_conaffinity[geom] = 0
         for fixture in self.spec_task.arrangement.fixtures:
             mocap = self.model.body(fixture.body).mocapid[0]
-            self.data.mocap_pos[mocap] = poses[fixture.body][:3]
+            *self.data.mocap_pos[mocap], yaw = poses[fixture.body]
+            self.data.mocap_quat[mocap] = np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)
+        for joint, position in ((name, pose[0]) for name, pose in poses.items() if len(pose) == 1):
+            self.data.joint(joint).qpos[0] = position
+        if self.spec_task.cue:
+            self.data.mocap_pos[self.model.body(HALO).mocapid[0], :2] = poses[self.spec_task.cue.lit.body][:2]
 
-    def _lifted(self, body: str) -> bool:
-        return self.position(body)[2] > self._start_heights[body] + LIFTED
+    def _put(self, body: str, pose: Pose) -> None:
+        """Set a thing down at a pose, with its weight and touching what it meets."""
+        x, y, z, yaw = pose
+        self.data.joint(body).qpos[:] = (x, y, z, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
+        number, geom = self.model.body(body).id, self.model.geom(body).id
+        self.model.body_gravcomp[number] = 0.0
+        contype, conaffinity = self._collision
+        self.model.geom_contype[geom], self.model.geom_conaffinity[geom] = contype[geom], conaffinity[geom]
+
+    def _shine(self) -> None:
+        """Give the lamps of the task's cue and of the buttons the colours of this step."""
+        colours = self.spec_task.cue.colours(self.steps) if self.spec_task.cue else {}
+        for button in self._buttons:
+            colours |= button.colours(pressed=button.part in self.latched)
+        for lamp, colour in colours.items():
+            self.model.geom(lamp).rgba = colour
+
+    def _handled(self) -> str | None:
+        """Return the first body that was picked, shoved or operated since the start."""
+        for body, start in self._starts.items():
+            x, y, z = self.position(body) - start
+            if z > LIFTED or (self._operable and np.hypot(x, y) > SHOVED):
+                return body
+        for fixture, start in self._operable.items():
+            low, high = self.model.joint(fixture.joint).range
+            if abs(self.joint(fixture.joint) - start) > OPERATED * (high - low):
+                return fixture.part
+        return None
 
     def _observation(self) -> dict[str, Any]:
+        joints = {"agent_pos": arm.to_units(self.joints()).astype(np.float32)}
+        if not self.draws:
+            return joints
         if self._renderer is None:
             self._renderer = mujoco.Renderer(self.model, self.image_size, self.image_size)
         pixels = {}
         for camera in CAMERAS:
             self._renderer.update_scene(self.data, camera)
             pixels[camera] = self._renderer.render().copy()
-        return {"pixels": pixels, "agent_pos": arm.to_units(self.joints()).astype(np.float32)}
+        return {"pixels": pixels, **joints}
 
     def _info(self) -> dict[str, Any]:
         return {
             "is_success": self.steps > 0 and self.success(),
             "instruction": self.instruction,
-            "target": self.spec_task.target.body,
+            "target": self.spec_task.target,
             "picked": self.picked,
             "initial_state": self.initial_state,
         }

@@ -7,6 +7,9 @@ import numpy as np
 
 from . import arm
 
+PAN = np.array([0.0388353, 0.0])
+"""Where on the desk the axis of the first joint stands, in metres."""
+
 ARM = 5
 """Joints that move the tool; the sixth is the gripper."""
 
@@ -32,6 +35,13 @@ class Kinematics:
         self._forward(joints)
         return self._data.site_xpos[self._site].copy()
 
+    def lean(self, joints: np.ndarray) -> float:
+        """Return how far the fingers lean outward from straight down for joints [>=5], in radians."""
+        self._forward(joints)
+        up = self._data.xmat[self._body].reshape(3, 3)[:, 2]
+        outward = _outward(self._data.site_xpos[self._site])
+        return float(np.arctan2(-up @ outward, up[2]))
+
     def solve(self, position: np.ndarray, joints: np.ndarray, *, lean: float, iterations: int = 8) -> np.ndarray:
         """Return arm joints [5] that bring the tool to `position` [3], starting from `joints` [>=5].
 
@@ -40,8 +50,7 @@ class Kinematics:
         current = np.array(joints[:ARM], dtype=np.float64)
         jacobian, rotation = np.zeros((3, self._model.nv)), np.zeros((3, self._model.nv))
         low, high = arm.RANGES[:ARM].T
-        outward = np.array([*position[:2], 0.0]) - [0.0388353, 0.0, 0.0]
-        outward /= max(np.linalg.norm(outward), 1e-6)
+        outward = _outward(position)
         tangent = np.array([-outward[1], outward[0], 0.0])
         up = np.cos(lean) * np.array([0.0, 0.0, 1.0]) - np.sin(lean) * outward
         for _ in range(iterations):
@@ -65,3 +74,10 @@ class Kinematics:
         self._data.qpos[:ARM] = joints[:ARM]
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_comPos(self._model, self._data)
+
+
+def _outward(position: np.ndarray) -> np.ndarray:
+    """Return the horizontal unit vector [3] from the pan axis to a position."""
+    outward = np.array([*position[:2], 0.0]) - [*PAN, 0.0]
+    outward /= max(np.linalg.norm(outward), 1e-6)
+    return outward

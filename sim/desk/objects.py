@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 COLOURS = {
     "red": (0.84, 0.10, 0.10),
     "green": (0.08, 0.62, 0.16),
@@ -18,8 +20,26 @@ SHAPES = {
     "cube": ("box", (0.014, 0.014, 0.014)),
     "can": ("cylinder", (0.0125, 0.022)),
     "puck": ("cylinder", (0.0160, 0.011)),
+    "cup": ("cylinder", (0.0150, 0.018)),
+    "ball": ("sphere", (0.0085,)),
 }
 """Shape name to MuJoCo geometry type and size (half lengths; radius and half height), in metres."""
+
+RIM = 0.003
+"""Height of the rim on a cup, which is solid below it: enough to keep a ball from rolling off, in metres."""
+
+
+def ring(radius: float, half_thickness: float, bottom: float, height: float, look: str) -> str:
+    """Return a round wall of eight boxes around the z axis; radius to their middle, height above `bottom`: metres."""
+    half = (radius + half_thickness) * np.tan(np.pi / 8)
+    walls = []
+    for angle in np.arange(8) * np.pi / 4:
+        x, y = radius * np.cos(angle), radius * np.sin(angle)
+        walls.append(
+            f'<geom type="box" pos="{x:.6f} {y:.6f} {bottom + height / 2:.6f}" euler="0 0 {angle:.6f}" '
+            f'size="{half_thickness} {half:.6f} {height / 2:.6f}" {look}/>'
+        )
+    return "".join(walls)
 
 
 @dataclass(frozen=True)
@@ -46,12 +66,20 @@ class DeskObject:
     def xml(self) -> str:
         kind, size = SHAPES[self.shape]
         red, green, blue = COLOURS[self.colour]
+        # The fingers must not sink into a cup as they do into softer things: they would hold its ball.
+        hard = 'solref="0.006 1" priority="1"' if self.shape == "cup" else ""
         # Compensated here so that the model has the feature at all; a reset weighs down what is in play.
         return (
             f'<body name="{self.body}" gravcomp="1"><freejoint name="{self.body}"/>'
             f'<geom name="{self.body}" type="{kind}" size="{" ".join(map(str, size))}" mass="0.02" condim="4" '
-            f'rgba="{red} {green} {blue} 1" friction="1.2 0.02 0.002"/></body>'
+            f'rgba="{red} {green} {blue} 1" friction="1.2 0.02 0.002" {hard}/>{self._rim()}</body>'
         )
+
+    def _rim(self) -> str:
+        if self.shape != "cup":
+            return ""
+        radius, half = SHAPES["cup"][1]
+        return ring(radius - 0.001, 0.001, half, RIM, 'rgba="0.30 0.30 0.34 1" mass="0.0002"')
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from . import arm
-from .objects import DeskObject, Fixture
 
 BIN_CENTRE = (0.16, 0.165)
 BIN_HALF = 0.05
@@ -31,9 +31,19 @@ def _bin_xml() -> str:
     return "".join(parts)
 
 
-def scene_xml(objects: Sequence[DeskObject], fixtures: Sequence[Fixture]) -> str:
+class Drawn(Protocol):
+    """Whatever adds bodies to the desk: a thing, a fixture, a cue."""
+
+    def xml(self) -> str: ...
+
+
+def scene_xml(objects: Sequence[Drawn], fixtures: Sequence[Drawn], *, has_bin: bool = True) -> str:
     """Return the model of a desk with these things on it; poses are set at reset."""
     things = "".join(thing.xml() for thing in (*fixtures, *objects))
+    # The parts of a fixture slide in each other: what holds them is their joint, not contact.
+    exclusions = "".join(
+        f'<exclude body1="{fixture.body}" body2="{fixture.part}"/>' for fixture in fixtures if hasattr(fixture, "part")
+    )
     timestep = 1.0 / arm.CONTROL_HZ / PHYSICS_STEPS
     return f"""
 <mujoco model="saccade desk">
@@ -46,14 +56,20 @@ def scene_xml(objects: Sequence[DeskObject], fixtures: Sequence[Fixture]) -> str
     <headlight ambient="0.35 0.35 0.35" diffuse="0.35 0.35 0.35" specular="0 0 0"/>
   </visual>
   {arm.DEFAULTS}
+  <asset>
+    <material name="lamp" emission="1" specular="0"/>
+    <texture name="backdrop" type="2d" builtin="flat" width="256" height="256"/>
+    <material name="backdrop" texture="backdrop" texrepeat="2 2" specular="0"/>
+  </asset>
   <worldbody>
     <light pos="0.3 -0.3 1.2" dir="-0.1 0.3 -1" castshadow="false" diffuse="0.55 0.55 0.55" specular="0.1 0.1 0.1"/>
     <geom name="desk" type="plane" size="1 1 0.1" rgba="0.78 0.76 0.72 1" friction="1 0.02 0.001"/>
     <camera name="front" pos="0.50 0.022 0.47" xyaxes="0 1 0 -0.80 0 0.60" fovy="44"/>
-    {_bin_xml()}
+    {_bin_xml() if has_bin else ""}
     {things}
     {arm.body_xml()}
   </worldbody>
+  <contact>{exclusions}</contact>
   {arm.actuator_xml()}
 </mujoco>
 """

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
-from dataclasses import dataclass
-
-import numpy as np
-
 from ...errors import unknown_name
 from .arrangement import Related, Scattered
+from .cue import Cue
+from .goals import Put
+from .kitchen_tasks import GOAL_TASKS, LONG_TASKS
 from .objects import DeskObject
+from .places import Bin
+from .task import Task
 
 EVALUATION_STATES = 50
 """Initial states 0 to 49 of every task are for evaluation alone."""
@@ -17,43 +17,18 @@ EVALUATION_STATES = 50
 FIRST_DEMONSTRATION_STATE = 1000
 """Demonstrations start from initial states of this number on, so that no evaluated start was ever seen."""
 
-MAX_STEPS = 240
-
 FRAMES = (
     "put the {} in the bin",
     "move the {} into the bin",
     "drop the {} in the bin",
     "pick up the {} and bin it",
 )
-"""The instruction first, then its paraphrases."""
+"""How to ask for a thing in the bin: the instruction first, then its paraphrases."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """One task: `noun` fills the sentences, `arrangement` holds the target and where things may stand."""
-
-    suite: str
-    name: str
-    noun: str
-    arrangement: Scattered | Related
-    left_out: bool = False
-    """Whether the starter checkpoint never saw it."""
-
-    @property
-    def instruction(self) -> str:
-        return FRAMES[0].format(self.noun)
-
-    @property
-    def paraphrases(self) -> tuple[str, ...]:
-        return tuple(frame.format(self.noun) for frame in FRAMES[1:])
-
-    @property
-    def target(self) -> DeskObject:
-        return self.arrangement.target
-
-    def generator(self, initial_state: int) -> np.random.Generator:
-        """Return the random generator that alone decides this initial state, on every machine alike."""
-        return np.random.default_rng([zlib.crc32(f"{self.suite}/{self.name}".encode()), initial_state])
+def binned(noun: str) -> tuple[str, ...]:
+    """Return the sentences that ask for a thing in the bin."""
+    return tuple(frame.format(noun) for frame in FRAMES)
 
 
 CATALOGUE = tuple(
@@ -75,11 +50,20 @@ def _object_task(target: DeskObject) -> Task:
     return Task(
         suite="desk_object",
         name=target.name.replace(" ", "_"),
-        noun=target.name,
+        sentences=binned(target.name),
         arrangement=Scattered(target, others),
+        goals=(Put(target, Bin()),),
         left_out=target.name in LEFT_OUT,
     )
 
+
+OPPOSITE = {
+    "left": "right",
+    "front": "behind",
+    "next_to": "far_from",
+    "on_plate": "off_plate",
+    "near_bin": "far_bin",
+}
 
 RELATIONS = {
     "left": "cube left of the bowl",
@@ -97,12 +81,48 @@ RELATIONS = {
 
 def _spatial_task(relation: str, noun: str) -> Task:
     arrangement = Related(relation, DeskObject("red", "cube", 0), DeskObject("red", "cube", 1))
-    return Task(suite="desk_spatial", name=relation, noun=noun, arrangement=arrangement)
+    opposite = {**OPPOSITE, **{second: first for first, second in OPPOSITE.items()}}[relation]
+    other_nouns = (RELATIONS[opposite],)
+    return Task(
+        suite="desk_spatial",
+        name=relation,
+        sentences=binned(noun),
+        arrangement=arrangement,
+        goals=(Put(arrangement.target, Bin()),),
+        other_nouns=other_nouns,
+    )
+
+
+def _memory_task(name: str, noun: str, colour: str, shape: str, count: int) -> Task:
+    """Declare a task among equal things, of which the first is meant; where they stand is drawn alike for all."""
+    target, *others = (DeskObject(colour, shape, copy) for copy in range(count))
+    unlit = "not lit" in noun
+    words = ("was lit", "was not lit")
+    return Task(
+        suite="desk_memory",
+        name=name,
+        sentences=binned(noun),
+        arrangement=Scattered(target, tuple(others), count=count - 1),
+        goals=(Put(target, Bin()),),
+        max_steps=280,
+        cue=Cue(others[0] if unlit else target),
+        other_nouns=(noun.replace(*(words[::-1] if unlit else words)),) if count == 2 else (),
+    )
 
 
 SUITES: dict[str, tuple[Task, ...]] = {
     "desk_object": tuple(_object_task(target) for target in CATALOGUE),
     "desk_spatial": tuple(_spatial_task(relation, noun) for relation, noun in RELATIONS.items()),
+    "desk_memory": (
+        _memory_task("lit_cube", "cube that was lit", "red", "cube", 2),
+        _memory_task("lit_can", "can that was lit", "green", "can", 2),
+        _memory_task("lit_puck", "puck that was lit", "purple", "puck", 2),
+        _memory_task("unlit_cube", "cube that was not lit", "blue", "cube", 2),
+        _memory_task("lit_cube_of_three", "cube of three that was lit", "yellow", "cube", 3),
+        _memory_task("lit_can_of_three", "can of three that was lit", "red", "can", 3),
+    ),
+    "desk_goal": GOAL_TASKS,
+    "desk_long": LONG_TASKS,
 }
 
 

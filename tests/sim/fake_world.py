@@ -43,7 +43,7 @@ class FakeEnv(gymnasium.Env):
         return self._observation(), float(success), success, False, self._info(success)
 
     def other_instructions(self):
-        return (f"{self.task} the ball", f"{self.task} the plate")
+        return {f"{self.task} the ball": "ball", f"{self.task} the plate": "plate"}
 
     def _observation(self):
         image = np.full((16, 16, 3), int(200 * min(self.position, 1.0)), np.uint8)

@@ -10,16 +10,13 @@ import pytest
 from fake_world import FakeActor, FakeEnv, Mishap, break_actor, make_actor, make_env, refuse_actor
 
 from saccade.errors import InputError, WorldError
+from saccade.sim.perturbation.swap import by_heart
 from saccade.sim.records import EpisodeRecord, RecordFile, episode_seed, episodes_that_differ
 from saccade.sim.runner import Job, run_episode, run_jobs
 
 
-def jobs_of(count: int, *tasks: str, swap_object: bool = False) -> list[Job]:
-    return [
-        Job("fake", task, state, episode_seed(0, "fake", task, state), swap_object=swap_object)
-        for task in tasks
-        for state in range(count)
-    ]
+def jobs_of(count: int, *tasks: str) -> list[Job]:
+    return [Job("fake", task, state, episode_seed(0, "fake", task, state)) for task in tasks for state in range(count)]
 
 
 def test_an_episode_is_judged_by_the_world_and_its_decisions_are_timed():
@@ -51,11 +48,12 @@ def test_an_action_that_is_not_finite_is_a_failure_of_the_policy():
 
 
 def test_a_swapped_instruction_ends_at_the_first_pick():
-    own = run_episode(FakeEnv("reach"), FakeActor(), Job("fake", "reach", 0, 4, swap_object=True))
-    other = run_episode(FakeEnv("reach"), FakeActor(), Job("fake", "reach", 1, 4, swap_object=True))
-    assert own.instruction == "reach the ball"
-    assert (own.outcome, own.picked) == ("success", "cube")
-    assert (other.outcome, other.picked) == ("failure", "ball")
+    own = run_episode(FakeEnv("reach"), FakeActor(), Job("fake", "reach", 0, 4, swap="object"))
+    other = run_episode(FakeEnv("reach"), FakeActor(), Job("fake", "reach", 1, 4, swap="object"))
+    assert (own.instruction, own.other) == ("reach the ball", "ball")
+    assert (own.outcome, own.picked, by_heart(own)) == ("failure", "cube", True)
+    assert (other.outcome, other.picked, by_heart(other)) == ("success", "ball", False)
+    assert other.steps < FakeEnv._max_episode_steps
 
 
 def test_seeds_differ_between_episodes_and_not_between_selections():

@@ -1,0 +1,206 @@
+"""What stands on the desk and can be operated or filled: a drawer, a button, a knob, a basin, a mat.
+
+Each stands where a reset puts it (a body that physics does not move); its moving part hangs on one joint. A joint's
+position is metres for the drawer and the button, radians for the knob.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from .objects import ring
+
+Colour = tuple[float, float, float, float]
+
+
+class Desk(Protocol):
+    """What a fixture, a goal and a skill may ask of the world; `DeskEnv` answers."""
+
+    in_play: tuple[str, ...]
+    latched: set[str]
+    """Bodies of the buttons that were pressed since the start."""
+
+    def position(self, body: str) -> np.ndarray: ...
+
+    def axes(self, body: str) -> np.ndarray: ...
+
+    def joint(self, name: str) -> float: ...
+
+    def finger_contacts(self, body: str) -> int: ...
+
+
+def in_frame(desk: Desk, body: str, point: np.ndarray) -> np.ndarray:
+    """Return a point [3] of the world in a body's own frame."""
+    return desk.axes(body).T @ (point - desk.position(body))
+
+
+def from_frame(desk: Desk, body: str, point: tuple[float, float, float]) -> np.ndarray:
+    """Return a point of a body's own frame in the world [3]."""
+    return desk.position(body) + desk.axes(body) @ point
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """A drawer in a low cabinet, with an upright handle in front that a finger hooks from behind."""
+
+    body = "cabinet"
+    part, joint = "drawer", "drawer_slide"
+    travel = 0.06
+    let_go_height, let_go_within = 0.028, 0.014
+    handle = 0.070
+    """How far in front of the drawer's middle its handle stands."""
+
+    def xml(self) -> str:
+        wood, front = 'rgba="0.62 0.44 0.26 1"', 'rgba="0.80 0.62 0.40 1"'
+        inside, handle = 'rgba="0.93 0.88 0.78 1"', 'rgba="0.15 0.30 0.60 1"'
+        smooth = 'friction="0.6 0.02 0.001"'
+        return f"""
+<body name="cabinet" mocap="true">
+  <geom type="box" pos="-0.033 0 0.018" size="0.002 0.036 0.018" {wood}/>
+  <geom type="box" pos="0 0.034 0.018" size="0.034 0.002 0.018" {wood}/>
+  <geom type="box" pos="0 -0.034 0.018" size="0.034 0.002 0.018" {wood}/>
+  <geom type="box" pos="-0.001 0 0.037" size="0.036 0.036 0.001" {wood}/>
+  <body name="drawer">
+    <joint name="drawer_slide" type="slide" axis="1 0 0" range="0 {self.travel}" damping="2" frictionloss="0.25"/>
+    <geom type="box" pos="0 0 0.0035" size="0.030 0.030 0.0015" mass="0.03" {inside}/>
+    <geom type="box" pos="0.031 0 0.016" size="0.002 0.031 0.014" mass="0.01" {front}/>
+    <geom type="box" pos="-0.029 0 0.013" size="0.0015 0.030 0.011" mass="0.005" {inside}/>
+    <geom type="box" pos="0 0.0295 0.013" size="0.030 0.0015 0.011" mass="0.005" {inside}/>
+    <geom type="box" pos="0 -0.0295 0.013" size="0.030 0.0015 0.011" mass="0.005" {inside}/>
+    <geom type="box" pos="0.050 0 0.0035" size="0.018 0.006 0.0015" mass="0.003" {handle}/>
+    <geom type="box" pos="{self.handle} 0 0.019" size="0.003 0.015 0.016" mass="0.005" {handle} {smooth}/>
+  </body>
+</body>"""
+
+    def opening(self, desk: Desk) -> float:
+        """Return how far it is open, from 0 to 1."""
+        return desk.joint(self.joint) / self.travel
+
+    def handle_at(self, desk: Desk, opening: float | None = None) -> np.ndarray:
+        """Return where the handle is [3], or would be at an opening from 0 to 1."""
+        shift = 0.0 if opening is None else (opening - self.opening(desk)) * self.travel
+        return from_frame(desk, "drawer", (self.handle + shift, 0.0, 0.020))
+
+    def outward(self, desk: Desk) -> np.ndarray:
+        """Return the horizontal direction [2] in which it opens."""
+        return desk.axes("cabinet")[:2, 0]
+
+    def middle(self, desk: Desk) -> np.ndarray:
+        return from_frame(desk, "drawer", (0.003, 0.0, 0.005))
+
+    def holds(self, desk: Desk, body: str) -> bool:
+        x, y, z = in_frame(desk, "drawer", desk.position(body))
+        return bool(abs(x) < 0.028 and abs(y) < 0.029 and z < 0.036)
+
+
+@dataclass(frozen=True)
+class Button:
+    """A button that is pressed from above; its cap shines from then on."""
+
+    body = "button"
+    part, joint = "button_cap", "button_slide"
+    press_depth = 0.004
+
+    def xml(self) -> str:
+        return f"""
+<body name="button" mocap="true">
+  <geom type="cylinder" pos="0 0 0.005" size="0.027 0.005" rgba="0.25 0.25 0.28 1"/>
+  <body name="button_cap">
+    <joint name="button_slide" type="slide" axis="0 0 -1" range="0 0.007" stiffness="180" damping="2"/>
+    <geom name="button_cap" type="cylinder" pos="0 0 0.016" size="0.020 0.007" mass="0.01" material="lamp"
+          rgba="{" ".join(map(str, self.colours(False)["button_cap"]))}"/>
+  </body>
+</body>"""
+
+    def colours(self, pressed: bool) -> dict[str, Colour]:
+        """Return the colour of what changes when it was pressed."""
+        return {"button_cap": (0.10, 0.95, 0.20, 1.0) if pressed else (0.55, 0.02, 0.02, 1.0)}
+
+    def is_down(self, desk: Desk) -> bool:
+        return desk.joint(self.joint) > self.press_depth
+
+    def top(self, desk: Desk) -> np.ndarray:
+        return from_frame(desk, "button_cap", (0.0, 0.0, 0.023))
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A knob with a lever, turned by pushing the lever anticlockwise from the white mark to the green one."""
+
+    body = "knob"
+    part, joint = "knob_lever", "knob_hinge"
+    turned = 1.25
+    """Angle from which on it counts as turned; it stops at 1.6."""
+    grip = 0.030
+    """Where along the lever it is pushed, from the axis."""
+
+    def xml(self) -> str:
+        end = 0.036 * np.array([np.cos(1.5), np.sin(1.5)])
+        return f"""
+<body name="knob" mocap="true">
+  <geom type="cylinder" pos="0 0 0.003" size="0.028 0.003" rgba="0.35 0.36 0.40 1"/>
+  <geom type="cylinder" pos="0.036 0 0.001" size="0.007 0.001" rgba="1 1 1 1" contype="0" conaffinity="0"/>
+  <geom type="cylinder" pos="{end[0]:.5f} {end[1]:.5f} 0.001" size="0.007 0.001" rgba="0.1 0.75 0.2 1"
+        contype="0" conaffinity="0"/>
+  <body name="knob_lever">
+    <joint name="knob_hinge" type="hinge" axis="0 0 1" range="0 1.6" damping="0.004" frictionloss="0.008"/>
+    <geom type="cylinder" pos="0 0 0.017" size="0.013 0.011" mass="0.01" rgba="0.85 0.30 0.10 1"/>
+    <geom type="box" pos="0.021 0 0.020" size="0.021 0.0045 0.010" mass="0.01" rgba="0.95 0.55 0.10 1"
+          friction="0.4 0.02 0.001"/>
+  </body>
+</body>"""
+
+    def lever_at(self, desk: Desk, angle: float | None = None) -> np.ndarray:
+        """Return where the lever is pushed [3], or would be at an angle."""
+        turn = 0.0 if angle is None else angle - desk.joint(self.joint)
+        return from_frame(desk, "knob_lever", (self.grip * np.cos(turn), self.grip * np.sin(turn), 0.020))
+
+    def push_direction(self, desk: Desk) -> np.ndarray:
+        """Return the horizontal direction [2] in which the lever turns."""
+        return desk.axes("knob_lever")[:2, 1]
+
+
+@dataclass(frozen=True)
+class Basin:
+    """A bowl with a floor and a round wall, wide enough for one thing."""
+
+    body = "basin"
+    radius, height = 0.037, 0.022
+    let_go_height, let_go_within = 0.024, 0.014
+
+    def xml(self) -> str:
+        look = 'rgba="0.10 0.55 0.60 1"'
+        floor = f'<geom type="cylinder" pos="0 0 0.002" size="{self.radius} 0.002" rgba="0.16 0.66 0.70 1"/>'
+        wall = ring(self.radius, 0.002, 0.0, self.height, look)
+        return f'<body name="basin" mocap="true">{floor}{wall}</body>'
+
+    def middle(self, desk: Desk) -> np.ndarray:
+        return from_frame(desk, "basin", (0.0, 0.0, 0.004))
+
+    def holds(self, desk: Desk, body: str) -> bool:
+        offset = desk.position(body) - desk.position("basin")
+        return bool(np.linalg.norm(offset[:2]) < self.radius - 0.004 and offset[2] < self.height + 0.012)
+
+
+@dataclass(frozen=True)
+class Mat:
+    """A flat round mat that things are pushed onto."""
+
+    body = "mat"
+    radius = 0.040
+
+    def xml(self) -> str:
+        return (
+            f'<body name="mat" mocap="true"><geom type="cylinder" pos="0 0 0.0005" size="{self.radius} 0.0005" '
+            'rgba="0.20 0.35 0.75 1" contype="0" conaffinity="0"/></body>'
+        )
+
+    def middle(self, desk: Desk) -> np.ndarray:
+        return from_frame(desk, "mat", (0.0, 0.0, 0.0))
+
+    def holds(self, desk: Desk, body: str) -> bool:
+        offset = desk.position(body) - desk.position("mat")
+        return bool(np.linalg.norm(offset[:2]) < self.radius - 0.016 and offset[2] < 0.030)

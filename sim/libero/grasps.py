@@ -1,0 +1,153 @@
+"""Where to take hold of what: one table of objects, and the geometry that turns a line of it into a pose of the hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ...errors import InputError, suggest
+from .motion import PALM, TIPS, downward, nearest_turn, obstructions
+
+WIDEST = 0.072
+"""The widest thing that is taken between the fingers, in metres; they open to 0.08."""
+
+YAWS = 36
+
+COMFORTABLE = 0.62
+"""How far from the arm's foot it still reaches easily, in metres."""
+
+
+@dataclass(frozen=True)
+class Grip:
+    """How to take hold of one kind of object from above.
+
+    `across` takes its middle between the fingers; `rim` takes a wall, one finger inside. `depth` is how far the point
+    between the fingertips goes below the object's top, in metres; `inset` how far from the outermost edge to the
+    middle of the wall.
+    """
+
+    kind: Literal["across", "rim"] = "across"
+    depth: float = PALM - 0.004
+    inset: float = 0.006
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.depth < PALM:
+            fix = "Deeper, the palm would press on it."
+            raise InputError("depth", got=self.depth, expected=f"above 0 and below {PALM} m", fix=fix)
+
+
+CAN = BOTTLE = CARTON = Grip("across")
+FLAT_BOX = Grip("across", depth=0.010)
+KNOB = Grip("across", depth=0.018)
+
+GRIPS = {
+    "akita_black_bowl": Grip("rim", depth=0.020),
+    "alphabet_soup": CAN,
+    "bbq_sauce": BOTTLE,
+    "black_book": Grip("across"),
+    "butter": FLAT_BOX,
+    "chocolate_pudding": FLAT_BOX,
+    "cookies": FLAT_BOX,
+    "cream_cheese": FLAT_BOX,
+    "glazed_rim_porcelain_ramekin": Grip("rim", depth=0.015),
+    "ketchup": BOTTLE,
+    "milk": CARTON,
+    "moka_pot": Grip("across", depth=0.008),  # the knob on its lid: the pot itself is as wide as the fingers open
+    "orange_juice": CARTON,
+    "plate": Grip("rim", depth=0.008),
+    "porcelain_mug": Grip("rim", depth=0.020, inset=0.005),
+    "red_coffee_mug": Grip("rim", depth=0.020, inset=0.005),
+    "salad_dressing": BOTTLE,
+    "tomato_sauce": CAN,
+    "white_yellow_mug": Grip("rim", depth=0.020, inset=0.006),
+    "wine_bottle": Grip("across"),
+}
+"""Every object that a task of the four suites moves, by its kind."""
+
+
+def grip_of(thing: str) -> Grip:
+    """Return how to hold a thing, such as `milk_1`; an unknown kind is an InputError with the nearest one."""
+    kind = thing.rsplit("_", 1)[0]
+    if kind not in GRIPS:
+        raise InputError(f"object {thing}", got=f"kind {kind}", expected="one of the table", fix=suggest(kind, GRIPS))
+    return GRIPS[kind]
+
+
+@dataclass(frozen=True)
+class Grasp:
+    """A pose of the hand about an object: position [3], rotation [3, 3], and the width between the fingers there."""
+
+    position: np.ndarray
+    rotation: np.ndarray
+    width: float
+
+
+def choose_grasp(
+    grip: Grip,
+    boxes: np.ndarray,
+    obstacles: np.ndarray,
+    *,
+    home: float,
+    base: np.ndarray | None = None,
+    avoid: np.ndarray | None = None,
+    refused: tuple[float, ...] = (),
+) -> Grasp | None:
+    """Return the best grasp of an object, given its boxes and the obstacles' [n, 8, 3]; None if there is none.
+
+    The best is free of obstacles, then narrow, then a small turn from the yaw `home` of the hand, in radians, and
+    not far from the arm's foot `base` [2]. `avoid`
+    [2] is a direction along which the fingers should not open where the object goes; `refused` are yaws that failed.
+    """
+    candidates = list(_across(grip, boxes) if grip.kind == "across" else _rim(grip, boxes))
+    best: tuple[float, Grasp] | None = None
+    for yaw, centre, width, height in candidates:
+        turn = nearest_turn(yaw, home)
+        others = np.concatenate([obstacles, _own_hindrance(boxes, centre, yaw, width, height)])
+        cost = 10.0 * obstructions(others, centre, yaw, height) + 20.0 * width + 0.3 * abs(turn - home)
+        if base is not None:
+            # Far out the arm is stretched, and what it then cannot do is turn and lift.
+            cost += 8.0 * max(float(np.linalg.norm(centre - base)) - COMFORTABLE, 0.0)
+        if avoid is not None:
+            cost += 3.0 * abs(np.array([np.cos(yaw), np.sin(yaw)]) @ avoid)
+        cost += sum(5.0 for each in refused if abs(np.arctan2(np.sin(yaw - each), np.cos(yaw - each))) < 0.2)
+        if best is None or cost < best[0]:
+            best = cost, Grasp(np.array([*centre, height]), downward(turn), width)
+    return None if best is None else best[1]
+
+
+def _across(grip: Grip, boxes: np.ndarray):
+    top, bottom = boxes[:, :, 2].max(), boxes[:, :, 2].min()
+    height = max(top - grip.depth, bottom + TIPS - 0.004)
+    # What the fingers' pads meet, not what the object is elsewhere.
+    held = boxes[(boxes[:, :, 2].max(1) > height - 0.006) & (boxes[:, :, 2].min(1) < height + 0.008)]
+    points = held[:, :, :2].reshape(-1, 2)
+    for yaw in np.linspace(-np.pi / 2, np.pi / 2, YAWS, endpoint=False):
+        opening = np.array([np.cos(yaw), np.sin(yaw)])
+        aside = np.array([-opening[1], opening[0]])
+        along, across = points @ opening, points @ aside
+        width = float(np.ptp(along))
+        if width > WIDEST:
+            continue
+        centre = opening * (along.max() + along.min()) / 2 + aside * (across.max() + across.min()) / 2
+        yield yaw, centre, width, height
+
+
+def _rim(grip: Grip, boxes: np.ndarray):
+    top = boxes[:, :, 2].max()
+    points = boxes[boxes[:, :, 2].max(1) > top - 0.012][:, :, :2].reshape(-1, 2)
+    middle = (points.max(0) + points.min(0)) / 2
+    radius = float(np.ptp(points, axis=0).mean() / 2)
+    for yaw in np.linspace(-np.pi, np.pi, YAWS, endpoint=False):
+        outward = np.array([np.cos(yaw), np.sin(yaw)])
+        yield yaw, middle + outward * (radius - grip.inset), 0.0, top - grip.depth
+
+
+def _own_hindrance(boxes: np.ndarray, centre: np.ndarray, yaw: float, width: float, height: float) -> np.ndarray:
+    """Return those of the object's own boxes that stand beside what is held, where a finger would come down."""
+    if width == 0.0:
+        return boxes[:0]
+    along = (boxes[:, :, :2] - centre) @ np.array([np.cos(yaw), np.sin(yaw)])
+    beside = (along.min(1) > width / 2 + 0.004) | (along.max(1) < -width / 2 - 0.004)
+    return boxes[beside]

@@ -1,0 +1,179 @@
+"""What is there: positions, boxes, joints and contacts of a LIBERO simulation, for a demonstrator that may know all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+
+ROBOT, ARENA = "robot", "arena"
+"""Owners of what is neither object nor fixture; the others are owned by the name that the problem file gives them."""
+
+CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=float)
+COLLISION_GROUP = 0
+
+FIRM, STILL = 8.0, 0.003
+"""Force in newtons, and finger speed in m/s, from which on a grasp is taken to be firm."""
+
+
+class Truth:
+    """Reads one simulation: `simulation` is LIBERO's own environment, of robosuite's kind.
+
+    Positions [3] are in metres in the world's frame, rotations [3, 3] turn the frame of a thing into the world's.
+    """
+
+    def __init__(self, simulation: Any) -> None:
+        self._simulation = simulation
+        self.model: mujoco.MjModel = simulation.sim.model._model
+        self.data: mujoco.MjData = simulation.sim.data._data
+        self.goals = tuple(tuple(goal) for goal in simulation.parsed_problem["goal_state"])
+        self._bodies: dict[str, int] = dict(simulation.obj_body_id)
+        self._sites = dict(simulation.object_sites_dict)
+        model = self.model
+        solid = (model.geom_contype | model.geom_conaffinity).astype(bool) & (model.geom_group == COLLISION_GROUP)
+        solid &= model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE
+        self._solid = np.flatnonzero(solid)
+        names = {body: name for name, body in self._bodies.items()}
+        self._owner = np.array([self._find_owner(model.geom_bodyid[geom], names) for geom in range(model.ngeom)])
+        self._solid_owner = self._owner[self._solid]
+        self._fingers = tuple(
+            {model.geom(f"gripper0_finger{finger}_{part}").id for part in ("collision", "pad_collision")}
+            for finger in (1, 2)
+        )
+        self._tool = model.site("gripper0_grip_site").id
+        self._hand = model.body("robot0_right_hand").id
+        self._finger_joints = [model.joint(f"gripper0_finger_joint{finger}").qposadr[0] for finger in (1, 2)]
+        self._finger_speeds = [model.joint(f"gripper0_finger_joint{finger}").dofadr[0] for finger in (1, 2)]
+        self._finger_motors = [model.actuator(f"gripper0_gripper_finger_joint{finger}").id for finger in (1, 2)]
+
+    def _find_owner(self, body: int, names: dict[int, str]) -> str:
+        while body > 0:
+            if body in names:
+                return names[body]
+            if self.model.body(body).name.startswith(("robot", "gripper", "mount")):
+                return ROBOT
+            body = self.model.body_parentid[body]
+        return ARENA
+
+    def holds(self, predicate: tuple[str, ...]) -> bool:
+        """Tell whether a predicate of LIBERO's holds now."""
+        return bool(self._simulation._eval_predicate(list(predicate)))
+
+    def tool(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the position [3] between the fingertips, and the hand's rotation: y is where the fingers open, z ahead."""
+        return self.data.site_xpos[self._tool].copy(), self.data.xmat[self._hand].reshape(3, 3).copy()
+
+    def opening(self) -> float:
+        """Return the gap between the fingers, 0 to 0.08 m."""
+        return float(self.data.qpos[self._finger_joints[0]] - self.data.qpos[self._finger_joints[1]])
+
+    def firm(self) -> bool:
+        """Tell whether the fingers press on something: their motors push, or they stand still though told to close."""
+        force = np.abs(self.data.actuator_force[self._finger_motors]).min()
+        return bool(force > FIRM or (force > 1.0 and self.fingers_stopped()))
+
+    def fingers_stopped(self) -> bool:
+        """Tell whether neither finger moves."""
+        return bool(np.abs(self.data.qvel[self._finger_speeds]).max() < STILL)
+
+    def is_region(self, name: str) -> bool:
+        """Tell whether a name is a region, and not a thing."""
+        return name in self._sites
+
+    def owner_of(self, name: str) -> str:
+        """Return the thing that a region is part of (the arena for a region of a table), or the thing itself."""
+        if name not in self._sites:
+            return name
+        return self._sites[name].parent_name if self._sites[name].parent_name in self._bodies else ARENA
+
+    def position(self, name: str) -> np.ndarray:
+        """Return the origin [3] of a thing, or the centre of a region: what LIBERO's predicates compare."""
+        if name in self._sites:
+            return self.data.site(name).xpos.copy()
+        return self.data.xpos[self._bodies[name]].copy()
+
+    def rotation(self, name: str) -> np.ndarray:
+        """Return the rotation of a thing or a region."""
+        if name in self._sites:
+            return self.data.site(name).xmat.reshape(3, 3).copy()
+        return self.data.xmat[self._bodies[name]].reshape(3, 3).copy()
+
+    def half_size(self, region: str) -> np.ndarray:
+        """Return a region's half extents [3] along the world's axes."""
+        return np.abs(self.rotation(region) @ np.asarray(self._sites[region].size, dtype=float))
+
+    def boxes(self, owner: str) -> np.ndarray:
+        """Return the corners [n, 8, 3] of the boxes around a thing's solid parts."""
+        return self._corners(self._solid[self._solid_owner == owner])
+
+    def part_boxes(self, body: str) -> np.ndarray:
+        """Return the corners [n, 8, 3] of the boxes around the solid parts of one of MuJoCo's bodies."""
+        inside = self.model.geom_bodyid[self._solid] == self.model.body(body).id
+        return self._corners(self._solid[inside])
+
+    def obstacles(self, *ignored: str) -> np.ndarray:
+        """Return the corners [n, 8, 3] of everything solid but robot, arena and what is ignored."""
+        return self._corners(self._solid[~np.isin(self._solid_owner, (ROBOT, ARENA, *ignored))])
+
+    def _corners(self, geoms: np.ndarray) -> np.ndarray:
+        turns = self.data.geom_xmat[geoms].reshape(-1, 3, 3)
+        centre, half = self.model.geom_aabb[geoms, :3], self.model.geom_aabb[geoms, 3:]
+        local = centre[:, None] + CORNERS * half[:, None]
+        return self.data.geom_xpos[geoms][:, None] + np.einsum("nij,nkj->nki", turns, local)
+
+    def finger_contacts(self, owner: str) -> int:
+        """Return how many of the two fingers touch a thing."""
+        touching = set()
+        for pair in self.data.contact.geom:
+            for finger, other in (pair, pair[::-1]):
+                if self._owner[other] == owner:
+                    touching |= {side for side, geoms in enumerate(self._fingers) if int(finger) in geoms}
+        return len(touching)
+
+    def touch(self, first: str, second: str) -> bool:
+        """Tell whether two things touch."""
+        pairs = self._owner[self.data.contact.geom]
+        return any({first, second} == set(pair) for pair in pairs)
+
+    def joint_of(self, name: str) -> int:
+        """Return the number of the one joint of a fixture, or of the drawer that a region is in."""
+        if name in self._sites:
+            joints = self._sites[name].joints
+        else:
+            joints = self._simulation.get_object(name).joints
+        return self.model.joint(joints[0]).id
+
+    def drawers(self) -> tuple[str, ...]:
+        """Return the regions that move with a joint."""
+        return tuple(name for name, site in self._sites.items() if site.joints)
+
+    def table_regions(self) -> tuple[str, ...]:
+        """Return the regions of a table's top or of the floor."""
+        return tuple(name for name in self._sites if self.owner_of(name) == ARENA)
+
+    def pull_direction(self, drawer: str) -> np.ndarray:
+        """Return the level direction [3] in which a drawer opens: its joint counts down."""
+        return -self.joint_axis(self.joint_of(drawer))
+
+    def handle(self, drawer: str) -> np.ndarray:
+        """Return the middle [3] of a drawer's handle: of its parts, the one farthest out."""
+        body = self.model.body(self.model.jnt_bodyid[self.joint_of(drawer)]).name
+        centres = self.part_boxes(body).mean(1)
+        return centres[np.argmax(centres @ self.pull_direction(drawer))]
+
+    def joint_angle(self, joint: int) -> float:
+        """Return a joint's position, in radians or metres."""
+        return float(self.data.qpos[self.model.jnt_qposadr[joint]])
+
+    def joint_anchor(self, joint: int) -> np.ndarray:
+        """Return a point [3] of a joint's axis."""
+        return self.data.xanchor[joint].copy()
+
+    def base(self) -> np.ndarray:
+        """Return the foot [3] of the arm."""
+        return self.data.body("robot0_base").xpos.copy()
+
+    def joint_axis(self, joint: int) -> np.ndarray:
+        """Return the axis [3] along or about which a joint moves."""
+        return self.data.xaxis[joint].copy()

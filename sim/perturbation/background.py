@@ -1,0 +1,80 @@
+"""Background: table, floor and walls in other colours, and from level 2 on with patterns of growing contrast.
+
+Colours stay muted, so that the things, which have strong ones, are told apart from what they stand on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from .edits import Edits
+from .patterns import PATTERNS, muted_colour, pattern
+from .world import World
+
+NEEDS = ("model", "background", "observe", "renew_renderers")
+
+BACKDROP = "backdrop"
+"""Name of a material, used by nothing, that a model may hold for surfaces that have no texture of their own."""
+
+SATURATION, CONTRAST = 0.09, 0.09
+"""What one level adds: to the saturation of the colours, and to the difference of a pattern's two."""
+
+PATTERNED_FROM = 2
+
+
+def disturb(world: World, edits: Edits, level: int, generator: np.random.Generator) -> dict[str, Any]:
+    """Give every surface of the background another look; return the pattern and the colours, from 0 to 1."""
+    model = world.model
+    drawn = {}
+    materials, colours = edits.array("geom_matid"), edits.array("geom_rgba")
+    painted: set[int] = set()
+    for name in world.background:
+        geom = model.geom(name).id
+        kind = str(generator.choice(PATTERNS))
+        first = muted_colour(generator, level * SATURATION, 0.45, 0.85)
+        away = generator.choice((-1.0, 1.0)) * level * CONTRAST
+        second = np.clip(first + away, 0.1, 1.0)
+        seed = int(generator.integers(2**31))
+        drawn[name] = {"pattern": "plain", "colours": [[round(float(part), 3) for part in first]]}
+        texture = _texture(model, materials[geom])
+        if level < PATTERNED_FROM or (texture is None and _backdrop(model) is None):
+            # Over a texture of its own, a colour is a tint.
+            colours[geom, :3] = first
+            continue
+        if texture is None:
+            materials[geom] = _backdrop(model)
+            texture = _texture(model, materials[geom])
+        colours[geom, :3] = 1.0
+        drawn[name]["pattern"] = kind
+        drawn[name]["colours"].append([round(float(part), 3) for part in second])
+        if texture not in painted:
+            _paint(model, edits, texture, kind, first, second, seed)
+            painted.add(texture)
+    if painted:
+        world.renew_renderers()
+    return drawn
+
+
+def _backdrop(model: Any) -> int | None:
+    found = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_MATERIAL, BACKDROP)
+    return None if found < 0 else found
+
+
+def _texture(model: Any, material: int) -> int | None:
+    if material < 0:
+        return None
+    found = int(model.mat_texid[material, mujoco.mjtTextureRole.mjTEXROLE_RGB])
+    return None if found < 0 else found
+
+
+def _paint(model: Any, edits: Edits, texture: int, kind: str, first: np.ndarray, second: np.ndarray, seed: int) -> None:
+    height, width, channels = (int(getattr(model, f"tex_{name}")[texture]) for name in ("height", "width", "nchannel"))
+    start = int(model.tex_adr[texture])
+    data = edits.part("tex_data", start, start + height * width * channels).reshape(height, width, channels)
+    # A cube's six faces lie below each other; each of them shows the whole pattern.
+    faces = 6 if model.tex_type[texture] != mujoco.mjtTexture.mjTEXTURE_2D and height == 6 * width else 1
+    face = pattern(kind, height // faces, width, first, second, seed)
+    data[..., :3] = np.tile(face, (faces, 1, 1))

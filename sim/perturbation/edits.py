@@ -1,0 +1,48 @@
+"""Changes of a MuJoCo model that can be taken back."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+
+class Edits:
+    """Hands out a model's arrays to be written to, and puts everything back as it was."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._before: dict[tuple[str, int, int], np.ndarray] = {}
+        self._scalars: dict[str, Any] = {}
+
+    def array(self, name: str) -> np.ndarray:
+        """Return one of the model's arrays, such as "cam_pos" or "vis.headlight.diffuse", to be changed in place."""
+        return self.part(name, 0, len(attrgetter(name)(self.model)))
+
+    def part(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Return the rows from `start` to `stop` of an array that is too large to be remembered whole."""
+        view = attrgetter(name)(self.model)[start:stop]
+        self._before.setdefault((name, start, stop), view.copy())
+        return view
+
+    def set(self, name: str, value: Any) -> None:
+        """Set a single number of the model, such as "vis.quality.shadowsize"."""
+        owner, _, field = name.rpartition(".")
+        holder = attrgetter(owner)(self.model) if owner else self.model
+        self._scalars.setdefault(name, getattr(holder, field))
+        setattr(holder, field, value)
+
+    @property
+    def uploaded(self) -> bool:
+        """Whether anything was changed that a renderer keeps a copy of."""
+        return "vis.quality.shadowsize" in self._scalars or any(name == "tex_data" for name, *_ in self._before)
+
+    def undo(self) -> None:
+        """Put back every number that was handed out, whoever changed it since."""
+        for (name, start, stop), before in reversed(self._before.items()):
+            attrgetter(name)(self.model)[start:stop] = before
+        for name, value in self._scalars.items():
+            owner, _, field = name.rpartition(".")
+            setattr(attrgetter(owner)(self.model) if owner else self.model, field, value)
+        self._before, self._scalars = {}, {}

@@ -1,0 +1,197 @@
+"""Language: the same asked for in other words, by rules for the imperative sentences that these benchmarks speak.
+
+Level 1 says other verbs, 2 turns the order around, 3 is polite and wordy, 4 calls things by other names, 5 does all of
+it after a remark that has nothing to do with the task.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+MEANINGS = {1: "other verbs", 2: "other order", 3: "polite", 4: "other names", 5: "everything, after a remark"}
+
+CARRY, TAKE = ("put", "place", "move", "drop", "set"), ("pick up", "grab", "take")
+
+VERBS: Mapping[str, tuple[str, ...]] = {
+    "put": ("place", "set", "lay"),
+    "place": ("put", "set", "lay"),
+    "move": ("bring", "transfer"),
+    "drop": ("place", "set"),
+    "pick up": ("grab", "take", "lift"),
+    "open": ("pull open",),
+    "close": ("shut",),
+    "turn on": ("switch on", "start"),
+    "turn off": ("switch off",),
+    "push": ("slide", "shove"),
+    "bin": ("discard", "throw away"),
+}
+"""Verbs that begin a clause, and others for the same."""
+
+PARTICIPLES = {"open": "opened", "close": "closed", "turn on": "turned on", "turn off": "turned off", "push": "pushed"}
+
+NAMES = {
+    "cube": "block",
+    "cubes": "blocks",
+    "can": "tin",
+    "puck": "disc",
+    "bin": "container",
+    "bowl": "dish",
+    "basket": "hamper",
+    "cabinet": "cupboard",
+    "stove": "cooker",
+    "ramekin": "little pot",
+    "cookie box": "box of biscuits",
+    "mug": "cup",
+    "moka pots": "coffee makers",
+    "moka pot": "coffee maker",
+    "wine bottle": "bottle of wine",
+    "rack": "holder",
+    "caddy": "organizer",
+    "microwave": "microwave oven",
+    "plate": "platter",
+    "alphabet soup": "letter soup",
+    "cream cheese": "soft cheese",
+    "salad dressing": "dressing for salad",
+    "bbq sauce": "barbecue sauce",
+    "tomato sauce": "pasta sauce",
+    "chocolate pudding": "cocoa pudding",
+    "orange juice": "juice of oranges",
+    "ketchup": "tomato ketchup",
+    "milk": "carton of milk",
+    "butter": "stick of butter",
+    "book": "volume",
+    "left of": "on the left side of",
+    "right of": "on the right side of",
+    "to the right of": "on the right side of",
+    "next to": "beside",
+    "in front of": "before",
+    "behind": "at the back of",
+    "nearest": "closest to",
+    "farthest from": "most distant from",
+    "far from": "well away from",
+    "on top of": "atop",
+    "was lit": "lit up",
+    "was not lit": "stayed dark",
+}
+
+POLITE = ("please {}", "{} please", "could you {}", "could you please {} for me", "now {} if you would, thanks")
+
+REMARKS = (
+    "it has been a long day and the kettle is on.",
+    "the others will be here at noon.",
+    "i have just wiped everything clean.",
+    "mind the cable behind you.",
+)
+
+PLACES = ("into", "inside", "in", "onto", "on", "to", "next to", "from")
+
+
+@dataclass(frozen=True)
+class _Clause:
+    """One request: a verb, what it is done to, and where that goes (empty where nothing goes anywhere)."""
+
+    verb: str
+    thing: str
+    place: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.verb, self.thing, self.place) if part)
+
+
+def rephrase(instruction: str, level: int, generator: np.random.Generator) -> str:
+    """Return other words for an instruction; what no rule knows is at least wrapped in others."""
+    choices = generator.integers(2**31, size=8)
+    clauses = _clauses(instruction)
+    carried = _carried(clauses)
+    match level:
+        case 1:
+            words = _other_verbs(clauses, choices)
+        case 2:
+            words = _other_order(carried, choices)
+        case 3:
+            words = _polite(_other_verbs(clauses, choices), choices)
+        case 4:
+            words = _other_names(_other_verbs(clauses, choices))
+        case _:
+            remark = REMARKS[choices[6] % len(REMARKS)]
+            words = f"{remark} {_polite(_other_names(_other_order(carried, choices)), choices[1:], ordered=True)}"
+    return words if words != instruction else _polite(instruction, choices)
+
+
+def _clauses(instruction: str) -> list[_Clause]:
+    """Split a sentence into its requests; one that no rule knows is a request without a verb."""
+    verbs = "|".join(sorted(VERBS, key=len, reverse=True))
+    parts = re.split(rf" and (?=(?:{verbs})\b)", " ".join(instruction.lower().split()).rstrip("."))
+    clauses = []
+    for part in parts:
+        found = re.match(rf"({verbs})\b\s*(.*)", part)
+        if found is None:
+            return [_Clause("", instruction)]
+        clauses.append(_clause(found[1], found[2]))
+    return clauses
+
+
+def _carried(clauses: list[_Clause]) -> list[_Clause]:
+    """Return the requests with one for both, where a picking is followed by a placing of the same."""
+    match clauses:
+        case [_Clause(verb=take, thing=thing), _Clause(verb=carry, thing="it", place=place)]:
+            if take in TAKE and carry in CARRY:
+                return [_Clause("put", thing, place)]
+    return clauses
+
+
+def _clause(verb: str, rest: str) -> _Clause:
+    if verb not in (*CARRY, "push"):
+        return _Clause(verb, rest)
+    # The last place is where it goes; those before it say which thing is meant.
+    places = "|".join(PLACES)
+    found = re.fullmatch(rf"(.+?) ((?:{places}) (?:(?!.* (?:{places}) (?:the|it)\b).*)|inside)", rest)
+    if rest.startswith("it "):
+        found = re.fullmatch(r"(it) (.+)", rest)
+    return _Clause(verb, found[1], found[2]) if found else _Clause(verb, rest)
+
+
+def _other_verbs(clauses: Sequence[_Clause], choices: np.ndarray) -> str:
+    said = []
+    for clause, choice in zip(clauses, choices, strict=False):
+        others = VERBS.get(clause.verb, (clause.verb,))
+        place = re.sub(r"^in\b", "into", clause.place) if clause.verb in CARRY else clause.place
+        said.append(str(_Clause(others[choice % len(others)], clause.thing, place)))
+    return " and ".join(said)
+
+
+def _other_order(clauses: Sequence[_Clause], choices: np.ndarray) -> str:
+    said = []
+    for clause, choice in zip(clauses, choices, strict=False):
+        if clause.verb in CARRY and clause.place:
+            frames = (
+                "{thing} should go {place}",
+                "{place} is where {thing} should go",
+                "{place} is the place for {thing}",
+            )
+        elif clause.verb in PARTICIPLES:
+            frames = ("{thing} should be {done} {place}", "{thing} needs to be {done} {place}")
+        elif clause.verb:
+            frames = ("what to do: {whole}", "{whole}, that is the job")
+        else:
+            frames = ("the job: {whole}",)
+        done = PARTICIPLES.get(clause.verb, "")
+        sentence = frames[choice % len(frames)].format(
+            thing=clause.thing, place=clause.place, done=done, whole=str(clause)
+        )
+        said.append(sentence.strip())
+    return ", then ".join(said)
+
+
+def _polite(words: str, choices: np.ndarray, ordered: bool = False) -> str:
+    frames = ("so {}, please", "{}, thank you", "remember: {}") if ordered else POLITE
+    return frames[choices[5] % len(frames)].format(words)
+
+
+def _other_names(words: str) -> str:
+    names = "|".join(sorted(map(re.escape, NAMES), key=len, reverse=True))
+    return re.sub(rf"\b(?:{names})\b", lambda found: NAMES[found[0]], words)

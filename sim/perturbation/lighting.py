@@ -1,0 +1,66 @@
+"""Lighting: stronger or weaker, warmer or colder, from another side, and from level 3 on with shadows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from .edits import Edits
+from .world import World
+
+NEEDS = ("model", "data", "observe", "renew_renderers")
+
+BRIGHTER, DARKER, TINT, DIRECTION_DEGREES = 0.10, -0.20, 0.055, 9.0
+"""How far one level goes, at most: the logarithm of the strength, each colour channel (a share), the direction.
+
+A scene is lit so that pale surfaces are nearly white: there is more room below than above.
+"""
+
+SHADOWS_FROM = 3
+SHADOW_SIZE = 1024
+"""Side of the shadow map, in texels, for a model that draws no shadows of its own."""
+
+
+def disturb(world: World, edits: Edits, level: int, generator: np.random.Generator) -> dict[str, Any]:
+    """Change the lamps and the headlight of a world; return how."""
+    strength = float(np.exp(generator.choice((BRIGHTER, DARKER)) * generator.uniform(0.6, 1.0) * level))
+    tint = 1.0 + generator.uniform(-1.0, 1.0, 3) * level * TINT
+    colour = strength * tint / tint.mean()
+    for name in ("light_diffuse", "light_ambient", "vis.headlight.diffuse", "vis.headlight.ambient"):
+        edits.array(name)[...] *= colour
+    directions, positions = edits.array("light_dir"), edits.array("light_pos")
+    towards = generator.uniform(0.0, 2.0 * np.pi)
+    tilt = np.deg2rad(level * DIRECTION_DEGREES)
+    for light in range(world.model.nlight):
+        distance = np.linalg.norm(positions[light])
+        before = directions[light].copy()
+        sideways = np.array([np.cos(towards), np.sin(towards), 0.0])
+        directions[light] = _towards(before, sideways, tilt)
+        # The lamp goes to the other side, so that it still shines at the same spot.
+        positions[light] -= (directions[light] - before) * distance
+    shadows = level >= SHADOWS_FROM and world.model.nlight > 0
+    if shadows:
+        edits.array("light_castshadow")[0] = True
+        if world.model.vis.quality.shadowsize == 0:
+            edits.set("vis.quality.shadowsize", SHADOW_SIZE)
+            world.renew_renderers()
+    mujoco.mj_camlight(world.model, world.data)
+    return {
+        "strength": round(strength, 3),
+        "colour": [round(float(part), 3) for part in tint / tint.mean()],
+        "tilted_degrees": level * DIRECTION_DEGREES,
+        "shadows": bool(shadows),
+    }
+
+
+def _towards(direction: np.ndarray, sideways: np.ndarray, angle: float) -> np.ndarray:
+    """Return a direction [3] turned by an angle, in radians, towards a horizontal one; it never points upward."""
+    length = np.linalg.norm(direction)
+    unit = direction / max(length, 1e-9)
+    across = sideways - unit * (sideways @ unit)
+    across /= max(np.linalg.norm(across), 1e-9)
+    turned = np.cos(angle) * unit + np.sin(angle) * across
+    turned[2] = min(turned[2], -0.35)
+    return turned / np.linalg.norm(turned) * length

@@ -1,0 +1,97 @@
+"""Start pose: the arm's joints start elsewhere, by 0.1 rad of the joints' common distance for each level."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from ...errors import WorldError
+from .edits import Edits
+from .world import World
+
+NEEDS = ("model", "data", "arm_joints", "background", "things", "begin", "observe")
+
+RADIANS = 0.1
+"""Length of one level's displacement, over all joints together."""
+
+LIMIT_MARGIN = 0.03
+"""How far from the ends of its range a joint stays, in radians."""
+
+CLEARANCE = 0.01
+"""How far the arm stays from things and scenery, where it was that far before, in metres."""
+
+TRIES = 200
+
+
+def disturb(world: World, edits: Edits, level: int, generator: np.random.Generator) -> dict[str, Any]:
+    """Displace the arm of a world, clear of everything; return by how much each joint moved, in degrees.
+
+    Raises WorldError when no displacement of this length is clear.
+    """
+    model, data = world.model, world.data
+    joints = [model.joint(name) for name in world.arm_joints]
+    addresses = np.array([joint.qposadr[0] for joint in joints])
+    low, high = np.array([joint.range for joint in joints]).T
+    unlimited = ~np.array([bool(model.jnt_limited[joint.id]) for joint in joints])
+    low, high = np.where(unlimited, -np.inf, low + LIMIT_MARGIN), np.where(unlimited, np.inf, high - LIMIT_MARGIN)
+    before = data.qpos.copy()
+    pairs = _pairs(world, joints[0].id)
+    for _ in range(TRIES):
+        direction = generator.normal(size=len(joints))
+        offset = level * RADIANS * direction / np.linalg.norm(direction)
+        pose = before[addresses] + offset
+        if np.any(pose < low) or np.any(pose > high):
+            continue
+        data.qpos[addresses] = pose
+        mujoco.mj_kinematics(model, data)
+        if all(_distance(model, data, *pair) > CLEARANCE for pair in pairs):
+            data.qvel[:] = 0.0
+            mujoco.mj_forward(model, data)
+            world.begin()
+            return {
+                f"{name}_degrees": round(float(part), 2)
+                for name, part in zip(world.arm_joints, np.rad2deg(offset), strict=True)
+            }
+    data.qpos[:] = before
+    raise WorldError(f"start pose: got no clear pose {level * RADIANS:.1f} rad away in {TRIES} tries, expected one.")
+
+
+def _pairs(world: World, first_joint: int) -> list[tuple[int, int]]:
+    """Return the pairs of a geometry of the arm and one of a thing or the scenery that are clear of each other now."""
+    model, data = world.model, world.data
+    root = int(model.jnt_bodyid[first_joint])
+    arm = {root}
+    for body in range(root + 1, model.nbody):
+        if int(model.body_parentid[body]) in arm:
+            arm.add(body)
+    things = {model.body(name).id for name in world.things()}
+    others = [geom for geom in range(model.ngeom) if int(model.geom_bodyid[geom]) in things]
+    others += [model.geom(name).id for name in world.background]
+    mujoco.mj_kinematics(model, data)
+    return [
+        (geom, other)
+        for geom in range(model.ngeom)
+        if int(model.geom_bodyid[geom]) in arm
+        for other in others
+        if _distance(model, data, geom, other) > CLEARANCE
+    ]
+
+
+def _distance(model: Any, data: Any, first: int, second: int) -> float:
+    if model.geom_type[first] > model.geom_type[second]:
+        first, second = second, first
+    if model.geom_type[first] == mujoco.mjtGeom.mjGEOM_PLANE:
+        # How deep the other reaches down to the plane, by the sphere around it: never more than it is.
+        frame = data.geom_xmat[first].reshape(3, 3)
+        height = frame[:, 2] @ (data.geom_xpos[second] - data.geom_xpos[first])
+        return float(height - min(model.geom_rbound[second], _reach(model, data, second, frame[:, 2])))
+    return float(mujoco.mj_geomDistance(model, data, first, second, 2 * CLEARANCE, None))
+
+
+def _reach(model: Any, data: Any, geom: int, direction: np.ndarray) -> float:
+    """Return how far a geometry reaches from its centre along a direction, by the box around it."""
+    centre, half = model.geom_aabb[geom][:3], model.geom_aabb[geom][3:]
+    local = data.geom_xmat[geom].reshape(3, 3).T @ direction
+    return float(np.abs(local) @ (half + np.abs(centre)))

@@ -1,0 +1,89 @@
+"""Swaps: a scene or a sentence changed so that what was learned by heart leads to the wrong thing.
+
+object       The words ask for another thing of the same scene. The episode ends at the first thing that is lifted.
+             Followed: the thing that was asked for was lifted. By heart: the task's own thing was.
+position     The thing that is asked for and another, which looks different, exchange places.
+             Followed: the task was done. By heart: what now stands in the old place was lifted first.
+instruction  The words ask for nothing that is there: those of another task, letters without meaning, or none at all.
+             There is nothing to follow. By heart: the task's own thing was lifted first, or its goal was reached.
+
+The idea is that of LIBERO-PRO (Zhou et al., 2025, arXiv 2510.03827), whose own swaps are files of scenes; these are
+made from any scene. Chance is not zero: of four things, one is the task's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from ...errors import InputError
+from .world import require
+
+if TYPE_CHECKING:
+    from ..records import EpisodeRecord
+
+Swap = Literal["object", "position", "instruction"]
+
+SWAPS: tuple[Swap, ...] = get_args(Swap)
+
+QUESTIONS: Mapping[str, str] = {
+    "object": "another thing asked for",
+    "position": "the thing asked for and another exchanged",
+    "instruction": "words that ask for nothing there",
+}
+
+SENSELESS = ("another task", "letters", "nothing")
+
+
+def other_thing(world: Any, seed: int) -> tuple[str, str | None]:
+    """Return words that ask for another thing of a world's scene, picked by the seed, and that thing's body.
+
+    Raises InputError when there is none, or when the world cannot say which body its words mean.
+    """
+    others = require(world, ("other_instructions",), "swap object").other_instructions()
+    if not others:
+        raise InputError(
+            "instruction of another object",
+            got=f"no other object for {getattr(world, 'task_description', type(world).__name__)!r}",
+            expected="a scene with at least two objects to pick",
+            fix="Leave this task out.",
+        )
+    return list(others.items())[seed % len(others)]
+
+
+def senseless_words(world: Any, instruction: str, foreign: tuple[str, ...], seed: int) -> tuple[str, str]:
+    """Return words that ask for nothing that is there, and which of `SENSELESS` they are.
+
+    `foreign` are the words of other tasks; those that this scene could be asked for are passed by.
+    """
+    askable = {instruction}
+    if hasattr(world, "other_instructions"):
+        askable |= set(world.other_instructions())
+    foreign = tuple(words for words in foreign if words not in askable)
+    kinds = SENSELESS if foreign else SENSELESS[1:]
+    kind = kinds[seed % len(kinds)]
+    if kind == "another task":
+        return foreign[(seed // len(kinds)) % len(foreign)], kind
+    return (_letters(instruction, seed) if kind == "letters" else ""), kind
+
+
+def _letters(instruction: str, seed: int) -> str:
+    """Return the same number of words of the same lengths, of random letters."""
+    generator = np.random.default_rng(seed)
+    alphabet = list("abcdefghijklmnopqrstuvwxyz")
+    return " ".join("".join(generator.choice(alphabet, size=len(word))) for word in instruction.split())
+
+
+def followed(record: EpisodeRecord) -> bool | None:
+    """Tell whether an episode with a swap went as the words asked; None where they asked for nothing."""
+    return None if record.swap == "instruction" else record.outcome == "success"
+
+
+def by_heart(record: EpisodeRecord) -> bool:
+    """Tell whether an episode with a swap went as it would have without: as what was learned by heart has it."""
+    if record.swap == "position":
+        return record.picked is not None and record.picked == record.other
+    own = record.picked is not None and record.picked == record.target
+    return own or (record.swap == "instruction" and record.outcome == "success")

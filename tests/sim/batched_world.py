@@ -1,0 +1,73 @@
+"""Policies for many fake worlds at once, importable by worker processes: they act as FakeActor does; some fail."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fake_world import FakeActor
+
+from saccade.errors import InputError
+
+
+class FakeBatchedPolicy:
+    """A FakeActor for each slot; two actions of it are a decision, since it looks at the second number alone."""
+
+    def __init__(self, rows: int, log: Path | None) -> None:
+        self.rows, self.log, self.actors = rows, log, {}
+
+    def begin(self, slot, instruction, seed):
+        self.actors[slot] = FakeActor()
+        self.actors[slot].reset(instruction, seed)
+
+    def decide(self, observations):
+        if self.log is not None:
+            with self.log.open("a") as file:
+                file.write(f"{len(observations)}\n")
+        return {slot: [self.actors[slot].act(each) for _ in range(2)] for slot, each in observations.items()}, 0.001
+
+    def overlay(self, slot):
+        return self.actors[slot].overlay()
+
+
+@dataclass(frozen=True)
+class MakePolicy:
+    """Builds the policy; with a mishap, its third decision goes wrong until the marker file is there."""
+
+    rows: int = 4
+    log: Path | None = None
+    mishap: str | None = None
+    marker: Path | None = None
+
+    def __call__(self) -> FakeBatchedPolicy:
+        policy = FakeBatchedPolicy(self.rows, self.log)
+        if self.mishap is not None:
+            policy.decide = _unlucky(policy.decide, self.mishap, self.marker)
+        return policy
+
+
+def _unlucky(decide, mishap, marker):
+    calls = []
+
+    def unlucky(observations):
+        calls.append(None)
+        if len(calls) == 3 and not marker.exists():
+            marker.touch()
+            if mishap == "die":
+                os._exit(7)
+            if mishap == "hang":
+                time.sleep(600)
+            raise RuntimeError("out of memory")
+        return decide(observations)
+
+    return unlucky
+
+
+def refuse_policy():
+    raise InputError("contract", got="wrist", expected="front", fix="Rename the camera.")
+
+
+def break_policy():
+    raise RuntimeError("no weights here")

@@ -1,0 +1,125 @@
+"""The suite that asks for memory: the lamp alone tells, it is seen, and nothing else gives the answer away."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from saccade.sim.desk.arrangement import Scattered
+from saccade.sim.desk.cue import HALO
+from saccade.sim.desk.demonstrator import Demonstrator
+from saccade.sim.desk.environment import DeskEnv
+from saccade.sim.desk.tasks import SUITES
+
+TASKS = SUITES["desk_memory"]
+CHUNK = 16
+TARGET_IN_FRONT, GOAL_IN_FRONT, TARGET_IN_WRIST = slice(6, 8), slice(8, 10), slice(10, 12)
+
+
+class Swapped(Scattered):
+    """The same places, with the first two things changed round: what is lit differs, and nothing else does."""
+
+    def sample(self, rng):
+        first, second = (thing.body for thing in self.things[:2])
+        poses = super().sample(rng)
+        return poses | {first: poses[second], second: poses[first]}
+
+
+def record(task, state, swapped=False, image_size=64):
+    """Return the episode of the plain demonstrator: pictures, states, actions, labels, and whether it succeeded."""
+    environment = DeskEnv(task.suite, task.name, image_size=image_size)
+    if swapped:
+        fields = {field.name: getattr(task.arrangement, field.name) for field in dataclasses.fields(Scattered)}
+        environment.spec_task = dataclasses.replace(task, arrangement=Swapped(**fields))
+    try:
+        observation, _ = environment.reset(options={"initial_state": state})
+        demonstrator = Demonstrator(environment, np.random.default_rng(state))
+        pixels, states, actions, labels, done = [], [], [], [], False
+        while not done:
+            pixels.append(np.stack(list(observation["pixels"].values())))
+            states.append(observation["agent_pos"])
+            labels.append(environment.grounding())
+            action, command = demonstrator.decide()
+            actions.append(action)
+            observation, _, terminated, truncated, info = environment.step(command)
+            done = terminated or truncated
+        return np.stack(pixels), np.stack(states), np.stack(actions), np.stack(labels), info
+    finally:
+        environment.close()
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_the_lamp_alone_tells_which_is_meant(task):
+    pixels, states, actions, _, info = record(task, state=5)
+    other_pixels, other_states, other_actions, _, _ = record(task, state=5, swapped=True)
+    cue = task.cue
+    assert info["is_success"]
+    assert (pixels[: cue.lit_steps] != other_pixels[: cue.lit_steps]).any(axis=(1, 2, 3, 4)).all()
+    dark = slice(cue.lit_steps, cue.go_step + 1)
+    np.testing.assert_array_equal(pixels[dark], other_pixels[dark])
+    np.testing.assert_allclose(states[dark], other_states[dark], atol=1e-6)
+    np.testing.assert_array_equal(actions[: cue.go_step], other_actions[: cue.go_step])
+    assert np.abs(actions[cue.go_step + 10] - other_actions[cue.go_step + 10]).max() > 1.0, "then the arms part"
+
+
+def test_no_chunk_that_starts_with_the_lamp_lit_holds_any_motion():
+    for task in TASKS:
+        assert task.cue.go_step >= task.cue.lit_steps + CHUNK + 1
+    _, states, actions, _, _ = record(TASKS[0], state=1, image_size=16)
+    assert (actions[: TASKS[0].cue.go_step] == actions[0]).all()
+    assert np.abs(np.diff(states[: TASKS[0].cue.go_step + 1], axis=0)).max() < 0.2
+
+
+def test_the_halo_is_seen_by_the_front_camera_and_gone_without_a_trace():
+    for task in TASKS[2:4]:
+        environment = DeskEnv(task.suite, task.name)
+        for state in range(12):
+            lit = environment.reset(options={"initial_state": state})[0]["pixels"]["front"].astype(int)
+            still = environment.data.ctrl.copy()
+            environment.steps = task.cue.lit_steps
+            environment._shine()
+            assert environment.model.geom(HALO).rgba[3] == 0
+            dark = environment._observation()["pixels"]["front"].astype(int)
+            assert (np.abs(lit - dark).max(-1) > 60).sum() >= 25
+            assert (environment.data.ctrl == still).all()
+        environment.close()
+
+
+def test_where_things_stand_does_not_tell():
+    """The meant thing is as often left of the other as right of it, as often nearer, and turned as far."""
+    task = TASKS[0]
+    first, second = [], []
+    for state in range(400):
+        poses = task.arrangement.sample(task.generator(state))
+        assert list(poses) == [thing.body for thing in task.arrangement.things]
+        first.append(poses["red_cube_0"])
+        second.append(poses["red_cube_1"])
+    first, second = np.array(first), np.array(second)
+    for column in (0, 1, 3):
+        assert 0.43 < (first[:, column] < second[:, column]).mean() < 0.57
+    assert (first[:, 2] == second[:, 2]).all()
+
+
+def test_labels_say_nothing_that_cannot_be_seen():
+    task = TASKS[0]
+    _, _, _, labels, _ = record(task, state=2, image_size=16)
+    inside = ((labels > 0) & (labels < 1)).reshape(len(labels), -1, 2).all(-1)
+    front = inside[:, TARGET_IN_FRONT.start // 2]
+    assert front[: task.cue.lit_steps].all()
+    assert not front[task.cue.lit_steps : task.cue.go_step + 5].any()
+    assert (labels[task.cue.lit_steps : task.cue.go_step + 5, TARGET_IN_WRIST] == -1).all()
+    assert front[-10:].all(), "held and carried, it is seen which one is meant"
+    assert inside[:, GOAL_IN_FRONT.start // 2].all(), "the bin is known all along"
+    assert np.isfinite(labels).all()
+
+
+def test_the_other_one_of_two_can_be_asked_for():
+    asked = {}
+    for task in TASKS:
+        environment = DeskEnv(task.suite, task.name, image_size=16)
+        environment.reset(options={"initial_state": 0})
+        asked[task.name] = environment.other_instructions()
+        environment.close()
+    assert asked["lit_cube"] == ("put the cube that was not lit in the bin",)
+    assert asked["unlit_cube"] == ("put the cube that was lit in the bin",)
+    assert asked["lit_can_of_three"] == ()
