@@ -14,19 +14,23 @@ Figures = Mapping[str, float | int | None]
 
 def write_figures(path: Path, figures: Figures, command: str) -> None:
     """Write figures as JSON, whole or not at all; None stands for what was not measured."""
-    from ..policy.checkpoint import collect_provenance
     from ..sim.run_folder import write_json
 
+    write_json(path, {"figures": dict(figures), **describe_origin(command)})
+
+
+def describe_origin(command: str) -> dict[str, Any]:
+    """Return what figures come from: the command, commit, machine, versions and date."""
+    from ..policy.checkpoint import collect_provenance
+
     origin = collect_provenance([command], {}, None)
-    content = {
-        "figures": dict(figures),
+    return {
         "command": command,
         "commit": origin["commit"],
         "machine": describe_machine(),
         "versions": {"python": origin["python"], **origin["versions"]},
         "date": origin["date"],
     }
-    write_json(path, content)
 
 
 def describe_machine() -> dict[str, Any]:
