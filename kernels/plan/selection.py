@@ -157,7 +157,7 @@ def choose_keys(score: torch.Tensor, count: int, offsets: torch.Tensor | None = 
     expect(score.dim() == 2, "score", list(score.shape), "the shape [H, Tk]")
     tokens = score.shape[1]
     place = torch.arange(tokens, device=score.device)
-    ends = offsets[1:] if offsets is not None else torch.tensor([tokens], device=score.device)
+    ends = offsets[1:] if offsets is not None else torch.full((1,), tokens, device=score.device)
     segment = torch.searchsorted(ends.contiguous(), place, right=True).expand_as(score)
     order = score.detach().sort(dim=1, descending=True, stable=True).indices
     order = order.gather(1, segment.gather(1, order).sort(dim=1, stable=True).indices)
