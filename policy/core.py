@@ -15,13 +15,10 @@ from .architecture import MAY_BE_SWITCHED_ON, Architecture, switched_on
 from .capture import CapturedPolicy
 from .checkpoint import Checkpoint, read_checkpoint
 from .contract import Contract
-from .history import Memory, Past
+from .history import LABELLED, Memory, Past
 from .model import Decision, Instructed, SaccadeModel, chunk_loss, grounding_loss
 from .normalization import Normalizer
 from .tokenizer import TOKENIZER, make_tokenizer
-
-LABELLED = 2
-"""Points that a grounding label names in each view: the instructed object and its goal."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +102,13 @@ class Core:
         target = self.normalizer.encode_actions(batch.action.float(), state)
         action = chunk_loss(decision.actions, target, batch.padded)
         if batch.grounding is None:
-            return action, action.new_zeros(()), decision
-        return action, grounding_loss(decision, self._labels(batch.grounding)), decision
+            # What nothing teaches still takes part, or training in several processes would wait for its gradient.
+            untaught = action.new_zeros(()) if decision.recalled is None else 0 * decision.recalled.sum()
+            return action, untaught, decision
+        return action, grounding_loss(decision, *self._labels(batch.grounding)), decision
 
-    def _labels(self, grounding: torch.Tensor) -> torch.Tensor:
-        """Return where each view sees the labelled points, [B, V, LABELLED, 2]."""
+    def _labels(self, grounding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return where each view sees the labelled points, [B, V, LABELLED, 2], and where they are, [B, space]."""
         views, space = len(self.contract.cameras), 3 * LABELLED
         width = space + views * LABELLED * 2
         if grounding.shape[1:] != (width,):
@@ -119,7 +118,7 @@ class Core:
                 expected=f"[{width}], for {views} cameras",
                 fix="Record with `saccade collect`, or leave the feature out of the dataset.",
             )
-        return grounding[:, space:].unflatten(1, (views, LABELLED, 2))
+        return grounding[:, space:].unflatten(1, (views, LABELLED, 2)), grounding[:, :space]
 
     @torch.inference_mode()
     def instruct(self, instructions: Sequence[str]) -> Instructed:

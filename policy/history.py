@@ -3,6 +3,9 @@
 Every remembered frame is a block of keys and values. A decision picks blocks by the mean of their keys, as VMoBA does
 (arXiv 2506.23858), each head its own, and attends to them token by token; every other frame stays in the same softmax
 as one pooled token (see `attend_with_rest`), so that no frame is out of the gradient's reach.
+
+What the present does not show, the actions alone teach slowly. So the memory learns to recall, too: labelled points are
+read off the state's token once it has remembered, and the pointing loss counts how far off they are.
 """
 
 from __future__ import annotations
@@ -48,10 +51,14 @@ class Past:
     place: torch.Tensor
 
 
+LABELLED = 2
+"""Points that a grounding label names, in the arm's frame and in each view: the instructed object and its goal."""
+
+
 class History(nn.Module):
     """Let the present's tokens attend to remembered frames, in a residual that starts at zero.
 
-    `frames`: how many are remembered, H; `selected`: how many of them each head attends to token by token. Keys and
+    `recall` reads labelled points off a token, [B, 3 * LABELLED], in decimetres of the arm's frame. `frames`: how many are remembered, H; `selected`: how many of them each head attends to token by token. Keys and
     values are computed when a frame is seen and kept: a decision costs the same however long the memory.
     """
 
@@ -65,6 +72,7 @@ class History(nn.Module):
         self.age = nn.Parameter(torch.empty(1, frames, 1, 2 * width))
         # Without a bias: where nothing is remembered, nothing is added.
         self.output = nn.Linear(width, width, bias=False)
+        self.recall = nn.Linear(width, 3 * LABELLED)
         self.start_as_identity()
 
     def start_as_identity(self) -> None:
@@ -107,3 +115,12 @@ class History(nn.Module):
         rest = rest_plan(levels, blocks, selection, batch)
         gathered, _ = attend_with_rest(query.flatten(0, 1), key, value, plan, rest, blocks)
         return gathered.unflatten(0, (batch, queries)).flatten(2)
+
+
+def recall_loss(recalled: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Return how far recalled points [B, 3 * LABELLED] are off, a scalar: mean over axes in decimetres, sum of points.
+
+    `points`: [B, 3 * LABELLED] in metres; those that are no numbers count nothing.
+    """
+    error = (recalled.float() - 10 * points.nan_to_num()).abs() * points.isfinite()
+    return error.mean() * LABELLED

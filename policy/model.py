@@ -18,7 +18,7 @@ from ..perception.tower import Tower
 from .architecture import Architecture
 from .bridge_expert import BridgeExpert, BridgeOptions
 from .expert import Expert
-from .history import History, Memory, Past
+from .history import History, Memory, Past, recall_loss
 from .instruction import InstructionEncoder, MeanInstruction
 from .layout import TokenLayout
 from .slots import SlotHead
@@ -36,7 +36,8 @@ class Decision:
     `actions` [B, T, A], normalised; `positions` [B, V, points, 2], fractions of the picture, and `logits` of the
     pointing maps [B, V, points, rows, columns], None where towers do not point; `kept`: for each trunk layer the places
     [B, kept] of the visual tokens that it worked on, None where it worked on all; `remembered`: what this decision
-    leaves for the next ones, see `Memory.with_newest`, None for a policy without history.
+    leaves for the next ones, see `Memory.with_newest`, and `recalled` [B, 3 * LABELLED]: labelled points in decimetres,
+    see `History`; None for a policy without history, and where nothing could be remembered.
     """
 
     actions: torch.Tensor
@@ -44,6 +45,7 @@ class Decision:
     logits: torch.Tensor | None
     kept: list[torch.Tensor | None]
     remembered: torch.Tensor | None = None
+    recalled: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,10 @@ class SaccadeModel(nn.Module):
     ) -> Decision:
         text, batch = instructed.text, len(visual)
         known = self.state(state.to(text.dtype))[:, None]
+        recalled = None
         if self.history is not None and memory is not None:
             visual, known = self.history(torch.cat([visual, known], dim=1), memory).split([self.layout.visual, 1], 1)
+            recalled = self.history.recall(known[:, 0])
         sequence = self.layout.assemble(visual, text, known, self.slots.expand(batch, -1, -1))
         output = self.trunk(sequence, instructed.plan)
         return Decision(
@@ -180,6 +184,7 @@ class SaccadeModel(nn.Module):
             None if seen.logits is None else seen.logits.unflatten(0, (batch, -1)),
             output.kept,
             remembered,
+            recalled,
         )
 
     def _act(self, hidden: list[torch.Tensor], state: torch.Tensor, instructed: Instructed) -> torch.Tensor:
@@ -329,11 +334,14 @@ def chunk_loss(predicted: torch.Tensor, target: torch.Tensor, padded: torch.Tens
     return (error * real).sum(-1) / real.sum(-1).clamp(min=1)
 
 
-def grounding_loss(decision: Decision, labels: torch.Tensor) -> torch.Tensor:
-    """Return the pointing loss of all views, a scalar, zero where towers do not point.
+def grounding_loss(decision: Decision, labels: torch.Tensor, points: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the pointing loss of all views and what is recalled wrongly, a scalar; zero for a policy without either.
 
-    `labels`: [B, V, labelled, 2], fractions of the picture.
+    `labels`: [B, V, labelled, 2], fractions of the picture; `points`: [B, 3 * labelled], metres in the arm's frame.
     """
-    if decision.logits is None:
-        return decision.actions.new_zeros(())
-    return pointing_loss(decision.logits.flatten(0, 1), labels.flatten(0, 1))
+    loss = decision.actions.new_zeros(())
+    if decision.logits is not None:
+        loss = loss + pointing_loss(decision.logits.flatten(0, 1), labels.flatten(0, 1))
+    if decision.recalled is not None and points is not None:
+        loss = loss + recall_loss(decision.recalled, points)
+    return loss

@@ -1,4 +1,4 @@
-"""`saccade bench`: how fast simulator and policies are, how reliable the demonstrator, each behind a check."""
+"""`saccade bench`: how fast simulator, policies and kernels are, how reliable the demonstrator, behind checks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Annotated, Any
 import tyro
 
 from ..errors import InputError, WorldError
-from ..sim.desk.tasks import EVALUATION_STATES, SUITES, find_suite, find_task
+from ..sim.desk.tasks import find_task
+from .bench_demonstrator import DemonstratorConfig, bench_demonstrator
+from .bench_evaluation import EvaluationConfig, bench_evaluation
+from .bench_kernels import KernelsConfig, run_kernels
 from .bench_latency import LatencyConfig, bench_latency
 from .figures import Figures, command_line, usable_cores, write_figures
-
-STATES_AT_ONCE = 10
-"""Initial states of one task that a worker process gets in one go."""
 
 
 @dataclass(frozen=True)
@@ -50,37 +50,24 @@ class SimConfig:
         _require_at_least_one(self, "runs", "workers")
 
 
-@dataclass(frozen=True)
-class DemonstratorConfig:
-    """Count how often the scripted demonstrator succeeds, on the initial states that are kept for evaluation."""
-
-    suites: tuple[str, ...] = tuple(SUITES)
-    """Suites to take all tasks from."""
-    states: int = EVALUATION_STATES
-    """Initial states of each task, from the first on."""
-    workers: int = usable_cores()
-    """Worker processes."""
-    out: Path | None = None
-    """JSON file for the figures."""
-
-    def __post_init__(self) -> None:
-        for suite in self.suites:
-            find_suite(suite)
-        _require_at_least_one(self, "states", "workers")
-
-
 BenchConfig = (
     Annotated[SimConfig, tyro.conf.subcommand("sim")]
     | Annotated[DemonstratorConfig, tyro.conf.subcommand("demonstrator")]
     | Annotated[LatencyConfig, tyro.conf.subcommand("latency")]
+    | Annotated[KernelsConfig, tyro.conf.subcommand("kernels")]
+    | Annotated[EvaluationConfig, tyro.conf.subcommand("evaluation")]
 )
 """What to measure; each measurement has options of its own."""
 
 
-def run(config: SimConfig | DemonstratorConfig | LatencyConfig) -> int:
+def run(config: SimConfig | DemonstratorConfig | LatencyConfig | KernelsConfig | EvaluationConfig) -> int:
     """Measure, print the figures, write them where asked, and return the exit code."""
+    if isinstance(config, KernelsConfig):
+        return run_kernels(config)
     if isinstance(config, LatencyConfig):
         command, (figures, lines) = "bench latency", bench_latency(config)
+    elif isinstance(config, EvaluationConfig):
+        command, (figures, lines) = "bench evaluation", bench_evaluation(config)
     else:
         command, (figures, lines) = _run_world(config)
     print("\n".join(lines))
@@ -164,54 +151,6 @@ def measure_steps(config: SimConfig) -> list[float]:
     return speeds
 
 
-def bench_demonstrator(config: DemonstratorConfig) -> tuple[Figures, list[str]]:
-    """Return the demonstrator's success as figures and as lines for people, task by task."""
-    from tqdm import tqdm
-
-    tasks = [task for suite in config.suites for task in find_suite(suite)]
-    starts = range(0, config.states, STATES_AT_ONCE)
-    rounds = [range(first, min(first + STATES_AT_ONCE, config.states)) for first in starts]
-    jobs = [(task.suite, task.name, states) for task in tasks for states in rounds]
-    successes = {f"{task.suite}/{task.name}": 0 for task in tasks}
-    with (
-        _pool(config.workers) as pool,
-        tqdm(total=len(tasks) * config.states, desc="demonstrating", unit="episode") as bar,
-    ):
-        for (suite, task, states), count in zip(jobs, pool.map(count_successes, jobs), strict=True):
-            successes[f"{suite}/{task}"] += count
-            bar.update(len(states))
-    rates = {name: count / config.states for name, count in successes.items()}
-    worst = min(rates, key=lambda name: rates[name])
-    width = max(map(len, rates))
-    lines = [f"{'task':<{width}}  success"]
-    lines += [f"{name:<{width}}  {100 * rate:5.1f} %" for name, rate in rates.items()]
-    lines.append(f"least: {100 * rates[worst]:.1f} % ({worst}); {config.states} initial states of each task")
-    figures = {"demonstrator_success_min": rates[worst], "demonstrator_success_mean": statistics.mean(rates.values())}
-    return {**figures, "episodes": len(tasks) * config.states, **rates}, lines
-
-
-def count_successes(job: tuple[str, str, range]) -> int:
-    """Return how often the demonstrator succeeds at (suite, task, initial states); runs in a worker process."""
-    import numpy as np
-
-    from ..sim.desk.demonstrator import Demonstrator
-    from ..sim.desk.environment import DeskEnv
-
-    suite, task, states = job
-    # The demonstrator does not look: small pictures save time.
-    env = DeskEnv(suite, task, image_size=16)
-    successes = 0
-    for state in states:
-        env.reset(seed=state, options={"initial_state": state})
-        demonstrator, done, info = Demonstrator(env, np.random.default_rng(state)), False, {}
-        while not done:
-            _, _, terminated, truncated, info = env.step(demonstrator.decide()[1])
-            done = terminated or truncated
-        successes += bool(info["is_success"])
-    env.close()
-    return successes
-
-
 def _require_at_least_one(config: Any, *names: str) -> None:
     for name in names:
         if getattr(config, name) < 1:
@@ -225,7 +164,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 def start_process() -> None:
     """Make a worker process ready: one thread, set before its libraries load."""
-    from ..sim.runner import ONE_THREAD
+    from ..sim.pool import ONE_THREAD
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once and without a traceback
     os.environ.update(ONE_THREAD)

@@ -54,10 +54,11 @@ COMMANDS = {
     "collect": Command(
         module="collect",
         options="CollectConfig",
-        summary="demonstrations of desk tasks, as a LeRobotDataset",
+        summary="demonstrations of the desk's tasks or LIBERO's, as a LeRobotDataset",
         examples=(
             "saccade collect --out data/desk",
             "saccade collect --out data/cubes --suites desk_object --tasks red_cube green_cube --episodes 100",
+            "saccade collect --out data/soup --suites libero_object --tasks 0 --visuals fast",
             "saccade collect --out data/desk --resume    # carry on after an interruption",
         ),
     ),
@@ -79,7 +80,9 @@ COMMANDS = {
         examples=(
             "saccade eval    # the starter, on the tasks that it knows",
             "saccade eval runs/cubes --suites desk_object --tasks red_cube --episodes 50 --out results/cubes",
-            "saccade eval runs/cubes --instruction-from other-object    # does it read, or does it guess?",
+            "saccade eval runs/goal --suites libero_goal --tasks 0 3 --protocol openvla",
+            "saccade eval runs/cubes --swap object              # does it read, or does it guess?",
+            "saccade eval starter --perturb all=1,3,5           # what is left when camera, light, words ... change?",
         ),
     ),
     "import": Command(
@@ -106,9 +109,10 @@ COMMANDS = {
     "bench": Command(
         module="bench",
         options="BenchConfig",
-        summary="how fast policies and the simulator are, how reliable the demonstrator",
+        summary="how fast policies, kernels and the simulator are, how reliable the demonstrator",
         examples=(
             "saccade bench latency    # FLOPs, bytes and time of a decision, beside a dense policy and LeRobot's",
+            "saccade bench kernels --families history --out kernels    # attention beside torch's, behind a check",
             "saccade bench sim",
             "saccade bench demonstrator --suites desk_spatial --out demonstrator.json",
         ),

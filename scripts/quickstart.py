@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..sim.desk.tasks import EVALUATION_STATES
 from .figures import command_line, usable_cores, write_figures
-from .quickstart_stages import EVALUATED, Quickstart, new_tasks, rate_in_words
+from .quickstart_stages import EVALUATED, Quickstart, judged, new_tasks, rate_in_words
 from .stages import run_stages
 
 OPTIONS_FILE, TIMINGS_FILE, FIGURES_FILE, REPORT_FILE = "options.json", "timings.json", "quickstart.json", "report.html"
@@ -129,7 +129,7 @@ def make_figures(quickstart: Quickstart, seconds: dict[str, float]) -> dict[str,
         "success_low": after and after["low"],
         "success_high": after and after["high"],
         "episodes": quickstart.config.episodes,
-        "swapped_success_rate": swapped and swapped["rate"],
+        "swapped_success_rate": swapped and judged("swapped", swapped)["rate"],
         "minutes_total": _minutes(seconds, tuple(seconds)),
         **minutes,
     }
@@ -154,7 +154,7 @@ def summary(quickstart: Quickstart, figures: dict[str, float | int | None]) -> s
     lines = [""]
     for name in quickstart.evaluations:
         if results := quickstart.results(name):
-            lines.append(f"{titles[name]}: {rate_in_words(results)}")
+            lines.append(f"{titles[name]}: {rate_in_words(judged(name, results))}")
     parts = ", ".join(
         f"{part} {minutes:.1f}"
         for part in ("total", "collect", "train", "eval")

@@ -62,7 +62,8 @@ class Quickstart:
     def training(self) -> TrainConfig:
         """Return what to train, on what; it resumes whatever is there."""
         from ..training.configuration import LoopConfig
-        from .train import OPTIONS_FILE, TrainConfig
+        from .train import TrainConfig
+        from .training_folder import OPTIONS_FILE
 
         scratch, out = self.config.from_scratch, self.config.out / "training"
         steps = self.config.steps or (20000 if scratch else 800)
@@ -94,7 +95,8 @@ class Quickstart:
             suites=(SUITE,),
             tasks=tuple(task.name for task in new_tasks()),
             episodes=self.config.episodes,
-            instruction_from="other-object" if name == "swapped" else "task",
+            swap=("object",) if name == "swapped" else (),
+            unchanged=name != "swapped",
             seed=self.config.seed,
             workers=self.config.workers,
             out=self.config.out / f"evaluation_{name}",
@@ -184,7 +186,12 @@ class Quickstart:
                 "try them again; everything else is kept."
             )
         meaning = "picked the first object all the same" if name == "swapped" else "succeeded"
-        print(f"      {rate_in_words(results)} {meaning}")
+        print(f"      {rate_in_words(judged(name, results))} {meaning}")
+
+
+def judged(name: str, results: dict[str, Any]) -> dict[str, Any]:
+    """Return the rate that an evaluation is made for: with another object asked for, how often that was ignored."""
+    return results["swaps"][0]["by_heart"] if name == "swapped" else results
 
 
 def rate_in_words(results: dict[str, Any]) -> str:

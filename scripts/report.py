@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..sim.run_folder import Evaluation
 
 
 @dataclass(frozen=True)
@@ -27,14 +31,25 @@ class ReportConfig:
 
 def run(config: ReportConfig) -> int:
     """Write the report, print where it is, and return the exit code."""
-    from ..sim.comparison import compare
     from ..sim.report import write_report
     from ..sim.run_folder import REPORT, read_evaluation
 
     evaluations = [read_evaluation(folder) for folder in config.runs]
     path = config.out or (config.runs[0] if len(config.runs) == 1 else config.runs[0].parent) / REPORT
-    for later in evaluations[1:]:
-        labels = later.run["label"], evaluations[0].run["label"]
-        print(f"{labels[0]} against {labels[1]}: {compare(evaluations[0].records, later.records)}")
+    for line in comparison_lines(evaluations):
+        print(line)
     print(f"Report: {write_report(evaluations, path)}")
     return 0
+
+
+def comparison_lines(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Return a line for every later evaluation that says how it did beside the first, on the episodes of both."""
+    from ..sim.comparison import compare
+    from ..sim.perturbation.summary import headline
+
+    first, *others = evaluations
+    plain = headline(first.records)
+    return [
+        f"{later.run['label']} against {first.run['label']}: {compare(plain, headline(later.records))}"
+        for later in others
+    ]

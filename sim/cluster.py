@@ -7,31 +7,27 @@ that takes; whatever else goes wrong is tried twice, as on one machine. The run 
 
 from __future__ import annotations
 
-import faulthandler
-import functools
-import hashlib
+import multiprocessing
 import os
 import socket
-import tempfile
+import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import InputError, WorldError
-from .episode import Actor
-from .fingerprint import differences
+from .cluster_node import PortableActors, Setup, play, shipped
 from .pool import ATTEMPTS, ONE_THREAD, raise_from_process
 from .records import Job, error_record
-from .worker import Finished, MakeEnv, Order, Player
+from .worker import Finished, MakeEnv, Order
 
 LOSSES = 10
 """How often an episode may lose its node before it is recorded as an error."""
-
-SHIPPED_BYTES = 2 * 2**30
-"""What a checkpoint may weigh to be sent to the nodes; a larger one belongs on a disk that all of them see."""
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Memory for what Ray passes around on one machine: a small checkpoint, and films."""
@@ -39,35 +35,7 @@ OBJECT_STORE_BYTES = 256 * 2**20
 SILENCE_SECONDS = 10
 """How long the head may not answer before it is given up: Ray itself would end this process after a minute."""
 
-MAY_DIFFER = ("processor", "cores")
-"""What of the fingerprint may differ between machines: the last bits of a result may do so, too."""
-
-
-class PortableActors(Protocol):
-    """An actor factory that can be told where its checkpoint lies."""
-
-    folder: Path
-
-    def __call__(self) -> Actor: ...
-
-    def at(self, folder: Path) -> PortableActors: ...
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What every node needs; `fingerprint` is called there and compared with `expected`, the head's.
-
-    `files` are the checkpoint's, by name, or None where it is too large to be sent; `digest` is `folder_digest`'s.
-    """
-
-    make_env: MakeEnv
-    make_actor: PortableActors
-    fingerprint: Callable[[], Mapping[str, Any]]
-    expected: Mapping[str, Any]
-    digest: str
-    files: Mapping[str, bytes] | None
-    environment: Mapping[str, str]
-    episode_seconds: float
+ON_LOSS = "The episodes that finished are recorded: start the cluster again, and repeat the command with --resume."
 
 
 @dataclass(frozen=True)
@@ -94,8 +62,8 @@ class ClusterOptions:
 class ClusterPool:
     """Runs jobs on a Ray cluster, as many at once as it has room for; `order` turns a job into what a node is sent.
 
-    `out` is where films go. `lost` counts the episodes that lost their node and were run again. Raises InputError
-    without Ray, and for an address where no cluster answers.
+    `out` is where films go. `lost` counts how often an episode lost its node and was run again. Another process speaks
+    with Ray (see `drive`), for Ray ends the process that loses its head.
     """
 
     def __init__(
@@ -113,77 +81,95 @@ class ClusterPool:
     ) -> None:
         self._options, self._out, self._order = options, out, order
         self._waiting = [(job, 1) for job in jobs]
-        self._losses: dict[str, int] = {}
-        self._running: dict[Any, tuple[Job, int]] = {}
-        self._silent = 0
-        self._ray: Any = None
-        if not jobs:
-            return
-        self._ray = _connect(options)
-        setup = Setup(
-            make_env,
-            make_actor,
-            fingerprint,
-            expected,
-            folder_digest(make_actor.folder),
-            _files(make_actor.folder),
-            ONE_THREAD,
-            episode_seconds,
-        )
-        self._setup = self._ray.put(setup)
-        resources = {"num_gpus": 1} if options.gpu else {}
-        self._play = self._ray.remote(num_cpus=1, max_retries=0, **resources)(play)
+        self._running: dict[str, tuple[Job, int]] = {}
+        self._losses: Counter[str] = Counter()
+        self._setup = Setup(make_env, make_actor, fingerprint, expected, ONE_THREAD, episode_seconds)
+        self._driver: Any = None
+        self._connection: Any = None
+        self._head: str | None = None
+        self._heard = time.monotonic()
 
     @property
     def lost(self) -> int:
-        return sum(self._losses.values())
+        return self._losses.total()
 
     def run(self) -> Iterator[Finished]:
-        """Yield what came of every job, as they finish; raises WorldError when the cluster is gone."""
+        """Yield what came of every job, as they finish.
+
+        Raises InputError without Ray, where no cluster answers and for a node that does not fit; WorldError when the
+        cluster cannot be joined or is gone.
+        """
+        if self._waiting:
+            self._start()
         while self._waiting or self._running:
             self._require_head()
-            while self._waiting and len(self._running) < self._room():
-                job, attempt = self._waiting.pop(0)
-                ref = self._play.remote([self._setup], replace(self._order(job), folder=None))
-                self._running[ref] = (job, attempt)
-            done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=1.0)
-            for ref in done:
-                finished = self._settle(ref, *self._running.pop(ref))
+            if not self._connection.poll(1.0):
+                continue
+            try:
+                kind, *content = self._connection.recv()
+            except (EOFError, OSError):
+                self._driver.join(timeout=5)
+                raise WorldError(
+                    f"cluster {self._options.address}: Ray gave up (exit code {self._driver.exitcode}). {ON_LOSS}"
+                ) from None
+            raise_from_process(kind, content, "the cluster")
+            if kind == "ready":
+                self._head = content[0]
+            elif kind == "room":
+                self._connection.send(self._orders(content[0]))
+            else:
+                finished = self._settle(kind, *content)
                 if finished is not None:
                     yield finished
 
     def close(self) -> None:
-        if self._ray is not None:
-            self._ray.shutdown()
+        if self._driver is None:
+            return
+        with suppress(OSError):  # It may have ended by itself.
+            self._connection.send(None)
+        self._driver.join(timeout=10 if self._reachable() else 0)
+        self._driver.kill()
+        self._driver.join()
+        self._connection.close()
+        self._driver = None
 
-    def _room(self) -> int:
-        """Return how many episodes the cluster has room for now; nodes may come and go."""
-        kind = "GPU" if self._options.gpu else "CPU"
-        room = int(self._ray.cluster_resources().get(kind, 0))
-        if room < 1 and not self._running:
-            raise WorldError(f"cluster {self._options.address}: got no {kind}, expected at least one.")
-        return max(room, 1)
+    def _start(self) -> None:
+        if self._options.address != "local" and not _answers(self._options.address, seconds=5.0):
+            raise InputError(
+                "cluster",
+                got=f"{self._options.address}, where nobody answers",
+                expected="the head of a running Ray cluster",
+                fix="Start one with `ray start --head`, or use --cluster local.",
+            )
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._driver = context.Process(target=drive, args=(theirs, self._options, self._setup), daemon=True)
+        self._driver.start()
+        theirs.close()
 
-    def _settle(self, ref: Any, job: Job, attempt: int) -> Finished | None:
+    def _orders(self, room: int) -> list[Order]:
+        """Return the next orders; which films are wanted is decided only now."""
+        orders = []
+        while self._waiting and len(orders) < room:
+            job, attempt = self._waiting.pop(0)
+            self._running[job.key] = job, attempt
+            orders.append(replace(self._order(job), folder=None))
+        return orders
+
+    def _settle(self, kind: str, key: str, content: Any) -> Finished | None:
         """Return what came of a job, or put it back."""
-        errors = self._ray.exceptions
-        try:
-            kind, *content = self._ray.get(ref)
-        except errors.NodeDiedError as error:
-            self._losses[job.key] = self._losses.get(job.key, 0) + 1
-            if self._losses[job.key] > LOSSES:
-                return Finished(error_record(job, f"lost {LOSSES} nodes; the last: {_first_line(error)}", attempt))
+        job, attempt = self._running.pop(key)
+        if kind == "lost":
+            self._losses[key] += 1
+            if self._losses[key] > LOSSES:
+                return Finished(error_record(job, f"lost {LOSSES} nodes; the last: {content}", attempt))
             self._waiting.insert(0, (job, attempt))
             return None
-        except errors.RayTaskError as error:
-            # What the task itself catches comes back as a value: this is a node that cannot even begin.
-            raise WorldError(f"a node could not start: {_first_line(error.cause or error)}.") from error
-        except errors.RayError as error:
-            reason = f"the worker died, or took longer than allowed: {_first_line(error)}"
-            return self._again(job, attempt, reason)
-        raise_from_process(kind, content, "a node")
         if kind == "error":
-            return self._again(job, attempt, content[0].strip())
+            if attempt >= ATTEMPTS:
+                return Finished(error_record(job, content, attempt))
+            self._waiting.append((job, attempt + 1))
+            return None
         finished, film = content
         if film is not None:
             path = self._out / finished.record.video
@@ -191,146 +177,96 @@ class ClusterPool:
             path.write_bytes(film)
         return replace(finished, record=replace(finished.record, attempts=attempt))
 
-    def _again(self, job: Job, attempt: int, reason: str) -> Finished | None:
-        if attempt >= ATTEMPTS:
-            return Finished(error_record(job, reason, attempt))
-        self._waiting.append((job, attempt + 1))
-        return None
+    def _reachable(self) -> bool:
+        return self._head is None or _answers(self._head, seconds=1.0)
 
     def _require_head(self) -> None:
-        address = self._ray.get_runtime_context().gcs_address
-        self._silent = 0 if _answers(address, seconds=1.0) else self._silent + 1
-        if self._silent >= SILENCE_SECONDS:
-            raise WorldError(
-                f"cluster {address}: the head does not answer any more. The episodes that finished are recorded: "
-                "start the cluster again, and repeat the command with --resume."
-            )
+        if self._reachable():
+            self._heard = time.monotonic()
+        elif time.monotonic() - self._heard > SILENCE_SECONDS:
+            raise WorldError(f"cluster {self._head}: the head does not answer any more. {ON_LOSS}")
+
+
+def drive(connection: Connection, options: ClusterOptions, setup: Setup) -> None:
+    """Speak with Ray: take orders from `connection` and have them run, until it closes or sends None.
+
+    Sends ("ready", the head's address), then ("room", episodes) and expects a list of orders; for every order
+    ("finished", key, (Finished, film)), ("error", key, reason) or ("lost", key, reason) where the node is gone. Sends
+    ("refused", four strings) or ("broken", reason) for what no further try would mend.
+    """
+    try:
+        ray = _connect(options)
+        connection.send(("ready", ray.get_runtime_context().gcs_address))
+        resources = {"num_gpus": 1} if options.gpu else {}
+        remote = ray.remote(num_cpus=1, max_retries=0, **resources)(play)
+        reference, running = ray.put(shipped(setup, send=options.address != "local")), {}
+        while True:
+            connection.send(("room", _room(ray, options, len(running))))
+            orders = connection.recv()
+            if orders is None:
+                break
+            for order in orders:
+                running[remote.remote([reference], order)] = order.job.key
+            for done in ray.wait(list(running), num_returns=1, timeout=1.0)[0] if running else ():
+                connection.send(_outcome(ray, done, running.pop(done)))
+        ray.shutdown()
+    except InputError as error:
+        connection.send(("refused", error.what, str(error.got), str(error.expected), error.fix))
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+        pass  # Whoever sent the orders is gone; there is nobody left to tell.
+    except WorldError as error:
+        connection.send(("broken", str(error)))
+    except Exception:
+        connection.send(("broken", traceback.format_exc()))
+
+
+def _room(ray: Any, options: ClusterOptions, running: int) -> int:
+    """Return how many more episodes the cluster has room for now; nodes may come and go."""
+    kind = "GPU" if options.gpu else "CPU"
+    capacity = int(ray.cluster_resources().get(kind, 0))
+    if capacity < 1 and not running:
+        raise WorldError(f"it has no {kind}")
+    return max(capacity - running, 0)
+
+
+def _outcome(ray: Any, reference: Any, key: str) -> tuple[Any, ...]:
+    errors = ray.exceptions
+    try:
+        kind, *content = ray.get(reference)
+    except errors.NodeDiedError as error:
+        return "lost", key, _first_line(error)
+    except errors.RayTaskError as error:
+        # What a task itself catches comes back as a value: this is a node that cannot even begin.
+        return "broken", f"a node: {_first_line(error.cause or error)}"
+    except errors.RayError as error:
+        return "error", key, f"the worker died, or took longer than allowed: {_first_line(error)}"
+    return (kind, *content) if kind in ("refused", "broken") else (kind, key, content[0])
 
 
 def _connect(options: ClusterOptions) -> Any:
     """Return Ray, connected; nothing is reported to anybody, and no page is served."""
-    # Read when Ray is imported. The second has it stay on the loopback interface, on Linux, too, if it starts here.
+    # Read when Ray is imported. The second has a cluster that starts here stay on the loopback interface.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if options.address == "local":
+    if options.address.startswith(("local", "127.")):
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    elif not _answers(options.address, seconds=5.0):
-        raise InputError(
-            "cluster",
-            got=f"{options.address}, where nobody answers",
-            expected="the head of a running Ray cluster",
-            fix="Start one with `ray start --head`, or use --cluster local.",
-        )
     try:
         import ray
     except ImportError as error:
         raise InputError(
             "cluster", got="no Ray", expected="the extra 'cluster'", fix="Install it: uv sync --extra cluster."
         ) from error
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    # A cluster of this machine is as large as asked for; one that runs already has its own size.
+    own = {"num_cpus": options.cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
-        if options.address == "local":
-            ray.init(
-                address="local",
-                num_cpus=options.cpus,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                **quiet,
-            )
-        else:
-            ray.init(address=options.address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise WorldError(
-            f"cluster {options.address}: {_first_line(error)}. Run this on a machine of the cluster, with its Ray."
-        ) from error
+        ray.init(
+            address=options.address,
+            log_to_driver=False,
+            logging_level="error",
+            **(own if options.address == "local" else {}),
+        )
+    except Exception as error:  # Ray raises the bare class, too, for a node that is slow to start.
+        raise WorldError(f"{_first_line(error)}. Run this on a machine of the cluster, with the same Ray") from error
     return ray
-
-
-def play(setup: Sequence[Any], order: Order) -> tuple[Any, ...]:
-    """Run one episode in a process of a node, and return what a worker would send, with the film's bytes.
-
-    `setup` holds the reference to a Setup: the world and the actor are kept for the process's next episode.
-    """
-    try:
-        player, seconds = _player(setup[0])
-    except InputError as error:
-        return "refused", error.what, str(error.got), str(error.expected), error.fix
-    except Exception:
-        return "broken", traceback.format_exc()
-    # Ends the process whatever it hangs in: its timer needs neither the interpreter nor Ray.
-    faulthandler.dump_traceback_later(seconds, exit=True)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            finished = player.run(replace(order, folder=Path(folder)))
-            video = finished.record.video
-            film = (Path(folder) / Path(video).name).read_bytes() if video else None
-        return "finished", finished, film
-    except InputError as error:
-        return "refused", error.what, str(error.got), str(error.expected), error.fix
-    except Exception:
-        return "error", traceback.format_exc()
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-
-
-@functools.lru_cache(maxsize=1)
-def _player(reference: Any) -> tuple[Player, float]:
-    """Return this process's player, built for the setup that a reference names, and how long an episode may take."""
-    import ray
-
-    setup: Setup = ray.get(reference)
-    os.environ.update(setup.environment)
-    here = setup.fingerprint()
-    other = [line for line in differences(setup.expected, here) if line.split(":")[0] not in MAY_DIFFER]
-    if other:
-        raise InputError(
-            f"node {socket.gethostname()}",
-            got="; ".join(other),
-            expected="the head's environment (named first)",
-            fix="Install the same versions on all machines: uv sync.",
-        )
-    with _checkpoint(setup) as folder:
-        return Player(setup.make_env, setup.make_actor.at(Path(folder))()), setup.episode_seconds
-
-
-def _checkpoint(setup: Setup) -> Any:
-    """Return a context that gives the checkpoint's folder: one that all machines see, or a copy of the head's."""
-    folder = setup.make_actor.folder
-    if folder.is_dir() and folder_digest(folder) == setup.digest:
-        return nullcontext(folder)
-    if setup.files is None:
-        raise InputError(
-            f"checkpoint on node {socket.gethostname()}",
-            got=f"no such files in {folder}",
-            expected=f"the head's, which are too large to be sent (more than {SHIPPED_BYTES / 2**30:.0f} GiB)",
-            fix="Put the checkpoint on a disk that all machines see under the same path.",
-        )
-    copy = tempfile.TemporaryDirectory()
-    for name, content in setup.files.items():
-        path = Path(copy.name) / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return copy
-
-
-def folder_digest(folder: Path) -> str:
-    """Return one sha256 over the names and contents of a folder's files."""
-    digest = hashlib.sha256()
-    for path in _paths(folder):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").digest()
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + content)
-    return digest.hexdigest()
-
-
-def _files(folder: Path) -> dict[str, bytes] | None:
-    paths = _paths(folder)
-    if sum(path.stat().st_size for path in paths) > SHIPPED_BYTES:
-        return None
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-
-
-def _paths(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _host_and_port(address: str) -> tuple[str, int] | None:

@@ -48,7 +48,7 @@ def run_episode(env: Any, actor: Actor, job: Job, watch: Watcher | None = None) 
     the observations of steps at which neither the actor nor `watch` looks. A perturbation or swap of the job is made
     for this episode alone.
 
-    An action with a number that is not finite, and other words for the task that the policy cannot take, end the
+    An action with a number that is not finite, and changed words that the policy cannot take, end the
     episode as a failure: that is the policy's doing. Raises WorldError for a world without a limit, and whatever the
     world or the actor raise.
     """
@@ -124,7 +124,7 @@ def _instruct(actor: Actor, instruction: str, job: Job) -> str | None:
     try:
         actor.reset(instruction, job.seed)
     except InputError as refusal:
-        if job.perturbation is None and job.swap is None:
+        if not job.says_otherwise:
             raise
         return f"the policy cannot take these words: {refusal}"
     return None

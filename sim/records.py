@@ -44,6 +44,12 @@ class Job:
         return _key(self.suite, self.task, self.initial_state, self.seed, perturbation, self.swap)
 
     @property
+    def says_otherwise(self) -> bool:
+        """Whether the actor hears other words than the task's because of the perturbation or the swap."""
+        language = self.perturbation is not None and self.perturbation.axis == "language"
+        return language or self.swap in ("object", "instruction")
+
+    @property
     def file_stem(self) -> str:
         """A short file name that is unique to the episode, whatever characters its task has."""
         task = "".join(letter if letter.isalnum() else "_" for letter in self.task)[:48]

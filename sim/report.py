@@ -15,6 +15,9 @@ import jinja2
 
 from . import fingerprint as fingerprints
 from .comparison import compare
+from .perturbation.chart import radar
+from .perturbation.summary import headline, memorising, robustness
+from .perturbation.swap import by_heart, followed
 from .records import EpisodeRecord
 from .run_folder import Evaluation, write_text
 from .statistics import summarize
@@ -53,7 +56,8 @@ SWAPPED_ENDINGS = tuple(
     Ending(*row)
     for row in (
         ("own", "bad", "the task's own object picked all the same"),
-        ("other", "good", "another object picked"),
+        ("asked", "good", "the object that was asked for picked"),
+        ("other", "half", "another object picked"),
         ("nothing", "none", "nothing picked"),
         ("error", "error", "could not be run, not counted"),
     )
@@ -74,6 +78,7 @@ def write_report(evaluations: Sequence[Evaluation], path: Path) -> Path:
     templates.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f}"
     page = templates.get_template("report.html.jinja").render(
         runs=runs,
+        radar=radar([{**run, "tone": f"run{run['index'] % 4}"} for run in runs if run["robustness"]]),
         suites=_suites(runs),
         duels=_duels(runs, evaluations),
         episodes=films.episodes,
@@ -91,6 +96,8 @@ def ending(record: EpisodeRecord, swapped: bool) -> str:
     """Return the name of the way in which an episode ended, one of ENDINGS or SWAPPED_ENDINGS."""
     if record.outcome == "error":
         return "error"
+    if record.swap == "object" and record.picked is not None:
+        return "own" if by_heart(record) else "asked" if followed(record) else "other"
     if record.outcome == "success":
         return "own" if swapped else "done"
     if record.picked is None:
@@ -123,8 +130,10 @@ def _data_address(media_type: str, content: bytes) -> str:
 
 
 def _run(evaluation: Evaluation, index: int, films: _Films) -> dict[str, Any]:
-    run, records = evaluation.run, evaluation.records
-    swapped = run.get("protocol", {}).get("instruction_from") == "other-object"
+    run, records = evaluation.run, headline(evaluation.records)
+    # Evaluations of earlier versions count how often the words were ignored, not how often they were followed.
+    inverted = run.get("protocol", {}).get("instruction_from") == "other-object"
+    swapped = inverted or all(record.swap == "object" for record in records)
     endings = SWAPPED_ENDINGS if swapped else ENDINGS
     by_name = {each.name: each for each in endings}
     contract = run.get("contract") or {}
@@ -158,9 +167,12 @@ def _run(evaluation: Evaluation, index: int, films: _Films) -> dict[str, Any]:
         "label": run["label"],
         "numbers": numbers,
         "swapped": swapped,
-        "measure": "picked the task's own object though another was asked for" if swapped else "succeeded",
+        "inverted": inverted,
+        "measure": _measure(swapped, inverted),
+        "robustness": robustness(evaluation.records),
+        "swaps": memorising(evaluation.records),
         "summary": summarize(records),
-        "missing": max(0, run.get("planned", 0) - len(records)),
+        "missing": max(0, run.get("planned", 0) - len(evaluation.records)),
         "endings": [each for each in endings if any(count[each.name] for count in counts.values())],
         "counts": counts,
         "cells": cells,
@@ -182,6 +194,13 @@ def _run(evaluation: Evaluation, index: int, films: _Films) -> dict[str, Any]:
             if not name.startswith("files.")
         ],
     }
+
+
+def _measure(swapped: bool, inverted: bool) -> str:
+    """Return what the rates of a run count."""
+    if inverted:
+        return "picked the task's own object though another was asked for"
+    return "picked the other object that was asked for" if swapped else "succeeded"
 
 
 def _gallery_order(records: Sequence[EpisodeRecord]) -> list[EpisodeRecord]:
@@ -255,9 +274,9 @@ def _duels(runs: Sequence[dict[str, Any]], evaluations: Sequence[Evaluation]) ->
     """Return how every later run did beside the first on the episodes that they share, by suite and in all."""
     duels = []
     for run, evaluation in zip(runs[1:], evaluations[1:], strict=True):
-        before, after = evaluations[0].records, evaluation.records
+        before, after = (headline(each.records) for each in (evaluations[0], evaluation))
         whole = compare(before, after)
-        if not whole.episodes or run["swapped"] != runs[0]["swapped"]:
+        if not whole.episodes or run["measure"] != runs[0]["measure"]:
             continue  # Nothing in common, or what counts as a success is not the same.
         suites = dict.fromkeys(record.suite for record in after)
         parts = [

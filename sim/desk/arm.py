@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+PAN = np.array([0.0388353, 0.0])
+"""Where on the desk the axis of the first joint stands, in metres."""
+
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
 FEATURE_NAMES = tuple(f"{joint}.pos" for joint in JOINTS)
 

@@ -15,7 +15,11 @@ from .environment import DeskEnv
 from .fixtures import Drawer
 from .goals import Goal, Opened, Poured, Pressed, Pushed, Put, Shut, Turned
 from .kinematics import Kinematics
+from .kitchen import Kitchen
 from .skills import Hand, Motion
+
+LEAN_RATE = 0.08
+"""How far the hand leans in one control step when a skill decides how far it leans, in radians."""
 
 
 class Demonstrator:
@@ -27,6 +31,9 @@ class Demonstrator:
     def __init__(self, env: DeskEnv, rng: np.random.Generator, *, noise: float = 1.0) -> None:
         self._env, self._rng = env, rng
         self._kinematics = Kinematics()
+        arrangement = env.spec_task.arrangement
+        self._in_kitchen = isinstance(arrangement, Kitchen)
+        self._drawer = arrangement.drawer if self._in_kitchen else None
         self._speed = rng.uniform(0.20, 0.26)
         self._velocity = np.zeros(3)
         self._disturbance = np.zeros(6)
@@ -41,11 +48,16 @@ class Demonstrator:
         joints = self._env.joints()
         tool = self._kinematics.tool(joints)
         goal = self._env.current_goal()
-        motion = self._plan(goal, Hand(tool, joints[5], self._kinematics.lean(joints), self._speed, self._aim))
+        hand = Hand(tool, joints[5], self._kinematics.lean(joints), self._speed, self._aim)
+        motion = self._plan(goal, hand)
         self._velocity = self._accelerate(tool, motion.goal, motion.speed)
         wanted = tool + self._velocity / arm.CONTROL_HZ
         wanted[2] = max(wanted[2], 0.008)
         lean = _lean(wanted) if motion.lean is None else motion.lean
+        if self._in_kitchen:
+            lean = max(lean, _lean_high_up(wanted))
+        if motion.lean is not None:
+            lean = np.clip(lean, hand.lean - LEAN_RATE, hand.lean + LEAN_RATE)
         action = np.append(self._kinematics.solve(wanted, joints, lean=lean), motion.gripper)
         self._disturbance = 0.9 * self._disturbance + 0.45 * self._rng.normal(0.0, self._spread)
         # Near the desk, and with something between the fingers, only a little: enough to vary, not to throw.
@@ -55,10 +67,12 @@ class Demonstrator:
 
     def _plan(self, goal: Goal, hand: Hand) -> Motion:
         """Choose the skill that the goal asks for now."""
-        desk = self._env
+        desk, drawer = self._env, self._drawer
         match goal:
-            case Put(thing=_, place=Drawer() as drawer) if not skills.has_room(desk, hand, drawer):
+            case Put(place=Drawer()) if drawer and not skills.has_room(desk, hand, drawer):
                 return skills.pull_open(desk, hand, drawer)
+            case Put() if drawer and skills.is_hooked(desk, hand, drawer):
+                return skills.unhook(hand)
             case Put(thing=thing, place=place):
                 return skills.put(desk, hand, thing, place)
             case Opened(drawer=drawer):
@@ -70,9 +84,7 @@ class Demonstrator:
             case Turned(knob=knob):
                 return skills.push(hand, knob.lever_at(desk), knob.push_direction(desk), behind=0.026)
             case Pushed(thing=thing, mat=mat):
-                at = desk.position(thing.body)
-                way = (mat.middle(desk) - at)[:2]
-                return skills.push(hand, at, way / max(np.linalg.norm(way), 1e-6), behind=0.040)
+                return skills.push_onto(desk, hand, thing, mat)
             case Poured(cup=cup, basin=basin):
                 return skills.pour(desk, hand, cup, basin)
         raise TypeError(f"no skill achieves {goal!r}")
@@ -90,3 +102,11 @@ def _lean(position: np.ndarray) -> float:
     """Return how far the fingers lean outward at a position: straight down near, up to 0.6 rad far out."""
     radius = np.hypot(position[0] - 0.0388353, position[1])
     return float(np.clip((radius - 0.17) / 0.06, 0.0, 1.0) * 0.6)
+
+
+def _lean_high_up(position: np.ndarray) -> float:
+    """Return how far the fingers have to lean outward high up, where the wrist does not bend far enough.
+
+    The bin alone is never so far from the way that it is needed there: its demonstrations stay what they were.
+    """
+    return float(np.clip((position[2] - 0.09) / 0.05, 0.0, 1.0) * 0.6)

@@ -10,6 +10,8 @@ import numpy as np
 
 from ...errors import InputError, WorldError
 from ...policy.contract import ActionSpec, CameraSpec, GripperSpec, Offer, StateSpec
+from ..projection import NOWHERE, project
+from ..reset import ResetOptions
 from . import arm
 from .arrangement import Pose, free_position, pickable, stand
 from .cue import HALO
@@ -30,9 +32,6 @@ joint was moved by such a part of its way."""
 
 TELLING_DISTANCE = 0.045
 """How near the tool is to a thing when it shows which one is meant, in metres; things stand farther apart."""
-
-NOWHERE = np.array([-1.0, -1.0])
-"""The label of a point that is not to be found in a picture: the pointing loss passes it by."""
 
 START_NOISE = np.array([0.10, 0.08, 0.08, 0.08, 0.05, 0.15])
 """Half range of the start pose around `arm.HOME`, in radians."""
@@ -66,8 +65,6 @@ class DeskEnv(gymnasium.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": arm.CONTROL_HZ}
     arm_joints = arm.JOINTS[:5]
     """Names in the model of the arm's joints, without the gripper's."""
-    background = ("desk",)
-    """Names in the model of the geometries that are scenery."""
 
     def __init__(self, suite: str, task: str, *, image_size: int = 128, render_mode: str = "rgb_array") -> None:
         if not 16 <= image_size <= 640:
@@ -117,22 +114,15 @@ class DeskEnv(gymnasium.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         super().reset(seed=seed)
-        options = options or {}
-        unknown = set(options) - {"initial_state", "instruction"}
-        if unknown:
-            raise InputError(
-                "reset options", got=sorted(unknown), expected="initial_state, instruction", fix="Remove the others."
-            )
-        initial_state = options.get("initial_state")
+        asked = ResetOptions.read(options)
+        initial_state = asked.initial_state
         if initial_state is None:
             initial_state = int(self.np_random.integers(0, 2**31))
-        elif initial_state < 0:
-            raise InputError("initial_state", got=initial_state, expected="0 or more", fix="States count from 0.")
         generator = self.spec_task.generator(initial_state)
         poses = self.spec_task.arrangement.sample(generator)
         self.initial_state = initial_state
         self.in_play = tuple(body for body in poses if body in self._things)
-        self.instruction = options.get("instruction") or self.spec_task.instruction
+        self.instruction = asked.instruction or self.spec_task.instruction
         self.task_description = self.instruction
         self._place(poses)
         self.data.qpos[self._joint_addresses] = arm.HOME + generator.uniform(-1, 1, 6) * START_NOISE
@@ -151,6 +141,11 @@ class DeskEnv(gymnasium.Env):
         self._achieved: list[int] = []
         self.steps = 0
         self._shine()
+
+    @property
+    def background(self) -> tuple[int, ...]:
+        """The numbers in the model of the geometries that are scenery."""
+        return (self.model.geom("desk").id,)
 
     def observe(self) -> dict[str, Any]:
         """Return the observation of the present state, drawn anew; nothing moves."""
@@ -254,12 +249,8 @@ class DeskEnv(gymnasium.Env):
         return bool(near or self.finger_contacts(target) or self.picked == target)
 
     def _project(self, camera: str, point: np.ndarray) -> np.ndarray:
-        pose = self.data.camera(camera)
-        right, up, back = pose.xmat.reshape(3, 3).T @ (point - pose.xpos)
-        if back > -1e-3:
-            return NOWHERE
-        reach = -back * np.tan(np.deg2rad(self.model.camera(camera).fovy[0]) / 2)
-        return np.clip(0.5 + 0.5 * np.array([right, -up]) / reach, -1.0, 2.0)
+        seen = project(self.model, self.data, camera, point)
+        return NOWHERE if seen is None else np.clip(seen, -1.0, 2.0)
 
     def other_instructions(self) -> dict[str, str]:
         """Return instructions that ask for something else in this very scene, and the body that each is about."""

@@ -128,27 +128,26 @@ class Button:
 
 @dataclass(frozen=True)
 class Knob:
-    """A knob with a lever, turned by pushing the lever anticlockwise from the white mark to the green one."""
+    """A knob with a lever, turned by pushing the lever anticlockwise to the green mark."""
 
     body = "knob"
     part, joint = "knob_lever", "knob_hinge"
     turned = 1.25
     """Angle from which on it counts as turned; it stops at 1.6."""
-    grip = 0.030
+    grip = 0.033
     """Where along the lever it is pushed, from the axis."""
 
     def xml(self) -> str:
-        end = 0.036 * np.array([np.cos(1.5), np.sin(1.5)])
+        end = 0.040 * np.array([np.cos(1.5), np.sin(1.5)])
         return f"""
 <body name="knob" mocap="true">
-  <geom type="cylinder" pos="0 0 0.003" size="0.028 0.003" rgba="0.35 0.36 0.40 1"/>
-  <geom type="cylinder" pos="0.036 0 0.001" size="0.007 0.001" rgba="1 1 1 1" contype="0" conaffinity="0"/>
-  <geom type="cylinder" pos="{end[0]:.5f} {end[1]:.5f} 0.001" size="0.007 0.001" rgba="0.1 0.75 0.2 1"
+  <geom type="cylinder" pos="0 0 0.003" size="0.030 0.003" rgba="0.30 0.31 0.35 1"/>
+  <geom type="cylinder" pos="{end[0]:.5f} {end[1]:.5f} 0.001" size="0.011 0.001" rgba="0.1 0.85 0.2 1"
         contype="0" conaffinity="0"/>
   <body name="knob_lever">
     <joint name="knob_hinge" type="hinge" axis="0 0 1" range="0 1.6" damping="0.004" frictionloss="0.008"/>
-    <geom type="cylinder" pos="0 0 0.017" size="0.013 0.011" mass="0.01" rgba="0.85 0.30 0.10 1"/>
-    <geom type="box" pos="0.021 0 0.020" size="0.021 0.0045 0.010" mass="0.01" rgba="0.95 0.55 0.10 1"
+    <geom type="cylinder" pos="0 0 0.017" size="0.014 0.011" mass="0.01" rgba="0.62 0.10 0.62 1"/>
+    <geom type="box" pos="0.023 0 0.020" size="0.023 0.0055 0.010" mass="0.01" rgba="0.80 0.25 0.80 1"
           friction="0.4 0.02 0.001"/>
   </body>
 </body>"""
@@ -168,7 +167,7 @@ class Basin:
     """A bowl with a floor and a round wall, wide enough for one thing."""
 
     body = "basin"
-    radius, height = 0.037, 0.022
+    radius, height = 0.034, 0.020
     let_go_height, let_go_within = 0.024, 0.014
 
     def xml(self) -> str:
@@ -190,7 +189,7 @@ class Mat:
     """A flat round mat that things are pushed onto."""
 
     body = "mat"
-    radius = 0.040
+    radius = 0.042
 
     def xml(self) -> str:
         return (
@@ -203,4 +202,4 @@ class Mat:
 
     def holds(self, desk: Desk, body: str) -> bool:
         offset = desk.position(body) - desk.position("mat")
-        return bool(np.linalg.norm(offset[:2]) < self.radius - 0.016 and offset[2] < 0.030)
+        return bool(np.linalg.norm(offset[:2]) < self.radius - 0.020 and offset[2] < 0.030)

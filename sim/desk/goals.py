@@ -119,7 +119,7 @@ class Turned:
 
 @dataclass(frozen=True)
 class Pushed:
-    """The thing lies on the mat."""
+    """The thing lies on the mat, let go."""
 
     thing: DeskObject
     mat: Mat
@@ -129,7 +129,7 @@ class Pushed:
         return self.thing.body
 
     def done(self, desk: Desk) -> bool:
-        return self.mat.holds(desk, self.thing.body)
+        return self.mat.holds(desk, self.thing.body) and desk.finger_contacts(self.thing.body) == 0
 
     def points(self, desk: Desk) -> tuple[np.ndarray, np.ndarray]:
         return desk.position(self.thing.body), self.mat.middle(desk)

@@ -6,9 +6,7 @@ import mujoco
 import numpy as np
 
 from . import arm
-
-PAN = np.array([0.0388353, 0.0])
-"""Where on the desk the axis of the first joint stands, in metres."""
+from .arm import PAN
 
 ARM = 5
 """Joints that move the tool; the sixth is the gripper."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .arrangement import SPACING, Pose, pickable, stand, stand_apart
+from .arm import PAN
+from .arrangement import SPACING, Pose, pickable, stand
 from .fixtures import Basin, Button, Drawer, Knob, Mat
-from .kinematics import PAN
 from .objects import DeskObject, Fixture
 
 Dish = Basin | Mat | Fixture
@@ -18,12 +18,15 @@ Dish = Basin | Mat | Fixture
 SECTOR, RADII, NEAR_RADII = (-50.0, 8.0), (0.130, 0.222), (0.135, 0.170)
 """Where things start, seen from the arm's first joint: angles in degrees from straight ahead, distances in metres."""
 
-DISH_SECTOR, DISH_RADII, DISH_SPACING = (-42.0, 4.0), (0.160, 0.190), 0.076
+DISH_SECTOR, DISH_RADII, DISH_SPACING = (-42.0, 4.0), (0.150, 0.195), 0.086
 KNOB_SPACING, HANDLE_SPACING = 0.080, 0.062
 """Least distance of a thing's centre from the dish, the knob, and wherever the drawer's handle may come."""
 
-TRIES = 400
-"""How often things are drawn around fixtures before the fixtures are drawn anew."""
+TRIES = 40
+"""How often a place is drawn for one thing before all are drawn anew."""
+
+Landmark = tuple[np.ndarray, float]
+"""A position [2], and how far from it others have to stay."""
 
 
 def polar(angle: float, radius: float) -> np.ndarray:
@@ -45,6 +48,7 @@ class Kitchen:
     starts_open: bool | None = None
     near: tuple[DeskObject, ...] = ()
     ball: DeskObject | None = None
+    dish_radii: tuple[float, float] = DISH_RADII
 
     @property
     def things(self) -> tuple[DeskObject, ...]:
@@ -59,9 +63,14 @@ class Kitchen:
         return self.drawer is None
 
     def holds(self, positions: Mapping[str, np.ndarray]) -> bool:
-        """Tell whether, with bodies at these positions [2], things stand clear of each other and of the knob."""
-        things = [positions[thing.body] for thing in self.things_standing]
-        return self._clear(things, positions[self.dish.body], positions["knob"], ())
+        """Tell whether, with bodies at these positions [2], things stand clear of each other, dish and knob."""
+        landmarks = [(positions[self.dish.body], DISH_SPACING), (positions["knob"], KNOB_SPACING)]
+        spots = [positions[thing.body] for thing in self.things_standing]
+        for spot in spots:
+            if not _clear(spot, landmarks):
+                return False
+            landmarks.append((spot, SPACING))
+        return True
 
     def sample(self, rng: np.random.Generator) -> dict[str, Pose]:
         """Return the pose of every body in play and, under the name of a fixture's joint, its position alone."""
@@ -71,14 +80,22 @@ class Kitchen:
             knob = polar(rng.uniform(-84, -76), rng.uniform(0.165, 0.180))
             poses["knob"] = (*knob, 0.0, np.deg2rad(rng.uniform(-35, 5)))
             poses["knob_hinge"] = (rng.uniform(0.0, 0.1),)
-            for _ in range(TRIES):
-                dish = polar(rng.uniform(*DISH_SECTOR), rng.uniform(*DISH_RADII))
-                spots = [
-                    polar(rng.uniform(*SECTOR), rng.uniform(*(NEAR_RADII if thing in self.near else RADII)))
-                    for thing in self.things_standing
-                ]
-                if self._clear(spots, dish, knob, handles):
-                    return poses | self._stand(spots, dish, rng)
+            landmarks = [(knob, KNOB_SPACING), *((handle, HANDLE_SPACING) for handle in handles)]
+            dish = _draw(rng, DISH_SECTOR, self.dish_radii, landmarks)
+            spots = self._draw_spots(rng, [*landmarks, (dish, DISH_SPACING)]) if dish is not None else None
+            if spots is not None:
+                return poses | self._stand(spots, dish, rng)
+
+    def _draw_spots(self, rng: np.random.Generator, landmarks: list[Landmark]) -> list[np.ndarray] | None:
+        """Draw where the things stand, one after the other; None when there is no room for one."""
+        spots: list[np.ndarray] = []
+        for thing in self.things_standing:
+            others = [(spot, SPACING) for spot in spots]
+            spot = _draw(rng, SECTOR, NEAR_RADII if thing in self.near else RADII, [*landmarks, *others])
+            if spot is None:
+                return None
+            spots.append(spot)
+        return spots
 
     def _place_drawer(self, rng: np.random.Generator) -> tuple[dict[str, Pose], tuple[np.ndarray, ...]]:
         """Draw where the cabinet stands and how far it is open; return where its handle may come, too."""
@@ -93,17 +110,6 @@ class Kitchen:
         poses = {"cabinet": (*cabinet, 0.0, yaw), "drawer_slide": (opening * self.drawer.travel,)}
         return poses, tuple(halfway + shift * outward for shift in (0.0, 0.03, 0.06))
 
-    def _clear(
-        self, spots: list[np.ndarray], dish: np.ndarray, knob: np.ndarray, handles: tuple[np.ndarray, ...]
-    ) -> bool:
-        return (
-            stand_apart(spots, SPACING)
-            and all(np.linalg.norm(dish - spot) >= DISH_SPACING for spot in spots)
-            and all(np.linalg.norm(knob - spot) >= KNOB_SPACING for spot in (dish, *spots))
-            and all(np.linalg.norm(handle - spot) >= HANDLE_SPACING for handle in handles for spot in (dish, *spots))
-            and all(map(pickable, spots))
-        )
-
     def _stand(self, spots: list[np.ndarray], dish: np.ndarray, rng: np.random.Generator) -> dict[str, Pose]:
         poses: dict[str, Pose] = {self.dish.body: (*dish, 0.0, 0.0)}
         for thing, spot in zip(self.things_standing, spots, strict=True):
@@ -112,3 +118,21 @@ class Kitchen:
             x, y, z, _ = poses[self.things_standing[0].body]
             poses[self.ball.body] = (x, y, z + self.things_standing[0].rest_height + self.ball.rest_height, 0.0)
         return poses
+
+
+def _draw(
+    rng: np.random.Generator,
+    sector: tuple[float, float],
+    radii: tuple[float, float],
+    landmarks: Sequence[Landmark],
+) -> np.ndarray | None:
+    """Return a place that is clear of all landmarks, None when there seems to be none."""
+    for _ in range(TRIES):
+        spot = polar(rng.uniform(*sector), rng.uniform(*radii))
+        if _clear(spot, landmarks):
+            return spot
+    return None
+
+
+def _clear(spot: np.ndarray, landmarks: Sequence[Landmark]) -> bool:
+    return pickable(spot) and all(np.hypot(*(spot - at)) >= least for at, least in landmarks)

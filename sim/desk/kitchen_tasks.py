@@ -10,14 +10,18 @@ from .places import Bin, Plate, Top
 from .task import Task
 
 RED, BLUE = DeskObject("red", "cube"), DeskObject("blue", "cube")
-PUCK, CUP, BALL = DeskObject("orange", "puck"), DeskObject("white", "cup"), DeskObject("orange", "ball")
+PUCK, DISC = DeskObject("orange", "puck"), DeskObject("orange", "disc")
+CUP, BALL = DeskObject("white", "cup"), DeskObject("orange", "ball")
 DRAWER, BUTTON, KNOB, BOWL, MAT, PLATE = Drawer(), Button(), Knob(), Basin(), Mat(), Fixture("plate")
+
+FAR_ENOUGH_TO_LEAN = (0.175, 0.200)
+"""How far the bowl stands from the first joint, so that the hand can lean outward behind it when it pours: metres."""
 
 
 def _kitchen(dish: Dish, *, starts_open: bool | None = None, has_bin: bool = False) -> Kitchen:
-    # What is to be pushed stands where the hand gets behind it on every side.
-    near = (PUCK,) if dish == MAT else ()
-    return Kitchen((RED, BLUE, PUCK), dish, None if has_bin else DRAWER, starts_open=starts_open, near=near)
+    # The disc, which is to be pushed, lies where the hand gets behind it on every side.
+    third, near = (DISC, (DISC,)) if dish == MAT else (PUCK, ())
+    return Kitchen((RED, BLUE, third), dish, None if has_bin else DRAWER, starts_open=starts_open, near=near)
 
 
 def _goal(name: str, arrangement: Kitchen, goal: Goal, *sentences: str) -> Task:
@@ -68,13 +72,13 @@ GOAL_TASKS = (
         "set the knob to green",
     ),
     _goal(
-        "push_puck",
+        "push_disc",
         _kitchen(MAT),
-        Pushed(PUCK, MAT),
-        "push the puck onto the mat",
-        "slide the puck onto the mat",
-        "shove the orange puck onto the blue mat",
-        "move the puck over to the mat",
+        Pushed(DISC, MAT),
+        "push the disc onto the mat",
+        "slide the disc onto the mat",
+        "shove the orange disc onto the blue mat",
+        "move the disc over to the mat",
     ),
     _goal(
         "stack_cubes",
@@ -87,7 +91,7 @@ GOAL_TASKS = (
     ),
     _goal(
         "pour_ball",
-        Kitchen((CUP, RED), BOWL, DRAWER, near=(CUP,), ball=BALL),
+        Kitchen((CUP, RED), BOWL, DRAWER, near=(CUP,), ball=BALL, dish_radii=FAR_ENOUGH_TO_LEAN),
         Poured(CUP, BALL, BOWL),
         "pour the ball from the cup into the bowl",
         "tip the cup over the bowl",
@@ -201,12 +205,12 @@ LONG_TASKS = (
     _long(
         "push_then_button",
         _kitchen(MAT),
-        (Pushed(PUCK, MAT), Pressed(BUTTON)),
+        (Pushed(DISC, MAT), Pressed(BUTTON)),
         420,
-        "push the puck onto the mat, then press the button",
-        "slide the puck onto the mat, then hit the button",
-        "puck onto the mat, then the button",
-        "press the button once the puck is on the mat",
+        "push the disc onto the mat, then press the button",
+        "slide the disc onto the mat, then hit the button",
+        "disc onto the mat, then the button",
+        "press the button once the disc is on the mat",
         in_order=True,
     ),
     _long(

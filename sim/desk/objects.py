@@ -22,6 +22,7 @@ SHAPES = {
     "puck": ("cylinder", (0.0160, 0.011)),
     "cup": ("cylinder", (0.0150, 0.018)),
     "ball": ("sphere", (0.0085,)),
+    "disc": ("cylinder", (0.0200, 0.009)),
 }
 """Shape name to MuJoCo geometry type and size (half lengths; radius and half height), in metres."""
 
@@ -66,8 +67,8 @@ class DeskObject:
     def xml(self) -> str:
         kind, size = SHAPES[self.shape]
         red, green, blue = COLOURS[self.colour]
-        # The fingers must not sink into a cup as they do into softer things: they would hold its ball.
-        hard = 'solref="0.006 1" priority="1"' if self.shape == "cup" else ""
+        # The fingers must not sink into what they push, nor into a cup, whose ball they would hold.
+        hard = 'solref="0.006 1" priority="1"' if self.shape in ("cup", "disc") else ""
         # Compensated here so that the model has the feature at all; a reset weighs down what is in play.
         return (
             f'<body name="{self.body}" gravcomp="1"><freejoint name="{self.body}"/>'

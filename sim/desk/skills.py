@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .fixtures import Basin, Button, Desk, Drawer
+from .arm import PAN
+from .fixtures import Basin, Button, Desk, Drawer, Mat
 from .goals import OPEN, ROOMY
-from .kinematics import PAN
 from .objects import SHAPES, DeskObject
 from .places import CARRIED, Place
 
@@ -25,6 +25,9 @@ GRIP_RATE = 0.16
 
 MARGIN = 0.009
 """Gap between the fixed finger and the object before the jaw closes."""
+
+AROUND = np.deg2rad(60)
+"""How far around the base the hand goes in a straight line."""
 
 TILT_RATE, TILTED, POUR_AHEAD = 0.05, 1.30, 0.040
 """How far the hand leans in one step when it pours, how far at most, and how far beyond the bowl the cup is then."""
@@ -121,9 +124,25 @@ def _closed_over(hand: Hand, start: np.ndarray, near: float = 0.02) -> Motion:
     gripper = max(hand.gripper - GRIP_RATE, PRESS) if free or aside < 0.012 else hand.gripper
     if aside > near and not free:
         return Motion(np.array([*hand.tool[:2], TRAVEL_HEIGHT]), hand.speed, gripper, calm=0.5)
+    start = _around(hand.tool, start)
     ready = hand.gripper < MISSED
     above = np.clip((aside - 0.003) * 6.0, 0.0 if ready else 0.03, max(TRAVEL_HEIGHT - start[2], 0.0))
     return Motion(np.array([*start[:2], start[2] + above]), hand.speed, gripper, calm=0.5)
+
+
+def _around(tool: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """Return where to go first [3], so that the way to a place leads around the arm's base and not over it."""
+    (here, radius), (there, far) = (_polar(place) for place in (tool, to))
+    turn = there - here  # never through the back, where the first joint does not reach
+    if abs(turn) < AROUND:
+        return to
+    angle, radius = here + np.sign(turn) * AROUND, max(0.5 * (radius + far), 0.16)
+    return np.array([*(PAN + radius * np.array([np.cos(angle), np.sin(angle)])), TRAVEL_HEIGHT])
+
+
+def _polar(place: np.ndarray) -> tuple[float, float]:
+    x, y = place[:2] - PAN
+    return float(np.arctan2(y, x)), float(np.hypot(x, y))
 
 
 def push(hand: Hand, contact: np.ndarray, direction: np.ndarray, behind: float, speed: float = 0.10) -> Motion:
@@ -137,6 +156,17 @@ def push(hand: Hand, contact: np.ndarray, direction: np.ndarray, behind: float, 
     return _closed_over(hand, np.array([*(contact[:2] - behind * direction), contact[2]]))
 
 
+def push_onto(desk: Desk, hand: Hand, thing: DeskObject, mat: Mat) -> Motion:
+    """Push a thing onto the mat; step back before rising, so that the fingers do not lift its rim."""
+    at = desk.position(thing.body)
+    if mat.holds(desk, thing.body):
+        away = (hand.tool - at)[:2]
+        back = hand.tool[:2] + 0.02 * away / max(np.linalg.norm(away), 1e-6)
+        return Motion(np.array([*back, hand.tool[2]]), 0.10, PRESS)
+    way = (mat.middle(desk) - at)[:2]
+    return push(hand, at, way / max(np.linalg.norm(way), 1e-6), behind=0.044)
+
+
 def pull_open(desk: Desk, hand: Hand, drawer: Drawer) -> Motion:
     """Hook the handle of a drawer from behind and push it outward."""
     return push(hand, drawer.handle_at(desk), drawer.outward(desk), behind=0.019)
@@ -147,10 +177,20 @@ def push_shut(desk: Desk, hand: Hand, drawer: Drawer) -> Motion:
     return push(hand, drawer.handle_at(desk), -drawer.outward(desk), behind=0.026)
 
 
+def is_hooked(desk: Desk, hand: Hand, drawer: Drawer) -> bool:
+    """Tell whether the closed fingers are down at the handle of a drawer."""
+    aside = np.linalg.norm((hand.tool - drawer.handle_at(desk))[:2])
+    return bool(hand.gripper < MISSED and aside < 0.035 and hand.tool[2] < 0.05)
+
+
+def unhook(hand: Hand) -> Motion:
+    """Leave a handle straight up."""
+    return Motion(np.array([*hand.tool[:2], TRAVEL_HEIGHT]), hand.speed, PRESS)
+
+
 def has_room(desk: Desk, hand: Hand, drawer: Drawer) -> bool:
     """Tell whether the drawer is open enough to be filled, or fully open as long as the fingers are hooked in."""
-    hooked = np.linalg.norm(hand.tool - drawer.handle_at(desk)) < 0.03
-    return drawer.opening(desk) > (OPEN + 0.05 if hooked else ROOMY)
+    return drawer.opening(desk) > (OPEN + 0.05 if is_hooked(desk, hand, drawer) else ROOMY)
 
 
 def press(desk: Desk, hand: Hand, button: Button) -> Motion:

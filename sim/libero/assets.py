@@ -84,6 +84,24 @@ def inspect_folder(root: Path, needed: Iterable[str], *, source: str) -> Assets:
     return Assets(root.resolve(), _digest(root, needed), source, _stand_ins(root))
 
 
+def same_assets(assets: Assets) -> Assets:
+    """Return these very assets as this machine has them, which may not be the one that they were found on.
+
+    Raises as `find_assets`, and InputError when what is here holds something else.
+    """
+    if assets.folder.is_dir():
+        return assets
+    found = find_assets()
+    if found.sha256 != assets.sha256:
+        raise InputError(
+            f"LIBERO assets in {found.folder}",
+            got=f"sha256 {found.sha256[:16]}…",
+            expected=f"{assets.sha256[:16]}…, as where the evaluation was started",
+            fix=f"Name a copy of the same folder with {VARIABLE} on every machine.",
+        )
+    return found
+
+
 def download() -> Path:
     """Return the hub's snapshot of the assets, fetched when it is not in the hub's cache yet; WorldError if it cannot
     be had."""

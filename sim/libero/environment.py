@@ -9,8 +9,11 @@ import gymnasium
 import numpy as np
 
 from ...errors import InputError
+from ..projection import NOWHERE, project
+from ..reset import ResetOptions
 from .assets import Assets, find_assets
 from .conventions import CAMERAS, CONTROL_HZ, NO_OPERATION, Conventions, axis_angle
+from .disturbance import Disturbable
 from .protocols import LEROBOT, Protocol
 from .simulation import Simulation
 from .tasks import EVALUATION_STATES, find_task
@@ -20,7 +23,7 @@ FILM_SIZE = 384
 STATE_LOW = np.float32([-3.0] * 3 + [-7.0] * 3 + [-0.1] * 2)
 
 
-class LiberoEnv(gymnasium.Env):
+class LiberoEnv(Disturbable, gymnasium.Env):
     """One task of a LIBERO suite.
 
     Observations: `pixels` (uint8 [H, W, 3] for each camera) and `agent_pos` (float32 [8]: position of the hand in
@@ -73,15 +76,10 @@ class LiberoEnv(gymnasium.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         super().reset(seed=seed)
-        options = options or {}
-        unknown = set(options) - {"initial_state", "instruction"}
-        if unknown:
-            raise InputError(
-                "reset options", got=sorted(unknown), expected="initial_state, instruction", fix="Remove the others."
-            )
-        state = options.get("initial_state")
+        asked = ResetOptions.read(options)
+        state = asked.initial_state
         self.initial_state = int(self.np_random.integers(EVALUATION_STATES)) if state is None else int(state)
-        self.instruction = options.get("instruction") or self.spec_task.instruction
+        self.instruction = asked.instruction or self.spec_task.instruction
         self.task_description = self.instruction
         settling = self.protocol.settle_steps
         self.simulation.draws = self.draws and not settling
@@ -123,21 +121,12 @@ class LiberoEnv(gymnasium.Env):
         seen = (self._project(camera, point) for camera in CAMERAS for point in points)
         return np.concatenate([*points, *seen]).astype(np.float32)
 
-    def other_instructions(self) -> tuple[str, ...]:
-        """Return none: LIBERO's scenes do not say which other object could be asked for."""
-        return ()
-
     def _begin(self, initial_state: int) -> None:
         self.simulation.reset(initial_state)
 
     def _project(self, camera: str, point: np.ndarray) -> np.ndarray:
-        pose = self.simulation.data.camera(CAMERAS[camera])
-        right, up, back = pose.xmat.reshape(3, 3).T @ (point - pose.xpos)
-        if back > -1e-3:
-            return np.array([-1.0, -1.0])
-        reach = -back * np.tan(np.deg2rad(self.simulation.model.camera(CAMERAS[camera]).fovy[0]) / 2)
-        upright = 0.5 + 0.5 * np.array([right, -up]) / reach
-        return np.clip(self.conventions.seen(upright), -1.0, 2.0)
+        seen = project(self.simulation.model, self.simulation.data, CAMERAS[camera], point)
+        return NOWHERE if seen is None else np.clip(self.conventions.seen(seen), -1.0, 2.0)
 
     def _observation(self) -> dict[str, Any]:
         observed = self.simulation.observation

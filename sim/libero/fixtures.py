@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...errors import WorldError
 from .grasps import KNOB, choose_grasp
-from .motion import CLOSE, OPEN, Motion, angle_between, approach, downward, nearest_turn, turned
+from .motion import CLOSE, EMPTY, OPEN, Motion, angle_between, approach, downward, nearest_turn, turned
 from .plans import Step
 from .truth import Truth
 
-EMPTY = 0.002
-"""Opening below which the closed fingers hold nothing, in metres."""
 
+def tilted(truth: Truth, direction: np.ndarray, tilt: float, *, level: bool) -> np.ndarray:
+    """Return the hand's rotation when it points along a level `direction` [3], `tilt` radians below.
 
-def tilted(truth: Truth, direction: np.ndarray, tilt: float) -> np.ndarray:
-    """Return the hand's rotation when it points along a level `direction` [3], `tilt` radians below; it opens upwards.
-
-    Of the two ways to hold it so, the one nearer to how the hand is held now.
+    Its fingers open sideways if `level`, else upwards. Of the two ways to hold it so, the one nearer to how it is held.
     """
     ahead = direction * np.cos(tilt) - np.array([0.0, 0.0, np.sin(tilt)])
     side = np.cross(direction, [0.0, 0.0, 1.0])
-    side /= np.linalg.norm(side)
-    choices = []
-    for sign in (1.0, -1.0):
-        opening = sign * np.cross(ahead, side)
-        choices.append(np.stack([np.cross(opening, ahead), opening, ahead], axis=1))
+    opening = side if level else np.cross(ahead, side)
+    choices = [np.stack([np.cross(each, ahead), each, ahead], axis=1) for each in (opening, -opening)]
     now = truth.tool()[1]
     return min(choices, key=lambda rotation: angle_between(rotation, now))
 
@@ -37,24 +32,19 @@ class Pull:
 
     def __init__(self, truth: Truth, step: Step) -> None:
         self._truth, self._region, self._goal = truth, step.subject, step.goal
-        self._passing = step.goal is None
-        self._opened = False
         self._out = truth.pull_direction(self._region)
-        self._rotation = tilted(truth, -self._out, self.TILT)
+        self._rotation = tilted(truth, -self._out, self.TILT, level=False)
+
+    def holds(self) -> bool:
+        # What was opened to put something in may be closed after.
+        return not self._goal or self._truth.holds(self._goal)
 
     def done(self) -> bool:
-        # Closing it again later is no reason to open it anew.
         truth = self._truth
-        self._opened = self._opened or (truth.holds(("open", self._region)) and self._clear())
-        return self._opened
-
-    def _clear(self) -> bool:
-        if not self._truth.holds(("open", self._region)):
+        if not truth.holds(("open", self._region)) or truth.finger_contacts(truth.owner_of(self._region)):
             return False
-        return self._truth.finger_contacts(self._truth.owner_of(self._region)) == 0 and self._away() > 0.09
-
-    def _away(self) -> float:
-        return float((self._truth.tool()[0] - self._truth.handle(self._region)) @ self._out)
+        way = truth.tool()[0] - truth.handle(self._region)
+        return bool(way @ self._out > 0.09 or np.linalg.norm(way) > 0.15)
 
     def act(self) -> Motion:
         truth = self._truth
@@ -71,16 +61,16 @@ class Pull:
         offset = position - target
         along = float(offset @ ahead)
         aside = float(np.linalg.norm(offset - along * ahead))
-        turned = angle_between(self._rotation, rotation) < 0.12
+        aligned = angle_between(self._rotation, rotation) < 0.15
         closing = truth.opening() < 0.068
         if truth.opening() > EMPTY and aside < 0.015 and abs(along) < (0.02 if closing else 0.010):
             return Motion(target, self._rotation, CLOSE, 0.05)
         # Before the handle first, and straight ahead from there.
-        back = 0.10 if aside > 0.012 or not turned else 0.0
+        back = 0.10 * np.clip((aside - 0.010) / 0.02, 0.0, 1.0) if aligned else 0.10
         heading = target - back * ahead
         if aside > 0.10:
             heading[2] = max(heading[2] + 0.08, position[2] - 0.03) if aside > 0.15 else heading[2] + 0.08
-        return Motion(heading, self._rotation, OPEN, 0.25 if back else 0.15)
+        return Motion(heading, self._rotation, OPEN, 0.25 if back > 0.05 else 0.15)
 
 
 class TurnKnob:
@@ -90,10 +80,13 @@ class TurnKnob:
         self._truth, self._fixture, self._goal, self._home = truth, step.subject, step.goal, home
         self._joint = truth.joint_of(self._fixture)
         self._body = truth.model.body(truth.model.jnt_bodyid[self._joint]).name
+        self._gripped = self._reopening = False
+
+    def holds(self) -> bool:
+        return self._truth.holds(self._goal)
 
     def done(self) -> bool:
-        truth = self._truth
-        return truth.holds(self._goal) and truth.opening() > 0.06
+        return self.holds() and self._truth.opening() > 0.06
 
     def act(self) -> Motion:
         truth = self._truth
@@ -104,29 +97,44 @@ class TurnKnob:
         top = boxes[:, :, 2].max()
         handle = boxes[boxes[:, :, 2].max(1) > top - 0.004]
         grasp = choose_grasp(KNOB, handle, np.zeros((0, 8, 3)), home=self._home)
+        if grasp is None:
+            raise WorldError(f"{self._fixture}: its knob is wider than the fingers open")
         target, turn = grasp.position, grasp.rotation
         aside, above = np.linalg.norm(position[:2] - target[:2]), abs(position[2] - target[2])
-        closing = truth.opening() < 0.068
-        if truth.finger_contacts(self._fixture) == 2 and truth.firm() and truth.opening() > EMPTY:
-            lead = 0.5 * np.sign(truth.joint_axis(self._joint)[2])
-            return Motion(target, turned(rotation, lead), CLOSE, 0.1)
-        if aside < (0.02 if closing else 0.008) and above < 0.02 and angle_between(turn, rotation) < 0.4:
-            return Motion(target, turn, CLOSE, 0.05)
+        opening = truth.opening()
+        near = aside < 0.02 and above < 0.02
+        aligned = angle_between(turn, rotation) < 0.2
+        self._gripped = near and EMPTY < opening < 0.04 and (self._gripped or truth.finger_contacts(self._fixture) == 2)
+        too_far = angle_between(rotation, downward(self._home)) > 1.4
+        self._reopening = opening < 0.07 and (self._reopening or too_far or (near and opening < EMPTY))
+        if self._gripped and not self._reopening:
+            sense = np.sign(truth.joint_axis(self._joint)[2])
+            return Motion(target, turned(rotation, 0.5 * sense), CLOSE, 0.15)
+        if near and not self._reopening and (opening < 0.068 or (aside < 0.008 and aligned)):
+            return Motion(target, turn, CLOSE, 0.15)
+        if self._reopening:
+            return Motion(position, rotation, OPEN, 0.1)
         heading = approach(truth, target, turn, ignored=(self._fixture,))
-        return Motion(heading, turn, OPEN)
+        return Motion(heading, turn, OPEN, 0.15 if aside < 0.05 else 0.3)
 
 
 class Shut:
-    """Close a drawer, pushing at its handle with closed fingers, the hand tilted as for opening it."""
+    """Close a drawer, pushing at its handle with closed fingers, the hand leaning back from what is above."""
+
+    TILT = 0.85
+    """How far below the horizontal the hand points, in radians."""
 
     def __init__(self, truth: Truth, step: Step) -> None:
         self._truth, self._region, self._goal = truth, step.subject, step.goal
         self._out = truth.pull_direction(self._region)
-        self._rotation = tilted(truth, -self._out, Pull.TILT)
+        self._rotation = tilted(truth, -self._out, self.TILT, level=True)
         self._joint = truth.joint_of(self._region)
 
-    def done(self) -> bool:
+    def holds(self) -> bool:
         return self._truth.holds(self._goal)
+
+    def done(self) -> bool:
+        return self.holds()
 
     def act(self) -> Motion:
         truth = self._truth
@@ -156,12 +164,15 @@ class ShutDoor:
         self._joint = truth.joint_of(self._fixture)
         self._body = truth.model.body(truth.model.jnt_bodyid[self._joint]).name
 
-    def done(self) -> bool:
+    def holds(self) -> bool:
         return self._truth.holds(self._goal)
+
+    def done(self) -> bool:
+        return self.holds()
 
     def act(self) -> Motion:
         truth = self._truth
-        position, rotation = truth.tool()
+        position, _ = truth.tool()
         boxes = truth.part_boxes(self._body)
         hinge = truth.joint_anchor(self._joint)[:2]
         panel = boxes[np.argmax(np.ptp(boxes.reshape(len(boxes), -1, 3), axis=1).max(1))]

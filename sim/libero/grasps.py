@@ -1,7 +1,8 @@
-"""Where to take hold of what: one table of objects, and the geometry that turns a line of it into a pose of the hand."""
+"""Where to take hold of what: a table of objects, and the geometry that turns a line of it into a pose of the hand."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -75,6 +76,10 @@ def grip_of(thing: str) -> Grip:
     return GRIPS[kind]
 
 
+Candidate = tuple[float, np.ndarray, float, float]
+"""A yaw in radians, a place [2], the width between the fingers and a height, in metres."""
+
+
 @dataclass(frozen=True)
 class Grasp:
     """A pose of the hand about an object: position [3], rotation [3, 3], and the width between the fingers there."""
@@ -101,23 +106,26 @@ def choose_grasp(
     [2] is a direction along which the fingers should not open where the object goes; `refused` are yaws that failed.
     """
     candidates = list(_across(grip, boxes) if grip.kind == "across" else _rim(grip, boxes))
-    best: tuple[float, Grasp] | None = None
-    for yaw, centre, width, height in candidates:
-        turn = nearest_turn(yaw, home)
+
+    def cost(candidate: Candidate) -> float:
+        yaw, centre, width, height = candidate
         others = np.concatenate([obstacles, _own_hindrance(boxes, centre, yaw, width, height)])
-        cost = 10.0 * obstructions(others, centre, yaw, height) + 20.0 * width + 0.3 * abs(turn - home)
+        sum_of = 10.0 * obstructions(others, centre, yaw, height) + 20.0 * width
+        sum_of += 0.3 * abs(nearest_turn(yaw, home) - home)
         if base is not None:
             # Far out the arm is stretched, and what it then cannot do is turn and lift.
-            cost += 8.0 * max(float(np.linalg.norm(centre - base)) - COMFORTABLE, 0.0)
+            sum_of += 8.0 * max(float(np.linalg.norm(centre - base)) - COMFORTABLE, 0.0)
         if avoid is not None:
-            cost += 3.0 * abs(np.array([np.cos(yaw), np.sin(yaw)]) @ avoid)
-        cost += sum(5.0 for each in refused if abs(np.arctan2(np.sin(yaw - each), np.cos(yaw - each))) < 0.2)
-        if best is None or cost < best[0]:
-            best = cost, Grasp(np.array([*centre, height]), downward(turn), width)
-    return None if best is None else best[1]
+            sum_of += 3.0 * float(abs(np.array([np.cos(yaw), np.sin(yaw)]) @ avoid))
+        return sum_of + sum(5.0 for each in refused if abs(np.arctan2(np.sin(yaw - each), np.cos(yaw - each))) < 0.2)
+
+    if not candidates:
+        return None
+    yaw, centre, width, height = min(candidates, key=cost)
+    return Grasp(np.array([*centre, height]), downward(nearest_turn(yaw, home)), width)
 
 
-def _across(grip: Grip, boxes: np.ndarray):
+def _across(grip: Grip, boxes: np.ndarray) -> Iterator[Candidate]:
     top, bottom = boxes[:, :, 2].max(), boxes[:, :, 2].min()
     height = max(top - grip.depth, bottom + TIPS - 0.004)
     # What the fingers' pads meet, not what the object is elsewhere.
@@ -134,7 +142,7 @@ def _across(grip: Grip, boxes: np.ndarray):
         yield yaw, centre, width, height
 
 
-def _rim(grip: Grip, boxes: np.ndarray):
+def _rim(grip: Grip, boxes: np.ndarray) -> Iterator[Candidate]:
     top = boxes[:, :, 2].max()
     points = boxes[boxes[:, :, 2].max(1) > top - 0.012][:, :, :2].reshape(-1, 2)
     middle = (points.max(0) + points.min(0)) / 2

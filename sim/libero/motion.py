@@ -19,6 +19,9 @@ HAND_HALF = np.array([0.106, 0.034])
 FINGERS_HALF = np.array([0.070, 0.012])
 """Half extents across the hand of the palm and of the open fingers: along their opening, and the other way."""
 
+EMPTY = 0.002
+"""Opening below which the closed fingers hold nothing, in metres."""
+
 WAY_POINTS = 10
 
 
@@ -74,12 +77,24 @@ def angle_between(first: np.ndarray, second: np.ndarray) -> float:
 def overlaps(boxes: np.ndarray, centre: np.ndarray, opening: np.ndarray, half: np.ndarray) -> np.ndarray:
     """Tell for boxes [n, 8, 3] which of them are above or below a rectangle.
 
-    It lies around `centre` [2], its first half extent along the direction `opening` [2].
+    It lies around `centre` [2], its first half extent along the direction `opening` [2]. Two convex shapes are apart if
+    and only if they are apart across one of their edges.
     """
     relative = boxes[:, :, :2] - centre
-    along, across = relative @ opening, relative @ np.array([-opening[1], opening[0]])
-    inside = (along.min(1) < half[0]) & (along.max(1) > -half[0])
-    return inside & (across.min(1) < half[1]) & (across.max(1) > -half[1])
+    across = np.array([-opening[1], opening[0]])
+    rectangle = np.array([[x, y] for x in (-half[0], half[0]) for y in (-half[1], half[1])]) @ [opening, across]
+    meets = np.ones(len(boxes), dtype=bool)
+    for direction in (opening, across):
+        along = relative @ direction
+        reach = np.abs(rectangle @ direction).max()
+        meets &= (along.min(1) < reach) & (along.max(1) > -reach)
+    for corner in (1, 2, 4):  # the box's three edges from its first corner
+        edge = relative[:, corner] - relative[:, 0]
+        normal = np.stack([-edge[:, 1], edge[:, 0]], axis=1)
+        along = np.einsum("nkc,nc->nk", relative, normal)
+        reach = np.abs(normal @ rectangle.T).max(1)
+        meets &= (along.min(1) < reach) & (along.max(1) > -reach) | (np.linalg.norm(edge, axis=1) < 1e-6)
+    return meets
 
 
 def obstructions(boxes: np.ndarray, centre: np.ndarray, yaw: float, height: float) -> int:
@@ -128,9 +143,10 @@ def approach(
     position, turn = truth.tool()
     aside = float(np.linalg.norm(goal[:2] - position[:2]))
     funnel = np.clip((aside - narrow) / 0.02, 0.0, 1.0)
-    funnel = max(funnel, np.clip((angle_between(rotation, turn) - 0.10) / 0.2, 0.0, 1.0))
+    twisted = angle_between(rotation, turn)
+    funnel = max(funnel, np.clip((twisted - 0.10) / 0.2, 0.0, 1.0))
     height = goal[2] + above * funnel
-    if aside > 0.03:
+    if aside > 0.03 or twisted > 0.5:
         boxes = truth.obstacles(*ignored)
         height = max(height, passing_height(boxes, position[:2], goal[:2], hanging, width))
     # Across only as far as it is high enough already.

@@ -9,12 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from .grasps import Grasp, choose_grasp, grip_of
-from .motion import CLOSE, HAND_HALF, OPEN, PALM, Motion, angle_between, approach, overlaps
+from .motion import CLOSE, EMPTY, HAND_HALF, OPEN, PALM, Motion, angle_between, approach, overlaps, turned
 from .plans import Step
-from .truth import Truth
+from .truth import ARENA, Truth
 
-EMPTY = 0.002
-"""Opening below which the closed fingers hold nothing, in metres."""
+TURNS = (0.0, np.pi / 2, -np.pi / 2)
+"""Ways to turn what is held on its way, in radians; the first that is best is taken."""
+
+SPOTS = np.array([[0, 0], [0, -1], [-1, 0], [0, 1], [1, 0], [-1, -1], [-1, 1], [1, -1], [1, 1]], dtype=float)
+"""Places in a region that are tried, in fractions of what is allowed off its middle: the first that is best."""
 
 
 class Place:
@@ -27,8 +30,13 @@ class Place:
         self._grasp: Grasp | None = None
         self._turn = np.eye(3)
         self._refused: tuple[float, ...] = ()
-        self._reopening = False
+        self._reopening = self._carrying = False
+        self._spot = np.zeros(2)
         self._inside = step.goal[0] == "in"
+        self._number, self._count = step.number, step.count
+
+    def holds(self) -> bool:
+        return self._truth.holds(self._goal)
 
     def done(self) -> bool:
         truth = self._truth
@@ -40,20 +48,27 @@ class Place:
         held = truth.finger_contacts(self._thing) == 2 and truth.opening() > EMPTY
         if self._arrived(held):
             # Let go, and only then leave.
+            self._reopening, self._carrying = True, False
             free = truth.finger_contacts(self._thing) == 0
             return Motion(position + np.array([0.0, 0.0, 0.05 * free]), rotation, OPEN, 0.15)
-        if held and truth.firm():
+        # Firm once, it is carried for as long as both fingers touch it.
+        if held and not self._carrying and truth.firm():
+            self._carrying = True
+            self._spot = self._choose_spot() if truth.owner_of(self._place) == ARENA else np.zeros(2)
+        self._carrying = self._carrying and held
+        if self._carrying:
             return self._carry(position)
         return self._reach(position)
 
     def _arrived(self, held: bool) -> bool:
         truth = self._truth
-        if not truth.holds(self._goal):
-            return False
+        there = truth.holds(self._goal)
         if not self._inside or not held:
-            return True
+            return there
+        # Into something: as far down as the palm may go, and from there it may drop.
         aside = np.linalg.norm(truth.position(self._thing)[:2] - self._destination()[:2])
-        return bool(aside < 0.02 and truth.tool()[0][2] < self._lowest() + 0.012)
+        resting = there and truth.touch(self._thing, truth.owner_of(self._place))
+        return bool(aside < 0.02 and (resting or truth.tool()[0][2] < self._lowest(truth.tool()[1]) + 0.008))
 
     def _reach(self, position: np.ndarray) -> Motion:
         truth = self._truth
@@ -79,13 +94,18 @@ class Place:
 
     def _carry(self, position: np.ndarray) -> Motion:
         truth = self._truth
-        rotation = self._grasp.rotation if self._grasp is not None else truth.tool()[1]
+        rotation = self._turned_for_place()
         place = self._destination()
         thing = truth.position(self._thing)
         boxes = truth.boxes(self._thing)
         hanging = position[2] - boxes[:, :, 2].min()
+        if self._place in truth.drawers():
+            # The drawer that was just opened may stand above what goes in.
+            escape = way_out(boxes.reshape(-1, 3), truth.obstacles(self._thing))
+            if escape is not None:
+                return Motion(position + escape, rotation, CLOSE, 0.2)
         width = float(np.ptp(boxes[:, :, :2].reshape(-1, 2), axis=0).max() / 2)
-        goal = np.array([*(position[:2] + place[:2] - thing[:2]), self._lowest()])
+        goal = np.array([*(position[:2] + place[:2] - thing[:2]), self._lowest(rotation)])
         heading = approach(
             truth, goal, rotation, hanging=hanging, width=width, above=0.05, narrow=0.012, ignored=(self._thing,)
         )
@@ -98,20 +118,44 @@ class Place:
         if self._place in truth.drawers():
             # Towards the drawer's front, clear of the cabinet and of the handles above.
             out = truth.pull_direction(self._place)
-            place = place + out * (np.abs(truth.half_size(self._place) @ np.abs(out)) - 0.035)
+            place = place + out * (truth.half_size(self._place) @ np.abs(out) - 0.010)
+        elif self._count > 1 and not self._inside:
+            # Side by side, the narrow sides next to each other.
+            extent = np.ptp(truth.boxes(self._thing).reshape(-1, 3), axis=0)[:2]
+            axis = int(np.argmin(extent))
+            room = 2.0 * max(truth.half_size(self._place)[axis] - 0.028, 0.0)
+            place[axis] += room * (self._number / (self._count - 1) - 0.5)
+        elif truth.owner_of(self._place) == ARENA:
+            place[:2] += self._spot
         return place
 
-    def _lowest(self) -> float:
+    def _choose_spot(self) -> np.ndarray:
+        """Return where about the middle of a table's region [2] the hand can go lowest: not beside a tall thing."""
+        half = 0.5 * self._truth.half_size(self._place)[:2]
+        rotation = self._truth.tool()[1]
+
+        def height(spot: np.ndarray) -> float:
+            self._spot = spot
+            return round(min(self._lowest(turned(rotation, angle)) for angle in TURNS), 2)
+
+        return min((offset * half for offset in SPOTS), key=height)
+
+    def _turned_for_place(self) -> np.ndarray:
+        """Return the hand's rotation at the destination: as it took hold, or turned if that lets it go lower there."""
+        grasp = self._grasp.rotation if self._grasp is not None else self._truth.tool()[1]
+        return min((turned(grasp, angle) for angle in TURNS), key=lambda rotation: round(self._lowest(rotation), 2))
+
+    def _lowest(self, rotation: np.ndarray) -> float:
         """Return how low the hand may go at the destination: the thing on its place, the palm above what is beside."""
         truth = self._truth
-        position, rotation = truth.tool()
+        position, _ = truth.tool()
         hanging = position[2] - truth.boxes(self._thing)[:, :, 2].min()
         place = self._destination()
         centre = position[:2] + place[:2] - truth.position(self._thing)[:2]
         opening = rotation[:2, 1] / max(np.linalg.norm(rotation[:2, 1]), 1e-6)
         boxes = truth.obstacles(self._thing)
         under = overlaps(boxes, centre, opening, HAND_HALF + 0.008)
-        palm = max(boxes[under][:, :, 2].max(initial=-np.inf) - PALM + 0.006, -np.inf) if under.any() else -np.inf
+        palm = boxes[under][:, :, 2].max(initial=-np.inf) - PALM + 0.006
         floor = place[2] - (truth.half_size(self._place)[2] if self._inside else 0.012)
         return max(palm, floor + hanging)
 
@@ -141,3 +185,20 @@ class Place:
     @staticmethod
     def _yaw(rotation: np.ndarray) -> float:
         return float(np.arctan2(rotation[1, 1], rotation[0, 1]))
+
+
+def way_out(load: np.ndarray, obstacles: np.ndarray) -> np.ndarray | None:
+    """Return the level way [3] by which a load comes out from under what is above it; None if nothing is.
+
+    `load` are points [n, 3] around it, `obstacles` the corners [m, 8, 3] of boxes.
+    """
+    low, high = load.min(0) - 0.012, load.max(0) + 0.012
+    least, most = obstacles.min(1), obstacles.max(1)
+    above = (least[:, 2] > high[2] - 0.03) & (least[:, :2] < high[:2]).all(1) & (most[:, :2] > low[:2]).all(1)
+    if not above.any():
+        return None
+    least, most = least[above].min(0), most[above].max(0)
+    ways = np.array(
+        [[least[0] - high[0], 0, 0], [most[0] - low[0], 0, 0], [0, least[1] - high[1], 0], [0, most[1] - low[1], 0]]
+    )
+    return ways[np.argmin(np.abs(ways).sum(1))]

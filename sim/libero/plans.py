@@ -7,45 +7,43 @@ from typing import Literal
 
 from ...errors import InputError
 
-Kind = Literal["open", "turn_on", "place", "push", "close"]
+Kind = Literal["open", "turn_on", "place", "close"]
 
-ORDER: tuple[Kind, ...] = ("open", "turn_on", "place", "push", "close")
+ORDER: tuple[Kind, ...] = ("open", "turn_on", "place", "close")
 """What must come first: a drawer is open before something goes in, and closed after."""
-
-PUSHED = ("plate",)
-"""Kinds of objects that are pushed and not lifted when they only go elsewhere on the table."""
 
 
 @dataclass(frozen=True)
 class Step:
     """One skill: do `kind` with `subject`, at `place` if that is where something goes.
 
-    `goal` is the predicate of the problem that holds when it is done; None for a step that only makes way, like opening
-    the drawer that something is to be put in.
+    `goal` is the predicate of the problem that holds when it is done; empty for a step that only makes way, like
+    opening the drawer that something is to be put in. It is the `number`-th of `count` things that go to one place.
     """
 
     kind: Kind
     subject: str
-    place: str | None = None
-    goal: tuple[str, ...] | None = None
+    place: str = ""
+    goal: tuple[str, ...] = ()
+    number: int = 0
+    count: int = 1
 
 
-def plan(
-    goals: tuple[tuple[str, ...], ...], *, drawers: tuple[str, ...] = (), tables: tuple[str, ...] = ()
-) -> tuple[Step, ...]:
+def plan(goals: tuple[tuple[str, ...], ...], *, drawers: tuple[str, ...] = ()) -> tuple[Step, ...]:
     """Return the steps that make all predicates of a goal hold.
 
-    `drawers` names the regions that move with a joint, `tables` those of a table's top. Raises InputError for a predicate
-    that no skill brings about.
+    `drawers` names the regions that move with a joint. Raises InputError for a predicate that no skill brings about.
     """
     steps: list[Step] = []
+    shared: dict[str, list[tuple[str, ...]]] = {}
+    for goal in goals:
+        shared.setdefault(goal[-1], []).append(goal)
     for goal in goals:
         match goal:
             case ("in" | "on", thing, place):
                 if place in drawers and not any(step.kind == "open" and step.subject == place for step in steps):
                     steps.append(Step("open", place))
-                pushed = place in tables and thing.rsplit("_", 1)[0] in PUSHED
-                steps.append(Step("push" if pushed else "place", thing, place, goal))
+                steps.append(Step("place", thing, place, goal, shared[place].index(goal), len(shared[place])))
             case ("open", thing):
                 steps.append(Step("open", thing, goal=goal))
             case ("close", thing):

@@ -43,6 +43,9 @@ class Simulation:
         self.initial_states = read_initial_states(package, task)
         self._library = library()
         self._environment = self._build(problem, looks.check_visuals(visuals))
+        for ours, theirs in CAMERAS.items() if size is not None else ():
+            self._environment.modify_observable(f"{theirs}_image", "sensor", self._eye(ours))
+        self._pristine = {name: getattr(self.model, name).copy() for name in RESTORED}
         self.observation: Mapping[str, Any] = {}
         self.success = False
 
@@ -143,14 +146,49 @@ class Simulation:
             raise WorldError(f"the physics of {self.task.suite}/{self.task.name} diverged: positions are not finite")
         self.success = bool(done)
 
+    def look(self) -> None:
+        """Take the observation anew, of the state as it is; nothing moves."""
+        self._environment._update_observables(force=True)
+        self.observation = self._environment._get_observations()
+
+    def hold(self) -> None:
+        """Make the pose that the arm has now the one that its controller holds."""
+        robot = self._environment.robots[0]
+        robot.controller.update_initial_joints(self.data.qpos[robot._ref_joint_pos_indexes])
+
+    def solved(self) -> bool:
+        """Tell whether all of the goal's predicates hold in the state as it is."""
+        return all(self._environment._eval_predicate(list(state)) for state in self.goal)
+
+    def upload_textures(self) -> None:
+        """Hand the model's textures to the renderer again, where there is one."""
+        import mujoco
+
+        context = self._make_current()
+        if context is not None:
+            for texture in range(self.model.ntex):
+                mujoco.mjr_uploadTexture(self.model, context.con, texture)
+
     def draw(self, camera: str, size: int) -> np.ndarray:
         """Return a camera's picture uint8 [size, size, 3] as robosuite hands it over, its lowest row first."""
+        self._make_current()
         return self._environment.sim.render(camera_name=CAMERAS[camera], width=size, height=size)
 
     def close(self) -> None:
+        self._make_current()
         self._environment.close()
 
-    def _eye(self, environment: Any, camera: str) -> Any:
+    def _make_current(self) -> Any:
+        """Make this scene's renderer the one that draws, and is freed, next; return it, None where there is none.
+
+        robosuite does so once, when a scene is built: in a process with several, all would draw with the last one's.
+        """
+        context = self._environment.sim._render_context_offscreen
+        if context is not None:
+            context.gl_ctx.make_current()
+        return context
+
+    def _eye(self, camera: str) -> Any:
         """Return robosuite's sensor for a camera, which looks only while `draws` holds; its times stay the same."""
         from robosuite.utils.observables import sensor
 
@@ -158,9 +196,7 @@ class Simulation:
 
         @sensor(modality="image")
         def look(_: Any) -> np.ndarray:
-            if not self.draws:
-                return unseen
-            return environment.sim.render(camera_name=camera, width=self.size, height=self.size)
+            return self.draw(camera, self.size) if self.draws else unseen
 
         return look
 
@@ -207,10 +243,6 @@ class Simulation:
         # From now on a reset keeps the compiled scene: ten times faster, and the same once `reset` has put back what
         # the library leaves changed.
         environment.hard_reset = False
-        for camera in CAMERAS.values() if drawing else ():
-            environment.modify_observable(f"{camera}_image", "sensor", self._eye(environment, camera))
-        model = environment.sim.model._model
-        self._pristine = {name: getattr(model, name).copy() for name in RESTORED}
         return environment
 
 

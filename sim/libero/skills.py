@@ -8,12 +8,17 @@ from .fixtures import Pull, Shut, ShutDoor, TurnKnob
 from .motion import Motion
 from .placing import Place
 from .plans import Step
-from .pushing import Push
 from .truth import Truth
 
 
 class Skill(Protocol):
-    """One step of a plan, under way."""
+    """One step of a plan, under way.
+
+    `done` tells whether it is finished and the hand free for the next one, `holds` whether what it brought about still
+    is so.
+    """
+
+    def holds(self) -> bool: ...
 
     def done(self) -> bool: ...
 
@@ -25,8 +30,6 @@ def start(truth: Truth, step: Step, home: float) -> Skill:
     match step.kind:
         case "place":
             return Place(truth, step, home)
-        case "push":
-            return Push(truth, step, home)
         case "open":
             return Pull(truth, step)
         case "turn_on":

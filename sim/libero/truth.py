@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import mujoco
 import numpy as np
 
 ROBOT, ARENA = "robot", "arena"
 """Owners of what is neither object nor fixture; the others are owned by the name that the problem file gives them."""
 
 CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=float)
-COLLISION_GROUP = 0
+COLLISION_GROUP, PLANE = 0, 0
+"""MuJoCo's group of solid parts in robosuite's models, and its number for planes."""
 
 FIRM, STILL = 8.0, 0.003
 """Force in newtons, and finger speed in m/s, from which on a grasp is taken to be firm."""
@@ -25,14 +25,14 @@ class Truth:
 
     def __init__(self, simulation: Any) -> None:
         self._simulation = simulation
-        self.model: mujoco.MjModel = simulation.sim.model._model
-        self.data: mujoco.MjData = simulation.sim.data._data
+        self.model = simulation.sim.model._model
+        self.data = simulation.sim.data._data
         self.goals = tuple(tuple(goal) for goal in simulation.parsed_problem["goal_state"])
         self._bodies: dict[str, int] = dict(simulation.obj_body_id)
         self._sites = dict(simulation.object_sites_dict)
         model = self.model
         solid = (model.geom_contype | model.geom_conaffinity).astype(bool) & (model.geom_group == COLLISION_GROUP)
-        solid &= model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE
+        solid &= model.geom_type != PLANE
         self._solid = np.flatnonzero(solid)
         names = {body: name for name, body in self._bodies.items()}
         self._owner = np.array([self._find_owner(model.geom_bodyid[geom], names) for geom in range(model.ngeom)])
@@ -61,7 +61,7 @@ class Truth:
         return bool(self._simulation._eval_predicate(list(predicate)))
 
     def tool(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the position [3] between the fingertips, and the hand's rotation: y is where the fingers open, z ahead."""
+        """Return the point [3] between the fingertips and the hand's rotation: y is where they open, z ahead."""
         return self.data.site_xpos[self._tool].copy(), self.data.xmat[self._hand].reshape(3, 3).copy()
 
     def opening(self) -> float:
@@ -70,7 +70,7 @@ class Truth:
 
     def firm(self) -> bool:
         """Tell whether the fingers press on something: their motors push, or they stand still though told to close."""
-        force = np.abs(self.data.actuator_force[self._finger_motors]).min()
+        force = np.abs(self.data.actuator_force[self._finger_motors]).mean()
         return bool(force > FIRM or (force > 1.0 and self.fingers_stopped()))
 
     def fingers_stopped(self) -> bool:
@@ -138,19 +138,12 @@ class Truth:
 
     def joint_of(self, name: str) -> int:
         """Return the number of the one joint of a fixture, or of the drawer that a region is in."""
-        if name in self._sites:
-            joints = self._sites[name].joints
-        else:
-            joints = self._simulation.get_object(name).joints
+        joints = (self._sites[name] if name in self._sites else self._simulation.get_object(name)).joints
         return self.model.joint(joints[0]).id
 
     def drawers(self) -> tuple[str, ...]:
         """Return the regions that move with a joint."""
         return tuple(name for name, site in self._sites.items() if site.joints)
-
-    def table_regions(self) -> tuple[str, ...]:
-        """Return the regions of a table's top or of the floor."""
-        return tuple(name for name in self._sites if self.owner_of(name) == ARENA)
 
     def pull_direction(self, drawer: str) -> np.ndarray:
         """Return the level direction [3] in which a drawer opens: its joint counts down."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..fingerprint import PACKAGES, environment_fingerprint
-from .assets import Assets, find_assets
+from .assets import Assets, find_assets, same_assets
 from .conventions import Conventions
 from .installation import package_folder
 from .physics_check import Settling, settling
@@ -45,7 +45,7 @@ class LiberoWorld:
             conventions=self.conventions,
             protocol=self.protocol,
             visuals=self.visuals,
-            assets=self.assets,
+            assets=same_assets(self.assets),
         )
 
     def demonstrator(self, environment: LiberoEnv, generator: np.random.Generator) -> Any:

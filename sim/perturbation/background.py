@@ -28,34 +28,38 @@ PATTERNED_FROM = 2
 def disturb(world: World, edits: Edits, level: int, generator: np.random.Generator) -> dict[str, Any]:
     """Give every surface of the background another look; return the pattern and the colours, from 0 to 1."""
     model = world.model
-    drawn = {}
+    drawn: dict[str, Any] = {}
     materials, colours = edits.array("geom_matid"), edits.array("geom_rgba")
-    painted: set[int] = set()
-    for name in world.background:
-        geom = model.geom(name).id
-        kind = str(generator.choice(PATTERNS))
-        first = muted_colour(generator, level * SATURATION, 0.45, 0.85)
-        away = generator.choice((-1.0, 1.0)) * level * CONTRAST
-        second = np.clip(first + away, 0.1, 1.0)
-        seed = int(generator.integers(2**31))
-        drawn[name] = {"pattern": "plain", "colours": [[round(float(part), 3) for part in first]]}
-        texture = _texture(model, materials[geom])
-        if level < PATTERNED_FROM or (texture is None and _backdrop(model) is None):
-            # Over a texture of its own, a colour is a tint.
-            colours[geom, :3] = first
-            continue
-        if texture is None:
+    looks: dict[int, tuple[str, np.ndarray, np.ndarray]] = {}
+    for geom in world.background:
+        if level >= PATTERNED_FROM and _texture(model, materials[geom]) is None and _backdrop(model) is not None:
             materials[geom] = _backdrop(model)
-            texture = _texture(model, materials[geom])
-        colours[geom, :3] = 1.0
-        drawn[name]["pattern"] = kind
-        drawn[name]["colours"].append([round(float(part), 3) for part in second])
-        if texture not in painted:
-            _paint(model, edits, texture, kind, first, second, seed)
-            painted.add(texture)
-    if painted:
+        texture = _texture(model, materials[geom])
+        # Surfaces that share a texture, as walls do, go on looking alike.
+        surface = -1 - geom if texture is None else texture
+        if surface not in looks:
+            looks[surface] = look = _draw(level, generator)
+            seed = int(generator.integers(2**31))
+            plain = level < PATTERNED_FROM or texture is None
+            if not plain:
+                _paint(model, edits, texture, *look, seed)
+            shown = look[1:2] if plain else look[1:]
+            name = model.geom(geom).name or f"geometry {geom}"
+            drawn[name] = {"pattern": "plain" if plain else look[0], "colours": np.round(shown, 3).tolist()}
+        # Over a texture of its own, a colour is a tint.
+        patterned = level >= PATTERNED_FROM and texture is not None
+        colours[geom, :3] = 1.0 if patterned else looks[surface][1]
+    if edits.uploaded:
         world.renew_renderers()
     return drawn
+
+
+def _draw(level: int, generator: np.random.Generator) -> tuple[str, np.ndarray, np.ndarray]:
+    """Draw a pattern and its two colours."""
+    kind = str(generator.choice(PATTERNS))
+    first = muted_colour(generator, level * SATURATION, 0.45, 0.85)
+    away = generator.choice((-1.0, 1.0)) * level * CONTRAST
+    return kind, first, np.clip(first + away, 0.1, 1.0)
 
 
 def _backdrop(model: Any) -> int | None:

@@ -109,6 +109,9 @@ class DisturbedEnv(gymnasium.Wrapper):
 
     def _swap(self, observation: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
         world, job = self.unwrapped, self._job
+        if hasattr(world, "things"):
+            # What guessing would come to follows from how many there are to choose from.
+            self.drawn |= {"things": len(world.things())}
         match job.swap:
             case "object":
                 self._words, self.other = other_thing(world, job.seed)

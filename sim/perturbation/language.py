@@ -28,10 +28,24 @@ VERBS: Mapping[str, tuple[str, ...]] = {
     "turn off": ("switch off",),
     "push": ("slide", "shove"),
     "bin": ("discard", "throw away"),
+    "press": ("push down", "hit"),
+    "turn": ("rotate", "twist"),
+    "stack": ("pile", "set"),
+    "pour": ("tip", "empty"),
 }
 """Verbs that begin a clause, and others for the same."""
 
-PARTICIPLES = {"open": "opened", "close": "closed", "turn on": "turned on", "turn off": "turned off", "push": "pushed"}
+PARTICIPLES = {
+    "open": "opened",
+    "close": "closed",
+    "turn on": "turned on",
+    "turn off": "turned off",
+    "push": "pushed",
+    "press": "pressed",
+    "turn": "turned",
+    "stack": "stacked",
+    "pour": "poured",
+}
 
 NAMES = {
     "cube": "block",
@@ -64,6 +78,11 @@ NAMES = {
     "milk": "carton of milk",
     "butter": "stick of butter",
     "book": "volume",
+    "button": "switch",
+    "knob": "dial",
+    "mat": "pad",
+    "ball": "marble",
+    "cup": "beaker",
     "left of": "on the left side of",
     "right of": "on the right side of",
     "to the right of": "on the right side of",
@@ -125,7 +144,7 @@ def rephrase(instruction: str, level: int, generator: np.random.Generator) -> st
 def _clauses(instruction: str) -> list[_Clause]:
     """Split a sentence into its requests; one that no rule knows is a request without a verb."""
     verbs = "|".join(sorted(VERBS, key=len, reverse=True))
-    parts = re.split(rf" and (?=(?:{verbs})\b)", " ".join(instruction.lower().split()).rstrip("."))
+    parts = re.split(rf"(?:,? and |, then |, )(?=(?:{verbs})\b)", " ".join(instruction.lower().split()).rstrip("."))
     clauses = []
     for part in parts:
         found = re.match(rf"({verbs})\b\s*(.*)", part)
@@ -145,7 +164,8 @@ def _carried(clauses: list[_Clause]) -> list[_Clause]:
 
 
 def _clause(verb: str, rest: str) -> _Clause:
-    if verb not in (*CARRY, "push"):
+    # Two places in one request cannot be told apart: such a one keeps its order.
+    if verb not in (*CARRY, "push", "turn", "stack", "pour") or ", " in rest:
         return _Clause(verb, rest)
     # The last place is where it goes; those before it say which thing is meant.
     places = "|".join(PLACES)

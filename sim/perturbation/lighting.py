@@ -18,6 +18,9 @@ BRIGHTER, DARKER, TINT, DIRECTION_DEGREES = 0.10, -0.20, 0.055, 9.0
 A scene is lit so that pale surfaces are nearly white: there is more room below than above.
 """
 
+FARTHEST = 1.0
+"""How far a lamp goes aside, at most, in metres."""
+
 SHADOWS_FROM = 3
 SHADOW_SIZE = 1024
 """Side of the shadow map, in texels, for a model that draws no shadows of its own."""
@@ -38,8 +41,9 @@ def disturb(world: World, edits: Edits, level: int, generator: np.random.Generat
         before = directions[light].copy()
         sideways = np.array([np.cos(towards), np.sin(towards), 0.0])
         directions[light] = _towards(before, sideways, tilt)
-        # The lamp goes to the other side, so that it still shines at the same spot.
-        positions[light] -= (directions[light] - before) * distance
+        # The lamp goes to the other side, so that it still shines at the same spot, and stays within the room.
+        shift = (directions[light] - before) * distance
+        positions[light] -= shift * min(1.0, FARTHEST / max(float(np.linalg.norm(shift)), 1e-9))
     shadows = level >= SHADOWS_FROM and world.model.nlight > 0
     if shadows:
         edits.array("light_castshadow")[0] = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import mujoco
@@ -68,15 +69,21 @@ def _pairs(world: World, first_joint: int) -> list[tuple[int, int]]:
             arm.add(body)
     things = {model.body(name).id for name in world.things()}
     others = [geom for geom in range(model.ngeom) if int(model.geom_bodyid[geom]) in things]
-    others += [model.geom(name).id for name in world.background]
+    others += world.background
     mujoco.mj_kinematics(model, data)
     return [
         (geom, other)
-        for geom in range(model.ngeom)
-        if int(model.geom_bodyid[geom]) in arm
+        for geom in itertools.chain.from_iterable(_hull(model, body) for body in arm)
         for other in others
         if _distance(model, data, geom, other) > CLEARANCE
     ]
+
+
+def _hull(model: Any, body: int) -> list[int]:
+    """Return the geometries of a body that touch things; all of them where none does: those are drawn and simple."""
+    first = int(model.body_geomadr[body])
+    geoms = list(range(first, first + int(model.body_geomnum[body])))
+    return [geom for geom in geoms if model.geom_contype[geom] or model.geom_conaffinity[geom]] or geoms
 
 
 def _distance(model: Any, data: Any, first: int, second: int) -> float:

@@ -59,13 +59,15 @@ def robustness(records: Sequence[EpisodeRecord]) -> dict[str, Any] | None:
 def memorising(records: Sequence[EpisodeRecord]) -> list[dict[str, Any]]:
     """Return, for each swap that was made, how often its words were followed and how often the old way was taken.
 
-    `followed` is None where the words ask for nothing (see `swap`); both are rates with 95 % intervals.
+    `followed` is None where the words ask for nothing (see `swap`); both are rates with 95 % intervals. `by_chance` is
+    how often a thing that is lifted without a thought is the one that counts as `by_heart`; None where nobody knows.
     """
     rows = []
     for swap, question in QUESTIONS.items():
         finished = [record for record in records if record.swap == swap and record.outcome != "error"]
         if not finished:
             continue
+        things = [record.drawn["things"] for record in finished if record.drawn and record.drawn.get("things")]
         counted = [each for each in map(followed, finished) if each is not None]
         rows.append(
             {
@@ -73,6 +75,7 @@ def memorising(records: Sequence[EpisodeRecord]) -> list[dict[str, Any]]:
                 "question": question,
                 "followed": asdict(_rate(counted)) if counted else None,
                 "by_heart": asdict(_rate([by_heart(record) for record in finished])),
+                "by_chance": sum(1 / count for count in things) / len(things) if things else None,
             }
         )
     return rows
@@ -103,12 +106,12 @@ def table(figures: dict[str, Any]) -> list[str]:
 def swap_table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return the rows of `memorising` as lines for people."""
     width = max(len(row["question"]) for row in rows)
-    lines = [f"{'swap':<11}  {'':<{width}}  followed  by heart  95 % interval  episodes"]
+    lines = [f"{'swap':<11}  {'':<{width}}  followed  by heart  95 % interval  by chance  episodes"]
     for row in rows:
         own = row["by_heart"]
         lines.append(
             f"{row['swap']:<11}  {row['question']:<{width}}  {_percent(row['followed']):>8}  {_percent(own):>8}  "
-            f"{_interval(own):>13}  {own['episodes']:8d}"
+            f"{_interval(own):>13}  {_percent({'rate': row['by_chance']}):>9}  {own['episodes']:8d}"
         )
     return lines
 

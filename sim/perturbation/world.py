@@ -21,8 +21,8 @@ class World(Protocol):
     offer: Offer
     arm_joints: Sequence[str]
     """Names in the model of the arm's joints, without the gripper's."""
-    background: Sequence[str]
-    """Names in the model of the geometries that are scenery: table, floor, walls; neither things nor fixtures."""
+    background: Sequence[int]
+    """Numbers in the model of the geometries that are scenery: table, floor, walls; neither things nor fixtures."""
 
     def observe(self) -> dict[str, Any]:
         """Return the observation of the present state, drawn anew; nothing moves."""

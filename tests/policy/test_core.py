@@ -92,9 +92,9 @@ def test_a_wrapper_stands_in_for_the_network(core, seen):
     calls = []
 
     class Wrapper(torch.nn.Module):
-        def forward(self, images, tokens, state):
+        def forward(self, images, tokens, state, past):
             calls.append(tokens.shape)
-            return core.model(images, tokens, state)
+            return core.model(images, tokens, state, past)
 
     assert core.losses(demonstrated(seen), Wrapper())[0].equal(core.losses(demonstrated(seen))[0])
     assert calls == [(2, 24)]

@@ -260,7 +260,7 @@ def test_numbers_of_frames_are_whole(change):
 def test_it_is_switched_on_in_a_trained_policy_and_changes_nothing_at_first():
     before = load_core(STARTER)
     after = load_core(STARTER, change=("history=3", "history_selected=1"))
-    assert before.fresh == () and all(name.startswith("history.") for name in after.fresh) and len(after.fresh) == 10
+    assert before.fresh == () and all(name.startswith("history.") for name in after.fresh) and len(after.fresh) == 12
     names = before.model.state_dict()
     assert all(tensor.equal(names[name]) for name, tensor in after.model.state_dict().items() if name in names)
     pictures = torch.randint(0, 256, (3, 1, 2, 3, 128, 128), dtype=torch.uint8)
@@ -281,7 +281,7 @@ def test_only_what_starts_as_the_identity_is_switched_on(checkpoint, remembering
         load_core(checkpoint, change=("history=4",))
     wider = load_core(checkpoint, change=("history_selected=3",))
     assert wider.fresh == () and wider.model.history.selected == 3
-    with pytest.raises(InputError, match="10 left over .history.age"):
+    with pytest.raises(InputError, match="12 left over .history.age"):
         load_core(checkpoint, change=("history=0", "history_selected=0"))
 
 
@@ -291,7 +291,7 @@ def test_a_checkpoint_without_its_history_is_damaged(remembering, tmp_path):
     config = {"architecture": asdict(remembering.architecture)}
     write_checkpoint(tmp_path / "checkpoint", tensors, config, remembering.contract, {})
     for change in ((), ("history_selected=3",)):
-        with pytest.raises(InputError, match="10 missing .history.age"):
+        with pytest.raises(InputError, match="12 missing .history.age"):
             load_core(tmp_path / "checkpoint", change=change)
 
 

@@ -67,9 +67,9 @@ def test_the_formula_of_the_schedule_is_what_is_counted(preset):
 def test_no_speed_is_given_when_a_decision_waits(contestant, monkeypatch):
     plain = SaccadeModel.decide
 
-    def waiting(self, images, instructed, state):
+    def waiting(self, images, instructed, state, memory):
         state.new_tensor([1.0, 2.0])
-        return plain(self, images, instructed, state)
+        return plain(self, images, instructed, state, memory)
 
     monkeypatch.setattr(SaccadeModel, "decide", waiting)
     with pytest.raises(WorldError, match="wait for the device 1 times, first in lift_fresh at .*test_bench_latency"):

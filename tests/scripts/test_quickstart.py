@@ -48,7 +48,9 @@ class Fakes:
         config.out.mkdir(parents=True)
         rate = {"evaluation_before": 0.1, "evaluation_after": 0.9, "evaluation_swapped": 0.04}[config.out.name]
         successes = round(rate * len(jobs))
-        results = {"errors": 0, "episodes": len(jobs), "successes": successes, "rate": rate, "low": 0.0, "high": 1.0}
+        figures = {"episodes": len(jobs), "successes": successes, "rate": rate, "low": 0.0, "high": 1.0}
+        swaps = [{"swap": "object", "by_heart": figures}] if config.swap else []
+        results = {"errors": 0, **(figures | {"rate": 1.0} if swaps else figures), "swaps": swaps}
         (config.out / "results.json").write_text(json.dumps(results))
         return config.out, results
 
@@ -116,7 +118,7 @@ def test_each_evaluation_state_is_used_once_and_tasks_take_turns(monkeypatch, tm
     assert sorted(each.initial_state for each in asked) == list(range(50))
     counts = [sum(each.task == task.name for each in asked) for task in new_tasks()]
     assert max(counts) - min(counts) <= 1
-    assert all(each.swap_object for each in asked)
+    assert all(each.swap == "object" for each in asked)
 
 
 def test_other_options_and_other_files_are_refused(tmp_path):

@@ -435,6 +435,6 @@ def test_pretrained_options_that_do_not_fit_are_refused(demonstrations, pretrain
     refused("lora: got -1", demonstrations, out, lora=-1)
     refused("lora: got no --trunk, expected pretrained weights", demonstrations, out, lora=4)
     refused("lora: got no --towers", demonstrations, out, **options | {"towers": ()})
-    refused("init: got preset or change too", demonstrations, out, init=str(trained), change=("mask=mutual",))
+    refused("change: got mask, in a policy", demonstrations, out, init=str(trained), change=("mask=mutual",))
     refused("lora_alpha: got 3.0 with rank 0", demonstrations, out, lora_alpha=3.0)
     assert not out.exists()

@@ -48,19 +48,20 @@ def describe(label: str = "policy <one>", instruction_from: str = "task") -> dic
 
 
 def make_run(folder, *, swap_object: bool = False, label: str = "policy <one>", films: bool = True):
-    run = describe(label, "other-object" if swap_object else "task")
+    run, swap = describe(label), "object" if swap_object else None
     prepare(folder, run, FINGERPRINT, resume=False, overwrite=False)
     file = RecordFile(folder / "records.jsonl")
     for task in ("lift", "reach"):
         for state in range(3):
-            job = Job("fake", task, state, state, swap_object=swap_object)
+            # The ball, which odd states pick, is what an even seed asks for.
+            job = Job("fake", task, state, state + swap_object, swap=swap)
             film = Film()
             record = run_episode(FakeEnv(task), FakeActor(), job, watch=film)
             if films:
                 film.save(folder / "videos" / f"{job.file_stem}.mp4", 10)
                 record = replace(record, video=f"videos/{job.file_stem}.mp4")
             file.append(record)
-    file.append(error_record(Job("fake", "lift", 3, 3), "Traceback\nRuntimeError: lost", 2))
+    file.append(error_record(Job("fake", "lift", 3, 3, swap=swap), "Traceback\nRuntimeError: lost", 2))
     return read_evaluation(folder)
 
 
@@ -148,7 +149,7 @@ def test_runs_side_by_side_and_a_swapped_instruction(tmp_path):
     runs[1].fingerprint["packages"]["mujoco"] = "3.4.0"
     text = report.write_report(runs, tmp_path / "report.html").read_text()
     assert Page(text).open == []
-    assert "though another was asked for (lower is better)" in text
+    assert "picked the other object that was asked for" in text and "lower is better" not in text
     assert "packages.mujoco: 3.3.2 and 3.4.0" in text
     assert "The policy follows the words" in text
     assert len(episodes_of(text)) == 14

@@ -48,7 +48,7 @@ def test_it_is_switched_on_trained_and_said(train, capsys):
     assert core.architecture.history == 3 and core.contract == load_core(before / "checkpoint").contract
     assert core.model.history.output.weight.abs().sum() > 0
     provenance = read_checkpoint(after / "checkpoint").provenance
-    assert len(provenance["fresh"]) == 10 and provenance["options"]["change"] == list(MEMORY)
+    assert len(provenance["fresh"]) == 12 and provenance["options"]["change"] == list(MEMORY)
     capsys.readouterr()
     again = train("again", init=str(after), change=("history_selected=3",))
     assert "new beside" not in capsys.readouterr().out

@@ -7,10 +7,12 @@ from saccade.sim.desk import arm
 from saccade.sim.desk.demonstrator import Demonstrator
 from saccade.sim.desk.environment import DeskEnv
 from saccade.sim.desk.kinematics import Kinematics
+from saccade.sim.desk.tasks import SUITES
 
 
 def play(suite, task, state, seed, noise=1.0):
     environment = DeskEnv(suite, task, image_size=16)
+    environment.draws = False
     try:
         environment.reset(options={"initial_state": state})
         demonstrator = Demonstrator(environment, np.random.default_rng(seed), noise=noise)
@@ -47,10 +49,19 @@ def test_the_tool_is_where_the_environment_has_it():
         ("desk_object", "green_can"),
         ("desk_spatial", "behind"),
         ("desk_spatial", "on_plate"),
+        *(("desk_goal", task.name) for task in SUITES["desk_goal"]),
+        ("desk_long", "button_then_knob"),
+        ("desk_long", "fill_and_close"),
     ],
 )
 def test_it_does_the_task(suite, task):
     assert play(suite, task, state=2, seed=0)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", SUITES["desk_long"], ids=lambda task: task.name)
+def test_it_does_long_tasks_from_several_starts(task):
+    assert sum(play("desk_long", task.name, state, seed=state)[1] for state in range(4)) >= 3
 
 
 def test_no_two_demonstrations_are_alike_but_a_seed_repeats():

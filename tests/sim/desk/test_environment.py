@@ -131,7 +131,7 @@ def test_another_object_can_be_asked_for(desk):
     assert environment.instruction not in others
     spatial = desk("desk_spatial", "left")
     spatial.reset(options={"initial_state": 0})
-    assert spatial.other_instructions() == ("put the cube right of the bowl in the bin",)
+    assert spatial.other_instructions() == {"put the cube right of the bowl in the bin": "red_cube_1"}
 
 
 def test_labels_point_at_the_target_in_the_picture(desk):

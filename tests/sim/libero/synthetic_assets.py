@@ -80,7 +80,10 @@ def _basket() -> str:
     walls = [("0.1 0.1 0.005", "0 0 -0.05")]
     walls += [(f"{x} {y} 0.05", f"{dx} {dy} 0") for x, y, dx, dy in _SIDES]
     boxes = "".join(BOX.format(size=size, at=at, colour=".5 .3 .2") for size, at in walls)
-    return boxes + '<site name="contain_region" type="box" pos="0 0 0.02" quat="1 0 0 0" size="0.09 0.09 0.07" rgba="0 0 0 0"/>'
+    return (
+        boxes
+        + '<site name="contain_region" type="box" pos="0 0 0.02" quat="1 0 0 0" size="0.09 0.09 0.07" rgba="0 0 0 0"/>'
+    )
 
 
 _SIDES = ((0.005, 0.1, 0.1, 0), (0.005, 0.1, -0.1, 0), (0.1, 0.005, 0, 0.1), (0.1, 0.005, 0, -0.1))

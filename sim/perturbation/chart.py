@@ -1,0 +1,72 @@
+"""A radar chart of robustness as numbers for a drawing: one spoke for each axis, one outline for each level or run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+RADIUS, LABELS = 100.0, 116.0
+"""How far from the middle a rate of 1 lies, and where the names of the axes stand."""
+
+RINGS = (0.25, 0.5, 0.75, 1.0)
+
+FEWEST_AXES = 3
+"""With fewer axes there is no area to look at."""
+
+
+def radar(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the chart of what `robustness` found, None with fewer than three axes.
+
+    `runs` have a `label`, a `tone` and the figures `robustness`. A single run gives an outline for each level, several
+    give one each, over all levels. The middle is (0, 0); `spokes` have a name and where it stands, `rings` and `shapes`
+    the corners of polygons as SVG writes them.
+    """
+    axes = list(dict.fromkeys(axis["axis"] for run in runs for axis in run["robustness"]["axes"]))
+    if len(axes) < FEWEST_AXES:
+        return None
+    directions = [math.tau * place / len(axes) - math.pi / 2 for place in range(len(axes))]
+    spokes = [
+        {
+            "name": name.replace("_", " "),
+            "end": _point(angle, RADIUS),
+            "at": _point(angle, LABELS),
+            "anchor": "middle" if abs(math.cos(angle)) < 0.3 else "start" if math.cos(angle) > 0 else "end",
+        }
+        for name, angle in zip(axes, directions, strict=True)
+    ]
+    rings = [_corners(dict.fromkeys(axes, ring), axes, directions) for ring in RINGS]
+    return {"spokes": spokes, "rings": rings, "shapes": _shapes(runs, axes, directions)}
+
+
+def _shapes(
+    runs: Sequence[Mapping[str, Any]], axes: Sequence[str], directions: Sequence[float]
+) -> list[dict[str, Any]]:
+    if len(runs) > 1:
+        return [
+            {
+                "label": run["label"],
+                "tone": run["tone"],
+                "points": _corners(
+                    {axis["axis"]: axis["rate"] for axis in run["robustness"]["axes"]}, axes, directions
+                ),
+            }
+            for run in runs
+        ]
+    by_level: dict[int, dict[str, float | None]] = {}
+    for cell in runs[0]["robustness"]["cells"]:
+        by_level.setdefault(cell["level"], {})[cell["axis"]] = cell["rate"]
+    return [
+        {"label": f"level {level}", "tone": f"run{place % 4}", "points": _corners(rates, axes, directions)}
+        for place, (level, rates) in enumerate(sorted(by_level.items()))
+    ]
+
+
+def _corners(rates: Mapping[str, float | None], axes: Sequence[str], directions: Sequence[float]) -> str:
+    """Return the corners for the axes that have a rate; what was not measured is left out of the outline."""
+    known = [(rates.get(axis), angle) for axis, angle in zip(axes, directions, strict=True)]
+    return " ".join(f"{x},{y}" for x, y in (_point(angle, RADIUS * rate) for rate, angle in known if rate is not None))
+
+
+def _point(angle: float, distance: float) -> tuple[float, float]:
+    return round(distance * math.cos(angle), 1), round(distance * math.sin(angle), 1)

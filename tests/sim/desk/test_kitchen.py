@@ -1,0 +1,77 @@
+"""Where fixtures and things stand in the goal suites: fixed for all time, clear of each other, a little different each time."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+
+from saccade.sim.desk.arrangement import SPACING
+from saccade.sim.desk.fixtures import Drawer
+from saccade.sim.desk.kitchen import DISH_SPACING, HANDLE_SPACING, KNOB_SPACING
+from saccade.sim.desk.tasks import SUITES, find_task
+
+TASKS = SUITES["desk_goal"] + SUITES["desk_long"]
+
+
+def starts(task, count):
+    return [task.arrangement.sample(task.generator(state)) for state in range(count)]
+
+
+def distance(first, second):
+    return np.hypot(*(np.array(first[:2]) - second[:2]))
+
+
+def test_the_states_are_the_published_ones():
+    """A change here changes every published number: it must be deliberate."""
+    drawn = {
+        f"{task.suite}/{task.name}/{state}": {name: np.round(pose, 6).tolist() for name, pose in sample.items()}
+        for task in TASKS
+        for state in (0, 49)
+        for sample in [task.arrangement.sample(task.generator(state))]
+    }
+    digest = hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()
+    assert digest[:16] == "08fc57dd0be1d261"
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_things_stand_clear_of_each_other_and_of_the_fixtures(task):
+    kitchen = task.arrangement
+    for sample in starts(task, 5):
+        spots = [sample[thing.body] for thing in kitchen.things_standing]
+        dish = sample[kitchen.dish.body]
+        for number, spot in enumerate(spots):
+            assert distance(spot, dish) >= DISH_SPACING and distance(spot, sample["knob"]) >= KNOB_SPACING
+            assert all(distance(spot, other) >= SPACING for other in spots[:number])
+            if kitchen.drawer:
+                x, y, _, yaw = sample["cabinet"]
+                for shift in (0.0, 1.0):
+                    reach = kitchen.drawer.handle + shift * kitchen.drawer.travel
+                    assert distance(spot, (x + reach * np.cos(yaw), y + reach * np.sin(yaw))) >= HANDLE_SPACING - 1e-9
+        assert kitchen.holds({name: np.array(pose[:2]) for name, pose in sample.items() if len(pose) > 1})
+
+
+def test_fixtures_move_from_start_to_start():
+    samples = starts(find_task("desk_goal", "open_drawer"), 6)
+    for body in ("cabinet", "button", "knob", "plate", "red_cube_0"):
+        assert len({tuple(np.round(sample[body], 3)) for sample in samples}) == 6
+
+
+def test_the_drawer_starts_as_the_task_needs_it():
+    def openings(suite, name):
+        return np.array([start["drawer_slide"][0] / Drawer.travel for start in starts(find_task(suite, name), 12)])
+
+    assert (openings("desk_goal", "open_drawer") < 0.1).all()
+    assert (openings("desk_goal", "close_drawer") > 0.9).all()
+    assert (openings("desk_long", "open_fill_close") < 0.1).all()
+    either = openings("desk_goal", "press_button")
+    assert (either > 0.9).any() and (either < 0.1).any()
+    assert "drawer_slide" not in starts(find_task("desk_long", "two_in_bin"), 1)[0]
+
+
+def test_what_is_in_the_scene_does_not_tell_the_task():
+    """Opening, pressing and turning start from scenes of the same parts: only the words differ."""
+    tasks = [find_task("desk_goal", name) for name in ("press_button", "turn_knob", "cube_on_plate")]
+    assert (
+        len({(task.arrangement.things, task.arrangement.fixtures, task.arrangement.starts_open) for task in tasks}) == 1
+    )

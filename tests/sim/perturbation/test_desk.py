@@ -1,0 +1,267 @@
+"""The desk disturbed: each axis changes what it says and nothing else, and no world is left changed."""
+
+import mujoco
+import numpy as np
+import pytest
+
+from saccade.errors import InputError
+from saccade.sim.desk import arm
+from saccade.sim.desk.demonstrator import Demonstrator
+from saccade.sim.desk.environment import DeskEnv
+from saccade.sim.episode import run_episode
+from saccade.sim.perturbation.axes import AXES, Perturbation
+from saccade.sim.perturbation.environment import disturbed
+from saccade.sim.records import Job, episode_seed
+
+STATE = 3
+ARRAYS = [name for name in dir(mujoco.MjModel) if not name.startswith("_")]
+MODEL_AXES = ("camera", "lighting", "background")
+OTHERS = ("start_pose", "layout")
+
+
+@pytest.fixture(scope="module")
+def desks():
+    made = {}
+
+    def make(suite="desk_object", task="green_can"):
+        if task not in made:
+            made[task] = DeskEnv(suite, task, image_size=48)
+        return made[task]
+
+    yield make
+    for environment in made.values():
+        environment.close()
+
+
+def job(axis=None, level=3, suite="desk_object", task="green_can", state=STATE, swap=None, foreign=()):
+    perturbation = Perturbation(axis, level) if axis else None
+    seed = episode_seed(0, suite, task, state)
+    return Job(suite, task, state, seed, perturbation=perturbation, swap=swap, foreign=foreign)
+
+
+def start(world, episode):
+    return world.reset(seed=episode.seed, options={"initial_state": episode.initial_state, "instruction": None})
+
+
+def begin(environment, episode, steps=0):
+    """Return the first observation, the info, and where everything is after some steps of holding still."""
+    with disturbed(environment, episode) as world:
+        observation, info = start(world, episode)
+        first = environment.data.qpos.copy()
+        for _ in range(steps):
+            world.step(arm.to_units(arm.HOME.copy()).astype(np.float32))
+        return observation, info, first, environment.data.qpos.copy()
+
+
+def numbers(model):
+    """Return every array of a model, and of its visual settings, as it is."""
+    found = {name: value.copy() for name in ARRAYS if isinstance(value := getattr(model, name), np.ndarray)}
+    found |= {"headlight": model.vis.headlight.diffuse.copy(), "ambient": model.vis.headlight.ambient.copy()}
+    return found | {"shadowsize": np.array(model.vis.quality.shadowsize)}
+
+
+def differ(first, second):
+    return {camera for camera in first["pixels"] if np.any(first["pixels"][camera] != second["pixels"][camera])}
+
+
+def test_without_a_change_the_world_itself_is_given(desks):
+    with disturbed(desks(), job()) as world:
+        assert world is desks()
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_an_episode_is_disturbed_alike_each_time_and_leaves_nothing_behind(desks, axis):
+    environment = desks()
+    before, _, _, _ = begin(environment, job())
+    model = numbers(environment.model)
+    first, second = (begin(environment, job(axis, 5), steps=2) for _ in range(2))
+    assert not differ(first[0], second[0])
+    assert first[1] == second[1]
+    np.testing.assert_array_equal(first[3], second[3])
+    np.testing.assert_array_equal(first[0]["agent_pos"], second[0]["agent_pos"])
+    after, _, _, _ = begin(environment, job())
+    assert not differ(before, after)
+    for name, values in numbers(environment.model).items():
+        np.testing.assert_array_equal(values, model[name], err_msg=name)
+
+
+def test_the_model_is_put_back_although_the_episode_breaks(desks):
+    environment = desks()
+    place = environment.model.cam_pos.copy()
+    with pytest.raises(ZeroDivisionError), disturbed(environment, job("camera")) as world:
+        start(world, job("camera"))
+        assert np.any(environment.model.cam_pos != place)
+        raise ZeroDivisionError
+    np.testing.assert_array_equal(environment.model.cam_pos, place)
+
+
+@pytest.mark.parametrize("axis", MODEL_AXES)
+def test_what_is_seen_changes_and_the_physics_does_not(desks, axis):
+    plain, _, _, end = begin(desks(), job(), steps=4)
+    for level in (1, 5):
+        seen, info, _, moved = begin(desks(), job(axis, level), steps=4)
+        assert "front" in differ(plain, seen)
+        np.testing.assert_array_equal(moved, end)
+        assert info["instruction"] == "put the green can in the bin"
+
+
+def test_a_camera_on_the_arm_keeps_its_place(desks):
+    plain, *_ = begin(desks(), job())
+    seen, *_ = begin(desks(), job("camera", 5))
+    assert differ(plain, seen) == {"front"}
+
+
+def test_a_moved_camera_still_shows_everything(desks):
+    for state in range(6):
+        with disturbed(desks(), job("camera", 5, state=state)) as world:
+            start(world, job(state=state))
+            for body in desks().in_play:
+                seen = desks()._project("front", desks().position(body))
+                assert np.all((seen > 0.02) & (seen < 0.98)), (state, body, seen)
+
+
+@pytest.mark.parametrize("axis", ["sensor", "language"])
+def test_what_is_measured_or_said_changes_and_the_world_does_not(desks, axis):
+    _, info, _, end = begin(desks(), job(), steps=4)
+    _, said, _, moved = begin(desks(), job(axis, 5), steps=4)
+    np.testing.assert_array_equal(moved, end)
+    assert (said["instruction"] != info["instruction"]) == (axis == "language")
+
+
+def test_the_arm_starts_elsewhere_within_its_range_and_nothing_else_moves(desks):
+    environment = desks()
+    addresses = environment._joint_addresses
+    for state, level in ((0, 1), (1, 3), (2, 5), (STATE, 5)):
+        _, _, usual, _ = begin(environment, job(state=state))
+        with disturbed(environment, job("start_pose", level, state=state)) as world:
+            start(world, job(state=state))
+            offset = environment.data.qpos[addresses[:5]] - usual[addresses[:5]]
+            assert np.linalg.norm(offset) == pytest.approx(0.1 * level, abs=0.03)
+            assert np.all(environment.joints() > arm.RANGES[:, 0]) and np.all(environment.joints() < arm.RANGES[:, 1])
+            assert environment.picked is None and environment.steps == 0
+            assert not any(environment.finger_contacts(body) for body in environment.in_play)
+            for body in environment.in_play:
+                at = environment.model.joint(body).qposadr[0]
+                np.testing.assert_allclose(environment.data.qpos[at : at + 3], usual[at : at + 3], atol=5e-4)
+
+
+def test_things_are_moved_together_and_others_added(desks):
+    environment = desks()
+    begin(environment, job())
+    usual = {body: environment.position(body) for body in environment.in_play}
+    joints = environment.joints()
+    with disturbed(environment, job("layout", 4)) as world:
+        start(world, job())
+        shifts = np.array([environment.position(body)[:2] - usual[body][:2] for body in usual])
+        np.testing.assert_allclose(shifts - shifts[0], 0, atol=1e-3)
+        np.testing.assert_allclose(shifts[0], world.drawn["metres"], atol=1e-3)
+        assert 0.01 < np.linalg.norm(shifts[0]) < 0.041
+        assert len(environment.in_play) == 4 + len(world.drawn["added"]) > 5
+        assert all(environment.position(body)[2] > 0 for body in environment.in_play)
+        np.testing.assert_allclose(environment.joints(), joints, atol=0.01)
+    begin(environment, job())
+    assert set(environment.in_play) == set(usual)
+
+
+@pytest.mark.parametrize("relation", ["near_bin", "far_bin", "on_plate", "left"])
+def test_the_instruction_stays_true_when_things_are_moved(desks, relation):
+    environment = desks("desk_spatial", relation)
+    for state in range(8):
+        episode = job("layout", 5, "desk_spatial", relation, state)
+        with disturbed(environment, episode) as world:
+            start(world, episode)
+            assert environment.arrangement_holds() and not environment.success()
+
+
+@pytest.mark.parametrize("axis", OTHERS)
+def test_the_task_can_still_be_done(desks, axis):
+    environment, done = desks(), 0
+    environment.draws = False
+    for state in range(4):
+        episode = job(axis, 5, state=state)
+        with disturbed(environment, episode) as world:
+            start(world, episode)
+            demonstrator = Demonstrator(environment, np.random.default_rng(0), noise=0.0)
+            ended = False
+            while not ended:
+                *_, terminated, truncated, info = world.step(demonstrator.decide()[1])
+                ended = terminated or truncated
+            done += info["is_success"]
+    environment.draws = True
+    assert done == 4
+
+
+def test_words_the_policy_cannot_take_are_its_failure_and_not_the_worlds(desks):
+    class Terse:
+        def reset(self, instruction, seed):
+            if len(instruction) > 30:
+                raise InputError("instruction", got="many words", expected="few", fix="Be brief.")
+
+        def act(self, observation):
+            return observation["agent_pos"]
+
+    record = run_episode(desks(), Terse(), job("language", 5))
+    assert (record.outcome, record.steps, record.perturbation) == ("failure", 0, "language=5")
+    assert record.error == "the policy cannot take these words: instruction: got many words, expected few. Be brief."
+    assert record.drawn == {"words": "everything, after a remark"}
+
+    class Deaf(Terse):
+        def reset(self, instruction, seed):
+            raise InputError("instruction", got="any", expected="none", fix="Say nothing.")
+
+    with pytest.raises(InputError, match="Say nothing"):
+        run_episode(desks(), Deaf(), job("camera"))
+
+
+def test_exchanged_things_stand_in_each_others_places(desks):
+    environment = desks()
+    begin(environment, job())
+    usual = {body: environment.position(body) for body in environment.in_play}
+    with disturbed(environment, job(swap="position")) as world:
+        _, info = start(world, job())
+        other = world.other
+        assert info["target"] == "green_can_0" != other in usual
+        np.testing.assert_allclose(environment.position(other)[:2], usual["green_can_0"][:2], atol=2e-3)
+        np.testing.assert_allclose(environment.position("green_can_0")[:2], usual[other][:2], atol=2e-3)
+    alike = job(suite="desk_spatial", task="left", swap="position")
+    with disturbed(desks("desk_spatial", "left"), alike) as world, pytest.raises(InputError, match="looks different"):
+        start(world, alike)
+
+
+def test_another_object_is_asked_for_and_the_first_pick_ends_the_episode(desks):
+    environment, episode = desks(), job(swap="object")
+    with disturbed(environment, episode) as world:
+        _, info = start(world, episode)
+        assert world.other in environment.in_play and world.other != "green_can_0"
+        assert info["instruction"] == f"put the {environment.things()[world.other]} in the bin"
+        for body, asked in ((world.other, True), ("green_can_0", False)):
+            start(world, episode)
+            environment.data.joint(body).qpos[2] += 0.1
+            *_, terminated, _, info = world.step(arm.to_units(arm.HOME.copy()).astype(np.float32))
+            assert (terminated, info["is_success"], info["picked"]) == (True, asked, body)
+
+
+def test_senseless_words_ask_for_nothing_that_is_there(desks):
+    environment, kinds = desks(), set()
+    foreign = ("put the green can in the bin", "put the red cube in the bin", "put the purple puck in the bin")
+    for state in range(12):
+        episode = job(state=state, swap="instruction", foreign=foreign)
+        with disturbed(environment, episode) as world:
+            _, info = start(world, episode)
+            kinds.add(world.drawn["words"])
+            assert info["instruction"] not in {"put the green can in the bin", *environment.other_instructions()}
+            if world.drawn["words"] == "letters":
+                assert [len(word) for word in info["instruction"].split()] == [3, 3, 5, 3, 2, 3, 3]
+            assert (info["instruction"] == "") == (world.drawn["words"] == "nothing")
+    assert kinds == {"another task", "letters", "nothing"}
+
+
+def test_a_world_that_cannot_be_disturbed_says_what_it_lacks():
+    class Plain(DeskEnv):
+        background = property()
+
+    environment = Plain("desk_object", "red_cube", image_size=16)
+    episode = job("background", task="red_cube")
+    with disturbed(environment, episode) as world, pytest.raises(InputError, match="a world without background"):
+        start(world, episode)
+    environment.close()

@@ -1,0 +1,70 @@
+"""Other words for the same: for every sentence of every suite, and what they keep of it."""
+
+import numpy as np
+import pytest
+
+from saccade.sim.desk.tasks import SUITES
+from saccade.sim.libero.tasks import suites
+from saccade.sim.perturbation.axes import LEVELS
+from saccade.sim.perturbation.language import NAMES, rephrase
+
+SENTENCES = sorted({task.instruction for group in (SUITES, suites()) for tasks in group.values() for task in tasks})
+
+COLOURS = {"red", "green", "blue", "yellow", "orange", "purple", "white", "black"}
+
+
+def say(sentence, level, seed=0):
+    return rephrase(sentence, level, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_sentence_is_said_otherwise_and_alike_each_time(level):
+    for sentence in SENTENCES:
+        words = say(sentence, level)
+        assert words != sentence and words == say(sentence, level)
+        assert words == " ".join(words.split()), words
+    assert len({say(sentence, level) for sentence in SENTENCES}) == len(SENTENCES)
+
+
+def test_things_keep_their_names_up_to_level_3_and_colours_always():
+    for sentence in SENTENCES:
+        for level in LEVELS:
+            words = say(sentence, level, seed=3).split()
+            for colour in {"red", "green", "blue", "yellow", "orange", "purple", "white", "black"} & set(
+                sentence.split()
+            ):
+                assert colour in words or "juice of oranges" in " ".join(words)
+            if level <= 3:
+                things = set(NAMES) & set(sentence.split())
+                assert things <= set(words), (sentence, words)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "level", "choices"),
+    [
+        ("put the red cube in the bin", 1, {f"{verb} the red cube into the bin" for verb in ("place", "set", "lay")}),
+        (
+            "put the cube in front of the bowl in the bin",
+            2,
+            {
+                "the cube in front of the bowl should go in the bin",
+                "in the bin is where the cube in front of the bowl should go",
+                "in the bin is the place for the cube in front of the bowl",
+            },
+        ),
+        ("turn on the stove", 2, {"the stove should be turned on", "the stove needs to be turned on"}),
+        (
+            "pick up the milk and place it in the basket",
+            4,
+            {
+                f"{take} the carton of milk and {put} it into the hamper"
+                for take in ("grab", "take", "lift")
+                for put in ("put", "set", "lay")
+            },
+        ),
+        ("wave at the camera", 1, {"please wave at the camera", "wave at the camera please"}),
+    ],
+)
+def test_rules(sentence, level, choices):
+    said = {say(sentence, level, seed) for seed in range(30)}
+    assert choices <= said if sentence.startswith("wave") else said == choices

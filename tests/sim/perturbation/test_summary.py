@@ -1,0 +1,76 @@
+"""The tables of perturbed and swapped episodes: every number from hand-made records."""
+
+from dataclasses import replace
+
+import pytest
+
+from saccade.sim.perturbation.axes import Perturbation
+from saccade.sim.perturbation.summary import headline, memorising, robustness, swap_table, table, unchanged
+from saccade.sim.perturbation.swap import by_heart, followed
+from saccade.sim.records import Job, error_record
+
+
+def record(state, outcome, perturbation=None, swap=None, *, picked=None, other=None, error=None, steps=50):
+    axis = Perturbation(*perturbation) if perturbation else None
+    blank = error_record(Job("desk_object", "red_cube", state, state, perturbation=axis, swap=swap), "", 1)
+    return replace(blank, outcome=outcome, target="cube", picked=picked, other=other, error=error, steps=steps)
+
+
+def test_both_averages_are_given_and_they_differ():
+    records = [record(state, "success") for state in range(4)]
+    records += [record(state, "success", ("camera", 1)) for state in range(4)]
+    records += [record(state, "failure", ("camera", 3)) for state in range(4)]
+    records += [record(0, "failure", ("language", 3), error="too long", steps=0), record(1, "failure", ("language", 3))]
+    records += [record(2, "error", ("language", 3))]
+    figures = robustness(records)
+    assert [(cell["axis"], cell["level"], cell["rate"]) for cell in figures["cells"]] == [
+        ("camera", 1, 1.0),
+        ("camera", 3, 0.0),
+        ("language", 3, 0.0),
+    ]
+    assert [(axis["axis"], axis["successes"], axis["episodes"]) for axis in figures["axes"]] == [
+        ("camera", 4, 8),
+        ("language", 0, 2),
+    ]
+    assert figures["mean_of_axes"] == pytest.approx((0.5 + 0.0) / 2)
+    assert figures["mean_of_episodes"]["rate"] == pytest.approx(4 / 10)
+    assert (figures["mean_of_episodes"]["errors"], figures["mean_of_episodes"]["refused"]) == (1, 1)
+    assert figures["axes"][0]["low"] == pytest.approx(0.2152, abs=1e-4)
+    assert (figures["unperturbed"]["successes"], len(headline(records)), len(unchanged(records))) == (4, 4, 4)
+    lines = table(figures)
+    assert lines[0].split()[:5] == ["axis", "level", "1", "level", "3"]
+    assert lines[1].split()[:7] == ["camera", "100.0", "%", "0.0", "%", "50.0", "%"]
+    assert any("mean of axes" in line and "25.0 %" in line for line in lines)
+    assert any("mean of episodes" in line and "40.0 %" in line for line in lines)
+    assert "1 episodes failed because the policy cannot take their words." in lines
+
+
+def test_without_perturbations_and_swaps_there_is_nothing_to_tell():
+    records = [record(0, "success")]
+    assert robustness(records) is None and memorising(records) == []
+    assert robustness([record(0, "error", ("camera", 1))])["mean_of_axes"] is None
+    assert headline([record(0, "success", swap="object")]) == [record(0, "success", swap="object")]
+
+
+@pytest.mark.parametrize(
+    ("episode", "as_asked", "from_memory"),
+    [
+        (record(0, "success", swap="object", picked="can", other="can"), True, False),
+        (record(0, "failure", swap="object", picked="cube", other="can"), False, True),
+        (record(0, "failure", swap="object", picked="puck", other="can"), False, False),
+        (record(0, "success", swap="position", picked="cube", other="can"), True, False),
+        (record(0, "failure", swap="position", picked="can", other="can"), False, True),
+        (record(0, "failure", swap="position"), False, False),
+        (record(0, "failure", swap="instruction", picked="cube"), None, True),
+        (record(0, "success", swap="instruction"), None, True),
+        (record(0, "failure", swap="instruction", picked="can"), None, False),
+    ],
+)
+def test_each_swap_has_its_own_measure(episode, as_asked, from_memory):
+    assert (followed(episode), by_heart(episode)) == (as_asked, from_memory)
+    (row,) = memorising([episode, record(1, "error", swap=episode.swap)])
+    assert row["by_heart"]["rate"] == float(from_memory) and row["by_heart"]["episodes"] == 1
+    assert (row["followed"] is None) == (as_asked is None)
+    assert row["swap"] in swap_table([row])[1] and row["by_chance"] is None
+    counted = [replace(episode, drawn={"things": count}) for count in (2, 4)]
+    assert memorising(counted)[0]["by_chance"] == 0.375

@@ -1,0 +1,142 @@
+"""Episodes on a Ray cluster: none lost and none counted twice when a node is, and a clear word for what cannot be."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cluster_world import Actors, Fingerprint, SlowWorlds
+from fake_world import make_actor, make_env
+
+from saccade.errors import InputError, WorldError
+from saccade.scripts.bench_cluster import Interrupted, TwoNodes, count_records
+from saccade.sim import cluster, cluster_node
+from saccade.sim.cluster import ClusterOptions, ClusterPool
+from saccade.sim.cluster_node import Setup, folder_digest, shipped
+from saccade.sim.records import Job, episode_seed, episodes_that_differ
+from saccade.sim.runner import keep_records, run_jobs
+from saccade.sim.worker import Order
+
+
+def jobs_of(count: int) -> list[Job]:
+    return [Job("fake", "reach", state, episode_seed(0, "fake", "reach", state)) for state in range(count)]
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    (tmp_path / "checkpoint" / "deep").mkdir(parents=True)
+    (tmp_path / "checkpoint" / "deep" / "words").write_text("weights")
+    return tmp_path / "checkpoint"
+
+
+@pytest.mark.parametrize("address", ["somewhere", "host:", "host:0", "host:99999", "ray://host:10001", ""])
+def test_an_address_that_is_none_is_refused(address):
+    with pytest.raises(InputError, match=r"cluster: got .*expected 'local', or the head's host:port"):
+        ClusterOptions(address, 1)
+
+
+def pool_of(options, checkpoint, out, jobs):
+    return ClusterPool(options, make_env, Actors(checkpoint), Fingerprint(), {}, out, jobs, Order)
+
+
+def test_an_address_where_nobody_answers_is_refused(checkpoint, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        options = ClusterOptions(f"127.0.0.1:{free.getsockname()[1]}", 1)
+    with pytest.raises(InputError, match=r"where nobody answers, expected the head of a running Ray cluster"):
+        list(pool_of(options, checkpoint, tmp_path, jobs_of(1)).run())
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"got no Ray, .*uv sync --extra cluster"):
+        cluster._connect(ClusterOptions("local", 1))
+
+
+def test_with_nothing_left_to_do_no_cluster_is_asked(checkpoint, tmp_path):
+    pool = pool_of(ClusterOptions("local", 1), checkpoint, tmp_path, [])
+    assert list(pool.run()) == []
+    pool.close()
+
+
+def test_a_checkpoint_travels_unless_the_node_sees_the_same(checkpoint, tmp_path, monkeypatch):
+    def setup(folder):
+        sent = shipped(Setup(make_env, Actors(checkpoint), Fingerprint(), {}, {}, 1.0))
+        return replace(sent, make_actor=Actors(folder))
+
+    with cluster_node._checkpoint(setup(checkpoint)) as folder:
+        assert folder == checkpoint
+    elsewhere = tmp_path / "elsewhere"
+    for content in (None, "other weights"):
+        if content is not None:
+            (elsewhere / "deep").mkdir(parents=True)
+            (elsewhere / "deep" / "words").write_text(content)
+        with cluster_node._checkpoint(setup(elsewhere)) as folder:
+            assert Path(folder) not in (checkpoint, elsewhere)
+            assert folder_digest(Path(folder)) == folder_digest(checkpoint)
+            Actors(Path(folder))()
+    monkeypatch.setattr(cluster_node, "SHIPPED_BYTES", 3)
+    with pytest.raises(InputError, match=r"checkpoint on node .* a disk that all machines see"):
+        cluster_node._checkpoint(setup(elsewhere))
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_node_loses_no_episode(checkpoint, tmp_path, monkeypatch):
+    """One cluster for all of it, for it takes long to start: a node, a worker, a hang, and other versions."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    jobs, actors, head = jobs_of(8), Actors(checkpoint), Fingerprint()
+    expected = run_jobs(jobs, make_env, make_actor, 1, tmp_path / "here", progress=False)
+
+    def keep(address, out, wrap, *, count=8, worlds=None, fingerprint=head, **options):
+        def make_pool(*waiting):
+            pool = ClusterPool(
+                ClusterOptions(address, 1),
+                worlds or SlowWorlds(),
+                actors,
+                fingerprint,
+                fingerprint(),
+                tmp_path / out,
+                *waiting,
+                **options,
+            )
+            return wrap(pool)
+
+        return keep_records(jobs[:count], make_pool, tmp_path / out, videos=1, progress=False)
+
+    with TwoNodes() as nodes:
+        # Another MuJoCo on the nodes.
+        strange = Fingerprint("3.4.0", os.getpid())
+        with pytest.raises(InputError, match=r"got packages\.mujoco: 3\.3\.2 and 3\.4\.0, expected the head's"):
+            keep(nodes.address, "strange", lambda pool: pool, fingerprint=strange)
+
+        pools = []
+        interrupt = nodes.kill_second
+        records = keep(nodes.address, "lost", lambda pool: pools.append(pool) or Interrupted(pool, 2, interrupt))
+        assert episodes_that_differ(expected, records) == ()
+        assert [record.attempts for record in records] == [1] * 8
+        assert count_records(tmp_path / "lost", 8) == {"ray_episodes_lost": 0, "ray_episodes_double": 0}
+        films = [record.video for record in records if record.video]
+        assert len(films) == 2 and all((tmp_path / "lost" / film).stat().st_size for film in films)
+
+        # On the node that is left, a process dies, and another one hangs: the second try of the one is good.
+        unlucky = SlowWorlds(tmp_path / "marker")
+        records = keep(nodes.address, "unlucky", lambda pool: pool, count=6, worlds=unlucky, episode_seconds=3.0)
+        assert [record.outcome for record in records] == ["success", "failure"] * 2 + ["success", "error"]
+        assert [record.attempts for record in records] == [1, 1, 1, 2, 1, 2]
+        assert "longer than allowed" in records[5].error
+        # What ran to its end is not run again.
+        lines = (tmp_path / "unlucky" / "records.jsonl").read_text().splitlines()
+        records = keep(nodes.address, "unlucky", lambda pool: pool, count=6)
+        assert (tmp_path / "unlucky" / "records.jsonl").read_text().splitlines()[:-1] == lines
+        assert records[5].outcome == "failure"
+
+        # The head goes, too.
+        monkeypatch.setattr(cluster, "SILENCE_SECONDS", 2)
+        with pytest.raises(WorldError, match=r"the head does not answer any more.*--resume"):
+            keep(nodes.address, "gone", lambda pool: Interrupted(pool, 2, nodes.kill_head))
+        assert 2 <= len((tmp_path / "gone" / "records.jsonl").read_text().splitlines()) < 8

@@ -1,0 +1,79 @@
+"""An episode in a world that can leave out the drawing: it draws what is looked at, and nothing else changes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from fake_world import FakeActor, FakeEnv
+
+from saccade.sim.records import Job, episodes_that_differ
+from saccade.sim.runner import run_episode
+
+
+class DrawingEnv(FakeEnv):
+    """Counts what it draws, and leaves the pictures out where it is told to."""
+
+    draws = True
+    drawn = 0
+
+    def _observation(self):
+        observation = super()._observation()
+        if not self.draws:
+            return {"agent_pos": observation["agent_pos"]}
+        self.drawn += 1
+        return observation
+
+
+class Chunks(FakeActor):
+    """Looks at every third observation alone."""
+
+    def reset(self, instruction, seed):
+        super().reset(instruction, seed)
+        self.queue = []
+
+    @property
+    def pending(self):
+        return len(self.queue)
+
+    def act(self, observation):
+        if not self.queue:
+            assert observation["pixels"]["front"].shape == (16, 16, 3)
+            self.queue = [super(Chunks, self).act(observation) for _ in range(3)]
+        return self.queue.pop(0)
+
+
+@pytest.mark.parametrize("state", [0, 1])
+def test_what_nobody_looks_at_is_not_drawn_and_the_episode_is_the_same(state):
+    job, world = Job("fake", "reach", state, 7), DrawingEnv("reach")
+    np.random.seed(0)
+    record = run_episode(world, Chunks(), job)
+    assert record.steps > 3
+    # The first observation, and one for every three steps that were followed by another.
+    assert world.drawn == 1 + (record.steps - (record.outcome == "success")) // 3
+    np.random.seed(0)
+    always = run_episode(FakeEnv("reach"), Chunks(), job)
+    assert episodes_that_differ([record], [always]) == ()
+
+
+def test_a_watcher_sees_every_step():
+    world, seen = DrawingEnv("reach"), []
+    record = run_episode(world, Chunks(), Job("fake", "reach", 1, 7), watch=lambda shown, _: seen.append(shown))
+    assert len(seen) == record.steps + 1 == world.drawn
+    assert all("pixels" in each for each in seen)
+
+
+def test_an_actor_that_always_looks_always_sees():
+    world = DrawingEnv("reach")
+    world.draws = False  # as an episode before may have left it
+    record = run_episode(world, FakeActor(), Job("fake", "reach", 1, 7))
+    assert world.drawn == record.steps + 1
+
+
+def test_what_workers_are_forked_with_has_not_chosen_how_to_draw():
+    modules = "saccade.sim.worker, saccade.scripts.policies"
+    loaded = f"import sys, {modules}; print('mujoco' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
