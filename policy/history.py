@@ -58,8 +58,9 @@ LABELLED = 2
 class History(nn.Module):
     """Let the present's tokens attend to remembered frames, in a residual that starts at zero.
 
-    `recall` reads labelled points off a token, [B, 3 * LABELLED], in decimetres of the arm's frame. `frames`: how many are remembered, H; `selected`: how many of them each head attends to token by token. Keys and
-    values are computed when a frame is seen and kept: a decision costs the same however long the memory.
+    `frames`: how many are remembered, H; `selected`: how many of them each head attends to token by token. `recall`
+    reads labelled points off a token, [B, 3 * LABELLED], in decimetres of the arm's frame. Keys and values are computed
+    when a frame is seen and kept: what is remembered is not computed again.
     """
 
     def __init__(self, *, width: int, heads: int, frames: int, selected: int) -> None:

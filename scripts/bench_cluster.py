@@ -108,7 +108,6 @@ class TwoNodes:
     def __init__(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine starts nodes slowly
         try:
             from ray.cluster_utils import Cluster
         except ImportError as error:

@@ -93,8 +93,11 @@ def bench_demonstrator(config: DemonstratorConfig) -> tuple[Figures, list[str]]:
         "demonstrator_success_mean": statistics.mean(rates.values()),
         "episodes": sum(len(each.states) for each in rounds),
     }
-    for suite in config.suites:
-        figures[f"{suite}_mean"] = statistics.mean(rate for name, rate in rates.items() if name.startswith(f"{suite}/"))
+    for suite in dict.fromkeys(each.suite for each in rounds):
+        counts = [count for name, count in successes.items() if name.startswith(f"{suite}/")]
+        low, high = wilson_interval(sum(counts), len(counts) * config.states)
+        figures[f"{suite}_mean"] = sum(counts) / (len(counts) * config.states)
+        figures |= {f"low/{suite}_mean": round(low, 4), f"high/{suite}_mean": round(high, 4)}
     for name, rate in rates.items():
         low, high = bounds[name]
         figures |= {name: rate, f"low/{name}": round(low, 4), f"high/{name}": round(high, 4)}

@@ -39,7 +39,8 @@ class Kitchen:
     """Fixtures that stand a little differently at every start, a dish, and things between.
 
     The drawer starts open, shut or, without a say, either way; without a drawer the bin stands in its place. Things
-    that are `near` stand where the hand comes straight down; `ball` lies on the first thing.
+    that are `near` stand where the hand comes straight down; `ball` lies on the first thing. `dish_radii` says how far
+    the dish stands from the arm's first joint, in metres.
     """
 
     things_standing: tuple[DeskObject, ...]

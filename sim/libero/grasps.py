@@ -82,11 +82,11 @@ Candidate = tuple[float, np.ndarray, float, float]
 
 @dataclass(frozen=True)
 class Grasp:
-    """A pose of the hand about an object: position [3], rotation [3, 3], and the width between the fingers there."""
+    """A pose of the hand about an object: position [3], rotation [3, 3], and the candidate's yaw that it comes from."""
 
     position: np.ndarray
     rotation: np.ndarray
-    width: float
+    yaw: float
 
 
 def choose_grasp(
@@ -101,9 +101,9 @@ def choose_grasp(
 ) -> Grasp | None:
     """Return the best grasp of an object, given its boxes and the obstacles' [n, 8, 3]; None if there is none.
 
-    The best is free of obstacles, then narrow, then a small turn from the yaw `home` of the hand, in radians, and
-    not far from the arm's foot `base` [2]. `avoid`
-    [2] is a direction along which the fingers should not open where the object goes; `refused` are yaws that failed.
+    The best is free of obstacles, then narrow, then a small turn from the yaw `home` of the hand, in radians, and not
+    far from the arm's foot `base` [2]. `avoid` [2] is a direction along which the fingers should not open where the
+    object goes; `refused` are yaws that failed.
     """
     candidates = list(_across(grip, boxes) if grip.kind == "across" else _rim(grip, boxes))
 
@@ -121,8 +121,8 @@ def choose_grasp(
 
     if not candidates:
         return None
-    yaw, centre, width, height = min(candidates, key=cost)
-    return Grasp(np.array([*centre, height]), downward(nearest_turn(yaw, home)), width)
+    yaw, centre, _, height = min(candidates, key=cost)
+    return Grasp(np.array([*centre, height]), downward(nearest_turn(yaw, home)), yaw)
 
 
 def _across(grip: Grip, boxes: np.ndarray) -> Iterator[Candidate]:

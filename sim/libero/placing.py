@@ -81,7 +81,7 @@ class Place:
         touching = truth.finger_contacts(self._thing)
         if near and closing and touching < 2 and truth.fingers_stopped():
             # Missed: let go, and try elsewhere.
-            self._refused = (*self._refused[-2:], self._yaw(grasp.rotation))
+            self._refused = (*self._refused[-2:], grasp.yaw)
             self._grasp, self._reopening = None, True
         self._reopening = self._reopening and opening < 0.072
         if near and not self._reopening and (closing or angle_between(grasp.rotation, truth.tool()[1]) < 0.15):
@@ -180,11 +180,7 @@ class Place:
             self._grasp, self._turn = grasp, turn
             self._offset = turn.T @ (grasp.position - origin)
         here = origin + turn @ self._offset
-        return Grasp(here, self._grasp.rotation, self._grasp.width)
-
-    @staticmethod
-    def _yaw(rotation: np.ndarray) -> float:
-        return float(np.arctan2(rotation[1, 1], rotation[0, 1]))
+        return Grasp(here, self._grasp.rotation, self._grasp.yaw)
 
 
 def way_out(load: np.ndarray, obstacles: np.ndarray) -> np.ndarray | None:

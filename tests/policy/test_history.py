@@ -232,14 +232,23 @@ def test_the_loss_teaches_towers_through_the_past(remembering):
     pictures, state = film(2)
     batch = Demonstrated(pictures, ["take the can"] * 2, state, torch.zeros(2, 3, 2), torch.zeros(2, 3).bool())
     earlier, _ = film(2, seed=5)
-    place = torch.tensor([[0, 2, 3], [-1, -1, -1]])
+    past = Past(earlier, torch.zeros(2, dtype=torch.int64), torch.tensor([[0, 2, 3], [-1, -1, -1]]))
     remembering.model.train()
-    losses, _, decision = remembering.losses(
-        replace(batch, past=Past(earlier, torch.zeros(2, dtype=torch.int64), place))
+    losses, _, decision = remembering.losses(replace(batch, past=past))
+    grounding = torch.linspace(0.1, 0.4, 28).reshape(2, 14)
+    unknown = grounding.index_fill(1, torch.arange(6), torch.nan)
+    taught, pointing = (
+        remembering.losses(replace(batch, past=past, grounding=each))[1] for each in (grounding, unknown)
     )
-    losses.sum().backward()
+    off = 2 * (decision.recalled - 10 * grounding[:, :6]).abs().mean()
+    torch.testing.assert_close(taught - pointing, off, atol=1e-4, rtol=1e-4)
+    (losses.sum() + taught).backward()
     history = remembering.model.history
     assert all(each.grad is not None and each.grad.abs().sum() > 0 for each in history.parameters())
+    remembering.model.zero_grad()
+    # Without labels it takes part all the same: in several processes nothing may wait for a gradient.
+    remembering.losses(replace(batch, past=past))[1].backward()
+    assert not history.recall.weight.grad.any()
     without, _, _ = remembering.losses(batch)
     assert losses[1].allclose(without[1], atol=1e-6) and not losses[0].allclose(without[0], atol=1e-4)
     assert decision.remembered.shape == (2, 8, 32)
@@ -315,5 +324,6 @@ def test_a_decision_waits_for_nothing_and_costs_the_same_however_long_the_episod
     # Pooled frames: three, and room for a last one that is short and for none.
     pooled = 3 + 2
     attention = 4 * width * queries * (3 * visual + pooled)
-    assert with_history.total - without.total == projections + 2 * width * pooled + attention
+    recall = 2 * width * 6
+    assert with_history.total - without.total == projections + 2 * width * pooled + attention + recall
     assert with_history.parts["trunk"] == without.parts["trunk"]

@@ -5,6 +5,7 @@ import pytest
 
 from saccade.errors import InputError, WorldError
 from saccade.scripts.bench import DemonstratorConfig, SimConfig, measure_steps, run
+from saccade.scripts.bench_demonstrator import plan_rounds
 from saccade.sim.desk.environment import DeskEnv
 
 
@@ -58,8 +59,16 @@ def test_the_demonstrator_is_judged_task_by_task(tmp_path, capsys):
         (lambda: SimConfig(runs=0), "runs: got 0"),
         (lambda: DemonstratorConfig(suites=("desk_spacial",)), "Did you mean 'desk_spatial'"),
         (lambda: DemonstratorConfig(states=0), "states: got 0"),
+        (lambda: DemonstratorConfig(suites=("desk_goal", "libero_goal")), "expected suites of one world"),
+        (lambda: DemonstratorConfig(suites=("libero_goal",), first_state=45, states=10), "states below 50"),
     ],
 )
 def test_bad_options_are_refused(make, problem):
     with pytest.raises(InputError, match=problem):
         make()
+
+
+def test_the_demonstrator_is_judged_on_the_states_that_are_named():
+    config = DemonstratorConfig(suites=("desk_spatial",), first_state=5, states=12)
+    rounds = list(plan_rounds(config))
+    assert [each.states for each in rounds[:2]] == [range(5, 15), range(15, 17)] and len(rounds) == 20

@@ -1,4 +1,4 @@
-"""Where fixtures and things stand in the goal suites: fixed for all time, clear of each other, a little different each time."""
+"""Where fixtures and things stand in the goal suites: fixed for all time, clear of each other, never twice alike."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ def test_the_states_are_the_published_ones():
         for sample in [task.arrangement.sample(task.generator(state))]
     }
     digest = hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()
-    assert digest[:16] == "08fc57dd0be1d261"
+    assert digest[:16] == "f7572dea2f148044"
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
@@ -72,6 +72,4 @@ def test_the_drawer_starts_as_the_task_needs_it():
 def test_what_is_in_the_scene_does_not_tell_the_task():
     """Opening, pressing and turning start from scenes of the same parts: only the words differ."""
     tasks = [find_task("desk_goal", name) for name in ("press_button", "turn_knob", "cube_on_plate")]
-    assert (
-        len({(task.arrangement.things, task.arrangement.fixtures, task.arrangement.starts_open) for task in tasks}) == 1
-    )
+    assert len({task.arrangement for task in tasks}) == 1

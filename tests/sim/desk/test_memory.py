@@ -118,8 +118,8 @@ def test_the_other_one_of_two_can_be_asked_for():
     for task in TASKS:
         environment = DeskEnv(task.suite, task.name, image_size=16)
         environment.reset(options={"initial_state": 0})
-        asked[task.name] = environment.other_instructions()
+        asked[task.name] = dict(environment.other_instructions())
         environment.close()
-    assert asked["lit_cube"] == ("put the cube that was not lit in the bin",)
-    assert asked["unlit_cube"] == ("put the cube that was lit in the bin",)
-    assert asked["lit_can_of_three"] == ()
+    assert asked["lit_cube"] == {"put the cube that was not lit in the bin": "red_cube_1"}
+    assert asked["unlit_cube"] == {"put the cube that was lit in the bin": "blue_cube_1"}
+    assert asked["lit_can_of_three"] == {}
