@@ -271,7 +271,7 @@ def _connect(options: ClusterOptions) -> Any:
 
 def _host_and_port(address: str) -> tuple[str, int] | None:
     host, _, port = address.rpartition(":")
-    return (host, int(port)) if host and "/" not in host and port.isdigit() and 0 < int(port) < 65536 else None
+    return (host, int(port)) if host and "/" not in host and port.isdecimal() and 0 < int(port) < 65536 else None
 
 
 def _answers(address: str, seconds: float) -> bool:

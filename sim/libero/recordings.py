@@ -109,7 +109,8 @@ def _open(path: Path) -> Iterator[Any]:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise InputError(str(path), got=f"no HDF5 file ({error})", expected="one", fix=DOWNLOAD_AGAIN) from error
+        got = "a file that is no HDF5 file" if path.is_file() else "no such file"
+        raise InputError(str(path), got=got, expected="an HDF5 file", fix=DOWNLOAD_AGAIN) from error
     with file:
         if "data" not in file:
             got = f"groups {', '.join(sorted(file)) or 'none'}"

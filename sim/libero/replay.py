@@ -69,7 +69,7 @@ class RecordedWorld:
     conventions: Conventions
     visuals: Visuals = "stock"
     assets: str | None = None
-    robot_type: str = "libero_panda"
+    robot_type: str = "panda_libero"
 
     @classmethod
     def of(
