@@ -242,10 +242,13 @@ def evaluate(
     make_env, policies = Worlds(contract, world), Policies(folder, config.device, config.precision, config.kernels)
     kept = {"videos": config.videos, "progress": progress}
     if cluster is None:
-        records = run_jobs(jobs, make_env, actors(policies, batch), config.workers, out, **kept)
+        run_jobs(jobs, make_env, actors(policies, batch), config.workers, out, **kept)
     else:
         make_pool = functools.partial(ClusterPool, cluster, make_env, policies, world.fingerprint, fingerprint, out)
-        records = keep_records(jobs, make_pool, out, **kept)
+        keep_records(jobs, make_pool, out, **kept)
+    # Figures and report are of the same episodes: all that the folder holds, those of an earlier command included.
+    evaluation = read_evaluation(out)
+    records = evaluation.records
     results = {
         **{key: run[key] for key in ("label", "command", "checkpoint", "protocol")},
         "fingerprint_sha256": digest_of(fingerprint),
@@ -256,7 +259,7 @@ def evaluate(
     }
     results["errors"] = sum(record.outcome == "error" for record in records)
     write_json(out / RESULTS, results)
-    write_report([read_evaluation(out)], out / "report.html")
+    write_report([evaluation], out / "report.html")
     return out, results
 
 

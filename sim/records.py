@@ -44,6 +44,11 @@ class Job:
         return _key(self.suite, self.task, self.initial_state, self.seed, perturbation, self.swap)
 
     @property
+    def unchanged(self) -> bool:
+        """Whether the episode is neither perturbed nor swapped."""
+        return self.perturbation is None and self.swap is None
+
+    @property
     def says_otherwise(self) -> bool:
         """Whether the actor hears other words than the task's because of the perturbation or the swap."""
         language = self.perturbation is not None and self.perturbation.axis == "language"

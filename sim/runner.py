@@ -77,7 +77,8 @@ def keep_records(
     """Run every job that `out` holds no finished record of, in the pool that `make_pool` builds from jobs and orders.
 
     Records are appended to `out/records.jsonl` as they finish, so a killed run goes on where it was, and no episode is
-    counted twice. `videos` films of every outcome are kept for each task, in `out/videos`.
+    counted twice. `videos` films of every outcome are kept for each task, in `out/videos`: of unchanged episodes, where
+    there are any.
 
     Raises InputError for no jobs or doubled jobs, and whatever InputError the pool's factories raise (a contract that
     does not fit); WorldError when the pool cannot start or nothing at all can be run.
@@ -86,7 +87,7 @@ def keep_records(
     file = RecordFile(out / RECORDS)
     wanted = {job.key for job in jobs}
     records = {key: record for key, record in file.load().items() if key in wanted and record.outcome != "error"}
-    films = _Films(out, videos, records.values())
+    films = _Films(out, videos, jobs, records.values())
     pool = make_pool([job for job in jobs if job.key not in records], films.order)
     astray = 0
     with tqdm(total=len(jobs), initial=len(records), unit="episode", mininterval=0.5, disable=not progress) as bar:
@@ -125,15 +126,20 @@ def _check(jobs: Sequence[Job], videos: int) -> None:
 
 
 class _Films:
-    """Which films are still wanted: `videos` of every outcome for each task."""
+    """Which films are still wanted: `videos` of every outcome for each task.
 
-    def __init__(self, out: Path, videos: int, records: Iterable[EpisodeRecord]) -> None:
+    Beside unchanged episodes, which reports show one by one, those that are perturbed or swapped are not filmed.
+    """
+
+    def __init__(self, out: Path, videos: int, jobs: Sequence[Job], records: Iterable[EpisodeRecord]) -> None:
         self._out, self._videos = out, videos
+        self._shown = {job.key for job in jobs if job.unchanged} or {job.key for job in jobs}
         self._kept = Counter(self._kind(record) for record in records if record.video)
 
     def order(self, job: Job) -> Order:
         """Return what a worker is sent: the job, and the outcomes that it should film."""
-        wanted = {kind for kind in ("success", "failure") if self._kept[job.suite, job.task, kind] < self._videos}
+        kinds = ("success", "failure") if job.key in self._shown else ()
+        wanted = {kind for kind in kinds if self._kept[job.suite, job.task, kind] < self._videos}
         return Order(job, frozenset(wanted), self._out / "videos" if wanted else None)
 
     def keep(self, record: EpisodeRecord) -> EpisodeRecord:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,6 +131,15 @@ def test_films_are_kept_for_each_task_and_outcome(tmp_path):
     assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == sorted(
         record.video.removeprefix("videos/") for record in kept
     )
+
+
+def test_films_are_of_unchanged_episodes_where_there_are_any(tmp_path):
+    jobs = jobs_of(2, "reach")
+    swapped = [replace(job, swap="object") for job in jobs]
+    both = run_jobs([*swapped, *jobs], make_env, make_actor, 1, tmp_path / "both", videos=1, progress=False)
+    assert {record.swap for record in both if record.video} == {None}
+    alone = run_jobs(swapped, make_env, make_actor, 1, tmp_path / "alone", videos=1, progress=False)
+    assert {record.swap for record in alone if record.video} == {"object"}
 
 
 @pytest.mark.parametrize(
