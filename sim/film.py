@@ -55,8 +55,12 @@ class Film:
             if overlay is not None and name in overlay:
                 if name not in layers:
                     layers[name] = draw_tokens(overlay[name], width, self.height)
-                alpha = layers[name][..., 3:]
-                frame = (frame * (1 - alpha) + layers[name][..., :3] * alpha).astype(np.uint8)
+                layer = layers[name]
+                # Nine pixels of ten have nothing drawn on them.
+                drawn = layer[..., 3] > 0
+                alpha = layer[drawn][:, 3:]
+                frame = frame.copy()
+                frame[drawn] = (frame[drawn] * (1 - alpha) + layer[drawn][:, :3] * alpha).astype(np.uint8)
             parts.append(frame)
         return np.concatenate(parts, axis=1)
 
