@@ -84,9 +84,9 @@ def test_where_the_place_in_the_batch_changes_bits_every_decision_is_made_by_its
     from saccade.policy import batched
 
     load_core = batched.load_core
-    assert BatchedPolicy(checkpoint, 2, threads=None).rows == 2
+    assert BatchedPolicy(checkpoint, 2, threads=1).rows == 2
     monkeypatch.setattr(batched, "load_core", load)
-    assert BatchedPolicy(checkpoint, 2, threads=None).rows == 1
+    assert BatchedPolicy(checkpoint, 2, threads=1).rows == 1
 
 
 def test_an_episode_that_has_not_begun_is_an_error(checkpoint):
