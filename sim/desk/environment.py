@@ -133,6 +133,10 @@ class DeskEnv(gymnasium.Env):
         """Let everything come to rest, the arm held where it is, and count the episode from there."""
         self.data.ctrl[:] = self.joints()
         mujoco.mj_step(self.model, self.data, nstep=5 * PHYSICS_STEPS)
+        self.count_from_here()
+
+    def count_from_here(self) -> None:
+        """Count the episode from the present state; nothing moves."""
         self._starts = {body: self.position(body) for body in self.in_play}
         fixtures = (each for each in self.spec_task.arrangement.fixtures if hasattr(each, "joint"))
         self._operable = {fixture: self.joint(fixture.joint) for fixture in fixtures}
@@ -159,9 +163,22 @@ class DeskEnv(gymnasium.Env):
             )
         command = arm.to_radians(np.clip(action, self.action_space.low, self.action_space.high).astype(np.float64))
         self.data.ctrl[:] = command
-        mujoco.mj_step(self.model, self.data, nstep=PHYSICS_STEPS)
+        self.advance(PHYSICS_STEPS)
+        self.take_stock()
+        success = self.success()
+        return self._observation(), float(success), success, self.steps >= self._max_episode_steps, self._info()
+
+    def advance(self, physics_steps: int) -> None:
+        """Let time pass, commands held; `step` is `PHYSICS_STEPS` of these and then `take_stock`.
+
+        Raises WorldError when the physics diverge.
+        """
+        mujoco.mj_step(self.model, self.data, nstep=physics_steps)
         if not np.isfinite(self.data.qpos).all():
             raise WorldError("the desk's physics diverged: got non-finite positions; please report the seed and task")
+
+    def take_stock(self) -> None:
+        """Count a control step, and note what was pressed, handled and achieved by its end."""
         self.steps += 1
         self.latched |= {button.part for button in self._buttons if button.is_down(self)}
         self._shine()
@@ -170,8 +187,6 @@ class DeskEnv(gymnasium.Env):
         for number, goal in enumerate(self.spec_task.goals):
             if number not in self._achieved and goal.done(self):
                 self._achieved.append(number)
-        success = self.success()
-        return self._observation(), float(success), success, self.steps >= self._max_episode_steps, self._info()
 
     def render(self) -> np.ndarray:
         """Return the front view, 384 pixels square, for people."""

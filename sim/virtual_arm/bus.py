@@ -1,0 +1,213 @@
+"""The arm's serial bus on a pseudo-terminal: instruction packets of Feetech's protocol 0 in, status packets out."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+import tty
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from . import registers
+from .faults import Faults
+from .servo import Servo
+
+PING, READ, WRITE, WRITE_LATER, ACTION, SYNC_READ, SYNC_WRITE = 1, 2, 3, 4, 5, 0x82, 0x83
+BROADCAST = 254
+HEADER = b"\xff\xff"
+SHORTEST_PACKET = 6
+
+ANSWERED = (PING, READ)
+"""What a servo answers even when its status level says that it should keep quiet."""
+
+IDLE_SECONDS = 0.05
+CLOSED_SECONDS = 0.005
+"""How long the bus waits for bytes before it looks after its faults, and how often while its port is gone."""
+
+
+def packet(identifier: int, second: int, parameters: bytes = b"") -> bytes:
+    """Return a packet: of instruction `second`, or of a status with that error byte."""
+    body = bytes([identifier, len(parameters) + 2, second, *parameters])
+    return HEADER + body + bytes([~sum(body) & 0xFF])
+
+
+def take_packet(pending: bytearray) -> tuple[int, int, bytes] | None:
+    """Remove the first whole packet from what came in; return its (identifier, second byte, parameters), or None.
+
+    Bytes that belong to no packet, and packets with a wrong checksum, are skipped.
+    """
+    while len(pending) >= SHORTEST_PACKET:
+        length = pending[3] + 4
+        if pending[:2] != HEADER or pending[2] == 0xFF or length < SHORTEST_PACKET:
+            del pending[0]
+            continue
+        if len(pending) < length:
+            return None
+        body, checksum = bytes(pending[2 : length - 1]), pending[length - 1]
+        if ~sum(body) & 0xFF != checksum:
+            del pending[0]
+            continue
+        del pending[:length]
+        return body[0], body[2], body[3:]
+    return None
+
+
+class Bus:
+    """Servos that answer on a port, from a thread of their own.
+
+    The port's name is a link in `folder` that outlives the loss of the port behind it. `latency` is how long every
+    reply takes beyond what the servos themselves wait, in seconds. `lock` is held while servos are read or changed.
+    """
+
+    def __init__(self, servos: Sequence[Servo], faults: Faults, folder: Path, *, latency: float = 0.0) -> None:
+        self.servos = tuple(servos)
+        self.lock = threading.Lock()
+        self.port = folder / "port"
+        self.instructions = 0
+        self.commanded = False
+        """Whether a goal was written to a servo with torque since this was last set to False."""
+        self._faults, self._latency = faults, latency
+        self._master = self._slave = -1
+        self._pending = bytearray()
+        self._outgoing: list[tuple[float, bytes]] = []
+        self._powered = True
+        self._stopping = False
+        self._open()
+        self._thread = threading.Thread(target=self._run, name="bus", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread and take the port away."""
+        self._stopping = True
+        self._thread.join(timeout=2.0)
+        self._shut()
+
+    def _open(self) -> None:
+        self._master, self._slave = os.openpty()
+        # Our own hold on the far end keeps the port alive while nobody has it open.
+        tty.setraw(self._slave)
+        os.set_blocking(self._master, False)
+        self.port.unlink(missing_ok=True)
+        self.port.symlink_to(os.ttyname(self._slave))
+
+    def _shut(self) -> None:
+        if self._master < 0:
+            return
+        self.port.unlink(missing_ok=True)
+        for descriptor in (self._master, self._slave):
+            with suppress(OSError):
+                os.close(descriptor)
+        self._master = self._slave = -1
+        self._pending.clear()
+        self._outgoing.clear()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._look_after_faults()
+            if self._master < 0:
+                time.sleep(CLOSED_SECONDS)
+                continue
+            readable, _, _ = select.select([self._master], [], [], self._patience())
+            if readable:
+                with suppress(OSError):
+                    self._pending += os.read(self._master, 4096)
+                while (found := take_packet(self._pending)) is not None:
+                    self._handle(*found)
+            self._send_due()
+
+    def _look_after_faults(self) -> None:
+        gone = self._faults.active("port") is not None
+        if gone and self._master >= 0:
+            self._shut()
+        elif not gone and self._master < 0:
+            self._open()
+        powered = self._faults.active("power") is None
+        if powered and not self._powered:
+            with self.lock:
+                for servo in self.servos:
+                    servo.start_up()
+        self._powered = powered
+
+    def _patience(self) -> float:
+        if not self._outgoing:
+            return IDLE_SECONDS
+        return min(max(self._outgoing[0][0] - time.monotonic(), 0.0), IDLE_SECONDS)
+
+    def _handle(self, identifier: int, instruction: int, parameters: bytes) -> None:
+        self.instructions += 1
+        with self.lock:
+            if instruction == SYNC_READ and len(parameters) > 2:
+                address, length = parameters[:2]
+                asked = [servo for number in parameters[2:] for servo in self._hearing(number)]
+                for servo in asked:
+                    self._answer(servo, READ, servo.read(address, length))
+            elif instruction == SYNC_WRITE and len(parameters) > 2:
+                self._sync_write(*parameters[:2], parameters[2:])
+            else:
+                for servo in self._hearing(identifier):
+                    self._obey(servo, instruction, parameters, quiet=identifier == BROADCAST and instruction != PING)
+
+    def _hearing(self, identifier: int) -> list[Servo]:
+        named = (servo for servo in self.servos if identifier in (servo.identifier, BROADCAST))
+        return [servo for servo in named if servo.hears]
+
+    def _obey(self, servo: Servo, instruction: int, parameters: bytes, *, quiet: bool) -> None:
+        content = b""
+        if instruction == READ and len(parameters) == 2:
+            content = servo.read(*parameters)
+        elif instruction == WRITE and len(parameters) > 1:
+            self._write(servo, parameters[0], parameters[1:])
+        elif instruction == WRITE_LATER and len(parameters) > 1:
+            servo.write_later(parameters[0], parameters[1:])
+        elif instruction == ACTION:
+            servo.act()
+            self._note_command(servo)
+        elif instruction != PING:
+            return
+        if not quiet:
+            self._answer(servo, instruction, content)
+
+    def _sync_write(self, address: int, length: int, blocks: bytes) -> None:
+        for start in range(0, len(blocks) - length, length + 1):
+            for servo in self._hearing(blocks[start]):
+                self._write(servo, address, blocks[start + 1 : start + 1 + length])
+
+    def _write(self, servo: Servo, address: int, content: bytes) -> None:
+        servo.write(address, content)
+        if address <= registers.GOAL_POSITION < address + len(content):
+            self._note_command(servo)
+
+    def _note_command(self, servo: Servo) -> None:
+        if servo.table[registers.TORQUE_ENABLE]:
+            self.commanded = True
+
+    def _answer(self, servo: Servo, instruction: int, content: bytes) -> None:
+        if not servo.table[registers.STATUS_LEVEL] and instruction not in ANSWERED:
+            return
+        if self._faults.strike("drop", servo.joint):
+            return
+        reply = bytearray(packet(servo.identifier, servo.errors(), content))
+        if self._faults.strike("corrupt", servo.joint):
+            # Behind the header: there it may hit the length, the content or the checksum.
+            bit = self._faults.flipped_bit(8 * (len(reply) - 2))
+            reply[2 + bit // 8] ^= 1 << bit % 8
+        if self._faults.strike("truncate", servo.joint):
+            del reply[len(reply) // 2 :]
+        wait = self._latency + servo.table[registers.RETURN_DELAY] * registers.RETURN_DELAY_UNIT
+        late = self._faults.strike("delay", servo.joint)
+        if late:
+            wait += late.value or 0.0
+        # Replies leave in the order of their time: one that is late comes after those that were asked for later.
+        self._outgoing.append((time.monotonic() + wait, bytes(reply)))
+        self._outgoing.sort(key=lambda each: each[0])
+
+    def _send_due(self) -> None:
+        now = time.monotonic()
+        while self._outgoing and self._outgoing[0][0] <= now:
+            _, reply = self._outgoing.pop(0)
+            # Nobody reads: the bytes are lost, as on a wire.
+            with suppress(OSError):
+                os.write(self._master, reply)

@@ -1,0 +1,17 @@
+"""A camera of the virtual arm as LeRobot configures it: `--robot.cameras="{front: {type: saccade_virtual, ...}}"`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lerobot.cameras.configs import CameraConfig
+
+TYPE = "saccade_virtual"
+
+
+@CameraConfig.register_subclass(TYPE)
+@dataclass(kw_only=True)
+class VirtualCameraConfig(CameraConfig):
+    """Where the frames of one camera are: the file that the virtual arm shows them in."""
+
+    source: str = ""

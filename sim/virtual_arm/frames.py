@@ -1,0 +1,116 @@
+"""Pictures that one process shows and others look at: a ring of frames in a file that all of them map.
+
+A frame is complete when its number stands in its slot before and after it was copied; the writer never waits.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from ...errors import InputError, WorldError
+
+SLOTS = 6
+"""How many frames the ring holds: a reader has the time of some of them to copy one."""
+
+MAGIC = 0x53414343414445
+TRIES = 20
+
+_HEAD = np.dtype([("magic", "u8"), ("height", "u8"), ("width", "u8"), ("latest", "u8")])
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture uint8 [H, W, 3], the steady time (time.monotonic) it was taken at, and its number, from 1 on."""
+
+    image: np.ndarray
+    captured: float
+    number: int
+
+
+def _slot(height: int, width: int) -> np.dtype:
+    return np.dtype([("number", "u8"), ("captured", "f8"), ("image", "u1", (height, width, 3))])
+
+
+class FrameWriter:
+    """Makes the file and shows frames in it."""
+
+    def __init__(self, path: Path, height: int, width: int) -> None:
+        self.path = path
+        slot = _slot(height, width)
+        size = _HEAD.itemsize + SLOTS * slot.itemsize
+        # Only when it is whole may it have the name that readers look for.
+        unfinished = path.with_suffix(".new")
+        with open(unfinished, "w+b") as file:
+            file.truncate(size)
+            self._map = mmap.mmap(file.fileno(), size)
+        self._head = np.frombuffer(self._map, _HEAD, 1)
+        self._slots = np.frombuffer(self._map, slot, SLOTS, offset=_HEAD.itemsize)
+        self._head["magic"], self._head["height"], self._head["width"] = MAGIC, height, width
+        self._count = 0
+        os.replace(unfinished, path)
+
+    def show(self, image: np.ndarray, captured: float) -> None:
+        """Add a frame: uint8 [H, W, 3], taken at a steady time."""
+        self._count += 1
+        slot = self._slots[self._count % SLOTS]
+        slot["number"] = 0
+        slot["image"], slot["captured"] = image, captured
+        slot["number"] = self._count
+        self._head["latest"] = self._count
+
+
+class FrameReader:
+    """Looks at the frames that another process shows.
+
+    Raises InputError when the file is absent or is none of these.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with open(path, "rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            fix = "Start the virtual arm first, and take its camera's configuration."
+            raise InputError("camera source", got=f"{path} ({error})", expected="frames", fix=fix) from error
+        head = np.frombuffer(self._map, _HEAD, 1) if len(self._map) >= _HEAD.itemsize else None
+        if head is None or int(head["magic"][0]) != MAGIC:
+            raise InputError(
+                "camera source", got=str(path), expected="frames of a virtual arm", fix="Use its camera's configuration."
+            )
+        self._head = head
+        self.height, self.width = int(head["height"][0]), int(head["width"][0])
+        self._slots = np.frombuffer(self._map, _slot(self.height, self.width), SLOTS, offset=_HEAD.itemsize)
+
+    @property
+    def latest_number(self) -> int:
+        """The number of the newest frame, 0 before the first."""
+        return int(self._head["latest"][0])
+
+    def latest(self) -> Frame | None:
+        """Return the newest frame, None before the first."""
+        for _ in range(TRIES):
+            number = self.latest_number
+            if not number:
+                return None
+            slot = self._slots[number % SLOTS]
+            image, captured = slot["image"].copy(), float(slot["captured"])
+            if int(slot["number"]) == number:
+                return Frame(image, captured, number)
+        raise WorldError(f"no frame could be read whole in {TRIES} tries: the machine is too busy for its cameras")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        del self._head, self._slots
+        self._map.close()

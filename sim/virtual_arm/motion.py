@@ -1,0 +1,44 @@
+"""What the twin's joints really did: one row for every slice of its physics."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..desk import arm
+
+ROWS = 360 * 900
+"""How many rows are kept: the last fifteen minutes of real time. Older ones make room."""
+
+BLOCK = 3600
+COLUMNS = 13
+
+
+class MotionRecord:
+    """Times, joint positions and goals; grows in blocks, so that a short run costs little."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._blocks: list[np.ndarray] = []
+        self._filled = BLOCK
+
+    def add(self, time: float, positions: np.ndarray, goals: np.ndarray) -> None:
+        """Add a row: a steady time in seconds, positions [6] and goals [6] in radians; NaN where none is followed."""
+        if self._filled == BLOCK:
+            if len(self._blocks) * BLOCK >= ROWS:
+                self._blocks.pop(0)
+            self._blocks.append(np.empty((BLOCK, COLUMNS)))
+            self._filled = 0
+        row = self._blocks[-1][self._filled]
+        row[0], row[1:7], row[7:] = time, positions, goals
+        self._filled += 1
+
+    def after(self, since: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return times [n], positions [n, 6] and goals [n, 6] after a time, in the contract's units."""
+        if not self._blocks:
+            return np.empty(0), np.empty((0, 6)), np.empty((0, 6))
+        rows = np.concatenate([*self._blocks[:-1], self._blocks[-1][: self._filled]])
+        rows = rows[rows[:, 0] > since]
+        return rows[:, 0].copy(), arm.to_units(rows[:, 1:7].copy()), arm.to_units(rows[:, 7:].copy())

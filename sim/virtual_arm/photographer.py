@@ -1,0 +1,134 @@
+"""The cameras of the twin: a thread that draws its views at a steady rate and shows them to other processes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import mujoco
+import numpy as np
+
+from ..desk.scene import CAMERAS
+from .faults import Faults
+from .frames import FrameWriter
+from .twin import Twin
+
+NOISY_PIXELS = 24
+"""How many values of a picture are off by one: no sensor delivers the same picture twice, and what counts repeated
+pictures must not take an arm at rest for a camera that hangs."""
+
+DRAWN = (
+    *("qpos", "mocap_pos", "mocap_quat", "xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat"),
+    *("site_xpos", "site_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir"),
+)
+"""What a picture is drawn from, of all that the physics know."""
+
+
+def frame_path(folder: Path, camera: str) -> Path:
+    """Return the file in which the frames of a camera are shown."""
+    return folder / f"{camera}.frames"
+
+
+class Photographer:
+    """Draws every camera of the twin `rate` times a second of the twin's time, from a thread of its own.
+
+    `failure` says what broke it.
+    """
+
+    def __init__(self, twin: Twin, folder: Path, image_size: int, rate: float, faults: Faults) -> None:
+        self.failure = ""
+        self.pictures = 0
+        self._twin, self._faults = twin, faults
+        self._size, self._rate = image_size, rate
+        self._writers = {camera: FrameWriter(frame_path(folder, camera), image_size, image_size) for camera in CAMERAS}
+        self._last: dict[str, np.ndarray] = {}
+        self._shown: dict[str, float] = {}
+        self._late: list[tuple[float, str, np.ndarray, float]] = []
+        self._generator = np.random.default_rng(0)
+        self._model: mujoco.MjModel | None = None
+        self._data: mujoco.MjData | None = None
+        self._renderer: mujoco.Renderer | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="cameras", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stopping = True
+        self._thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        try:
+            self._photograph()
+        except Exception as error:  # whatever a renderer throws must reach whoever started the world
+            self.failure = f"{type(error).__name__}: {error}"
+        if self._renderer is not None:
+            self._renderer.close()
+
+    def _photograph(self) -> None:
+        period = 1.0 / self._rate / self._twin.speed
+        due = time.monotonic()
+        while not self._stopping:
+            self._show_late()
+            wait = due - time.monotonic()
+            if wait > 0:
+                time.sleep(min(wait, 0.01))
+                continue
+            captured = self._look()
+            for camera in CAMERAS:
+                self._take(camera, captured)
+            # A picture that is not in time is left out, as a camera that is too slow does.
+            due += period * max(1.0, np.ceil((time.monotonic() - due) / period))
+
+    def _look(self) -> float:
+        """Take the twin's state over; return when."""
+        with self._twin.lock:
+            model = self._twin.env.model
+            if model is not self._model:
+                if self._renderer is not None:
+                    self._renderer.close()
+                self._model, self._data = model, mujoco.MjData(model)
+                self._renderer = mujoco.Renderer(model, self._size, self._size)
+            for name in DRAWN:
+                getattr(self._data, name)[:] = getattr(self._twin.env.data, name)
+            return time.monotonic()
+
+    def _take(self, camera: str, captured: float) -> None:
+        if self._faults.strike("camera_dropped", camera):
+            return
+        if self._renderer is None:
+            return
+        if self._faults.strike("camera_frozen", camera) and camera in self._last:
+            image = self._last[camera]
+        elif self._faults.strike("camera_black", camera):
+            image = np.zeros((self._size, self._size, 3), np.uint8)
+        else:
+            self._renderer.update_scene(self._data, camera)
+            image = self._with_noise(self._renderer.render())
+            self.pictures += 1
+        self._last[camera] = image
+        late = self._faults.strike("camera_delayed", camera)
+        if late:
+            self._late.append((captured + (late.value or 0.0), camera, image, captured))
+        else:
+            self._show(camera, image, captured)
+
+    def _show_late(self) -> None:
+        now = time.monotonic()
+        while self._late and self._late[0][0] <= now:
+            _, camera, image, captured = self._late.pop(0)
+            # The delay may have ended since: then newer ones have overtaken it.
+            if captured > self._shown.get(camera, 0.0):
+                self._show(camera, image, captured)
+
+    def _show(self, camera: str, image: np.ndarray, captured: float) -> None:
+        self._shown[camera] = captured
+        self._writers[camera].show(image, captured)
+
+    def _with_noise(self, image: np.ndarray) -> np.ndarray:
+        noisy = image.copy()
+        values = noisy.reshape(-1)
+        places = self._generator.integers(0, values.size, NOISY_PIXELS)
+        values[places] ^= 1
+        return noisy

@@ -1,0 +1,84 @@
+"""The register table of a Feetech STS3215 servo: addresses, how numbers are stored, and the values it is delivered with.
+
+Two-byte numbers have their low byte first. Some keep their sign in a bit of its own, as magnitude and sign.
+"""
+
+from __future__ import annotations
+
+FIRMWARE = (3, 10)
+MODEL_NUMBER = 777
+
+FIRMWARE_MAJOR, FIRMWARE_MINOR, MODEL, IDENTIFIER, BAUD_RATE = 0, 1, 3, 5, 6
+RETURN_DELAY, STATUS_LEVEL, MIN_POSITION, MAX_POSITION = 7, 8, 9, 11
+MAX_TEMPERATURE, MAX_VOLTAGE, MIN_VOLTAGE, MAX_TORQUE = 13, 14, 15, 16
+PHASE, UNLOADING, LED_ALARM, P_GAIN, D_GAIN, I_GAIN, STARTUP_FORCE = 18, 19, 20, 21, 22, 23, 24
+DEAD_ZONES, PROTECTION_CURRENT, RESOLUTION, HOMING_OFFSET, OPERATING_MODE = 26, 28, 30, 31, 33
+PROTECTIVE_TORQUE, PROTECTION_TIME, OVERLOAD_TORQUE = 34, 35, 36
+TORQUE_ENABLE, ACCELERATION, GOAL_POSITION, GOAL_TIME, GOAL_VELOCITY, TORQUE_LIMIT, LOCK = 40, 41, 42, 44, 46, 48, 55
+POSITION, VELOCITY, LOAD, VOLTAGE, TEMPERATURE, STATUS, MOVING, CURRENT = 56, 58, 60, 62, 63, 65, 66, 69
+MOVING_THRESHOLD, MAX_ACCELERATION = 80, 85
+
+EPROM = range(5, 40)
+"""What outlives the loss of power, once written with the lock open."""
+
+READ_ONLY = (range(5), range(56, 71))
+
+VOLTAGE_ERROR, SENSOR_ERROR, OVERHEAT_ERROR, CURRENT_ERROR, OVERLOAD_ERROR = 1, 2, 4, 8, 32
+"""The bits of a status packet's error byte and of the register `STATUS`."""
+
+POSITION_MODE = 0
+
+RETURN_DELAY_UNIT = 2e-6
+VOLTAGE_UNIT = 0.1
+CURRENT_UNIT = 6.5
+"""Seconds, volts and milliamperes of one count."""
+
+FULL_TORQUE = 1000
+"""The count of `TORQUE_LIMIT`, `MAX_TORQUE` and `LOAD` for the torque at stall."""
+
+
+def delivered() -> bytearray:
+    """Return the table [256] as a servo has it after its arm was set up, without identity, range and position."""
+    table = bytearray(256)
+    table[FIRMWARE_MAJOR], table[FIRMWARE_MINOR] = FIRMWARE
+    store(table, MODEL, MODEL_NUMBER)
+    table[STATUS_LEVEL] = 1
+    table[MAX_TEMPERATURE], table[MAX_VOLTAGE], table[MIN_VOLTAGE] = 70, 80, 40
+    store(table, MAX_TORQUE, FULL_TORQUE)
+    table[PHASE] = 12
+    table[UNLOADING], table[LED_ALARM] = 44, 47
+    table[P_GAIN], table[D_GAIN], table[I_GAIN] = 16, 32, 0
+    store(table, STARTUP_FORCE, 16)
+    table[DEAD_ZONES] = table[DEAD_ZONES + 1] = 1
+    store(table, PROTECTION_CURRENT, 500)
+    table[RESOLUTION] = 1
+    table[PROTECTIVE_TORQUE], table[PROTECTION_TIME], table[OVERLOAD_TORQUE] = 20, 200, 80
+    table[LOCK] = 1
+    table[MOVING_THRESHOLD], table[MAX_ACCELERATION] = 5, 254
+    return table
+
+
+def store(table: bytearray, address: int, value: int) -> None:
+    """Write a two-byte number."""
+    table[address : address + 2] = value.to_bytes(2, "little")
+
+
+def load(table: bytearray, address: int) -> int:
+    """Read a two-byte number."""
+    return int.from_bytes(table[address : address + 2], "little")
+
+
+def encode_sign(value: int, sign_bit: int) -> int:
+    """Encode a number as magnitude and sign; a magnitude that has no room is cut to the largest."""
+    magnitude = min(abs(value), (1 << sign_bit) - 1)
+    return magnitude | (1 << sign_bit) if value < 0 else magnitude
+
+
+def decode_sign(word: int, sign_bit: int) -> int:
+    """Decode a number that is stored as magnitude and sign."""
+    magnitude = word & ((1 << sign_bit) - 1)
+    return -magnitude if word & (1 << sign_bit) else magnitude
+
+
+POSITION_SIGN, OFFSET_SIGN, LOAD_SIGN = 15, 11, 10
+"""Which bit holds the sign of positions and velocities, of the homing offset, and of the load."""

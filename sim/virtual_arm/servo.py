@@ -1,0 +1,254 @@
+"""One emulated Feetech STS3215 servo: its registers, what it does to its joint, and what it says about it.
+
+Modelled are what a driver meets: position mode, gain, torque enable and limit, position limits, goal velocity, readings
+and the errors that follow from them. Not modelled are the acceleration profile, the other operating modes (the servo is
+limp in them) and the overload that a long strain brings: the desk's own servos hold what they grasp.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from . import registers
+from .calibration import RESOLUTION, Encoder
+from .faults import Faults
+
+NOMINAL_GAIN = 16
+"""The value of `P_GAIN` that the desk's servos stand for, the one LeRobot writes."""
+
+STALL_CURRENT = 2700.0
+"""At full torque, in milliamperes."""
+
+AMBIENT, SUPPLY = 28.0, 7.4
+"""Room temperature in degrees Celsius, and the supply's voltage."""
+
+HEATING, SLOWNESS = 25.0, 240.0
+"""How much warmer, in degrees, a servo gets at full torque for long, and in how many seconds two thirds of that."""
+
+SAG = 0.4
+"""By how many volts the supply sags at full torque."""
+
+
+@dataclass(frozen=True)
+class Drive:
+    """What a servo does to its joint now.
+
+    `goal` is the angle that it drives to in radians, None when it is limp; `stiffness` is relative to the desk's
+    servo, `torque` its limit as a part of the torque at stall.
+    """
+
+    goal: float | None
+    stiffness: float = 0.0
+    torque: float = 0.0
+
+
+LIMP = Drive(None)
+
+
+class Servo:
+    """A servo with its register table; not safe for threads, its bus holds the lock.
+
+    `position` is its joint's angle in radians, `now` of its methods steady seconds.
+    """
+
+    def __init__(self, joint: str, encoder: Encoder, faults: Faults, position: float, *, torque_limit: int) -> None:
+        self.joint = joint
+        self._encoder, self._faults = encoder, faults
+        self._position, self._velocity, self._effort = position, 0.0, 0.0
+        self._temperature = AMBIENT + 2.0
+        self._approach: float | None = None
+        self._waiting: list[tuple[int, bytes]] = []
+        self._struck: dict[str, bytes] = {}
+        self._drive = LIMP
+        table = registers.delivered()
+        table[registers.IDENTIFIER] = encoder.identifier
+        registers.store(table, registers.MIN_POSITION, encoder.range_min)
+        registers.store(table, registers.MAX_POSITION, encoder.range_max)
+        registers.store(table, registers.MAX_TORQUE, torque_limit)
+        offset = registers.encode_sign(encoder.homing_offset, registers.OFFSET_SIGN)
+        registers.store(table, registers.HOMING_OFFSET, offset)
+        self.table = table
+        self._kept = bytes(table)
+        self.start_up()
+
+    @property
+    def identifier(self) -> int:
+        return self.table[registers.IDENTIFIER]
+
+    @property
+    def hears(self) -> bool:
+        """Whether it takes part in what happens on the bus."""
+        return not any(self._faults.active(kind, self.joint) for kind in ("silent", "missing", "power"))
+
+    def start_up(self) -> None:
+        """Begin as when power comes on: EPROM as kept, torque off, the goal where the joint is."""
+        self.table[:] = self._kept
+        self._waiting.clear()
+        self._struck.clear()
+        self._approach = None
+        limit = registers.load(self.table, registers.MAX_TORQUE)
+        registers.store(self.table, registers.TORQUE_LIMIT, limit)
+        registers.store(self.table, registers.GOAL_POSITION, self._reported())
+
+    def release(self) -> None:
+        """Switch torque off, as a write of the register does."""
+        self.table[registers.TORQUE_ENABLE] = 0
+
+    def read(self, address: int, length: int) -> bytes:
+        """Return the registers from `address` on, as many bytes as asked for; beyond the table they are 0."""
+        if address + length > registers.POSITION and address <= registers.CURRENT + 1:
+            self._refresh()
+        self._apply_eprom_faults()
+        found = bytes(self.table[address : address + length])
+        return found + bytes(length - len(found))
+
+    def write(self, address: int, content: bytes) -> None:
+        """Set registers from `address` on; those that are read-only stay as they are."""
+        for place, value in enumerate(content, start=address):
+            if place < len(self.table) and not any(place in span for span in registers.READ_ONLY):
+                self.table[place] = value
+        if not self.table[registers.LOCK]:
+            kept = bytearray(self._kept)
+            first, last = registers.EPROM.start, registers.EPROM.stop
+            kept[first:last] = self.table[first:last]
+            self._kept = bytes(kept)
+
+    def write_later(self, address: int, content: bytes) -> None:
+        """Keep a write until `act`."""
+        self._waiting.append((address, content))
+
+    def act(self) -> None:
+        """Carry out what `write_later` kept."""
+        for address, content in self._waiting:
+            self.write(address, content)
+        self._waiting.clear()
+
+    def sense(self, position: float, velocity: float, effort: float, seconds: float) -> None:
+        """Take in the joint's state: radians, radians per second, and effort as a signed part of the stall torque."""
+        self._position, self._velocity, self._effort = position, velocity, effort
+        rest = AMBIENT + HEATING * effort * effort
+        self._temperature += (rest - self._temperature) * min(1.0, seconds / SLOWNESS)
+
+    def errors(self) -> int:
+        """Return the bits of the error byte."""
+        bits = 0
+        forced = self._faults.active("status", self.joint)
+        if forced:
+            bits |= int(forced.value or 0)
+        volts = self._volts() / registers.VOLTAGE_UNIT
+        if not self.table[registers.MIN_VOLTAGE] <= round(volts) <= self.table[registers.MAX_VOLTAGE]:
+            bits |= registers.VOLTAGE_ERROR
+        if round(self._degrees()) > self.table[registers.MAX_TEMPERATURE]:
+            bits |= registers.OVERHEAT_ERROR
+        return bits
+
+    def drive(self, seconds: float) -> Drive:
+        """Return what it does to its joint, `seconds` after it was asked last."""
+        if self._faults.active("missing", self.joint) or self._faults.active("power"):
+            self._approach = None
+            return LIMP
+        table = self.table
+        if not table[registers.TORQUE_ENABLE] or table[registers.OPERATING_MODE] != registers.POSITION_MODE:
+            self._approach = None
+            return LIMP
+        limit = min(registers.load(table, registers.TORQUE_LIMIT), registers.load(table, registers.MAX_TORQUE))
+        unloading = self.errors() & table[registers.UNLOADING]
+        if unloading & ~registers.OVERLOAD_ERROR:
+            return LIMP
+        if unloading:
+            limit = min(limit, table[registers.PROTECTIVE_TORQUE] * registers.FULL_TORQUE // 100)
+        goal = self._follow(self.goal_ticks(), seconds)
+        drive = self._drive
+        angle = self._encoder.radians(goal + self._mounting())
+        stiffness, torque = table[registers.P_GAIN] / NOMINAL_GAIN, min(limit / registers.FULL_TORQUE, 1.0)
+        if (drive.goal, drive.stiffness, drive.torque) != (angle, stiffness, torque):
+            self._drive = drive = Drive(angle, stiffness, torque)
+        return drive
+
+    def goal_ticks(self) -> int:
+        """Return the goal position as it was written, within the position limits."""
+        goal = registers.decode_sign(registers.load(self.table, registers.GOAL_POSITION), registers.POSITION_SIGN)
+        low, high = self._limits()
+        return goal if low == high == 0 else min(max(goal, low), high)
+
+    def _limits(self) -> tuple[int, int]:
+        self._apply_eprom_faults()
+        minimum = registers.load(self.table, registers.MIN_POSITION)
+        maximum = registers.load(self.table, registers.MAX_POSITION)
+        return minimum, maximum
+
+    def _follow(self, goal: int, seconds: float) -> float:
+        """Return where a goal velocity lets the servo drive now; 0 stands for no limit."""
+        speed = registers.load(self.table, registers.GOAL_VELOCITY) & 0x7FFF
+        if not speed:
+            self._approach = None
+            return goal
+        here = self._approach
+        if here is None:
+            here = self._encoder.ticks(self._position) - self._mounting()
+        step = speed * seconds
+        self._approach = goal if abs(goal - here) <= step else here + math.copysign(step, goal - here)
+        return self._approach
+
+    def _mounting(self) -> int:
+        """Return by how much the homing offset in the registers differs from the one of the arm's calibration."""
+        word = registers.load(self.table, registers.HOMING_OFFSET)
+        return registers.decode_sign(word, registers.OFFSET_SIGN) - self._encoder.homing_offset
+
+    def _reported(self) -> int:
+        """Return the position in ticks: from 0 on, as long as the angle feedback mode is the plain one."""
+        ticks = round(self._encoder.ticks(self._position)) - self._mounting()
+        return ticks % RESOLUTION
+
+    def _refresh(self) -> None:
+        table, pace = self.table, registers.POSITION_SIGN
+        velocity = round(self._velocity * self._encoder.ticks_per_radian)
+        registers.store(table, registers.POSITION, registers.encode_sign(self._reported(), registers.POSITION_SIGN))
+        registers.store(table, registers.VELOCITY, registers.encode_sign(velocity, pace))
+        load = round(self._effort * registers.FULL_TORQUE)
+        registers.store(table, registers.LOAD, registers.encode_sign(load, registers.LOAD_SIGN))
+        table[registers.VOLTAGE] = min(round(self._volts() / registers.VOLTAGE_UNIT), 255)
+        table[registers.TEMPERATURE] = min(round(self._degrees()), 255)
+        table[registers.STATUS] = self.errors()
+        table[registers.MOVING] = int(abs(velocity) > table[registers.MOVING_THRESHOLD])
+        current = round(abs(self._effort) * STALL_CURRENT / registers.CURRENT_UNIT)
+        registers.store(table, registers.CURRENT, current)
+
+    def _volts(self) -> float:
+        forced = self._faults.active("voltage", self.joint)
+        return float(forced.value or 0) if forced else SUPPLY - SAG * abs(self._effort)
+
+    def _degrees(self) -> float:
+        forced = self._faults.active("temperature", self.joint)
+        return float(forced.value or 0) if forced else self._temperature
+
+    def _apply_eprom_faults(self) -> None:
+        """Falsify registers while a fault says so, and put them back when it is over."""
+        for kind, address, length in _FALSIFIED:
+            fault = self._faults.active(kind, self.joint)
+            if fault and kind not in self._struck:
+                self._struck[kind] = bytes(self.table[address : address + length])
+                self._falsify(kind, int(fault.value or 0))
+            elif not fault and kind in self._struck:
+                self.table[address : address + length] = self._struck.pop(kind)
+
+    def _falsify(self, kind: str, value: int) -> None:
+        table = self.table
+        if kind == "model":
+            registers.store(table, registers.MODEL, value)
+        elif kind == "limits":
+            registers.store(table, registers.MIN_POSITION, registers.load(table, registers.MIN_POSITION) + value)
+            registers.store(table, registers.MAX_POSITION, registers.load(table, registers.MAX_POSITION) - value)
+        else:
+            word = registers.load(table, registers.HOMING_OFFSET)
+            offset = registers.decode_sign(word, registers.OFFSET_SIGN) + value
+            word = registers.encode_sign(offset, registers.OFFSET_SIGN)
+            registers.store(table, registers.HOMING_OFFSET, word)
+
+
+_FALSIFIED = (
+    ("model", registers.MODEL, 2),
+    ("limits", registers.MIN_POSITION, 4),
+    ("homing", registers.HOMING_OFFSET, 2),
+)

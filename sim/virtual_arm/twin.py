@@ -1,0 +1,252 @@
+"""The desk twin that the servos move: the desk's own physics, in slices, against the clock.
+
+It does what `DeskEnv.step` does when the same goals are held for the same time: a slice is one of the desk's physics
+steps, and after as many as make a control step the desk takes stock of what was achieved.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from ...errors import SaccadeError
+from ..desk import arm
+from ..desk.environment import DeskEnv
+from ..desk.scene import PHYSICS_STEPS
+from .bus import Bus
+from .faults import Faults
+from .motion import MotionRecord
+from .servo import LIMP, Drive, Servo
+
+STALL_TORQUE = 2.94
+"""Of the servo, in newton metres."""
+
+JAMMED = 60.0
+"""Friction of a joint that is stuck, in newton metres: far beyond what any servo here pushes."""
+
+FORFEIT_SECONDS = 0.25
+"""How far the physics may fall behind the clock before the time is given up, in the world's seconds."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What happens on the desk: suite and task, where it begins, and the words that are said, None for the task's."""
+
+    suite: str
+    task: str
+    initial_state: int
+    seed: int
+    instruction: str | None = None
+
+
+class Twin:
+    """A desk whose arm follows servos, stepped by a thread of its own at `speed` times real time.
+
+    `lock` is held while the desk moves or is changed. `failure` says what broke it. `cameras` see it through `env`.
+    Raises InputError for an unknown suite or task.
+    """
+
+    def __init__(self, episode: Episode, image_size: int, faults: Faults, speed: float) -> None:
+        self.lock = threading.Lock()
+        self.speed = speed
+        self.failure = ""
+        self.lost_seconds = 0.0
+        self._faults = faults
+        self._image_size = image_size
+        self._servos: Sequence[Servo] = ()
+        self._bus: Bus | None = None
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._motion = MotionRecord()
+        self._scene: tuple[str, str] | None = None
+        self.prepare(episode)
+
+    def attach(self, bus: Bus) -> None:
+        """Let the bus's servos move the joints, and time begin."""
+        self._bus, self._servos = bus, bus.servos
+        self._thread = threading.Thread(target=self._run, name="twin", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread and let go of the desk."""
+        self._stopping = True
+        if self._thread is not None:
+            self._thread.join(timeout=2.0)
+        self.env.close()
+
+    def prepare(self, episode: Episode) -> None:
+        """Set up the desk for an episode: the arm at its start pose, held there until its servos have torque.
+
+        Servos lose torque; their goals stay what they were, as if the arm had been carried back. The episode's steps
+        count from the first goal that a servo with torque is given, or from `begin`.
+        """
+        with self.lock:
+            if self._scene != (episode.suite, episode.task):
+                if self._scene is not None:
+                    self.env.close()
+                self.env = DeskEnv(episode.suite, episode.task, image_size=self._image_size)
+                # The cameras draw; what the desk itself would draw nobody sees.
+                self.env.draws = False
+                self._scene = episode.suite, episode.task
+                self._learn_the_model()
+            self._restore_the_model()
+            options = {"initial_state": episode.initial_state, "instruction": episode.instruction}
+            self.env.reset(seed=episode.seed, options=options)
+            self.start_pose = self.env.joints()
+            self._held = self.env.data.ctrl.copy()
+            self._propped = [True] * len(arm.JOINTS)
+            self._begun, self._slices, self._success = False, 0, False
+            self._release_servos()
+            self._motion.clear()
+            self._anchor()
+
+    def begin(self) -> None:
+        """Count the episode's steps from now; lamps that show for its first steps show anew."""
+        with self.lock:
+            self.env.count_from_here()
+            self._begun, self._slices, self._success = True, 0, False
+
+    def joints(self) -> np.ndarray:
+        """Return the true joint positions [6] in the contract's units."""
+        with self.lock:
+            return arm.to_units(self.env.joints())
+
+    def motion(self, since: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return times [n], joint positions [n, 6] and followed goals [n, 6] recorded after `since`."""
+        with self.lock:
+            return self._motion.after(since)
+
+    def outcome(self) -> dict[str, Any]:
+        """Return how the episode stands."""
+        with self.lock:
+            return {
+                "success": self._success,
+                "over": self._over(),
+                "steps": self.env.steps if self._begun else 0,
+                "seconds": self.env.steps / arm.CONTROL_HZ if self._begun else 0.0,
+                "max_steps": self.env._max_episode_steps,
+                "picked": self.env.picked,
+                "target": self.env.spec_task.target,
+                "instruction": self.env.instruction,
+                "initial_state": self.env.initial_state,
+                "lost_seconds": self.lost_seconds,
+            }
+
+    def _over(self) -> bool:
+        return self._success or self.env.steps >= self.env._max_episode_steps
+
+    def _learn_the_model(self) -> None:
+        model = self.env.model
+        self._actuators = np.array([model.actuator(joint).id for joint in arm.JOINTS])
+        self._dofs = np.array([model.joint(joint).dofadr[0] for joint in arm.JOINTS])
+        self._gains = model.actuator_gainprm.copy(), model.actuator_biasprm.copy()
+        self._force_range = model.actuator_forcerange.copy()
+        self._friction = model.dof_frictionloss.copy()
+        self._slice_seconds = float(model.opt.timestep)
+
+    def _restore_the_model(self) -> None:
+        model = self.env.model
+        model.actuator_gainprm[:], model.actuator_biasprm[:] = self._gains
+        model.actuator_forcerange[:] = self._force_range
+        model.dof_frictionloss[:] = self._friction
+        # What each actuator was set to last; None is the desk's own servo.
+        self._set: list[Drive | None] = [None] * len(arm.JOINTS)
+
+    def _release_servos(self) -> None:
+        if self._bus is None:
+            return
+        with self._bus.lock:
+            for servo in self._servos:
+                servo.release()
+            self._bus.commanded = False
+
+    def _anchor(self) -> None:
+        """Let the next slice be due now."""
+        self._next = time.monotonic() + self._slice_seconds / self.speed
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                wait = self._next - time.monotonic()
+                if wait > 0:
+                    time.sleep(wait)
+                with self.lock:
+                    self._catch_up()
+        except (SaccadeError, ArithmeticError, ValueError) as error:
+            self.failure = str(error)
+
+    def _catch_up(self) -> None:
+        """Do one slice, or as many as are due; what is due for too long is given up."""
+        behind = (time.monotonic() - self._next) * self.speed
+        if behind > FORFEIT_SECONDS:
+            self.lost_seconds += behind
+            self._anchor()
+            return
+        # No more than a control step at once: others wait for the lock.
+        for _ in range(PHYSICS_STEPS):
+            if time.monotonic() < self._next:
+                return
+            self._slice(self._next)
+            self._next += self._slice_seconds / self.speed
+
+    def _slice(self, now: float) -> None:
+        """Move the desk by one slice that ends at the steady time `now`."""
+        bus = self._bus
+        if bus is None:
+            return
+        with bus.lock:
+            drives = [servo.drive(self._slice_seconds) for servo in self._servos]
+            commanded = bus.commanded
+            bus.commanded = False
+        if commanded and not self._begun:
+            self._begun, self._slices = True, 0
+        goals = np.full(len(drives), np.nan)
+        for number, drive in enumerate(drives):
+            self._push(number, drive)
+            if drive.goal is not None:
+                goals[number] = drive.goal
+        self.env.advance(1)
+        self._let_servos_feel()
+        self._motion.add(now, self.env.joints(), goals)
+        if self._begun:
+            self._slices += 1
+            if self._slices % PHYSICS_STEPS == 0 and not self._over():
+                self.env.take_stock()
+                self._success = self.env.success()
+
+    def _push(self, number: int, drive: Drive) -> None:
+        """Let a joint's actuator do what its servo does; a limp one that was never driven is held where it starts."""
+        model, data, actuator = self.env.model, self.env.data, self._actuators[number]
+        jammed = self._faults.active("stuck", arm.JOINTS[number]) is not None
+        model.dof_frictionloss[self._dofs[number]] = JAMMED if jammed else self._friction[self._dofs[number]]
+        if drive is not LIMP:
+            self._propped[number] = False
+        if self._propped[number]:
+            data.ctrl[actuator] = self._held[actuator]
+            return
+        if drive.goal is not None:
+            data.ctrl[actuator] = drive.goal
+        set_to = self._set[number]
+        if set_to is None or (set_to.stiffness, set_to.torque) != (drive.stiffness, drive.torque):
+            gain, bias = (array[actuator] * drive.stiffness for array in self._gains)
+            # The damping of the servo's loop does not grow with its gain, but goes with the torque.
+            bias[2] = self._gains[1][actuator][2] * (drive.stiffness > 0)
+            model.actuator_gainprm[actuator], model.actuator_biasprm[actuator] = gain, bias
+            model.actuator_forcerange[actuator] = -drive.torque * STALL_TORQUE, drive.torque * STALL_TORQUE
+        self._set[number] = drive
+
+    def _let_servos_feel(self) -> None:
+        data = self.env.data
+        positions, velocities = self.env.joints().tolist(), data.qvel[self._dofs].tolist()
+        efforts = (data.actuator_force[self._actuators] / STALL_TORQUE).tolist()
+        if self._bus is None:
+            return
+        with self._bus.lock:
+            for servo, *state in zip(self._servos, positions, velocities, efforts, strict=True):
+                servo.sense(*state, self._slice_seconds)

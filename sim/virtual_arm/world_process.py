@@ -1,0 +1,173 @@
+"""The process that the virtual arm lives in: servos, twin and cameras, and the orders of whoever started it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import InputError, SaccadeError, WorldError
+from .calibration import encoders
+from .faults import Fault, Faults
+
+if TYPE_CHECKING:
+    from .bus import Bus
+    from .photographer import Photographer
+    from .twin import Twin
+
+GRIPPER_TORQUE = 500
+"""LeRobot limits the gripper's servo to half its torque; so is this arm's, from before it is first connected."""
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """How a virtual arm is started; `folder` is where its port and its frames appear."""
+
+    suite: str
+    task: str
+    initial_state: int
+    seed: int
+    instruction: str | None
+    image_size: int
+    speed: float
+    latency: float
+    frame_rate: float
+    draws: bool
+    folder: Path
+
+
+class World:
+    """Everything of one virtual arm."""
+
+    def __init__(self, settings: WorldSettings) -> None:
+        from .bus import Bus
+        from .photographer import Photographer
+        from .servo import Servo
+        from .twin import Episode, Twin
+
+        self.settings = settings
+        self.faults = Faults(time.monotonic, settings.seed)
+        self._episode = Episode(
+            settings.suite, settings.task, settings.initial_state, settings.seed, settings.instruction
+        )
+        self.twin: Twin = Twin(self._episode, settings.image_size, self.faults, settings.speed)
+        servos = [
+            Servo(
+                joint, encoder, self.faults, float(position), torque_limit=GRIPPER_TORQUE if joint == "gripper" else 1000
+            )
+            for (joint, encoder), position in zip(encoders().items(), self.twin.start_pose, strict=True)
+        ]
+        self.bus: Bus = Bus(servos, self.faults, settings.folder, latency=settings.latency)
+        self.twin.attach(self.bus)
+        self.photographer: Photographer | None = None
+        if settings.draws:
+            self.photographer = Photographer(
+                self.twin, settings.folder, settings.image_size, settings.frame_rate, self.faults
+            )
+
+    def obey(self, order: str, arguments: dict[str, Any]) -> Any:
+        """Carry out one order of the handle and return its answer."""
+        self._check_health()
+        match order:
+            case "reset":
+                return self._reset(**arguments)
+            case "begin":
+                return self.twin.begin()
+            case "fault":
+                return self.faults.order(arguments["fault"])
+            case "clear_faults":
+                return self.faults.clear()
+            case "outcome":
+                return self.twin.outcome()
+            case "motion":
+                return self.twin.motion(arguments["since"])
+            case "joints":
+                return self.twin.joints()
+            case "counts":
+                pictures = self.photographer.pictures if self.photographer else 0
+                return {"instructions": self.bus.instructions, "pictures": pictures, "cpu_seconds": time.process_time()}
+        raise WorldError(f"the virtual arm got an order that it does not know: {order}")
+
+    def close(self) -> None:
+        """Stop everything and remove what stood in the folder."""
+        if self.photographer:
+            self.photographer.close()
+        self.bus.close()
+        self.twin.close()
+
+    def _check_health(self) -> None:
+        failure = self.twin.failure or (self.photographer.failure if self.photographer else "")
+        if failure:
+            raise WorldError(f"the virtual arm broke: {failure}")
+
+    def _reset(
+        self, initial_state: int | None, seed: int | None, task: str | None, suite: str | None, instruction: str | None
+    ) -> dict[str, Any]:
+        from .twin import Episode
+
+        now = self._episode
+        episode = Episode(
+            suite or now.suite,
+            task or now.task,
+            now.initial_state if initial_state is None else initial_state,
+            now.seed if seed is None else seed,
+            instruction,
+        )
+        self.twin.prepare(episode)
+        self._episode = episode
+        return self.twin.outcome()
+
+
+def serve(connection: Connection, settings: WorldSettings) -> None:
+    """Run a world and obey orders from `connection`, (order, arguments), until it closes or says "close".
+
+    Answers ("done", answer), ("refused", InputError) or ("broken", text); the first answer tells that all is up.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started the arm: an arm does not die of it
+    _leave_with_parent(settings.folder)
+    world = None
+    try:
+        from ..rendering import choose_backend
+
+        choose_backend()
+        world = World(settings)
+        connection.send(("done", world.twin.outcome()))
+        while True:
+            order, arguments = connection.recv()
+            if order == "close":
+                break
+            try:
+                connection.send(("done", world.obey(order, arguments)))
+            except InputError as error:
+                connection.send(("refused", error))
+    except InputError as error:
+        connection.send(("refused", error))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # Whoever started the arm is gone; there is nobody left to tell.
+    except SaccadeError as error:
+        connection.send(("broken", str(error)))
+    except Exception:
+        connection.send(("broken", traceback.format_exc()))
+    if world is not None:
+        world.close()
+
+
+def _leave_with_parent(folder: Path) -> None:
+    """End this process as soon as its parent does, and leave nothing behind."""
+    parent = parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()  # a killed parent cannot say goodbye
+            shutil.rmtree(folder, ignore_errors=True)
+            os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
