@@ -66,6 +66,17 @@ class ServerSettings:
             raise InputError("certificate", got=got, expected="a certificate and its key", fix=fix) from None
         return context
 
+    def check_address(self) -> None:
+        """Raise InputError where the server could not listen as things are, before a policy is loaded for it."""
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind) as probe:
+                # As asyncio's servers do, so that the port of a server that has just ended counts as free.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(address)
+        except OSError as error:
+            raise self.refusal(error) from None
+
     def url(self, port: int) -> str:
         """Return the address for clients of this machine, or of others where the server is reached by them."""
         host = f"[{self.host}]" if ":" in self.host else self.host

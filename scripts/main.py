@@ -96,6 +96,17 @@ COMMANDS = {
         ),
         interrupted="Nothing was written; repeat the command.",
     ),
+    "serve": Command(
+        module="serve",
+        options="ServeConfig",
+        summary="a policy for arms that do not carry it, over websocket",
+        examples=(
+            "saccade serve runs/cubes    # prints the address and a token made for this run",
+            "saccade serve runs/cubes --port 8000 --token-file ~/.saccade_token --device cuda",
+            "saccade serve runs/cubes --host 0.0.0.0 --certificate server.pem --key server.key --token-file token",
+        ),
+        interrupted="Nothing is left behind.",
+    ),
     "report": Command(
         module="report",
         options="ReportConfig",
