@@ -245,8 +245,10 @@ def _outcome(ray: Any, reference: Any, key: str) -> tuple[Any, ...]:
 
 def _connect(options: ClusterOptions) -> Any:
     """Return Ray, connected; nothing is reported to anybody, and no page is served."""
-    # Read when Ray is imported. The second has a cluster that starts here stay on the loopback interface.
+    # Read when Ray is imported. Under `uv run` Ray would copy this project, and install the copy over the environment
+    # in use; nodes bring their own. The third has a cluster that starts here stay on the loopback interface.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     if options.address.startswith(("local", "127.")):
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:

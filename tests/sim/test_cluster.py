@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from cluster_world import Actors, Fingerprint, SlowWorlds
 from fake_world import make_actor, make_env
 
+import saccade
 from saccade.errors import InputError, WorldError
 from saccade.scripts.bench_cluster import Interrupted, TwoNodes, count_records
 from saccade.sim import cluster, cluster_node
@@ -140,3 +142,10 @@ def test_a_cluster_that_loses_a_node_loses_no_episode(checkpoint, tmp_path, monk
         with pytest.raises(WorldError, match=r"the head does not answer any more.*--resume"):
             keep(nodes.address, "gone", lambda pool: Interrupted(pool, 2, nodes.kill_head))
         assert 2 <= len((tmp_path / "gone" / "records.jsonl").read_text().splitlines()) < 8
+
+    # Ray has left the environment alone: under `uv run` it would install a copy of the project over it.
+    script = "import saccade; print(saccade.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == saccade.__file__
