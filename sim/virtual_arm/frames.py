@@ -81,7 +81,10 @@ class FrameReader:
         head = np.frombuffer(self._map, _HEAD, 1) if len(self._map) >= _HEAD.itemsize else None
         if head is None or int(head["magic"][0]) != MAGIC:
             raise InputError(
-                "camera source", got=str(path), expected="frames of a virtual arm", fix="Use its camera's configuration."
+                "camera source",
+                got=str(path),
+                expected="frames of a virtual arm",
+                fix="Use its camera's configuration.",
             )
         self._head = head
         self.height, self.width = int(head["height"][0]), int(head["width"][0])

@@ -9,6 +9,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
+from ...errors import WorldError
 from ..desk.scene import CAMERAS
 from .faults import Faults
 from .frames import FrameWriter
@@ -50,8 +51,14 @@ class Photographer:
         self._data: mujoco.MjData | None = None
         self._renderer: mujoco.Renderer | None = None
         self._stopping = False
+        self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cameras", daemon=True)
         self._thread.start()
+
+    def wait_until_ready(self, seconds: float) -> None:
+        """Return once every camera was drawn; raises WorldError when that fails or takes longer."""
+        if not self._ready.wait(seconds) or self.failure:
+            raise WorldError(f"the virtual arm's cameras: got {self.failure or f'no picture within {seconds:g} s'}")
 
     def close(self) -> None:
         """End the thread."""
@@ -63,6 +70,7 @@ class Photographer:
             self._photograph()
         except Exception as error:  # whatever a renderer throws must reach whoever started the world
             self.failure = f"{type(error).__name__}: {error}"
+        self._ready.set()
         if self._renderer is not None:
             self._renderer.close()
 
@@ -78,21 +86,25 @@ class Photographer:
             captured = self._look()
             for camera in CAMERAS:
                 self._take(camera, captured)
+            self._ready.set()
             # A picture that is not in time is left out, as a camera that is too slow does.
             due += period * max(1.0, np.ceil((time.monotonic() - due) / period))
 
     def _look(self) -> float:
         """Take the twin's state over; return when."""
-        with self._twin.lock:
+        while True:
             model = self._twin.env.model
             if model is not self._model:
+                # What draws takes a while to be made: the arm must not stand still meanwhile.
                 if self._renderer is not None:
                     self._renderer.close()
-                self._model, self._data = model, mujoco.MjData(model)
                 self._renderer = mujoco.Renderer(model, self._size, self._size)
-            for name in DRAWN:
-                getattr(self._data, name)[:] = getattr(self._twin.env.data, name)
-            return time.monotonic()
+                self._model, self._data = model, mujoco.MjData(model)
+            with self._twin.lock:
+                if self._twin.env.model is self._model:
+                    for name in DRAWN:
+                        getattr(self._data, name)[:] = getattr(self._twin.env.data, name)
+                    return time.monotonic()
 
     def _take(self, camera: str, captured: float) -> None:
         if self._faults.strike("camera_dropped", camera):

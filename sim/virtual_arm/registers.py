@@ -1,4 +1,4 @@
-"""The register table of a Feetech STS3215 servo: addresses, how numbers are stored, and the values it is delivered with.
+"""The register table of a Feetech STS3215 servo: addresses, how numbers are stored, and first values.
 
 Two-byte numbers have their low byte first. Some keep their sign in a bit of its own, as magnitude and sign.
 """

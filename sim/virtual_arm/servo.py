@@ -49,10 +49,10 @@ LIMP = Drive(None)
 class Servo:
     """A servo with its register table; not safe for threads, its bus holds the lock.
 
-    `position` is its joint's angle in radians, `now` of its methods steady seconds.
+    `position` is its joint's angle in radians, `torque_limit` in thousandths of the torque at stall.
     """
 
-    def __init__(self, joint: str, encoder: Encoder, faults: Faults, position: float, *, torque_limit: int) -> None:
+    def __init__(self, joint: str, encoder: Encoder, faults: Faults, position: float, torque_limit: int) -> None:
         self.joint = joint
         self._encoder, self._faults = encoder, faults
         self._position, self._velocity, self._effort = position, 0.0, 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import tempfile
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -199,10 +200,8 @@ class VirtualArm:
 
     def close(self) -> None:
         """End the world; its port and cameras vanish. May be called twice."""
-        try:
+        with suppress(OSError):  # It may be gone already.
             self._connection.send(("close", {}))
-        except OSError:
-            pass  # It is gone already.
         self._process.join(timeout=CLOSE_SECONDS)
         if self._process.is_alive():
             self._process.kill()

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
@@ -16,15 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, SaccadeError, WorldError
 from .calibration import encoders
-from .faults import Fault, Faults
+from .faults import Faults
+from .registers import FULL_TORQUE
 
 if TYPE_CHECKING:
     from .bus import Bus
     from .photographer import Photographer
     from .twin import Twin
 
-GRIPPER_TORQUE = 500
+TORQUE_LIMITS = {"gripper": 500}
 """LeRobot limits the gripper's servo to half its torque; so is this arm's, from before it is first connected."""
+
+READY_SECONDS = 60.0
+"""How long the first pictures may take; a renderer without a GPU compiles what it draws with."""
+
+URGENCY = -10
+"""Niceness: this stands for hardware, which answers in time however busy the computer is."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +68,18 @@ class World:
         )
         self.twin: Twin = Twin(self._episode, settings.image_size, self.faults, settings.speed)
         servos = [
-            Servo(
-                joint, encoder, self.faults, float(position), torque_limit=GRIPPER_TORQUE if joint == "gripper" else 1000
-            )
+            Servo(joint, encoder, self.faults, float(position), TORQUE_LIMITS.get(joint, FULL_TORQUE))
             for (joint, encoder), position in zip(encoders().items(), self.twin.start_pose, strict=True)
         ]
         self.bus: Bus = Bus(servos, self.faults, settings.folder, latency=settings.latency)
-        self.twin.attach(self.bus)
         self.photographer: Photographer | None = None
         if settings.draws:
             self.photographer = Photographer(
                 self.twin, settings.folder, settings.image_size, settings.frame_rate, self.faults
             )
+            self.photographer.wait_until_ready(READY_SECONDS)
+        # Only now may time begin: a renderer that is being made stops all threads for a while.
+        self.twin.attach(self.bus)
 
     def obey(self, order: str, arguments: dict[str, Any]) -> Any:
         """Carry out one order of the handle and return its answer."""
@@ -133,6 +141,8 @@ def serve(connection: Connection, settings: WorldSettings) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started the arm: an arm does not die of it
     _leave_with_parent(settings.folder)
+    with suppress(OSError):
+        os.nice(URGENCY)  # where it is allowed
     world = None
     try:
         from ..rendering import choose_backend
