@@ -1,0 +1,152 @@
+"""How far, how fast and how suddenly each joint may be sent: derived from servo, calibration and contract."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import InputError
+from ..policy.contract import Contract
+from ..policy.specification import Specification
+
+SERVO_SPEED = 270.0
+"""Degrees a second of an STS3215 without load (45 rpm): no target needs to move faster than the servo can."""
+
+SERVO_ACCELERATION = 6016.0
+"""Degrees a second squared: the servo's largest torque, 2.94 N m, on its own inertia, 0.028 kg m^2, with no load."""
+
+GRIPPER_LEAD = 2.0
+"""A gripper presses by a target that runs ahead of it, so its target may move faster than it does; LeRobot halves its
+torque."""
+
+POSITION_TOLERANCE = 5.0
+"""Degrees outside the range up to which a target is clamped without ado."""
+
+START_PERIODS = 2.0
+"""How many steps' worth of motion at full speed a first command may lie away from the measured pose."""
+
+LEAD_SECONDS = 0.15
+"""How many seconds of motion at full speed a joint may stay behind its target before it counts as stuck."""
+
+WIDENED = 0.5
+"""By what part of its span, to each side, the range of the demonstrations is widened."""
+
+
+@dataclass(frozen=True)
+class JointRange(Specification):
+    """What an arm's calibration says of a joint: its range, `low` to `high` in `unit`, and that range in degrees."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    degrees: float
+    gripper: bool = False
+
+    def _validate(self) -> None:
+        if not self.low < self.high:
+            raise self._refusal("high", got=self.high, expected=f"above low ({self.low:g})", fix="Calibrate the arm.")
+        if self.degrees <= 0:
+            raise self._refusal("degrees", got=self.degrees, expected="above 0", fix="Calibrate the arm.")
+
+
+@dataclass(frozen=True)
+class Limits(Specification):
+    """The limits of each joint, in the units of the contract and seconds; all tuples [A].
+
+    `low`, `high`: positions. `speed`, `acceleration`: of the target. `position_tolerance`: how far outside the range a
+    target is clamped without ado. `start_tolerance`: how far from the measured pose a first command may lie. `lead`:
+    how far a joint may stay behind its target before it counts as stuck.
+    """
+
+    names: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    speed: tuple[float, ...]
+    acceleration: tuple[float, ...]
+    position_tolerance: tuple[float, ...]
+    start_tolerance: tuple[float, ...]
+    lead: tuple[float, ...]
+
+    def _validate(self) -> None:
+        if not self.names:
+            raise self._refusal("names", got="no names", expected="at least one joint")
+        for field in ("low", "high", "speed", "acceleration", "position_tolerance", "start_tolerance", "lead"):
+            values = getattr(self, field)
+            if len(values) != len(self.names):
+                raise self._refusal(field, got=f"{len(values)} numbers", expected=f"one for each of {len(self.names)}")
+            for name, value in zip(self.names, values, strict=True):
+                if field not in ("low", "high") and value <= 0:
+                    raise self._refusal(f"{field} of {name}", got=value, expected="above 0")
+        for name, low, high in zip(self.names, self.low, self.high, strict=True):
+            if not low < high:
+                raise self._refusal(f"high of {name}", got=high, expected=f"above low ({low:g})")
+
+    @classmethod
+    def derive(cls, contract: Contract, ranges: Sequence[JointRange], *, share: float = 1.0) -> Limits:
+        """Return the default limits of an arm under a contract; `share` (0 to 1] slows all motion down.
+
+        Positions: the calibrated range, cut to what the demonstrations showed widened by half. Speed and acceleration:
+        the servo's own, converted to the joint's unit by its calibrated range. Raises InputError where a joint of the
+        contract is missing, has another unit, or where the two ranges do not meet.
+        """
+        if not 0.0 < share <= 1.0:
+            raise InputError("share of the servo's speed", got=share, expected="above 0, at most 1", fix="Use 1.0.")
+        period = 1.0 / contract.control_hz
+        known = {each.name: each for each in ranges}
+        rows = []
+        for index, (name, unit) in enumerate(zip(contract.action.names, contract.action.units, strict=True)):
+            joint = known.get(name)
+            if joint is None or joint.unit != unit:
+                raise InputError(
+                    f"calibrated range of {name}",
+                    got="none" if joint is None else f"one in {joint.unit}",
+                    expected=f"one in {unit}",
+                    fix="Choose the arm and the units that the policy was trained with.",
+                )
+            low, high = _demonstrated(contract, index)
+            low, high = max(low, joint.low), min(high, joint.high)
+            if not low < high:
+                raise InputError(
+                    f"range of {name}",
+                    got=f"{joint.low:g} to {joint.high:g} {unit} by the arm's calibration",
+                    expected="a range that holds what the demonstrations show",
+                    fix="Calibrate the arm as the demonstrations' arm was, or choose another policy.",
+                )
+            degree = (joint.high - joint.low) / joint.degrees
+            speed = share * SERVO_SPEED * degree * (GRIPPER_LEAD if joint.gripper else 1.0)
+            acceleration = SERVO_ACCELERATION * degree * (GRIPPER_LEAD if joint.gripper else 1.0)
+            tolerance = POSITION_TOLERANCE * degree
+            rows.append((low, high, speed, acceleration, tolerance, START_PERIODS * speed * period))
+        low, high, speed, acceleration, tolerance, start = zip(*rows, strict=True)
+        lead = tuple(LEAD_SECONDS * each / share for each in speed)
+        return cls(contract.action.names, low, high, speed, acceleration, tolerance, start, lead)
+
+    def outside(self, pose: np.ndarray) -> list[str]:
+        """Return, in words, each joint of a pose [A] that lies outside its range by more than the tolerance."""
+        rows = zip(self.names, pose, self.low, self.high, self.position_tolerance, strict=True)
+        return [
+            f"{name} at {value:.1f}, range {low:.1f} to {high:.1f}"
+            for name, value, low, high, tolerance in rows
+            if not (low - tolerance <= value <= high + tolerance)
+        ]
+
+
+def _demonstrated(contract: Contract, index: int) -> tuple[float, float]:
+    """Return the range of an absolute target that the statistics speak for, widened; boundless for a relative action.
+
+    An element taken relative to the state has no absolute range of its own: there the state's stands for it.
+    """
+    if contract.action.kind != "absolute":
+        return -math.inf, math.inf
+    statistics = contract.normalization
+    if statistics.relative[index]:
+        low, high = statistics.state_low[index], statistics.state_high[index]
+    else:
+        low = min(row[index] for row in statistics.action_low)
+        high = max(row[index] for row in statistics.action_high)
+    margin = WIDENED * (high - low)
+    return low - margin, high + margin

@@ -1,0 +1,78 @@
+"""Limits: derived from servo, calibration and contract, and refused where these do not fit."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from saccade.errors import InputError
+from saccade.robot.limits import JointRange, Limits
+
+from .stand_in import RANGES, make_contract, make_limits
+
+
+def test_limits_follow_from_calibration_servo_and_demonstrations():
+    limits = make_limits()
+    assert limits.low == (-110.0, -97.0, 0.0)
+    assert limits.high == (110.0, 97.0, 100.0)
+    assert limits.speed == pytest.approx((270.0, 270.0, 2 * 270.0 * 100 / 110))
+    assert limits.start_tolerance[0] == pytest.approx(18.0)
+
+
+def test_demonstrations_narrow_the_range_to_what_they_showed_and_half_as_much_again():
+    contract = make_contract()
+    statistics = dataclasses.replace(contract.normalization, state_low=(-20, -10, 0), state_high=(20, 30, 100))
+    limits = Limits.derive(dataclasses.replace(contract, normalization=statistics), RANGES)
+    assert (limits.low[0], limits.high[0]) == (-40.0, 40.0)
+    assert (limits.low[1], limits.high[1]) == (-30.0, 50.0)
+
+
+def test_a_share_slows_everything_down():
+    assert make_limits(share=0.5).speed[0] == pytest.approx(135.0)
+    with pytest.raises(InputError, match="share of the servo's speed"):
+        make_limits(share=1.5)
+
+
+def test_radians_get_limits_in_radians():
+    contract = make_contract()
+    units = ("radians", "degrees", "percent")
+    contract = dataclasses.replace(
+        contract,
+        state=dataclasses.replace(contract.state, units=units),
+        action=dataclasses.replace(contract.action, units=units),
+    )
+    ranges = (JointRange("shoulder_pan.pos", "radians", -1.92, 1.92, 220.0), *RANGES[1:])
+    assert Limits.derive(contract, ranges).speed[0] == pytest.approx(np.deg2rad(270.0), rel=1e-2)
+
+
+def test_an_arm_of_other_joints_or_units_is_refused():
+    with pytest.raises(InputError, match="calibrated range of gripper.pos: got none"):
+        Limits.derive(make_contract(), RANGES[:2])
+    other = JointRange("gripper.pos", "degrees", 0.0, 100.0, 100.0)
+    with pytest.raises(InputError, match="got one in degrees, expected one in percent"):
+        Limits.derive(make_contract(), (*RANGES[:2], other))
+
+
+def test_a_calibration_of_another_arm_whose_range_the_demonstrations_never_touch_is_refused():
+    contract = make_contract()
+    statistics = dataclasses.replace(contract.normalization, state_low=(120, -90, 0), state_high=(130, 90, 100))
+    with pytest.raises(InputError, match="range of shoulder_pan.pos"):
+        Limits.derive(dataclasses.replace(contract, normalization=statistics), RANGES)
+
+
+def test_limits_check_themselves_and_pass_through_json():
+    limits = make_limits()
+    assert Limits.from_json(limits.to_json()) == limits
+    with pytest.raises(InputError, match="speed of elbow_flex.pos"):
+        dataclasses.replace(limits, speed=(1.0, 0.0, 1.0))
+    with pytest.raises(InputError, match="Limits.low"):
+        dataclasses.replace(limits, low=(0.0,))
+    with pytest.raises(InputError, match="high of gripper.pos"):
+        dataclasses.replace(limits, low=(0.0, 0.0, 100.0))
+
+
+def test_a_pose_outside_is_told_joint_by_joint():
+    limits = make_limits()
+    assert limits.outside(np.array([112.0, 0.0, 50.0])) == []
+    assert limits.outside(np.array([0.0, 120.0, 50.0])) == ["elbow_flex.pos at 120.0, range -97.0 to 97.0"]
+    assert len(limits.outside(np.array([np.nan, 0.0, 50.0]))) == 1
