@@ -223,10 +223,10 @@ class RemotePolicy:
 
     def _send(self, connection: ClientConnection, message: bytes, seconds: float) -> None:
         # A peer that reads no more fills the buffers, and sending then waits for ever: cut the line from beside.
+        began = time.monotonic()
         watchdog = threading.Timer(seconds, _shut, (connection,))
         watchdog.daemon = True
         watchdog.start()
-        began = time.monotonic()
         try:
             connection.send(message)
         except ConnectionClosed as error:
