@@ -1,5 +1,5 @@
-"""LeRobot's door to Saccade: importing it registers the policy `saccade`, the environment `saccade_desk` and the camera
-`saccade_virtual`.
+"""LeRobot's door to Saccade: importing it registers the policy `saccade`, the world `saccade_desk`, and the cameras of
+the virtual arm, `saccade_virtual`.
 
 LeRobot imports every installed distribution whose name begins with `lerobot_policy_`. The processors have to be
 imported here too: a checkpoint names them, and LeRobot looks them up before it has met the policy.

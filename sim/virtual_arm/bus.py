@@ -20,6 +20,9 @@ BROADCAST = 254
 HEADER = b"\xff\xff"
 SHORTEST_PACKET = 6
 
+LONGEST_CONTENT = 250
+"""So many registers fit into one reply; asked for more, a servo keeps quiet."""
+
 ANSWERED = (PING, READ)
 """What a servo answers even when its status level says that it should keep quiet."""
 
@@ -78,6 +81,10 @@ class Bus:
         self._open()
         self._thread = threading.Thread(target=self._run, name="bus", daemon=True)
         self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
 
     def close(self) -> None:
         """End the thread and take the port away."""
@@ -139,13 +146,16 @@ class Bus:
     def _handle(self, identifier: int, instruction: int, parameters: bytes) -> None:
         self.instructions += 1
         with self.lock:
-            if instruction == SYNC_READ and len(parameters) > 2:
+            if instruction == SYNC_READ:
+                if len(parameters) < 3 or parameters[1] > LONGEST_CONTENT:
+                    return
                 address, length = parameters[:2]
                 asked = [servo for number in parameters[2:] for servo in self._hearing(number)]
                 for servo in asked:
                     self._answer(servo, READ, servo.read(address, length))
-            elif instruction == SYNC_WRITE and len(parameters) > 2:
-                self._sync_write(*parameters[:2], parameters[2:])
+            elif instruction == SYNC_WRITE:
+                if len(parameters) > 2:
+                    self._sync_write(parameters[0], parameters[1], parameters[2:])
             else:
                 for servo in self._hearing(identifier):
                     self._obey(servo, instruction, parameters, quiet=identifier == BROADCAST and instruction != PING)
@@ -156,8 +166,8 @@ class Bus:
 
     def _obey(self, servo: Servo, instruction: int, parameters: bytes, *, quiet: bool) -> None:
         content = b""
-        if instruction == READ and len(parameters) == 2:
-            content = servo.read(*parameters)
+        if instruction == READ and len(parameters) == 2 and parameters[1] <= LONGEST_CONTENT:
+            content = servo.read(parameters[0], parameters[1])
         elif instruction == WRITE and len(parameters) > 1:
             self._write(servo, parameters[0], parameters[1:])
         elif instruction == WRITE_LATER and len(parameters) > 1:

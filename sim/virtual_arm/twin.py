@@ -26,9 +26,6 @@ from .servo import LIMP, Drive, Servo
 STALL_TORQUE = 2.94
 """Of the servo, in newton metres."""
 
-JAMMED = 60.0
-"""Friction of a joint that is stuck, in newton metres: far beyond what any servo here pushes."""
-
 FORFEIT_SECONDS = 0.25
 """How far the physics may fall behind the clock before the time is given up, in the world's seconds."""
 
@@ -47,7 +44,7 @@ class Episode:
 class Twin:
     """A desk whose arm follows servos, stepped by a thread of its own at `speed` times real time.
 
-    `lock` is held while the desk moves or is changed. `failure` says what broke it. `cameras` see it through `env`.
+    `lock` is held while the desk moves or is changed. `failure` says what broke it, `env` is the desk.
     Raises InputError for an unknown suite or task.
     """
 
@@ -67,8 +64,12 @@ class Twin:
         self.prepare(episode)
 
     def attach(self, bus: Bus) -> None:
-        """Let the bus's servos move the joints, and time begin."""
+        """Let the bus's servos move the joints."""
         self._bus, self._servos = bus, bus.servos
+
+    def run(self) -> None:
+        """Let time begin."""
+        self._anchor()
         self._thread = threading.Thread(target=self._run, name="twin", daemon=True)
         self._thread.start()
 
@@ -102,6 +103,7 @@ class Twin:
             self._propped = [True] * len(arm.JOINTS)
             self._begun, self._slices, self._success = False, 0, False
             self._release_servos()
+            self._let_servos_feel()
             self._motion.clear()
             self._anchor()
 
@@ -110,6 +112,37 @@ class Twin:
         with self.lock:
             self.env.count_from_here()
             self._begun, self._slices, self._success = True, 0, False
+
+    def advance(self, now: float) -> None:
+        """Move the desk by one slice that ends at the steady time `now`; the lock is held by whoever calls."""
+        bus = self._bus
+        if bus is None:
+            return
+        with bus.lock:
+            drives = [servo.drive(self._slice_seconds) for servo in self._servos]
+            commanded = bus.commanded
+            bus.commanded = False
+        if commanded and not self._begun:
+            self._begun, self._slices = True, 0
+        goals = np.full(len(drives), np.nan)
+        for number, drive in enumerate(drives):
+            self._push(number, drive)
+            if drive.goal is not None:
+                goals[number] = drive.goal
+        before = self.env.joints()
+        self.env.advance(1)
+        for number, joint in enumerate(arm.JOINTS):
+            if self._faults.active("stuck", joint):
+                # Friction, however high, creeps in these physics; what is jammed does not.
+                self.env.data.qpos[self._addresses[number]] = before[number]
+                self.env.data.qvel[self._dofs[number]] = 0.0
+        self._let_servos_feel()
+        self._motion.add(now, self.env.joints(), goals)
+        if self._begun:
+            self._slices += 1
+            if self._slices % PHYSICS_STEPS == 0 and not self._over():
+                self.env.take_stock()
+                self._success = self.env.success()
 
     def joints(self) -> np.ndarray:
         """Return the true joint positions [6] in the contract's units."""
@@ -146,14 +179,13 @@ class Twin:
         self._dofs = np.array([model.joint(joint).dofadr[0] for joint in arm.JOINTS])
         self._gains = model.actuator_gainprm.copy(), model.actuator_biasprm.copy()
         self._force_range = model.actuator_forcerange.copy()
-        self._friction = model.dof_frictionloss.copy()
+        self._addresses = np.array([model.joint(joint).qposadr[0] for joint in arm.JOINTS])
         self._slice_seconds = float(model.opt.timestep)
 
     def _restore_the_model(self) -> None:
         model = self.env.model
         model.actuator_gainprm[:], model.actuator_biasprm[:] = self._gains
         model.actuator_forcerange[:] = self._force_range
-        model.dof_frictionloss[:] = self._friction
         # What each actuator was set to last; None is the desk's own servo.
         self._set: list[Drive | None] = [None] * len(arm.JOINTS)
 
@@ -191,39 +223,12 @@ class Twin:
         for _ in range(PHYSICS_STEPS):
             if time.monotonic() < self._next:
                 return
-            self._slice(self._next)
+            self.advance(self._next)
             self._next += self._slice_seconds / self.speed
-
-    def _slice(self, now: float) -> None:
-        """Move the desk by one slice that ends at the steady time `now`."""
-        bus = self._bus
-        if bus is None:
-            return
-        with bus.lock:
-            drives = [servo.drive(self._slice_seconds) for servo in self._servos]
-            commanded = bus.commanded
-            bus.commanded = False
-        if commanded and not self._begun:
-            self._begun, self._slices = True, 0
-        goals = np.full(len(drives), np.nan)
-        for number, drive in enumerate(drives):
-            self._push(number, drive)
-            if drive.goal is not None:
-                goals[number] = drive.goal
-        self.env.advance(1)
-        self._let_servos_feel()
-        self._motion.add(now, self.env.joints(), goals)
-        if self._begun:
-            self._slices += 1
-            if self._slices % PHYSICS_STEPS == 0 and not self._over():
-                self.env.take_stock()
-                self._success = self.env.success()
 
     def _push(self, number: int, drive: Drive) -> None:
         """Let a joint's actuator do what its servo does; a limp one that was never driven is held where it starts."""
         model, data, actuator = self.env.model, self.env.data, self._actuators[number]
-        jammed = self._faults.active("stuck", arm.JOINTS[number]) is not None
-        model.dof_frictionloss[self._dofs[number]] = JAMMED if jammed else self._friction[self._dofs[number]]
         if drive is not LIMP:
             self._propped[number] = False
         if self._propped[number]:

@@ -72,6 +72,7 @@ class World:
             for (joint, encoder), position in zip(encoders().items(), self.twin.start_pose, strict=True)
         ]
         self.bus: Bus = Bus(servos, self.faults, settings.folder, latency=settings.latency)
+        self.twin.attach(self.bus)
         self.photographer: Photographer | None = None
         if settings.draws:
             self.photographer = Photographer(
@@ -79,7 +80,7 @@ class World:
             )
             self.photographer.wait_until_ready(READY_SECONDS)
         # Only now may time begin: a renderer that is being made stops all threads for a while.
-        self.twin.attach(self.bus)
+        self.twin.run()
 
     def obey(self, order: str, arguments: dict[str, Any]) -> Any:
         """Carry out one order of the handle and return its answer."""
@@ -113,6 +114,8 @@ class World:
 
     def _check_health(self) -> None:
         failure = self.twin.failure or (self.photographer.failure if self.photographer else "")
+        if not self.bus.alive:
+            failure = "its bus does not answer any more"
         if failure:
             raise WorldError(f"the virtual arm broke: {failure}")
 

@@ -1,0 +1,51 @@
+import json
+
+import numpy as np
+import pytest
+
+from saccade.errors import InputError
+from saccade.sim.desk.arm import JOINTS, RANGES, to_units
+from saccade.sim.virtual_arm.calibration import calibration, encoders, write_calibration
+
+ONE_TICK = 360 / 4095
+
+
+def lerobot_units(ticks, identifier="virtual", folder=None):
+    """What LeRobot's own driver makes of encoder positions {id: ticks}, with the calibration file it read."""
+    from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
+
+    robot = SO101Follower(SO101FollowerConfig(port="none", id=identifier, calibration_dir=folder))
+    return robot.bus._normalize(ticks)
+
+
+def test_lerobot_reads_the_desks_units_to_a_tick(tmp_path):
+    write_calibration(tmp_path, "virtual")
+    for part in np.linspace(0, 1, 23):
+        radians = RANGES[:, 0] + part * (RANGES[:, 1] - RANGES[:, 0])
+        counted = zip(encoders().values(), radians, strict=True)
+        ticks = {each.identifier: round(each.ticks(angle)) for each, angle in counted}
+        read = np.array(list(lerobot_units(ticks, folder=tmp_path).values()))
+        assert np.abs(read - to_units(radians)).max() <= ONE_TICK
+
+
+def test_ranges_hold_all_that_the_joints_can_do():
+    for encoder, (low, high) in zip(encoders().values(), RANGES, strict=True):
+        assert encoder.range_min <= round(encoder.ticks(low)) < round(encoder.ticks(high)) <= encoder.range_max
+        assert encoder.radians(encoder.ticks(0.3)) == pytest.approx(0.3)
+
+
+def test_no_two_offsets_are_the_same_so_that_swapped_servos_show():
+    offsets = [each["homing_offset"] for each in calibration().values()]
+    assert len(set(offsets)) == len(JOINTS) and all(abs(offset) < 2048 for offset in offsets)
+
+
+def test_the_file_is_what_the_arm_says(tmp_path):
+    path = write_calibration(tmp_path / "made", "left arm")
+    assert path.name == "left arm.json"
+    assert json.loads(path.read_text()) == calibration()
+
+
+def test_an_identifier_that_is_no_name_is_refused(tmp_path):
+    with pytest.raises(InputError, match="identifier"):
+        write_calibration(tmp_path, "../virtual")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,84 @@
+import pytest
+
+from saccade.errors import InputError
+from saccade.sim.virtual_arm.faults import KINDS, Fault, Faults
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def faults(clock):
+    return Faults(clock)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_can_be_ordered_without_a_value(kind):
+    assert Fault(kind).value == KINDS[kind].value
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kind": "dorp"},
+        {"kind": "drop", "joint": "elbow"},
+        {"kind": "drop", "camera": "front"},
+        {"kind": "drop", "value": 1.0},
+        {"kind": "camera_black", "joint": "gripper"},
+        {"kind": "camera_black", "camera": "top"},
+        {"kind": "delay", "value": -1.0},
+        {"kind": "delay", "value": float("nan")},
+        {"kind": "voltage", "value": 300},
+        {"kind": "drop", "after": -1.0},
+        {"kind": "drop", "after": float("inf")},
+        {"kind": "drop", "seconds": 0.0},
+        {"kind": "drop", "count": 0},
+        {"kind": "stuck", "count": 3},
+        {"kind": "drop", "probability": 0.0},
+        {"kind": "stuck", "probability": 0.5},
+    ],
+)
+def test_what_does_not_fit_is_refused(wrong):
+    with pytest.raises(InputError):
+        Fault(**wrong)
+
+
+def test_an_unknown_kind_gets_a_suggestion():
+    with pytest.raises(InputError, match="'drop'"):
+        Fault("dorp")
+
+
+def test_it_begins_and_ends_in_time(faults, clock):
+    faults.order(Fault("stuck", joint="gripper", after=1.0, seconds=2.0))
+    assert not faults.active("stuck", "gripper")
+    clock.now += 1.0
+    assert faults.active("stuck", "gripper") and not faults.active("stuck", "wrist_roll")
+    clock.now += 2.0
+    assert not faults.active("stuck", "gripper")
+
+
+def test_it_strikes_as_often_as_ordered(faults):
+    faults.order(Fault("drop", count=2))
+    assert [bool(faults.strike("drop", "gripper")) for _ in range(4)] == [True, True, False, False]
+
+
+def test_it_strikes_about_as_often_as_its_chance_says(faults):
+    faults.order(Fault("drop", probability=0.25))
+    assert 150 < sum(bool(faults.strike("drop", "gripper")) for _ in range(1000)) < 350
+
+
+def test_clearing_ends_all(faults):
+    faults.order(Fault("stuck"))
+    faults.order(Fault("port", after=3.0))
+    faults.clear()
+    assert not faults.active("stuck", "gripper")
+    assert not faults.active("port")

@@ -1,0 +1,173 @@
+import itertools
+
+import pytest
+
+from saccade.sim.desk.arm import HOME
+from saccade.sim.virtual_arm import registers
+from saccade.sim.virtual_arm.calibration import encoders
+from saccade.sim.virtual_arm.faults import Fault
+from saccade.sim.virtual_arm.servo import LIMP
+
+PAN = encoders()["shoulder_pan"]
+SLICE = 1 / 360
+
+
+@pytest.fixture
+def servo(servos):
+    return servos[0]
+
+
+def write2(servo, address, value):
+    servo.write(address, value.to_bytes(2, "little"))
+
+
+def read2(servo, address):
+    return int.from_bytes(servo.read(address, 2), "little")
+
+
+def torque(servo, on=True):
+    servo.write(registers.TORQUE_ENABLE, bytes([on]))
+
+
+def test_numbers_keep_their_sign_in_a_bit():
+    for value in (0, 1, -1, 2047, -2047):
+        assert registers.decode_sign(registers.encode_sign(value, 15), 15) == value
+    assert registers.encode_sign(-5, 15) == 0x8005
+    assert registers.encode_sign(9999, 10) == 1023
+
+
+def test_it_is_limp_until_it_has_torque_and_then_stays_where_it_is(servo):
+    assert servo.drive(SLICE) is LIMP
+    torque(servo)
+    drive = servo.drive(SLICE)
+    assert drive.goal == pytest.approx(HOME[0], abs=1 / PAN.ticks_per_radian)
+    assert (drive.stiffness, drive.torque) == (1.0, 1.0)
+    torque(servo, on=False)
+    assert servo.drive(SLICE) is LIMP
+
+
+def test_a_goal_beyond_the_limits_is_cut_to_them(servo):
+    torque(servo)
+    write2(servo, registers.GOAL_POSITION, 4000)
+    assert servo.drive(SLICE).goal == pytest.approx(PAN.radians(PAN.range_max))
+    assert read2(servo, registers.GOAL_POSITION) == 4000
+    write2(servo, registers.GOAL_POSITION, registers.encode_sign(-300, 15))
+    assert servo.drive(SLICE).goal == pytest.approx(PAN.radians(PAN.range_min))
+
+
+def test_gain_and_torque_limit_show_in_what_it_does(servo):
+    torque(servo)
+    servo.write(registers.P_GAIN, bytes([32]))
+    write2(servo, registers.TORQUE_LIMIT, 300)
+    drive = servo.drive(SLICE)
+    assert (drive.stiffness, drive.torque) == (2.0, 0.3)
+
+
+def test_a_goal_velocity_is_kept(servo):
+    torque(servo)
+    servo.sense(0.0, 0.0, 0.0, SLICE)
+    write2(servo, registers.GOAL_VELOCITY, 360)
+    write2(servo, registers.GOAL_POSITION, 2148)
+    goals = [servo.drive(SLICE).goal for _ in range(150)]
+    ticks = [PAN.ticks(goal) for goal in goals]
+    assert ticks[0] == pytest.approx(2048.5, abs=0.6)
+    assert max(second - first for first, second in itertools.pairwise(ticks)) <= 1.0001
+    assert ticks[-1] == pytest.approx(2148)
+
+
+def test_other_modes_leave_it_limp(servo):
+    torque(servo)
+    servo.write(registers.OPERATING_MODE, b"\1")
+    assert servo.drive(SLICE) is LIMP
+
+
+def test_it_says_how_its_joint_is(servo):
+    servo.sense(0.5, -1.0, -0.25, SLICE)
+    assert read2(servo, registers.POSITION) == round(PAN.ticks(0.5))
+    assert registers.decode_sign(read2(servo, registers.VELOCITY), 15) == -round(PAN.ticks_per_radian)
+    assert registers.decode_sign(read2(servo, registers.LOAD), 10) == -250
+    assert servo.read(registers.MOVING, 1) == b"\1"
+    assert servo.read(registers.VOLTAGE, 1)[0] == 73
+    assert 20 < servo.read(registers.TEMPERATURE, 1)[0] < 40
+    assert read2(servo, registers.CURRENT) > 0
+    assert servo.read(registers.STATUS, 1) == b"\0"
+
+
+def test_a_long_strain_makes_it_warm(servo):
+    before = servo.read(registers.TEMPERATURE, 1)[0]
+    for _ in range(600):
+        servo.sense(0.0, 0.0, 1.0, 1.0)
+    assert servo.read(registers.TEMPERATURE, 1)[0] > before + 10
+
+
+def test_readings_are_read_only_and_reading_beyond_the_table_gives_zeros(servo):
+    before = servo.read(registers.POSITION, 2)
+    servo.write(registers.POSITION, b"\0\0")
+    servo.write(registers.MODEL, b"\0\0")
+    assert servo.read(registers.POSITION, 2) == before
+    assert read2(servo, registers.MODEL) == 777
+    assert servo.read(250, 12)[6:] == bytes(6)
+    servo.write(254, b"\1\2\3\4")
+
+
+def test_only_what_was_written_with_the_lock_open_outlives_the_power(servo):
+    write2(servo, registers.MAX_POSITION, 3000)
+    servo.write(registers.LOCK, b"\0")
+    write2(servo, registers.MIN_POSITION, 1200)
+    servo.write(registers.LOCK, b"\1")
+    write2(servo, registers.MIN_POSITION, 1300)
+    torque(servo)
+    servo.start_up()
+    assert (read2(servo, registers.MIN_POSITION), servo.table[registers.TORQUE_ENABLE]) == (1200, 0)
+
+
+def test_a_homing_offset_shifts_what_is_read_and_where_goals_are(servo):
+    before = read2(servo, registers.POSITION)
+    write2(servo, registers.HOMING_OFFSET, registers.encode_sign(PAN.homing_offset + 50, 11))
+    assert read2(servo, registers.POSITION) == before - 50
+    torque(servo)
+    write2(servo, registers.GOAL_POSITION, 2000)
+    assert servo.drive(SLICE).goal == pytest.approx(PAN.radians(2050))
+
+
+def test_a_position_below_zero_is_counted_from_the_top(servo):
+    servo.sense(PAN.radians(-10), 0.0, 0.0, SLICE)
+    assert read2(servo, registers.POSITION) == 4086
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "limp"),
+    [
+        (Fault("temperature"), registers.OVERHEAT_ERROR, True),
+        (Fault("voltage"), registers.VOLTAGE_ERROR, False),
+        (Fault("status", value=registers.CURRENT_ERROR), registers.CURRENT_ERROR, True),
+    ],
+)
+def test_errors_show_and_cut_the_torque_where_its_registers_say_so(servo, faults, fault, error, limp):
+    torque(servo)
+    faults.order(fault)
+    assert servo.errors() == error == servo.read(registers.STATUS, 1)[0]
+    assert (servo.drive(SLICE) is LIMP) == limp
+    faults.clear()
+    assert servo.errors() == 0 and servo.drive(SLICE).torque == 1.0
+
+
+def test_overload_leaves_it_the_protective_torque(servo, faults):
+    torque(servo)
+    faults.order(Fault("status", value=registers.OVERLOAD_ERROR))
+    assert servo.drive(SLICE).torque == 0.2
+
+
+def test_faults_in_the_eprom_come_and_go(servo, faults):
+    faults.order(Fault("limits", value=100))
+    faults.order(Fault("model", value=2825))
+    faults.order(Fault("homing", value=-40))
+    assert read2(servo, registers.MIN_POSITION) == PAN.range_min + 100
+    assert read2(servo, registers.MAX_POSITION) == PAN.range_max - 100
+    assert read2(servo, registers.MODEL) == 2825
+    offset = registers.decode_sign(read2(servo, registers.HOMING_OFFSET), 11)
+    assert offset == PAN.homing_offset - 40
+    faults.clear()
+    assert read2(servo, registers.MIN_POSITION) == PAN.range_min
+    assert read2(servo, registers.MODEL) == 777
+    assert registers.decode_sign(read2(servo, registers.HOMING_OFFSET), 11) == PAN.homing_offset

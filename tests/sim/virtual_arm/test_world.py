@@ -1,0 +1,327 @@
+"""The virtual arm as a process, driven by LeRobot's own SO-101 driver."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from saccade.errors import InputError, WorldError
+from saccade.sim.desk.demonstrator import Demonstrator
+from saccade.sim.desk.environment import DeskEnv
+from saccade.sim.virtual_arm.faults import Fault
+from saccade.sim.virtual_arm.world import VirtualArm
+
+ONE_TICK = 360 / 4095
+PERIOD = 1 / 30
+
+
+def until(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+@pytest.fixture(scope="module")
+def world():
+    with VirtualArm.start(image_size=64) as world:
+        yield world
+
+
+@pytest.fixture(autouse=True)
+def fresh(request):
+    if "world" in request.fixturenames:
+        world = request.getfixturevalue("world")
+        world.clear_faults()
+        world.reset(suite="desk_object", task="red_cube", initial_state=0, seed=0)
+
+
+def connect(world, folder, cameras=None):
+    """LeRobot's driver, connected without a prompt; several tries, for a machine may be too busy to answer in time."""
+    from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
+
+    world.write_calibration(folder, "virtual")
+    for _ in range(10):
+        config = SO101FollowerConfig(
+            port=world.port, id="virtual", calibration_dir=folder, cameras=cameras or {}, num_read_retries=20
+        )
+        robot = SO101Follower(config)
+        try:
+            robot.connect(calibrate=False)
+        except ConnectionError:
+            if robot.bus.is_connected:
+                robot.bus.disconnect(disable_torque=False)
+            continue
+        return robot
+    raise AssertionError("LeRobot's driver could not connect")
+
+
+@pytest.fixture
+def robot(world, tmp_path):
+    robot = connect(world, tmp_path)
+    yield robot
+    if robot.is_connected:
+        robot.disconnect()
+
+
+def positions(robot):
+    return np.array(list(robot.bus.sync_read("Present_Position", num_retry=20).values()))
+
+
+def send(robot, goals):
+    robot.send_action({f"{joint}.pos": float(goal) for joint, goal in zip(robot.bus.motors, goals, strict=True)})
+
+
+def hold(robot):
+    """Set goals to where the joints are, then switch torque on."""
+    robot.bus.sync_write("Goal_Position", robot.bus.sync_read("Present_Position", num_retry=20))
+    robot.bus.enable_torque(num_retry=20)
+
+
+def test_lerobot_connects_finds_it_calibrated_and_reads_its_joints(world, robot):
+    assert until(lambda: robot.is_calibrated, 1.0)
+    assert robot.bus.read("Max_Torque_Limit", "gripper", num_retry=20) == 500
+    until(lambda: np.abs(world.joints() - positions(robot)).max() <= ONE_TICK, 2.0)
+    assert np.abs(world.joints() - positions(robot)).max() <= ONE_TICK
+
+
+def test_joints_go_where_they_are_sent(world, robot):
+    goals = np.array([20.0, -40, 30, 40, 10, 60])
+    send(robot, goals)
+    assert until(lambda: np.abs(world.joints() - goals).max() < 0.6)
+    assert np.abs(positions(robot) - world.joints()).max() < 0.2
+
+
+def test_goals_beyond_the_range_end_at_its_end(world, robot):
+    start = world.joints()
+    send(robot, np.array([300.0, *start[1:]]))
+    assert until(lambda: abs(world.joints()[0] - 110) < 1.5)
+    assert world.motion().positions[:, 0].max() < 112
+
+
+def test_without_torque_it_sinks(world, robot):
+    before = world.joints()
+    robot.bus.disable_torque(num_retry=20)
+    assert until(lambda: np.abs(world.joints() - before)[:4].max() > 5.0)
+    assert np.isnan(world.motion().goals[-1]).all()
+
+
+def test_its_cameras_are_lerobots_and_see_the_arm_move(world, tmp_path):
+    robot = connect(world, tmp_path, world.cameras)
+    assert robot.observation_features["front"] == (64, 64, 3)
+    before = robot.get_observation()
+    assert before["front"].shape == before["wrist"].shape == (64, 64, 3)
+    send(robot, world.joints() + [40, 0, 0, 0, 0, 0])
+    time.sleep(1.0)
+    after = robot.get_observation()
+    for camera in ("front", "wrist"):
+        assert np.abs(after[camera].astype(int) - before[camera]).mean() > 1.0
+    robot.disconnect()
+
+
+def test_pictures_are_the_desks(world):
+    from saccade.sim.virtual_arm.camera import VirtualCamera
+
+    desk = DeskEnv("desk_object", "red_cube", image_size=64)
+    expected, _ = desk.reset(seed=0, options={"initial_state": 0})
+    for name, config in world.cameras.items():
+        camera = VirtualCamera(config)
+        camera.connect()
+        camera.next_frame()
+        begin = time.monotonic()
+        frame = camera.next_frame(5000)
+        assert begin - 0.5 < frame.captured <= time.monotonic()
+        difference = np.abs(frame.image.astype(int) - expected["pixels"][name])
+        assert (difference > 8).mean() < 0.01
+        camera.disconnect()
+    desk.close()
+
+
+def test_a_demonstration_played_over_the_port_succeeds(world, robot):
+    """The whole way: LeRobot's driver, the port, the servos, the desk and its judgement."""
+    desk = DeskEnv("desk_object", "red_cube", image_size=64)
+    desk.draws = False
+    outcomes = []
+    for state in range(4):
+        desk.reset(seed=0, options={"initial_state": state})
+        demonstrator, commands = Demonstrator(desk, np.random.default_rng(0), noise=0.0), []
+        while not desk.success() and desk.steps < desk._max_episode_steps:
+            commands.append(demonstrator.decide()[1])
+            desk.step(commands[-1])
+        world.reset(initial_state=state)
+        hold(robot)
+        due = time.monotonic()
+        for command in commands:
+            send(robot, command)
+            due += PERIOD
+            time.sleep(max(due - time.monotonic(), 0.0))
+        until(lambda: world.outcome()["success"], 1.5)
+        outcomes.append(world.outcome())
+    # Blind to what happens, and on a machine that may stumble: not every time, but mostly.
+    assert sum(outcome["success"] for outcome in outcomes) >= 2, outcomes
+    assert all(outcome["over"] and outcome["picked"] == outcome["target"] for outcome in outcomes if outcome["success"])
+
+
+def test_the_motion_record_is_complete(world, robot):
+    send(robot, world.joints() + [10, 0, 0, 0, 0, 0])
+    time.sleep(1.0)
+    lost = world.outcome()["lost_seconds"]
+    motion = world.motion()
+    steps = np.diff(motion.times)
+    assert (steps > 0).all()
+    # Gaps only where the machine was too slow, and those are told.
+    assert steps[steps > 1.5 / 360].sum() <= lost + 0.01
+    assert len(motion.times) > 180 and motion.positions.shape == motion.goals.shape == (len(motion.times), 6)
+    assert len(world.motion(since=motion.times[-1]).times) < len(motion.times)
+    world.reset()
+    assert len(world.motion().times) < len(motion.times)
+
+
+def test_another_task_brings_its_instruction_and_an_unknown_one_is_refused(world):
+    assert world.instruction == "put the red cube in the bin"
+    with pytest.raises(InputError, match="red_cube"):
+        world.reset(task="red_cub")
+    world.reset(suite="desk_goal", task=first_task("desk_goal"), initial_state=1)
+    assert world.instruction != "put the red cube in the bin"
+    assert world.outcome()["initial_state"] == 1
+
+
+def first_task(suite):
+    from saccade.sim.desk.tasks import find_suite
+
+    return find_suite(suite)[0].name
+
+
+def test_faults_of_cameras_show(world):
+    from saccade.sim.virtual_arm.camera import VirtualCamera
+
+    front = VirtualCamera(world.cameras["front"])
+    front.connect()
+    first, second = front.next_frame(5000), front.next_frame(5000)
+    assert not np.array_equal(first.image, second.image), "an arm at rest must not look like a camera that hangs"
+
+    world.fault(Fault("camera_frozen", camera="front"))
+    time.sleep(0.2)
+    frames = [front.next_frame(5000) for _ in range(3)]
+    assert all(np.array_equal(frame.image, frames[0].image) for frame in frames)
+    assert frames[0].captured < frames[2].captured
+
+    world.clear_faults()
+    world.fault(Fault("camera_dropped", camera="front"))
+    time.sleep(0.6)
+    with pytest.raises(TimeoutError):
+        front.read_latest(max_age_ms=400)
+    with pytest.raises(TimeoutError):
+        front.next_frame(1)
+        front.next_frame(100)
+
+    world.clear_faults()
+    world.fault(Fault("camera_black", camera="front"))
+    assert until(lambda: front.next_frame(5000).image.max() == 0)
+
+    world.clear_faults()
+    world.fault(Fault("camera_delayed", camera="front", value=0.4))
+    time.sleep(1.0)
+    frame = front.next_frame(5000)
+    assert time.monotonic() - frame.captured >= 0.4
+    wrist = VirtualCamera(world.cameras["wrist"])
+    wrist.connect()
+    assert wrist.next_frame(5000).image.max() > 0
+    for camera in (front, wrist):
+        camera.disconnect()
+
+
+def test_a_fault_that_ends_by_itself(world, robot):
+    world.fault(Fault("silent", joint="gripper", seconds=0.5))
+    robot.config.num_read_retries = 0
+    with pytest.raises(ConnectionError):
+        for _ in range(3):
+            robot.bus.sync_read("Present_Position")
+    assert until(lambda: answers(robot))
+
+
+def answers(robot):
+    robot.bus.port_handler.ser.reset_input_buffer()
+    try:
+        robot.bus.sync_read("Present_Position")
+    except ConnectionError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"suite": "desk_objects"},
+        {"task": "red_cub"},
+        {"image_size": 4},
+        {"speed": 0.0},
+        {"latency": -1.0},
+        {"frame_rate": 0.0},
+    ],
+)
+def test_what_does_not_fit_is_refused(wrong):
+    with pytest.raises(InputError):
+        VirtualArm.start(draws=False, **wrong)
+
+
+def test_faster_than_real_time():
+    with VirtualArm.start(draws=False, speed=4.0) as world:
+        assert world.cameras == {}
+        world.begin()
+        time.sleep(1.0)
+        outcome = world.outcome()
+        assert outcome["seconds"] + outcome["lost_seconds"] > 2.0
+
+
+def test_closing_leaves_nothing_and_a_dead_world_is_told():
+    world = VirtualArm.start(draws=False)
+    folder, process = Path(world.port).parent, world.process_id
+    assert os.path.exists(world.port)
+    os.kill(process, signal.SIGKILL)
+    with pytest.raises(WorldError, match="start it anew|died"):
+        for _ in range(3):
+            world.outcome()
+    world.close()
+    world.close()
+    assert not folder.exists() and not alive(process)
+
+
+def alive(process):
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+STARTER = """
+import time
+from saccade.sim.virtual_arm.world import VirtualArm
+
+if __name__ == "__main__":
+    world = VirtualArm.start(draws=False)
+    print(world.process_id, world.port, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks processes up in /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_it_dies_with_whoever_started_it(tmp_path, how):
+    (tmp_path / "starter.py").write_text(STARTER)
+    starter = subprocess.Popen(
+        [sys.executable, tmp_path / "starter.py"], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    process, port = starter.stdout.readline().split()
+    assert alive(process) and os.path.exists(port)
+    starter.send_signal(how)
+    starter.wait(20)
+    starter.stdout.close()
+    assert until(lambda: not alive(process))
+    assert until(lambda: not Path(port).parent.exists())
