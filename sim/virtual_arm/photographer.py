@@ -19,6 +19,8 @@ NOISY_PIXELS = 24
 """How many values of a picture are off by one: no sensor delivers the same picture twice, and what counts repeated
 pictures must not take an arm at rest for a camera that hangs."""
 
+POLL_SECONDS = 0.002
+
 DRAWN = (
     *("qpos", "mocap_pos", "mocap_quat", "xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat"),
     *("site_xpos", "site_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir"),
@@ -51,14 +53,21 @@ class Photographer:
         self._data: mujoco.MjData | None = None
         self._renderer: mujoco.Renderer | None = None
         self._stopping = False
-        self._ready = threading.Event()
+        self._asked, self._answered = 1, 0
         self._thread = threading.Thread(target=self._run, name="cameras", daemon=True)
         self._thread.start()
 
-    def wait_until_ready(self, seconds: float) -> None:
-        """Return once every camera was drawn; raises WorldError when that fails or takes longer."""
-        if not self._ready.wait(seconds) or self.failure:
-            raise WorldError(f"the virtual arm's cameras: got {self.failure or f'no picture within {seconds:g} s'}")
+    def look_anew(self, seconds: float) -> None:
+        """Return once every camera has drawn what is there from now on.
+
+        Raises WorldError when that fails or takes longer.
+        """
+        self._asked += 1
+        asked, deadline = self._asked, time.monotonic() + seconds
+        while self._answered < asked:
+            if self.failure or time.monotonic() > deadline:
+                raise WorldError(f"the virtual arm's cameras: got {self.failure or f'no picture within {seconds:g} s'}")
+            time.sleep(POLL_SECONDS)
 
     def close(self) -> None:
         """End the thread."""
@@ -70,7 +79,6 @@ class Photographer:
             self._photograph()
         except Exception as error:  # whatever a renderer throws must reach whoever started the world
             self.failure = f"{type(error).__name__}: {error}"
-        self._ready.set()
         if self._renderer is not None:
             self._renderer.close()
 
@@ -83,10 +91,11 @@ class Photographer:
             if wait > 0:
                 time.sleep(min(wait, 0.01))
                 continue
+            asked = self._asked
             captured = self._look()
             for camera in CAMERAS:
                 self._take(camera, captured)
-            self._ready.set()
+            self._answered = asked
             # A picture that is not in time is left out, as a camera that is too slow does.
             due += period * max(1.0, np.ceil((time.monotonic() - due) / period))
 

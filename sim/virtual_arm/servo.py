@@ -69,6 +69,8 @@ class Servo:
         offset = registers.encode_sign(encoder.homing_offset, registers.OFFSET_SIGN)
         registers.store(table, registers.HOMING_OFFSET, offset)
         self.table = table
+        self.was_energised = False
+        """Whether it had torque since it was last released, however short."""
         self._kept = bytes(table)
         self.start_up()
 
@@ -92,8 +94,9 @@ class Servo:
         registers.store(self.table, registers.GOAL_POSITION, self._reported())
 
     def release(self) -> None:
-        """Switch torque off, as a write of the register does."""
+        """Switch torque off, as a write of the register does, and forget that it was on."""
         self.table[registers.TORQUE_ENABLE] = 0
+        self.was_energised = False
 
     def read(self, address: int, length: int) -> bytes:
         """Return the registers from `address` on, as many bytes as asked for; beyond the table they are 0."""
@@ -108,6 +111,7 @@ class Servo:
         for place, value in enumerate(content, start=address):
             if place < len(self.table) and not any(place in span for span in registers.READ_ONLY):
                 self.table[place] = value
+        self.was_energised |= bool(self.table[registers.TORQUE_ENABLE])
         if not self.table[registers.LOCK]:
             kept = bytearray(self._kept)
             first, last = registers.EPROM.start, registers.EPROM.stop

@@ -21,7 +21,7 @@ from ..desk.scene import PHYSICS_STEPS
 from .bus import Bus
 from .faults import Faults
 from .motion import MotionRecord
-from .servo import LIMP, Drive, Servo
+from .servo import Drive, Servo
 
 STALL_TORQUE = 2.94
 """Of the servo, in newton metres."""
@@ -120,6 +120,7 @@ class Twin:
             return
         with bus.lock:
             drives = [servo.drive(self._slice_seconds) for servo in self._servos]
+            self._propped = [not servo.was_energised for servo in self._servos]
             commanded = bus.commanded
             bus.commanded = False
         if commanded and not self._begun:
@@ -229,8 +230,6 @@ class Twin:
     def _push(self, number: int, drive: Drive) -> None:
         """Let a joint's actuator do what its servo does; a limp one that was never driven is held where it starts."""
         model, data, actuator = self.env.model, self.env.data, self._actuators[number]
-        if drive is not LIMP:
-            self._propped[number] = False
         if self._propped[number]:
             data.ctrl[actuator] = self._held[actuator]
             return

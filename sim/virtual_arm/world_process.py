@@ -78,7 +78,7 @@ class World:
             self.photographer = Photographer(
                 self.twin, settings.folder, settings.image_size, settings.frame_rate, self.faults
             )
-            self.photographer.wait_until_ready(READY_SECONDS)
+            self.photographer.look_anew(READY_SECONDS)
         # Only now may time begin: a renderer that is being made stops all threads for a while.
         self.twin.run()
 
@@ -134,6 +134,8 @@ class World:
         )
         self.twin.prepare(episode)
         self._episode = episode
+        if self.photographer:
+            self.photographer.look_anew(READY_SECONDS)
         return self.twin.outcome()
 
 
