@@ -286,7 +286,7 @@ class Governor:
         return True
 
     def _set_off(self, wanted: np.ndarray, now: float) -> bool:
-        """Begin to move where the first target is near the measured pose; else ramp, if that is asked for, or refuse."""
+        """Begin to move where the first target is near the measured pose; else ramp, if asked for, or refuse."""
         distance = np.abs(wanted - self._measured_within())
         far = distance > self._start
         if not far.any():

@@ -12,7 +12,7 @@ from saccade.robot.governor import Governor
 from saccade.robot.rules import Rules
 from saccade.robot.verdict import Command
 
-from .stand_in import PERIOD, TICK, make_chunk, make_limits, make_rules
+from stand_in import PERIOD, TICK, make_chunk, make_limits, make_rules
 
 HOME = np.array([10.0, 20.0, 30.0])
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from saccade.robot.governor import Governor
 
-from .stand_in import TICK, make_chunk, make_rules
+from stand_in import TICK, make_chunk, make_rules
 
 NUMBERS = st.one_of(
     st.floats(-120, 120), st.floats(allow_nan=True, allow_infinity=True), st.sampled_from([1e300, -1e300, 0.0])

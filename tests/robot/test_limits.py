@@ -8,7 +8,7 @@ import pytest
 from saccade.errors import InputError
 from saccade.robot.limits import JointRange, Limits
 
-from .stand_in import RANGES, make_contract, make_limits
+from stand_in import RANGES, make_contract, make_limits
 
 
 def test_limits_follow_from_calibration_servo_and_demonstrations():

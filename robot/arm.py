@@ -1,0 +1,93 @@
+"""What an arm is to the control process, and how it describes itself before anything moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ..errors import WorldError
+from ..policy.contract import ActionSpec, CameraSpec, Contract, GripperSpec, Offer, StateSpec
+from ..policy.specification import Specification
+from .limits import JointRange
+
+
+class BusError(WorldError):
+    """The arm's bus gave no whole answer within its bounded tries."""
+
+
+@dataclass(frozen=True)
+class ArmDescription(Specification):
+    """An arm as it was found when it was connected: what it is called, and its joints in the driver's order."""
+
+    name: str
+    joints: tuple[JointRange, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(joint.name for joint in self.joints)
+
+
+class Arm(Protocol):
+    """An arm as the control process drives it; poses are float64 [A] in the units and the order of its description.
+
+    `retries` counts reads that went well only at a later try. Every call but `connect` and `close` ends within 50 ms
+    or raises BusError.
+    """
+
+    retries: int
+
+    def connect(self) -> ArmDescription:
+        """Open the arm and check it, torque off; InputError with what does not fit, and nothing has moved."""
+        ...
+
+    def measure(self) -> np.ndarray:
+        """Return the joints as they are now."""
+        ...
+
+    def command(self, target: np.ndarray) -> None:
+        """Make a pose the motors' goal."""
+        ...
+
+    def hold(self) -> np.ndarray:
+        """Make the present pose the motors' goal and return it."""
+        ...
+
+    def set_torque(self, on: bool) -> None:
+        """Switch the motors' torque; switching it on moves nothing, as `hold` comes first."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the bus; torque stays as it is."""
+        ...
+
+
+def offer_of(arm: ArmDescription, cameras: tuple[CameraSpec, ...], contract: Contract) -> Offer:
+    """Return what an arm and its cameras offer, for the contract's check.
+
+    The contract decides the order of joints that are all there; where they are not, the arm's own order shows what is
+    missing and what is too much.
+    """
+    joints = {joint.name: joint for joint in arm.joints}
+    names = arm.names
+    if set(names) == set(contract.action.names) and contract.action.names == contract.state.names:
+        names = contract.action.names
+    units = tuple(joints[name].unit for name in names)
+    grippers = [joint for joint in arm.joints if joint.gripper]
+    wanted = contract.action.gripper.name if contract.action.gripper else ""
+    chosen = next((joint for joint in grippers if joint.name == wanted), grippers[0] if grippers else None)
+    gripper = None
+    if chosen is not None:
+        # LeRobot's grippers are 0 closed and 100 open; any other unit runs from closed to open too.
+        closed, opened = (0.0, 100.0) if chosen.unit == "percent" else (chosen.low, chosen.high)
+        gripper = GripperSpec(chosen.name, closed=closed, open=opened)
+    if contract.action.gripper is None:
+        # A policy that knows of no gripper's convention has none to be wrong about.
+        gripper = None
+    return Offer(
+        cameras=cameras,
+        state=StateSpec(names, units),
+        action=ActionSpec(names, units, kind="absolute", frame="joint", gripper=gripper),
+        control_hz=contract.control_hz,
+    )

@@ -1,0 +1,93 @@
+"""How well a control loop kept its time: durations counted in fixed space, and the figures of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+BIN = 1e-4
+"""Seconds of a bin; quantiles are exact to it."""
+
+BINS = 20_000
+
+
+class Durations:
+    """A histogram of seconds, up to 2 s; it does not grow with time."""
+
+    def __init__(self) -> None:
+        self._bins = np.zeros(BINS, dtype=np.int64)
+        self.count, self.longest = 0, 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        self._bins[min(max(int(seconds / BIN), 0), BINS - 1)] += 1
+        self.count += 1
+        self.longest = max(self.longest, seconds)
+
+    def quantile(self, share: float) -> float | None:
+        """Return the duration that a share of all stay below, in seconds; None where there were none."""
+        if self.count == 0:
+            return None
+        place = int(np.searchsorted(np.cumsum(self._bins), share * self.count))
+        return min((place + 1) * BIN, self.longest)
+
+
+@dataclass(frozen=True)
+class LoopFigures:
+    """A run in numbers; durations in milliseconds, None where nothing was timed.
+
+    `overrun_fraction` is the part of the ticks that ended after the next one was due. `period`: from tick to tick.
+    `decision`: what a decision takes. `round_trip`: from an observation to the first command that follows from it.
+    `holds` and `rejected` count by reason; `bus_retries` reads that went well only at a later try, `bus_failures` those
+    that did not.
+    """
+
+    loop_hz: float
+    ticks: int
+    overruns: int
+    overrun_fraction: float
+    period_p50_ms: float | None
+    period_p99_ms: float | None
+    period_max_ms: float | None
+    work_p99_ms: float | None
+    round_trip_p50_ms: float | None
+    round_trip_p99_ms: float | None
+    chunks: int
+    position_clamps: int
+    speed_clamps: int
+    smoothed: int
+    stops: int
+    bus_retries: int
+    bus_failures: int
+    holds: Mapping[str, int] = field(default_factory=dict)
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    decisions: int = 0
+    decision_p50_ms: float | None = None
+    decision_p99_ms: float | None = None
+
+    def lines(self) -> list[str]:
+        """Return the figures as lines for people."""
+        holds = ", ".join(f"{reason} {count}" for reason, count in self.holds.items()) or "none"
+        rejected = ", ".join(f"{reason} {count}" for reason, count in self.rejected.items()) or "none"
+        late = f"{self.overruns} late ({100 * self.overrun_fraction:.2f} %)"
+        return [
+            f"loop: {self.ticks} ticks at {self.loop_hz:g} Hz, {late}",
+            f"period: p50 {_ms(self.period_p50_ms)}, p99 {_ms(self.period_p99_ms)}, longest {_ms(self.period_max_ms)}",
+            f"decisions: {self.decisions}, p50 {_ms(self.decision_p50_ms)}, p99 {_ms(self.decision_p99_ms)}",
+            f"observation to command: p50 {_ms(self.round_trip_p50_ms)}, p99 {_ms(self.round_trip_p99_ms)}",
+            f"holds: {holds}; chunks taken: {self.chunks}; rejected: {rejected}",
+            f"clamped: position {self.position_clamps}, speed {self.speed_clamps}; smoothed ticks: {self.smoothed}",
+            f"bus: {self.bus_retries} retries, {self.bus_failures} failures; stops: {self.stops}",
+        ]
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} ms"
+
+
+def milliseconds(durations: Durations, share: float) -> float | None:
+    """Return a quantile in milliseconds, None where there were no durations."""
+    seconds = durations.quantile(share)
+    return None if seconds is None else 1000.0 * seconds

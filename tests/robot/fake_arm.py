@@ -1,0 +1,96 @@
+"""An arm that is only numbers, in whatever process: it follows its goal at a servo's speed and tells a folder of all.
+
+`events.jsonl` in its folder has a line for each goal and each switch of the torque, flushed at once. Files of certain
+names, put there by a test, are its faults: see `FakeArm`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+from stand_in import RANGES
+
+from saccade.errors import InputError
+from saccade.robot.arm import ArmDescription, BusError
+
+HOME = np.array([10.0, 20.0, 30.0])
+SPEED = np.array([275.0, 275.0, 250.0])
+
+
+class FakeArm:
+    """`bus`: no answer. `crash`: an error of the driver. `interrupt`, `terminate`: a signal. `slow`: 50 ms a read.
+
+    Joints are in the driver's order, which is the contract's turned round.
+    """
+
+    def __init__(self, folder: Path, refusal: str = "") -> None:
+        self._folder, self._refusal = Path(folder), refusal
+        self.retries = 0
+        self._pose = HOME[::-1].copy()
+        self._goal, self._torque, self._since = self._pose.copy(), False, time.monotonic()
+
+    def connect(self) -> ArmDescription:
+        if self._refusal:
+            raise InputError("servo 3", got="no answer", expected="an sts3215", fix=self._refusal)
+        self._note({"connected": os.getpid()})
+        return ArmDescription("fake", RANGES[::-1])
+
+    def measure(self) -> np.ndarray:
+        self._faults()
+        now = time.monotonic()
+        if self._torque:
+            reach = SPEED[::-1] * (now - self._since)
+            self._pose = self._pose + np.clip(self._goal - self._pose, -reach, reach)
+        self._since = now
+        return self._pose.copy()
+
+    def command(self, target: np.ndarray) -> None:
+        self._faults()
+        self._goal = np.array(target)
+        self._note({"goal": target[::-1].tolist(), "pose": self._pose[::-1].tolist()})
+
+    def hold(self) -> np.ndarray:
+        pose = self.measure()
+        self.command(pose)
+        return pose
+
+    def set_torque(self, on: bool) -> None:
+        self.measure()
+        self._torque = on
+        self._note({"torque": on})
+
+    def close(self) -> None:
+        self._note({"closed": True})
+
+    def _faults(self) -> None:
+        if (self._folder / "bus").exists():
+            raise BusError("no answer within 3 tries")
+        if (self._folder / "crash").exists():
+            (self._folder / "crash").unlink()
+            raise ZeroDivisionError("a fault of the driver")
+        if (self._folder / "slow").exists():
+            time.sleep(0.05)
+        for name, number in (("interrupt", signal.SIGINT), ("terminate", signal.SIGTERM)):
+            if (self._folder / name).exists():
+                (self._folder / name).unlink()
+                os.kill(os.getpid(), number)
+
+    def _note(self, line: dict) -> None:
+        with (self._folder / "events.jsonl").open("a") as file:
+            file.write(json.dumps({"time": time.monotonic(), **line}) + "\n")
+
+
+def told(folder: Path, what: str = "goal") -> list[dict]:
+    """Return what a fake arm noted, those lines that have `what`."""
+    text = (folder / "events.jsonl").read_text()
+    return [line for line in map(json.loads, text.splitlines()) if what in line]
+
+
+def goals(folder: Path, since: float = 0.0) -> np.ndarray:
+    """Return the goals [n, 3] that a fake arm was given, in the contract's order."""
+    return np.array([line["goal"] for line in told(folder) if line["time"] >= since]).reshape(-1, 3)
