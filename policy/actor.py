@@ -14,6 +14,7 @@ from .core import load_core
 from .gaze import gaze
 from .history import Memory
 from .model import Decision, Instructed
+from .skill_choice import SkillChoice, checked_skill
 
 
 class PolicyActor:
@@ -23,6 +24,9 @@ class PolicyActor:
     `threads` sets torch's CPU threads for the whole process; None leaves them as they are. On a CUDA device the whole
     decision is captured in a graph at the first instruction. A policy with history remembers this episode's decisions.
     `kernels` replaces the checkpoint's choice of `Architecture.kernels`.
+
+    A merged policy finds its skill at an episode's first observation (`route`), unless `skill` names one; where it
+    abstains the actor holds still, and looks again at the next decision.
     """
 
     def __init__(
@@ -33,16 +37,20 @@ class PolicyActor:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         kernels: str | None = None,
+        skill: str | None = None,
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
         change = () if kernels is None else (f"kernels={kernels}",)
         self.core = load_core(checkpoint, device=device, dtype=dtype, change=change)
         self.contract = self.core.contract
+        skill = checked_skill(self.core, skill)
+        self.skills = SkillChoice(self.core, skill) if self.core.skills else None
         self.decision: Decision | None = None
         self.decision_seconds: list[float] = []
         self._queue: list[np.ndarray] = []
         self._instruction = ""
+        self._said: tuple[str | None, str] | None = None
         self._instructed: Instructed | None = None
         self._capture = torch.device(device).type == "cuda"
         self._captured: CapturedPolicy | None = None
@@ -54,12 +62,34 @@ class PolicyActor:
         """Begin an episode; what was still queued is dropped. The policy draws nothing, so the seed changes nothing."""
         self._queue, self.decision, self.decision_seconds, self._overlay = [], None, [], None
         self._memory = self.core.nothing_remembered(1)
-        if self._instructed is None or instruction != self._instruction:
-            self._instructed, self._instruction = self.core.instruct([instruction]), instruction
-            if self._captured is not None:
-                self._captured.instruct(self._instructed)
-            elif self._capture:
-                self._captured = self.core.capture(self._instructed)
+        if self.skills is not None:
+            self.core.tokenizer([instruction])  # words that do not fit are refused at once
+            self._instruction = instruction
+            self.skills.begin()
+        else:
+            self._instruct(instruction)
+
+    def _instruct(self, instruction: str) -> None:
+        """Prepare for an instruction, unless that is done: by the weights that the policy has now."""
+        said = self.skill, instruction
+        if said == self._said:
+            return
+        self._said, self._instruction = said, instruction
+        self._instructed = self.core.instruct([instruction])
+        if self._captured is not None:
+            self._captured.instruct(self._instructed)
+        elif self._capture:
+            self._captured = self.core.capture(self._instructed)
+
+    @property
+    def skill(self) -> str | None:
+        """The skill that a merged policy acts by; None before the first decision, and for any other policy."""
+        return None if self.skills is None else self.skills.name
+
+    @property
+    def abstained(self) -> str | None:
+        """Why a merged policy holds still; None while it acts."""
+        return None if self.skills is None else self.skills.reason
 
     @property
     def pending(self) -> int:
@@ -81,6 +111,11 @@ class PolicyActor:
         images = torch.from_numpy(views).permute(0, 3, 1, 2)[None]
         state = torch.from_numpy(np.asarray(observation["agent_pos"], dtype=np.float32))[None]
         self._images = images
+        if self.skills is not None:
+            if not self.skills.find(images, self._instruction, state):
+                self.decision = self._overlay = None
+                return self.skills.hold(state[0].numpy())
+            self._instruct(self._instruction)
         chunk, self.decision = self.core.decide(images, self._instructed, state, self._captured, self._memory)
         if self._memory is not None:
             self._memory = self._memory.with_newest(self.decision.remembered)

@@ -1,4 +1,4 @@
-"""How pretrained parts learn: low-rank factors beside their frozen weights, everything else as a whole.
+"""How a policy learns by low-rank factors beside frozen weights: in its pretrained parts, or, as a skill, everywhere.
 
 Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021), by PEFT. PEFT is imported where it is needed:
 its import takes seconds.
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from .model import SaccadeModel
 
 
+EXPERT = "expert."
+"""How the names of the action decoder's parts begin."""
+
+
 @dataclass(frozen=True)
 class Adaptation:
     """Factors of a rank beside every linear layer of the trunk and of pretrained towers, scaled by alpha / rank.
@@ -29,14 +33,21 @@ class Adaptation:
     alpha: float
     towers: bool = True
     """Whether pretrained towers get factors; without them they stay as they came."""
+    skill: bool = False
+    """Whether every linear layer and convolution outside the expert gets factors, and nothing else but the expert
+    learns: what such trainings of one beginning have learned can be merged."""
 
     def __post_init__(self) -> None:
         if type(self.rank) is not int or self.rank < 1:
             raise InputError("adaptation.rank", got=self.rank, expected="a whole number above 0", fix="Set it.")
         if type(self.alpha) not in (int, float) or not 0 < self.alpha < float("inf"):
             raise InputError("adaptation.alpha", got=self.alpha, expected="a number above 0", fix="The rank is usual.")
-        if type(self.towers) is not bool:
-            raise InputError("adaptation.towers", got=self.towers, expected="true or false", fix="Set it.")
+        for name in ("towers", "skill"):
+            if type(getattr(self, name)) is not bool:
+                raise InputError(f"adaptation.{name}", got=getattr(self, name), expected="true or false", fix="Set it.")
+        if self.skill and not self.towers:
+            fix = "A skill learns in its towers too."
+            raise InputError("adaptation.towers", got="false, in a skill", expected="true", fix=fix)
 
 
 def read_adaptation(config: Mapping[str, Any], source: str) -> Adaptation | None:
@@ -51,32 +62,51 @@ def read_adaptation(config: Mapping[str, Any], source: str) -> Adaptation | None
         raise InputError(
             f"{source}: adaptation",
             got=values,
-            expected="rank, alpha and towers",
+            expected="rank, alpha, towers and skill",
             fix="Use the version that wrote the checkpoint.",
         )
     return Adaptation(**values)
 
 
 def adapt(model: SaccadeModel, adaptation: Adaptation) -> None:
-    """Put factors into a model that has its pretrained weights, and freeze those weights.
+    """Put factors into a model that has its weights, and freeze those weights.
 
-    At first the factors change nothing. What is not pretrained (routers, FiLM, fusion, aggregation tokens, instruction
-    encoder, state, slots, expert, a small tower) goes on learning as a whole. Raises InputError if there are factors
-    already.
+    At first the factors change nothing. Unless it is a skill that is learned, what is not pretrained (routers, FiLM,
+    fusion, aggregation tokens, instruction encoder, state, slots, expert, a small tower) goes on learning as a whole.
+    Raises InputError if there are factors already.
     """
-    from peft import LoraConfig, inject_adapter_in_model
     from torch import nn
 
-    if any(True for _ in _adapted(model)):
+    if any(True for _ in adapted_layers(model)):
         fix = "Fold them first, or go on with them."
         raise InputError("adaptation", got="a policy that has factors", expected="one without", fix=fix)
+    if adaptation.skill:
+        layers = [name for name, module in model.named_modules() if _takes_factors(module, name)]
+        learns = {id(parameter) for parameter in model.expert.parameters() if parameter.requires_grad}
+        _inject(adaptation, model, layers)
+        for parameter in model.expert.parameters():
+            parameter.requires_grad_(id(parameter) in learns)
+        return
     decoder, *encoders = _pretrained(model)
     for part in (decoder, *encoders):
         part.requires_grad_(False)
     for part in (decoder, *encoders) if adaptation.towers else (decoder,):
-        layers = [name for name, module in part.named_modules() if isinstance(module, nn.Linear)]
-        config = LoraConfig(r=adaptation.rank, lora_alpha=adaptation.alpha, target_modules=layers)
-        inject_adapter_in_model(config, part)
+        _inject(adaptation, part, [name for name, module in part.named_modules() if isinstance(module, nn.Linear)])
+
+
+def _takes_factors(module: nn.Module, name: str) -> bool:
+    """Tell whether a layer of a skill gets factors; PEFT has none for a convolution with gaps, which stays as it is."""
+    from torch import nn
+
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
+        return set(module.dilation) == {1} and module.groups == 1 and not name.startswith(EXPERT)
+    return isinstance(module, nn.Linear) and not name.startswith(EXPERT)
+
+
+def _inject(adaptation: Adaptation, part: nn.Module, layers: list[str]) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    inject_adapter_in_model(LoraConfig(r=adaptation.rank, lora_alpha=adaptation.alpha, target_modules=layers), part)
 
 
 def fold(model: SaccadeModel) -> None:
@@ -84,15 +114,17 @@ def fold(model: SaccadeModel) -> None:
 
     The sum is rounded, so decisions agree to rounding. A model without factors is left alone.
     """
-    adapted = dict(_adapted(model))
+    adapted = dict(adapted_layers(model))
     if not adapted:
         return
     for name, layer in adapted.items():
         layer.merge()
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, layer.get_base_layer())
-    for part in _pretrained(model):
-        part.requires_grad_(True)
+        layer.get_base_layer().requires_grad_(True)
+    for part in (model, *_pretrained(model)):
+        if part is not model:
+            part.requires_grad_(True)
         if hasattr(part, "peft_config"):
             del part.peft_config
 
@@ -120,7 +152,7 @@ def _pretrained_towers(model: SaccadeModel) -> list[Any]:
     return list(model.tower.towers) if model.architecture.towers else []
 
 
-def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
+def adapted_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield the layers that have factors, by name."""
     from peft.tuners.lora import LoraLayer
 

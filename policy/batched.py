@@ -21,6 +21,7 @@ from .core import load_core
 from .gaze import gaze
 from .history import Memory
 from .model import Decision, Instructed
+from .skill_choice import SkillChoice, checked_skill
 from .structure import map_tensors
 
 SENTENCES = ("pick up the cube", "go left", "stop")
@@ -35,6 +36,7 @@ class _Episode:
 
     instruction: str
     memory: Memory | None
+    choice: SkillChoice | None = None
     images: torch.Tensor | None = None
     decision: Decision | None = None
 
@@ -43,7 +45,9 @@ class BatchedPolicy:
     """Decide for many episodes, up to `rows` at once; each has a number of its own, its slot.
 
     On a CUDA device the pass is captured in a graph; rows that nothing waits for repeat the first one. `rows` becomes 1
-    where `depends_on_place` finds a difference. `threads` sets torch's CPU threads; None leaves them as they are.
+    where `depends_on_place` finds a difference, and for a merged policy, whose weights are one skill's at a time: each
+    episode finds its own, or has the one that `skill` names, as `PolicyActor` does. `threads` sets torch's CPU threads;
+    None leaves them as they are.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class BatchedPolicy:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         kernels: str | None = None,
+        skill: str | None = None,
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
@@ -63,19 +68,21 @@ class BatchedPolicy:
         self.contract = self.core.contract
         self._capture = torch.device(device).type == "cuda"
         self._episodes: dict[int, _Episode] = {}
-        self._set_rows(rows)
-        if rows > 1 and self.depends_on_place():
+        self._skill = checked_skill(self.core, skill)
+        self._set_rows(1 if self.core.skills else rows)
+        if self.rows > 1 and self.depends_on_place():
             self._set_rows(1)
 
     def _set_rows(self, rows: int) -> None:
         self.rows = rows
-        self._said: tuple[str, ...] = ()
+        self._said: tuple[str | None, tuple[str, ...]] | None = None
         self._instructed: Instructed | None = None
         self._captured: CapturedPolicy | None = None
 
     def begin(self, slot: int, instruction: str, seed: int) -> None:
         """Begin an episode; what the slot's last one remembered is dropped. The policy draws nothing from the seed."""
-        self._episodes[slot] = _Episode(instruction, self.core.nothing_remembered(1))
+        choice = SkillChoice(self.core, self._skill) if self.core.skills else None
+        self._episodes[slot] = _Episode(instruction, self.core.nothing_remembered(1), choice)
 
     def decide(self, observations: Mapping[int, Mapping[str, Any]]) -> tuple[dict[int, np.ndarray], float]:
         """Return each slot's next actions float32 [execute, A], and how many seconds a decision took.
@@ -97,8 +104,13 @@ class BatchedPolicy:
         views = np.stack([[observations[slot]["pixels"][name] for name in names] for slot in rows])
         images = torch.from_numpy(views).permute(0, 1, 4, 2, 3).contiguous()
         state = torch.from_numpy(np.stack([observations[slot]["agent_pos"] for slot in rows]).astype(np.float32))
+        alone = episodes[rows[0]]
+        if alone.choice is not None and not alone.choice.find(images, alone.instruction, state):
+            alone.decision = None
+            return {rows[0]: alone.choice.hold(state[0].numpy())[: self.contract.execute]}
         memory = _joined([episodes[slot].memory for slot in rows])
-        chunk, decision = self._pass(images, [episodes[slot].instruction for slot in rows], state, memory)
+        skill = None if alone.choice is None else alone.choice.name
+        chunk, decision = self._pass(images, [episodes[slot].instruction for slot in rows], state, memory, skill)
         actions = chunk[:, : self.contract.execute].cpu().numpy()
         for row, episode in enumerate(episodes.values()):
             episode.images, episode.decision = images[row : row + 1], _row(decision, row)
@@ -107,11 +119,16 @@ class BatchedPolicy:
         return {slot: actions[row] for row, slot in enumerate(episodes)}
 
     def _pass(
-        self, images: torch.Tensor, instructions: Sequence[str], state: torch.Tensor, memory: Memory | None
+        self,
+        images: torch.Tensor,
+        instructions: Sequence[str],
+        state: torch.Tensor,
+        memory: Memory | None,
+        skill: str | None = None,
     ) -> tuple[torch.Tensor, Decision]:
-        said = tuple(instructions)
+        said = skill, tuple(instructions)
         if said != self._said:
-            self._said, self._instructed = said, self.core.instruct(said)
+            self._said, self._instructed = said, self.core.instruct(instructions)
             if self._captured is not None:
                 self._captured.instruct(self._instructed)
             elif self._capture:
@@ -123,6 +140,8 @@ class BatchedPolicy:
         episode = self._episodes[slot]
         if episode.decision is None or self.core.architecture.aggregation_tokens == 0:
             return None
+        if episode.choice is not None:
+            episode.choice.become()
         looks = gaze(self.core.model, episode.images, self.core.instruct([episode.instruction]), episode.decision)
         return {camera.name: view for camera, view in zip(self.contract.cameras, looks, strict=True)}
 

@@ -20,7 +20,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,15 +115,25 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     import safetensors.torch
 
     folder = Path(folder)
-    provenance = _verified_provenance(folder)
-    contract = read_contract(folder, provenance)
-    for name in provenance["files"]:
-        _verify(folder, name, provenance)
+    checkpoint = verified_checkpoint(folder)
     try:
         tensors = safetensors.torch.load_file(folder / MODEL)
     except safetensors.SafetensorError as error:
         raise InputError(str(folder / MODEL), got=error, expected="safetensors", fix=COPY_AGAIN) from None
-    return Checkpoint(tensors, _read_object(folder / CONFIG), contract, provenance)
+    return replace(checkpoint, tensors=tensors)
+
+
+def verified_checkpoint(folder: str | Path) -> Checkpoint:
+    """Verify a checkpoint and read all of it but its weights, for those who open the file of weights themselves.
+
+    Raises InputError as `read_checkpoint` does.
+    """
+    folder = Path(folder)
+    provenance = _verified_provenance(folder)
+    contract = read_contract(folder, provenance)
+    for name in provenance["files"]:
+        _verify(folder, name, provenance)
+    return Checkpoint({}, _read_object(folder / CONFIG), contract, provenance)
 
 
 def read_contract(folder: str | Path, provenance: Mapping[str, Any] | None = None) -> Contract:

@@ -75,6 +75,8 @@ class Core:
         self.adaptation: Adaptation | None = None
         self.fresh: tuple[str, ...] = ()
         """Parameters that the checkpoint which it was loaded from did not have yet."""
+        self.skills: tuple[str, ...] = ()
+        """The skills of a merged policy, see `merging.merged`; none of any other."""
 
     def adapt(self, adaptation: Adaptation) -> None:
         """Put factors beside the pretrained weights, which then stay as they are: see `adaptation.adapt`."""
@@ -124,6 +126,13 @@ class Core:
     def instruct(self, instructions: Sequence[str]) -> Instructed:
         """Prepare for B instructions; it holds for as long as the weights do."""
         return self.model.instruct(self.tokenizer(instructions).to(self.model.view_condition.device))
+
+    @torch.inference_mode()
+    def describe(self, images: torch.Tensor, instructions: Sequence[str], state: torch.Tensor) -> torch.Tensor:
+        """Return features [B, d] of observations under B instructions: see `SaccadeModel.describe`."""
+        device = self.model.view_condition.device
+        tokens = self.tokenizer(instructions).to(device)
+        return self.model.describe(images.to(device), tokens, self.normalizer.encode_state(state.to(device)))
 
     @torch.inference_mode()
     def nothing_remembered(self, batch: int) -> Memory | None:
@@ -185,6 +194,10 @@ def architecture_from_dict(values: Mapping[str, Any], source: str) -> Architectu
 
 
 PREFIX = "model."
+"""How the names of the network's weights begin in a checkpoint."""
+
+SKILLS = "skills.json"
+"""The file of a merged checkpoint that says which skills it has, and how they were merged."""
 
 
 def load_core(
@@ -212,20 +225,27 @@ def load_core(
     grows = any(getattr(architecture, name) and not getattr(learned, name) for name in MAY_BE_SWITCHED_ON)
     adaptation = read_adaptation(checkpoint.config, f"{folder}/config.json")
     text = read_tokenizer_text(folder, checkpoint, architecture)
+    if SKILLS in checkpoint.provenance["files"]:
+        from .merging.merged import load_merged
+
+        return load_merged(folder, checkpoint, architecture, text, device=device, dtype=dtype)
     # Built without memory: seven billion random numbers, only to be replaced, take minutes and 28 GB.
     with torch.device("meta"):
         core = Core(architecture, checkpoint.contract, text)
         if adaptation is not None:
             core.adapt(adaptation)
     # Copied, since in the file they are not aligned, for which a processor rounds in another order.
-    tensors = {
-        name.removeprefix(PREFIX): tensor.to(device, dtype, copy=True) for name, tensor in checkpoint.tensors.items()
-    }
+    tensors = {name: tensor.to(device, dtype, copy=True) for name, tensor in network_tensors(checkpoint).items()}
     core.fresh = load_tensors(core.model, tensors, str(folder), grow=grows)
     if fold:
         core.fold()
     core.model.eval()
     return core
+
+
+def network_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """Return a checkpoint's weights by their names in the network: without what merging and its router go by."""
+    return {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint.tensors.items() if name.startswith(PREFIX)}
 
 
 def read_tokenizer_text(folder: str | Path, checkpoint: Checkpoint, architecture: Architecture) -> str | None:

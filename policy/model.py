@@ -126,6 +126,19 @@ class SaccadeModel(nn.Module):
         plan = self.trunk.plan(text, valid, condition)
         return Instructed(text, self.tower.modulations(per_view), plan, self._reading(len(text)))
 
+    def describe(self, images: torch.Tensor, tokens: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """Return features [B, condition + D] of what is asked and seen, by which skills are told apart.
+
+        The instruction's vector, and the mean of the slots' last states. Arguments as `forward` takes them.
+        """
+        instructed = self.instruct(tokens)
+        condition = self.instruction(*self._described(instructed.text, tokens != self.architecture.padding))
+        _, visual = self._see(images, instructed.steering)
+        known = self.state(state.to(visual.dtype))[:, None]
+        slots = self.slots.expand(len(visual), -1, -1)
+        output = self.trunk(self.layout.assemble(visual, instructed.text, known, slots), instructed.plan)
+        return torch.cat([condition, output.hidden[-1][:, self.layout.span("slots")].mean(1)], dim=1).float()
+
     def _reading(self, batch: int) -> AttentionPlan | None:
         """Return the plan by which an expert reads visual tokens, state and slots, None where PyTorch attends."""
         if isinstance(self.expert, SlotHead):

@@ -21,7 +21,7 @@ from .checkpoint import CONTRACT, PROVENANCE, Checkpoint, collect_provenance, re
 from .columns import ACTION, GROUNDING, STATE, DatasetColumns, read_columns
 from .configuration_saccade import SaccadeConfig
 from .contract import Contract
-from .core import PREFIX, Core, Demonstrated, load_tensors, read_tokenizer_text
+from .core import SKILLS, Core, Demonstrated, load_tensors, network_tensors, read_tokenizer_text
 from .demonstrations import dataset_offer, demonstrated_contract
 from .history import Memory, Past
 from .lerobot_files import camera_name
@@ -236,6 +236,13 @@ class SaccadePolicy(PreTrainedPolicy):
                 )
             )
         checkpoint = read_checkpoint(folder)
+        if SKILLS in checkpoint.provenance["files"]:
+            raise InputError(
+                f"policy {folder}",
+                got="skills that were merged",
+                expected="a policy of one piece, which is all that LeRobot's commands run",
+                fix="Use `saccade eval`, `saccade serve` or `saccade run`.",
+            )
         if config is None:
             config = PreTrainedConfig.from_pretrained(folder)
         policy = cls(
@@ -251,8 +258,7 @@ class SaccadePolicy(PreTrainedPolicy):
         return policy
 
     def _load(self, checkpoint: Checkpoint, source: str) -> None:
-        tensors = {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint.tensors.items()}
-        load_tensors(self.model, tensors, source)
+        load_tensors(self.model, network_tensors(checkpoint), source)
         if self._fingerprint is None:
             self._fingerprint = checkpoint.provenance.get("dataset_fingerprint")
 

@@ -67,6 +67,8 @@ class EvaluateConfig:
     kernels: Literal["torch", "saccade"] | None = None
     """What computes the trunk's and the expert's attention, PyTorch or the package's own operators; as the checkpoint
     says when none is given."""
+    skill: str | None = None
+    """Of a merged policy: the skill that acts in all episodes; the policy finds it by looking when left out."""
     batch: int | None = None
     """Decisions made at once for all workers, by one copy of the policy; 8 on a GPU when none is given."""
     workers: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -228,6 +230,7 @@ def evaluate(
             "device": config.device,
             "precision": config.precision,
             **({"kernels": config.kernels} if config.kernels else {}),
+            **({"skill": config.skill} if config.skill else {}),
             **({"batch": batch} if batch else {}),
             **_changes(config),
             **world.describe(),
@@ -239,7 +242,10 @@ def evaluate(
     }
     fingerprint = world.fingerprint()
     prepare(out, run, fingerprint, resume=config.resume, overwrite=config.overwrite)
-    make_env, policies = Worlds(contract, world), Policies(folder, config.device, config.precision, config.kernels)
+    make_env, policies = (
+        Worlds(contract, world),
+        Policies(folder, config.device, config.precision, config.kernels, config.skill),
+    )
     kept = {"videos": config.videos, "progress": progress}
     if cluster is None:
         run_jobs(jobs, make_env, actors(policies, batch), config.workers, out, **kept)

@@ -85,6 +85,17 @@ COMMANDS = {
             "saccade eval starter --perturb all=1,3,5           # what is left when camera, light, words ... change?",
         ),
     ),
+    "merge": Command(
+        module="merge",
+        options="MergeConfig",
+        summary="several skills as one policy, which finds out which of them is asked for",
+        examples=(
+            "saccade merge runs/drawer runs/cubes -o runs/both",
+            "saccade merge runs/drawer runs/cubes runs/pouring -o runs/three --method wudi --explain",
+            "saccade merge runs/drawer runs/cubes --explain    # only look where they would disturb each other",
+        ),
+        interrupted="Nothing was written; repeat the command.",
+    ),
     "import": Command(
         module="import_checkpoint",
         options="ImportConfig",

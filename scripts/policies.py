@@ -29,12 +29,18 @@ class Policies:
     device: Device
     precision: Precision
     kernels: str | None = None
+    skill: str | None = None
 
     def __call__(self) -> Any:
         from ..policy.actor import PolicyActor
 
         return PolicyActor(
-            self.folder, threads=1, device=self.device, dtype=_dtype(self.precision), kernels=self.kernels
+            self.folder,
+            threads=1,
+            device=self.device,
+            dtype=_dtype(self.precision),
+            kernels=self.kernels,
+            skill=self.skill,
         )
 
     def at(self, folder: Path) -> Policies:
@@ -60,6 +66,7 @@ class BatchedPolicies:
             device=given.device,
             dtype=_dtype(given.precision),
             kernels=given.kernels,
+            skill=given.skill,
         )
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..policy.core import Core
     from ..training.dataset import DemonstrationDataset
     from ..training.loop import TrainingResult
+    from ..training.skill import SkillRecord
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,10 @@ class TrainConfig:
     """Weights of the preset's pretrained towers, one source for each: `hub`, a safetensors file or a folder with one.
     Random weights when left out."""
     lora: int = 0
-    """Rank of low-rank factors beside the frozen weights of trunk and pretrained towers; 0 trains all weights. A policy
-    that is fine-tuned and has factors keeps them."""
+    """Rank of low-rank factors beside frozen weights; 0 trains all weights, and a policy that has factors keeps them.
+    With --trunk and --towers the pretrained parts get factors. With --init it is a skill that is learned, to be merged
+    with others of the same beginning by `saccade merge`: factors everywhere but in the expert, which learns as a
+    whole."""
     lora_alpha: float | None = None
     """Scale of the factors, alpha; the rank when left out."""
     checkpointing: bool = False
@@ -128,7 +131,9 @@ class TrainConfig:
         """Return how pretrained parts learn, None for as a whole."""
         from ..policy.adaptation import Adaptation
 
-        return Adaptation(self.lora, self.lora_alpha or float(self.lora)) if self.lora else None
+        if not self.lora:
+            return None
+        return Adaptation(self.lora, self.lora_alpha or float(self.lora), skill=self.init is not None)
 
 
 def run(config: TrainConfig) -> int:
@@ -158,7 +163,7 @@ def train_policy(config: TrainConfig, *, progress: bool = True) -> TrainingResul
     from ..training.loop import train
 
     dataset = DemonstrationDataset(config.data, _chunk(config), progress=progress)
-    core = make_core(config, dataset)
+    core, skill = make_core(config, dataset)
     dataset.remember(core.architecture.history, core.contract.execute)
     # All of them, before anything is thrown away: one that is too long would end a training in the middle.
     core.tokenizer(dataset.instructions)
@@ -183,7 +188,7 @@ def train_policy(config: TrainConfig, *, progress: bool = True) -> TrainingResul
         dataset,
         config.loop,
         config.out,
-        save=_saver(core, dataset, config),
+        save=_saver(core, dataset, config, skill),
         accelerator=accelerator,
         resume=config.resume,
         progress=progress,
@@ -194,8 +199,8 @@ def train_policy(config: TrainConfig, *, progress: bool = True) -> TrainingResul
     return result
 
 
-def make_core(config: TrainConfig, dataset: DemonstrationDataset) -> Core:
-    """Build the policy to train: new, or with the weights and conventions of a checkpoint.
+def make_core(config: TrainConfig, dataset: DemonstrationDataset) -> tuple[Core, SkillRecord | None]:
+    """Build the policy to train, new or with the weights and conventions of a checkpoint, and a skill's record.
 
     A fine-tuned policy keeps the normalisation that it has learned with, and its factors; its contract is checked
     against the world that the demonstrations come from.
@@ -212,11 +217,22 @@ def make_core(config: TrainConfig, dataset: DemonstrationDataset) -> Core:
         core = _new_core(config, contract)
     else:
         core = load_core(find_checkpoint(config.init), fold=False, change=config.change)
+        if core.skills:
+            got, fix = (
+                f"{config.init}, merged of {', '.join(core.skills)}",
+                "Go on with one of the skills, and merge again.",
+            )
+            raise InputError("init", got=got, expected="a policy of one piece", fix=fix)
         for offer in offers:
             core.contract.check(offer)
+    from ..training.skill import begin_skill, continue_skill
+
     adaptation = config.adaptation()
     if adaptation is None or adaptation == core.adaptation:
-        return core
+        goes_on = core.adaptation is not None and core.adaptation.skill
+        return core, continue_skill(find_checkpoint(config.init)) if goes_on else None
+    if core.adaptation is not None and not core.adaptation.skill:
+        core.fold()
     if core.adaptation is not None:
         raise InputError(
             "lora",
@@ -224,8 +240,9 @@ def make_core(config: TrainConfig, dataset: DemonstrationDataset) -> Core:
             expected=f"rank {core.adaptation.rank}, alpha {core.adaptation.alpha:g}, which the checkpoint has",
             fix="Leave --lora out to go on with its factors.",
         )
+    skill = begin_skill(core, dataset) if adaptation.skill else None
     core.adapt(adaptation)
-    return core
+    return core, skill
 
 
 def _new_core(config: TrainConfig, contract: Contract) -> Core:
@@ -284,7 +301,7 @@ def _chunk(config: TrainConfig) -> int:
 
 
 def _saver(
-    core: Core, dataset: DemonstrationDataset, config: TrainConfig
+    core: Core, dataset: DemonstrationDataset, config: TrainConfig, skill: SkillRecord | None
 ) -> Callable[[Path, dict[str, torch.Tensor], int], object]:
     """Return what writes a checkpoint: folder, weights, steps done."""
     from ..policy.checkpoint import collect_provenance, write_checkpoint
@@ -297,9 +314,12 @@ def _saver(
         texts |= {TOKENIZER: core.tokenizer_text}
     provenance = collect_provenance(["saccade", *sys.argv[1:]], {"seed": config.loop.seed}, dataset.fingerprint)
     provenance |= {"options": plain(config), "init": config.init, "fresh": list(core.fresh)}
+    profile: dict[str, torch.Tensor] = {}
+    if skill is not None:
+        provenance["skill"], profile = skill.origin, skill.profile.tensors()
 
     def save(folder: Path, tensors: dict[str, torch.Tensor], step: int) -> None:
-        named = {PREFIX + name: tensor for name, tensor in tensors.items()}
+        named = {PREFIX + name: tensor for name, tensor in tensors.items()} | profile
         write_checkpoint(folder, named, described, core.contract, {**provenance, "step": step}, texts)
 
     return save

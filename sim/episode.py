@@ -25,10 +25,11 @@ Watcher = Callable[[Mapping[str, Any], "Overlay | None"], None]
 class Actor(Protocol):
     """What acts: a policy, a demonstrator, or a stand-in of a test.
 
-    Three more things are used where an actor has them. `overlay() -> Overlay | None`: where the last decision looked;
+    Further things are used where an actor has them. `overlay() -> Overlay | None`: where the last decision looked;
     the same object until the next one. `decision_seconds: list[float]`: how long each decision of this episode took,
     for an actor that decides once for many steps; without it every `act` counts as a decision. `pending: int`: how many
-    further actions are decided already, without a look at an observation.
+    further actions are decided already, without a look at an observation. `skill` and `abstained`: of a merged policy,
+    see `EpisodeRecord`.
     """
 
     def reset(self, instruction: str, seed: int) -> None:
@@ -116,6 +117,8 @@ def _run(env: Any, actor: Actor, job: Job, watch: Watcher | None) -> EpisodeReco
         swap=job.swap,
         other=getattr(env, "other", None),
         drawn=getattr(env, "drawn", None),
+        skill=getattr(actor, "skill", None),
+        abstained=getattr(actor, "abstained", None),
     )
 
 

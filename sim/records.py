@@ -72,7 +72,8 @@ class EpisodeRecord:
 
     `perturbation` is an axis and a level, such as "camera=3", and `drawn` what came of it in this episode. `swap` is
     the swap that was made, and `other` the body of its second thing: what was asked for, or what stands in the old
-    place. Success is then what the swap counts as such.
+    place. Success is then what the swap counts as such. `skill`: the one by which a merged policy ended the episode,
+    `abstained`: why it held still at its end, None where it acted.
     """
 
     suite: str
@@ -98,6 +99,8 @@ class EpisodeRecord:
     swap: Swap | None = None
     other: str | None = None
     drawn: dict[str, Any] | None = None
+    skill: str | None = None
+    abstained: str | None = None
 
     @property
     def key(self) -> str:

@@ -25,6 +25,7 @@ from saccade.policy.checkpoint import read_checkpoint
 from saccade.policy.columns import read_columns
 from saccade.policy.contract import ActionSpec, CameraSpec, GripperSpec, Offer, StateSpec
 from saccade.policy.core import load_core
+from saccade.policy.merging.origin import origin
 from saccade.scripts.main import main
 from saccade.scripts.train import TrainConfig, train_policy
 from saccade.sim.assembly import write_dataset
@@ -397,8 +398,14 @@ def test_pretrained_parts_are_adapted_resumed_and_fine_tuned(demonstrations, pre
     once = dataclasses.replace(SHORT, steps=1)
     train(demonstrations, tmp_path / "tuned", init=str(checkpoint), loop=once)
     assert load_core(tmp_path / "tuned" / "checkpoint", fold=False).adaptation == Adaptation(4, 8.0)
-    refused("lora: got rank 2.*expected rank 4, alpha 8", demonstrations, tmp_path / "other",
-            init=str(checkpoint), lora=2, loop=once)  # fmt: skip
+    # As the beginning of a skill, its factors are folded in.
+    train(demonstrations, tmp_path / "skill", init=str(checkpoint), lora=2, loop=once)
+    skill = read_checkpoint(tmp_path / "skill" / "checkpoint")
+    folded = load_core(checkpoint).model.state_dict()
+    assert skill.tensors[f"model.trunk.decoder.{query}.base_layer.weight"].equal(
+        folded[f"trunk.decoder.{query}.weight"]
+    )
+    assert skill.provenance["skill"] == origin(folded)
 
 
 def killed_at_the_second(function):
@@ -413,12 +420,32 @@ def killed_at_the_second(function):
     return killed
 
 
-def test_a_checkpoint_is_fine_tuned_with_factors(trained, demonstrations, tmp_path):
-    train(demonstrations, tmp_path / "run", init=str(trained), lora=2, loop=dataclasses.replace(SHORT, steps=1))
-    before = read_checkpoint(trained / "checkpoint").tensors
-    after = read_checkpoint(tmp_path / "run" / "checkpoint").tensors
-    layer = "model.trunk.decoder.layers.0.mlp.up_proj"
-    assert after[f"{layer}.base_layer.weight"].equal(before[f"{layer}.weight"])
+def test_a_skill_learns_factors_and_an_expert_and_nothing_else(trained, demonstrations, tmp_path):
+    loop = dataclasses.replace(SHORT, steps=2, learning_rate=1e-2)
+    train(demonstrations, tmp_path / "run", init=str(trained), lora=2, loop=loop)
+    beginning = load_core(trained / "checkpoint").model.state_dict()
+    skill = read_checkpoint(tmp_path / "run" / "checkpoint")
+    assert skill.provenance["skill"] == origin(beginning)
+    changed = set()
+    for name, tensor in beginning.items():
+        layer, _, own = name.rpartition(".")
+        factors = f"model.{layer}.lora_B.default.weight"
+        adapted = own == "weight" and factors in skill.tensors
+        stored = skill.tensors.get(f"model.{layer}.base_layer.{own}", skill.tensors.get(f"model.{name}"))
+        assert name.startswith("expert.") or stored.equal(tensor)
+        if (adapted and skill.tensors[factors].any()) or not stored.equal(tensor):
+            changed.add(name.split(".")[0])
+    assert {"expert", "tower", "trunk"} <= changed
+
+    # It goes on as what it is, and only as that.
+    checkpoint = str(tmp_path / "run" / "checkpoint")
+    train(demonstrations, tmp_path / "longer", init=checkpoint, loop=loop)
+    longer = read_checkpoint(tmp_path / "longer" / "checkpoint")
+    assert longer.provenance["skill"] == skill.provenance["skill"]
+    routing = [name for name in skill.tensors if name.startswith("routing.")]
+    assert routing and all(longer.tensors[name].equal(skill.tensors[name]) for name in routing)
+    refused("lora: got rank 4.*expected rank 2, alpha 2", demonstrations, tmp_path / "other",
+            init=checkpoint, lora=4, loop=loop)  # fmt: skip
 
 
 def test_pretrained_options_that_do_not_fit_are_refused(demonstrations, pretrained, trained, tmp_path):

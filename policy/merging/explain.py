@@ -1,0 +1,160 @@
+"""What merging does to skills: where their changes overlap, contradict each other, and are lost."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .task_vector import TaskVector
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """What merging did to one weight of `elements` entries.
+
+    `cosine` [K, K] of the skills' changes; `density` [K]: the part of the entries that a skill takes; `error` [K]: how
+    far what it gets is from its own change, as a fraction of that. Of the entries, `selfish` is the part that one skill
+    alone takes, `shared` that two or more take; `conflicts`: where changes of some weight point against each other.
+    """
+
+    name: str
+    elements: int
+    cosine: tuple[tuple[float, ...], ...]
+    density: tuple[float, ...]
+    error: tuple[float, ...]
+    selfish: float
+    shared: float
+    conflicts: float
+
+
+def compare(
+    name: str,
+    vectors: Sequence[TaskVector],
+    changes: Sequence[torch.Tensor],
+    merged: torch.Tensor,
+    masks: Sequence[torch.Tensor],
+    scales: Sequence[float],
+) -> WeightReport:
+    """Compare the skills' changes [m, n] of one weight, as factors and dense, with what each gets of the merged one."""
+    norms = [max(float(vector.inner(vector)), 0.0) ** 0.5 for vector in vectors]
+    cosine = tuple(
+        tuple(float(one.inner(two)) / (a * b) if a * b else 0.0 for two, b in zip(vectors, norms, strict=True))
+        for one, a in zip(vectors, norms, strict=True)
+    )
+    taken = torch.stack(list(masks)).sum(0)
+    errors = [
+        float((scale * mask * merged - change).norm()) / norm if norm else 0.0
+        for change, mask, scale, norm in zip(changes, masks, scales, norms, strict=True)
+    ]
+    # A sign counts only where a change is not small beside its skill's own.
+    signs = torch.stack(
+        [
+            (change * (change.abs() > norm / change.numel() ** 0.5)).sign()
+            for change, norm in zip(changes, norms, strict=True)
+        ]
+    )
+    return WeightReport(
+        name=name,
+        elements=merged.numel(),
+        cosine=cosine,
+        density=tuple(float(mask.float().mean()) for mask in masks),
+        error=tuple(errors),
+        selfish=float((taken == 1).float().mean()),
+        shared=float((taken > 1).float().mean()),
+        conflicts=float(((signs > 0).any(0) & (signs < 0).any(0)).float().mean()),
+    )
+
+
+def part_of(name: str) -> str:
+    """Return the part of the policy to which a weight belongs: a layer of the trunk, a block of tower or expert."""
+    found = re.match(r"(trunk\.decoder\.layers\.\d+|tower\.[a-z_]+(?:\.\d+)?|expert\.blocks\.\d+|[a-z_]+)", name)
+    return found.group(1).replace("trunk.decoder.layers", "trunk") if found else name
+
+
+def by_part(report: Sequence[WeightReport]) -> list[dict[str, Any]]:
+    """Return the report's figures for every part of the policy, in the network's order, weighed by size."""
+    parts: dict[str, list[WeightReport]] = {}
+    for weight in report:
+        parts.setdefault(part_of(weight.name), []).append(weight)
+    rows = []
+    for part, weights in parts.items():
+        sizes = torch.tensor([float(weight.elements) for weight in weights])
+        shares = sizes / sizes.sum()
+        row: dict[str, Any] = {"part": part, "elements": int(sizes.sum())}
+        for figure in ("cosine", "density", "error", "selfish", "shared", "conflicts"):
+            values = torch.tensor([getattr(weight, figure) for weight in weights])
+            row[figure] = torch.tensordot(shares, values, dims=1).tolist()
+        rows.append(row)
+    return rows
+
+
+def table(report: Sequence[WeightReport], names: Sequence[str]) -> list[str]:
+    """Return the figures of every part as lines for people."""
+    width = max(len(row["part"]) for row in by_part(report))
+    head = "  ".join(f"{name[:11]:>11}" for name in names)
+    lines = [
+        f"{'':<{width}}  cosine  conflicts  selfish  shared   what a skill gets differs from its own change by",
+        f"{'part':<{width}}  {'':>6}  {'':>9}  {'':>7}  {'':>6}   {head}",
+    ]
+    for row in by_part(report):
+        errors = "  ".join(f"{100 * error:9.0f} %" for error in row["error"])
+        lines.append(
+            f"{row['part']:<{width}}  {off_diagonal(row['cosine']):6.2f}  {100 * row['conflicts']:7.1f} %"
+            f"  {100 * row['selfish']:5.1f} %  {100 * row['shared']:4.1f} %   {errors}"
+        )
+    return lines
+
+
+def off_diagonal(matrix: Sequence[Sequence[float]]) -> float:
+    """Return the mean of a matrix's entries off its diagonal: [K, K]."""
+    count = len(matrix)
+    rest = [value for row, values in enumerate(matrix) for column, value in enumerate(values) if row != column]
+    return sum(rest) / max(1, count * (count - 1))
+
+
+def draw(report: Sequence[WeightReport], names: Sequence[str], title: str, path: Path) -> None:
+    """Draw the figures of every part of the policy, and write the picture to `path`."""
+    from matplotlib.figure import Figure
+
+    rows = by_part(report)
+    parts = [row["part"] for row in rows]
+    figure = Figure(figsize=(13, 0.24 * len(rows) + 2.4), layout="constrained")
+    similar, taken, lost = figure.subplots(1, 3, sharey=True)
+    places = list(range(len(rows)))
+    pairs = [(one, two) for one in range(len(names)) for two in range(one + 1, len(names))]
+    for one, two in pairs[:12]:
+        label = f"{names[one]} and {names[two]}"
+        similar.plot([row["cosine"][one][two] for row in rows], places, ".-", label=label, linewidth=0.8)
+    similar.axvline(0, color="0.7", linewidth=0.8)
+    similar.set_xlabel("cosine of the skills' changes")
+    similar.legend(fontsize=7, loc="best")
+    left = [0.0] * len(rows)
+    for figures, colour, label in (
+        ("selfish", "#d08a2c", "one skill takes it"),
+        ("shared", "#3b7ea1", "two or more take it"),
+    ):
+        values = [100 * row[figures] for row in rows]
+        taken.barh(places, values, left=left, color=colour, label=label)
+        left = [before + value for before, value in zip(left, values, strict=True)]
+    taken.plot([100 * row["conflicts"] for row in rows], places, "k.", label="signs in conflict")
+    taken.set_xlabel("% of the entries")
+    taken.legend(fontsize=7, loc="best")
+    for number, name in enumerate(names):
+        lost.plot([100 * row["error"][number] for row in rows], places, ".-", label=name, linewidth=0.8)
+    lost.set_xlim(left=0)
+    lost.set_xlabel("% by which what a skill gets differs from its own change")
+    lost.legend(fontsize=7, loc="best")
+    similar.set_yticks(places, parts, fontsize=7)
+    similar.invert_yaxis()
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+
+
+def as_json(report: Sequence[WeightReport], names: Sequence[str]) -> dict[str, Any]:
+    """Return everything that `compare` found, for programs."""
+    return {"skills": list(names), "parts": by_part(report), "weights": [asdict(weight) for weight in report]}

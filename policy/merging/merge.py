@@ -1,0 +1,223 @@
+"""Merging skills into one checkpoint: weight by weight, so that little more than one policy is in memory.
+
+What leaves is an ordinary checkpoint folder. Its weights are those of the shared beginning; beside them lie, for every
+weight that the skills changed, the merged change, and for every skill what it takes of it and what it keeps of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from ...errors import InputError
+from ..adaptation import EXPERT
+from ..core import PREFIX
+from .emr import agreement, rescaler
+from .explain import WeightReport, compare
+from .masks import best_scale, consensus, pack, task_mask
+from .merged import CHANGE, MASK, OWN, SCALE, STEP, SWITCHES
+from .methods import METHODS, MergeOptions
+from .origin import weights_digest
+from .quantisation import BITS, quantise, restore
+from .router import Router
+from .skills import Skill, check_alike
+from .task_vector import TaskVector
+from .ties import trim_threshold
+
+
+@dataclass(frozen=True)
+class StorageOptions:
+    """What of a merge is shared, and how it is kept; raises InputError for values out of range."""
+
+    keep_blocks: int = 1
+    """Last blocks of the expert that stay every skill's own, with all that follows them; MergeVLA keeps 1 to 3."""
+    bits: int = 8
+    """Bits of an entry of the merged change, 8 or 4."""
+    switch: str = "instruction"
+    """When the policy looks for its skill: at a new "instruction" or episode, or before every "chunk"."""
+    margin: float = 0.5
+    """Least difference between the two most likely skills; below it the policy abstains."""
+    reach: float = 1.5
+    """How far from what is usual an observation may be, as a multiple; beyond it the policy abstains."""
+
+    def __post_init__(self) -> None:
+        if self.keep_blocks < 0:
+            raise InputError("keep_blocks", got=self.keep_blocks, expected="0 or more", fix="1 is usual.")
+        if self.bits not in BITS:
+            raise InputError("bits", got=self.bits, expected=" or ".join(map(str, BITS)), fix="8 is usual.")
+        if self.switch not in SWITCHES:
+            raise InputError("switch", got=self.switch, expected=" or ".join(SWITCHES), fix="Choose one of them.")
+
+
+@dataclass
+class Merged:
+    """What a merge gave: the checkpoint's `tensors`, what `skills.json` says, and what happened to each weight."""
+
+    tensors: dict[str, torch.Tensor]
+    table: dict[str, Any]
+    report: list[WeightReport] = field(default_factory=list)
+
+
+def merge_skills(
+    skills: Sequence[Skill],
+    beginning: Mapping[str, torch.Tensor],
+    options: MergeOptions,
+    storage: StorageOptions,
+    *,
+    progress: Any = iter,
+) -> Merged:
+    """Merge K skills; `beginning` are the weights of what they began as, by their names in the network.
+
+    `progress` wraps what is looped over, as tqdm does. Raises InputError for skills that do not belong together, a
+    `beginning` that is not theirs, and numbers that are not finite.
+    """
+    check_alike(skills)
+    _check_beginning(beginning, skills)
+    changes = Changes(skills, beginning)
+    own, matrices = split_expert(skills[0], storage.keep_blocks)
+    names = [*skills[0].factored, *matrices]
+    tensors = {PREFIX + name: tensor for name, tensor in beginning.items()}
+    for number, skill in enumerate(skills):
+        tensors |= {f"{OWN}{number}.{name}": _finite(skill, name) for name in own}
+    method = METHODS[options.method]
+    thresholds = None
+    if method.trims and options.keep < 1:
+        thresholds = [
+            trim_threshold(partial(changes.dense, names, number), options.keep) for number in range(len(skills))
+        ]
+    masking = Masking(options, len(skills))
+    report = []
+    for name in progress(names):
+        vectors = changes.of(name)
+        merged = options.scale * method.merge(vectors, options, thresholds, name)
+        dense = [vector.dense() for vector in vectors]
+        if options.kind_of_masks == "consensus":
+            merged = merged * masking.consensus(dense, merged)
+        entries, steps = quantise(merged, storage.bits)
+        tensors[CHANGE + name], tensors[STEP + name] = entries, steps
+        # What is stored is what is masked and scaled, its rounding included.
+        merged = restore(entries, steps, merged.shape, storage.bits)
+        masks, scales = masking.of(dense, merged)
+        if masking.own:
+            tensors |= {f"{MASK}{number}.{name}": pack(mask) for number, mask in enumerate(masks)}
+        tensors[SCALE + name] = torch.tensor(scales)
+        report.append(compare(name, vectors, dense, merged, masks, scales))
+    if options.kind_of_masks == "agreement":
+        tensors |= {SCALE + name: torch.tensor(masking.rescalers()) for name in names}
+    profiles = [skill.profile() for skill in skills]
+    router = Router.fit(profiles, margin=storage.margin, reach=storage.reach)
+    table = {
+        "names": [skill.name for skill in skills],
+        "normalization": [asdict(skill.contract.normalization) for skill in skills],
+        "changed": names,
+        "own": own,
+        "bits": storage.bits,
+        "masked": masking.own,
+        "switch": storage.switch,
+        "router": router.settings(),
+        "options": asdict(options) | {"masks": options.kind_of_masks, "keep_blocks": storage.keep_blocks},
+    }
+    return Merged(tensors | router.tensors(), table, report)
+
+
+class Changes:
+    """The skills' changes of a weight, from the factors, or for the expert's matrices from what they began as."""
+
+    def __init__(self, skills: Sequence[Skill], beginning: Mapping[str, torch.Tensor]) -> None:
+        self._skills, self._beginning = skills, beginning
+        self._factored = set(skills[0].factored)
+
+    def of(self, name: str) -> list[TaskVector]:
+        """Return every skill's change of a weight, as a matrix of its outputs; raises InputError if one diverged."""
+        return [self._change(name, skill) for skill in self._skills]
+
+    def dense(self, names: Iterable[str], number: int) -> Iterable[torch.Tensor]:
+        """Yield one skill's changes of the weights, one after another."""
+        return (self._change(name, self._skills[number]).dense() for name in names)
+
+    def _change(self, name: str, skill: Skill) -> TaskVector:
+        if name in self._factored:
+            return skill.change(name)
+        return TaskVector.of((_finite(skill, name).float() - self._beginning[name].float()).flatten(1))
+
+
+class Masking:
+    """What every skill takes of a merged change, and the scale of what it takes, by the kind of masks."""
+
+    def __init__(self, options: MergeOptions, count: int) -> None:
+        self._options, self._kind = options, options.kind_of_masks
+        self.own = self._kind in ("task", "agreement")
+        """Whether each skill has masks of its own."""
+        self._magnitudes = [[0.0, 0.0] for _ in range(count)]
+
+    def of(self, changes: Sequence[torch.Tensor], merged: torch.Tensor) -> tuple[list[torch.Tensor], list[float]]:
+        """Return a mask [m, n] and a scale for each of the skills' changes [m, n]."""
+        if self._kind == "task":
+            masks = [task_mask(change, merged, self._options.strictness) for change in changes]
+            return masks, [best_scale(change, mask * merged) for change, mask in zip(changes, masks, strict=True)]
+        if self._kind == "agreement":
+            masks = [agreement(change, merged) for change in changes]
+            for sums, change, mask in zip(self._magnitudes, changes, masks, strict=True):
+                sums[0] += change.abs().mean().item()
+                sums[1] += (mask * merged).abs().mean().item()
+            return masks, self.rescalers()
+        return [torch.ones_like(merged, dtype=torch.bool)] * len(changes), [1.0] * len(changes)
+
+    def consensus(self, changes: Sequence[torch.Tensor], merged: torch.Tensor) -> torch.Tensor:
+        """Return the entries that two skills or more would take."""
+        return consensus([task_mask(change, merged, self._options.strictness) for change in changes])
+
+    def rescalers(self) -> list[float]:
+        """Return EMR's scale of each skill, from all weights so far: one for all weights."""
+        return [rescaler(own, masked) for own, masked in self._magnitudes]
+
+
+def split_expert(skill: Skill, keep_blocks: int) -> tuple[list[str], list[str]]:
+    """Return the expert's tensors that stay every skill's own, and its matrices that are merged.
+
+    Norms, biases and gates of merged blocks are few numbers, and stay with their skill. Raises InputError where all
+    blocks would be kept: nothing of the expert was merged then.
+    """
+    names = sorted(name for name in skill.plain if name.startswith(EXPERT))
+    blocks = {int(found.group(1)) for name in names if (found := re.match(r"expert\.blocks\.(\d+)\.", name))}
+    if keep_blocks > len(blocks):
+        raise InputError(
+            "keep_blocks", got=keep_blocks, expected=f"at most the expert's {len(blocks)} blocks", fix="1 is usual."
+        )
+    merged = set(sorted(blocks)[: len(blocks) - keep_blocks])
+    matrices = [
+        name
+        for name in names
+        if (found := re.match(r"expert\.blocks\.(\d+)\.", name))
+        and int(found.group(1)) in merged
+        and skill.weight(name).ndim >= 2
+    ]
+    return sorted(set(names) - set(matrices)), matrices
+
+
+def _check_beginning(beginning: Mapping[str, torch.Tensor], skills: Sequence[Skill]) -> None:
+    digest = weights_digest(beginning)
+    if digest != skills[0].origin["weights"]:
+        raise InputError(
+            "init",
+            got=f"weights with sha256 {digest[:12]}",
+            expected=f"{skills[0].origin['weights'][:12]}, those of {skills[0].init}, which the skills began as",
+            fix="Give the checkpoint that they were trained from with --init.",
+        )
+
+
+def _finite(skill: Skill, name: str) -> torch.Tensor:
+    tensor = skill.weight(name)
+    if not tensor.isfinite().all():
+        raise InputError(
+            f"skill {skill.name}: {name}",
+            got="a number that is not finite",
+            expected="finite numbers",
+            fix="This skill's training has diverged: train it again.",
+        )
+    return tensor

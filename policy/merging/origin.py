@@ -1,0 +1,30 @@
+"""Where a skill began: the digest by which skills of one beginning are known, whatever its folder was called."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+
+from ..adaptation import EXPERT
+
+
+def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the sha256 of named weights: of names, dtypes, shapes and bytes, in the names' order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def origin(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Return what a skill records of the weights that it begins with: `weights`, all of them, and the `expert` alone.
+
+    A skill's checkpoint holds the others as they were, beside its factors; those of the expert are needed again when
+    skills are merged.
+    """
+    expert = {name: tensor for name, tensor in tensors.items() if name.startswith(EXPERT)}
+    return {"weights": weights_digest(tensors), "expert": weights_digest(expert)}

@@ -1,0 +1,57 @@
+"""A merged change in a few bits an entry: blocks of entries share a step.
+
+A mask leaves a skill half of a merged change or more as an error; the rounding here is far below that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ...errors import InputError
+
+BLOCK = 64
+"""Entries that share a step."""
+
+BITS = (4, 8)
+
+
+def quantise(change: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the entries of a change in 4 or 8 bits, uint8 [bytes], and the blocks' steps, float16.
+
+    An entry is a whole number of steps, from -7 to 7 or from -127 to 127; two of 4 bits share a byte.
+    """
+    if bits not in BITS:
+        raise InputError("bits", got=bits, expected=" or ".join(map(str, BITS)), fix="8 is usual.")
+    most = 2 ** (bits - 1) - 1
+    flat = change.float().flatten()
+    blocks = torch.nn.functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
+    # Rounded up to what float16 can say, so that the largest entry still fits; too small a step is none.
+    steps = (blocks.abs().amax(1) / most * (1 + 2**-10)).half()
+    whole = torch.where(steps[:, None] > 0, (blocks / steps[:, None].float()).round(), 0.0).clamp(-most, most)
+    entries = (whole.to(torch.int16) + 2 ** (bits - 1)).to(torch.uint8).flatten()
+    if bits == 4:
+        entries = entries.view(-1, 2)
+        entries = (entries[:, 0] << 4) | entries[:, 1]
+    return entries, steps
+
+
+def restore(entries: torch.Tensor, steps: torch.Tensor, shape: Sequence[int], bits: int) -> torch.Tensor:
+    """Return the change of a shape, float32, from what `quantise` gave.
+
+    Raises InputError when they do not belong together.
+    """
+    elements = torch.Size(shape).numel()
+    blocks = -(-elements // BLOCK)
+    if entries.shape != (blocks * BLOCK * bits // 8,) or steps.shape != (blocks,) or entries.dtype != torch.uint8:
+        raise InputError(
+            "merged change",
+            got=f"{entries.dtype} {tuple(entries.shape)} with {tuple(steps.shape)} steps",
+            expected=f"uint8 {(blocks * BLOCK * bits // 8,)} with {(blocks,)} steps, for a weight of {tuple(shape)}",
+            fix="Merge again: the file was damaged or belongs to another architecture.",
+        )
+    if bits == 4:
+        entries = torch.stack([entries >> 4, entries & 15], dim=1)
+    whole = entries.flatten().to(torch.int16) - 2 ** (bits - 1)
+    return (whole.view(blocks, BLOCK) * steps.float()[:, None]).flatten()[:elements].view(*shape)

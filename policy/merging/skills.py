@@ -1,0 +1,176 @@
+"""Skills on disk: opened without reading them whole, checked against each other before anything is merged."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from ...errors import InputError
+from ..adaptation import EXPERT, Adaptation, read_adaptation
+from ..architecture import Architecture
+from ..checkpoint import MODEL, find_checkpoint, verified_checkpoint
+from ..contract import Contract
+from ..core import PREFIX, architecture_from_dict, read_tokenizer_text
+from .profile import PREFIX as ROUTING
+from .profile import Profile
+from .task_vector import TaskVector
+
+BASE, DOWN, UP = ".base_layer", ".lora_A.default.weight", ".lora_B.default.weight"
+
+
+@dataclass(frozen=True)
+class Skill:
+    """A skill's checkpoint: `tensors` are read one by one, by the names they have in the file.
+
+    `plain` maps the names of a policy without factors to those in the file.
+    """
+
+    name: str
+    folder: Path
+    architecture: Architecture
+    adaptation: Adaptation
+    contract: Contract
+    tokenizer_text: str | None
+    origin: Mapping[str, str]
+    init: str
+    digest: str
+    tensors: Mapping[str, torch.Tensor]
+    plain: Mapping[str, str]
+
+    @property
+    def factored(self) -> list[str]:
+        """The plain names of the weights that have factors beside them."""
+        ending = DOWN
+        return sorted(
+            name.removeprefix(PREFIX).removesuffix(ending) + ".weight" for name in self.tensors if name.endswith(ending)
+        )
+
+    def change(self, name: str) -> TaskVector:
+        """Return what the skill added to a factored weight, from its factors in float32.
+
+        A convolution's kernel counts as a matrix of its outputs. Raises InputError for a factor that is not finite.
+        """
+        layer = PREFIX + name.removesuffix(".weight")
+        down, up = (self.tensors[layer + each].float().flatten(1) for each in (DOWN, UP))
+        try:
+            return TaskVector(up * (self.adaptation.alpha / self.adaptation.rank), down)
+        except InputError as error:
+            what = f"skill {self.name}: {name}"
+            raise InputError(what, got=error.got, expected=error.expected, fix=error.fix) from None
+
+    def weight(self, name: str) -> torch.Tensor:
+        """Return a tensor of the policy by its plain name: without what factors add to it."""
+        return self.tensors[self.plain[name]]
+
+    def profile(self) -> Profile:
+        """Return how the beginning sees the skill's demonstrations."""
+        return Profile.read(self.tensors, self.name)
+
+
+class LazyTensors(Mapping[str, torch.Tensor]):
+    """The tensors of a safetensors file, each read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        from safetensors import safe_open
+
+        self._file = safe_open(path, framework="pt")
+        self._names = list(self._file.keys())
+        self._known = set(self._names)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._known:
+            raise KeyError(name)
+        return self._file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def open_skill(folder: str, name: str) -> Skill:
+    """Open a skill's checkpoint; raises InputError for a damaged one, and for one that is no skill."""
+    path = find_checkpoint(folder)
+    checkpoint = verified_checkpoint(path)
+    adaptation = read_adaptation(checkpoint.config, f"{path}/config.json")
+    origin = checkpoint.provenance.get("skill")
+    if adaptation is None or not adaptation.skill or not isinstance(origin, dict):
+        raise InputError(
+            f"skill {folder}",
+            got="a policy that was trained as a whole" if adaptation is None else "a policy with other factors",
+            expected="a skill: factors beside the weights of a recorded beginning",
+            fix="Train it with `saccade train --init CHECKPOINT --lora 16`.",
+        )
+    architecture = architecture_from_dict(checkpoint.config["architecture"], f"{path}/config.json")
+    tensors = LazyTensors(path / MODEL)
+    plain = {
+        name.removeprefix(PREFIX).replace(BASE, ""): name
+        for name in tensors
+        if not name.startswith(ROUTING) and not re.search(r"\.lora_[AB]\.", name)
+    }
+    return Skill(
+        name=name,
+        folder=path,
+        architecture=architecture,
+        adaptation=adaptation,
+        contract=checkpoint.contract,
+        tokenizer_text=read_tokenizer_text(path, checkpoint, architecture),
+        origin=origin,
+        init=str(checkpoint.provenance.get("init")),
+        digest=checkpoint.provenance["files"][MODEL]["sha256"],
+        tensors=tensors,
+        plain=plain,
+    )
+
+
+def check_alike(skills: Sequence[Skill]) -> None:
+    """Raise InputError unless the skills can be merged: two or more, all different, of one beginning and one kind."""
+    if len(skills) < 2:
+        fix = "Name another one."
+        raise InputError("skills", got=f"{len(skills)}", expected="two or more to merge", fix=fix)
+    first = skills[0]
+    for number, skill in enumerate(skills):
+        for other in skills[:number]:
+            if skill.digest == other.digest:
+                got = f"{skill.folder}, with the same weights as {other.folder}"
+                raise InputError("skills", got=got, expected="every skill once", fix="Leave one of them out.")
+            if skill.name == other.name:
+                got, fix = f"the name {skill.name} twice", "Give them names with --names."
+                raise InputError("skills", got=got, expected="every name once", fix=fix)
+    for skill in skills[1:]:
+        differences = _differences(first, skill)
+        if differences:
+            raise InputError(
+                f"skill {skill.name}",
+                got="; ".join(f"{what} {got}" for what, got, _ in differences),
+                expected=f"what {first.name} has: " + "; ".join(f"{what} {want}" for what, _, want in differences),
+                fix="Merge skills that were trained from one checkpoint.",
+            )
+
+
+def _differences(first: Skill, other: Skill) -> list[tuple[str, str, str]]:
+    found = []
+    one, two = asdict(first.architecture), asdict(other.architecture)
+    found += [(f"architecture.{key}", str(two[key]), str(one[key])) for key in one if one[key] != two[key]]
+    if first.tokenizer_text != other.tokenizer_text:
+        found.append(("tokenizer", "another one", "one"))
+    one, two = (json.loads(each.contract.to_json()) for each in (first, other))
+    names = [key for key in one if key != "normalization" and one[key] != two[key]]
+    found += [(f"contract.{key}", json.dumps(two[key])[:80], json.dumps(one[key])[:80]) for key in names]
+    if first.origin != other.origin:
+        got, want = (f"{each.init} ({str(each.origin.get('weights'))[:12]})" for each in (other, first))
+        found.append(("beginning", got, want))
+    if set(first.factored) != set(other.factored):
+        found.append(("factors", f"beside {len(other.factored)} weights", f"beside {len(first.factored)}"))
+    return found
+
+
+def expert_names(skill: Skill) -> list[str]:
+    """Return the plain names of the expert's tensors."""
+    return sorted(name for name in skill.plain if name.startswith(EXPERT))

@@ -1,0 +1,259 @@
+"""Skills from their checkpoints to one merged checkpoint, and what that decides."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from saccade.errors import InputError
+from saccade.policy.actor import PolicyActor
+from saccade.policy.batched import BatchedPolicy
+from saccade.policy.checkpoint import STARTER, read_checkpoint, write_checkpoint
+from saccade.policy.core import SKILLS, load_core
+from saccade.policy.merging.methods import METHODS, MergeOptions
+from saccade.policy.modeling_saccade import SaccadePolicy
+from saccade.scripts.main import main
+from saccade.scripts.merge import MergeConfig, merge, open_skills, stored_bytes
+from saccade.scripts.train import TrainConfig, make_core
+
+from .conftest import INSTRUCTIONS
+
+
+def merged(folders, out, *options):
+    assert main(["merge", *map(str, folders), "-o", str(out), *options]) == 0
+    return out
+
+
+def observation(seen, row=0):
+    pictures, state = seen
+    names = ("front", "wrist")
+    pixels = {name: pictures[row, view].permute(1, 2, 0).numpy() for view, name in enumerate(names)}
+    return {"pixels": pixels, "agent_pos": state[row].numpy()}
+
+
+def decided(folder, seen, instruction, **options):
+    actor = PolicyActor(folder, threads=None, **options)
+    actor.reset(instruction, 0)
+    return actor.decide(observation(seen)), actor
+
+
+@pytest.fixture
+def skills(make_skill):
+    return [make_skill(number) for number in range(3)]
+
+
+def relative_errors(folders, **options):
+    config = MergeConfig(skills=tuple(map(str, folders)), explain=True, **options)
+    report = merge(config, open_skills(config), progress=False).report
+    return torch.tensor([weight.error for weight in report])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_a_policy_that_decides(skills, seen, tmp_path, method):
+    out = merged(skills, tmp_path / "out", "--method", method)
+    core = load_core(out)
+    assert core.skills == ("skill0", "skill1", "skill2")
+    for number, instruction in enumerate(INSTRUCTIONS[:3]):
+        chunk, actor = decided(out, seen, instruction)
+        assert actor.skill == f"skill{number}" and actor.abstained is None
+        assert chunk.shape == (3, 2) and torch.tensor(chunk).isfinite().all()
+
+
+def test_skills_that_touch_different_weights_come_back_whole(make_skill, seen, tmp_path):
+    """Where every skill has changed weights of its own, a mask and a scale give each its own change back."""
+
+    def only(layers):
+        def spoil(tensors):
+            for name, tensor in tensors.items():
+                if "lora_B" in name and not any(layer in name for layer in layers):
+                    tensor.zero_()
+
+        return spoil
+
+    one, two = make_skill(0, spoil=only(["layers.0."])), make_skill(1, spoil=only(["layers.2."]))
+    out = merged([one, two], tmp_path / "out", "--method", "task_arithmetic", "--keep-blocks", "2")
+    for folder, instruction in ((one, INSTRUCTIONS[0]), (two, INSTRUCTIONS[1])):
+        apart, together = decided(folder, seen, instruction)[0], decided(out, seen, instruction)[0]
+        # Eight bits of an entry are all that is lost.
+        assert abs(apart - together).max() < 0.02 * abs(apart).max()
+
+
+def test_a_mask_and_its_scale_bring_every_weight_nearer_to_its_skill(skills):
+    masked, unmasked = relative_errors(skills), relative_errors(skills, masks="none")
+    assert (masked < 1).all() and masked.mean() < unmasked.mean()
+
+
+def test_a_skill_can_be_named_and_an_unknown_one_is_refused(skills, seen, tmp_path):
+    out = merged(skills, tmp_path / "out")
+    routed, _ = decided(out, seen, INSTRUCTIONS[1])
+    named, actor = decided(out, seen, INSTRUCTIONS[1], skill="skill1")
+    assert (routed == named).all() and actor.skill == "skill1"
+    other, _ = decided(out, seen, INSTRUCTIONS[1], skill="skill0")
+    assert (routed != other).any()
+    with pytest.raises(InputError, match="Did you mean 'skill1'"):
+        PolicyActor(out, threads=None, skill="skil1")
+    with pytest.raises(InputError, match="skill: got skill1, of a policy that is not merged"):
+        PolicyActor(STARTER, threads=None, skill="skill1")
+
+
+def test_the_policy_holds_still_where_it_is_not_sure(skills, seen, tmp_path):
+    out = merged(skills, tmp_path / "out")
+    chunk, actor = decided(out, seen, "an unheard sentence")
+    assert actor.skill is None and "nothing like it was demonstrated" in actor.abstained
+    assert (chunk == observation(seen)["agent_pos"]).all() and actor.overlay() is None
+    # The next episode is looked at anew.
+    actor.reset(INSTRUCTIONS[0], 0)
+    actor.act(observation(seen))
+    assert actor.skill == "skill0" and actor.abstained is None
+
+
+def test_switching_at_chunks_looks_again_and_at_instructions_does_not(skills, seen, tmp_path):
+    for switch, looks in (("instruction", 1), ("chunk", 3)):
+        out = merged(skills, tmp_path / switch, "--switch", switch)
+        actor, count = PolicyActor(out, threads=None), []
+        route = actor.core.route
+        actor.core.route = lambda *given, route=route, count=count: count.append(1) or route(*given)
+        actor.reset(INSTRUCTIONS[2], 0)
+        for _ in range(3):
+            actor.decide(observation(seen))
+        assert len(count) == looks
+
+
+def test_a_shared_policy_serves_episodes_of_different_skills(skills, seen, tmp_path):
+    out = merged(skills, tmp_path / "out")
+    policy = BatchedPolicy(out, 4, threads=None)
+    assert policy.rows == 1
+    words = [INSTRUCTIONS[2], INSTRUCTIONS[0], "an unheard sentence"]
+    for slot, instruction in enumerate(words):
+        policy.begin(slot, instruction, 0)
+    for _ in range(2):
+        chunks, _ = policy.decide({slot: observation(seen) for slot in range(3)})
+        for slot, instruction in enumerate(words):
+            assert (chunks[slot] == decided(out, seen, instruction)[0][:2]).all()
+    assert policy.overlay(0) is not None and policy.overlay(2) is None
+
+
+def test_selecting_is_exact_in_any_order(skills, seen, tmp_path):
+    core = load_core(merged(skills, tmp_path / "out"))
+    weights = {name: tensor.clone() for name, tensor in core.model.state_dict().items()}
+    core.select(0)
+    first = {name: tensor.clone() for name, tensor in core.model.state_dict().items()}
+    assert any((first[name] != weights[name]).any() for name in weights)
+    core.select(2)
+    core.select(0)
+    assert all((core.model.state_dict()[name] == first[name]).all() for name in first)
+    core.select(None)
+    assert all((core.model.state_dict()[name] == weights[name]).all() for name in weights)
+
+
+def test_a_merge_takes_fewer_bytes_than_its_skills(skills, tmp_path):
+    sizes = {}
+    for bits in ("8", "4"):
+        tensors = read_checkpoint(merged(skills, tmp_path / bits, "--bits", bits)).tensors
+        sizes[bits] = stored_bytes(tensors)
+        assert set(sizes[bits]) == {"beginning", "change", "masks", "own", "router"}
+    assert 1.8 < sizes["8"]["change"] / sizes["4"]["change"] < 2.0
+    changed = sum(
+        tensor.numel() for name, tensor in tensors.items() if name.startswith("change.")
+    )  # two entries a byte, rounded up to blocks
+    assert sizes["4"]["masks"] < 3 * changed + 4096
+
+
+def test_what_a_merge_says_and_shows(skills, tmp_path, capsys):
+    merged(skills, tmp_path / "out", "--explain", "--names", "drawer", "cube", "pour")
+    said = capsys.readouterr().out
+    assert "merged drawer, cube, pour by ties" in said and "% of the 3 skills' own" in said
+    assert "trunk.2" in said and "expert.blocks.0" in said
+    picture = tmp_path / "out_explained" / "explain.png"
+    assert picture.stat().st_size > 10_000 and (tmp_path / "out_explained" / "explain.json").is_file()
+
+
+def refused(message, *arguments):
+    with pytest.raises(InputError, match=message):
+        config = MergeConfig(skills=tuple(map(str, arguments[0])), out=arguments[1], **arguments[2])
+        merge(config, open_skills(config), progress=False)
+
+
+class TestRefusals:
+    def test_of_skills_that_do_not_belong_together(self, make_skill, two_camera_contract, tmp_path):
+        out = tmp_path / "out"
+        one, two = make_skill(0), make_skill(1)
+        refused("skills: got 1, expected two or more", [one], out, {})
+        refused("every skill once", [one, two, one], out, {"names": ("a", "b", "c")})
+        elsewhere = make_skill(2, provenance={"skill": {"weights": "0" * 64, "expert": "0" * 64}})
+        refused("skill skill2: got beginning .*0000", [one, elsewhere], out, {})
+        faster = dataclasses.replace(two_camera_contract, control_hz=15.0)
+        refused(
+            r"got contract\.control_hz 15\.0; .*|got contract\.control_hz 15\.0, expected",
+            [one, make_skill(3, contract=faster)],
+            out,
+            {},
+        )
+        refused("names: got 1 names", [one, two], out, {"names": ("a",)})
+        assert not out.exists() and not list(tmp_path.glob(".out*"))
+
+    def test_of_what_is_no_skill(self, make_skill, beginning, tmp_path):
+        refused("got a policy that was trained as a whole", [make_skill(0), beginning], tmp_path / "out", {})
+
+    def test_of_numbers_that_are_not_finite(self, make_skill, tmp_path):
+        def spoil(key):
+            return lambda tensors: next(t for n, t in tensors.items() if key in n).flatten()[:1].fill_(float("nan"))
+
+        for key, what in (("lora_A", "up|down|task vector|trunk|tower|instruction|state"), ("expert.", "expert")):
+            bad = make_skill(1, name=f"bad_{what[:3]}", spoil=spoil(key))
+            refused(
+                f"skill bad_{what[:3]}.*got a number that is not finite", [make_skill(0), bad], tmp_path / "out", {}
+            )
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"keep": 0.0}, "keep: got 0"),
+            ({"drop": 1.0}, "drop: got 1"),
+            ({"strictness": -1.0}, "strictness: got -1"),
+            ({"scale": float("nan")}, "scale: got nan"),
+            ({"method": "tie"}, "Did you mean 'ties'"),
+            ({"keep_blocks": 9}, "keep_blocks: got 9, expected at most the expert's 2 blocks"),
+            ({"bits": 3}, "bits: got 3"),
+            ({"margin": 1.0}, "margin: got 1"),
+            ({"reach": 0.0}, "reach: got 0"),
+            ({"init": "nowhere"}, "init: got nowhere, which is not there"),
+            ({"init": "starter"}, "init: got weights with sha256 .*expected"),
+        ],
+    )
+    def test_of_options(self, skills, tmp_path, options, message):
+        refused(message, skills, tmp_path / "out", options)
+        assert not (tmp_path / "out").exists()
+
+    def test_of_too_little_memory(self, skills, tmp_path, monkeypatch):
+        monkeypatch.setattr("saccade.scripts.merge._available_memory", lambda: 2**20)
+        refused("memory: got 0.0 GiB free, expected about", skills, tmp_path / "out", {})
+
+    def test_of_a_damaged_merge(self, skills, tmp_path):
+        out = merged(skills, tmp_path / "out")
+        whole = read_checkpoint(out)
+        texts = {SKILLS: (out / SKILLS).read_text()}
+        less = dict(whole.tensors)
+        del less[next(name for name in less if name.startswith("mask."))]
+        damaged = write_checkpoint(tmp_path / "damaged", less, whole.config, whole.contract, {}, texts)
+        with pytest.raises(InputError, match=r"mask\.0\..* missing or left over"):
+            load_core(damaged)
+
+
+def test_a_merged_policy_is_not_trained_and_not_run_by_lerobot(skills, tmp_path):
+    out = merged(skills, tmp_path / "out")
+    with pytest.raises(InputError, match="got skills that were merged"):
+        SaccadePolicy.from_pretrained(out)
+    config = TrainConfig(data=(tmp_path,), out=tmp_path / "run", init=str(out))
+    with pytest.raises(InputError, match="init: got .* merged of skill0, skill1, skill2"):
+        make_core(config, SimpleNamespace(sources=()))
+
+
+def test_options_are_what_the_command_offers():
+    fields = MergeConfig.__dataclass_fields__
+    for name, field in MergeOptions.__dataclass_fields__.items():
+        assert fields[name].default == field.default
