@@ -1,7 +1,7 @@
 """What openpi's own client sends, recorded byte by byte, still works.
 
 The files are what `openpi-client` 0.1.2 (numpy 1.26.4, websockets 17.4) sent to a server of ours with a `ToyDecider`:
-the handshake of `WebsocketClientPolicy(host, port, api_key=TOKEN)` and the masked frame of one `infer`, with pictures and
+the handshake of `WebsocketClientPolicy(host, port, api_key=TOKEN)` and the masked frame of one `infer`: pictures and
 state of `toy_observation(0)`, in openpi's flat form (float64 for the state, one more scalar) and in the desk's.
 """
 

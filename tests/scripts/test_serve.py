@@ -1,0 +1,145 @@
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from saccade.errors import InputError
+from saccade.policy.actor import PolicyActor
+from saccade.policy.checkpoint import STARTER
+from saccade.robot.client import ConnectionLost, RemotePolicy
+from saccade.scripts.deciders import CheckpointDecider, blank_observation, warm_up
+from saccade.scripts.main import main
+from saccade.scripts.round_trip import measure_round_trip
+from saccade.scripts.serve import ServeConfig, find_token
+
+TOKEN = "a-token-for-tests-only"
+WAIT = 120.0
+
+
+@contextlib.contextmanager
+def served(*arguments, environment=None):
+    """Run `saccade serve --port 0 ...`, and give the process, what it printed until it was ready, and the address."""
+    command = [sys.executable, "-m", "saccade.scripts.main", "serve", "--port", "0", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    patience = threading.Timer(WAIT, process.kill)
+    patience.start()
+    try:
+        printed = ""
+        while "saccade run" not in printed:
+            line = process.stdout.readline()
+            assert line, f"{printed}\n{process.stderr.read()}"
+            printed += line
+        yield process, printed, re.search(r"ready: (\S+)", printed)[1]
+    finally:
+        patience.cancel()
+        process.kill()
+        process.communicate()
+
+
+def test_the_starter_is_served_decides_as_it_does_here_and_ends_on_a_signal():
+    with served("starter", environment={"SACCADE_TOKEN": TOKEN}) as (process, printed, url):
+        assert f"saccade run --policy {url}" in printed and TOKEN not in printed
+        actor = PolicyActor(STARTER)
+        observation = blank_observation(actor.contract)
+        observation["pixels"]["front"][40:80, 40:80] = (200, 30, 30)
+        with RemotePolicy(url, TOKEN, WAIT, reset_timeout=WAIT) as policy:
+            assert policy.contract == actor.contract and policy.policy == "starter"
+            for instruction in ("put the red cube in the bin", "put the green cube in the bin"):
+                policy.reset(instruction)
+                actor.reset(instruction, seed=0)
+                np.testing.assert_allclose(policy.decide(observation), actor.decide(observation), atol=1e-3)
+            with pytest.raises(InputError, match="camera wrist"):
+                policy.decide({**observation, "pixels": {"front": observation["pixels"]["front"]}})
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=WAIT)
+            assert process.returncode == 0 and out.endswith("stopped\n") and "Traceback" not in err
+            assert TOKEN not in out + err
+            with pytest.raises(ConnectionLost):
+                policy.decide(observation)
+
+
+@pytest.mark.slow
+def test_a_token_is_made_where_there_is_none_and_printed_once():
+    environment = {name: value for name, value in os.environ.items() if name != "SACCADE_TOKEN"}
+    with served("starter", environment=environment) as (process, printed, url):
+        token = re.search(r"token, made for this run: (\S+)", printed)[1]
+        with RemotePolicy(url, token, WAIT) as policy:
+            policy.reset("go")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=WAIT)
+        assert process.returncode == 0
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    (tmp_path / "weak").write_text("1234\n")
+    (tmp_path / "bytes").write_bytes(b"\xff" * 20)
+    (tmp_path / "noise.pem").write_text("no certificate")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["no_such_folder"], "checkpoint: got 'no_such_folder'"),
+        (["--threads", "0"], "threads: got 0"),
+        (["--port", "70000"], "port: got 70000"),
+        (["--host", "0.0.0.0"], "host 0.0.0.0: got no certificate"),
+        (
+            ["--host", "no-such-host.invalid", "--certificate", "noise.pem", "--key", "noise.pem"],
+            "certificate: got noise.pem",
+        ),
+        (["--certificate", "gone.pem", "--key", "gone.key"], "certificate: got no file gone.pem"),
+        (["--certificate", "gone.pem"], "key: got nothing"),
+        (["--token-file", "gone"], "token file: got gone"),
+        (["--token-file", "weak"], "token of weak: got 4 characters"),
+        (["--token-file", "bytes"], "token file: got bytes"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_loaded(arguments, said, files, monkeypatch, capsys):
+    monkeypatch.chdir(files)
+    monkeypatch.setenv("SACCADE_TOKEN", TOKEN)
+    assert main(["serve", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"saccade: error: {said}") and captured.err.count("\n") == 1 and not captured.out
+
+
+def test_a_port_in_use_is_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("SACCADE_TOKEN", TOKEN)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert main(["serve", "--port", str(port)]) == 2
+    assert capsys.readouterr().err.startswith(f"saccade: error: port: got {port}, in use, expected a free port.")
+
+
+def test_the_token_comes_from_the_file_then_the_environment_then_chance(files, monkeypatch):
+    monkeypatch.setenv("SACCADE_TOKEN", "another-token-altogether")
+    assert find_token(ServeConfig(token_file=files / "token")) == (TOKEN, False)
+    assert find_token(ServeConfig()) == ("another-token-altogether", False)
+    monkeypatch.setenv("SACCADE_TOKEN", "weak")
+    with pytest.raises(InputError, match="token of SACCADE_TOKEN"):
+        find_token(ServeConfig())
+    monkeypatch.delenv("SACCADE_TOKEN")
+    (one, made), (other, _) = find_token(ServeConfig()), find_token(ServeConfig())
+    assert made and one != other and len(one) >= 32
+
+
+def test_the_way_there_and_back_is_measured():
+    decider = CheckpointDecider(STARTER)
+    assert warm_up(decider, 2) > 0
+    figures = measure_round_trip(decider, 20)
+    assert figures.decisions == 20
+    assert 0 < figures.inference_p50_ms < figures.round_trip_p50_ms <= figures.round_trip_p99_ms
+    assert all(value > 0 for value in dataclasses.astuple(figures))
+    with pytest.raises(InputError, match="decisions"):
+        measure_round_trip(decider, 0)
