@@ -62,9 +62,10 @@ class ControlLink:
     `events` collects what happened there; `take_events` empties it. Calls raise WorldError once the process is gone.
     """
 
-    def __init__(self, process: Any, channel: Channel, description: ArmDescription, settings: LoopSettings) -> None:
-        self._process, self._channel = process, channel
-        self.description, self.settings = description, settings
+    description: ArmDescription
+
+    def __init__(self, process: Any, channel: Channel, settings: LoopSettings) -> None:
+        self._process, self._channel, self.settings = process, channel, settings
         self._answers: deque[dict[str, Any]] = deque()
         self._verdicts: deque[tuple[int, Verdict]] = deque(maxlen=KEPT_EVENTS)
         self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
@@ -87,8 +88,7 @@ class ControlLink:
         )
         process.start()
         theirs.close()
-        channel = Channel(ours)
-        link = cls(process, channel, ArmDescription("", ()), settings)
+        link = cls(process, Channel(ours), settings)
         try:
             answer = link._await("connected", CONNECT_SECONDS)
             link.description = ArmDescription.from_json(json.dumps(answer["description"]), "the arm")
