@@ -253,7 +253,7 @@ class RemotePolicy:
     def _checked(self, reply: dict[str, Any], sequence: int) -> InputError | None:
         """Return the error that a reply reports about the input, if any; raises for all else that is no answer."""
         for name, expected in (("session", self.session), ("sequence", sequence)):
-            if reply.get(name) != expected or type(reply.get(name)) is not type(expected):
+            if type(reply.get(name)) is not type(expected) or reply[name] != expected:
                 raise ConnectionLost(f"{self.url} answered another request ({name}): the session is over")
         if "error" not in reply:
             return None

@@ -117,8 +117,10 @@ def greeting(contract: Contract, policy: str, session: str, largest: int) -> dic
 
 def read_greeting(message: Mapping[str, Any], source: str) -> tuple[str, Contract, str]:
     """Return session, contract and policy's name of a greeting; raises InputError when it is another protocol's."""
-    if message.get("protocol") != PROTOCOL:
-        got = message.get("protocol", f"a greeting with the keys {', '.join(map(str, message)) or 'none'}")
+    told = message.get("protocol")
+    # What is no text may be an array, which compares element by element.
+    if not isinstance(told, str) or told != PROTOCOL:
+        got = told if isinstance(told, str) else f"a greeting with the keys {', '.join(map(str, message)) or 'none'}"
         fix = "Give the address of a `saccade serve` of this version."
         raise InputError(f"protocol of {source}", got=str(got)[:80], expected=PROTOCOL, fix=fix)
     session, policy, contract = (_text(message, key, source) for key in ("session", "policy", "contract"))

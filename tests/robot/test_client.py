@@ -245,6 +245,7 @@ def with_nan():
         (answering({"sequence": 0}), "another request"),
         (answering({"sequence": True}), "another request"),
         (answering({"sequence": ...}), "another request"),
+        (answering({"session": np.zeros(3)}), "another request"),
         (answering({"actions": ...}), "actions of"),
         (answering({"actions": np.zeros((4, 2), np.float32)}), "actions of"),
         (answering({"actions": np.zeros((3, 2))}), "actions of"),
@@ -328,6 +329,7 @@ def test_a_server_that_reads_no_more_does_not_hold_the_client():
     [
         {"hello": "openpi"},
         {"protocol": "saccade/2"},
+        {"protocol": np.zeros(3)},
         {"protocol": "saccade/1", "session": 3, "policy": "x", "contract": "{}"},
         {"protocol": "saccade/1", "session": "s", "policy": "x", "contract": "{}"},
         {},
