@@ -251,5 +251,6 @@ class Twin:
         if self._bus is None:
             return
         with self._bus.lock:
-            for servo, *state in zip(self._servos, positions, velocities, efforts, strict=True):
-                servo.sense(*state, self._slice_seconds)
+            states = zip(self._servos, positions, velocities, efforts, strict=True)
+            for servo, position, velocity, effort in states:
+                servo.sense(position, velocity, effort, self._slice_seconds)

@@ -31,8 +31,8 @@ TORQUE_LIMITS = {"gripper": 500}
 READY_SECONDS = 60.0
 """How long the first pictures may take; a renderer without a GPU compiles what it draws with."""
 
-URGENCY = -10
-"""Niceness: this stands for hardware, which answers in time however busy the computer is."""
+PROMPT_SPEED = 1.5
+"""Up to which speed the world may go before others: at real time it takes a fifth of a processor, far beyond all."""
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,12 @@ def serve(connection: Connection, settings: WorldSettings) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started the arm: an arm does not die of it
     _leave_with_parent(settings.folder)
-    with suppress(OSError):
-        os.nice(URGENCY)  # where it is allowed
     world = None
     try:
         from ..rendering import choose_backend
 
         choose_backend()
+        _be_prompt(settings.speed)
         world = World(settings)
         connection.send(("done", world.twin.outcome()))
         while True:
@@ -173,6 +172,16 @@ def serve(connection: Connection, settings: WorldSettings) -> None:
         connection.send(("broken", traceback.format_exc()))
     if world is not None:
         world.close()
+
+
+def _be_prompt(speed: float) -> None:
+    """Let all threads from here on go before other processes, where that is allowed.
+
+    They stand for hardware, which answers in time however busy the computer is.
+    """
+    if speed <= PROMPT_SPEED and hasattr(os, "sched_setscheduler"):
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
 def _leave_with_parent(folder: Path) -> None:

@@ -43,7 +43,10 @@ class Sdk:
     def patiently(self, call, *arguments):
         """A busy machine may keep the other side from answering in time; what is lost then must not fail a test."""
         for _ in range(20):
-            *content, result, error = call(*arguments)
+            try:
+                *content, result, error = call(*arguments)
+            except IndexError:  # an answer came late, and was taken for another one
+                result = scservo_sdk.COMM_RX_CORRUPT
             if result == scservo_sdk.COMM_SUCCESS:
                 return (*content, error)
             time.sleep(0.05)

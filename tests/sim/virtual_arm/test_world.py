@@ -54,7 +54,7 @@ def connect(world, folder, cameras=None):
         robot = SO101Follower(config)
         try:
             robot.connect(calibrate=False)
-        except (ConnectionError, RuntimeError):
+        except (ConnectionError, RuntimeError, IndexError):  # the last when an answer came late, and for another
             if robot.bus.is_connected:
                 robot.bus.disconnect(disable_torque=False)
             continue
