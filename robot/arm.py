@@ -58,6 +58,10 @@ class Arm(Protocol):
         """Switch the motors' torque; switching it on moves nothing, as `hold` comes first."""
         ...
 
+    def has_torque(self) -> bool:
+        """Return whether all motors have torque; one that lost its power for a moment has none."""
+        ...
+
     def close(self) -> None:
         """Let go of the bus; torque stays as it is."""
         ...

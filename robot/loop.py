@@ -21,6 +21,7 @@ from .channel import Channel, Closed
 from .chunk import Chunk
 from .figures import Durations, LoopFigures, milliseconds
 from .recorder import RecordedGovernor
+from .verdict import Verdict
 
 HELD_BEFORE_LEAVING = 0.1
 """Seconds for which the pose is still held, write after write, before the control process leaves the arm."""
@@ -95,7 +96,7 @@ class ControlLoop:
         self._heard = clock()
         self._periods, self._work, self._round_trips = Durations(), Durations(), Durations()
         self._observed: dict[int, float] = {}
-        self._bus_failures = 0
+        self._bus_failures, self._blind = 0, False
         self._slept = self._asleep()
         self._signals_seen = 0
 
@@ -176,8 +177,8 @@ class ControlLoop:
         elif kind == "drop":
             self._governor.drop(now)
         elif kind == "rearm":
-            verdict = self._governor.rearm(now)
-            self._tell({"kind": "rearmed", "accepted": verdict.accepted, "detail": verdict.detail})
+            self._rearm(now)
+            return True
         elif kind == "close":
             self._governor.end(now)
             self._running, self._leaves = False, True
@@ -190,10 +191,8 @@ class ControlLoop:
         try:
             pose = self._arm.measure()
             verdict = self._governor.begin(episode, pose[self._order], self._clock())
-            if verdict.accepted and not (self._settings.dry_run or self._torque):
-                self._arm.hold()
-                self._arm.set_torque(True)
-                self._torque = True
+            if verdict.accepted:
+                self._switch_on()
         except BusError as error:
             self._bus_failures += 1
             self._governor.end(self._clock())
@@ -204,6 +203,23 @@ class ControlLoop:
         answer = {"accepted": verdict.accepted, "reason": verdict.reason, "detail": verdict.detail}
         self._tell({"kind": "begun", **answer})
         return True
+
+    def _switch_on(self) -> None:
+        if not (self._settings.dry_run or self._torque):
+            self._arm.hold()
+            self._arm.set_torque(True)
+            self._torque = True
+
+    def _rearm(self, now: float) -> None:
+        verdict = self._governor.rearm(now)
+        try:
+            if verdict.accepted and self._running:
+                self._switch_on()
+        except BusError as error:
+            self._bus_failures += 1
+            self._governor.fault("bus", str(error), self._clock())
+            verdict = Verdict(False, "bus", str(error))
+        self._tell({"kind": "rearmed", "accepted": verdict.accepted, "detail": verdict.detail})
 
     def _release(self) -> None:
         if self._torque:
@@ -227,11 +243,7 @@ class ControlLoop:
 
     def _tick(self, overran: bool) -> None:
         self._watch_machine()
-        measured = None
-        try:
-            measured = self._arm.measure()[self._order]
-        except BusError:
-            self._bus_failures += 1
+        measured = self._measure()
         now = self._clock()
         command = self._governor.tick(now, measured, measured_at=now, overran=overran)
         if command.target is not None and self._torque:
@@ -247,6 +259,21 @@ class ControlLoop:
         if command.events:
             told["events"] = [[event.kind, event.detail, event.time] for event in command.events]
         self._tell(told, may_drop=not command.events)
+
+    def _measure(self) -> np.ndarray | None:
+        """Return the joints in the governor's order, None where the bus gives none; notices servos that were reset."""
+        try:
+            measured = self._arm.measure()[self._order]
+            if self._blind and self._torque and not self._arm.has_torque():
+                # Not to be switched on again unasked: nobody knows what the arm did meanwhile.
+                self._torque = False
+                self._governor.fault("torque", "a servo has lost its torque", self._clock())
+            self._blind = False
+        except BusError:
+            self._bus_failures += 1
+            self._blind = True
+            return None
+        return measured
 
     def _write(self, target: np.ndarray, now: float) -> None:
         pose = np.empty_like(target)

@@ -64,6 +64,11 @@ class FakeArm:
         self._torque = on
         self._note({"torque": on})
 
+    def has_torque(self) -> bool:
+        if (self._folder / "limp").exists():
+            self._torque = False
+        return self._torque
+
     def close(self) -> None:
         self._note({"closed": True})
 

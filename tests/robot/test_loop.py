@@ -35,7 +35,7 @@ class ScriptedArm:
     def __init__(self, clock: Clock) -> None:
         self.clock, self.calls, self.reads, self.retries = clock, [], 0, 0
         self.pose, self.takes, self.plan = HOME.copy(), 0.0, {}
-        self.blind = False
+        self.blind = self.limp = False
 
     def measure(self) -> np.ndarray:
         self.reads += 1
@@ -55,6 +55,9 @@ class ScriptedArm:
 
     def set_torque(self, on: bool) -> None:
         self.calls.append((self.clock.now, "torque", on))
+
+    def has_torque(self) -> bool:
+        return not self.limp
 
     def close(self) -> None:
         self.calls.append((self.clock.now, "closed", None))
@@ -219,6 +222,31 @@ def test_a_bus_that_fails_holds_and_what_is_written_then_is_the_last_pose():
     rig.loop.run()
     assert rig.governor.governor.holds == {"bus": 1}
     assert rig.loop.figures().bus_failures == 5
+
+
+def test_a_servo_that_lost_its_torque_stops_the_arm_and_gets_it_back_when_re_armed():
+    rig = Rig()
+    rig.at(4, rig.chunk)
+    rig.at(9, lambda: setattr(rig.arm, "blind", True))
+
+    def back() -> None:
+        rig.arm.blind, rig.arm.limp = False, True
+
+    def rearm() -> None:
+        rig.arm.limp = False
+        rig.arm.calls.append((rig.clock.now, "re-armed", None))
+        rig.session.send({"kind": "rearm"})
+
+    rig.at(12, back)
+    rig.at(20, rearm)
+    rig.at(25, rig.close)
+    rig.loop.run()
+    kinds = rig.arm.kinds()
+    place = kinds.index("re-armed")
+    assert kinds[place : place + 4] == ["re-armed", "hold", "torque", "goal"]
+    assert rig.governor.governor.counts["stops"] == 1
+    written = [time for time, kind, _ in rig.arm.calls[:place] if kind == "goal"]
+    assert rig.arm.calls[place][0] - written[-1] > 7 * TICK, "nothing is written to limp servos"
 
 
 def test_an_episode_does_not_begin_on_a_dead_bus():
