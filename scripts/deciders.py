@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import InputError
 from ..policy.actor import PolicyActor
 from ..policy.contract import Contract
 from .policies import Device, Policies, Precision
@@ -21,7 +22,8 @@ WARM_UP = 5
 class CheckpointDecider:
     """Decides with a checkpoint of this machine: `contract`, `reset`, `decide`.
 
-    `threads` sets torch's CPU threads for the whole process. Raises InputError for a folder that is no checkpoint.
+    `threads` sets torch's CPU threads for the whole process. Raises InputError for a folder that is no checkpoint and
+    for a device that is not there.
     """
 
     def __init__(
@@ -29,6 +31,9 @@ class CheckpointDecider:
     ) -> None:
         import torch
 
+        if device == "cuda" and not torch.cuda.is_available():
+            got = "cuda, but torch sees no such device"
+            raise InputError("device", got=got, expected="a device of this machine", fix="Use --device cpu.")
         self._actor: PolicyActor = Policies(folder, device, precision)()
         torch.set_num_threads(threads)
 

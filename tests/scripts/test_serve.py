@@ -10,11 +10,14 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
 from saccade.errors import InputError
 from saccade.policy.actor import PolicyActor
 from saccade.policy.checkpoint import STARTER
 from saccade.robot.client import ConnectionLost, RemotePolicy
+from saccade.robot.server_settings import ServerSettings
+from saccade.robot.serving import serving
 from saccade.scripts.deciders import CheckpointDecider, blank_observation, warm_up
 from saccade.scripts.main import main
 from saccade.scripts.round_trip import measure_round_trip
@@ -132,6 +135,25 @@ def test_the_token_comes_from_the_file_then_the_environment_then_chance(files, m
     monkeypatch.delenv("SACCADE_TOKEN")
     (one, made), (other, _) = find_token(ServeConfig()), find_token(ServeConfig())
     assert made and one != other and len(one) >= 32
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to decide on")
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(InputError, match="device: got cuda"):
+        CheckpointDecider(STARTER, device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_decides_in_the_servers_thread_as_it_does_here():
+    actor, decider = PolicyActor(STARTER), CheckpointDecider(STARTER, device="cuda")
+    warm_up(decider)
+    observation = blank_observation(actor.contract)
+    with serving(decider, ServerSettings(token=TOKEN)) as url, RemotePolicy(url, TOKEN, WAIT) as policy:
+        for instruction in ("put the red cube in the bin", "put the green cube in the bin"):
+            policy.reset(instruction)
+            actor.reset(instruction, seed=0)
+            np.testing.assert_allclose(policy.decide(observation), actor.decide(observation), atol=0.1)
 
 
 def test_the_way_there_and_back_is_measured():
