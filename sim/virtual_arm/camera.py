@@ -97,8 +97,8 @@ class VirtualCamera(Camera):
         return frame
 
     def disconnect(self) -> None:
-        self._connected().close()
-        self._reader = None
+        reader, self._reader = self._connected(), None
+        reader.close()
 
     def _connected(self) -> FrameReader:
         if self._reader is None:

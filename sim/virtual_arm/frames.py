@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -116,4 +117,5 @@ class FrameReader:
     def close(self) -> None:
         """Let go of the file."""
         del self._head, self._slots
-        self._map.close()
+        with suppress(BufferError):  # Somebody still copies a frame; then the map goes with the last view of it.
+            self._map.close()

@@ -210,8 +210,10 @@ class Twin:
                     time.sleep(wait)
                 with self.lock:
                     self._catch_up()
-        except (SaccadeError, ArithmeticError, ValueError) as error:
+        except SaccadeError as error:
             self.failure = str(error)
+        except Exception as error:  # whatever it is must reach whoever started the world
+            self.failure = f"{type(error).__name__}: {error}"
 
     def _catch_up(self) -> None:
         """Do one slice, or as many as are due; what is due for too long is given up."""
