@@ -21,6 +21,7 @@ from .bench_demonstrator import DemonstratorConfig, bench_demonstrator
 from .bench_evaluation import EvaluationConfig, bench_evaluation
 from .bench_kernels import KernelsConfig, run_kernels
 from .bench_latency import LatencyConfig, bench_latency
+from .bench_merge import MergeBenchConfig, bench_merge
 from .figures import Figures, command_line, usable_cores, write_figures
 
 
@@ -56,16 +57,19 @@ BenchConfig = (
     | Annotated[LatencyConfig, tyro.conf.subcommand("latency")]
     | Annotated[KernelsConfig, tyro.conf.subcommand("kernels")]
     | Annotated[EvaluationConfig, tyro.conf.subcommand("evaluation")]
+    | Annotated[MergeBenchConfig, tyro.conf.subcommand("merge")]
 )
 """What to measure; each measurement has options of its own."""
 
 
-def run(config: SimConfig | DemonstratorConfig | LatencyConfig | KernelsConfig | EvaluationConfig) -> int:
-    """Measure, print the figures, write them where asked, and return the exit code."""
+def run(config: Any) -> int:
+    """Measure what a `BenchConfig` says, print the figures, write them where asked, and return the exit code."""
     if isinstance(config, KernelsConfig):
         return run_kernels(config)
     if isinstance(config, LatencyConfig):
         command, (figures, lines) = "bench latency", bench_latency(config)
+    elif isinstance(config, MergeBenchConfig):
+        command, (figures, lines) = "bench merge", bench_merge(config)
     elif isinstance(config, EvaluationConfig):
         command, (figures, lines) = "bench evaluation", bench_evaluation(config)
     else:

@@ -19,12 +19,9 @@ from .profile import Profile
 PREFIX = "router."
 """How the names of a router's tensors begin in a checkpoint."""
 
-SHRINKAGE = 0.02
-"""Part of the mean variance that is added to every direction: few episodes say little of most of them."""
-
-WORDING = 0.1
-"""Part of the variance between a skill's instructions that counts as variance within one: words never heard may differ
-from known ones about as known ones do from each other."""
+SHRINKAGE = 0.001
+"""Part of the mean variance that is added to every direction. Little: what never varies within an instruction, such as
+its words, tells best what is asked for, and an observation that differs there is one to abstain from."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,6 @@ class Router:
             )
         within = sum(profile.scatter.double() for profile in profiles)
         within = within / max(1, sum(int(profile.counts.sum()) - len(profile.counts) for profile in profiles))
-        within = within + WORDING * sum(map(_between, profiles)) / len(profiles)
         within += SHRINKAGE * within.diagonal().mean() * torch.eye(len(within), dtype=within.dtype)
         values, directions = torch.linalg.eigh(within)
         whitening = (directions * values.rsqrt()).float()
@@ -150,10 +146,3 @@ class Router:
 
 
 _TENSORS = ("centres", "owner", "whitening", "usual")
-
-
-def _between(profile: Profile) -> torch.Tensor:
-    """Return the covariance of a skill's instructions around their mean, float64 [d, d]."""
-    means = profile.means.double()
-    apart = means - means.mean(0)
-    return apart.T @ apart / max(1, len(means) - 1)
