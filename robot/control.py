@@ -108,6 +108,7 @@ class ControlLink:
         answer = self._await("begun", ANSWER_SECONDS)
         self._judged = -1
         self._verdicts.clear()
+        self._measurement = None
         return Verdict(answer["accepted"], answer["reason"], answer["detail"])
 
     def end_episode(self, *, release: bool = False) -> None:
@@ -180,6 +181,10 @@ class ControlLink:
             self._take(message)
         if self._channel.gone is not None:
             raise self._lost()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until the process says something, but not longer than that."""
+        self._channel.wait(seconds)
 
     def close(self, *, release: bool = False) -> LoopFigures | None:
         """Hold, end the process and return the loop's figures; None where it was gone before or had no rules yet."""

@@ -64,7 +64,7 @@ class LeRobotArm:
         with _nobody_to_ask(self._config):
             try:
                 description = self._connect()
-            except SaccadeError:
+            except (SaccadeError, EOFError):
                 self.close()
                 raise
             except Exception as error:

@@ -1,0 +1,65 @@
+"""The default limits leave a desk policy its motion: next to none of what the demonstrator commands is clamped."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from saccade.policy.checkpoint import read_contract
+from saccade.robot.chunk import Chunk
+from saccade.robot.governor import Governor
+from saccade.robot.limits import JointRange, Limits
+from saccade.robot.rules import Rules
+from saccade.sim.desk import arm
+from saccade.sim.desk.demonstrator import Demonstrator
+from saccade.sim.desk.environment import DeskEnv
+
+PERIOD = 1.0 / arm.CONTROL_HZ
+
+
+def desk_limits() -> Limits:
+    contract = read_contract("starter")
+    low, high = arm.unit_limits()
+    degrees = np.rad2deg(arm.RANGES[:, 1] - arm.RANGES[:, 0])
+    rows = zip(contract.action.names, contract.action.units, low, high, degrees, strict=True)
+    ranges = [JointRange(*row[:2], *map(float, row[2:]), gripper=row[1] == "percent") for row in rows]
+    return Limits.derive(contract, ranges)
+
+
+@pytest.mark.parametrize(
+    ("suite", "task", "noise"),
+    [
+        ("desk_object", "red_cube", 0.0),
+        ("desk_object", "red_cube", 1.0),
+        ("desk_spatial", "left", 1.0),
+        ("desk_goal", "open_drawer", 1.0),
+        ("desk_goal", "stack_cubes", 1.0),
+    ],
+)
+def test_demonstrations_pass_the_governor_nearly_untouched(suite, task, noise):
+    env = DeskEnv(suite, task, image_size=32)
+    env.draws = False
+    observation, _ = env.reset(options={"initial_state": 1003})
+    demonstrator = Demonstrator(env, np.random.default_rng(3), noise=noise)
+    governor = Governor(Rules("desk", desk_limits(), PERIOD, PERIOD, chunk=3, start="ramp"))
+    now, success, changed, moving = 100.0, False, 0, 0
+    governor.begin(0, observation["agent_pos"], now)
+    for sequence in range(400):
+        _, executed = demonstrator.decide()
+        chunk = Chunk("desk", 0, sequence, now, PERIOD, np.repeat(executed[None], 3, axis=0))
+        assert governor.submit(chunk, now).accepted
+        command = governor.tick(now, observation["agent_pos"], measured_at=now)
+        if command.state == "moving":
+            moving += 1
+            changed += np.abs(command.target - executed).max() > 1.0
+        observation, _, success, over, _ = env.step(command.target)
+        now += PERIOD
+        if success or over:
+            break
+    assert success
+    assert not governor.holds
+    assert moving > 20
+    assert changed <= 0.03 * moving
+    assert governor.counts["speed_clamps"] <= 0.03 * moving
+    ramped = governor.counts["ticks"] - moving
+    assert ramped * PERIOD < 1.5, "only at the start, where the target jumps by up to 90 degrees"
