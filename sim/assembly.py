@@ -32,8 +32,10 @@ OFFER_FILE = "meta/offer.json"
 DATA_FILE_BYTES, VIDEO_FILE_BYTES = 100 * 2**20, 200 * 2**20
 
 
-def write_dataset(root: Path, offer: Offer, staged: Iterable[Path], *, robot_type: str) -> int:
+def write_dataset(root: Path, offer: Offer, staged: Iterable[Path], *, robot_type: str, grounding: bool = True) -> int:
     """Build a LeRobotDataset v3 in the new folder `root` from staged episodes, in the order given; return its frames.
+
+    `grounding` tells whether the episodes have it; all have, or none.
 
     What is written depends on the episodes alone, byte by byte. The statistics of state and action are LeRobot's
     own aggregate, whose quantiles are wrong: `training.statistics.write_exact_statistics` puts them right.
@@ -44,7 +46,7 @@ def write_dataset(root: Path, offer: Offer, staged: Iterable[Path], *, robot_typ
     meta = LeRobotDatasetMetadata.create(
         repo_id=f"local/{root.name}",
         fps=frame_rate(offer),
-        features=dataset_features(offer),
+        features=dataset_features(offer, grounding=grounding),
         root=root,
         robot_type=robot_type,
     )
@@ -101,7 +103,7 @@ class _TableWriter:
         columns = {
             "observation.state": episode["state"],
             "action": episode["action"],
-            "grounding": episode["grounding"],
+            **({"grounding": episode["grounding"]} if "grounding" in self._meta.features else {}),
             "timestamp": (frame / self._meta.fps).astype(np.float32),
             "frame_index": frame,
             "episode_index": np.full(length, index),

@@ -31,23 +31,29 @@ QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 class Episode:
     """One demonstration of F frames: what was seen before each action, and the action.
 
-    `images` uint8 [F, H, W, 3] by camera; `state` [F, S], `action` [F, A] and `grounding` [F, G] float32.
-    Raises WorldError when a number is not finite or the lengths differ.
+    `images` uint8 [F, H, W, 3] by camera; `state` [F, S], `action` [F, A] and `grounding` [F, G] float32, None where
+    nobody knows it, as on an arm. Raises WorldError when a number is not finite or the lengths differ.
     """
 
     images: dict[str, np.ndarray]
     state: np.ndarray
     action: np.ndarray
-    grounding: np.ndarray
+    grounding: np.ndarray | None
     instruction: str
 
     def __post_init__(self) -> None:
-        lengths = {len(column) for column in (self.state, self.action, self.grounding, *self.images.values())}
+        lengths = {len(column) for column in (*self.vectors.values(), *self.images.values())}
         if len(lengths) != 1 or 0 in lengths:
             raise WorldError(f"an episode's columns must have one common length above 0: got {sorted(lengths)}")
-        for name in ("state", "action", "grounding"):
-            if not np.isfinite(getattr(self, name)).all():
+        for name, column in self.vectors.items():
+            if not np.isfinite(column).all():
                 raise WorldError(f"an episode's {name} holds numbers that are not finite")
+
+    @property
+    def vectors(self) -> dict[str, np.ndarray]:
+        """State, action, and grounding where it is known, by name."""
+        vectors = {"state": self.state, "action": self.action}
+        return vectors if self.grounding is None else vectors | {"grounding": self.grounding}
 
 
 def grounding_names(offer: Offer) -> tuple[str, ...]:
@@ -69,8 +75,8 @@ def camera_key(camera: str) -> str:
     return f"observation.images.{camera}"
 
 
-def dataset_features(offer: Offer) -> dict[str, dict[str, Any]]:
-    """Return the LeRobot features of a dataset recorded in a world that makes this offer."""
+def dataset_features(offer: Offer, *, grounding: bool = True) -> dict[str, dict[str, Any]]:
+    """Return the LeRobot features of a dataset recorded where this offer is made, with or without `grounding`."""
 
     def vector(names: Iterable[str]) -> dict[str, Any]:
         return {"dtype": "float32", "shape": (len(tuple(names)),), "names": list(names)}
@@ -83,10 +89,11 @@ def dataset_features(offer: Offer) -> dict[str, dict[str, Any]]:
         }
         for camera in offer.cameras
     }
+    labels = {"grounding": vector(grounding_names(offer))} if grounding else {}
     return cameras | {
         "observation.state": vector(offer.state.names),
         "action": vector(offer.action.names),
-        "grounding": vector(grounding_names(offer)),
+        **labels,
     }
 
 
@@ -146,10 +153,11 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def stage_episode(path: Path, episode: Episode, offer: Offer) -> None:
     """Encode an episode and commit it as one `.npz` file, atomically; WorldError when it is not what was offered."""
-    columns = {"observation.state": episode.state, "action": episode.action, "grounding": episode.grounding}
+    columns = {"observation.state" if name == "state" else name: column for name, column in episode.vectors.items()}
     columns |= {camera_key(name): frames for name, frames in episode.images.items()}
     got = {key: column.shape[1:] for key, column in columns.items()}
-    if got != (offered := {key: feature["shape"] for key, feature in dataset_features(offer).items()}):
+    features = dataset_features(offer, grounding=episode.grounding is not None)
+    if got != (offered := {key: feature["shape"] for key, feature in features.items()}):
         raise WorldError(f"the world gives what it did not offer: got shapes {got}, expected {offered}")
     fps = frame_rate(offer)
     arrays = {
@@ -159,9 +167,7 @@ def stage_episode(path: Path, episode: Episode, offer: Offer) -> None:
     content = io.BytesIO()
     np.savez(
         content,
-        state=episode.state.astype(np.float32),
-        action=episode.action.astype(np.float32),
-        grounding=episode.grounding.astype(np.float32),
+        **{name: column.astype(np.float32) for name, column in episode.vectors.items()},
         instruction=np.array(episode.instruction),
         statistics=np.array(json.dumps(statistics)),
         **arrays,
