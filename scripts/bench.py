@@ -22,6 +22,7 @@ from .bench_evaluation import EvaluationConfig, bench_evaluation
 from .bench_kernels import KernelsConfig, run_kernels
 from .bench_latency import LatencyConfig, bench_latency
 from .bench_merge import MergeBenchConfig, bench_merge
+from .bench_merge_small import MergeSmallConfig, bench_merge_small
 from .figures import Figures, command_line, usable_cores, write_figures
 
 
@@ -58,6 +59,7 @@ BenchConfig = (
     | Annotated[KernelsConfig, tyro.conf.subcommand("kernels")]
     | Annotated[EvaluationConfig, tyro.conf.subcommand("evaluation")]
     | Annotated[MergeBenchConfig, tyro.conf.subcommand("merge")]
+    | Annotated[MergeSmallConfig, tyro.conf.subcommand("merge-small")]
 )
 """What to measure; each measurement has options of its own."""
 
@@ -70,6 +72,8 @@ def run(config: Any) -> int:
         command, (figures, lines) = "bench latency", bench_latency(config)
     elif isinstance(config, MergeBenchConfig):
         command, (figures, lines) = "bench merge", bench_merge(config)
+    elif isinstance(config, MergeSmallConfig):
+        command, (figures, lines) = "bench merge-small", bench_merge_small(config)
     elif isinstance(config, EvaluationConfig):
         command, (figures, lines) = "bench evaluation", bench_evaluation(config)
     else:
