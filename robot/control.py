@@ -6,6 +6,7 @@ the arm when that closes or falls silent; see `loop` for what it does at each ti
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import multiprocessing
@@ -37,6 +38,7 @@ CONNECT_SECONDS = 120.0
 ANSWER_SECONDS = 10.0
 KEPT_EVENTS = 10_000
 NICE = -10
+PRIORITY = 10
 
 
 @dataclass(frozen=True)
@@ -276,6 +278,10 @@ def control_process(end: socket.socket, make_arm: Callable[[], Arm], settings: L
         if message is None:
             return
         rules = Rules.from_json(message["rules"], "rules")
+        if settings.raise_priority:
+            # Before the recorder's thread is there, which inherits it.
+            with contextlib.suppress(OSError):
+                os.nice(NICE)
         if message["record"] is not None:
             recorder = FlightRecorder(Path(message["record"]), rules)
         governor = RecordedGovernor(Governor(rules), recorder)
@@ -313,10 +319,13 @@ def _first_words(channel: Channel, signals: Signals) -> dict[str, Any] | None:
 
 
 def _raise_priority() -> None:
-    try:
-        os.nice(NICE)
-    except OSError:
-        return
+    """Ask for a real-time priority for this thread, the loop's; without the right to it all stays as it is.
+
+    The loop sleeps while it waits for the bus, so that it cannot starve whoever is to answer.
+    """
+    if hasattr(os, "sched_setscheduler"):
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
 
 
 def _refuse(channel: Channel, error: SaccadeError) -> None:

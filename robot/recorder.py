@@ -33,8 +33,9 @@ BACKLOG = 10_000
 class FlightRecorder:
     """Write what a governor is told and what it answers, without ever making the control loop wait for the disk.
 
-    A thread of its own writes and flushes each line. `failure` says why it cannot, None while it can. Raises
-    InputError where the file cannot be made.
+    A thread of its own writes and flushes each line, and nothing else: it may be of a lower priority than the loop,
+    which must not wait for it to give Python's lock back. `failure` says why it cannot write, None while it can.
+    Raises InputError where the file cannot be made.
     """
 
     def __init__(self, path: Path, rules: Rules) -> None:
@@ -46,15 +47,15 @@ class FlightRecorder:
                 f"flight record {path}", got=error.strerror, expected="a new file", fix="Choose another folder."
             ) from None
         self.path, self.failure = path, None
-        self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue(BACKLOG)
+        self._lines: queue.Queue[str | None] = queue.Queue(BACKLOG)
         self._thread = threading.Thread(target=self._write, name="flight recorder", daemon=True)
         self._thread.start()
         self.note({"call": "rules", "version": VERSION, "rules": json.loads(rules.to_json())})
 
     def note(self, line: dict[str, Any]) -> None:
-        """Take a line; its arrays must not be changed afterwards."""
+        """Take a line."""
         try:
-            self._lines.put_nowait(line)
+            self._lines.put_nowait(json.dumps(line, default=_plain, separators=(",", ":")) + "\n")
         except queue.Full:
             self.failure = self.failure or f"{BACKLOG} lines wait for the disk"
 
@@ -69,7 +70,7 @@ class FlightRecorder:
     def _write(self) -> None:
         try:
             while (line := self._lines.get()) is not None:
-                self._file.write(json.dumps(line, default=_plain, separators=(",", ":")) + "\n")
+                self._file.write(line)
                 self._file.flush()
         except (OSError, ValueError) as error:
             self.failure = str(error)
