@@ -42,6 +42,16 @@ class CheckpointDecider:
         """The contract that the policy was trained under."""
         return self._actor.contract
 
+    @property
+    def skill(self) -> str | None:
+        """The skill that a merged policy acts by; None before the first decision, and for any other policy."""
+        return self._actor.skill
+
+    @property
+    def abstained(self) -> str | None:
+        """Why a merged policy holds still; None while it acts."""
+        return self._actor.abstained
+
     def reset(self, instruction: str) -> None:
         """Begin an episode."""
         self._actor.reset(instruction, seed=0)

@@ -118,6 +118,19 @@ COMMANDS = {
         ),
         interrupted="Nothing is left behind.",
     ),
+    "run": Command(
+        module="run",
+        options="RunConfig",
+        summary="a policy that drives an arm: the virtual SO-101, or a real one",
+        examples=(
+            "saccade run starter --task desk_object/red_cube --episodes 3    # the virtual SO-101, no hardware",
+            "saccade run --policy ws://127.0.0.1:8000 --token-file token --task desk_spatial/left",
+            "saccade run starter --task desk_object/red_cube --record data/arm --live-file arm.rrd",
+            "saccade run runs/arm --robot so101 --port /dev/ttyACM0 --robot-id my_arm --cameras front=opencv:0 "
+            'wrist=opencv:2 --instruction "put the red cube in the bin"    # a dry run; then again with --move',
+        ),
+        interrupted="The arm holds its pose; summary and flight record are in the run's folder.",
+    ),
     "report": Command(
         module="report",
         options="ReportConfig",
