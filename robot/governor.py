@@ -155,6 +155,8 @@ class Governor:
             self._watch_arm(now)
         if self.state == "holding" and now - self._since > self.rules.resume_seconds:
             self._latch(self.reason, f"held for more than {self.rules.resume_seconds:g} s: re-arm to go on", now)
+        if self.rules.follows and self.state in ("ready", "holding", "stopped", "idle"):
+            self._watch_rest(now)
         sequence = -1
         if self.state in ("ready", "holding", *IN_MOTION):
             sequence = self._follow(now, seconds)
@@ -212,6 +214,23 @@ class Governor:
             if self._behind >= self.rules.in_a_row:
                 names = [name for name, each in zip(self.rules.limits.names, behind, strict=True) if each]
                 self._latch("stuck", f"{', '.join(names)} stays far behind its target", now)
+
+    def _watch_rest(self, now: float) -> None:
+        """Let the goal of a held arm go with it where something moved it: a servo that was limp must not snap back."""
+        if not self._sees or self._command is None or now - self._since < self.rules.rest_seconds:
+            return
+        away = np.abs(self._command - self._measured_within())
+        moved = away > self._tolerance
+        if not moved.any():
+            return
+        parts = [f"{self.rules.limits.names[index]} by {away[index]:.1f}" for index in np.flatnonzero(moved)]
+        detail = f"the arm was moved while it was held: {', '.join(parts)}"
+        self.counts["displaced"] += 1
+        if self.state == "holding":
+            self._latch("displaced", detail, now)
+            return
+        self._events.append(Event("displaced", detail, now))
+        self._hold_pose(now)
 
     # Motion.
 

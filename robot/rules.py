@@ -23,8 +23,9 @@ class Rules(Specification):
     happens when the first command lies far from the measured pose. `follows`: False in a dry run, where the arm does
     not follow, so that every chunk begins at the measured pose. `ramp_share`: speed of a ramp as a part of the limit.
     `in_a_row`: so many steps beyond tolerance in a row lead to a hold, as does one beyond `at_once` times the limit.
-    `resume_seconds`: a hold that lasts longer does not end by itself. `overrun_share` of the ticks of
-    `overrun_seconds` may be late; more lead to a stop within `slow_stop_seconds`.
+    `resume_seconds`: a hold that lasts longer does not end by itself. `rest_seconds`: what an arm may take to come to
+    rest; one that is moved afterwards by more than the position tolerance takes its goal with it. `overrun_share` of
+    the ticks of `overrun_seconds` may be late; more lead to a stop within `slow_stop_seconds`.
     """
 
     session: str
@@ -43,6 +44,7 @@ class Rules(Specification):
     ramp_share: float = 1.0 / 3.0
     ramp_seconds: float = 10.0
     resume_seconds: float = 2.0
+    rest_seconds: float = 0.2
     overrun_share: float = 0.05
     overrun_seconds: float = 1.0
     slow_stop_seconds: float = 0.3
@@ -51,7 +53,16 @@ class Rules(Specification):
         for field, choices in (("start", STARTS), ("aggregation", AGGREGATIONS)):
             if getattr(self, field) not in choices:
                 raise unknown_name(f"Rules.{field}", getattr(self, field), choices)
-        positive = ("period", "tick", "age_limit", "measurement_age", "ramp_share", "ramp_seconds", "resume_seconds")
+        positive = (
+            "period",
+            "tick",
+            "age_limit",
+            "measurement_age",
+            "ramp_share",
+            "ramp_seconds",
+            "resume_seconds",
+            "rest_seconds",
+        )
         for field in (*positive, "overrun_share", "overrun_seconds", "slow_stop_seconds", "chunk", "in_a_row"):
             if getattr(self, field) <= 0:
                 raise self._refusal(field, got=getattr(self, field), expected="above 0")

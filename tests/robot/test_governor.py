@@ -297,6 +297,40 @@ def test_a_long_hold_does_not_end_by_itself():
     assert bench.send(HOME).reason == "stopped"
 
 
+def test_a_stopped_arm_that_is_moved_takes_its_goal_with_it_so_that_it_never_snaps_back():
+    bench = Bench()
+    bench.governor.stop("asked for", bench.now)
+    bench.ticks(0.3)
+    bench.follows = False
+    for step in range(40):
+        bench.pose = off(-step, 0, 0)
+        command = bench.tick()
+        assert np.abs(command.target - bench.pose).max() <= 5.0
+        assert command.state == "stopped"
+    bench.pose = off(-42, 0, 0)
+    assert np.abs(bench.tick().target - command.target).max() <= 5.0
+    assert bench.governor.counts["displaced"] > 5
+
+
+def test_a_held_arm_that_is_moved_does_not_go_on_by_itself():
+    bench = Bench()
+    bench.send(HOME)
+    bench.ticks(1.0)
+    assert bench.governor.state == "holding"
+    bench.pose = off(0, 6, 0)
+    command = bench.tick()
+    assert (command.state, bench.governor.reason) == ("stopped", "displaced")
+    assert np.array_equal(command.target, bench.seen)
+
+
+def test_an_arm_that_is_moved_by_hand_in_a_dry_run_is_not_displaced():
+    bench = Bench(follows=False)
+    bench.send(HOME)
+    bench.ticks(1.0)
+    bench.pose = off(0, 30, 0)
+    assert bench.tick().state == "holding"
+
+
 def test_an_arm_that_cannot_be_read_is_held_and_moves_again_with_later_decisions_alone():
     bench = Bench()
     bench.send(towards(HOME + 40))
