@@ -1,0 +1,221 @@
+"""What a virtual arm really did, judged: by the record of its twin's motion, and by the governor's flight record."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..robot.limits import Limits
+from ..sim.virtual_arm.world import Motion
+
+ROUNDING = 0.2
+"""Units: a goal is written in ticks of 0.09 degrees, and two of them may be rounded apart."""
+
+OVERSHOOT = 4.0
+"""Units by which a true joint may swing beyond the range of its goals."""
+
+HELD_WITHIN = 6.0
+"""Units: a goal that comes this near to the true joint, from further away, is a hold and no step."""
+
+LOST_WRITES = 2
+"""Where a write is lost or late on the bus, the next one takes its step as well; that much a servo may see at once."""
+
+SPEED_SLACK = 1.2
+"""By what factor a true joint may be faster than its goals: it catches up."""
+
+SETTLED = 1.5
+"""Units within which an arm that is held counts as being at rest: its own weight lowers it a little."""
+
+SETTLE_SECONDS = 0.1
+"""What an arm may take at most from the command to hold until it is at rest."""
+
+WINDOW = 0.1
+HELD = ("holding", "stopped", "idle")
+MOVING = ("ramping", "moving", "stopping")
+
+
+def unsafe_goals(motion: Motion, limits: Limits, tick: float) -> list[str]:
+    """Return, in words, each goal that lies or steps beyond the limits; one that brings the arm to rest is no step."""
+    found = []
+    goals, positions, times = motion.goals, motion.positions, motion.times
+    low, high, speed = (np.array(each) for each in (limits.low, limits.high, limits.speed))
+    for joint in range(goals.shape[1]):
+        goal, position = goals[:, joint], positions[:, joint]
+        known = np.isfinite(goal)
+        outside = known & ((goal < low[joint] - ROUNDING) | (goal > high[joint] + ROUNDING))
+        if outside.any():
+            found.append(f"{limits.names[joint]}: goal {goal[outside][0]:.1f} outside its range")
+        change = np.diff(goal)
+        change[~np.isfinite(change)] = 0.0
+        before, after = np.abs(goal[:-1] - position[1:]), np.abs(goal[1:] - position[1:])
+        rests = (after < before) & (after <= HELD_WITHIN)
+        began = known[1:] & ~known[:-1]
+        if (began & (after > HELD_WITHIN)).any():
+            found.append(f"{limits.names[joint]}: torque came on with a goal {after[began].max():.1f} away")
+        change[rests] = 0.0
+        step = np.abs(change)
+        if step.max(initial=0.0) > speed[joint] * LOST_WRITES * tick + 2 * ROUNDING:
+            found.append(f"{limits.names[joint]}: a step of {step.max():.1f} within a tick")
+        path = np.concatenate([[0.0], np.cumsum(step)])
+        start = np.searchsorted(times, times - WINDOW)
+        allowed = speed[joint] * (WINDOW + 2 * tick) + 2 * ROUNDING
+        if len(path) and (path - path[start]).max() > allowed:
+            found.append(f"{limits.names[joint]}: goals moved {(path - path[start]).max():.1f} within {WINDOW:g} s")
+    return found
+
+
+def unsafe_targets(lines: list[dict[str, Any]], limits: Limits, tick: float) -> list[str]:
+    """Return, in words, each target in lines of a flight record that the governor should not have given.
+
+    While moving, no step beyond the speed of one tick; while held, nothing but the last target or a measured pose.
+    """
+    found = []
+    low, high, speed = (np.array(each) for each in (limits.low, limits.high, limits.speed))
+    before, poses = None, []
+    for line in lines:
+        pose = line.get("measured")
+        if pose is not None:
+            poses = [*poses[-4:], np.clip(np.array(pose), low, high)]
+        if line["call"] in ("begin", "rearm"):
+            before = None
+        if line["call"] != "tick" or line["target"] is None:
+            continue
+        target = np.array(line["target"])
+        if not np.isfinite(target).all() or np.any((target < low) | (target > high)):
+            found.append(f"target {target.round(1).tolist()} beyond the range")
+        if before is not None:
+            step = np.abs(target - before)
+            held = any(np.array_equal(target, each) for each in poses)
+            if line["state"] in HELD and step.max() > 0.0 and not held:
+                found.append(f"a target that is neither the last one nor a measured pose, {line['state']}")
+            if line["state"] in MOVING and np.any(step > speed * tick + 1e-6) and not held:
+                found.append(f"a target {step.max():.2f} away from the last one, {line['state']}")
+        before = target
+    return found
+
+
+def unsafe_motion(motion: Motion, limits: Limits) -> list[str]:
+    """Return, in words, where the joints truly were or moved beyond the limits; limp ones move as they fall."""
+    found = []
+    if len(motion.times) < 16:
+        return found
+    low, high, speed = (np.array(each) for each in (limits.low, limits.high, limits.speed))
+    rows = 7
+    for joint in range(motion.positions.shape[1]):
+        position = motion.positions[:, joint]
+        driven = np.isfinite(motion.goals[:, joint])
+        outside = driven & ((position < low[joint] - OVERSHOOT) | (position > high[joint] + OVERSHOOT))
+        if outside.any():
+            found.append(f"{limits.names[joint]}: at {position[outside][0]:.1f}, outside its range")
+        seconds = motion.times[rows:] - motion.times[:-rows]
+        moved = np.abs(position[rows:] - position[:-rows]) / np.maximum(seconds, 1e-3)
+        fast = driven[rows:] & driven[:-rows] & (moved > SPEED_SLACK * speed[joint])
+        if fast.any():
+            found.append(f"{limits.names[joint]}: moved at {moved[fast].max():.0f} a second")
+    return found
+
+
+def rest_seconds(motion: Motion, held: float, until: float) -> float | None:
+    """Return how long after the steady time `held` the joints came to rest, where they still are at `until`.
+
+    None where there is no record of it.
+    """
+    during = (motion.times >= held) & (motion.times <= until)
+    if during.sum() < 8:
+        return None
+    times, positions = motion.times[during], motion.positions[during]
+    away = np.abs(positions - positions[-1]).max(axis=1) > SETTLED
+    return 0.0 if not away.any() else float(times[np.flatnonzero(away)[-1]] - held)
+
+
+def moved_while_held(motion: Motion, held: float, until: float) -> float:
+    """Return how far, in units, any joint with torque was after it should have been at rest from where it was then."""
+    during = (motion.times >= held + SETTLE_SECONDS) & (motion.times <= until)
+    if during.sum() < 2:
+        return 0.0
+    positions, driven = motion.positions[during], np.isfinite(motion.goals[during]).all(axis=0)
+    return float((np.abs(positions - positions[0]).max(axis=0) * driven).max())
+
+
+def unsafe_while_held(motion: Motion, held: float, until: float) -> list[str]:
+    """Return, in words, each goal that changed while the arm was held, but for one that holds it better."""
+    during = (motion.times >= held + SETTLE_SECONDS) & (motion.times <= until)
+    goals, positions = motion.goals[during], motion.positions[during]
+    if len(goals) < 2:
+        return []
+    change = np.abs(np.diff(goals, axis=0))
+    moved = np.isfinite(change) & (change > ROUNDING)
+    moved &= np.abs(goals[1:] - positions[1:]) > HELD_WITHIN
+    return [f"a goal changed by {change[moved].max():.1f} while the arm was held"] if moved.any() else []
+
+
+class RecordTail:
+    """The lines of a flight record that is still being written; `read` returns the new ones."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset = path, 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return the whole lines since the last call."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A hold as the flight record has it, in steady seconds.
+
+    `held`: the first tick that held. `cause`: what led to it (the call, the end of the last fresh step, or the tick
+    before). `moved`: the ticks between the cause and the hold that still moved. `reason` and `state`: the governor's.
+    `until`: the last tick of the hold that is recorded.
+    """
+
+    held: float
+    cause: float
+    moved: int
+    state: str
+    reason: str
+    until: float
+    seconds_fresh: float | None = None
+
+
+def holds(lines: list[dict[str, Any]], since: float = 0.0) -> list[Hold]:
+    """Return the holds in some lines of a flight record which began after the steady time `since`."""
+    found, previous, cause, fresh_until = [], None, None, None
+    freshness = 0.5
+    for line in lines:
+        call = line["call"]
+        if call == "submit" and line["accepted"]:
+            fresh_until = line["observed"] + min(freshness, line["shape"][0] * line["period"])
+        if call in ("fault", "stop", "hold", "drop", "end") or (call == "submit" and not line["accepted"]):
+            # Of several calls for one reason, as of a heartbeat that stays away, the first one counts.
+            cause = (call, line["now"]) if cause is None else cause
+        if call != "tick":
+            continue
+        state = line["state"]
+        if state in HELD and previous is not None and previous["state"] in MOVING:
+            events = [detail for kind, detail, _ in line.get("events", []) if kind in HELD]
+            reason = events[0].split(":")[0] if events else ""
+            began, moved = previous["now"], 0
+            if cause is not None and reason not in ("starved", "bus", "stuck", "speed", "position"):
+                began = cause[1]
+            elif reason == "starved" and fresh_until is not None:
+                began = min(max(fresh_until, previous["now"]), line["now"])
+            found.append(Hold(line["now"], began, moved, state, reason, line["now"]))
+        elif state in HELD and found:
+            last = found[-1]
+            found[-1] = Hold(last.held, last.cause, last.moved, state, last.reason, line["now"])
+        if state not in HELD and state not in MOVING:
+            found = found
+        previous, cause = line, None
+    return [hold for hold in found if hold.held >= since]
