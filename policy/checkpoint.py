@@ -123,16 +123,18 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     return replace(checkpoint, tensors=tensors)
 
 
-def verified_checkpoint(folder: str | Path) -> Checkpoint:
+def verified_checkpoint(folder: str | Path, *, weights: bool = True) -> Checkpoint:
     """Verify a checkpoint and read all of it but its weights, for those who open the file of weights themselves.
 
-    Raises InputError as `read_checkpoint` does.
+    Without `weights` that file is not verified: for those who verify what they read of it. Raises InputError as
+    `read_checkpoint` does.
     """
     folder = Path(folder)
     provenance = _verified_provenance(folder)
     contract = read_contract(folder, provenance)
     for name in provenance["files"]:
-        _verify(folder, name, provenance)
+        if weights or name != MODEL:
+            _verify(folder, name, provenance)
     return Checkpoint({}, _read_object(folder / CONFIG), contract, provenance)
 
 

@@ -102,7 +102,7 @@ def write_skills(config: MergeSmallConfig) -> list[Path]:
     from ..policy.checkpoint import STARTER, read_contract, write_checkpoint
     from ..policy.core import PREFIX, Core
     from ..policy.lerobot_files import lerobot_files
-    from ..policy.merging.origin import origin
+    from ..policy.merging.origin import learned_digest, origin
     from ..policy.merging.skills import BASE
     from ..policy.tokenizer import TOKENIZER
 
@@ -133,7 +133,9 @@ def write_skills(config: MergeSmallConfig) -> list[Path]:
                 tensors[name] = known
         profile = _profile(plain, number)
         folders.append(config.folder / f"skill{number}")
-        write_checkpoint(folders[-1], _prefixed(tensors, PREFIX) | profile, described, contract, record, texts)
+        named = _prefixed(tensors, PREFIX) | profile
+        provenance = record | {"learned": learned_digest(named)}
+        write_checkpoint(folders[-1], named, described, contract, provenance, texts)
     return folders
 
 

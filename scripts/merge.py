@@ -153,7 +153,7 @@ def merge(config: MergeConfig, skills: list[Skill], *, progress: bool = True) ->
     _require_memory(skills)
     beginning = read_beginning(config.init or skills[0].init)
     bar = partial(tqdm, desc="merging", unit="weight", disable=not progress)
-    return merge_skills(skills, beginning, config.options(), config.storage(), progress=bar)
+    return merge_skills(skills, beginning, config.options(), config.storage(), explain=config.explain, progress=bar)
 
 
 def read_beginning(init: str) -> Mapping[str, torch.Tensor]:
@@ -174,7 +174,8 @@ def read_beginning(init: str) -> Mapping[str, torch.Tensor]:
             expected="the checkpoint that the skills began as",
             fix="Tell with --init where it is now.",
         )
-    checkpoint = verified_checkpoint(folder)
+    # Its weights are verified by the digest that the skills have recorded, once they are read.
+    checkpoint = verified_checkpoint(folder, weights=False)
     if read_adaptation(checkpoint.config, str(folder)) is not None:
         return load_core(folder).model.state_dict()
     tensors = LazyTensors(folder / MODEL)

@@ -307,6 +307,7 @@ def _saver(
     from ..policy.checkpoint import collect_provenance, write_checkpoint
     from ..policy.core import PREFIX
     from ..policy.lerobot_files import lerobot_files
+    from ..policy.merging.origin import learned_digest
     from ..policy.tokenizer import TOKENIZER
 
     described, texts = lerobot_files(core.architecture, core.contract, core.adaptation)
@@ -320,7 +321,8 @@ def _saver(
 
     def save(folder: Path, tensors: dict[str, torch.Tensor], step: int) -> None:
         named = {PREFIX + name: tensor for name, tensor in tensors.items()} | profile
-        write_checkpoint(folder, named, described, core.contract, {**provenance, "step": step}, texts)
+        learned = {} if skill is None else {"learned": learned_digest(named)}
+        write_checkpoint(folder, named, described, core.contract, {**provenance, **learned, "step": step}, texts)
 
     return save
 

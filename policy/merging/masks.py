@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from ...errors import InputError
@@ -25,8 +26,9 @@ def task_mask(change: torch.Tensor, merged: torch.Tensor, strictness: float) -> 
 
 def best_scale(change: torch.Tensor, masked: torch.Tensor) -> float:
     """Return the factor that brings the masked merged change [m, n] nearest to a skill's own, 0 where it is empty."""
-    power = masked.double().square().sum().item()
-    return (change.double() * masked.double()).sum().item() / power if power else 0.0
+    change, masked = change.flatten(), masked.flatten()
+    power = torch.dot(masked, masked).item()
+    return torch.dot(change, masked).item() / power if power else 0.0
 
 
 def consensus(masks: Sequence[torch.Tensor], least: int = 2) -> torch.Tensor:
@@ -43,9 +45,7 @@ def consensus(masks: Sequence[torch.Tensor], least: int = 2) -> torch.Tensor:
 
 def pack(mask: torch.Tensor) -> torch.Tensor:
     """Return a boolean mask as bits, uint8 [ceil(elements / 8)], its first element in the highest bit."""
-    flat = mask.flatten()
-    padded = torch.nn.functional.pad(flat.to(torch.uint8), (0, -len(flat) % 8)).view(-1, 8)
-    return (padded << torch.arange(7, -1, -1, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
+    return torch.from_numpy(np.packbits(mask.numpy()))
 
 
 def unpack(bits: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -61,5 +61,4 @@ def unpack(bits: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
             expected=f"torch.uint8 ({-(-elements // 8)},), for a mask of {tuple(shape)}",
             fix="Merge again: the file was damaged or belongs to another architecture.",
         )
-    single = (bits[:, None] >> torch.arange(7, -1, -1, dtype=torch.uint8)) & 1
-    return single.flatten()[:elements].bool().view(*shape)
+    return torch.from_numpy(np.unpackbits(bits.numpy(), count=elements)).bool().view(*shape)

@@ -56,7 +56,7 @@ class StorageOptions:
 
 @dataclass
 class Merged:
-    """What a merge gave: the checkpoint's `tensors`, what `skills.json` says, and what happened to each weight."""
+    """What a merge gave: the checkpoint's `tensors`, what `skills.json` says, and, explained, each weight's report."""
 
     tensors: dict[str, torch.Tensor]
     table: dict[str, Any]
@@ -69,12 +69,14 @@ def merge_skills(
     options: MergeOptions,
     storage: StorageOptions,
     *,
+    explain: bool = False,
     progress: Any = iter,
 ) -> Merged:
     """Merge K skills; `beginning` are the weights of what they began as, by their names in the network.
 
-    `progress` wraps what is looped over, as tqdm does. Raises InputError for skills that do not belong together, a
-    `beginning` that is not theirs, and numbers that are not finite.
+    With `explain` the report is made, which takes longer than merging. `progress` wraps what is looped over, as tqdm
+    does. Raises InputError for skills that do not belong together, a `beginning` that is not theirs, and numbers that
+    are not finite.
     """
     check_alike(skills)
     _check_beginning(beginning, skills)
@@ -106,7 +108,8 @@ def merge_skills(
         if masking.own:
             tensors |= {f"{MASK}{number}.{name}": pack(mask) for number, mask in enumerate(masks)}
         tensors[SCALE + name] = torch.tensor(scales)
-        report.append(compare(name, vectors, dense, merged, masks, scales))
+        if explain:
+            report.append(compare(name, vectors, dense, merged, masks, scales))
     if options.kind_of_masks == "agreement":
         tensors |= {SCALE + name: torch.tensor(masking.rescalers()) for name in names}
     profiles = [skill.profile() for skill in skills]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 
 import torch
 
 from ..adaptation import EXPERT
+from .profile import PREFIX as ROUTING
+
+PREFIX = "model."
+"""How the names of the network's weights begin in a checkpoint."""
 
 
 def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -28,3 +33,12 @@ def origin(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """
     expert = {name: tensor for name, tensor in tensors.items() if name.startswith(EXPERT)}
     return {"weights": weights_digest(tensors), "expert": weights_digest(expert)}
+
+
+def learned_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the digest of what a skill has learned, from its checkpoint's tensors: factors, expert, profile.
+
+    It is all that merging reads of a skill, so that nothing else has to be read to know that it is whole.
+    """
+    names = [name for name in tensors if re.search(rf"\.lora_[AB]\.|^{PREFIX}{EXPERT}|^{ROUTING}", name)]
+    return weights_digest({name: tensors[name] for name in names})

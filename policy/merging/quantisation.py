@@ -51,7 +51,10 @@ def restore(entries: torch.Tensor, steps: torch.Tensor, shape: Sequence[int], bi
             expected=f"uint8 {(blocks * BLOCK * bits // 8,)} with {(blocks,)} steps, for a weight of {tuple(shape)}",
             fix="Merge again: the file was damaged or belongs to another architecture.",
         )
+    whole = torch.empty(blocks * BLOCK)
     if bits == 4:
-        entries = torch.stack([entries >> 4, entries & 15], dim=1)
-    whole = entries.flatten().to(torch.int16) - 2 ** (bits - 1)
-    return (whole.view(blocks, BLOCK) * steps.float()[:, None]).flatten()[:elements].view(*shape)
+        whole[::2], whole[1::2] = entries >> 4, entries & 15
+    else:
+        whole.copy_(entries)
+    whole.sub_(2 ** (bits - 1)).view(blocks, BLOCK).mul_(steps.float()[:, None])
+    return whole[:elements].view(*shape)

@@ -13,9 +13,10 @@ import torch
 from ...errors import InputError
 from ..adaptation import EXPERT, Adaptation, read_adaptation
 from ..architecture import Architecture
-from ..checkpoint import MODEL, find_checkpoint, verified_checkpoint
+from ..checkpoint import COPY_AGAIN, MODEL, Checkpoint, find_checkpoint, verified_checkpoint
 from ..contract import Contract
 from ..core import PREFIX, architecture_from_dict, read_tokenizer_text
+from .origin import learned_digest
 from .profile import PREFIX as ROUTING
 from .profile import Profile
 from .task_vector import TaskVector
@@ -97,7 +98,7 @@ class LazyTensors(Mapping[str, torch.Tensor]):
 def open_skill(folder: str, name: str) -> Skill:
     """Open a skill's checkpoint; raises InputError for a damaged one, and for one that is no skill."""
     path = find_checkpoint(folder)
-    checkpoint = verified_checkpoint(path)
+    checkpoint = verified_checkpoint(path, weights=False)
     adaptation = read_adaptation(checkpoint.config, f"{path}/config.json")
     origin = checkpoint.provenance.get("skill")
     if adaptation is None or not adaptation.skill or not isinstance(origin, dict):
@@ -109,6 +110,7 @@ def open_skill(folder: str, name: str) -> Skill:
         )
     architecture = architecture_from_dict(checkpoint.config["architecture"], f"{path}/config.json")
     tensors = LazyTensors(path / MODEL)
+    _verify_learned(path, checkpoint, tensors)
     plain = {
         name.removeprefix(PREFIX).replace(BASE, ""): name
         for name in tensors
@@ -127,6 +129,18 @@ def open_skill(folder: str, name: str) -> Skill:
         tensors=tensors,
         plain=plain,
     )
+
+
+def _verify_learned(path: Path, checkpoint: Checkpoint, tensors: LazyTensors) -> None:
+    """Verify what merging reads of a skill, or the whole file where that was not recorded by itself."""
+    recorded = checkpoint.provenance.get("learned")
+    if recorded is None:
+        verified_checkpoint(path)
+        return
+    found = learned_digest(tensors)
+    if found != recorded:
+        got, expected = f"factors and expert with sha256 {found[:12]}", f"{str(recorded)[:12]}, as recorded"
+        raise InputError(str(path / MODEL), got=got, expected=expected, fix=COPY_AGAIN)
 
 
 def check_alike(skills: Sequence[Skill]) -> None:

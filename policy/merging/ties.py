@@ -16,8 +16,8 @@ AGGREGATES = ("mean", "sum", "max")
 
 def elected_signs(changes: Sequence[torch.Tensor], majority: float = 1.0) -> torch.Tensor:
     """Return the sign of the sum of the skills' changes, each [m, n]; `majority` where they cancel out."""
-    signs = torch.stack(list(changes)).sum(0).sign()
-    return torch.where(signs == 0, majority, signs)
+    signs = sum(changes[1:], start=changes[0]).sign()
+    return signs.masked_fill_(signs == 0, majority)
 
 
 def ties(
@@ -35,18 +35,22 @@ def ties(
     """
     if aggregate not in AGGREGATES:
         raise InputError("ties: aggregate", got=aggregate, expected=" or ".join(AGGREGATES), fix="Choose one of them.")
-    stack = torch.stack(list(changes))
     if thresholds is not None:
-        limit = torch.as_tensor(thresholds, dtype=stack.dtype).view(-1, *[1] * (stack.ndim - 1))
-        stack = torch.where(stack.abs() >= limit, stack, 0.0)
-    signs = elected_signs(stack, majority)
-    agreeing = torch.where(stack * signs > 0, stack, 0.0)
-    if aggregate == "max":
-        return scale * signs * agreeing.abs().amax(0)
-    merged = agreeing.sum(0)
+        changes = [change * (change.abs() >= threshold) for change, threshold in zip(changes, thresholds, strict=True)]
+    signs = elected_signs(changes, majority)
+    # One skill at a time: all of them side by side would be many times a large weight's size.
+    merged, agree = torch.zeros_like(signs), torch.zeros_like(signs)
+    for change in changes:
+        agreeing = (change * signs).clamp_(min=0)
+        if aggregate == "max":
+            merged = torch.maximum(merged, agreeing)
+        else:
+            merged.add_(agreeing)
+        if aggregate == "mean":
+            agree.add_(agreeing > 0)
     if aggregate == "mean":
-        merged = merged / (agreeing != 0).sum(0).clamp(min=1)
-    return scale * merged
+        merged.div_(agree.clamp_(min=1))
+    return merged.mul_(signs).mul_(scale)
 
 
 def trim_threshold(parts: Callable[[], Iterable[torch.Tensor]], keep: float) -> float:

@@ -11,7 +11,7 @@ from saccade.policy.adaptation import Adaptation
 from saccade.policy.checkpoint import write_checkpoint
 from saccade.policy.core import PREFIX
 from saccade.policy.lerobot_files import lerobot_files
-from saccade.policy.merging.origin import origin
+from saccade.policy.merging.origin import learned_digest, origin
 from saccade.policy.merging.profile import Profile
 
 INSTRUCTIONS = ("open the drawer", "pick the cube", "pour the ball", "press the button")
@@ -51,6 +51,7 @@ def make_skill(core, seen, beginning, tmp_path):
         tensors = {PREFIX + key: tensor for key, tensor in skill.model.state_dict().items()} | profile.tensors()
         if spoil is not None:
             spoil(tensors)
+        record["learned"] = learned_digest(tensors)
         described, texts = lerobot_files(skill.architecture, skill.contract, skill.adaptation)
         folder = tmp_path / (name or f"skill{number}")
         return write_checkpoint(folder, tensors, described, contract or skill.contract, record, texts)

@@ -229,6 +229,13 @@ class TestRefusals:
         refused(message, skills, tmp_path / "out", options)
         assert not (tmp_path / "out").exists()
 
+    def test_of_a_flipped_byte_in_what_a_skill_has_learned(self, skills, tmp_path):
+        path = skills[1] / "model.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-3] ^= 1
+        path.write_bytes(content)
+        refused("model.safetensors: got factors and expert with sha256", skills, tmp_path / "out", {})
+
     def test_of_too_little_memory(self, skills, tmp_path, monkeypatch):
         monkeypatch.setattr("saccade.scripts.merge._available_memory", lambda: 2**20)
         refused("memory: got 0.0 GiB free, expected about", skills, tmp_path / "out", {})
