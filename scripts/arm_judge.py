@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..robot.judgement import FAULTS
 from ..robot.limits import Limits
+from ..robot.rules import LONGEST_AGE
 from ..sim.virtual_arm.world import Motion
 
 ROUNDING = 0.2
@@ -18,8 +20,11 @@ ROUNDING = 0.2
 OVERSHOOT = 4.0
 """Units by which a true joint may swing beyond the range of its goals."""
 
-HELD_WITHIN = 6.0
-"""Units: a goal that comes this near to the true joint, from further away, is a hold and no step."""
+JUST_BEFORE = 0.15
+"""Seconds: a goal where the joint truly was within so long before is a hold and no step; a reading may be that old."""
+
+HELD_WITHIN = 1.0
+"""Units by which it may differ from that."""
 
 LOST_WRITES = 2
 """Where a write is lost or late on the bus, the next one takes its step as well; that much a servo may see at once."""
@@ -51,11 +56,11 @@ def unsafe_goals(motion: Motion, limits: Limits, tick: float) -> list[str]:
             found.append(f"{limits.names[joint]}: goal {goal[outside][0]:.1f} outside its range")
         change = np.diff(goal)
         change[~np.isfinite(change)] = 0.0
-        before, after = np.abs(goal[:-1] - position[1:]), np.abs(goal[1:] - position[1:])
-        rests = (after < before) & (after <= HELD_WITHIN)
-        began = known[1:] & ~known[:-1]
-        if (began & (after > HELD_WITHIN)).any():
-            found.append(f"{limits.names[joint]}: torque came on with a goal {after[began].max():.1f} away")
+        away = _away(goal, position, times)[1:]
+        rests = away <= HELD_WITHIN
+        began = known[1:] & ~known[:-1] & (away > 5 * HELD_WITHIN)
+        if began.any():
+            found.append(f"{limits.names[joint]}: torque came on with a goal {away[began].max():.1f} away")
         change[rests] = 0.0
         step = np.abs(change)
         if step.max(initial=0.0) > speed[joint] * LOST_WRITES * tick + 2 * ROUNDING:
@@ -66,6 +71,20 @@ def unsafe_goals(motion: Motion, limits: Limits, tick: float) -> list[str]:
         if len(path) and (path - path[start]).max() > allowed:
             found.append(f"{limits.names[joint]}: goals moved {(path - path[start]).max():.1f} within {WINDOW:g} s")
     return found
+
+
+def _away(goals: np.ndarray, positions: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Return how far [n] each goal of a joint lies from where that joint was just before; NaN where it is limp."""
+    rows = np.searchsorted(times, times - JUST_BEFORE)
+    low, high = positions.copy(), positions.copy()
+    # In steps of a doubling width: the extremes of so many rows before each one.
+    width = int((np.arange(len(times)) - rows).max(initial=1))
+    reach = 1
+    while reach <= width:
+        low[reach:] = np.minimum(low[reach:], low[:-reach])
+        high[reach:] = np.maximum(high[reach:], high[:-reach])
+        reach *= 2
+    return np.maximum(np.maximum(low - goals, goals - high), 0.0)
 
 
 def unsafe_targets(lines: list[dict[str, Any]], limits: Limits, tick: float) -> list[str]:
@@ -149,7 +168,8 @@ def unsafe_while_held(motion: Motion, held: float, until: float) -> list[str]:
         return []
     change = np.abs(np.diff(goals, axis=0))
     moved = np.isfinite(change) & (change > ROUNDING)
-    moved &= np.abs(goals[1:] - positions[1:]) > HELD_WITHIN
+    for joint in range(goals.shape[1]):
+        moved[:, joint] &= _away(goals[:, joint], positions[:, joint], motion.times[during])[1:] > HELD_WITHIN
     return [f"a goal changed by {change[moved].max():.1f} while the arm was held"] if moved.any() else []
 
 
@@ -175,9 +195,9 @@ class RecordTail:
 class Hold:
     """A hold as the flight record has it, in steady seconds.
 
-    `held`: the first tick that held. `cause`: what led to it (the call, the end of the last fresh step, or the tick
-    before). `moved`: the ticks between the cause and the hold that still moved. `reason` and `state`: the governor's.
-    `until`: the last tick of the hold that is recorded.
+    `held`: the first tick that held. `cause`: what led to it (the call, the end of the last fresh step, or the last
+    tick before). `moved`: how many ticks between the two still moved. `state`, `reason`: the governor's in the end and
+    at first. `until`: the last recorded tick of the hold.
     """
 
     held: float
@@ -186,36 +206,32 @@ class Hold:
     state: str
     reason: str
     until: float
-    seconds_fresh: float | None = None
 
 
 def holds(lines: list[dict[str, Any]], since: float = 0.0) -> list[Hold]:
-    """Return the holds in some lines of a flight record which began after the steady time `since`."""
-    found, previous, cause, fresh_until = [], None, None, None
-    freshness = 0.5
+    """Return the holds in lines of a flight record which began after the steady time `since`."""
+    found: list[Hold] = []
+    before, cause, moved, fresh_until = None, None, 0, 0.0
     for line in lines:
         call = line["call"]
         if call == "submit" and line["accepted"]:
-            fresh_until = line["observed"] + min(freshness, line["shape"][0] * line["period"])
-        if call in ("fault", "stop", "hold", "drop", "end") or (call == "submit" and not line["accepted"]):
-            # Of several calls for one reason, as of a heartbeat that stays away, the first one counts.
-            cause = (call, line["now"]) if cause is None else cause
+            fresh_until = line["observed"] + min(LONGEST_AGE, line["shape"][0] * line["period"])
+        if call in ("fault", "stop", "hold", "drop", "end") or (call == "submit" and line["reason"] in FAULTS):
+            cause = line["now"] if cause is None else cause
         if call != "tick":
             continue
         state = line["state"]
-        if state in HELD and previous is not None and previous["state"] in MOVING:
-            events = [detail for kind, detail, _ in line.get("events", []) if kind in HELD]
-            reason = events[0].split(":")[0] if events else ""
-            began, moved = previous["now"], 0
-            if cause is not None and reason not in ("starved", "bus", "stuck", "speed", "position"):
-                began = cause[1]
-            elif reason == "starved" and fresh_until is not None:
-                began = min(max(fresh_until, previous["now"]), line["now"])
+        if state in MOVING:
+            moved += cause is not None
+        elif before is not None and before["state"] in MOVING:
+            reason = next((detail.split(":")[0] for kind, detail, _ in line.get("events", []) if kind in HELD), "")
+            began = before["now"] if cause is None else cause
+            if reason == "starved":
+                began = min(max(fresh_until, before["now"]), line["now"])
             found.append(Hold(line["now"], began, moved, state, reason, line["now"]))
-        elif state in HELD and found:
-            last = found[-1]
-            found[-1] = Hold(last.held, last.cause, last.moved, state, last.reason, line["now"])
-        if state not in HELD and state not in MOVING:
-            found = found
-        previous, cause = line, None
+        elif found:
+            found[-1] = replace(found[-1], state=state, until=line["now"])
+        if state not in MOVING:
+            cause, moved = None, 0
+        before = line
     return [hold for hold in found if hold.held >= since]

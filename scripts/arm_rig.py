@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import WorldError
 from ..policy.contract import CameraSpec, Contract
 from ..robot.arm import Arm
 from ..robot.chunk import Chunk
@@ -46,7 +47,7 @@ class Wanderer:
     """
 
     def __init__(self, contract: Contract, twist: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
-        self.contract, self.twist = contract, twist
+        self.contract, self.twist, self.near = contract, twist, NEAR
         self.instructions: list[str] = []
 
     def reset(self, instruction: str) -> None:
@@ -64,7 +65,7 @@ class Wanderer:
         period = 1.0 / self.contract.control_hz
         times = observed + period * np.arange(self.contract.chunk)
         path = MIDDLE + SWING * np.sin(2.0 * math.pi * times[:, None] / SECONDS)
-        if np.abs(path[0] - pose).max() > NEAR:
+        if np.abs(path[0] - pose).max() > self.near:
             reach = APPROACH * period * np.arange(1, self.contract.chunk + 1)[:, None]
             path = pose + np.clip(path - pose, -reach, reach)
         return path.astype(np.float32)
@@ -112,13 +113,13 @@ class LinkRig:
         self.beats = True
 
     def begin(self) -> None:
-        """Begin an episode, wherever the arm stands; an end to whatever stopped it before."""
+        """Begin an episode, wherever the arm stands, and end whatever stopped it before; WorldError where it cannot."""
         self.link.rearm()
         self.episode += 1
         self.sequence = -1
         verdict = self.link.begin_episode(self.episode)
         if not verdict.accepted:
-            raise RuntimeError(f"the episode could not begin: {verdict.detail}")
+            raise WorldError(f"the episode could not begin: {verdict.detail}")
 
     def feed(
         self,
@@ -147,16 +148,16 @@ class LinkRig:
             self.link.wait(0.01)
 
     def send(
-        self, pose: np.ndarray, observed: float, twist: Callable[[np.ndarray], np.ndarray] | None, **changes: Any
+        self, pose: np.ndarray, measured: float, twist: Callable[[np.ndarray], np.ndarray] | None, **changes: Any
     ) -> None:
         """Send one chunk, decided for a pose [A] that was measured at a steady time."""
         self.sequence += 1
-        actions = self.wanderer.plan(pose, observed)
+        actions = self.wanderer.plan(pose, measured)
         fields = {
             "session": SESSION,
             "episode": self.episode,
             "sequence": self.sequence,
-            "observed": observed,
+            "observed": measured,
             "period": self.rules.period,
         }
         fields |= {name: change(fields[name]) if callable(change) else change for name, change in changes.items()}

@@ -108,8 +108,9 @@ class Soak:
             seed=self._seed + self._lives,
             mischief=self._mischief,
             episodes=100_000,
-            seconds=20.0,
-            stopped_seconds=2.0,
+            # Only stops end an episode: the bus must answer when the next one begins.
+            seconds=3600.0,
+            stopped_seconds=2.5,
             overrun_share=0.2,
             decision_seconds=5.0,
         )
@@ -125,8 +126,10 @@ class Soak:
             while session.runs and session.limits is not None and self._elapsed() < self._seconds:
                 if deadly != self._is_last_part():
                     break
-                self._break_something(world, session, control)
-                self._wait(session, self._draw.uniform(1.0, 4.0))
+                self._lines += self._tail.read()
+                if self._moves():
+                    self._break_something(world, session, control)
+                self._wait(session, self._draw.uniform(0.5, 3.0))
                 if time.monotonic() >= next_judgement:
                     next_judgement = time.monotonic() + JUDGE_SECONDS
                     self._judge(world, session)
@@ -146,6 +149,11 @@ class Soak:
             with contextlib.suppress(OSError):
                 record.unlink()
             self._note()
+
+    def _moves(self) -> bool:
+        """Return whether the arm is not stopped: a stopped one has nothing to be kept from."""
+        last = next((line for line in reversed(self._lines) if line["call"] == "tick"), None)
+        return last is not None and last["state"] not in ("stopped", "idle")
 
     def _wait(self, session: WanderingSession, seconds: float) -> None:
         ends = time.monotonic() + seconds

@@ -1,0 +1,502 @@
+"""The failure catalogue of an arm, fault by fault: how each is brought about, what is required, what was observed.
+
+These faults come to a control process by the chunks it is sent and by the bus of its arm; those of cameras, network and
+processes are in `arm_process_faults`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import SaccadeError
+from ..sim.virtual_arm.faults import Fault
+from ..sim.virtual_arm.world import Motion
+from .arm_judge import (
+    MOVING,
+    SETTLE_SECONDS,
+    SETTLED,
+    Hold,
+    RecordTail,
+    holds,
+    moved_while_held,
+    rest_seconds,
+    unsafe_goals,
+    unsafe_motion,
+    unsafe_targets,
+    unsafe_while_held,
+)
+from .arm_rig import LinkRig
+from .arm_wanderer import TWISTS, jump
+
+ROWS = (
+    "NaN, infinity, wrong shape or type of a chunk",
+    "out of range or too fast",
+    "first command far from the measured pose",
+    "stale observation, old sequence, wrong episode",
+    "late reply after its timeout",
+    "half-open connection, server gone",
+    "camera frozen or dropped",
+    "serial bus",
+    "loop overrun",
+    "instruction changed while a chunk is played",
+    "exception, SIGINT, SIGTERM, kill -9",
+    "stop",
+    "normalisation statistics missing or of another contract",
+)
+"""The rows of the catalogue."""
+
+TICK = 0.02
+BUS_SECONDS = 0.05
+"""What the tries of a read may take before the bus counts as failed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a fault; times in milliseconds, None where nothing had to be held.
+
+    `detection_ms`: from the fault to the hold, which includes what a rule waits for. `software_ms`: from its cause, as
+    far as the governor can know it, to the first tick that holds. `device_ms`: from there until the true joints rest.
+    """
+
+    name: str
+    row: str
+    injected: str
+    required: str
+    observed: str
+    detection_ms: float | None
+    software_ms: float | None
+    device_ms: float | None
+    problems: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.problems
+
+
+@dataclass(frozen=True)
+class Case:
+    """A fault of chunks or bus: `act` brings it about while the arm moves.
+
+    `reasons`: what the hold may be for, none where the arm must not be held at all. `latched`: good chunks must not
+    move the arm afterwards. `limp`: joints may fall, so that they are not judged. `rig`: "plain" or "other", see
+    `rig_rules`. `rests`: whether the arm is moved before. `slow` ones take long and are left out of quick tests.
+    """
+
+    name: str
+    row: int
+    injected: str
+    required: str
+    act: Callable[[LinkRig], object]
+    reasons: tuple[str, ...] = ()
+    latched: bool = False
+    limp: bool = False
+    rig: str = "plain"
+    rests: bool = False
+    after: float = 0.7
+    slow: bool = True
+
+
+def rig_rules(name: str) -> dict[str, object]:
+    """Return the governor's rules of a rig: the other one ramps, and is stopped by late ticks."""
+    return {} if name == "plain" else {"start": "ramp", "overrun_share": 0.3}
+
+
+def _bad(name: str) -> Callable[[LinkRig], object]:
+    return lambda rig: rig.feed(0.3, TWISTS[name], chunks=1)
+
+
+def _gripper(top: float) -> Callable[[np.ndarray], np.ndarray]:
+    def twist(actions: np.ndarray) -> np.ndarray:
+        changed = actions.copy()
+        changed[:, 5] = np.minimum(changed[0, 5] + 8.0 * np.arange(len(changed)), top)
+        return changed
+
+    return twist
+
+
+def _fast(actions: np.ndarray) -> np.ndarray:
+    """Let the first joint go at one and a half times its speed, towards the middle and on."""
+    changed = actions.copy()
+    towards = -1.0 if changed[0, 0] > 0 else 1.0
+    changed[:, 0] += towards * 13.5 * np.arange(len(changed))
+    return changed
+
+
+def _bus(fault: Fault, seconds: float = 0.6) -> Callable[[LinkRig], object]:
+    def act(rig: LinkRig) -> None:
+        rig.world.fault(fault)
+        rig.feed(seconds)
+
+    return act
+
+
+def _stuck(rig: LinkRig) -> None:
+    rig.wanderer.near = np.inf
+    try:
+        rig.world.fault(Fault("stuck", joint="shoulder_pan", seconds=3.0))
+        rig.feed(3.0, until=lambda: _state(rig) == "stopped")
+    finally:
+        rig.wanderer.near = 9.0
+
+
+def _silence(rig: LinkRig) -> None:
+    rig.beats = False
+    rig.feed(0.7, chunks=0)
+    rig.beats = True
+
+
+def _freeze(seconds: float, times: int = 1, pause: float = 0.0) -> Callable[[LinkRig], object]:
+    def act(rig: LinkRig) -> None:
+        for _ in range(times):
+            os.kill(rig.link.process_id, signal.SIGSTOP)
+            time.sleep(seconds)
+            os.kill(rig.link.process_id, signal.SIGCONT)
+            rig.feed(pause)
+        rig.feed(0.3)
+
+    return act
+
+
+def _stop(rig: LinkRig) -> None:
+    rig.link.stop("asked for")
+
+
+def _drop(rig: LinkRig) -> None:
+    found = rig.link.joints()
+    rig.link.drop()
+    if found is not None:
+        # Decided before the change, on its way when it came: it must not move the arm.
+        rig.send(*found, None)
+    rig.feed(0.4, chunks=0)
+
+
+def _state(rig: LinkRig) -> str:
+    latest = rig.link.latest()
+    return "" if latest is None else latest.state
+
+
+HOLDS = "whole chunk rejected, held within a tick, latched"
+RUNS_OUT = "discarded; held once nothing fresh is left, nothing repeated"
+TRIES = "at most 3 tries and 50 ms, then held"
+
+CASES = (
+    Case("not a number", 0, "a NaN in a chunk", HOLDS, _bad("not a number"), ("not_finite",), True, slow=False),
+    Case("infinity", 0, "an infinity in a chunk", HOLDS, _bad("infinity"), ("not_finite",), True),
+    Case("wrong shape", 0, "one joint too few", HOLDS, _bad("wrong shape"), ("shape",), True),
+    Case("wrong length", 0, "one step too few", HOLDS, _bad("wrong length"), ("shape",), True),
+    Case("wrong type", 0, "a chunk of integers", HOLDS, _bad("wrong type"), ("dtype",), True),
+    Case("objects", 0, "a chunk of Python objects", HOLDS, _bad("objects"), ("dtype",), True),
+    Case(
+        "a little out of range",
+        1,
+        "targets 2.5 % beyond the gripper's range",
+        "clamped and counted, moves on",
+        lambda rig: rig.feed(0.8, _gripper(85.0)),
+    ),
+    Case(
+        "out of range, again and again",
+        1,
+        "targets beyond tolerance, step after step",
+        "held at the third in a row",
+        lambda rig: rig.feed(0.7, _gripper(90.0), chunks=5),
+        ("position",),
+    ),
+    Case(
+        "far out of range",
+        1,
+        "a target beyond twice the tolerance",
+        "held at once",
+        lambda rig: rig.feed(0.7, _gripper(99.0), chunks=5),
+        ("position",),
+    ),
+    Case(
+        "too fast, again and again",
+        1,
+        "steps of 1.5 times the speed limit",
+        "clamped; held at the third in a row",
+        lambda rig: rig.feed(0.5, _fast, chunks=1),
+        ("speed",),
+    ),
+    Case(
+        "much too fast",
+        1,
+        "a jump of 60 degrees in a chunk",
+        "held at once",
+        lambda rig: rig.feed(0.5, jump, chunks=1),
+        ("speed",),
+        slow=False,
+    ),
+    Case(
+        "far first command",
+        2,
+        "a first chunk 30 degrees away",
+        "refused: nothing moves",
+        lambda rig: rig.feed(0.5, lambda actions: actions + np.float32(30.0), chunks=1),
+        ("far",),
+        rests=True,
+    ),
+    Case(
+        "far first command, ramp",
+        2,
+        "first chunks 30 degrees away, a ramp asked for",
+        "led there at a third of the speed limit",
+        lambda rig: rig.feed(0.6, lambda actions: actions + np.float32(30.0) * (np.arange(6) == 0)),
+        rests=True,
+        rig="other",
+    ),
+    Case(
+        "stale chunks",
+        3,
+        "chunks decided from observations 1 s old",
+        RUNS_OUT,
+        lambda rig: rig.feed(1.0, observed=lambda when: when - 1.0),
+        ("starved",),
+    ),
+    Case(
+        "observations from the future",
+        3,
+        "chunks of another clock",
+        RUNS_OUT,
+        lambda rig: rig.feed(1.0, observed=lambda when: when + 10.0),
+        ("starved",),
+    ),
+    Case("old sequence", 3, "chunks numbered 0", RUNS_OUT, lambda rig: rig.feed(1.0, sequence=0), ("starved",)),
+    Case(
+        "wrong episode", 3, "chunks of another episode", RUNS_OUT, lambda rig: rig.feed(1.0, episode=99), ("starved",)
+    ),
+    Case(
+        "wrong session",
+        3,
+        "chunks of another session",
+        RUNS_OUT,
+        lambda rig: rig.feed(1.0, session="old"),
+        ("starved",),
+    ),
+    Case(
+        "no chunks",
+        3,
+        "the policy decides nothing any more",
+        RUNS_OUT,
+        lambda rig: rig.feed(1.0, chunks=0),
+        ("starved",),
+        slow=False,
+    ),
+    Case("session silent", 5, "no sign of life from the session", "held after 0.3 s", _silence, ("heartbeat",)),
+    Case("lost reply", 7, "one reply lost", "tried again, moves on", _bus(Fault("drop", count=1))),
+    Case("corrupt reply", 7, "a bit of one reply flipped", "tried again, moves on", _bus(Fault("corrupt", count=1))),
+    Case("late reply", 7, "one reply 0.1 s late", TRIES, _bus(Fault("delay", value=0.1, count=1))),
+    Case("bus dead", 7, "no reply for 0.5 s", TRIES, _bus(Fault("drop", seconds=0.5), 0.5), ("bus",), slow=False),
+    Case("bus corrupt", 7, "every reply corrupt for 0.5 s", TRIES, _bus(Fault("corrupt", seconds=0.5), 0.5), ("bus",)),
+    Case("bus cut", 7, "every reply cut short for 0.5 s", TRIES, _bus(Fault("truncate", seconds=0.5), 0.5), ("bus",)),
+    Case("bus late", 7, "every reply 0.1 s late, for 0.5 s", TRIES, _bus(Fault("delay", seconds=0.5), 0.5), ("bus",)),
+    Case(
+        "servo silent",
+        7,
+        "the elbow's servo neither hears nor answers for 0.5 s",
+        TRIES,
+        _bus(Fault("silent", joint="elbow_flex", seconds=0.5), 0.5),
+        ("bus",),
+    ),
+    Case(
+        "servo unplugged",
+        7,
+        "the wrist's servo gone and limp for 0.5 s",
+        TRIES,
+        _bus(Fault("missing", joint="wrist_roll", seconds=0.5), 0.5),
+        ("bus",),
+        limp=True,
+    ),
+    Case(
+        "no power",
+        7,
+        "all servos without power for 0.5 s",
+        TRIES + "; latched, as the torque is gone",
+        _bus(Fault("power", seconds=0.5), 0.9),
+        ("bus",),
+        True,
+        limp=True,
+    ),
+    Case("joint jammed", 7, "the first joint jammed", "stopped, latched", _stuck, ("stuck",), True),
+    Case(
+        "servo too hot",
+        7,
+        "the elbow's servo at 85 degrees Celsius, so that it lets go, for 1 s",
+        "held, no snapping back",
+        _bus(Fault("temperature", joint="elbow_flex", seconds=1.0), 1.5),
+        limp=True,
+    ),
+    Case(
+        "low voltage",
+        7,
+        "3.5 V at all servos, so that they let go, for 1 s",
+        "held, no snapping back",
+        _bus(Fault("voltage", seconds=1.0), 1.5),
+        limp=True,
+    ),
+    Case(
+        "late ticks",
+        8,
+        "the control process stands still for 35 ms, again and again",
+        "slow stop, latched",
+        _freeze(0.035, 30, 0.005),
+        ("overruns",),
+        True,
+        rig="other",
+    ),
+    Case(
+        "control process stands still",
+        8,
+        "it is stopped for 0.7 s",
+        "nothing old is made up for: held",
+        _freeze(0.7),
+        ("starved", "heartbeat", "hold"),
+    ),
+    Case(
+        "instruction changed",
+        9,
+        "another instruction while a chunk is played",
+        "queue dropped, held within a tick; an older chunk refused",
+        _drop,
+        ("instruction",),
+        slow=False,
+    ),
+    Case(
+        "stop",
+        11,
+        "a stop, asked for",
+        "held within a tick, latched until re-armed",
+        _stop,
+        ("stop",),
+        True,
+        slow=False,
+    ),
+)
+
+
+def run_case(rig: LinkRig, case: Case, tail: RecordTail) -> Outcome:
+    """Let the arm move, bring a fault about, see what comes of it, and judge that."""
+    world = rig.world
+    world.clear_faults()
+    rig.begin()
+    started = time.monotonic()
+    tail.read()
+    if not case.rests:
+        rig.feed(0.8)
+    injected = time.monotonic()
+    case.act(rig)
+    began_after = time.monotonic()
+    # Good chunks: what is latched must not move by them, what is not may.
+    rig.feed(case.after) if case.latched else rig.feed(case.after, chunks=0)
+    time.sleep(0.05)
+    lines, motion = tail.read(), world.motion(started)
+    observed, problems = [], []
+    if not case.rests and not any(line["call"] == "tick" and line["state"] in MOVING for line in lines):
+        problems.append("the arm did not move before")
+    found = holds(lines, injected)
+    if case.rests:
+        found = rest_holds(lines, injected)
+    wanted = [hold for hold in found if hold.reason in case.reasons]
+    hold = wanted[0] if wanted else None
+    if case.reasons and hold is None:
+        problems.append(f"no hold for {' or '.join(case.reasons)}, but {[each.reason for each in found]}")
+    early = [each for each in found if each.held < began_after and each.reason != "starved"]
+    if not case.reasons and early and not case.limp:
+        problems.append(f"held for {early[0].reason}")
+    if not case.reasons and found and case.limp:
+        hold = found[0]
+    if case.latched and not any(line["call"] == "tick" and line["state"] == "stopped" for line in lines[-5:]):
+        problems.append("it was not latched")
+    problems += unsafe_targets(lines, rig.limits, TICK) + unsafe_goals(motion, rig.limits, TICK)
+    problems += [] if case.limp else unsafe_motion(motion, rig.limits)
+    observed.append(describe(hold, lines))
+    times, judged = judge_hold(hold, motion, injected, case.limp, case.latched)
+    problems += judged
+    if case.limp:
+        world.clear_faults()
+        world.reset()
+    return Outcome(
+        case.name, ROWS[case.row], case.injected, case.required, "; ".join(observed), *times, tuple(problems)
+    )
+
+
+def rest_holds(lines: list[dict], since: float) -> list[Hold]:
+    """Return the refusals of a resting arm to set off as holds; they begin where it rests already."""
+    found = []
+    before = since
+    for line in lines:
+        if line["call"] != "tick" or line["now"] < since:
+            continue
+        for kind, detail, when in line.get("events", []):
+            if kind == "holding":
+                found.append(Hold(line["now"], min(before, when), 0, line["state"], detail.split(":")[0], line["now"]))
+        before = line["now"]
+    last = max((line["now"] for line in lines if line["call"] == "tick"), default=since)
+    return [Hold(each.held, each.cause, 0, each.state, each.reason, last) for each in found]
+
+
+def judge_hold(
+    hold: Hold | None, motion: Motion, injected: float, limp: bool = False, latched: bool = False
+) -> tuple[tuple[float | None, float | None, float | None], list[str]]:
+    """Return the times of a hold in milliseconds (see `Outcome`) and what was wrong about it."""
+    if hold is None:
+        return (None, None, None), []
+    problems = []
+    if hold.moved:
+        problems.append(f"{hold.moved} ticks still moved")
+    rests = rest_seconds(motion, hold.held, hold.until)
+    device = None if rests is None or limp else 1000.0 * rests
+    if not limp:
+        problems += unsafe_while_held(motion, hold.held, hold.until)
+        moved = moved_while_held(motion, hold.held, hold.until)
+        if moved > SETTLED:
+            problems.append(f"the arm moved by {moved:.1f} more than {1000 * SETTLE_SECONDS:.0f} ms after the hold")
+    software = 1000.0 * (hold.held - hold.cause)
+    return (1000.0 * (hold.held - injected), software, device), problems
+
+
+def describe(hold: Hold | None, lines: list[dict]) -> str:
+    """Return in words what the governor did, by the flight record."""
+    rejected: dict[str, int] = {}
+    for line in lines:
+        if line["call"] == "submit" and not line["accepted"]:
+            rejected[line["reason"]] = rejected.get(line["reason"], 0) + 1
+    refused = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
+    what = "moves on" if hold is None else f"held ({hold.reason})" + (", latched" if hold.state == "stopped" else "")
+    return what + (f"; refused: {refused}" if refused else "")
+
+
+def run_cases(
+    make_rig: Callable[[str], LinkRig],
+    cases: tuple[Case, ...] = CASES,
+    told: Callable[[Outcome], object] = lambda outcome: None,
+) -> list[Outcome]:
+    """Run cases one after the other, those of one rig on one control process; `told` is given each outcome."""
+    outcomes = []
+    for name in dict.fromkeys(case.rig for case in cases):
+        rig = make_rig(name)
+        tail = RecordTail(rig.record)
+        try:
+            for case in cases:
+                if case.rig == name:
+                    outcomes.append(_survived(rig, case, tail))
+                    told(outcomes[-1])
+        finally:
+            rig.close()
+    return outcomes
+
+
+def _survived(rig: LinkRig, case: Case, tail: RecordTail) -> Outcome:
+    try:
+        return run_case(rig, case, tail)
+    except SaccadeError as error:
+        # One that breaks the rig is a finding about that fault, and the others are still to be looked at.
+        rig.world.clear_faults()
+        rig.world.reset()
+        row = ROWS[case.row]
+        return Outcome(case.name, row, case.injected, case.required, "", None, None, None, (f"broke: {error}",))
