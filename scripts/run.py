@@ -104,7 +104,7 @@ def _session(config: RunConfig, decider: Decider, arm: RunArm, out: Path, watche
     log, orders = RunLog(decider, arm.label, arm.begun, dry_run=dry_run), Orders()
     settings = SessionSettings(
         loop=LoopSettings(loop_hz=config.loop_hz, dry_run=dry_run),
-        start=config.start,
+        start=config.start or ("ramp" if config.is_virtual else "refuse"),
         aggregation=config.aggregation,
         share=config.share * config.speed,
         real_time_chunking=config.real_time_chunking,

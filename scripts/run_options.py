@@ -68,8 +68,9 @@ class RunConfig:
     """What the arm is to do; a task has words of its own."""
     seconds: float | None = None
     """An episode's longest time: 20 on a physical arm, the task's own on the virtual one."""
-    start: Literal["refuse", "ramp"] = "refuse"
-    """When the first command lies far from the arm's pose: do not begin, or go there slowly."""
+    start: Literal["refuse", "ramp"] | None = None
+    """When the first command lies far from the arm's pose: do not begin, as a physical arm unless told otherwise, or
+    go there slowly, as the virtual one, whose demonstrations begin with a turn of the wrist."""
     share: float = 1.0
     """Share of the servos' speed that may be used."""
     aggregation: Literal["latest", "average", "weighted", "keep"] = "latest"
