@@ -109,7 +109,7 @@ class LeRobotArm:
     def set_torque(self, on: bool) -> None:
         for part in self._parts:
             switch = part.bus.enable_torque if on else part.bus.disable_torque
-            self._tried(lambda switch=switch: switch(num_retry=1), "switching the torque", budget=PATIENT)
+            self._tried(lambda switch=switch: switch(num_retry=2), "switching the torque", budget=PATIENT)
 
     def has_torque(self) -> bool:
         """Return whether all motors have torque; a servo that lost its power for a moment has none."""

@@ -205,7 +205,8 @@ class ControlLoop:
         return True
 
     def _switch_on(self) -> None:
-        if not (self._settings.dry_run or self._torque):
+        # Also where it should be on: a servo may have lost it since, and the goal is the present pose in any case.
+        if not self._settings.dry_run:
             self._arm.hold()
             self._arm.set_torque(True)
             self._torque = True

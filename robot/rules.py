@@ -15,6 +15,10 @@ LONGEST_AGE = 0.5
 """Seconds after its observation at which any step is too old."""
 
 
+RAMP_SHARE = 1.0 / 3.0
+"""Of the limit of the speed, in a ramp: 90 degrees a second leave people beside an arm the time to see it coming."""
+
+
 @dataclass(frozen=True)
 class Rules(Specification):
     """Everything that a governor decides by; times in seconds.
@@ -41,7 +45,7 @@ class Rules(Specification):
     speed_tolerance: float = 0.1
     in_a_row: int = 3
     at_once: float = 2.0
-    ramp_share: float = 1.0 / 3.0
+    ramp_share: float = RAMP_SHARE
     ramp_seconds: float = 10.0
     resume_seconds: float = 2.0
     rest_seconds: float = 0.2

@@ -25,7 +25,7 @@ from .deciding import DecisionThread
 from .episode import Conductor, Orders, call_within, see
 from .limits import Limits
 from .loop import LoopSettings
-from .rules import Rules
+from .rules import RAMP_SHARE, Rules
 from .summary import EpisodeSummary, Observer, SessionSummary
 
 
@@ -47,7 +47,8 @@ class EpisodePlan:
 class SessionSettings:
     """How a session runs.
 
-    `start`: "refuse" or "ramp", where a first command lies far from the measured pose. `share`: of the servos' speed.
+    `start`: "refuse" or "ramp", where a first command lies far from the measured pose. `share`: of the servos' speed;
+    `ramp_share`: of that in a ramp; a slow one shows a policy poses on the way that its demonstrations did not have.
     `decision_seconds`: after so long without an answer the decider counts as hung. `stopped_seconds`: so long a stopped
     arm waits to be re-armed before the episode ends. `rearm_between`: a stop ends its episode alone. `release_between`,
     `release_at_end`: switch torque off then, and let the arm drop.
@@ -57,6 +58,7 @@ class SessionSettings:
     start: str = "refuse"
     aggregation: str = "latest"
     share: float = 1.0
+    ramp_share: float = RAMP_SHARE
     real_time_chunking: bool = False
     warm_up: int = 5
     decision_seconds: float = 10.0
@@ -167,6 +169,7 @@ def _rules(decider: Decider, link: ControlLink, settings: SessionSettings) -> Ru
         start=settings.start,
         aggregation=settings.aggregation,
         follows=not settings.loop.dry_run,
+        ramp_share=settings.ramp_share,
         overrun_share=settings.overrun_share,
     )
 

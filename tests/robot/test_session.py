@@ -438,12 +438,13 @@ if __name__ == "__main__":
 def test_a_session_that_is_interrupted_terminated_or_killed_leaves_a_held_arm(tmp_path, number):
     program = tmp_path / "session.py"
     program.write_text(SESSION.format(tests=os.path.dirname(__file__), folder=str(tmp_path)))
-    session = subprocess.Popen(
-        [sys.executable, str(program)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    session = subprocess.Popen([sys.executable, str(program)], start_new_session=True, **pipes)
     try:
         assert session.stdout.readline().strip() == "moving"
-        session.send_signal(number)
+        # Ctrl-C at a terminal reaches the control process, too.
+        send = os.killpg if number == signal.SIGINT else os.kill
+        send(session.pid, number)
         session.wait(timeout=30)
         ends = time.monotonic() + 20.0
         while not told(tmp_path, "closed") and time.monotonic() < ends:
