@@ -85,6 +85,7 @@ class Servo:
 
     def start_up(self) -> None:
         """Begin as when power comes on: EPROM as kept, torque off, the goal where the joint is."""
+        self._powered = True
         self.table[:] = self._kept
         self._waiting.clear()
         self._struck.clear()
@@ -150,8 +151,12 @@ class Servo:
     def drive(self, seconds: float) -> Drive:
         """Return what it does to its joint, `seconds` after it was asked last."""
         if self._faults.active("missing", self.joint) or self._faults.active("power"):
+            self._powered = False
             self._approach = None
             return LIMP
+        if not self._powered:
+            # Before anything else: not for a moment may it go on from where it was.
+            self.start_up()
         table = self.table
         if not table[registers.TORQUE_ENABLE] or table[registers.OPERATING_MODE] != registers.POSITION_MODE:
             self._approach = None

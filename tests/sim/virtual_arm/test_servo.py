@@ -171,3 +171,14 @@ def test_faults_in_the_eprom_come_and_go(servo, faults):
     assert read2(servo, registers.MIN_POSITION) == PAN.range_min
     assert read2(servo, registers.MODEL) == 777
     assert registers.decode_sign(read2(servo, registers.HOMING_OFFSET), 11) == PAN.homing_offset
+
+
+@pytest.mark.parametrize("kind", ["missing", "power"])
+def test_one_that_was_without_power_has_no_torque_afterwards_not_even_for_a_moment(servo, faults, kind):
+    torque(servo)
+    assert servo.drive(SLICE).goal is not None
+    faults.order(Fault(kind))
+    assert servo.drive(SLICE) is LIMP
+    faults.clear()
+    assert servo.drive(SLICE) is LIMP
+    assert servo.read(registers.TORQUE_ENABLE, 1) == b"\x00"
