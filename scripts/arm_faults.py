@@ -307,9 +307,10 @@ CASES = (
         "servo unplugged",
         7,
         "the wrist's servo gone and limp for 0.5 s",
-        TRIES,
-        _bus(Fault("missing", joint="wrist_roll", seconds=0.5), 0.5),
+        TRIES + "; latched, as its torque is gone",
+        _bus(Fault("missing", joint="wrist_roll", seconds=0.5), 0.9),
         ("bus",),
+        True,
         limp=True,
     ),
     Case(

@@ -32,7 +32,7 @@ LOST_WRITES = 2
 SPEED_SLACK = 1.2
 """By what factor a true joint may be faster than its goals: it catches up."""
 
-SETTLED = 1.5
+SETTLED = 2.0
 """Units within which an arm that is held counts as being at rest: its own weight lowers it a little."""
 
 SETTLE_SECONDS = 0.1

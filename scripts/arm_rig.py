@@ -114,12 +114,16 @@ class LinkRig:
 
     def begin(self) -> None:
         """Begin an episode, wherever the arm stands, and end whatever stopped it before; WorldError where it cannot."""
-        self.link.rearm()
-        self.episode += 1
-        self.sequence = -1
-        verdict = self.link.begin_episode(self.episode)
-        if not verdict.accepted:
-            raise WorldError(f"the episode could not begin: {verdict.detail}")
+        for _ in range(3):
+            self.link.rearm()
+            self.episode += 1
+            self.sequence = -1
+            verdict = self.link.begin_episode(self.episode)
+            if verdict.accepted:
+                return
+            # What was done to the arm between may show only now.
+            time.sleep(0.1)
+        raise WorldError(f"the episode could not begin: {verdict.detail}")
 
     def feed(
         self,
