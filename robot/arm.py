@@ -62,6 +62,10 @@ class Arm(Protocol):
         """Return whether all motors have torque; one that lost its power for a moment has none."""
         ...
 
+    def lets_go(self) -> str:
+        """Return which motors protect themselves by giving no torque although it is on; empty where none does."""
+        ...
+
     def close(self) -> None:
         """Let go of the bus; torque stays as it is."""
         ...

@@ -10,7 +10,7 @@ import dataclasses
 import io
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,9 @@ UNIT_OF = {"degrees": "degrees", "range_0_100": "percent", "range_m100_100": "un
 
 PATIENT = 0.5
 """Seconds that a register may take before anything moves; some are in slow memory."""
+
+LETS_GO = 4 | 8
+"""Bits of a Feetech servo's status on which it switches its torque off by itself: too hot, too much current."""
 
 IMPLAUSIBLE = 0.5
 """By what part of its range a joint may be read outside of it; more is a misread."""
@@ -113,11 +116,21 @@ class LeRobotArm:
 
     def has_torque(self) -> bool:
         """Return whether all motors have torque; a servo that lost its power for a moment has none."""
-        for part in self._parts:
-            enabled = self._tried(lambda part=part: part.bus.sync_read("Torque_Enable", normalize=False), "reading")
-            if not all(enabled.values()):
-                return False
-        return True
+        return all(all(self._registers(part, "Torque_Enable").values()) for part in self._parts)
+
+    def lets_go(self) -> str:
+        """Return which motors have let go by themselves, as they are too hot or their current is; empty if none has."""
+        return ", ".join(
+            part.prefix + name
+            for part in self._parts
+            # Feetech's; their torque's register stays as it is.
+            if "Status" in _control_table(part)
+            for name, status in self._registers(part, "Status").items()
+            if status & LETS_GO
+        )
+
+    def _registers(self, part: _Part, name: str) -> dict[str, int]:
+        return self._tried(lambda: part.bus.sync_read(name, normalize=False), f"reading {name}")
 
     def close(self) -> None:
         for part in self._parts:
@@ -179,6 +192,12 @@ class LeRobotArm:
                 fix="Give LeRobotArm the `ranges` of its joints.",
             )
         return ArmDescription(self._config.type, tuple(ranges[name] for name in names))
+
+
+def _control_table(part: _Part) -> Mapping[str, Any]:
+    """Return the registers that all motors of a bus have, by name."""
+    motor = next(iter(part.bus.motors.values()))
+    return part.bus.model_ctrl_table[motor.model]
 
 
 def _without_cameras(config: Any) -> Any:

@@ -26,6 +26,9 @@ from .verdict import Verdict
 HELD_BEFORE_LEAVING = 0.1
 """Seconds for which the pose is still held, write after write, before the control process leaves the arm."""
 
+LIMP_SECONDS = 0.2
+"""How often it is looked whether a motor has let go by itself."""
+
 SUSPENDED = 0.1
 """Seconds by which the machine may have slept unnoticed by the steady clock; more, and what is queued is old."""
 
@@ -96,7 +99,7 @@ class ControlLoop:
         self._heard = clock()
         self._periods, self._work, self._round_trips = Durations(), Durations(), Durations()
         self._observed: dict[int, float] = {}
-        self._bus_failures, self._blind = 0, False
+        self._bus_failures, self._blind, self._limp_again = 0, False, 0.0
         self._slept = self._asleep()
         self._signals_seen = 0
 
@@ -269,12 +272,22 @@ class ControlLoop:
                 # Not to be switched on again unasked: nobody knows what the arm did meanwhile.
                 self._torque = False
                 self._governor.fault("torque", "a servo has lost its torque", self._clock())
+            self._look_for_limp_motors()
             self._blind = False
         except BusError:
             self._bus_failures += 1
             self._blind = True
             return None
         return measured
+
+    def _look_for_limp_motors(self) -> None:
+        """Stop where a motor lets go to protect itself; goals are still written, so that it never snaps back."""
+        if not self._torque or self._clock() < self._limp_again:
+            return
+        self._limp_again = self._clock() + LIMP_SECONDS
+        names = self._arm.lets_go()
+        if names:
+            self._governor.fault("limp", f"{names} let go, too hot or with too much current", self._clock())
 
     def _write(self, target: np.ndarray, now: float) -> None:
         pose = np.empty_like(target)

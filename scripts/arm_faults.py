@@ -328,8 +328,10 @@ CASES = (
         "servo too hot",
         7,
         "the elbow's servo at 85 degrees Celsius, so that it lets go, for 1 s",
-        "held, no snapping back",
+        "stopped within 0.2 s, latched, no snapping back",
         _bus(Fault("temperature", joint="elbow_flex", seconds=1.0), 1.5),
+        ("limp",),
+        True,
         limp=True,
     ),
     Case(

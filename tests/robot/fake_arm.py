@@ -69,6 +69,9 @@ class FakeArm:
             self._torque = False
         return self._torque
 
+    def lets_go(self) -> str:
+        return ""
+
     def close(self) -> None:
         self._note({"closed": True})
 

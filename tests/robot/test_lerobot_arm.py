@@ -231,3 +231,15 @@ def test_two_arms_make_one_with_prefixed_names(world, config, tmp_path):
             assert abs(other.joints()[0] - goal[6]) < 1.5
         finally:
             arm.close()
+
+
+def test_a_servo_that_is_too_hot_is_told_of_while_it_lets_go(arm, world):
+    arm.connect()
+    arm.hold()
+    arm.set_torque(True)
+    assert arm.lets_go() == ""
+    world.fault(Fault("temperature", joint="elbow_flex"))
+    assert arm.lets_go() == "elbow_flex"
+    assert arm.has_torque()
+    world.clear_faults()
+    assert arm.lets_go() == ""

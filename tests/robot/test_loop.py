@@ -59,6 +59,9 @@ class ScriptedArm:
     def has_torque(self) -> bool:
         return not self.limp
 
+    def lets_go(self) -> str:
+        return ""
+
     def close(self) -> None:
         self.calls.append((self.clock.now, "closed", None))
 
