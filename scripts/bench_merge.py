@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..policy.adaptation import EXPERT
 from ..sim import worlds
 from .evaluate import EvaluateConfig, evaluate
 from .figures import Figures, usable_cores
@@ -38,10 +40,12 @@ class MergeBenchConfig:
     """Suite that no skill knows, to see whether the router abstains."""
     method: str = "ties"
     """Method of the merge that baselines are set beside."""
+    factors: str = "keep"
+    """Whether that merge keeps the skills' factors, or merges them, too."""
     keep_blocks: int = 1
     """Last blocks of the expert that stay every skill's own in that merge."""
     others: tuple[str, ...] = ()
-    """Further methods, and kinds of masks, for the first seed: wudi mean/none emr."""
+    """Further methods and kinds of masks, factors merged too, for the first seed: ties wudi mean/none emr."""
     episodes: int = 5
     """Episodes of each task."""
     states: int = 50
@@ -100,21 +104,23 @@ class Measured:
         if config.joint is not None and (folder := Path(config.joint.format(seed=self._seed))).is_dir():
             found["trained on all suites together"] = self._everywhere(folder, "joint")
         if self._first:
-            plain = self._merged("unmasked", config.method, "none")
+            plain = self._merged("unmasked", config.method, "none", factors="merge")
             found["merged without masks"] = self._everywhere(plain, "unmasked")
-            bare = self._merged("no_trunk", config.method, None, drop=lambda name: not name.startswith("expert."))
+            bare = self._merged("no_trunk", config.method, None, bare=True)
             found["merged, trunk and towers as in the beginning"] = self._everywhere(bare, "no_trunk")
             for other in config.others:
                 method, _, masks = other.partition("/")
-                folder = self._merged(other.replace("/", "_"), method, masks or None)
+                folder = self._merged(other.replace("/", "_"), method, masks or None, factors="merge")
                 found[f"merged: {other}"] = self._everywhere(folder, other.replace("/", "_"))
         return found
 
     def _skill(self, number: int) -> Path:
         return Path(self._config.skills[number].format(seed=self._seed))
 
-    def _merged(self, name: str, method: str, masks: str | None, drop: Callable[[str], bool] | None = None) -> Path:
-        """Merge, unless that is done; `drop` names weights whose merged change is left out."""
+    def _merged(
+        self, name: str, method: str, masks: str | None, *, factors: str | None = None, bare: bool = False
+    ) -> Path:
+        """Merge, unless that is done; with `bare` nothing but the expert changes with the skill."""
         config = self._config
         out = config.folder / f"{name}_{self._seed}"
         if out.is_dir():
@@ -124,6 +130,7 @@ class Measured:
             out=out,
             method=method,
             masks=masks,
+            factors=factors or config.factors,
             keep_blocks=config.keep_blocks,
             names=config.suites,
         )
@@ -132,9 +139,10 @@ class Measured:
             options = replace(options, scale=1 / len(config.suites))
         skills = open_skills(options)
         merged = merge(options, skills)
-        for key in merged.tensors:
-            if drop is not None and key.startswith("scale.") and drop(key.removeprefix("scale.")):
-                merged.tensors[key] = 0 * merged.tensors[key]
+        for key, tensor in merged.tensors.items():
+            # A factor of which all steps are zero, and a scale of zero, change nothing.
+            if bare and re.match(rf"scale\.(?!{EXPERT})|factor\.\d+\.up_step\.", key):
+                merged.tensors[key] = 0 * tensor
         write(options, skills, merged)
         return out
 

@@ -62,6 +62,10 @@ class MergeConfig:
     """Of iso_own: the part of the directions that comes from the sum."""
     seed: int = 0
     """Of dare: draws what is dropped."""
+    factors: Literal["keep", "merge"] = "keep"
+    """Keep every skill's factors, in 8 bits an entry, or merge the changes that they make by --method, as the expert's
+    first blocks always are. Kept, up to a rank of about a sixth of the width, they take less room than masks and
+    merged change, and nothing is lost."""
     keep_blocks: int = 1
     """Last blocks of the expert that stay every skill's own, with norm and head."""
     bits: Literal[8, 4] = 8
@@ -212,6 +216,7 @@ def size_lines(skills: list[Skill], merged: Merged, size: int) -> list[str]:
         ("the merged change", "change"),
         ("masks and scales", "masks"),
         ("kept of every skill", "own"),
+        ("their factors", "factors"),
         ("the router", "router"),
     ]
     lines = [f"{label:<20} {sizes[key] / 2**20:9.2f} MiB" for label, key in rows]
@@ -222,9 +227,10 @@ def size_lines(skills: list[Skill], merged: Merged, size: int) -> list[str]:
 def stored_bytes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """Return the bytes of a merged checkpoint's tensors by what they are."""
     from ..policy.core import PREFIX
-    from ..policy.merging.merged import CHANGE, MASK, OWN, SCALE, STEP
+    from ..policy.merging.merged import CHANGE, FACTOR, MASK, OWN, SCALE, STEP
 
     kinds = {PREFIX: "beginning", CHANGE: "change", STEP: "change", MASK: "masks", SCALE: "masks", OWN: "own"}
+    kinds[FACTOR] = "factors"
     sizes = dict.fromkeys([*dict.fromkeys(kinds.values()), "router"], 0)
     for name, tensor in tensors.items():
         kind = next((kind for prefix, kind in kinds.items() if name.startswith(prefix)), "router")

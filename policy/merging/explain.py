@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,15 @@ def compare(
         shared=float((taken > 1).float().mean()),
         conflicts=float(((signs > 0).any(0) & (signs < 0).any(0)).float().mean()),
     )
+
+
+def compare_kept(name: str, vectors: Sequence[TaskVector]) -> WeightReport:
+    """Compare the skills' changes of a weight of which each keeps its own factors: nothing is taken, nothing lost."""
+    changes = [vector.dense() for vector in vectors]
+    masks = [torch.ones_like(change, dtype=torch.bool) for change in changes]
+    report = compare(name, vectors, changes, torch.zeros_like(changes[0]), masks, [1.0] * len(vectors))
+    none = (0.0,) * len(vectors)
+    return replace(report, density=none, error=none, selfish=0.0, shared=0.0)
 
 
 def part_of(name: str) -> str:

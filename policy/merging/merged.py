@@ -1,6 +1,7 @@
 """A merged policy at work: one set of weights, which become a skill's when the router has chosen it.
 
     weight of skill k = weight of the beginning + scale_k * mask_k * merged change
+                   or = weight of the beginning + up_k @ down_k, where its factors were kept
 
 What belongs to a skill alone (the end of its expert, its statistics) is put in place with it.
 """
@@ -25,9 +26,12 @@ from .masks import unpack
 from .quantisation import restore
 from .router import Route, Router
 
-CHANGE, STEP, MASK, SCALE, OWN = "change.", "step.", "mask.", "scale.", "own."
+CHANGE, STEP, MASK, SCALE, OWN, FACTOR = "change.", "step.", "mask.", "scale.", "own.", "factor."
 """How the names of tensors begin: of a merged change its entries and steps, of skill k mask and own tensors
-(`mask.k.NAME`), and every skill's scales [K]."""
+(`mask.k.NAME`), every skill's scales [K], and of kept factors entries and steps (`factor.k.up.NAME`)."""
+
+FACTOR_BITS = 8
+FACTOR_PARTS = ("up", "up_step", "down", "down_step")
 
 SWITCHES = ("instruction", "chunk")
 
@@ -39,6 +43,8 @@ class SkillTable:
     names: tuple[str, ...]
     normalization: tuple[Normalization, ...]
     changed: tuple[str, ...]
+    factored: tuple[str, ...]
+    ranks: tuple[int, ...]
     own: tuple[str, ...]
     bits: int
     masked: bool
@@ -54,7 +60,7 @@ class SkillTable:
             got = ", ".join(values) if isinstance(values, dict) else type(values).__name__
             fix = "Use the version that merged the skills, or merge them again."
             raise InputError(f"{source}/{SKILLS}", got=got, expected=", ".join(sorted(known)), fix=fix)
-        values |= {name: tuple(values[name]) for name in ("names", "changed", "own")}
+        values |= {name: tuple(values[name]) for name in ("names", "changed", "factored", "ranks", "own")}
         values["normalization"] = tuple(Normalization(**each) for each in values["normalization"])
         return cls(**values)
 
@@ -87,6 +93,12 @@ class MergedCore(Core):
         count = len(self.skills)
         wanted = {f"{kind}{name}" for name in self._table.changed for kind in (CHANGE, STEP, SCALE)}
         wanted |= {f"{OWN}{skill}.{name}" for name in self._table.own for skill in range(count)}
+        wanted |= {
+            f"{FACTOR}{skill}.{part}.{name}"
+            for name in self._table.factored
+            for part in FACTOR_PARTS
+            for skill in range(count)
+        }
         if self._table.masked:
             wanted |= {f"{MASK}{skill}.{name}" for name in self._table.changed for skill in range(count)}
         if wanted != set(self._stored) or self._router.skills != count:
@@ -98,7 +110,9 @@ class MergedCore(Core):
         """Put the weights of the beginning in place; raises InputError for those that do not fit."""
         load_tensors(self.model, tensors, source)
         own = self.model.state_dict()
-        self._beginning = {name: own[name].clone() for name in (*self._table.changed, *self._table.own)}
+        self._beginning = {
+            name: own[name].clone() for name in (*self._table.changed, *self._table.factored, *self._table.own)
+        }
 
     def route(self, images: torch.Tensor, instruction: str, state: torch.Tensor) -> Route:
         """Return which skill one observation [1, ...] under an instruction asks for, in one pass for all of them."""
@@ -118,7 +132,7 @@ class MergedCore(Core):
             return
         # In place, so that a captured decision goes on with the new weights.
         weights = self.model.state_dict()
-        for name in self._table.changed:
+        for name in (*self._table.changed, *self._table.factored):
             weights[name].copy_(self._beginning[name])
             if skill is not None:
                 weights[name].add_(self._change(name, skill).to(weights[name].device, weights[name].dtype))
@@ -131,12 +145,22 @@ class MergedCore(Core):
     def _change(self, name: str, skill: int) -> torch.Tensor:
         """Return what a skill adds to a weight."""
         shape = self._beginning[name].shape
+        if FACTOR + f"{skill}.up.{name}" in self._stored:
+            return self._product(name, skill).view(shape)
         change = restore(self._stored[CHANGE + name], self._stored[STEP + name], shape, self._table.bits)
         change = change * self._stored[SCALE + name][skill]
         return change * unpack(self._stored[f"{MASK}{skill}.{name}"], shape) if self._table.masked else change
 
+    def _product(self, name: str, skill: int) -> torch.Tensor:
+        """Return the product of a skill's factors for a weight, [m, n]."""
+        up, up_step, down, down_step = (self._stored[f"{FACTOR}{skill}.{part}.{name}"] for part in FACTOR_PARTS)
+        rows = len(self._beginning[name])
+        columns = self._beginning[name].numel() // rows
+        rank = min(self._table.ranks[skill], rows, columns)
+        return restore(up, up_step, (rows, rank), FACTOR_BITS) @ restore(down, down_step, (rank, columns), FACTOR_BITS)
 
-_STORED = (CHANGE, STEP, MASK, SCALE, OWN)
+
+_STORED = (CHANGE, STEP, MASK, SCALE, OWN, FACTOR)
 
 
 def load_merged(

@@ -53,7 +53,7 @@ def relative_errors(folders, **options):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_gives_a_policy_that_decides(skills, seen, tmp_path, method):
-    out = merged(skills, tmp_path / "out", "--method", method)
+    out = merged(skills, tmp_path / "out", "--method", method, "--factors", "merge")
     core = load_core(out)
     assert core.skills == ("skill0", "skill1", "skill2")
     for number, instruction in enumerate(INSTRUCTIONS[:3]):
@@ -74,15 +74,25 @@ def test_skills_that_touch_different_weights_come_back_whole(make_skill, seen, t
         return spoil
 
     one, two = make_skill(0, spoil=only(["layers.0."])), make_skill(1, spoil=only(["layers.2."]))
-    out = merged([one, two], tmp_path / "out", "--method", "task_arithmetic", "--keep-blocks", "2")
+    options = ("--method", "task_arithmetic", "--factors", "merge", "--keep-blocks", "2")
+    out = merged([one, two], tmp_path / "out", *options)
     for folder, instruction in ((one, INSTRUCTIONS[0]), (two, INSTRUCTIONS[1])):
         apart, together = decided(folder, seen, instruction)[0], decided(out, seen, instruction)[0]
         # Eight bits of an entry are all that is lost.
         assert abs(apart - together).max() < 0.02 * abs(apart).max()
 
 
+def test_kept_factors_and_a_kept_expert_are_the_skill(skills, seen, tmp_path):
+    out = merged(skills, tmp_path / "out", "--keep-blocks", "2")
+    for folder, instruction in zip(skills, INSTRUCTIONS, strict=False):
+        apart, together = decided(folder, seen, instruction)[0], decided(out, seen, instruction)[0]
+        assert abs(apart - together).max() < 0.02 * abs(apart).max()
+    errors = relative_errors(skills)
+    assert (errors == 0).any() and (errors > 0).any()
+
+
 def test_a_mask_and_its_scale_bring_every_weight_nearer_to_its_skill(skills):
-    masked, unmasked = relative_errors(skills), relative_errors(skills, masks="none")
+    masked, unmasked = (relative_errors(skills, factors="merge", masks=masks) for masks in (None, "none"))
     assert (masked < 1).all() and masked.mean() < unmasked.mean()
 
 
@@ -152,9 +162,11 @@ def test_selecting_is_exact_in_any_order(skills, seen, tmp_path):
 def test_a_merge_takes_fewer_bytes_than_its_skills(skills, tmp_path):
     sizes = {}
     for bits in ("8", "4"):
-        tensors = read_checkpoint(merged(skills, tmp_path / bits, "--bits", bits)).tensors
+        out = merged(skills, tmp_path / bits, "--bits", bits, "--factors", "merge")
+        tensors = read_checkpoint(out).tensors
         sizes[bits] = stored_bytes(tensors)
-        assert set(sizes[bits]) == {"beginning", "change", "masks", "own", "router"}
+        assert set(sizes[bits]) == {"beginning", "change", "masks", "own", "factors", "router"}
+        assert sizes[bits]["factors"] == 0
     assert 1.8 < sizes["8"]["change"] / sizes["4"]["change"] < 2.0
     changed = sum(
         tensor.numel() for name, tensor in tensors.items() if name.startswith("change.")
