@@ -46,10 +46,16 @@ class Orders:
 
     def __init__(self) -> None:
         self._orders: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        self.leaving = False
 
     def stop(self, reason: str = "asked for") -> None:
         """Stop the arm, latched."""
         self._orders.put(("stop", reason))
+
+    def leave(self, reason: str = "asked for") -> None:
+        """Stop the arm, latched, and begin no further episode."""
+        self.leaving = True
+        self.stop(reason)
 
     def rearm(self) -> None:
         """End a stop."""

@@ -132,10 +132,12 @@ def run_session(
                 link.end_episode(release=settings.release_between and index + 1 < len(episodes))
                 if summary.ended_by.startswith("stopped"):
                     stopped = summary.ended_by.removeprefix("stopped: ")
-                    if not settings.rearm_between or index + 1 == len(episodes):
+                    if not settings.rearm_between or orders.leaving or index + 1 == len(episodes):
                         break
                     stopped = ""
                     link.rearm()
+                if orders.leaving:
+                    break
             figures = link.close(release=settings.release_at_end)
         except BaseException as error:
             _hold_and_leave(link, error)

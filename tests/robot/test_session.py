@@ -381,6 +381,15 @@ def test_a_stop_may_be_its_episodes_alone(stage):
     assert summary.stopped == ""
 
 
+def test_who_asks_to_leave_stops_the_arm_and_begins_no_further_episode(stage):
+    after(3, stage.decider, lambda: stage.orders.leave("enough"))
+    summary = stage.run(EpisodePlan("first", 20.0), EpisodePlan("second", 1.0), rearm_between=True)
+    assert [each.ended_by for each in summary.episodes] == ["stopped: stop"]
+    assert summary.stopped == "stop"
+    assert summary.figures.stops == 1
+    stage.is_held()
+
+
 def test_an_order_ends_an_episode(stage):
     after(3, stage.decider, stage.orders.end_episode)
     summary = stage.run(EpisodePlan("go up", 20.0))
