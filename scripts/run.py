@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import shlex
 import signal
 import sys
@@ -30,16 +31,37 @@ if TYPE_CHECKING:
 __all__ = ["RunConfig", "run", "run_arm"]
 
 INTERRUPTED = 130
+PRIORITY = -10
+"""Of this process, as the system counts: lower ones go first, and the usual one is 0."""
+
 REMOTE_SECONDS = 2.0
 """How long a remote decision may take, there and back; the session refuses slow policies long before."""
 
 
 class SlowedDecider:
-    """A decider for an arm whose time passes at `speed`: its steps take longer by as much."""
+    """A decider for an arm whose time passes at `speed`: its steps take longer by as much.
+
+    No step may be older than `LONGEST_AGE` of our time, however slowly the arm's passes: of a chunk only those that
+    may be played are given, and half of them are played before the next decision, if no more are in the contract.
+    """
 
     def __init__(self, decider: Decider, speed: float) -> None:
-        self._decider = decider
-        self.contract = dataclasses.replace(decider.contract, control_hz=decider.contract.control_hz * speed)
+        from ..robot.rules import LONGEST_AGE
+
+        given = decider.contract
+        rate = given.control_hz * speed
+        steps = max(2, min(given.chunk, int(LONGEST_AGE * rate)))
+        statistics = given.normalization
+        self._decider, self._steps = decider, steps
+        self.contract = dataclasses.replace(
+            given,
+            control_hz=rate,
+            chunk=steps,
+            execute=given.execute if steps == given.chunk else min(given.execute, max(1, steps // 2)),
+            normalization=dataclasses.replace(
+                statistics, action_low=statistics.action_low[:steps], action_high=statistics.action_high[:steps]
+            ),
+        )
 
     @property
     def abstained(self) -> str | None:
@@ -53,7 +75,7 @@ class SlowedDecider:
         self._decider.reset(instruction)
 
     def decide(self, observation: Mapping[str, Any]) -> np.ndarray:
-        return self._decider.decide(observation)
+        return self._decider.decide(observation)[: self._steps]
 
 
 def run(config: RunConfig) -> int:
@@ -76,6 +98,7 @@ def run_arm(config: RunConfig) -> dict[str, Any]:
     from .run_arms import check_port
 
     check_port(config)
+    _go_first()
     with contextlib.ExitStack() as closing:
         # What is cheap to refuse comes first; a checkpoint's policy takes many seconds to load, and comes last.
         remote = _remote(config, closing)
@@ -125,7 +148,7 @@ def _session(config: RunConfig, decider: Decider, arm: RunArm, out: Path, watche
                 settings=settings,
                 record=out / FLIGHT,
                 observer=Watchers([log, *watchers]),
-                prepare=interrupt.guard(arm.prepare),
+                prepare=arm.prepare,
                 ended=arm.ended,
                 orders=orders,
             )
@@ -156,16 +179,6 @@ class _Interrupt:
     def __init__(self) -> None:
         self.asked = False
 
-    def guard(self, prepare: Any) -> Any:
-        """Return `prepare` so that no further episode is prepared after Ctrl-C."""
-
-        def prepared(episode: int) -> str | None:
-            if self.asked:
-                raise KeyboardInterrupt
-            return prepare(episode)
-
-        return prepared
-
 
 @contextlib.contextmanager
 def _stopping_on_interrupt(log: RunLog, orders: Orders) -> Iterator[_Interrupt]:
@@ -180,7 +193,7 @@ def _stopping_on_interrupt(log: RunLog, orders: Orders) -> Iterator[_Interrupt]:
             raise KeyboardInterrupt
         interrupt.asked = True
         print("\nstopping: the arm holds its pose", file=sys.stderr, flush=True)
-        orders.stop("Ctrl-C")
+        orders.leave("Ctrl-C")
 
     before = signal.signal(signal.SIGINT, stop)
     try:
@@ -203,6 +216,13 @@ def _dataset(recorder: Any, log: RunLog, facts: Mapping[str, Any], *, broken: bo
         return None
     print(f"recorded: {count} episodes, {frames} frames in {recorder.folder}")
     return {"folder": str(recorder.folder), "episodes": count, "frames": frames}
+
+
+def _go_first() -> None:
+    """Let this process go before others, where that is allowed: an arm waits for its decisions."""
+    if hasattr(os, "setpriority"):
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
 
 
 def _contract(config: RunConfig) -> Contract:
