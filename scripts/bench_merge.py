@@ -98,9 +98,7 @@ class Measured:
         }
         merged = self._merged(MAIN, config.method, None)
         found["merged"] = self._everywhere(merged, MAIN)
-        found["merged, the right skill named"] = {
-            suite: self._evaluated(merged, f"oracle_{suite}", suite, skill=suite) for suite in config.suites
-        }
+        found["merged, the right skill named"] = {suite: self._named(merged, suite) for suite in config.suites}
         if config.joint is not None and (folder := Path(config.joint.format(seed=self._seed))).is_dir():
             found["trained on all suites together"] = self._everywhere(folder, "joint")
         if self._first:
@@ -113,6 +111,18 @@ class Measured:
                 folder = self._merged(other.replace("/", "_"), method, masks or None, factors="merge")
                 found[f"merged: {other}"] = self._everywhere(folder, other.replace("/", "_"))
         return found
+
+    def _named(self, merged: Path, suite: str) -> dict[str, Any]:
+        """Return the results of the suite's own skill; where the router chose it in every episode, they are known."""
+        from ..sim.run_folder import read_evaluation
+
+        routed = read_evaluation(self._folder(f"{MAIN}_{suite}"))
+        if all(record.skill == suite for record in routed.records):
+            return self._evaluated(merged, f"{MAIN}_{suite}", suite)
+        return self._evaluated(merged, f"oracle_{suite}", suite, skill=suite)
+
+    def _folder(self, name: str) -> Path:
+        return self._config.folder / f"eval_{self._seed}" / name
 
     def _skill(self, number: int) -> Path:
         return Path(self._config.skills[number].format(seed=self._seed))
@@ -153,7 +163,7 @@ class Measured:
         """Return the results of a policy on a suite: those of an earlier evaluation, or of one that runs now."""
         from ..sim.run_folder import RESULTS, read_json
 
-        out = self._config.folder / f"eval_{self._seed}" / name
+        out = self._folder(name)
         if (out / RESULTS).is_file():
             return read_json(out / RESULTS)
         print(f"{name}, seed {self._seed}:", flush=True)
