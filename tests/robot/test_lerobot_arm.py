@@ -243,3 +243,25 @@ def test_a_servo_that_is_too_hot_is_told_of_while_it_lets_go(arm, world):
     assert arm.has_torque()
     world.clear_faults()
     assert arm.lets_go() == ""
+
+
+def test_answers_that_lag_behind_are_never_taken_for_where_the_arm_is_now(arm, world):
+    arm.connect()
+    arm.hold()
+    arm.set_torque(True)
+    home, missed, wrong = world.joints(), 0, []
+    world.fault(Fault("delay", value=0.1))
+    began = time.monotonic()
+    while time.monotonic() - began < 2.0:
+        target = home + np.array([20.0 * np.sin(4.0 * (time.monotonic() - began)), 0, 0, 0, 0, 0])
+        arm.command(target)
+        try:
+            before = time.monotonic()
+            pose = arm.measure()
+        except BusError:
+            missed += 1
+            continue
+        motion = world.motion(before - 0.01)
+        wrong.append(min(np.abs(motion.positions[:, 0] - pose[0]), default=0.0))
+    assert missed > 10
+    assert max(wrong, default=0.0) < 1.0
