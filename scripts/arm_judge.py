@@ -29,6 +29,9 @@ HELD_WITHIN = 1.0
 LOST_WRITES = 2
 """Where a write is lost or late on the bus, the next one takes its step as well; that much a servo may see at once."""
 
+SNAP = 10.0
+"""Units from its goal at which a joint may be when it gets torque: one that let go by itself falls a bit unnoticed."""
+
 SPEED_SLACK = 1.2
 """By what factor a true joint may be faster than its goals: it catches up."""
 
@@ -58,7 +61,7 @@ def unsafe_goals(motion: Motion, limits: Limits, tick: float) -> list[str]:
         change[~np.isfinite(change)] = 0.0
         away = _away(goal, position, times)[1:]
         rests = away <= HELD_WITHIN
-        began = known[1:] & ~known[:-1] & (away > 5 * HELD_WITHIN)
+        began = known[1:] & ~known[:-1] & (away > SNAP)
         if began.any():
             found.append(f"{limits.names[joint]}: torque came on with a goal {away[began].max():.1f} away")
         change[rests] = 0.0

@@ -134,6 +134,7 @@ class Soak:
                     next_judgement = time.monotonic() + JUDGE_SECONDS
                     self._judge(world, session)
                     self._weigh(session, control)
+                    self._note()
                 if deadly and time.monotonic() - born > self._draw.uniform(5.0, LIFE_SECONDS):
                     self._kill(world, session, control)
                     break
