@@ -184,6 +184,8 @@ def wander(connection: Connection, make_arm: Callable[[], Arm], cameras: Any, se
         connection.send(("over", summary.figures, mischief))
     except SaccadeError as error:
         connection.send(("failed", f"{type(error).__name__}: {error}"))
+    except KeyboardInterrupt:
+        connection.send(("failed", "interrupted"))
 
 
 class WanderingSession:
