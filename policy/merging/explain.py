@@ -81,7 +81,9 @@ def compare_kept(name: str, vectors: Sequence[TaskVector]) -> WeightReport:
 
 def part_of(name: str) -> str:
     """Return the part of the policy to which a weight belongs: a layer of the trunk, a block of tower or expert."""
-    found = re.match(r"(trunk\.decoder\.layers\.\d+|tower\.[a-z_]+(?:\.\d+)?|expert\.blocks\.\d+|[a-z_]+)", name)
+    found = re.match(
+        r"(trunk\.decoder\.layers\.\d+|trunk\.[a-z_]+|tower\.[a-z_]+(?:\.\d+)?|expert\.blocks\.\d+|[a-z_]+)", name
+    )
     return found.group(1).replace("trunk.decoder.layers", "trunk") if found else name
 
 
@@ -141,7 +143,7 @@ def draw(report: Sequence[WeightReport], names: Sequence[str], title: str, path:
         similar.plot([row["cosine"][one][two] for row in rows], places, ".-", label=label, linewidth=0.8)
     similar.axvline(0, color="0.7", linewidth=0.8)
     similar.set_xlabel("cosine of the skills' changes")
-    similar.legend(fontsize=7, loc="best")
+    similar.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=2)
     left = [0.0] * len(rows)
     for figures, colour, label in (
         ("selfish", "#d08a2c", "one skill takes it"),
