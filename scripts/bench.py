@@ -1,4 +1,4 @@
-"""`saccade bench`: how fast simulator, policies and kernels are, how reliable the demonstrator, behind checks."""
+"""`saccade bench`: how fast simulator, policies and kernels are, how reliable demonstrator and arm are, behind checks."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import tyro
 
 from ..errors import InputError, WorldError
 from ..sim.desk.tasks import find_task
+from .bench_arm import ArmBenchConfig, run_arm_bench
 from .bench_demonstrator import DemonstratorConfig, bench_demonstrator
 from .bench_evaluation import EvaluationConfig, bench_evaluation
 from .bench_kernels import KernelsConfig, run_kernels
@@ -60,6 +61,7 @@ BenchConfig = (
     | Annotated[EvaluationConfig, tyro.conf.subcommand("evaluation")]
     | Annotated[MergeBenchConfig, tyro.conf.subcommand("merge")]
     | Annotated[MergeSmallConfig, tyro.conf.subcommand("merge-small")]
+    | Annotated[ArmBenchConfig, tyro.conf.subcommand("arm")]
 )
 """What to measure; each measurement has options of its own."""
 
@@ -68,6 +70,8 @@ def run(config: Any) -> int:
     """Measure what a `BenchConfig` says, print the figures, write them where asked, and return the exit code."""
     if isinstance(config, KernelsConfig):
         return run_kernels(config)
+    if isinstance(config, ArmBenchConfig):
+        return run_arm_bench(config)
     if isinstance(config, LatencyConfig):
         command, (figures, lines) = "bench latency", bench_latency(config)
     elif isinstance(config, MergeBenchConfig):
