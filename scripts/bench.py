@@ -1,4 +1,4 @@
-"""`saccade bench`: how fast simulator, policies and kernels are, how reliable demonstrator and arm are, behind checks."""
+"""`saccade bench`: how fast simulator, policies and kernels are, how reliable demonstrator and arm, behind checks."""
 
 from __future__ import annotations
 
