@@ -28,6 +28,9 @@ from .lerobot_files import camera_name
 from .model import Instructed
 from .tokenizer import TOKENIZER
 
+DESCRIBING = ("input_features", "output_features", "chunk_size", "n_action_steps", "architecture", "adaptation")
+"""The options that say what a policy's network is, and not how it is trained."""
+
 
 class SaccadePolicy(PreTrainedPolicy):
     """A Saccade policy as LeRobot trains and runs it.
@@ -245,6 +248,11 @@ class SaccadePolicy(PreTrainedPolicy):
             )
         if config is None:
             config = PreTrainedConfig.from_pretrained(folder)
+        elif not (config.input_features or config.output_features):
+            # `--policy.type=saccade` alone says nothing of the network; LeRobot reads what is set here, too.
+            own = PreTrainedConfig.from_pretrained(folder)
+            for name in DESCRIBING:
+                setattr(config, name, getattr(own, name))
         policy = cls(
             config,
             dataset_stats=dataset_stats,

@@ -6,7 +6,9 @@ waits for it.
 
 from __future__ import annotations
 
+import os
 import queue
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -42,11 +44,7 @@ class LiveView(Observer):
                 raise InputError(f"live_file {file}", got=error.strerror, expected="a new file", fix=fix) from None
         self._recording = rerun.RecordingStream(APPLICATION)
         if viewer:
-            try:
-                rerun.spawn(connect=False, recording=self._recording)
-            except (RuntimeError, OSError) as error:
-                fix = "Use --live-file FILE.rrd, and look at it on a machine with a display: rerun FILE.rrd."
-                raise InputError("live", got=error, expected="a viewer that opens", fix=fix) from None
+            _open_viewer(rerun)
         sinks = [rerun.GrpcSink()] if viewer else []
         sinks += [rerun.FileSink(str(file))] if file is not None else []
         self._recording.set_sinks(*sinks)
@@ -111,6 +109,20 @@ class LiveView(Observer):
 
     def _log(self, path: str, thing: Any) -> None:
         self._recording.log(path, thing)
+
+
+def _open_viewer(rerun: Any) -> None:
+    """Start rerun's viewer; InputError where it cannot open."""
+    fix = "Use --live-file FILE.rrd, and look at it on a machine with a display: rerun FILE.rrd."
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise InputError("live", got="no display", expected="a screen for the viewer", fix=fix)
+    # The package brings the viewer, beside the interpreter that runs here, which need not be on the path.
+    own = Path(sys.executable).with_name("rerun")
+    try:
+        rerun.spawn(connect=False, executable_path=str(own) if own.exists() else None)
+    except (RuntimeError, OSError) as error:
+        said = str(error).splitlines()[0]
+        raise InputError("live", got=said, expected="a viewer that opens", fix=fix) from None
 
 
 def import_rerun() -> Any:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -96,6 +97,7 @@ def run(config: RunConfig) -> int:
 def run_arm(config: RunConfig) -> dict[str, Any]:
     """Do the whole run and return the content of `summary.json`, which is written even when the run breaks off."""
     from .run_arms import check_port
+    from .run_log import SUMMARY
 
     check_port(config)
     _go_first()
@@ -105,13 +107,22 @@ def run_arm(config: RunConfig) -> dict[str, Any]:
         contract = remote.contract if remote is not None else _contract(config)
         watchers = [_recorder(config, contract, closing), _live_view(config, contract, closing)]
         out = _new_folder(config)
-        arm = _arm(config, contract, out, closing)
-        decider = remote if remote is not None else _checkpoint(config)
-        return _session(config, decider, arm, out, [each for each in watchers if each is not None])
+        try:
+            arm = _arm(config, contract, out, closing)
+            decider = remote if remote is not None else _checkpoint(config)
+            return _session(config, decider, arm, out, [each for each in watchers if each is not None])
+        except InputError:
+            if not (out / SUMMARY).exists():
+                # Nothing moved, and the same command is to be repeated.
+                shutil.rmtree(out, ignore_errors=True)
+            raise
 
 
 def _session(config: RunConfig, decider: Decider, arm: RunArm, out: Path, watchers: list[Observer]) -> dict[str, Any]:
-    """Run the session, whatever comes of it write the summary, and return it."""
+    """Run the session, write the summary whatever comes of it, and return it.
+
+    Where the arm, its cameras or the policy are refused before torque is on, there is none to write: InputError alone.
+    """
     from ..robot.cameras import CameraWatch
     from ..robot.episode import Orders
     from ..robot.loop import LoopSettings
@@ -158,16 +169,19 @@ def _session(config: RunConfig, decider: Decider, arm: RunArm, out: Path, watche
         ended = "interrupted"
     except BaseException as error:
         ended = f"broken off: {type(error).__name__}: {error}"
+        if isinstance(error, InputError) and not (log.running or log.episodes):
+            ended = ""
         raise
     finally:
-        if recorder is not None:
-            facts["dataset"] = _dataset(recorder, log, facts, broken=ended.startswith("broken off"))
-        with contextlib.suppress(SaccadeError):
-            facts["world"] = arm.facts()
-        summary = summarize(log, session, facts=facts, ended=ended, counts_success=config.is_virtual)
-        path = write_summary(out, summary)
-        print("\n".join(summary_lines(summary, session)))
-        print(f"summary: {path}\nflight record: {out / FLIGHT}", flush=True)
+        if ended:
+            if recorder is not None:
+                facts["dataset"] = _dataset(recorder, log, facts, broken=ended.startswith("broken off"))
+            with contextlib.suppress(SaccadeError):
+                facts["world"] = arm.facts()
+            summary = summarize(log, session, facts=facts, ended=ended, counts_success=config.is_virtual)
+            path = write_summary(out, summary)
+            print("\n".join(summary_lines(summary, session)))
+            print(f"summary: {path}\nflight record: {out / FLIGHT}", flush=True)
     if dry_run and not config.is_virtual and ended == "done":
         print("That was a dry run. To let the arm move, repeat the command with --move.")
     return summary

@@ -5,6 +5,7 @@ LeRobot is imported inside functions.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import pkgutil
@@ -230,6 +231,13 @@ def robot_config(config: RunConfig) -> Any:
             expected="the name under which the arm was calibrated",
             fix="Give --robot-id; `lerobot-calibrate --robot.id=NAME` makes one.",
         )
+    needs_port = any(
+        field.name == "port" and field.default is dataclasses.MISSING
+        for field in dataclasses.fields(known[config.robot_type])
+    )
+    if needs_port and "port" not in fields:
+        fix = "Plug the arm in and give --port; `lerobot-find-port` finds it."
+        raise InputError(f"port of {config.robot_type}", got="none", expected="a serial port", fix=fix)
     return _decoded(RobotConfig, fields, f"configuration of {config.robot_type}", "See --port and --robot-options.")
 
 

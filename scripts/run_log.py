@@ -67,12 +67,8 @@ class RunLog(Observer):
         self._skills: Counter[str] = Counter()
 
     def started(self, arm: ArmDescription) -> None:
-        print(
-            f"{arm.name}: {len(arm.joints)} joints, calibrated; torque stays off"
-            if self._dry_run
-            else f"{arm.name}: {len(arm.joints)} joints, calibrated; torque comes on with the first episode",
-            flush=True,
-        )
+        torque = "stays off" if self._dry_run else "comes on with the first episode"
+        print(f"{len(arm.joints)} joints, calibrated, and cameras are there; torque {torque}", flush=True)
 
     def episode_began(self, episode: int, instruction: str) -> None:
         self.running = True
