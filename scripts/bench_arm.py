@@ -114,9 +114,10 @@ def collected(folder: Path) -> dict[str, float | int | None]:
 
 
 def measure_faults(config: ArmBenchConfig) -> dict[str, Any]:
-    """Bring about every fault of the catalogue."""
+    """Bring about every fault of the catalogue; its table goes into the folder, too, as faults.md."""
     from ..sim.virtual_arm.world import VirtualArm
-    from .arm_faults import CASES, Outcome, rig_rules, run_cases
+    from .arm_faults import CASES, ROWS, Outcome, rig_rules, run_cases
+    from .arm_page import fault_table, in_order
     from .arm_process_faults import foreign_statistics, run_session_cases
     from .arm_rig import IMAGE_SIZE, LinkRig
 
@@ -134,6 +135,7 @@ def measure_faults(config: ArmBenchConfig) -> dict[str, Any]:
         with VirtualArm.start(image_size=IMAGE_SIZE) as world:
             run_session_cases(world, folder, told=told)
     rows = [asdict(each) for each in outcomes]
+    (config.folder / "faults.md").write_text("\n".join(fault_table(in_order(rows, ROWS))) + "\n", encoding="utf-8")
     return {"rows": rows, "figures": fault_figures(rows), "lines": fault_lines(rows)}
 
 

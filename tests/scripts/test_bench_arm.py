@@ -9,6 +9,7 @@ import pytest
 
 from saccade.errors import InputError
 from saccade.scripts.arm_faults import ROWS
+from saccade.scripts.arm_page import fault_table, in_order
 from saccade.scripts.arm_soak import Soak, resident_mib
 from saccade.scripts.bench_arm import (
     FIGURES,
@@ -48,6 +49,16 @@ def test_times_that_nobody_took_and_those_of_a_process_that_stood_still_do_not_c
     figures = fault_figures(rows)
     assert (figures["worst_software_ms"], figures["worst_bus_ms"]) == (20.0, 65.0)
     assert fault_figures([])["worst_hold_ms"] is None
+
+
+def test_the_table_has_a_line_for_every_row_of_the_catalogue_and_every_variant():
+    told = {"injected": "a NaN", "required": "held"}
+    rows = [{**fault(row), **told} for row in (7, 0, 0)]
+    lines = fault_table(in_order(rows, ROWS))
+    assert [line for line in lines if "**" in line] == [f"| **{ROWS[row]}** | | | | | | |" for row in (0, 7)]
+    assert lines.count("| one | a NaN | held | held | 300 | 20 | 50 |") == 3
+    failed = fault_table([{**fault(0, "one", ("it moved",), device_ms=None), **told}])
+    assert failed[-1] == "| one | a NaN | held | **not passed**: it moved | 300 | 20 |  |"
 
 
 def test_parts_are_taken_from_the_folder_and_what_was_not_measured_is_none(tmp_path, capsys):
