@@ -115,6 +115,9 @@ def run_arm(config: RunConfig) -> dict[str, Any]:
             if not (out / SUMMARY).exists():
                 # Nothing moved, and the same command is to be repeated.
                 shutil.rmtree(out, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    # The folder of all runs, where this was to be the first; others stay, as it is not empty.
+                    out.parent.rmdir()
             raise
 
 

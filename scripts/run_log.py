@@ -97,7 +97,8 @@ def _episode_line(told: Mapping[str, Any]) -> str:
     place = f"{told['suite']}/{told['task']} from state {told['initial_state']}" if "task" in told else ""
     outcome = told["outcome"]
     if outcome is None:
-        came = f"ended by {told['ended_by']} after {told['seconds']:.1f} s"
+        how = told["ended_by"] if told["ended_by"].startswith("stopped") else f"ended by {told['ended_by']}"
+        came = f"{how} after {told['seconds']:.1f} s"
     elif outcome["success"]:
         came = f"success after {outcome['seconds']:.1f} s"
     else:
@@ -115,10 +116,11 @@ def summarize(
     from ..sim.statistics import wilson_interval
 
     summary: dict[str, Any] = {**facts, "ended": ended}
-    judged = [each for each in log.episodes if each["outcome"] is not None]
+    # An episode that the governor stopped is a failure; one that somebody broke off says nothing.
+    judged = [each for each in log.episodes if each["outcome"] is not None or ended != "interrupted"]
     summary["success"] = None
     if counts_success and judged:
-        successes = sum(each["outcome"]["success"] for each in judged)
+        successes = sum(bool(each["outcome"] and each["outcome"]["success"]) for each in judged)
         low, high = wilson_interval(successes, len(judged))
         summary["success"] = {
             "successes": successes,
