@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -145,6 +146,8 @@ class _Reporter(Observer):
 
 def wander(connection: Connection, make_arm: Callable[[], Arm], cameras: Any, settings: WandererSettings) -> None:
     """Be the session process: run episodes, obey orders that come through `connection`, and tell of all."""
+    # What was started in the background ignores it otherwise.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     orders, contract = Orders(), small_contract()
     decider: Decider = Trouble(settings)
     if settings.server is not None:
