@@ -163,8 +163,11 @@ def moved_while_held(motion: Motion, held: float, until: float) -> float:
     return float((np.abs(positions - positions[0]).max(axis=0) * driven).max())
 
 
-def unsafe_while_held(motion: Motion, held: float, until: float) -> list[str]:
-    """Return, in words, each goal that changed while the arm was held, but for one that holds it better."""
+def unsafe_while_held(motion: Motion, held: float, until: float, target: np.ndarray | None = None) -> list[str]:
+    """Return, in words, each goal that changed while the arm was held, but for one that holds it better.
+
+    `target`: what the governor held [A]; a servo that heard of it only later was given no new command.
+    """
     during = (motion.times >= held + SETTLE_SECONDS) & (motion.times <= until)
     goals, positions = motion.goals[during], motion.positions[during]
     if len(goals) < 2:
@@ -173,6 +176,8 @@ def unsafe_while_held(motion: Motion, held: float, until: float) -> list[str]:
     moved = np.isfinite(change) & (change > ROUNDING)
     for joint in range(goals.shape[1]):
         moved[:, joint] &= _away(goals[:, joint], positions[:, joint], motion.times[during])[1:] > HELD_WITHIN
+    if target is not None:
+        moved &= np.abs(goals[1:] - target) > ROUNDING
     return [f"a goal changed by {change[moved].max():.1f} while the arm was held"] if moved.any() else []
 
 

@@ -238,8 +238,8 @@ class Soak:
         # The last lines of what was judged before tell where this begins.
         new = [line for line in self._lines if line.get("now", 0.0) > self._judged_until - 2 * SETTLE]
         found += unsafe_targets(new, session.limits, tick)
-        for held, ends in self._held_spans(until):
-            found += unsafe_while_held(motion, held, ends)
+        for held, ends, target in self._held_spans(until):
+            found += unsafe_while_held(motion, held, ends, target)
         self.figures.judged_seconds += max(until - self._judged_until, 0.0)
         self._judged_until = until
         if found:
@@ -250,9 +250,9 @@ class Soak:
             write_json(path.with_suffix(".json"), {"found": found, "lines": kept})
         self._lines = self._lines[-1500:]
 
-    def _held_spans(self, until: float) -> list[tuple[float, float]]:
-        """Return from when to when the arm was held, of what was not judged before."""
-        spans, since, last = [], None, None
+    def _held_spans(self, until: float) -> list[tuple[float, float, np.ndarray | None]]:
+        """Return from when to when the arm was held, and what was held at first, of what was not judged before."""
+        spans, since, last, target = [], None, None, None
         for line in self._lines:
             if line["call"] != "tick" or line["now"] > until:
                 continue
@@ -266,13 +266,14 @@ class Soak:
                 self.figures.stops += line["state"] == "stopped" and last["state"] != "stopped"
             if held and since is None:
                 since = line["now"]
+                target = None if line["target"] is None else np.array(line["target"])
             elif not held and since is not None:
-                spans.append((since, last["now"]))
+                spans.append((since, last["now"], target))
                 since = None
             last = line
         if since is not None and last is not None:
-            spans.append((since, last["now"]))
-        return [(start, end) for start, end in spans if end > self._judged_until]
+            spans.append((since, last["now"], target))
+        return [span for span in spans if span[1] > self._judged_until]
 
     def _weigh(self, session: WanderingSession, control: int | None) -> None:
         for name, process in (("session", session.process.pid), ("control", control)):

@@ -138,6 +138,8 @@ def test_the_judge_sees_an_arm_that_does_not_rest():
     assert moved_while_held(motion(still, still), 0.2, 1.5) == 0.0
     late = np.where(TIMES < 1.0, 0.0, 5.0)
     assert unsafe_while_held(motion(late, still), 0.5, 1.5) != []
+    assert unsafe_while_held(motion(late, still), 0.5, 1.5, np.array([4.0, 0.0])) != []
+    assert unsafe_while_held(motion(late, still), 0.5, 1.5, np.array([5.0, 0.0])) == []
     assert unsafe_while_held(motion(still, still), 0.5, 1.5) == []
 
 
