@@ -35,6 +35,7 @@ from .arm_wanderer import WandererSettings, WanderingSession
 
 MOVING_SECONDS = 20.0
 SERVER_SECONDS = 30.0
+STATISTICS = "normalisation statistics"
 TIMEOUT = 0.4
 """Seconds that a remote decision may take in these tests."""
 
@@ -395,7 +396,7 @@ def foreign_statistics(folder: Path) -> Outcome:
         except InputError as error:
             said.append(str(error.what))
     return Outcome(
-        "normalisation statistics",
+        STATISTICS,
         ROWS[12],
         "a checkpoint without them, and one with a number too few",
         "refused before anything is connected",

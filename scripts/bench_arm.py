@@ -114,28 +114,38 @@ def collected(folder: Path) -> dict[str, float | int | None]:
 
 
 def measure_faults(config: ArmBenchConfig) -> dict[str, Any]:
-    """Bring about every fault of the catalogue; its table goes into the folder, too, as faults.md."""
+    """Bring about every fault of the catalogue; its table goes into the folder, too, as faults.md.
+
+    Those that an interrupted run had got to are taken from the folder.
+    """
     from ..sim.virtual_arm.world import VirtualArm
     from .arm_faults import CASES, ROWS, Outcome, rig_rules, run_cases
     from .arm_page import fault_table, in_order
-    from .arm_process_faults import foreign_statistics, run_session_cases
+    from .arm_process_faults import SESSION_CASES, STATISTICS, foreign_statistics, run_session_cases
     from .arm_rig import IMAGE_SIZE, LinkRig
 
-    outcomes: list[Outcome] = []
+    path = config.folder / "faults.json"
+    done: dict[str, dict[str, Any]] = {} if config.again or not path.exists() else read_json(path)
 
     def told(outcome: Outcome) -> None:
-        outcomes.append(outcome)
+        done[outcome.name] = asdict(outcome)
+        write_json(path, done)
         print(f"{'ok ' if outcome.passed else 'NOT'} {outcome.name}: {outcome.observed}", *outcome.problems, flush=True)
 
     with tempfile.TemporaryDirectory(prefix="saccade-faults-") as name:
         folder = Path(name)
-        told(foreign_statistics(folder))
-        with VirtualArm.start(draws=False) as world:
-            run_cases(lambda rig: LinkRig(world, Path(tempfile.mkdtemp(dir=folder)), **rig_rules(rig)), CASES, told)
-        with VirtualArm.start(image_size=IMAGE_SIZE) as world:
-            run_session_cases(world, folder, told=told)
-    rows = [asdict(each) for each in outcomes]
-    (config.folder / "faults.md").write_text("\n".join(fault_table(in_order(rows, ROWS))) + "\n", encoding="utf-8")
+        if STATISTICS not in done:
+            told(foreign_statistics(folder))
+        cases = tuple(case for case in CASES if case.name not in done)
+        if cases:
+            with VirtualArm.start(draws=False) as world:
+                run_cases(lambda rig: LinkRig(world, Path(tempfile.mkdtemp(dir=folder)), **rig_rules(rig)), cases, told)
+        others = tuple(case for case in SESSION_CASES if case.name not in done)
+        if others:
+            with VirtualArm.start(image_size=IMAGE_SIZE) as world:
+                run_session_cases(world, folder, others, told)
+    rows = in_order(list(done.values()), ROWS)
+    (config.folder / "faults.md").write_text("\n".join(fault_table(rows)) + "\n", encoding="utf-8")
     return {"rows": rows, "figures": fault_figures(rows), "lines": fault_lines(rows)}
 
 
