@@ -163,6 +163,15 @@ def _freeze(seconds: float, times: int = 1, pause: float = 0.0) -> Callable[[Lin
     return act
 
 
+def _far(rig: LinkRig) -> None:
+    """Ask for one pose, 30 degrees away, until it is reached."""
+    found = rig.link.joints()
+    if found is None:
+        return
+    pose = found[0] + 30.0 * np.array([-1.0 if found[0][0] > 0 else 1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    rig.feed(0.8, lambda actions: np.broadcast_to(pose, actions.shape).astype(np.float32))
+
+
 def _stop(rig: LinkRig) -> None:
     rig.link.stop("asked for")
 
@@ -244,9 +253,9 @@ CASES = (
     Case(
         "far first command, ramp",
         2,
-        "first chunks 30 degrees away, a ramp asked for",
+        "first chunks 30 degrees away, where a ramp was asked for",
         "led there at a third of the speed limit",
-        lambda rig: rig.feed(0.6, lambda actions: actions + np.float32(30.0) * (np.arange(6) == 0)),
+        _far,
         rests=True,
         rig="other",
     ),
@@ -337,8 +346,8 @@ CASES = (
     Case(
         "low voltage",
         7,
-        "3.5 V at all servos, so that they let go, for 1 s",
-        "held, no snapping back",
+        "all servos report 3.5 V, an error bit without loss of torque, for 1 s",
+        "nothing unsafe",
         _bus(Fault("voltage", seconds=1.0), 1.5),
         limp=True,
     ),
