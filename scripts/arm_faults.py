@@ -420,8 +420,8 @@ def run_case(rig: LinkRig, case: Case, tail: RecordTail) -> Outcome:
     early = [each for each in found if each.held < began_after and each.reason != "starved"]
     if not case.reasons and early and not case.limp:
         problems.append(f"held for {early[0].reason}")
-    if not case.reasons and found and case.limp:
-        hold = found[0]
+    if not case.reasons and early and case.limp:
+        hold = early[0]
     if case.latched and not any(line["call"] == "tick" and line["state"] == "stopped" for line in lines[-5:]):
         problems.append("it was not latched")
     problems += unsafe_targets(lines, rig.limits, TICK) + unsafe_goals(motion, rig.limits, TICK)

@@ -144,7 +144,8 @@ def measure_faults(config: ArmBenchConfig) -> dict[str, Any]:
         if others:
             with VirtualArm.start(image_size=IMAGE_SIZE) as world:
                 run_session_cases(world, folder, others, told)
-    rows = in_order(list(done.values()), ROWS)
+    order = [STATISTICS, *(case.name for case in (*CASES, *SESSION_CASES))]
+    rows = in_order(sorted(done.values(), key=lambda row: order.index(row["name"])), ROWS)
     (config.folder / "faults.md").write_text("\n".join(fault_table(rows)) + "\n", encoding="utf-8")
     return {"rows": rows, "figures": fault_figures(rows), "lines": fault_lines(rows)}
 
