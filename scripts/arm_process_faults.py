@@ -19,7 +19,8 @@ from ..errors import InputError
 from ..policy.contract import Contract
 from ..sim.virtual_arm.faults import Fault
 from ..sim.virtual_arm.world import Motion, VirtualArm
-from .arm_faults import ROWS, TICK, Outcome, describe, judge_hold
+from .arm_cases import ROWS
+from .arm_faults import TICK, Outcome, describe, judge_hold
 from .arm_judge import (
     MOVING,
     SETTLE_SECONDS,

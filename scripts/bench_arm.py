@@ -119,7 +119,8 @@ def measure_faults(config: ArmBenchConfig) -> dict[str, Any]:
     Those that an interrupted run had got to are taken from the folder.
     """
     from ..sim.virtual_arm.world import VirtualArm
-    from .arm_faults import CASES, ROWS, Outcome, rig_rules, run_cases
+    from .arm_cases import CASES, ROWS, rig_rules
+    from .arm_faults import Outcome, run_cases
     from .arm_page import fault_table, in_order
     from .arm_process_faults import SESSION_CASES, STATISTICS, foreign_statistics, run_session_cases
     from .arm_rig import IMAGE_SIZE, LinkRig
@@ -155,7 +156,7 @@ def fault_figures(rows: list[dict[str, Any]]) -> dict[str, float | int | None]:
 
     Of the software's times those are left out in which the control process itself was kept from running.
     """
-    from .arm_faults import ROWS
+    from .arm_cases import ROWS
 
     passed = [row for row in ROWS if (of := [each for each in rows if each["row"] == row]) and _all_passed(of)]
     devices = [each["device_ms"] for each in rows if each["device_ms"] is not None]

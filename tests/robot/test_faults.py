@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from saccade.scripts.arm_faults import CASES, ROWS, Outcome, rig_rules, run_cases
+from saccade.scripts.arm_cases import CASES, ROWS, rig_rules
+from saccade.scripts.arm_faults import Outcome, run_cases
 from saccade.scripts.arm_judge import (
     holds,
     moved_while_held,

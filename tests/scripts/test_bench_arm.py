@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
-from saccade.scripts.arm_faults import ROWS
+from saccade.scripts.arm_cases import ROWS
 from saccade.scripts.arm_page import fault_table, in_order
 from saccade.scripts.arm_soak import Soak, resident_mib
 from saccade.scripts.bench_arm import (
