@@ -1,4 +1,4 @@
-"""The faults that come to a control process by the chunks it is sent and by the bus of its arm, and what is required."""
+"""The faults that reach a control process by the chunks it is sent or by its arm's bus, and what is required then."""
 
 from __future__ import annotations
 
