@@ -51,7 +51,7 @@ class Case:
     limp: bool = False
     rig: str = "plain"
     rests: bool = False
-    after: float = 0.7
+    after: float = 0.5
     slow: bool = True
 
 
@@ -182,7 +182,7 @@ CASES = (
         1,
         "steps of 1.5 times the speed limit",
         "clamped; held at the third in a row",
-        lambda rig: rig.feed(0.5, _fast, chunks=1),
+        lambda rig: rig.feed(0.5, _fast, chunks=2),
         ("speed",),
     ),
     Case(
@@ -190,7 +190,7 @@ CASES = (
         1,
         "a jump of 60 degrees in a chunk",
         "held at once",
-        lambda rig: rig.feed(0.5, jump, chunks=1),
+        lambda rig: rig.feed(0.5, jump, chunks=2),
         ("speed",),
         slow=False,
     ),
@@ -199,7 +199,7 @@ CASES = (
         2,
         "a first chunk 30 degrees away",
         "refused: nothing moves",
-        lambda rig: rig.feed(0.5, lambda actions: actions + np.float32(30.0), chunks=1),
+        lambda rig: rig.feed(0.5, lambda actions: actions + np.float32(30.0), chunks=3),
         ("far",),
         rests=True,
     ),

@@ -62,7 +62,7 @@ def run_case(rig: LinkRig, case: Case, tail: RecordTail) -> Outcome:
     started = time.monotonic()
     tail.read()
     if not case.rests:
-        rig.feed(0.8)
+        rig.feed(0.6)
     injected = time.monotonic()
     case.act(rig)
     began_after = time.monotonic()
