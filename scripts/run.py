@@ -35,6 +35,10 @@ INTERRUPTED = 130
 PRIORITY = -10
 """Of this process, as the system counts: lower ones go first, and the usual one is 0."""
 
+OVERRUN_SHARE, VIRTUAL_OVERRUNS = 0.05, 0.25
+"""Share of late ticks within a second that stops the arm; more on the virtual one, whose world runs on the same machine.
+Late ticks are counted and told in any case."""
+
 REMOTE_SECONDS = 2.0
 """How long a remote decision may take, there and back; the session refuses slow policies long before."""
 
@@ -129,6 +133,7 @@ def _session(config: RunConfig, decider: Decider, arm: RunArm, out: Path, watche
     from ..robot.cameras import CameraWatch
     from ..robot.episode import Orders
     from ..robot.loop import LoopSettings
+    from ..robot.rules import RAMP_SHARE
     from ..robot.session import SessionSettings, run_session
     from .run_log import FLIGHT, RunLog, Watchers, summarize, summary_lines, write_summary
     from .run_recording import RunRecorder
@@ -144,6 +149,8 @@ def _session(config: RunConfig, decider: Decider, arm: RunArm, out: Path, watche
         start=config.start or ("ramp" if config.is_virtual else "refuse"),
         aggregation=config.aggregation,
         share=config.share * config.speed,
+        ramp_share=config.ramp_share or (1.0 if config.is_virtual else RAMP_SHARE),
+        overrun_share=VIRTUAL_OVERRUNS if config.is_virtual else OVERRUN_SHARE,
         real_time_chunking=config.real_time_chunking,
         # Nobody gets hurt: a stop costs the virtual arm its episode alone. It is carried back without torque.
         rearm_between=config.is_virtual,

@@ -73,6 +73,9 @@ class RunConfig:
     go there slowly, as the virtual one, whose demonstrations begin with a turn of the wrist."""
     share: float = 1.0
     """Share of the servos' speed that may be used."""
+    ramp_share: float | None = None
+    """Share of that for the way to a first command that lies far: a third on a physical arm, all on the virtual one.
+    Slowness has a price: on the way a policy sees poses that its demonstrations did not have."""
     aggregation: Literal["latest", "average", "weighted", "keep"] = "latest"
     """What is played where chunks overlap."""
     real_time_chunking: bool = False
@@ -118,8 +121,9 @@ class RunConfig:
                 raise InputError(name, got=value, expected=f"{least} or more", fix=f"Raise --{name.replace('_', '-')}.")
         if not SLOWEST <= self.speed <= 1.0:
             raise InputError("speed", got=self.speed, expected=f"{SLOWEST:g} to 1", fix="1 is real time.")
-        if not 0.0 < self.share <= 1.0:
-            raise InputError("share", got=self.share, expected="above 0, at most 1", fix="1 is the servos' full speed.")
+        for name, value in (("share", self.share), ("ramp_share", self.ramp_share or 1.0)):
+            if not 0.0 < value <= 1.0:
+                raise InputError(name, got=value, expected="above 0, at most 1", fix="1 is the servos' full speed.")
         if self.seconds is not None and not 0.0 < self.seconds <= 3600.0:
             raise InputError("seconds", got=self.seconds, expected="above 0, at most 3600", fix="The default is 20.")
         if self.instruction is not None and not self.instruction.strip():
