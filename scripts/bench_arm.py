@@ -104,12 +104,17 @@ def run_arm_bench(config: ArmBenchConfig) -> int:
 
 
 def collected(folder: Path) -> dict[str, float | int | None]:
-    """Return the figures of all parts that are there."""
+    """Return the figures of all parts that are there, and the load average of each as it was measured."""
     figures: dict[str, float | int | None] = dict.fromkeys(FIGURES)
     for part in PARTS:
         path = folder / f"part_{part}.json"
-        if path.exists():
-            figures.update(read_json(path)["figures"])
+        if not path.exists():
+            continue
+        found = read_json(path)
+        figures.update(found["figures"])
+        if "load" in found:
+            # What else ran on the machine; its cores are in the file, too.
+            figures[f"{part}_load"] = max(found["load"])
     return figures
 
 
