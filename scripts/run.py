@@ -36,8 +36,8 @@ PRIORITY = -10
 """Of this process, as the system counts: lower ones go first, and the usual one is 0."""
 
 OVERRUN_SHARE, VIRTUAL_OVERRUNS = 0.05, 0.25
-"""Share of late ticks within a second that stops the arm; more on the virtual one, whose world runs on the same machine.
-Late ticks are counted and told in any case."""
+"""Share of late ticks within a second that stops the arm; more on the virtual one, whose world takes its time from the
+same machine. They are counted and told in any case."""
 
 REMOTE_SECONDS = 2.0
 """How long a remote decision may take, there and back; the session refuses slow policies long before."""
