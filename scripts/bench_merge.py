@@ -42,7 +42,7 @@ class MergeBenchConfig:
     """Method of the merge that baselines are set beside."""
     factors: str = "keep"
     """Whether that merge keeps the skills' factors, or merges them, too."""
-    keep_blocks: int = 1
+    keep_blocks: int = 2
     """Last blocks of the expert that stay every skill's own in that merge."""
     others: tuple[str, ...] = ()
     """Further methods and kinds of masks, factors merged too, for the first seed: ties wudi mean/none emr."""

@@ -66,7 +66,7 @@ class MergeConfig:
     """Keep every skill's factors, in 8 bits an entry, or merge the changes that they make by --method, as the expert's
     first blocks always are. Kept, up to a rank of about a sixth of the width, they take less room than masks and
     merged change, and nothing is lost."""
-    keep_blocks: int = 1
+    keep_blocks: int = 2
     """Last blocks of the expert that stay every skill's own, with norm and head."""
     bits: Literal[8, 4] = 8
     """Bits of an entry of the merged change."""

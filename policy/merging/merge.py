@@ -39,7 +39,7 @@ class StorageOptions:
     factors: str = "keep"
     """ "keep" every skill's factors, in 8 bits an entry, or "merge" the changes that they make, as those of the expert.
     Up to a rank of about a sixth of the width they take less than masks and merged change, and lose nothing."""
-    keep_blocks: int = 1
+    keep_blocks: int = 2
     """Last blocks of the expert that stay every skill's own, with all that follows them; MergeVLA keeps 1 to 3."""
     bits: int = 8
     """Bits of an entry of the merged change, 8 or 4."""
@@ -54,7 +54,7 @@ class StorageOptions:
         if self.factors not in FACTORS:
             raise InputError("factors", got=self.factors, expected=" or ".join(FACTORS), fix="Choose one of them.")
         if self.keep_blocks < 0:
-            raise InputError("keep_blocks", got=self.keep_blocks, expected="0 or more", fix="1 is usual.")
+            raise InputError("keep_blocks", got=self.keep_blocks, expected="0 or more", fix="2 is usual.")
         if self.bits not in BITS:
             raise InputError("bits", got=self.bits, expected=" or ".join(map(str, BITS)), fix="8 is usual.")
         if self.switch not in SWITCHES:
@@ -216,7 +216,7 @@ def split_expert(skill: Skill, keep_blocks: int) -> tuple[list[str], list[str]]:
     blocks = {int(found.group(1)) for name in names if (found := re.match(r"expert\.blocks\.(\d+)\.", name))}
     if keep_blocks > len(blocks):
         raise InputError(
-            "keep_blocks", got=keep_blocks, expected=f"at most the expert's {len(blocks)} blocks", fix="1 is usual."
+            "keep_blocks", got=keep_blocks, expected=f"at most the expert's {len(blocks)} blocks", fix="2 is usual."
         )
     merged = set(sorted(blocks)[: len(blocks) - keep_blocks])
     matrices = [

@@ -23,6 +23,8 @@ from .conftest import INSTRUCTIONS
 
 
 def merged(folders, out, *options):
+    """Merge by the command; of the small expert's two blocks, the first is merged unless an option says otherwise."""
+    options = options if "--keep-blocks" in options else (*options, "--keep-blocks", "1")
     assert main(["merge", *map(str, folders), "-o", str(out), *options]) == 0
     return out
 
@@ -46,7 +48,7 @@ def skills(make_skill):
 
 
 def relative_errors(folders, **options):
-    config = MergeConfig(skills=tuple(map(str, folders)), explain=True, **options)
+    config = MergeConfig(skills=tuple(map(str, folders)), explain=True, **{"keep_blocks": 1} | options)
     report = merge(config, open_skills(config), progress=False).report
     return torch.tensor([weight.error for weight in report])
 
