@@ -78,7 +78,7 @@ class RunLog(Observer):
     def decided(self, chunk: Chunk, seconds: float) -> None:
         reason = getattr(self._decider, "abstained", None)
         if reason is not None:
-            if reason not in self._abstained:
+            if not self._abstained:
                 print(f"the policy holds still: {reason}", flush=True)
             self._abstained[reason] += 1
         elif getattr(self._decider, "skill", None) is not None:
