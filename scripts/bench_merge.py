@@ -260,7 +260,7 @@ def sizes(config: MergeBenchConfig) -> Figures:
     trunk = sum(t.numel() * t.element_size() for name, t in tensors.items() if name.startswith("model.trunk."))
     if len(each) != len(skills):
         return {}
-    shared = stored["beginning"] + stored["change"] + stored["router"]
+    shared = stored["beginning"] + stored["change"] + stored["factors"] + stored["router"]
     return {
         "bytes_over_separate": round((folder / MODEL).stat().st_size / sum(each), 4),
         "bytes_shared_over_bound": round(shared / (min(each) + 0.05 * trunk * len(each)), 4),
