@@ -236,8 +236,10 @@ def summary(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]])
         "episodes_of_a_policy": sum(measured[0]["merged"][suite]["episodes"] for suite in config.suites),
     }
     for rows, seed in zip(measured, config.seeds, strict=True):
-        for name, key in (("skills alone", "skill"), ("merged", "merged")):
-            figures |= {f"{key}_{suite}_{seed}": round(rows[name][suite]["rate"], 4) for suite in config.suites}
+        kinds = (("skills alone", "skill"), ("merged", "merged"), ("trained on all suites together", "joint"))
+        for name, key in kinds:
+            if name in rows:
+                figures |= {f"{key}_{suite}_{seed}": round(rows[name][suite]["rate"], 4) for suite in config.suites}
     for other in config.others:
         figures[f"method_{other.replace('/', '_')}"] = mean(f"merged: {other}")
     return figures
