@@ -25,7 +25,7 @@ from saccade.sim.virtual_arm.world import Motion, VirtualArm
 
 SOFTWARE_MS, DEVICE_MS = 20.0, 100.0
 BUS_MS = 50.0
-NOISE_MS = 60.0
+NOISE_MS = 150.0
 """What a machine that is busy with other things may add to a time: that nothing moved meanwhile is asserted exactly."""
 
 
@@ -39,20 +39,38 @@ def selected(request, function, cases):
     return tuple(case for case in cases if case.name in names)
 
 
+def undisturbed(run, cases) -> dict[str, Outcome]:
+    """Run cases, and those again, twice at most, in which a machine that is busy with others held the arm first."""
+    found = {outcome.name: outcome for outcome in run(cases)}
+    for _ in range(2):
+        again = tuple(case for case in cases if was_disturbed(found[case.name]))
+        if again:
+            found |= {outcome.name: outcome for outcome in run(again)}
+    return found
+
+
+def was_disturbed(outcome: Outcome) -> bool:
+    """Tell whether nothing else is wrong than that the arm was held, and safely so, for a reason of another fault."""
+    others = [problem for problem in outcome.problems if not problem.startswith(("no hold for", "held for"))]
+    return bool(outcome.problems) and not others and not any("but []" in problem for problem in outcome.problems)
+
+
 @pytest.fixture(scope="module")
 def chunk_and_bus(request, tmp_path_factory) -> dict[str, Outcome]:
     cases = selected(request, "test_faults_of_chunks_and_bus", CASES)
     with VirtualArm.start(draws=False) as world:
-        found = run_cases(lambda name: LinkRig(world, tmp_path_factory.mktemp("rig"), **rig_rules(name)), cases)
-    return {outcome.name: outcome for outcome in found}
+
+        def run(cases):
+            return run_cases(lambda name: LinkRig(world, tmp_path_factory.mktemp("rig"), **rig_rules(name)), cases)
+
+        return undisturbed(run, cases)
 
 
 @pytest.fixture(scope="module")
 def sessions(request, tmp_path_factory) -> dict[str, Outcome]:
     cases = selected(request, "test_faults_of_cameras_network_and_processes", SESSION_CASES)
     with VirtualArm.start(image_size=32) as world:
-        found = run_session_cases(world, tmp_path_factory.mktemp("sessions"), cases)
-    return {outcome.name: outcome for outcome in found}
+        return undisturbed(lambda cases: run_session_cases(world, tmp_path_factory.mktemp("sessions"), cases), cases)
 
 
 def check(outcome: Outcome, software_ms: float = SOFTWARE_MS) -> None:
@@ -83,6 +101,20 @@ def test_a_policy_without_its_statistics_is_refused(tmp_path):
 def test_every_row_of_the_catalogue_is_there():
     rows = {case.row for case in (*CASES, *SESSION_CASES)}
     assert rows | {12} == set(range(len(ROWS)))
+
+
+@pytest.mark.parametrize(
+    ("problems", "disturbed"),
+    [
+        ((), False),
+        (("no hold for overruns, but ['bus']",), True),
+        (("held for bus",), True),
+        (("no hold for overruns, but []",), False),
+        (("no hold for overruns, but ['bus']", "2 ticks still moved"), False),
+    ],
+)
+def test_a_case_is_run_again_only_where_the_arm_was_held_for_another_reason(problems, disturbed):
+    assert was_disturbed(Outcome("x", "row", "how", "required", "observed", None, None, None, problems)) is disturbed
 
 
 # The judge: it must find what is wrong.
