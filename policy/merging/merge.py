@@ -103,7 +103,7 @@ def merge_skills(
             report.append(compare_kept(name, vectors))
     method = METHODS[options.method]
     thresholds = None
-    if method.trims and options.keep < 1:
+    if names and method.trims and options.keep < 1:
         thresholds = [
             trim_threshold(partial(changes.dense, names, number), options.keep) for number in range(len(skills))
         ]
