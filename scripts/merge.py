@@ -35,9 +35,9 @@ class MergeConfig:
     serve and run take like any other: at a new instruction it looks once, becomes the skill that is asked for, and
     holds still, with the reason, when it is none that it knows or could be several.
 
-    Every skill keeps its factors and the end of its expert; the expert's first blocks, and with --factors merge all that
-    the skills changed, are merged by --method. All methods but emr and consensus leave every skill a mask of its own, in
-    bits, with the scale that fits best.
+    Every skill keeps its factors and the end of its expert; the expert's first blocks, and with --factors merge all
+    that the skills changed, are merged by --method. All methods but emr and consensus leave every skill a mask of its
+    own, in bits, with the scale that fits best.
     """
 
     skills: Annotated[tuple[str, ...], tyro.conf.Positional]
