@@ -37,6 +37,7 @@ class Outcome:
 
     `detection_ms`: from the fault to the hold, which includes what a rule waits for. `software_ms`: from its cause, as
     far as the governor can know it, to the first tick that holds. `device_ms`: from there until the true joints rest.
+    `late_ms`: how far the virtual arm itself fell behind the clock, at the worst, on a machine busy with other things.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Outcome:
     software_ms: float | None
     device_ms: float | None
     problems: tuple[str, ...]
+    late_ms: float = 0.0
 
     @property
     def passed(self) -> bool:
@@ -95,8 +97,9 @@ def run_case(rig: LinkRig, case: Case, tail: RecordTail) -> Outcome:
     if case.limp:
         world.clear_faults()
         world.reset()
+    said = "; ".join(observed)
     return Outcome(
-        case.name, ROWS[case.row], case.injected, case.required, "; ".join(observed), *times, tuple(problems)
+        case.name, ROWS[case.row], case.injected, case.required, said, *times, tuple(problems), worst_lateness(motion)
     )
 
 
@@ -113,6 +116,11 @@ def rest_holds(lines: list[dict], since: float) -> list[Hold]:
         before = line["now"]
     last = max((line["now"] for line in lines if line["call"] == "tick"), default=since)
     return [Hold(each.held, each.cause, 0, each.state, each.reason, last) for each in found]
+
+
+def worst_lateness(motion: Motion) -> float:
+    """Return by how many milliseconds a virtual arm's physics was behind the clock at the worst."""
+    return 1000.0 * float(motion.late.max(initial=0.0))
 
 
 def judge_hold(

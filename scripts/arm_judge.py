@@ -36,7 +36,7 @@ SPEED_SLACK = 1.2
 """By what factor a true joint may be faster than its goals: it catches up."""
 
 SETTLED = 2.0
-"""Units within which an arm that is held counts as being at rest: its own weight lowers it a little."""
+"""Units from where it ends within which an arm that is held counts as being at rest: it swings a little around that."""
 
 SETTLE_SECONDS = 0.1
 """What an arm may take at most from the command to hold until it is at rest."""
@@ -155,12 +155,12 @@ def rest_seconds(motion: Motion, held: float, until: float) -> float | None:
 
 
 def moved_while_held(motion: Motion, held: float, until: float) -> float:
-    """Return how far, in units, any joint with torque was after it should have been at rest from where it was then."""
+    """Return how far, in units, any joint with torque was from where it ended when it should have been at rest."""
     during = (motion.times >= held + SETTLE_SECONDS) & (motion.times <= until)
     if during.sum() < 2:
         return 0.0
     positions, driven = motion.positions[during], np.isfinite(motion.goals[during]).all(axis=0)
-    return float((np.abs(positions - positions[0]).max(axis=0) * driven).max())
+    return float((np.abs(positions - positions[-1]).max(axis=0) * driven).max())
 
 
 def unsafe_while_held(motion: Motion, held: float, until: float, target: np.ndarray | None = None) -> list[str]:

@@ -20,7 +20,7 @@ from ..policy.contract import Contract
 from ..sim.virtual_arm.faults import Fault
 from ..sim.virtual_arm.world import Motion, VirtualArm
 from .arm_cases import ROWS
-from .arm_faults import TICK, Outcome, describe, judge_hold
+from .arm_faults import TICK, Outcome, describe, judge_hold, worst_lateness
 from .arm_judge import (
     MOVING,
     SETTLE_SECONDS,
@@ -325,7 +325,7 @@ def run_session_case(
         problems += _after_the_end(session, motion, found, hold)
         failed = [str(each[1]) for each in session.told if each[0] == "failed"]
         observed += f"; {failed[0][:90]}" if failed else ""
-    return _outcome(case, observed, times, problems)
+    return _outcome(case, observed, times, problems, worst_lateness(motion))
 
 
 def _after_the_end(session: WanderingSession, motion: Motion, found: list[Hold], hold: Hold | None) -> list[str]:
@@ -340,9 +340,13 @@ def _after_the_end(session: WanderingSession, motion: Motion, found: list[Hold],
 
 
 def _outcome(
-    case: SessionCase, observed: str, times: tuple[float | None, float | None, float | None], problems: list[str]
+    case: SessionCase,
+    observed: str,
+    times: tuple[float | None, float | None, float | None],
+    problems: list[str],
+    late_ms: float = 0.0,
 ) -> Outcome:
-    return Outcome(case.name, ROWS[case.row], case.injected, case.required, observed, *times, tuple(problems))
+    return Outcome(case.name, ROWS[case.row], case.injected, case.required, observed, *times, tuple(problems), late_ms)
 
 
 def _until_moving(session: WanderingSession, tail: RecordTail) -> list[dict]:

@@ -10,6 +10,13 @@ from saccade.sim.rendering import choose_backend
 choose_backend()
 
 
+def pytest_collection_modifyitems(items):
+    """Let tests in real time be tried again: where a machine stands still for a while, so does what they look at."""
+    for item in items:
+        if item.get_closest_marker("real_time"):
+            item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
+
+
 @pytest.fixture(scope="session")
 def small_architecture():
     """The least of everything that still prunes, points and cross-attends: a step takes milliseconds."""

@@ -10,11 +10,11 @@ ROWS = 360 * 900
 """How many rows are kept: the last fifteen minutes of real time. Older ones make room."""
 
 BLOCK = 3600
-COLUMNS = 13
+COLUMNS = 14
 
 
 class MotionRecord:
-    """Times, joint positions and goals; grows in blocks, so that a short run costs little."""
+    """Times, joint positions, goals and lateness; grows in blocks, so that a short run costs little."""
 
     def __init__(self) -> None:
         self.clear()
@@ -24,21 +24,25 @@ class MotionRecord:
         self._blocks: list[np.ndarray] = []
         self._filled = BLOCK
 
-    def add(self, time: float, positions: np.ndarray, goals: np.ndarray) -> None:
-        """Add a row: a steady time in seconds, positions [6] and goals [6] in radians; NaN where none is followed."""
+    def add(self, time: float, positions: np.ndarray, goals: np.ndarray, late: float) -> None:
+        """Add a row: a steady time in seconds, positions [6] and goals [6] in radians; NaN where none is followed.
+
+        `late`: how many seconds after that time the slice was done.
+        """
         if self._filled == BLOCK:
             if len(self._blocks) * BLOCK >= ROWS:
                 self._blocks.pop(0)
             self._blocks.append(np.empty((BLOCK, COLUMNS)))
             self._filled = 0
         row = self._blocks[-1][self._filled]
-        row[0], row[1:7], row[7:] = time, positions, goals
+        row[0], row[1:7], row[7:13], row[13] = time, positions, goals, late
         self._filled += 1
 
-    def after(self, since: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return times [n], positions [n, 6] and goals [n, 6] after a time, in the contract's units."""
+    def after(self, since: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return times [n], positions [n, 6] and goals [n, 6] in the contract's units and lateness [n] after a time."""
         if not self._blocks:
-            return np.empty(0), np.empty((0, 6)), np.empty((0, 6))
+            return np.empty(0), np.empty((0, 6)), np.empty((0, 6)), np.empty(0)
         rows = np.concatenate([*self._blocks[:-1], self._blocks[-1][: self._filled]])
         rows = rows[rows[:, 0] > since]
-        return rows[:, 0].copy(), arm.to_units(rows[:, 1:7].copy()), arm.to_units(rows[:, 7:].copy())
+        positions, goals = (arm.to_units(rows[:, columns].copy()) for columns in (slice(1, 7), slice(7, 13)))
+        return rows[:, 0].copy(), positions, goals, rows[:, 13].copy()

@@ -138,7 +138,7 @@ class Twin:
                 self.env.data.qpos[self._addresses[number]] = before[number]
                 self.env.data.qvel[self._dofs[number]] = 0.0
         self._let_servos_feel()
-        self._motion.add(now, self.env.joints(), goals)
+        self._motion.add(now, self.env.joints(), goals, time.monotonic() - now)
         if self._begun:
             self._slices += 1
             if self._slices % PHYSICS_STEPS == 0 and not self._over():
@@ -150,8 +150,8 @@ class Twin:
         with self.lock:
             return arm.to_units(self.env.joints())
 
-    def motion(self, since: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return times [n], joint positions [n, 6] and followed goals [n, 6] recorded after `since`."""
+    def motion(self, since: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return times [n], joint positions [n, 6], followed goals [n, 6] and lateness [n] recorded after `since`."""
         with self.lock:
             return self._motion.after(since)
 

@@ -33,12 +33,14 @@ class Motion(NamedTuple):
     """What the twin's joints did: one row for each slice of its physics, 360 a second of its time.
 
     Steady times [n] in seconds, true joint positions [n, 6] and the goals [n, 6] that the servos followed, in the
-    contract's units; a goal is NaN where the servo was limp.
+    contract's units; a goal is NaN where the servo was limp. `late` [n]: how many seconds after its time each slice was
+    done, which tells how well the machine kept up.
     """
 
     times: np.ndarray
     positions: np.ndarray
     goals: np.ndarray
+    late: np.ndarray
 
 
 class VirtualArm:

@@ -12,6 +12,8 @@ from saccade.errors import InputError
 from saccade.policy.contract import CameraSpec
 from saccade.robot.cameras import CameraWatch, Frame, FrameWatch, ObservationRefused, WatchSettings, oldest
 
+pytestmark = pytest.mark.real_time
+
 SPEC = CameraSpec("front", 4, 6)
 
 

@@ -20,6 +20,8 @@ from saccade.robot.codec import decode, encode
 from saccade.robot.server_settings import ServerSettings
 from saccade.robot.serving import serving
 
+pytestmark = pytest.mark.real_time
+
 WAIT = 20.0
 SESSION = "f" * 32
 

@@ -20,6 +20,8 @@ from saccade.robot.control import ControlLink
 from saccade.robot.loop import LoopSettings
 from saccade.robot.recorder import replay
 
+pytestmark = pytest.mark.real_time
+
 # Generous, as machines that test are busy: what is asserted is what the arm was told, not how soon.
 SETTINGS = LoopSettings(heartbeat_seconds=2.0, raise_priority=False)
 RULES = dict(overrun_share=1.0, measurement_age=1.0, resume_seconds=20.0)

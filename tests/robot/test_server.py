@@ -22,6 +22,8 @@ from saccade.robot.server_settings import ServerSettings
 from saccade.robot.serving import serving
 from saccade.robot.worker import Worker
 
+pytestmark = pytest.mark.real_time
+
 WAIT = 20.0
 
 

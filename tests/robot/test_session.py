@@ -25,6 +25,8 @@ from saccade.robot.recorder import read_record, replay
 from saccade.robot.session import EpisodePlan, SessionSettings, run_session
 from saccade.robot.summary import Observer
 
+pytestmark = pytest.mark.real_time
+
 # Generous to a busy machine: what is asserted is what the arm was told.
 LOOP = LoopSettings(heartbeat_seconds=2.0, raise_priority=False)
 

@@ -28,6 +28,8 @@ from saccade.scripts.run_options import RunConfig
 from saccade.sim.virtual_arm.faults import Fault
 from saccade.sim.virtual_arm.world import VirtualArm
 
+pytestmark = pytest.mark.real_time
+
 TOKEN = "a-token-for-tests-only"
 CAMERAS = ("front=opencv:0", "wrist=opencv:2")
 PHYSICAL = ("--robot", "so101", "--robot-id", "a", "--instruction", "go")

@@ -16,6 +16,8 @@ from saccade.sim.virtual_arm.bus import Bus, packet, take_packet
 from saccade.sim.virtual_arm.calibration import encoders
 from saccade.sim.virtual_arm.faults import Fault
 
+pytestmark = pytest.mark.real_time
+
 OK, TIMEOUT, CORRUPT = scservo_sdk.COMM_SUCCESS, scservo_sdk.COMM_RX_TIMEOUT, scservo_sdk.COMM_RX_CORRUPT
 ALL = tuple(range(1, 7))
 HOME_TICKS = {each.identifier: round(each.ticks(angle)) for each, angle in zip(encoders().values(), HOME, strict=True)}

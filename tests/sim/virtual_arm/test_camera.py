@@ -12,6 +12,8 @@ from saccade.sim.virtual_arm.camera import VirtualCamera
 from saccade.sim.virtual_arm.config_camera import VirtualCameraConfig
 from saccade.sim.virtual_arm.frames import FrameReader, FrameWriter
 
+pytestmark = pytest.mark.real_time
+
 
 def picture(value):
     return np.full((16, 24, 3), value, np.uint8)

@@ -171,11 +171,11 @@ def test_the_motion_record_has_every_slice(bench):
     bench.slices(10)
     bench.torque()
     bench.slices(4000)
-    times, positions, goals = bench.twin.motion(0.0)
+    times, positions, goals, late = bench.twin.motion(0.0)
     assert times.shape == (4010,) and positions.shape == goals.shape == (4010, 6)
     assert np.allclose(np.diff(times), 1 / 360)
     assert np.isnan(goals[:10]).all() and np.isfinite(goals[10:]).all()
-    assert np.allclose(positions[-1], bench.twin.joints())
+    assert np.allclose(positions[-1], bench.twin.joints()) and late.shape == times.shape
     later, *_ = bench.twin.motion(times[3999])
     assert np.array_equal(later, times[4000:])
 

@@ -17,6 +17,8 @@ from saccade.sim.virtual_arm.faults import Fault
 from saccade.sim.virtual_arm.frames import FrameReader
 from saccade.sim.virtual_arm.world import VirtualArm
 
+pytestmark = pytest.mark.real_time
+
 ONE_TICK = 360 / 4095
 PERIOD = 1 / 30
 
@@ -185,6 +187,7 @@ def test_the_motion_record_is_complete(world, robot):
     assert (steps > 0).all()
     # Gaps only where the machine was too slow, and those are told.
     assert steps[steps > 1.5 / 360].sum() <= lost + 0.01
+    assert (motion.late >= 0).all()
     assert len(motion.times) > 180 and motion.positions.shape == motion.goals.shape == (len(motion.times), 6)
     assert len(world.motion(since=motion.times[-1]).times) < len(motion.times)
     world.reset()
