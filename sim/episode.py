@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,8 +18,17 @@ Overlay = Mapping[str, np.ndarray]
 """Where a policy looks: per camera name, floats [M, 4] of x and y (0 to 1 from the top left corner of the image),
 weight (0 to 1) and kept (1 for a token that reached the last layer, 0 for one that was dropped on the way)."""
 
-Watcher = Callable[[Mapping[str, Any], "Overlay | None"], None]
-"""Called with every observation and the overlay of the decision that follows it; it must change neither."""
+
+class Watcher(Protocol):
+    """What looks on: called with every observation and the overlay of the decision that follows it; changes neither.
+
+    `stride`: it needs the pictures of the first observation and of every such one after it; others may come without.
+    """
+
+    stride: int
+
+    def __call__(self, observation: Mapping[str, Any], overlay: Overlay | None) -> None:
+        """Look at a step."""
 
 
 class Actor(Protocol):
@@ -85,7 +94,8 @@ def _run(env: Any, actor: Actor, job: Job, watch: Watcher | None) -> EpisodeReco
             break
         trajectory.update(np.ascontiguousarray(action).tobytes())
         if may_skip:
-            env.draws = watch is not None or getattr(actor, "pending", 0) == 0
+            watched = watch is not None and (steps + 1) % watch.stride == 0
+            env.draws = watched or getattr(actor, "pending", 0) == 0
         observation, _, terminated, truncated, info = env.step(action)
         steps += 1
         if terminated or truncated or steps >= limit:

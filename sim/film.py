@@ -20,7 +20,7 @@ STRIDE = 2
 HOLD = 10
 """How often the last frame is repeated, so that the end can be seen before the film starts over."""
 
-SUPERSAMPLING = 3
+SUPERSAMPLING = 2
 KEPT, DROPPED, OUTLINE = (255, 214, 64), (255, 255, 255), (20, 20, 20)
 
 
@@ -35,7 +35,8 @@ class Film:
         self._drawn: tuple[Any, dict[str, np.ndarray]] = (None, {})
 
     def __call__(self, observation: Mapping[str, Any], overlay: Mapping[str, np.ndarray] | None) -> None:
-        self._last = (observation, overlay)
+        if "pixels" in observation:
+            self._last = (observation, overlay)
         if self._count % self.stride == 0:
             self.frames.append(self.compose(observation, overlay))
         self._count += 1

@@ -25,6 +25,9 @@ MakeEnv = Callable[[str, str], Any]
 
 MakeActor = Callable[[], Actor]
 
+OUTCOMES = frozenset({"success", "failure"})
+"""How an episode may end that ran to its end."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -52,27 +55,31 @@ class Player:
         self._scene: tuple[str, str] | None = None
 
     def run(self, order: Order) -> Finished:
-        """Run an episode; when its outcome is to be filmed, run it again and film that.
+        """Run an episode, and film it where its film is wanted however it ends.
 
-        Only then is it known which films are wanted, and a step that nobody watches costs a fraction. Raises whatever
-        the world or the actor raise; the world is built anew then, for what is left of it may not be trusted.
+        Where that depends on its outcome it is run again for the film: a step that nobody watches costs a fraction.
+        Raises whatever the world or the actor raise; the world is built anew then, for what is left of it may not be
+        trusted.
         """
         job = order.job
         try:
             if self._scene != (job.suite, job.task):
                 self.close()
                 self._env, self._scene = self._make_env(job.suite, job.task), (job.suite, job.task)
-            record = self._play(job, None)
+            film = Film() if order.folder is not None and order.filmed >= OUTCOMES else None
+            record = self._play(job, film)
             if record.outcome not in order.filmed or order.folder is None:
                 return Finished(record)
-            film = Film()
-            again = self._play(job, film)
-            if episodes_that_differ([record], [again]):
-                return Finished(record, repeated=False)
+            if film is None:
+                film = Film()
+                again = self._play(job, film)
+                if episodes_that_differ([record], [again]):
+                    return Finished(record, repeated=False)
+                seen = {"visual_tokens": again.visual_tokens, "visual_tokens_kept": again.visual_tokens_kept}
+                record = replace(record, **seen)
             name = f"{job.file_stem}.mp4"
             film.save(order.folder / name, self._env.metadata.get("render_fps", 30))
-            seen = {"visual_tokens": again.visual_tokens, "visual_tokens_kept": again.visual_tokens_kept}
-            return Finished(replace(record, video=f"videos/{name}", **seen))
+            return Finished(replace(record, video=f"videos/{name}"))
         except Exception:
             self.close()
             raise

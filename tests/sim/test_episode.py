@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from fake_world import FakeActor, FakeEnv
 
+from saccade.sim.film import Film
 from saccade.sim.records import Job, episodes_that_differ
 from saccade.sim.runner import run_episode
+from saccade.sim.video import poster
 
 
 class DrawingEnv(FakeEnv):
@@ -58,11 +60,33 @@ def test_what_nobody_looks_at_is_not_drawn_and_the_episode_is_the_same(state):
     assert episodes_that_differ([record], [always]) == ()
 
 
+class Onlooker:
+    def __init__(self, stride):
+        self.stride, self.seen = stride, []
+
+    def __call__(self, observation, overlay):
+        self.seen.append(observation)
+
+
 def test_a_watcher_sees_every_step():
-    world, seen = DrawingEnv("reach"), []
-    record = run_episode(world, Chunks(), Job("fake", "reach", 1, 7), watch=lambda shown, _: seen.append(shown))
-    assert len(seen) == record.steps + 1 == world.drawn
-    assert all("pixels" in each for each in seen)
+    world, onlooker = DrawingEnv("reach"), Onlooker(1)
+    record = run_episode(world, Chunks(), Job("fake", "reach", 1, 7), watch=onlooker)
+    assert len(onlooker.seen) == record.steps + 1 == world.drawn
+    assert all("pixels" in each for each in onlooker.seen)
+
+
+def test_a_watcher_that_skips_steps_has_pictures_of_the_others_only():
+    world, onlooker = DrawingEnv("reach"), Onlooker(2)
+    record = run_episode(world, Chunks(), Job("fake", "reach", 1, 7), watch=onlooker)
+    assert len(onlooker.seen) == record.steps + 1 > world.drawn
+    assert all("pixels" in each for each in onlooker.seen[::2])
+
+
+def test_a_film_ends_with_the_last_picture(tmp_path):
+    film = Film()
+    run_episode(DrawingEnv("reach"), Chunks(), Job("fake", "reach", 1, 7), watch=film)
+    film.save(tmp_path / "film.mp4", 30)
+    assert np.asarray(poster(tmp_path / "film.mp4", 1.0)).shape[0] == film.height
 
 
 def test_an_actor_that_always_looks_always_sees():
