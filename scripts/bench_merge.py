@@ -33,7 +33,7 @@ class MergeBenchConfig:
     suites: tuple[str, ...] = ("desk_spatial", "desk_object", "desk_goal", "desk_long")
     """The suite of each skill."""
     seeds: tuple[int, ...] = (0,)
-    """Seeds of the skills' trainings; the first is measured with every method."""
+    """Seeds of the skills' trainings."""
     joint: str | None = None
     """Folder of a policy that was trained on all suites together."""
     foreign: str = "desk_memory"
@@ -45,7 +45,9 @@ class MergeBenchConfig:
     keep_blocks: int = 2
     """Last blocks of the expert that stay every skill's own in that merge."""
     others: tuple[str, ...] = ()
-    """Further methods and kinds of masks, factors merged too, for the first seed: ties wudi mean/none emr."""
+    """Further methods and kinds of masks, factors merged too: ties wudi mean/none emr."""
+    others_seeds: int = 1
+    """How many of the seeds, from the first on, are measured with those and with every other baseline."""
     episodes: int = 5
     """Episodes of each task."""
     states: int = 50
@@ -61,7 +63,7 @@ class MergeBenchConfig:
         if len(self.skills) != len(self.suites) or len(self.skills) < 2:
             got = f"{len(self.skills)} skills and {len(self.suites)} suites"
             raise InputError("skills", got=got, expected="two or more, one for each suite", fix="Name them in order.")
-        for name in ("episodes", "states", "workers"):
+        for name in ("episodes", "states", "workers", "others_seeds"):
             if getattr(self, name) < 1:
                 raise InputError(name, got=getattr(self, name), expected="1 or more", fix=f"Raise --{name}.")
         if not self.seeds:
@@ -73,7 +75,8 @@ def bench_merge(config: MergeBenchConfig) -> tuple[Figures, list[str]]:
     """Return the figures of all seeds, and a table for people."""
     from .bench_router import bench_router
 
-    measured = [Measured(config, seed, first=seed == config.seeds[0]).rows() for seed in config.seeds]
+    whole = config.seeds[: config.others_seeds]
+    measured = [Measured(config, seed, whole=seed in whole).rows() for seed in config.seeds]
     lines = table(config, measured)
     router, said = bench_router(
         [config.folder / f"{MAIN}_{seed}" for seed in config.seeds],
@@ -84,10 +87,13 @@ def bench_merge(config: MergeBenchConfig) -> tuple[Figures, list[str]]:
 
 
 class Measured:
-    """One seed's skills and all that is made of them, evaluated: every row the success of each suite."""
+    """One seed's skills and all that is made of them, evaluated: every row the success of each suite.
 
-    def __init__(self, config: MergeBenchConfig, seed: int, *, first: bool) -> None:
-        self._config, self._seed, self._first = config, seed, first
+    `whole`: with every baseline and method, not only those of every seed.
+    """
+
+    def __init__(self, config: MergeBenchConfig, seed: int, *, whole: bool) -> None:
+        self._config, self._seed, self._whole = config, seed, whole
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """Return for every policy its results by suite, as `evaluate` gives them."""
@@ -101,7 +107,10 @@ class Measured:
         found["merged, the right skill named"] = {suite: self._named(merged, suite) for suite in config.suites}
         if config.joint is not None and (folder := Path(config.joint.format(seed=self._seed))).is_dir():
             found["trained on all suites together"] = self._everywhere(folder, "joint")
-        if self._first:
+        if self._whole:
+            if config.keep_blocks > 1:
+                fewer = self._merged("fewer_blocks", config.method, None, keep_blocks=config.keep_blocks - 1)
+                found["merged, a block fewer kept"] = self._everywhere(fewer, "fewer_blocks")
             plain = self._merged("unmasked", config.method, "none", factors="merge")
             found["merged without masks"] = self._everywhere(plain, "unmasked")
             bare = self._merged("no_trunk", config.method, None, bare=True)
@@ -128,7 +137,14 @@ class Measured:
         return Path(self._config.skills[number].format(seed=self._seed))
 
     def _merged(
-        self, name: str, method: str, masks: str | None, *, factors: str | None = None, bare: bool = False
+        self,
+        name: str,
+        method: str,
+        masks: str | None,
+        *,
+        factors: str | None = None,
+        keep_blocks: int | None = None,
+        bare: bool = False,
     ) -> Path:
         """Merge, unless that is done; with `bare` nothing but the expert changes with the skill."""
         config = self._config
@@ -141,7 +157,7 @@ class Measured:
             method=method,
             masks=masks,
             factors=factors or config.factors,
-            keep_blocks=config.keep_blocks,
+            keep_blocks=config.keep_blocks if keep_blocks is None else keep_blocks,
             names=config.suites,
         )
         # Where everybody takes everything, the mean is what leaves the weights' size as it was.
@@ -232,6 +248,7 @@ def summary(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]])
         "unmasked_success": mean("merged without masks"),
         "oracle_success": mean("merged, the right skill named"),
         "bare_trunk_success": mean("merged, trunk and towers as in the beginning"),
+        "fewer_blocks_success": mean("merged, a block fewer kept"),
         "seeds": len(measured),
         "episodes_of_a_policy": sum(measured[0]["merged"][suite]["episodes"] for suite in config.suites),
     }
@@ -241,7 +258,12 @@ def summary(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]])
             if name in rows:
                 figures |= {f"{key}_{suite}_{seed}": round(rows[name][suite]["rate"], 4) for suite in config.suites}
     for other in config.others:
-        figures[f"method_{other.replace('/', '_')}"] = mean(f"merged: {other}")
+        key = f"method_{other.replace('/', '_')}"
+        figures[key] = mean(f"merged: {other}")
+        for suite in config.suites:
+            rates = [rows[f"merged: {other}"][suite]["rate"] for rows in measured if f"merged: {other}" in rows]
+            if rates:
+                figures[f"{key}_{suite}"] = round(statistics.mean(rates), 4)
     return figures
 
 

@@ -62,15 +62,35 @@ def test_an_evaluation_that_is_there_is_not_run_again(config, tmp_path, monkeypa
         return options.out, results(0.25)
 
     monkeypatch.setattr(bench_merge, "evaluate", evaluate)
-    one = bench_merge.Measured(config, 0, first=True)
+    one = bench_merge.Measured(config, 0, whole=True)
     for _ in range(2):
         assert one._evaluated(tmp_path, "x", "desk_goal", skill="desk_goal")["rate"] == 0.25
     assert asked == [(("desk_goal",), "desk_goal")]
 
 
+def test_every_baseline_is_measured_with_as_many_seeds_as_was_asked_for(config, monkeypatch):
+    def everywhere(self, folder, name):
+        return {suite: results(0.5) for suite in self._config.suites}
+
+    monkeypatch.setattr(bench_merge.Measured, "_everywhere", everywhere)
+    monkeypatch.setattr(bench_merge.Measured, "_evaluated", lambda *_, **__: results(1.0))
+    monkeypatch.setattr(bench_merge.Measured, "_named", lambda *_: results(0.5))
+    monkeypatch.setattr(bench_merge.Measured, "_merged", lambda self, name, *_, **__: self._config.folder / name)
+    config = dataclasses.replace(config, others=("wudi", "mean/none"))
+    whole, part = (bench_merge.Measured(config, seed, whole=seed == 0).rows() for seed in config.seeds)
+    assert (
+        len(part) == 3
+        and {"merged: wudi", "merged: mean/none", "merged, a block fewer kept"} <= whole.keys() - part.keys()
+    )
+    figures = summary(config, [whole, part])
+    assert figures["method_mean_none_desk_goal"] == figures["fewer_blocks_success"] == 0.5
+    assert figures["merged_over_skills"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"others_seeds": 0}, "others_seeds: got 0"),
         ({"skills": ("a",)}, "skills: got 1 skills and 2 suites"),
         ({"episodes": 0}, "episodes: got 0"),
         ({"seeds": ()}, "seeds: got none"),
