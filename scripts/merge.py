@@ -60,6 +60,8 @@ class MergeConfig:
     """Of ties and knots: mean, sum or max of the entries that agree."""
     drop: float = 0.5
     """Of dare: the chance with which an entry is dropped."""
+    ridge: float = 1.0
+    """Of wudi: how near it stays to the sum of the changes; 0 is the exact minimiser, whose changes may be huge."""
     common: float = 0.8
     """Of iso_own: the part of the directions that comes from the sum."""
     seed: int = 0

@@ -25,7 +25,8 @@ least two skills want, or everything."""
 class MergeOptions:
     """How to merge; raises InputError for values out of range.
 
-    A method takes of the options what it knows: `keep` TIES and KnOTS, `drop` and `seed` DARE, `common` Iso-CTS.
+    A method takes of the options what it knows: `keep` TIES and KnOTS, `drop` and `seed` DARE, `ridge` WUDI,
+    `common` Iso-CTS.
     """
 
     method: str = "ties"
@@ -44,6 +45,8 @@ class MergeOptions:
     """Of TIES: the "mean", the "sum" or the "max" of the entries that agree."""
     drop: float = 0.5
     """Chance with which DARE drops an entry; the others grow."""
+    ridge: float = 1.0
+    """How near WUDI stays to the sum of the changes; 0 is the exact minimiser."""
     common: float = 0.8
     """Part of the directions that Iso-CTS takes from the sum."""
     seed: int = 0
@@ -61,6 +64,7 @@ class MergeOptions:
             "strictness": (0 < self.strictness < float("inf"), "a number above 0"),
             "keep": (0 < self.keep <= 1, "above 0, at most 1"),
             "drop": (0 <= self.drop < 1, "0 up to below 1"),
+            "ridge": (0 <= self.ridge < float("inf"), "a number of 0 or more"),
             "common": (0 < self.common <= 1, "above 0, at most 1"),
             "seed": (self.seed >= 0, "0 or more"),
         }
@@ -130,7 +134,7 @@ def _knots(vectors: Changes, options: MergeOptions, thresholds: Sequence[float] 
 
 
 def _wudi(vectors: Changes, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
-    return wudi(vectors)
+    return wudi(vectors, ridge=options.ridge)
 
 
 def _iso(vectors: Changes, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:

@@ -249,17 +249,35 @@ class TestWudi:
 
     def test_with_room_for_all_no_skill_is_disturbed(self):
         skills = vectors(4)  # 4 x 3 directions among 20 inputs
-        assert self.interference(wudi(skills), skills) < 1e-6
+        assert self.interference(wudi(skills, ridge=0.0), skills) < 1e-6
         assert self.interference(total(skills).dense(), skills) > 1.0
 
     def test_without_room_it_is_the_minimum_that_descent_finds(self):
         skills = vectors(9)  # 27 directions among 20 inputs
-        merged = wudi(skills)
+        merged = wudi(skills, ridge=0.0)
+        assert self.slope(merged, skills, 0.0) < 1e-2 * merged.norm()
+        assert self.interference(merged, skills) < self.interference(total(skills).dense(), skills)
+
+    def slope(self, merged: torch.Tensor, skills: list[TaskVector], near: float) -> float:
+        """Return the length of the gradient of the interference and `near` times the distance from the sum."""
         at = merged.clone().requires_grad_()
         loss = sum(((at - e.dense()) @ e.dense().T).square().sum() / e.dense().square().sum() for e in skills)
-        loss.backward()
-        assert at.grad.norm() < 1e-2 * merged.norm()
-        assert self.interference(merged, skills) < self.interference(total(skills).dense(), skills)
+        (loss + near * (at - total(skills).dense()).square().sum()).backward()
+        return at.grad.norm().item()
+
+    def test_with_a_ridge_it_is_the_minimum_near_the_sum(self):
+        skills = vectors(4)
+        rank = 4 * RANK
+        merged = wudi(skills, ridge=2.0)
+        assert self.slope(merged, skills, 2.0 * 4 / rank) < 1e-3 * merged.norm()  # every G has a trace of 1
+        torch.testing.assert_close(wudi(skills, ridge=1e8), total(skills).dense(), rtol=1e-4, atol=1e-4)
+
+    def test_directions_that_are_all_but_shared_do_not_blow_it_up(self):
+        one, other = vectors(2)
+        skills = [one, TaskVector(other.up, one.down + 1e-3 * other.down)]
+        longest = total(skills).dense().norm()
+        assert wudi(skills, ridge=0.0).norm() > 100 * longest
+        assert wudi(skills).norm() < 2 * longest
 
     def test_skills_that_changed_nothing_have_no_say(self):
         skills = vectors(1)
