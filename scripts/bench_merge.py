@@ -14,7 +14,8 @@ from ..policy.adaptation import EXPERT
 from ..sim import worlds
 from .evaluate import EvaluateConfig, evaluate
 from .figures import Figures, usable_cores
-from .merge import MergeConfig, merge, open_skills, stored_bytes, write
+from .merge import MergeConfig, open_skills, stored_bytes, write
+from .merge import merge as merge_opened
 
 MAIN = "main"
 """The variant that baselines are set beside, and that every seed is measured with."""
@@ -39,13 +40,11 @@ class MergeBenchConfig:
     foreign: str = "desk_memory"
     """Suite that no skill knows, to see whether the router abstains."""
     method: str = "ties"
-    """Method of the merge that baselines are set beside."""
-    factors: str = "keep"
-    """Whether that merge keeps the skills' factors, or merges them, too."""
+    """Method of the merges without masks and of the expert's first blocks alone."""
     keep_blocks: int = 2
-    """Last blocks of the expert that stay every skill's own in that merge."""
+    """Last blocks of the expert that stay every skill's own."""
     others: tuple[str, ...] = ()
-    """Further methods and kinds of masks, factors merged too: ties wudi mean/none emr."""
+    """Methods, and kinds of masks, by which all changes are merged to compare: ties wudi mean/none emr."""
     others_seeds: int = 1
     """How many of the seeds, from the first on, are measured with those and with every other baseline."""
     episodes: int = 5
@@ -102,23 +101,25 @@ class Measured:
             suite: self._evaluated(self._skill(number), f"alone_{suite}", suite)
             for number, suite in enumerate(config.suites)
         }
-        merged = self._merged(MAIN, config.method, None)
+        merged = self._merged(MAIN)
         found["merged"] = self._everywhere(merged, MAIN)
         found["merged, the right skill named"] = {suite: self._named(merged, suite) for suite in config.suites}
         if config.joint is not None and (folder := Path(config.joint.format(seed=self._seed))).is_dir():
             found["trained on all suites together"] = self._everywhere(folder, "joint")
         if self._whole:
-            if config.keep_blocks > 1:
-                fewer = self._merged("fewer_blocks", config.method, None, keep_blocks=config.keep_blocks - 1)
-                found["merged, a block fewer kept"] = self._everywhere(fewer, "fewer_blocks")
-            plain = self._merged("unmasked", config.method, "none", factors="merge")
+            if config.keep_blocks > 0:
+                none = self._merged("no_block", keep_blocks=0)
+                found["merged, no block of the expert kept whole"] = self._everywhere(none, "no_block")
+            expert = self._merged("expert", merge="expert", method=config.method)
+            found["the expert's first blocks merged, with masks"] = self._everywhere(expert, "expert")
+            plain = self._merged("unmasked", merge="all", method=config.method, masks="none")
             found["merged without masks"] = self._everywhere(plain, "unmasked")
-            bare = self._merged("no_trunk", config.method, None, bare=True)
+            bare = self._merged("no_trunk", bare=True)
             found["merged, trunk and towers as in the beginning"] = self._everywhere(bare, "no_trunk")
             for other in config.others:
                 method, _, masks = other.partition("/")
-                folder = self._merged(other.replace("/", "_"), method, masks or None, factors="merge")
-                found[f"merged: {other}"] = self._everywhere(folder, other.replace("/", "_"))
+                folder = self._merged(other.replace("/", "_"), merge="all", method=method, masks=masks or None)
+                found[f"all merged: {other}"] = self._everywhere(folder, other.replace("/", "_"))
         return found
 
     def _named(self, merged: Path, suite: str) -> dict[str, Any]:
@@ -139,10 +140,10 @@ class Measured:
     def _merged(
         self,
         name: str,
-        method: str,
-        masks: str | None,
         *,
-        factors: str | None = None,
+        merge: str = "nothing",
+        method: str = "ties",
+        masks: str | None = None,
         keep_blocks: int | None = None,
         bare: bool = False,
     ) -> Path:
@@ -154,9 +155,9 @@ class Measured:
         options = MergeConfig(
             skills=tuple(str(self._skill(number)) for number in range(len(config.suites))),
             out=out,
+            merge=merge,
             method=method,
             masks=masks,
-            factors=factors or config.factors,
             keep_blocks=config.keep_blocks if keep_blocks is None else keep_blocks,
             names=config.suites,
         )
@@ -164,10 +165,10 @@ class Measured:
         if masks == "none" and method in ("task_arithmetic", "consensus"):
             options = replace(options, scale=1 / len(config.suites))
         skills = open_skills(options)
-        merged = merge(options, skills)
+        merged = merge_opened(options, skills)
         for key, tensor in merged.tensors.items():
-            # A factor of which all steps are zero, and a scale of zero, change nothing.
-            if bare and re.match(rf"scale\.(?!{EXPERT})|factor\.\d+\.up_step\.", key):
+            # A factor of which all steps are zero changes nothing.
+            if bare and re.match(rf"factor\.\d+\.up_step\.(?!{EXPERT})", key):
                 merged.tensors[key] = 0 * tensor
         write(options, skills, merged)
         return out
@@ -248,7 +249,8 @@ def summary(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]])
         "unmasked_success": mean("merged without masks"),
         "oracle_success": mean("merged, the right skill named"),
         "bare_trunk_success": mean("merged, trunk and towers as in the beginning"),
-        "fewer_blocks_success": mean("merged, a block fewer kept"),
+        "no_block_kept_success": mean("merged, no block of the expert kept whole"),
+        "expert_merged_success": mean("the expert's first blocks merged, with masks"),
         "seeds": len(measured),
         "episodes_of_a_policy": sum(measured[0]["merged"][suite]["episodes"] for suite in config.suites),
     }
@@ -259,9 +261,9 @@ def summary(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]])
                 figures |= {f"{key}_{suite}_{seed}": round(rows[name][suite]["rate"], 4) for suite in config.suites}
     for other in config.others:
         key = f"method_{other.replace('/', '_')}"
-        figures[key] = mean(f"merged: {other}")
+        figures[key] = mean(f"all merged: {other}")
         for suite in config.suites:
-            rates = [rows[f"merged: {other}"][suite]["rate"] for rows in measured if f"merged: {other}" in rows]
+            rates = [rows[f"all merged: {other}"][suite]["rate"] for rows in measured if f"all merged: {other}" in rows]
             if rates:
                 figures[f"{key}_{suite}"] = round(statistics.mean(rates), 4)
     return figures

@@ -43,8 +43,10 @@ class MergeSmallConfig:
     """Skills to merge."""
     rank: int = 32
     """Rank of their factors."""
+    merge: str = "nothing"
+    """Which of their changes become one: nothing, expert or all."""
     method: str = "ties"
-    """Method of the merge."""
+    """Method of the merge, unless nothing is merged."""
     bits: int = 4
     """Bits of an entry of the merged change."""
     keep: bool = False
@@ -67,7 +69,9 @@ def bench_merge_small(config: MergeSmallConfig) -> tuple[Figures, list[str]]:
     try:
         skills = write_skills(config)
         out = folder / "merged"
-        command = ["merge", *map(str, skills), "-o", str(out), "--method", config.method, "--bits", str(config.bits)]
+        command = ["merge", *map(str, skills), "-o", str(out), "--merge", config.merge]
+        if config.merge != "nothing":
+            command += ["--method", config.method, "--bits", str(config.bits)]
         done = subprocess.run([sys.executable, "-c", _MEASURED, *command], capture_output=True, text=True, check=False)
         if done.returncode or not done.stdout.strip():
             raise WorldError(f"merging failed: {done.stderr.strip().splitlines()[-1:] or done.returncode}")

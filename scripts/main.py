@@ -91,7 +91,7 @@ COMMANDS = {
         summary="several skills as one policy, which finds out which of them is asked for",
         examples=(
             "saccade merge runs/drawer runs/cubes -o runs/both",
-            "saccade merge runs/drawer runs/cubes runs/pouring -o runs/three --method wudi --explain",
+            "saccade merge runs/drawer runs/cubes runs/pouring -o runs/three --merge all --method wudi --explain",
             "saccade merge runs/drawer runs/cubes --explain    # only look where they would disturb each other",
         ),
         interrupted="Nothing was written; repeat the command.",

@@ -35,17 +35,21 @@ class MergeConfig:
     serve and run take like any other: at a new instruction it looks once, becomes the skill that is asked for, and
     holds still, with the reason, when it is none that it knows or could be several.
 
-    Every skill keeps its factors and the end of its expert; the expert's first blocks, and with --factors merge all
-    that the skills changed, are merged by --method. All methods but emr and consensus leave every skill a mask of its
-    own, in bits, with the scale that fits best.
+    What the skills began as is stored once. Every skill keeps the end of its expert, and of all else that it changed
+    low-rank factors in 8 bits. With --merge all their changes become one instead, by --method, of which every skill
+    takes what a mask in bits and a scale leave it: as others do it, for comparison.
     """
 
     skills: Annotated[tuple[str, ...], tyro.conf.Positional]
     """Folders of two or more skills, or of their trainings."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """Folder of the merged checkpoint; needed unless --explain is all that is wanted."""
+    merge: Literal["nothing", "expert", "all"] = "nothing"
+    """Which changes become one: none, as every skill keeps factors of its own (nothing); those of the expert's first
+    blocks, which were trained whole (expert); or all, as by MergeVLA (all). With four skills factors take no more room
+    than masks and merged changes, and lose far less."""
     method: MethodName = "ties"
-    """How the skills' changes of a weight become one."""
+    """How the skills' changes of a weight become one; this and the next seven options are for --merge expert or all."""
     masks: Literal["task", "agreement", "consensus", "none"] | None = None
     """What a skill takes of the merged change: where that is nearer to its own change than nothing (task), where it has
     its sign (agreement), where two skills or more would (consensus), or everything (none). The method's own when left
@@ -66,10 +70,6 @@ class MergeConfig:
     """Of iso_own: the part of the directions that comes from the sum."""
     seed: int = 0
     """Of dare: draws what is dropped."""
-    factors: Literal["keep", "merge"] = "keep"
-    """Keep every skill's factors, in 8 bits an entry, or merge the changes that they make by --method, as the expert's
-    first blocks always are. Kept, up to a rank of about a sixth of the width, they take less room than masks and
-    merged change, and nothing is lost."""
     keep_blocks: int = 2
     """Last blocks of the expert that stay every skill's own, with norm and head."""
     bits: Literal[8, 4] = 8
@@ -89,8 +89,13 @@ class MergeConfig:
     OUT_explained."""
 
     def __post_init__(self) -> None:
-        self.options()
+        options = self.options()
         self.storage()
+        defaults = {name: field.default for name, field in type(self).__dataclass_fields__.items()}
+        unused = [name for name in (*vars(options), "bits") if getattr(self, name) != defaults[name]]
+        if self.merge == "nothing" and unused:
+            got, expected = f"{getattr(self, unused[0])}, while nothing is merged", "--merge expert or --merge all"
+            raise InputError(unused[0], got=got, expected=expected, fix=f"Add one of them, or leave {unused[0]} out.")
         if self.out is None and not self.explain:
             fix = "Name it with -o, or ask for --explain alone."
             raise InputError("out", got="none", expected="the folder of the merged checkpoint", fix=fix)
@@ -124,16 +129,17 @@ def run(config: MergeConfig) -> int:
     skills = open_skills(config)
     merged = merge(config, skills)
     names = [skill.name for skill in skills]
+    how = "each with factors of its own" if config.merge == "nothing" else f"{config.merge} by {config.method}"
     if config.out is not None:
         write(config, skills, merged)
         size = (config.out / MODEL).stat().st_size
         print("\n".join(size_lines(skills, merged, size)))
-        print(f"merged {', '.join(names)} by {config.method} into {config.out} in {time.perf_counter() - began:.1f} s")
+        print(f"merged {', '.join(names)} into {config.out}, {how}, in {time.perf_counter() - began:.1f} s")
     if config.explain:
         folder = Path(f"{config.out}_explained") if config.out is not None else Path("merge_explained")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "explain.json").write_text(json.dumps(as_json(merged.report, names), indent=1) + "\n")
-        draw(merged.report, names, f"{', '.join(names)}, merged by {config.method}", folder / "explain.png")
+        draw(merged.report, names, f"{', '.join(names)}: {how}", folder / "explain.png")
         print("\n".join(table(merged.report, names)))
         print(f"a picture of it: {folder / 'explain.png'}")
     return 0

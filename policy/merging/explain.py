@@ -70,13 +70,16 @@ def compare(
     )
 
 
-def compare_kept(name: str, vectors: Sequence[TaskVector]) -> WeightReport:
-    """Compare the skills' changes of a weight of which each keeps its own factors: nothing is taken, nothing lost."""
+def compare_kept(name: str, vectors: Sequence[TaskVector], kept: Sequence[TaskVector]) -> WeightReport:
+    """Compare the skills' changes of a weight of which each keeps factors of its own: nothing is taken from others."""
     changes = [vector.dense() for vector in vectors]
     masks = [torch.ones_like(change, dtype=torch.bool) for change in changes]
     report = compare(name, vectors, changes, torch.zeros_like(changes[0]), masks, [1.0] * len(vectors))
-    none = (0.0,) * len(vectors)
-    return replace(report, density=none, error=none, selfish=0.0, shared=0.0)
+    lost = [
+        float((thin.dense() - change).norm() / change.norm()) if change.any() else 0.0
+        for thin, change in zip(kept, changes, strict=True)
+    ]
+    return replace(report, density=(0.0,) * len(vectors), error=tuple(lost), selfish=0.0, shared=0.0)
 
 
 def part_of(name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ...errors import InputError
+from ...errors import InputError, unknown_name
 from ..adaptation import EXPERT
 from ..core import PREFIX
 from .emr import agreement, rescaler
@@ -29,16 +29,16 @@ from .skills import Skill, check_alike
 from .task_vector import TaskVector
 from .ties import trim_threshold
 
-FACTORS = ("keep", "merge")
+MERGED = ("nothing", "expert", "all")
 
 
 @dataclass(frozen=True)
 class StorageOptions:
     """What of a merge is shared, and how it is kept; raises InputError for values out of range."""
 
-    factors: str = "keep"
-    """ "keep" every skill's factors, in 8 bits an entry, or "merge" the changes that they make, as those of the expert.
-    Up to a rank of about a sixth of the width they take less than masks and merged change, and lose nothing."""
+    merge: str = "nothing"
+    """Which of the skills' changes become one, of which each takes its part: "nothing", where each keeps factors of all
+    of them, "expert", where it keeps those that it has learned, or "all", as MergeVLA does."""
     keep_blocks: int = 2
     """Last blocks of the expert that stay every skill's own, with all that follows them; MergeVLA keeps 1 to 3."""
     bits: int = 8
@@ -51,8 +51,8 @@ class StorageOptions:
     """How far from what is usual an observation may be, as a multiple; beyond it the policy abstains."""
 
     def __post_init__(self) -> None:
-        if self.factors not in FACTORS:
-            raise InputError("factors", got=self.factors, expected=" or ".join(FACTORS), fix="Choose one of them.")
+        if self.merge not in MERGED:
+            raise unknown_name("merge", self.merge, MERGED)
         if self.keep_blocks < 0:
             raise InputError("keep_blocks", got=self.keep_blocks, expected="0 or more", fix="2 is usual.")
         if self.bits not in BITS:
@@ -89,18 +89,28 @@ def merge_skills(
     _check_beginning(beginning, skills)
     changes = Changes(skills, beginning)
     own, matrices = split_expert(skills[0], storage.keep_blocks)
-    keeps = storage.factors == "keep"
-    kept, names = (skills[0].factored, matrices) if keeps else ([], [*skills[0].factored, *matrices])
+    learned = skills[0].factored
+    kept, names = {
+        "nothing": ([*learned, *matrices], []),
+        "expert": (learned, matrices),
+        "all": ([], [*learned, *matrices]),
+    }[storage.merge]
     tensors = {PREFIX + name: tensor for name, tensor in beginning.items()}
     for number, skill in enumerate(skills):
         tensors |= {f"{OWN}{number}.{name}": _finite(skill, name) for name in own}
-    report = []
+    report, ranks = [], {}
     for name in progress(kept) if kept else ():
         vectors = changes.of(name)
-        for number, vector in enumerate(vectors):
+        thin = (
+            vectors
+            if name in set(learned)
+            else [each.truncated(fair_rank(each.shape, len(skills))) for each in vectors]
+        )
+        ranks[name] = [vector.rank for vector in thin]
+        for number, vector in enumerate(thin):
             tensors |= {f"{FACTOR}{number}.{part}.{name}": each for part, each in _quantised(vector).items()}
         if explain:
-            report.append(compare_kept(name, vectors))
+            report.append(compare_kept(name, vectors, thin))
     method = METHODS[options.method]
     thresholds = None
     if names and method.trims and options.keep < 1:
@@ -108,7 +118,7 @@ def merge_skills(
             trim_threshold(partial(changes.dense, names, number), options.keep) for number in range(len(skills))
         ]
     masking = Masking(options, len(skills))
-    for name in progress(names):
+    for name in progress(names) if names else ():
         vectors = changes.of(name)
         merged = options.scale * method.merge(vectors, options, thresholds, name)
         dense = [vector.dense() for vector in vectors]
@@ -132,17 +142,25 @@ def merge_skills(
         "names": [skill.name for skill in skills],
         "normalization": [asdict(skill.contract.normalization) for skill in skills],
         "changed": names,
-        "factored": kept,
-        "ranks": [skill.adaptation.rank for skill in skills],
+        "factored": ranks,
         "own": own,
         "bits": storage.bits,
         "masked": masking.own,
         "switch": storage.switch,
         "router": router.settings(),
         "options": asdict(options)
-        | {"masks": options.kind_of_masks, "keep_blocks": storage.keep_blocks, "factors": storage.factors},
+        | {"masks": options.kind_of_masks, "keep_blocks": storage.keep_blocks, "merge": storage.merge},
     }
     return Merged(tensors | router.tensors(), table, report)
+
+
+def fair_rank(shape: tuple[int, int], skills: int) -> int:
+    """Return the rank whose factors of a weight [m, n] take the room that a mask and a share of a merge would take.
+
+    A mask takes mn / 8 bytes, a merged change of 8 bits an entry mn / K for each of K skills, factors r (m + n).
+    """
+    rows, columns = shape
+    return max(1, int(rows * columns * (1 / skills + 1 / 8) / (rows + columns)))
 
 
 def _quantised(vector: TaskVector) -> dict[str, torch.Tensor]:

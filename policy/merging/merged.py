@@ -1,7 +1,7 @@
 """A merged policy at work: one set of weights, which become a skill's when the router has chosen it.
 
     weight of skill k = weight of the beginning + scale_k * mask_k * merged change
-                   or = weight of the beginning + up_k @ down_k, where its factors were kept
+                   or = weight of the beginning + up_k @ down_k, where it kept factors
 
 What belongs to a skill alone (the end of its expert, its statistics) is put in place with it.
 """
@@ -9,7 +9,7 @@ What belongs to a skill alone (the end of its expert, its statistics) is put in 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,7 @@ class SkillTable:
     names: tuple[str, ...]
     normalization: tuple[Normalization, ...]
     changed: tuple[str, ...]
-    factored: tuple[str, ...]
-    ranks: tuple[int, ...]
+    factored: Mapping[str, Sequence[int]]
     own: tuple[str, ...]
     bits: int
     masked: bool
@@ -56,11 +55,11 @@ class SkillTable:
     def read(cls, text: str, source: str) -> SkillTable:
         values = json.loads(text)
         known = {field.name for field in fields(cls)}
-        if not isinstance(values, dict) or set(values) != known:
+        if not isinstance(values, dict) or set(values) != known or not isinstance(values["factored"], dict):
             got = ", ".join(values) if isinstance(values, dict) else type(values).__name__
             fix = "Use the version that merged the skills, or merge them again."
             raise InputError(f"{source}/{SKILLS}", got=got, expected=", ".join(sorted(known)), fix=fix)
-        values |= {name: tuple(values[name]) for name in ("names", "changed", "factored", "ranks", "own")}
+        values |= {name: tuple(values[name]) for name in ("names", "changed", "own")}
         values["normalization"] = tuple(Normalization(**each) for each in values["normalization"])
         return cls(**values)
 
@@ -156,7 +155,7 @@ class MergedCore(Core):
         up, up_step, down, down_step = (self._stored[f"{FACTOR}{skill}.{part}.{name}"] for part in FACTOR_PARTS)
         rows = len(self._beginning[name])
         columns = self._beginning[name].numel() // rows
-        rank = min(self._table.ranks[skill], rows, columns)
+        rank = self._table.factored[name][skill]
         return restore(up, up_step, (rows, rank), FACTOR_BITS) @ restore(down, down_step, (rank, columns), FACTOR_BITS)
 
 

@@ -70,6 +70,13 @@ class TaskVector:
         rank = self.rank
         return left @ rows[:, :rank], values[:rank], columns[:rank] @ right.T
 
+    def truncated(self, rank: int) -> TaskVector:
+        """Return the nearest change of at most so many independent directions, by Eckart and Young."""
+        if rank >= self.up.shape[1]:
+            return self
+        left, values, right = self.singular()
+        return TaskVector(left[:, :rank] * values[:rank], right[:rank])
+
 
 def same_shape(vectors: Sequence[TaskVector]) -> tuple[int, int]:
     """Return the one shape of task vectors; raises InputError for none and for different ones."""

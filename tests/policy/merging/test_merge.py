@@ -23,7 +23,7 @@ from .conftest import INSTRUCTIONS
 
 
 def merged(folders, out, *options):
-    """Merge by the command; of the small expert's two blocks, the first is merged unless an option says otherwise."""
+    """Merge by the command; of the small expert's two blocks, the last is kept unless an option says otherwise."""
     options = options if "--keep-blocks" in options else (*options, "--keep-blocks", "1")
     assert main(["merge", *map(str, folders), "-o", str(out), *options]) == 0
     return out
@@ -55,7 +55,7 @@ def relative_errors(folders, **options):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_gives_a_policy_that_decides(skills, seen, tmp_path, method):
-    out = merged(skills, tmp_path / "out", "--method", method, "--factors", "merge")
+    out = merged(skills, tmp_path / "out", "--method", method, "--merge", "all")
     core = load_core(out)
     assert core.skills == ("skill0", "skill1", "skill2")
     for number, instruction in enumerate(INSTRUCTIONS[:3]):
@@ -76,7 +76,7 @@ def test_skills_that_touch_different_weights_come_back_whole(make_skill, seen, t
         return spoil
 
     one, two = make_skill(0, spoil=only(["layers.0."])), make_skill(1, spoil=only(["layers.2."]))
-    options = ("--method", "task_arithmetic", "--factors", "merge", "--keep-blocks", "2")
+    options = ("--method", "task_arithmetic", "--merge", "all", "--keep-blocks", "2")
     out = merged([one, two], tmp_path / "out", *options)
     for folder, instruction in ((one, INSTRUCTIONS[0]), (two, INSTRUCTIONS[1])):
         apart, together = decided(folder, seen, instruction)[0], decided(out, seen, instruction)[0]
@@ -86,16 +86,51 @@ def test_skills_that_touch_different_weights_come_back_whole(make_skill, seen, t
 
 def test_kept_factors_and_a_kept_expert_are_the_skill(skills, seen, tmp_path):
     # Nothing is left to merge then, nor to trim.
-    out = merged(skills, tmp_path / "out", "--keep-blocks", "2", "--keep", "0.5")
+    for options in ((), ("--merge", "expert", "--keep", "0.5")):
+        out = merged(skills, tmp_path / f"out{len(options)}", "--keep-blocks", "2", *options)
+        for folder, instruction in zip(skills, INSTRUCTIONS, strict=False):
+            apart, together = decided(folder, seen, instruction)[0], decided(out, seen, instruction)[0]
+            assert abs(apart - together).max() < 0.02 * abs(apart).max()
+
+
+def test_learned_factors_stay_whole_and_the_experts_matrices_are_kept_as_nearly_as_their_room_allows(skills, tmp_path):
+    errors = relative_errors(skills)
+    assert (errors == 0).any() and ((errors > 0) & (errors < 1)).any()
+    sizes = {}
+    for kind in ("nothing", "expert"):
+        sizes[kind] = stored_bytes(read_checkpoint(merged(skills, tmp_path / kind, "--merge", kind)).tensors)
+    assert sizes["nothing"]["change"] == sizes["nothing"]["masks"] == 0
+    taken = {kind: sum(each[part] for part in ("change", "masks", "factors")) for kind, each in sizes.items()}
+    # Steps and rounded ranks, which weigh in an expert as small as this one.
+    assert taken["nothing"] < 1.1 * taken["expert"]
+
+
+def test_what_an_expert_learned_in_a_few_directions_comes_back(make_skill, beginning, seen, tmp_path):
+    before = read_checkpoint(beginning).tensors
+
+    def few_directions(tensors):
+        generator = torch.Generator().manual_seed(3)
+        for name, tensor in tensors.items():
+            if "expert.blocks." in name and tensor.ndim == 2:
+                rows, columns = (torch.randn(size, 1, generator=generator) for size in tensor.shape)
+                tensor.copy_(before[name] + 0.05 * rows @ columns.T)
+
+    skills = [make_skill(number, spoil=few_directions) for number in range(2)]
+    assert relative_errors(skills, keep_blocks=0).max() < 1e-5
+    out = merged(skills, tmp_path / "out", "--keep-blocks", "0")
     for folder, instruction in zip(skills, INSTRUCTIONS, strict=False):
         apart, together = decided(folder, seen, instruction)[0], decided(out, seen, instruction)[0]
         assert abs(apart - together).max() < 0.02 * abs(apart).max()
-    errors = relative_errors(skills)
-    assert (errors == 0).any() and (errors > 0).any()
+
+
+def test_a_method_is_refused_where_nothing_is_merged(skills, tmp_path):
+    for option, value in (("method", "wudi"), ("masks", "none"), ("bits", 4), ("ridge", 0.5)):
+        with pytest.raises(InputError, match=f"{option}: got {value}, while nothing is merged"):
+            MergeConfig(skills=tuple(map(str, skills)), out=tmp_path / "out", **{option: value})
 
 
 def test_a_mask_and_its_scale_bring_every_weight_nearer_to_its_skill(skills):
-    masked, unmasked = (relative_errors(skills, factors="merge", masks=masks) for masks in (None, "none"))
+    masked, unmasked = (relative_errors(skills, merge="all", masks=masks) for masks in (None, "none"))
     assert (masked < 1).all() and masked.mean() < unmasked.mean()
 
 
@@ -165,7 +200,7 @@ def test_selecting_is_exact_in_any_order(skills, seen, tmp_path):
 def test_a_merge_takes_fewer_bytes_than_its_skills(skills, tmp_path):
     sizes = {}
     for bits in ("8", "4"):
-        out = merged(skills, tmp_path / bits, "--bits", bits, "--factors", "merge")
+        out = merged(skills, tmp_path / bits, "--bits", bits, "--merge", "all")
         tensors = read_checkpoint(out).tensors
         sizes[bits] = stored_bytes(tensors)
         assert set(sizes[bits]) == {"beginning", "change", "masks", "own", "factors", "router"}
@@ -180,7 +215,9 @@ def test_a_merge_takes_fewer_bytes_than_its_skills(skills, tmp_path):
 def test_what_a_merge_says_and_shows(skills, tmp_path, capsys):
     merged(skills, tmp_path / "out", "--explain", "--names", "drawer", "cube", "pour")
     said = capsys.readouterr().out
-    assert "merged drawer, cube, pour by ties" in said and "% of the 3 skills' own" in said
+    assert (
+        "merged drawer, cube, pour into" in said and "factors of its own" in said and "% of the 3 skills' own" in said
+    )
     assert "trunk.2" in said and "expert.blocks.0" in said
     picture = tmp_path / "out_explained" / "explain.png"
     assert picture.stat().st_size > 10_000 and (tmp_path / "out_explained" / "explain.json").is_file()
@@ -256,7 +293,7 @@ class TestRefusals:
         refused("memory: got 0.0 GiB free, expected about", skills, tmp_path / "out", {})
 
     def test_of_a_damaged_merge(self, skills, tmp_path):
-        out = merged(skills, tmp_path / "out")
+        out = merged(skills, tmp_path / "out", "--merge", "expert")
         whole = read_checkpoint(out)
         texts = {SKILLS: (out / SKILLS).read_text()}
         less = dict(whole.tensors)
