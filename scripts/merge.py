@@ -129,7 +129,7 @@ def run(config: MergeConfig) -> int:
     skills = open_skills(config)
     merged = merge(config, skills)
     names = [skill.name for skill in skills]
-    how = "each with factors of its own" if config.merge == "nothing" else f"{config.merge} by {config.method}"
+    how = "each with factors of its own" if config.merge == "nothing" else f"{config.merge} merged by {config.method}"
     if config.out is not None:
         write(config, skills, merged)
         size = (config.out / MODEL).stat().st_size
@@ -229,7 +229,7 @@ def size_lines(skills: list[Skill], merged: Merged, size: int) -> list[str]:
         ("their factors", "factors"),
         ("the router", "router"),
     ]
-    lines = [f"{label:<20} {sizes[key] / 2**20:9.2f} MiB" for label, key in rows]
+    lines = [f"{label:<20} {sizes[key] / 2**20:9.2f} MiB" for label, key in rows if sizes[key]]
     lines.append(f"{'all':<20} {size / 2**20:9.2f} MiB, {100 * size / separate:.0f} % of the {len(skills)} skills' own")
     return lines
 

@@ -157,7 +157,7 @@ def draw(report: Sequence[WeightReport], names: Sequence[str], title: str, path:
         left = [before + value for before, value in zip(left, values, strict=True)]
     taken.plot([100 * row["conflicts"] for row in rows], places, "k.", label="signs in conflict")
     taken.set_xlabel("% of the entries")
-    taken.legend(fontsize=7, loc="best")
+    taken.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=3)
     for number, name in enumerate(names):
         lost.plot([100 * row["error"][number] for row in rows], places, ".-", label=name, linewidth=0.8)
     lost.set_xlim(left=0)
