@@ -112,7 +112,7 @@ def table(report: Sequence[WeightReport], names: Sequence[str]) -> list[str]:
     width = max(len(row["part"]) for row in by_part(report))
     head = "  ".join(f"{name[:11]:>11}" for name in names)
     lines = [
-        f"{'':<{width}}  cosine  conflicts  selfish  shared   what a skill gets differs from its own change by",
+        f"{'':<{width}}  cosine  conflicts  selfish  shared   of its own change a skill lost",
         f"{'part':<{width}}  {'':>6}  {'':>9}  {'':>7}  {'':>6}   {head}",
     ]
     for row in by_part(report):
@@ -161,7 +161,7 @@ def draw(report: Sequence[WeightReport], names: Sequence[str], title: str, path:
     for number, name in enumerate(names):
         lost.plot([100 * row["error"][number] for row in rows], places, ".-", label=name, linewidth=0.8)
     lost.set_xlim(left=0)
-    lost.set_xlabel("% by which what a skill gets differs from its own change")
+    lost.set_xlabel("% of its own change that a skill lost")
     lost.legend(fontsize=7, loc="best")
     similar.set_yticks(places, parts, fontsize=7)
     similar.invert_yaxis()
