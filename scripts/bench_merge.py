@@ -177,26 +177,29 @@ class Measured:
         return {suite: self._evaluated(folder, f"{name}_{suite}", suite) for suite in self._config.suites}
 
     def _evaluated(self, folder: Path, name: str, suite: str, skill: str | None = None) -> dict[str, Any]:
-        """Return the results of a policy on a suite: those of an earlier evaluation, or of one that runs now."""
-        from ..sim.run_folder import RESULTS, read_json
+        """Return the results of a policy on a suite: those of an earlier evaluation, or of one that runs now.
+
+        `records` are its episodes.
+        """
+        from ..sim.run_folder import RESULTS, read_evaluation, read_json
 
         out = self._folder(name)
-        if (out / RESULTS).is_file():
-            return read_json(out / RESULTS)
-        print(f"{name}, seed {self._seed}:", flush=True)
-        return evaluate(
-            EvaluateConfig(
-                checkpoint=str(folder),
-                suites=(suite,),
-                left_out="with",
-                episodes=self._config.episodes,
-                skill=skill,
-                videos=0,
-                workers=self._config.workers,
-                resume=out.is_dir(),
-                out=out,
+        if not (out / RESULTS).is_file():
+            print(f"{name}, seed {self._seed}:", flush=True)
+            evaluate(
+                EvaluateConfig(
+                    checkpoint=str(folder),
+                    suites=(suite,),
+                    left_out="with",
+                    episodes=self._config.episodes,
+                    skill=skill,
+                    videos=0,
+                    workers=self._config.workers,
+                    resume=out.is_dir(),
+                    out=out,
+                )
             )
-        )[1]
+        return {**read_json(out / RESULTS), "records": read_evaluation(out).records}
 
 
 def rate(results: Mapping[str, Any]) -> tuple[int, int]:
@@ -204,14 +207,33 @@ def rate(results: Mapping[str, Any]) -> tuple[int, int]:
     return round(results["rate"] * results["episodes"]), results["episodes"]
 
 
+def won_and_lost(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]], name: str) -> tuple[int, int]:
+    """Return how many episodes a policy won that the skills alone lost, and lost that they won."""
+    from ..sim.comparison import compare
+
+    pairs = [
+        compare(rows["skills alone"][suite]["records"], rows[name][suite]["records"])
+        for rows in measured
+        if name in rows
+        for suite in config.suites
+    ]
+    return sum(pair.only_second for pair in pairs), sum(pair.only_first for pair in pairs)
+
+
 def table(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]]) -> list[str]:
-    """Return success by policy and suite, all seeds together, as lines for people."""
+    """Return success by policy and suite, all seeds together, as lines for people.
+
+    `p`: of McNemar's exact test against the skills alone, over the same episodes.
+    """
+    from ..sim.comparison import chance_of_difference
     from ..sim.statistics import wilson_interval
 
     names = list(dict.fromkeys(name for rows in measured for name in rows))
     width = max(map(len, names))
     lines = [
-        f"{'success, %':<{width}}  " + "  ".join(f"{suite:>12}" for suite in config.suites) + "   all  95 % interval"
+        f"{'success, %':<{width}}  "
+        + "  ".join(f"{suite:>12}" for suite in config.suites)
+        + "   all  95 % interval, episodes won and lost against the skills alone"
     ]
     for name in names:
         counts = {suite: [rate(rows[name][suite]) for rows in measured if name in rows] for suite in config.suites}
@@ -222,17 +244,20 @@ def table(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]]) -
             good, all_of = good + wins, all_of + runs
         low, high = wilson_interval(good, all_of)
         seeds = len(counts[config.suites[0]])
+        won, lost = won_and_lost(config, measured, name)
         lines.append(
             f"{name:<{width}}  "
             + "  ".join(cells)
             + f"  {100 * good / all_of:5.1f}  {100 * low:.1f} to {100 * high:.1f}"
-            f" of {all_of}, {seeds} seed{'s' if seeds > 1 else ''}"
+            f" of {all_of}, {seeds} seed{'s' if seeds > 1 else ''}; +{won} -{lost}, "
+            f"p = {chance_of_difference(lost, won):.2g}"
         )
     return lines
 
 
 def summary(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]]) -> Figures:
     """Return the figures of all seeds; a mean of suites, then of seeds."""
+    from ..sim.comparison import chance_of_difference
 
     def mean(name: str) -> float | None:
         rates = [
@@ -241,10 +266,14 @@ def summary(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]])
         return round(statistics.mean(rates), 4) if rates else None
 
     alone, merged = mean("skills alone"), mean("merged")
+    won, lost = won_and_lost(config, measured, "merged")
     figures: Figures = {
         "skills_mean_success": alone,
         "merged_success": merged,
         "merged_over_skills": None if not alone or merged is None else round(merged / alone, 4),
+        "merged_won_against_skills": won,
+        "merged_lost_against_skills": lost,
+        "merged_against_skills_p": round(chance_of_difference(lost, won), 4),
         "joint_success": mean("trained on all suites together"),
         "unmasked_success": mean("merged without masks"),
         "oracle_success": mean("merged, the right skill named"),

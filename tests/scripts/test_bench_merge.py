@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,12 +15,15 @@ from saccade.scripts.bench_merge import MergeBenchConfig, summary, table
 from saccade.scripts.bench_merge_small import MergeSmallConfig, bench_merge_small
 from saccade.scripts.bench_router import Routed, draw
 from saccade.scripts.main import main
+from saccade.sim import run_folder
 
 SUITES = ("desk_spatial", "desk_goal")
 
 
 def results(rate, episodes=20):
-    return {"rate": rate, "episodes": episodes}
+    """The first episodes of a suite were won, the others lost."""
+    ended = [SimpleNamespace(key=n, outcome="success" if n < rate * episodes else "failure") for n in range(episodes)]
+    return {"rate": rate, "episodes": episodes, "records": ended}
 
 
 @pytest.fixture
@@ -43,6 +47,7 @@ def test_figures_are_means_of_suites_then_of_seeds(config, measured):
     assert figures["merged_success"] == pytest.approx(0.7)
     assert figures["merged_over_skills"] == pytest.approx(1.0)
     assert figures["joint_success"] is None and figures["unmasked_success"] is None
+    assert figures["merged_won_against_skills"] == figures["merged_lost_against_skills"] == 2
     assert figures["skill_desk_spatial_1"] == 0.8 and figures["episodes_of_a_policy"] == 40
 
 
@@ -50,6 +55,7 @@ def test_the_table_has_intervals_and_says_how_many_seeds(config, measured):
     lines = table(config, measured)
     assert len(lines) == 4 and all("of 80, 2 seeds" in line for line in lines[1:])
     assert "90.0" in lines[1] and "70.0  59.2 to 78.9" in lines[2]
+    assert "+0 -0, p = 1" in lines[1] and "+2 -2, p = 1" in lines[2]
 
 
 def test_an_evaluation_that_is_there_is_not_run_again(config, tmp_path, monkeypatch):
@@ -58,9 +64,9 @@ def test_an_evaluation_that_is_there_is_not_run_again(config, tmp_path, monkeypa
     def evaluate(options):
         asked.append((options.suites, options.skill))
         options.out.mkdir(parents=True)
-        (options.out / "results.json").write_text(json.dumps(results(0.25)))
-        return options.out, results(0.25)
+        (options.out / "results.json").write_text(json.dumps({"rate": 0.25, "episodes": 20}))
 
+    monkeypatch.setattr(run_folder, "read_evaluation", lambda out: SimpleNamespace(records=()))
     monkeypatch.setattr(bench_merge, "evaluate", evaluate)
     one = bench_merge.Measured(config, 0, whole=True)
     for _ in range(2):
