@@ -163,6 +163,18 @@ def test_the_judge_lets_a_swing_pass_and_finds_steps_speeds_and_ranges_beyond_th
     assert "moved at" in unsafe_motion(motion(np.minimum(500 * TIMES, 90.0)), Limits)[0]
 
 
+def test_the_judge_knows_goals_that_came_while_the_physics_stood_still():
+    """A record without the rows of a quarter of a second, in which the goal went on by less than its speed."""
+    goals = steps(1.0)
+    gone = (TIMES > 1.0) & (TIMES < 1.26)
+    whole = motion(goals, behind(goals))
+    gap = Motion(*(each[~gone] for each in whole))
+    assert np.abs(np.diff(gap.goals[:, 0])).max() > 11.2
+    assert unsafe_goals(gap, Limits, 0.02) == []
+    leap = whole._replace(goals=whole.goals + np.where(TIMES[:, None] > 1.1, 80.0, 0.0))
+    assert "a step of" in unsafe_goals(Motion(*(each[~gone] for each in leap)), Limits, 0.02)[0]
+
+
 def test_the_judge_takes_a_return_to_where_the_joint_was_for_a_hold_and_nothing_else():
     goals = np.where(TIMES < 1.0, 40.0, 20.0)
     assert unsafe_goals(motion(goals, np.full(720, 20.3)), Limits, 0.02) == []
