@@ -171,7 +171,7 @@ def test_the_judge_knows_goals_that_came_while_the_physics_stood_still():
     gap = Motion(*(each[~gone] for each in whole))
     assert np.abs(np.diff(gap.goals[:, 0])).max() > 11.2
     assert unsafe_goals(gap, Limits, 0.02) == []
-    leap = whole._replace(goals=whole.goals + np.where(TIMES[:, None] > 1.1, 80.0, 0.0))
+    leap = whole._replace(goals=whole.goals + np.where(TIMES[:, None] > 1.1, -120.0, 0.0))
     assert "a step of" in unsafe_goals(Motion(*(each[~gone] for each in leap)), Limits, 0.02)[0]
 
 
