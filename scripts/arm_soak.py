@@ -245,7 +245,7 @@ class Soak:
         if found:
             self.figures.unsafe += [f"{self._elapsed():.0f} s: {each}" for each in found]
             path = self._folder / f"unsafe_{len(self.figures.unsafe)}.npz"
-            np.savez_compressed(path, times=motion.times, positions=motion.positions, goals=motion.goals)
+            np.savez_compressed(path, **motion._asdict())
             kept = self._lines[-1500:]
             write_json(path.with_suffix(".json"), {"found": found, "lines": kept})
         self._lines = self._lines[-1500:]

@@ -119,7 +119,7 @@ def test_a_soak_judges_what_the_twin_did(tmp_path):
 
     class World:
         def motion(self, since: float) -> Motion:
-            return Motion(times, np.zeros((720, 6)), goals)
+            return Motion(times, np.zeros((720, 6)), goals, np.zeros(720))
 
     class Tail:
         def read(self) -> list[dict]:
