@@ -8,8 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import WorldError
-from ..policy.contract import ActionSpec, CameraSpec, Contract, GripperSpec, Offer, StateSpec
-from ..policy.specification import Specification
+from ..policy.contract import ActionSpec, CameraSpec, Contract, GripperSpec, Offer, Specification, StateSpec
 from .limits import JointRange
 
 

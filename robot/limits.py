@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import InputError
-from ..policy.contract import Contract
-from ..policy.specification import Specification
+from ..policy.contract import Contract, Specification
 
 SERVO_SPEED = 270.0
 """Degrees a second of an STS3215 without load (45 rpm): no target needs to move faster than the servo can."""

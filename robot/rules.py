@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import unknown_name
-from ..policy.specification import Specification
+from ..policy.contract import Specification
 from .limits import Limits
 from .schedule import AGGREGATIONS
 
