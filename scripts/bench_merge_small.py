@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError, WorldError
 from .figures import Figures
@@ -43,8 +43,8 @@ class MergeSmallConfig:
     """Skills to merge."""
     rank: int = 32
     """Rank of their factors."""
-    merge: str = "nothing"
-    """Which of their changes become one: nothing, expert or all."""
+    merge: Literal["nothing", "expert", "all"] = "nothing"
+    """Which of their changes become one."""
     method: str = "ties"
     """Method of the merge, unless nothing is merged."""
     bits: int = 4

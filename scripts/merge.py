@@ -49,7 +49,8 @@ class MergeConfig:
     blocks, which were trained whole (expert); or all, as by MergeVLA (all). With four skills factors take no more room
     than masks and merged changes, and lose far less."""
     method: MethodName = "ties"
-    """How the skills' changes of a weight become one; this and the next seven options are for --merge expert or all."""
+    """How the skills' changes of a weight become one; this, the next nine options and --bits are for --merge
+    expert or all."""
     masks: Literal["task", "agreement", "consensus", "none"] | None = None
     """What a skill takes of the merged change: where that is nearer to its own change than nothing (task), where it has
     its sign (agreement), where two skills or more would (consensus), or everything (none). The method's own when left

@@ -98,14 +98,12 @@ def merge_skills(
     tensors = {PREFIX + name: tensor for name, tensor in beginning.items()}
     for number, skill in enumerate(skills):
         tensors |= {f"{OWN}{number}.{name}": _finite(skill, name) for name in own}
-    report, ranks = [], {}
+    report, ranks, whole = [], {}, set(matrices)
     for name in progress(kept) if kept else ():
         vectors = changes.of(name)
-        thin = (
-            vectors
-            if name in set(learned)
-            else [each.truncated(fair_rank(each.shape, len(skills))) for each in vectors]
-        )
+        thin = vectors
+        if name in whole:
+            thin = [vector.truncated(fair_rank(vector.shape, len(skills))) for vector in vectors]
         ranks[name] = [vector.rank for vector in thin]
         for number, vector in enumerate(thin):
             tensors |= {f"{FACTOR}{number}.{part}.{name}": each for part, each in _quantised(vector).items()}

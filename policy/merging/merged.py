@@ -55,10 +55,17 @@ class SkillTable:
     def read(cls, text: str, source: str) -> SkillTable:
         values = json.loads(text)
         known = {field.name for field in fields(cls)}
-        if not isinstance(values, dict) or set(values) != known or not isinstance(values["factored"], dict):
+        if not isinstance(values, dict) or set(values) != known:
             got = ", ".join(values) if isinstance(values, dict) else type(values).__name__
             fix = "Use the version that merged the skills, or merge them again."
             raise InputError(f"{source}/{SKILLS}", got=got, expected=", ".join(sorted(known)), fix=fix)
+        ranks = values["factored"]
+        if not isinstance(ranks, dict) or any(len(each) != len(values["names"]) for each in ranks.values()):
+            got, expected = (
+                f"{type(ranks).__name__} of {len(ranks)}",
+                "for every weight with factors a rank of each skill",
+            )
+            raise InputError(f"{source}/{SKILLS}: factored", got=got, expected=expected, fix="Merge the skills again.")
         values |= {name: tuple(values[name]) for name in ("names", "changed", "own")}
         values["normalization"] = tuple(Normalization(**each) for each in values["normalization"])
         return cls(**values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -301,6 +302,13 @@ class TestRefusals:
         damaged = write_checkpoint(tmp_path / "damaged", less, whole.config, whole.contract, {}, texts)
         with pytest.raises(InputError, match=r"mask\.0\..* missing or left over"):
             load_core(damaged)
+        table = json.loads(texts[SKILLS])
+        next(iter(table["factored"].values())).pop()
+        shorter = write_checkpoint(
+            tmp_path / "shorter", whole.tensors, whole.config, whole.contract, {}, {SKILLS: json.dumps(table)}
+        )
+        with pytest.raises(InputError, match="factored: got .*expected for every weight with factors a rank"):
+            load_core(shorter)
 
 
 def test_a_merged_policy_is_not_trained_and_not_run_by_lerobot(skills, tmp_path):
