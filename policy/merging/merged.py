@@ -61,11 +61,8 @@ class SkillTable:
             raise InputError(f"{source}/{SKILLS}", got=got, expected=", ".join(sorted(known)), fix=fix)
         ranks = values["factored"]
         if not isinstance(ranks, dict) or any(len(each) != len(values["names"]) for each in ranks.values()):
-            got, expected = (
-                f"{type(ranks).__name__} of {len(ranks)}",
-                "for every weight with factors a rank of each skill",
-            )
-            raise InputError(f"{source}/{SKILLS}: factored", got=got, expected=expected, fix="Merge the skills again.")
+            expected = "for every weight with factors a rank of each skill"
+            raise InputError(f"{source}/{SKILLS}: factored", got="others", expected=expected, fix="Merge them again.")
         values |= {name: tuple(values[name]) for name in ("names", "changed", "own")}
         values["normalization"] = tuple(Normalization(**each) for each in values["normalization"])
         return cls(**values)
