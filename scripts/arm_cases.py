@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..sim.virtual_arm.faults import Fault
-from .arm_rig import LinkRig
+from .arm_rig import NEAR, SWING, LinkRig
 from .arm_wanderer import TWISTS, jump
 
 ROWS = (
@@ -81,6 +81,13 @@ def _fast(actions: np.ndarray) -> np.ndarray:
     return changed
 
 
+def _elsewhere(actions: np.ndarray) -> np.ndarray:
+    """Let the first joint begin 30 degrees away, on the side where its range goes on."""
+    changed = actions.copy()
+    changed[:, 0] += -30.0 if changed[0, 0] > 0 else 30.0
+    return changed
+
+
 def _bus(fault: Fault, seconds: float = 0.6) -> Callable[[LinkRig], object]:
     def act(rig: LinkRig) -> None:
         rig.world.fault(fault)
@@ -90,12 +97,19 @@ def _bus(fault: Fault, seconds: float = 0.6) -> Callable[[LinkRig], object]:
 
 
 def _stuck(rig: LinkRig) -> None:
+    """Jam the first joint far out to a side, from where the swing leads further away than a joint may stay behind."""
+    rig.feed(6.0, until=lambda: _is_out(rig))
     rig.wanderer.near = np.inf
     try:
         rig.world.fault(Fault("stuck", joint="shoulder_pan", seconds=3.0))
         rig.feed(3.0, until=lambda: _state(rig) == "stopped")
     finally:
-        rig.wanderer.near = 9.0
+        rig.wanderer.near = NEAR
+
+
+def _is_out(rig: LinkRig) -> bool:
+    found = rig.link.joints()
+    return found is not None and abs(found[0][0]) > 0.8 * SWING[0] and rig.wanderer.follows(*found)
 
 
 def _silence(rig: LinkRig) -> None:
@@ -199,7 +213,7 @@ CASES = (
         2,
         "a first chunk 30 degrees away",
         "refused: nothing moves",
-        lambda rig: rig.feed(0.5, lambda actions: actions + np.float32(30.0), chunks=3),
+        lambda rig: rig.feed(0.5, _elsewhere, chunks=3),
         ("far",),
         rests=True,
     ),

@@ -61,6 +61,7 @@ def unsafe_goals(motion: Motion, limits: Limits, tick: float) -> list[str]:
         goal, position = goals[:, joint], positions[:, joint]
         known = np.isfinite(goal)
         outside = known & ((goal < low[joint] - ROUNDING) | (goal > high[joint] + ROUNDING))
+        outside &= ~_found_there(goal, position, times)
         if outside.any():
             found.append(f"{limits.names[joint]}: goal {goal[outside][0]:.1f} outside its range")
         change = np.diff(goal)
@@ -81,6 +82,13 @@ def unsafe_goals(motion: Motion, limits: Limits, tick: float) -> list[str]:
         if len(path) and (path - path[start]).max() > allowed:
             found.append(f"{limits.names[joint]}: goals moved {(path - path[start]).max():.1f} within {WINDOW:g} s")
     return found
+
+
+def _found_there(goals: np.ndarray, positions: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Tell where [n] a joint's goal is still the pose in which it was given torque, before its governor told it any."""
+    if not len(goals) or not abs(goals[0] - positions[0]) <= HELD_WITHIN:
+        return np.zeros(len(goals), dtype=bool)
+    return np.logical_and.accumulate(goals == goals[0]) & (times <= times[0] + JUST_BEFORE)
 
 
 def _away(goals: np.ndarray, positions: np.ndarray, times: np.ndarray) -> np.ndarray:

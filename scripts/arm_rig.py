@@ -43,16 +43,20 @@ SESSION = "faults"
 class Wanderer:
     """Decides for a swing of all joints that goes on and on; from elsewhere it leads there slowly.
 
+    It begins anew with every episode, so that a fault finds the arm on the same way each time.
+
     `twist` may change what it decided, an array [T, A], before it is given away.
     """
 
     def __init__(self, contract: Contract, twist: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
         self.contract, self.twist, self.near = contract, twist, NEAR
+        self.began = time.monotonic()
         self.instructions: list[str] = []
 
     def reset(self, instruction: str) -> None:
-        """Begin an episode."""
+        """Begin an episode, and the swing with it."""
         self.instructions.append(instruction)
+        self.began = time.monotonic()
 
     def decide(self, observation: Mapping[str, Any]) -> np.ndarray:
         """Return a chunk float32 [T, A]."""
@@ -63,12 +67,19 @@ class Wanderer:
     def plan(self, pose: np.ndarray, observed: float) -> np.ndarray:
         """Return the chunk for a pose [A] seen at a steady time."""
         period = 1.0 / self.contract.control_hz
-        times = observed + period * np.arange(self.contract.chunk)
-        path = MIDDLE + SWING * np.sin(2.0 * math.pi * times[:, None] / SECONDS)
-        if np.abs(path[0] - pose).max() > self.near:
+        path = self._path(observed + period * np.arange(self.contract.chunk))
+        if not self.follows(pose, observed):
             reach = APPROACH * period * np.arange(1, self.contract.chunk + 1)[:, None]
             path = pose + np.clip(path - pose, -reach, reach)
         return path.astype(np.float32)
+
+    def follows(self, pose: np.ndarray, observed: float) -> bool:
+        """Tell whether a pose [A] seen at a steady time is near enough to the swing to be told of it as it is."""
+        return bool(np.abs(self._path(np.array([observed]))[0] - pose).max() <= self.near)
+
+    def _path(self, times: np.ndarray) -> np.ndarray:
+        """Return where the swing is [T, A] at steady times [T]."""
+        return MIDDLE + SWING * np.sin(2.0 * math.pi * (times[:, None] - self.began) / SECONDS)
 
 
 def small_contract(size: int = IMAGE_SIZE) -> Contract:
@@ -118,6 +129,7 @@ class LinkRig:
             self.link.rearm()
             self.episode += 1
             self.sequence = -1
+            self.wanderer.began = time.monotonic()
             verdict = self.link.begin_episode(self.episode)
             if verdict.accepted:
                 return

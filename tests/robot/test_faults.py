@@ -183,6 +183,16 @@ def test_the_judge_takes_a_return_to_where_the_joint_was_for_a_hold_and_nothing_
     assert "torque came on" in unsafe_goals(motion(limp, np.full(720, 40.0)), Limits, 0.02)[0]
 
 
+def test_the_judge_lets_an_arm_be_found_outside_its_range_but_not_stay_there():
+    def found(seconds: float, to: float = 99.0) -> list[str]:
+        return unsafe_goals(motion(np.where(seconds > TIMES, 103.0, to), np.full(720, 103.2)), Limits, 0.02)
+
+    assert found(0.1) == []
+    assert "goal 103.0 outside" in found(0.3)[0]
+    assert "goal 105.0 outside" in found(0.1, 105.0)[0]
+    assert "goal 103.0 outside" in unsafe_goals(motion(np.full(720, 103.0), np.full(720, 99.0)), Limits, 0.02)[0]
+
+
 def test_the_judge_sees_an_arm_that_does_not_rest():
     still = np.zeros(720)
     swings = np.where(TIMES < 0.55, 10 * np.sin(30 * TIMES), 0.0)
