@@ -12,8 +12,9 @@ import importlib
 import importlib.metadata
 import inspect
 import io
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,14 @@ ON_RESUME = "What is on disk is kept: repeat the command with --resume to go on.
 
 DISK_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 """What a disk says when it takes no more: the user can mend it, so it is bad input and no fault of the program."""
+
+
+SPINS = "3000"
+"""How often a thread of torch's looks whether the others are done before it sleeps: a hundredth of OpenMP's own count.
+
+An idle machine trains as fast with it. On a busy one, where threads that wait keep the others from running, two threads
+train 1.4 times as fast beside one busy process, and 2.5 times beside an evaluation.
+"""
 
 
 @dataclass(frozen=True)
@@ -173,9 +182,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = COMMANDS.get(name)
         if command is None:
             raise unknown_name("command", name, COMMANDS)
+        wait_briefly(os.environ)
         module = importlib.import_module(f".{command.module}", __package__)
         outcome.code = module.run(parse(name, command, getattr(module, command.options), options))
     return outcome.code
+
+
+def wait_briefly(environment: MutableMapping[str, str]) -> None:
+    """Let OpenMP's threads sleep soon where they wait, unless the user has said how; holds from torch's import on."""
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & environment.keys():
+        environment["GOMP_SPINCOUNT"] = SPINS
 
 
 def overview() -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from saccade.errors import InputError, WorldError
 from saccade.scripts import report
-from saccade.scripts.main import COMMANDS, main, overview, parse
+from saccade.scripts.main import COMMANDS, SPINS, main, overview, parse, wait_briefly
 
 HEAVY = (
     "torch",
@@ -126,3 +126,17 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(report, "run", fail)
     with pytest.raises(FileNotFoundError):
         main(["report", "folder"])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"GOMP_SPINCOUNT": SPINS}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+    ],
+)
+def test_torch_is_told_how_to_wait_unless_the_user_has_said_so(before, after):
+    environment = dict(before)
+    wait_briefly(environment)
+    assert environment == after
