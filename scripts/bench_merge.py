@@ -46,7 +46,7 @@ class MergeBenchConfig:
     others: tuple[str, ...] = ()
     """Methods, and kinds of masks, by which all changes are merged to compare: ties wudi mean/none emr."""
     others_seeds: int = 1
-    """How many of the seeds, from the first on, are measured with those and with every other baseline."""
+    """How many of the seeds, from the first on, are measured with those and with the baselines that merge; 0: none."""
     episodes: int = 5
     """Episodes of each task."""
     states: int = 50
@@ -62,9 +62,10 @@ class MergeBenchConfig:
         if len(self.skills) != len(self.suites) or len(self.skills) < 2:
             got = f"{len(self.skills)} skills and {len(self.suites)} suites"
             raise InputError("skills", got=got, expected="two or more, one for each suite", fix="Name them in order.")
-        for name in ("episodes", "states", "workers", "others_seeds"):
-            if getattr(self, name) < 1:
-                raise InputError(name, got=getattr(self, name), expected="1 or more", fix=f"Raise --{name}.")
+        for name, least in (("episodes", 1), ("states", 1), ("workers", 1), ("others_seeds", 0)):
+            if getattr(self, name) < least:
+                fix = f"Raise --{name.replace('_', '-')}."
+                raise InputError(name, got=getattr(self, name), expected=f"{least} or more", fix=fix)
         if not self.seeds:
             raise InputError("seeds", got="none", expected="one or more", fix="0 is usual.")
         worlds.find_family((*self.suites, self.foreign))
@@ -106,10 +107,10 @@ class Measured:
         found["merged, the right skill named"] = {suite: self._named(merged, suite) for suite in config.suites}
         if config.joint is not None and (folder := Path(config.joint.format(seed=self._seed))).is_dir():
             found["trained on all suites together"] = self._everywhere(folder, "joint")
+        if config.keep_blocks > 0:
+            none = self._merged("no_block", keep_blocks=0)
+            found["merged, no block of the expert kept whole"] = self._everywhere(none, "no_block")
         if self._whole:
-            if config.keep_blocks > 0:
-                none = self._merged("no_block", keep_blocks=0)
-                found["merged, no block of the expert kept whole"] = self._everywhere(none, "no_block")
             expert = self._merged("expert", merge="expert", method=config.method)
             found["the expert's first blocks merged, with masks"] = self._everywhere(expert, "expert")
             plain = self._merged("unmasked", merge="all", method=config.method, masks="none")

@@ -84,11 +84,8 @@ def test_every_baseline_is_measured_with_as_many_seeds_as_was_asked_for(config, 
     monkeypatch.setattr(bench_merge.Measured, "_merged", lambda self, name, *_, **__: self._config.folder / name)
     config = dataclasses.replace(config, others=("wudi", "mean/none"))
     whole, part = (bench_merge.Measured(config, seed, whole=seed == 0).rows() for seed in config.seeds)
-    assert (
-        len(part) == 3
-        and {"all merged: wudi", "all merged: mean/none", "merged, no block of the expert kept whole"}
-        <= whole.keys() - part.keys()
-    )
+    assert len(part) == 4 and "merged, no block of the expert kept whole" in part
+    assert {"all merged: wudi", "all merged: mean/none", "merged without masks"} <= whole.keys() - part.keys()
     figures = summary(config, [whole, part])
     assert figures["method_mean_none_desk_goal"] == figures["no_block_kept_success"] == 0.5
     assert figures["merged_over_skills"] == 0.5
@@ -97,7 +94,7 @@ def test_every_baseline_is_measured_with_as_many_seeds_as_was_asked_for(config, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"others_seeds": 0}, "others_seeds: got 0"),
+        ({"others_seeds": -1}, "others_seeds: got -1, expected 0 or more"),
         ({"skills": ("a",)}, "skills: got 1 skills and 2 suites"),
         ({"episodes": 0}, "episodes: got 0"),
         ({"seeds": ()}, "seeds: got none"),
