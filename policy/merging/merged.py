@@ -60,7 +60,8 @@ class SkillTable:
             fix = "Use the version that merged the skills, or merge them again."
             raise InputError(f"{source}/{SKILLS}", got=got, expected=", ".join(sorted(known)), fix=fix)
         ranks = values["factored"]
-        if not isinstance(ranks, dict) or any(len(each) != len(values["names"]) for each in ranks.values()):
+        skills = len(values["names"])
+        if not isinstance(ranks, dict) or not all(isinstance(r, list) and len(r) == skills for r in ranks.values()):
             expected = "for every weight with factors a rank of each skill"
             raise InputError(f"{source}/{SKILLS}: factored", got="others", expected=expected, fix="Merge them again.")
         values |= {name: tuple(values[name]) for name in ("names", "changed", "own")}

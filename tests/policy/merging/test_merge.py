@@ -303,12 +303,12 @@ class TestRefusals:
         with pytest.raises(InputError, match=r"mask\.0\..* missing or left over"):
             load_core(damaged)
         table = json.loads(texts[SKILLS])
-        next(iter(table["factored"].values())).pop()
-        shorter = write_checkpoint(
-            tmp_path / "shorter", whole.tensors, whole.config, whole.contract, {}, {SKILLS: json.dumps(table)}
-        )
-        with pytest.raises(InputError, match="factored: got .*expected for every weight with factors a rank"):
-            load_core(shorter)
+        weight, ranks = next(iter(table["factored"].items()))
+        for name, other in (("shorter", ranks[:-1]), ("number", ranks[0])):
+            text = json.dumps(table | {"factored": table["factored"] | {weight: other}})
+            wrong = write_checkpoint(tmp_path / name, whole.tensors, whole.config, whole.contract, {}, {SKILLS: text})
+            with pytest.raises(InputError, match="factored: got .*expected for every weight with factors a rank"):
+                load_core(wrong)
 
 
 def test_a_merged_policy_is_not_trained_and_not_run_by_lerobot(skills, tmp_path):
