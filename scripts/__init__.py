@@ -1,1 +1,1 @@
-"""The `saccade` command line: one file for each command."""
+"""The `saccade` command line: one file or one folder for each command."""

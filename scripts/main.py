@@ -50,7 +50,7 @@ class Command:
 
 COMMANDS = {
     "quickstart": Command(
-        module="quickstart",
+        module="quickstart.command",
         options="QuickstartConfig",
         summary="the whole way in 20 minutes: collect, train, evaluate, report",
         examples=(
@@ -72,7 +72,7 @@ COMMANDS = {
         ),
     ),
     "train": Command(
-        module="train",
+        module="train.command",
         options="TrainConfig",
         summary="a policy from demonstrations",
         examples=(
@@ -83,7 +83,7 @@ COMMANDS = {
         ),
     ),
     "eval": Command(
-        module="evaluate",
+        module="evaluate.command",
         options="EvaluateConfig",
         summary="a policy judged in simulation, with intervals and a report",
         examples=(
@@ -128,7 +128,7 @@ COMMANDS = {
         interrupted="Nothing is left behind.",
     ),
     "run": Command(
-        module="run",
+        module="run.command",
         options="RunConfig",
         summary="a policy that drives an arm: the virtual SO-101, or a real one",
         examples=(
@@ -151,7 +151,7 @@ COMMANDS = {
         interrupted="Repeat the command; the evaluations are untouched.",
     ),
     "bench": Command(
-        module="bench",
+        module="bench.command",
         options="BenchConfig",
         summary="how fast policies, kernels and the simulator are, how reliable the demonstrator",
         examples=(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ..errors import InputError
-from .policies import Device, Precision
+from .checkpoints.worker_policies import Device, Precision
 
 if TYPE_CHECKING:
     from ..robot.server_settings import ServerSettings
@@ -55,7 +55,7 @@ def run(config: ServeConfig) -> int:
     """Load the policy, decide once or more to be quick from the first request on, and serve until a signal."""
     from ..robot.protocol import TOKEN_VARIABLE
     from ..robot.server_settings import ServerSettings
-    from .evaluate import checkpoint_folder
+    from .evaluate.command import checkpoint_folder
 
     folder = checkpoint_folder(config.checkpoint)
     token, made = find_token(config)
@@ -73,7 +73,7 @@ def run(config: ServeConfig) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     print(f"loading {folder}", flush=True)
     from ..robot.serving import serve_until_signal
-    from .deciders import CheckpointDecider, warm_up
+    from .checkpoints.decider import CheckpointDecider, warm_up
 
     decider = CheckpointDecider(folder, device=config.device, precision=config.precision, threads=config.threads)
     seconds, contract = warm_up(decider), decider.contract

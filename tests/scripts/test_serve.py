@@ -18,9 +18,9 @@ from saccade.policy.checkpoint import STARTER
 from saccade.robot.client import ConnectionLost, RemotePolicy
 from saccade.robot.server_settings import ServerSettings
 from saccade.robot.serving import serving
-from saccade.scripts.deciders import CheckpointDecider, blank_observation, warm_up
+from saccade.scripts.bench.arm.round_trip import measure_round_trip
+from saccade.scripts.checkpoints.decider import CheckpointDecider, blank_observation, warm_up
 from saccade.scripts.main import main
-from saccade.scripts.round_trip import measure_round_trip
 from saccade.scripts.serve import ServeConfig, find_token
 
 TOKEN = "a-token-for-tests-only"

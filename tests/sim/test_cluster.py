@@ -15,7 +15,7 @@ from fake_world import make_actor, make_env
 
 import saccade
 from saccade.errors import InputError, WorldError
-from saccade.scripts.bench_cluster import Interrupted, TwoNodes, count_records
+from saccade.scripts.bench.evaluation.cluster import Interrupted, TwoNodes, count_records
 from saccade.sim import cluster, cluster_node
 from saccade.sim.cluster import ClusterOptions, ClusterPool
 from saccade.sim.cluster_node import Setup, folder_digest, shipped

@@ -99,7 +99,7 @@ def test_an_actor_that_always_looks_always_sees():
 
 
 def test_what_workers_are_forked_with_has_not_chosen_how_to_draw():
-    modules = "saccade.sim.worker, saccade.scripts.policies"
+    modules = "saccade.sim.worker, saccade.scripts.checkpoints.worker_policies"
     loaded = f"import sys, {modules}; print('mujoco' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

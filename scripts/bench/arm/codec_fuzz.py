@@ -1,0 +1,378 @@
+"""A million broken messages against the wire's codec, judged by a second reader that shares nothing with it.
+
+The judge lets msgpack's own C reader parse a message freely and then holds the tree against the definition in
+`robot/codec.py`, with `struct` and `math` where the codec uses numpy. So a message counts as wrongly accepted whenever
+the codec lets through what the definition does not allow, or reads another value from it; and as wrongly refused the
+other way round.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import struct
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from ....errors import InputError
+from ....robot.codec import DIMENSIONS, CodecError, Limits, decode, encode
+
+FORMS = {
+    **{"|b1": "?", "|i1": "b", "<i2": "h", "<i4": "i", "<i8": "q"},
+    **{"|u1": "B", "<u2": "H", "<u4": "I", "<u8": "Q", "<f2": "e", "<f4": "f", "<f8": "d"},
+}
+"""How `struct` names each dtype that may travel."""
+
+SMALL = Limits(message=1024, text=64, values=96, depth=6)
+"""Limits that a mutation can reach, so that they are fuzzed as well."""
+
+SHOWN = 5
+PROGRESS_EVERY = 10_000
+
+
+@dataclass
+class FuzzFigures:
+    """What came of fuzzing; `examples` has the first inputs that were judged wrongly, in hexadecimal."""
+
+    inputs: int = 0
+    accepted: int = 0
+    crashes: int = 0
+    wrongly_accepted: int = 0
+    wrongly_refused: int = 0
+    seconds: float = 0.0
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        """Whether the codec and its judge agreed on every input, and nothing crashed."""
+        return self.crashes == self.wrongly_accepted == self.wrongly_refused == 0
+
+
+def fuzz_codec(inputs: int = 1_000_000, seed: int = 0, progress: Callable[[int], object] | None = None) -> FuzzFigures:
+    """Decode `inputs` broken messages and return what came of it; `progress` is told how many more are done.
+
+    A crash is anything but a value or the codec's own error. The same seed gives the same inputs. Raises InputError for
+    less than one input.
+    """
+    if inputs < 1:
+        raise InputError("inputs", got=inputs, expected="1 or more", fix="Raise it; a million take a few minutes.")
+    figures, started = FuzzFigures(), time.monotonic()
+    for message, limits in broken_messages(inputs, seed):
+        judge_one(message, limits, figures)
+        if progress is not None and figures.inputs % PROGRESS_EVERY == 0:
+            progress(PROGRESS_EVERY)
+    figures.seconds = time.monotonic() - started
+    return figures
+
+
+def judge_one(message: bytes, limits: Limits, figures: FuzzFigures) -> None:
+    """Decode one message, compare with the judge, and count."""
+    figures.inputs += 1
+    expected = acceptable(message, limits)
+    problem = ""
+    try:
+        value = decode(message, limits)
+    except CodecError:
+        if expected is not None:
+            problem = "wrongly_refused"
+    # Whatever else comes out is what is being looked for.
+    except Exception:
+        problem = "crashes"
+    else:
+        figures.accepted += 1
+        if expected is None or not _same(value, expected):
+            problem = "wrongly_accepted"
+    if problem:
+        setattr(figures, problem, getattr(figures, problem) + 1)
+        if len(figures.examples) < SHOWN:
+            figures.examples.append(f"{problem}: {message[:200].hex()}")
+
+
+class _Pairs(list):
+    """A map as msgpack read it: its pairs in order, repeated keys included."""
+
+
+def acceptable(message: bytes, limits: Limits) -> _Pairs | None:
+    """Return the tree of a message that the definition allows, None for any other."""
+    if len(message) > limits.message:
+        return None
+    try:
+        tree = msgpack.unpackb(message, raw=False, strict_map_key=True, use_list=True, object_pairs_hook=_Pairs)
+    # msgpack's own errors are of these two families; it reports text that is no UTF-8 as a ValueError.
+    except (msgpack.UnpackException, ValueError):
+        return None
+    if type(tree) is not _Pairs or _kind(tree) != "map":
+        return None
+    if _count(tree) > limits.values or _height(tree) > limits.depth or not _allowed(tree, limits):
+        return None
+    return tree
+
+
+def _kind(pairs: _Pairs) -> str:
+    keys = [key for key, _ in pairs]
+    if len(keys) == 4 and set(keys) == {b"__ndarray__", b"dtype", b"shape", b"data"}:
+        return "array"
+    if len(keys) == 3 and set(keys) == {b"__npgeneric__", b"dtype", b"data"}:
+        return "scalar"
+    return "map" if len(set(keys)) == len(keys) and all(type(key) is str for key in keys) else "wrong"
+
+
+def _count(tree: Any) -> int:
+    if type(tree) is _Pairs:
+        return sum(2 + _count(key) + _count(value) for key, value in tree)
+    return sum(1 + _count(item) for item in tree) if type(tree) is list else 0
+
+
+def _height(tree: Any) -> int:
+    if type(tree) is _Pairs:
+        return 1 + max((_height(value) for _, value in tree), default=0)
+    return 1 + max(map(_height, tree), default=0) if type(tree) is list else 0
+
+
+def _allowed(value: Any, limits: Limits) -> bool:
+    if value is None or type(value) in (bool, int):
+        return True
+    if type(value) is float:
+        return math.isfinite(value)
+    if type(value) is str:
+        return len(value.encode()) <= limits.text
+    if type(value) is list:
+        return all(_allowed(item, limits) for item in value)
+    if type(value) is not _Pairs:
+        return False
+    kind = _kind(value)
+    if kind == "map":
+        return all(_allowed(key, limits) and _allowed(item, limits) for key, item in value)
+    if kind == "wrong":
+        return False
+    found = dict(value)
+    form = FORMS.get(found[b"dtype"]) if type(found[b"dtype"]) is str else None
+    if form is None or len(found[b"dtype"]) > limits.text:
+        return False
+    return _array_allowed(found, form) if kind == "array" else _scalar_allowed(found, form)
+
+
+def _array_allowed(found: dict[bytes, Any], form: str) -> bool:
+    shape, data = found[b"shape"], found[b"data"]
+    if found[b"__ndarray__"] is not True or type(data) is not bytes or type(shape) is not list:
+        return False
+    if len(shape) > DIMENSIONS or not all(type(side) is int and side > 0 for side in shape):
+        return False
+    count, left = divmod(len(data), struct.calcsize(f"<{form}"))
+    if left or math.prod(shape) != count:
+        return False
+    if form == "?":
+        return set(data) <= {0, 1}
+    return form not in "efd" or all(map(math.isfinite, struct.unpack(f"<{count}{form}", data)))
+
+
+def _scalar_allowed(found: dict[bytes, Any], form: str) -> bool:
+    data = found[b"data"]
+    kind = bool if form == "?" else float if form in "efd" else int
+    if found[b"__npgeneric__"] is not True or type(data) is not kind:
+        return False
+    try:
+        packed = struct.pack(f"<{form}", data)
+    except (struct.error, OverflowError):
+        return False
+    return kind is not float or math.isfinite(struct.unpack(f"<{form}", packed)[0])
+
+
+def _same(value: Any, tree: Any) -> bool:
+    """Return whether the codec's value is what the tree says, arrays owning their numbers."""
+    if type(tree) is not _Pairs:
+        if type(tree) is list:
+            return type(value) is list and len(value) == len(tree) and all(map(_same, value, tree))
+        return type(value) is type(tree) and value == tree
+    kind = _kind(tree)
+    if kind == "map":
+        return (
+            type(value) is dict
+            and list(value) == [key for key, _ in tree]
+            and all(_same(value[key], item) for key, item in tree)
+        )
+    found = dict(tree)
+    if kind == "scalar":
+        packed = struct.pack(f"<{FORMS[found[b'dtype']]}", found[b"data"])
+        return isinstance(value, np.generic) and value.dtype.str == found[b"dtype"] and value.tobytes() == packed
+    return (
+        type(value) is np.ndarray
+        and value.base is None
+        and value.dtype.str == found[b"dtype"]
+        and list(value.shape) == found[b"shape"]
+        and value.tobytes() == found[b"data"]
+    )
+
+
+def broken_messages(inputs: int, seed: int) -> Iterator[tuple[bytes, Limits]]:
+    """Yield messages, most of them broken, each with the limits to read it under; the seed decides them all.
+
+    Some are noise; the others are valid messages of which bytes, or parts before they were packed, are changed once to
+    five times.
+    """
+    draw = random.Random(seed)
+    trees = valid_trees()
+    valid = [_pack(tree) for tree in trees]
+    ordinary = Limits()
+    for _ in range(inputs):
+        way = draw.random()
+        if way < 0.05:
+            message = draw.randbytes(draw.randrange(64))
+        elif way < 0.55:
+            message = draw.choice(valid)
+            for _ in range(draw.choice((1, 1, 1, 2, 3, 4))):
+                message = _change_bytes(message, valid, draw)
+        else:
+            tree = draw.choice(trees)
+            for _ in range(draw.choice((1, 1, 1, 2, 3))):
+                tree = _change_tree(tree, draw)
+            message = _pack(tree)
+            if way > 0.9:
+                message = _change_bytes(message, valid, draw)
+        yield message, SMALL if draw.random() < 0.3 else ordinary
+
+
+def valid_trees() -> list[Any]:
+    """Return the trees of messages as they are really sent: observations of both clients, replies, greetings."""
+    numbers = np.random.default_rng(0)
+    picture = numbers.integers(0, 256, (2, 2, 3), dtype=np.uint8)
+    state, actions = (numbers.normal(size=size).astype(np.float32) for size in (6, (2, 6)))
+    heading = {"session": "0123456789abcdef", "sequence": 7}
+    every = {name: np.ones(2, dtype=name) for name in FORMS}
+    scalars = {name: np.dtype(name).type(1) for name in FORMS}
+    messages = [
+        {"observation/front": picture, "observation/state": state.astype(np.float64), "prompt": "pick it up"},
+        {**heading, "request": "decide", "deadline": 0.25, "pixels": {"front": picture}, "agent_pos": state},
+        {**heading, "request": "reset", "deadline": 1.0, "instruction": "put the red cube in the bin"},
+        {**heading, "actions": actions, "server_timing": {"infer_ms": 11.5, "total_ms": 12.5}},
+        {
+            **heading,
+            "error": {"kind": "input", "what": "prompt", "got": "nothing", "expected": "text", "fix": "Add it."},
+        },
+        {"protocol": "saccade/1", "contract": "{}", "flags": [True, None, -3, 70000, 2**40], "ready": False},
+        every,
+        scalars,
+    ]
+    return [msgpack.unpackb(encode(message), raw=False, object_pairs_hook=_Pairs) for message in messages]
+
+
+def _pack(tree: Any) -> bytes:
+    return b"".join(_packed(tree))
+
+
+def _packed(tree: Any) -> Iterator[bytes]:
+    """Yield a tree's bytes; unlike a dictionary, pairs keep repeated keys and keys of any type."""
+    if type(tree) is _Pairs:
+        yield _PACKER.pack_map_header(len(tree))
+        for key, value in tree:
+            yield from _packed(key)
+            yield from _packed(value)
+    elif type(tree) is list:
+        yield _PACKER.pack_array_header(len(tree))
+        for item in tree:
+            yield from _packed(item)
+    else:
+        yield _PACKER.pack(tree)
+
+
+_PACKER = msgpack.Packer(use_bin_type=True)
+
+_HEADS = bytes([*range(0xC0, 0xE0), 0x00, 0x7F, 0x80, 0x81, 0x83, 0x84, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xE0, 0xFF])
+_LENGTHS = (0, 1, 2, 7, 8, 31, 32, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**16, 2**31 - 1, 2**31, 2**32 - 1)
+_DTYPES = (
+    *("|O", "|O8", "O", "|V8", "|S4", "<U4", "<M8[s]", "<m8[ns]", ">f4", ">i8", "<c8", "<c16", "<f16", "=f4", "f4"),
+    *("float32", "i4,f4", "[('a','<f4')]", "", "|b1 ", "<f4\x00", "|i1", "|b1", "<f2", "<u8", b"<f4", 7, None),
+)
+_SIDES = (0, 1, 2, 3, -1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1, 1.0, True, None, "2", b"2", [1])
+_VALUES = (
+    *(None, True, False, 0, -1, 255, 256, -(2**63), 2**64 - 1, 1.5, 1e300, math.nan, math.inf, -math.inf, 65520.0),
+    *("", "x", "é" * 20, "x" * 70, b"", b"raw", b"\x00" * 8, msgpack.ExtType(5, b"abc"), msgpack.Timestamp(1, 2)),
+    *([], [[]], [0] * 40, _Pairs(), _Pairs([("a", 1), ("a", 2)]), _Pairs([(b"a", 1)]), _Pairs([(1, 2)])),
+)
+_KEYS = ("", "session", "error", b"data", b"dtype", b"__ndarray__", b"__npgeneric__", "__ndarray__", "k" * 70, 3, None)
+
+
+def _change_bytes(message: bytes, valid: list[bytes], draw: random.Random) -> bytes:
+    """Return a message with one change that knows nothing of its structure, or only where headers may be."""
+    if not message:
+        return draw.randbytes(3)
+    place = draw.randrange(len(message))
+    way = draw.randrange(8)
+    if way == 0:
+        return message[:place] + bytes([message[place] ^ (1 << draw.randrange(8))]) + message[place + 1 :]
+    if way == 1:
+        return message[:place] + bytes([draw.choice(_HEADS)]) + message[place + 1 :]
+    if way == 2:
+        return message[:place]
+    if way == 3:
+        return message[:place] + message[place + draw.randrange(1, 9) :]
+    if way == 4:
+        return message[:place] + draw.randbytes(draw.randrange(1, 9)) + message[place:]
+    if way == 5:
+        size = draw.choice((1, 2, 4))
+        length = draw.choice(_LENGTHS) % (1 << 8 * size)
+        return message[:place] + length.to_bytes(size, "big") + message[place + size :]
+    if way == 6:
+        other = draw.choice(valid)
+        return message[:place] + other[draw.randrange(len(other)) :]
+    return message + draw.choice((b"\xc0", b"\x00", b"\xc1", message[:4]))
+
+
+def _change_tree(tree: Any, draw: random.Random) -> Any:
+    """Return a tree with one change at a random place; the original stays as it is."""
+    if type(tree) is _Pairs and tree:
+        place = draw.randrange(len(tree))
+        key, value = tree[place]
+        changed = _Pairs(tree)
+        # Deeper half of the time, so that arrays within pictures within observations are reached.
+        if type(value) in (_Pairs, list) and draw.random() < 0.6:
+            changed[place] = (key, _change_tree(value, draw))
+        elif _kind(tree) == "array" and draw.random() < 0.7:
+            changed[place] = (key, _change_array_part(key, value, draw))
+        else:
+            _change_pairs(changed, place, draw)
+        return changed
+    if type(tree) is list and tree:
+        place = draw.randrange(len(tree))
+        return [*tree[:place], draw.choice(_SIDES), *tree[place + draw.randrange(2) :]]
+    return draw.choice(_VALUES)
+
+
+def _change_array_part(key: bytes, value: Any, draw: random.Random) -> Any:
+    if key == b"dtype":
+        return draw.choice((*_DTYPES, *FORMS))
+    if key == b"shape" and type(value) is list:
+        return draw.choice(
+            ([], value[::-1], [*value, 1], [1, *value], [*value, draw.choice(_SIDES)], [1] * 9, [2**32] * 2)
+        )
+    if key == b"data" and type(value) is bytes:
+        zeros, ones = bytes(len(value)), b"\xff" * len(value)
+        return draw.choice((value[:-1], value + b"\x00", b"", zeros, ones, value * 2, value.hex(), [value]))
+    return draw.choice((True, False, 1, *_VALUES))
+
+
+def _change_pairs(pairs: _Pairs, place: int, draw: random.Random) -> None:
+    """Change one map in place: another value or key, one pair less, more or twice, another order, a level more."""
+    key, value = pairs[place]
+    way = draw.randrange(8)
+    if way in (0, 1):
+        pairs[place] = (key, draw.choice(_VALUES))
+    elif way == 2:
+        pairs[place] = (draw.choice(_KEYS), value)
+    elif way == 3:
+        del pairs[place]
+    elif way == 4:
+        pairs.insert(place, (draw.choice(_KEYS), draw.choice(_VALUES)))
+    elif way == 5:
+        pairs.append(pairs[place])
+    elif way == 6:
+        draw.shuffle(pairs)
+    else:
+        for _ in range(draw.choice((1, 2, 5, 20, 120))):
+            value = [value] if draw.random() < 0.5 else _Pairs([("k", value)])
+        pairs[place] = (key, value)

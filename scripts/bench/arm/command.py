@@ -1,0 +1,349 @@
+"""`saccade bench arm`: the arm's stack under faults, its loop's punctuality, and what it costs a policy in success."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ....errors import InputError, unknown_name
+from ....sim.run_folder import read_json, write_json
+from ..figures import command_line, write_figures
+
+PARTS = ("faults", "fuzz", "round_trip", "loop", "success", "soak", "lerobot")
+TASKS = (
+    "desk_object/red_cube",
+    "desk_object/green_cube",
+    "desk_object/red_can",
+    "desk_spatial/left",
+    "desk_spatial/right",
+)
+FIGURES = (
+    *("virtual_success_rate", "eval_success_rate", "episodes", "loop_overrun_fraction", "loop_hz"),
+    *("decision_p50_ms", "decision_p99_ms", "round_trip_p50_ms", "faults_in_catalogue", "faults_passed"),
+    *("worst_hold_ms", "fuzz_inputs", "fuzz_crashes", "fuzz_wrongly_accepted", "soak_minutes", "unsafe_commands"),
+    "memory_growth_fraction",
+)
+"""What is always there, None where it was not measured."""
+
+
+@dataclass(frozen=True)
+class ArmBenchConfig:
+    """Measure the arm's stack on the virtual arm: every fault of the catalogue, the codec, the loop, and a long soak.
+
+    Every part is kept in the folder as it ends and taken from there next time, so that an interrupted run goes on.
+    Whether anything was unsafe is judged by what the arm's twin truly did.
+    """
+
+    parts: tuple[str, ...] = PARTS
+    """What to measure: faults, fuzz, round_trip, loop, success, soak, lerobot."""
+    again: bool = False
+    """Measure the named parts even where the folder has them."""
+    folder: Path = Path("runs/arm")
+    """Folder of the parts."""
+    fuzz_inputs: int = 1_000_000
+    """Broken messages for the codec."""
+    round_trips: int = 1000
+    """Decisions through a policy server of this machine."""
+    loop_seconds: float = 60.0
+    """At least so long the loop runs with the starter deciding."""
+    episodes: int = 50
+    """Episodes on the virtual arm, and the same ones in `saccade eval`."""
+    tasks: tuple[str, ...] = TASKS
+    """Tasks, SUITE/TASK, that the episodes are divided among."""
+    soak_minutes: float = 60.0
+    """How long things are broken at random."""
+    seed: int = 0
+    """Seed of fuzzing and soak."""
+    out: Path | None = None
+    """JSON file for the figures."""
+
+    def __post_init__(self) -> None:
+        for part in self.parts:
+            if part not in PARTS:
+                raise unknown_name("parts", part, PARTS)
+        for name in ("fuzz_inputs", "round_trips", "loop_seconds", "soak_minutes"):
+            if not getattr(self, name) > 0:
+                raise InputError(name, got=getattr(self, name), expected="above 0", fix="Leave it out.")
+        if self.episodes < len(self.tasks) or self.episodes % len(self.tasks):
+            expected = f"a multiple of {len(self.tasks)}, the number of tasks"
+            raise InputError("episodes", got=self.episodes, expected=expected, fix="The default is 50.")
+
+
+def run_arm_bench(config: ArmBenchConfig) -> int:
+    """Measure, print, write what was asked for, and return the exit code: 3 where a fault or the soak was unsafe."""
+    measures: dict[str, Callable[[ArmBenchConfig], dict[str, Any]]] = {
+        "faults": measure_faults,
+        "fuzz": measure_fuzzing,
+        "round_trip": measure_round_trips,
+        "loop": measure_loop,
+        "success": measure_success,
+        "soak": measure_soak,
+        "lerobot": look_at_lerobot,
+    }
+    config.folder.mkdir(parents=True, exist_ok=True)
+    for part in PARTS:
+        path = config.folder / f"part_{part}.json"
+        if part in config.parts and (config.again or not path.exists()):
+            load = os.getloadavg()[0]
+            write_json(path, {**measures[part](config), "load": [round(load, 1), round(os.getloadavg()[0], 1)]})
+        if path.exists():
+            print("\n".join(read_json(path)["lines"]), flush=True)
+        if config.out is not None:
+            write_figures(config.out, collected(config.folder), command_line("bench arm", config))
+    figures = collected(config.folder)
+    if config.out is not None:
+        print(f"Figures: {config.out}")
+    passed = figures["faults_passed"] == figures["faults_in_catalogue"] and not figures["unsafe_commands"]
+    return 0 if passed else 3
+
+
+def collected(folder: Path) -> dict[str, float | int | None]:
+    """Return the figures of all parts that are there, and the load average of each as it was measured."""
+    figures: dict[str, float | int | None] = dict.fromkeys(FIGURES)
+    for part in PARTS:
+        path = folder / f"part_{part}.json"
+        if not path.exists():
+            continue
+        found = read_json(path)
+        figures.update(found["figures"])
+        if "load" in found:
+            # What else ran on the machine; its cores are in the file, too.
+            figures[f"{part}_load"] = max(found["load"])
+    return figures
+
+
+def measure_faults(config: ArmBenchConfig) -> dict[str, Any]:
+    """Bring about every fault of the catalogue; its table goes into the folder, too, as faults.md.
+
+    Those that an interrupted run had got to are taken from the folder.
+    """
+    from ....sim.virtual_arm.world import VirtualArm
+    from .cases import CASES, ROWS, rig_rules
+    from .faults import Outcome, run_cases
+    from .page import fault_table, in_order
+    from .process_faults import SESSION_CASES, STATISTICS, foreign_statistics, run_session_cases
+    from .rig import IMAGE_SIZE, LinkRig
+
+    path = config.folder / "faults.json"
+    done: dict[str, dict[str, Any]] = {} if config.again or not path.exists() else read_json(path)
+
+    def told(outcome: Outcome) -> None:
+        done[outcome.name] = asdict(outcome)
+        write_json(path, done)
+        print(f"{'ok ' if outcome.passed else 'NOT'} {outcome.name}: {outcome.observed}", *outcome.problems, flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="saccade-faults-") as name:
+        folder = Path(name)
+        if STATISTICS not in done:
+            told(foreign_statistics(folder))
+        cases = tuple(case for case in CASES if case.name not in done)
+        if cases:
+            with VirtualArm.start(draws=False) as world:
+                run_cases(lambda rig: LinkRig(world, Path(tempfile.mkdtemp(dir=folder)), **rig_rules(rig)), cases, told)
+        others = tuple(case for case in SESSION_CASES if case.name not in done)
+        if others:
+            with VirtualArm.start(image_size=IMAGE_SIZE) as world:
+                run_session_cases(world, folder, others, told)
+    order = [STATISTICS, *(case.name for case in (*CASES, *SESSION_CASES))]
+    rows = in_order(sorted(done.values(), key=lambda row: order.index(row["name"])), ROWS)
+    (config.folder / "faults.md").write_text("\n".join(fault_table(rows)) + "\n", encoding="utf-8")
+    return {"rows": rows, "figures": fault_figures(rows), "lines": fault_lines(rows)}
+
+
+def fault_figures(rows: list[dict[str, Any]]) -> dict[str, float | int | None]:
+    """Return how many rows of the catalogue passed in all their variants, and the longest times.
+
+    Of the software's times those are left out in which the control process itself was kept from running.
+    """
+    from .cases import ROWS
+
+    passed = [row for row in ROWS if (of := [each for each in rows if each["row"] == row]) and _all_passed(of)]
+    devices = [each["device_ms"] for each in rows if each["device_ms"] is not None]
+    running = [each for each in rows if each["row"] != "loop overrun" and each["software_ms"] is not None]
+    bus = [each["software_ms"] for each in running if each["row"] == "serial bus"]
+    software = [each["software_ms"] for each in running if each["row"] != "serial bus"]
+    return {
+        "faults_in_catalogue": len(ROWS),
+        "faults_passed": len(passed),
+        "fault_variants": len(rows),
+        "fault_variants_passed": sum(not each["problems"] for each in rows),
+        "worst_hold_ms": _rounded(max(devices, default=None)),
+        "worst_software_ms": _rounded(max(software, default=None)),
+        "worst_bus_ms": _rounded(max(bus, default=None)),
+    }
+
+
+def fault_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the fault table for people."""
+    lines = [f"{'fault':<34} {'detected':>9} {'software':>9} {'device':>7}  observed"]
+    for each in rows:
+        times = [_milliseconds(each[name]) for name in ("detection_ms", "software_ms", "device_ms")]
+        mark = "" if not each["problems"] else f"  NOT PASSED: {'; '.join(each['problems'])}"
+        lines.append(f"{each['name']:<34} {times[0]:>9} {times[1]:>9} {times[2]:>7}  {each['observed']}{mark}")
+    return lines
+
+
+def measure_fuzzing(config: ArmBenchConfig) -> dict[str, Any]:
+    """Give the codec broken messages."""
+    from .codec_fuzz import fuzz_codec
+
+    found = fuzz_codec(config.fuzz_inputs, config.seed)
+    figures = {
+        "fuzz_inputs": found.inputs,
+        "fuzz_crashes": found.crashes,
+        "fuzz_wrongly_accepted": found.wrongly_accepted,
+        "fuzz_wrongly_refused": found.wrongly_refused,
+    }
+    line = f"codec: {found.inputs} broken messages, {found.accepted} of them still valid, {found.crashes} crashes, "
+    line += f"{found.wrongly_accepted} wrongly accepted, {found.wrongly_refused} wrongly refused"
+    return {"figures": figures, "lines": [line], "examples": found.examples}
+
+
+def measure_round_trips(config: ArmBenchConfig) -> dict[str, Any]:
+    """Decide through a policy server of this machine."""
+    from ...checkpoints.decider import CheckpointDecider
+    from ...evaluate.command import checkpoint_folder
+    from .round_trip import measure_round_trip
+
+    found = measure_round_trip(CheckpointDecider(checkpoint_folder("starter")), config.round_trips)
+    names = ("round_trip_p50_ms", "round_trip_p99_ms", "wire_p50_ms", "wire_p99_ms")
+    figures = {name: _rounded(getattr(found, name)) for name in names}
+    line = (
+        f"policy server, there and back: p50 {found.round_trip_p50_ms:.1f} ms, p99 {found.round_trip_p99_ms:.1f} ms; "
+    )
+    line += f"without the decision p50 {found.wire_p50_ms:.1f} ms, p99 {found.wire_p99_ms:.1f} ms"
+    return {"figures": figures, "lines": [line]}
+
+
+def measure_loop(config: ArmBenchConfig) -> dict[str, Any]:
+    """Run the starter on the virtual arm for a while, and look at how punctual the loop was."""
+    # An episode lasts for 2 s at the least.
+    episodes = max(int(config.loop_seconds / 2.0), 1)
+    summary = _run(config, ("desk_object/red_cube",), episodes, "loop", seconds=20.0)
+    found = summary["figures"]
+    figures = {
+        "loop_hz": found["loop_hz"],
+        "loop_overrun_fraction": found["overrun_fraction"],
+        "loop_ticks": found["ticks"],
+        "loop_period_p99_ms": _rounded(found["period_p99_ms"]),
+        "decision_p50_ms": _rounded(found["decision_p50_ms"]),
+        "decision_p99_ms": _rounded(found["decision_p99_ms"]),
+        "observation_to_command_p50_ms": _rounded(found["round_trip_p50_ms"]),
+        "observation_to_command_p99_ms": _rounded(found["round_trip_p99_ms"]),
+    }
+    line = f"loop: {found['ticks']} ticks at {found['loop_hz']:g} Hz, {100 * found['overrun_fraction']:.2f} % late; "
+    line += f"decisions p50 {found['decision_p50_ms']:.1f} ms, p99 {found['decision_p99_ms']:.1f} ms"
+    return {"figures": figures, "lines": [line]}
+
+
+def measure_success(config: ArmBenchConfig) -> dict[str, Any]:
+    """Let the starter do its tasks on the virtual arm and in `saccade eval`, from the same initial states."""
+    from ...evaluate.command import EvaluateConfig, evaluate
+
+    each = config.episodes // len(config.tasks)
+    summary = _run(config, config.tasks, each, "success")
+    successes = episodes = 0
+    for suite in dict.fromkeys(task.split("/")[0] for task in config.tasks):
+        names = tuple(task.split("/")[1] for task in config.tasks if task.split("/")[0] == suite)
+        out = config.folder / f"eval_{suite}"
+        options = EvaluateConfig(
+            suites=(suite,), tasks=names, episodes=each, workers=1, videos=0, out=out, overwrite=True
+        )
+        _, results = evaluate(options, progress=False)
+        successes += results["successes"]
+        episodes += results["episodes"]
+    virtual = summary["success"]
+    figures = {
+        "virtual_success_rate": virtual["rate"],
+        "eval_success_rate": successes / episodes,
+        "episodes": virtual["episodes"],
+    }
+    line = f"success: {virtual['successes']} of {virtual['episodes']} on the virtual arm, "
+    line += f"{successes} of {episodes} in saccade eval"
+    return {"figures": figures, "lines": [line], "world": summary["world"], "loop": summary["figures"]}
+
+
+def measure_soak(config: ArmBenchConfig) -> dict[str, Any]:
+    """Break things at random for a long time."""
+    from .soak import soak
+
+    folder = config.folder / "soak"
+    path = folder / "soak.json"
+    if config.again or not path.exists() or read_json(path)["minutes"] < config.soak_minutes:
+        soak(folder, config.soak_minutes, config.seed)
+    return soak_part(read_json(path))
+
+
+def soak_part(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return figures and lines of a soak."""
+    growths = [found[name] for name in ("session_growth", "control_growth") if found[name] is not None]
+    faults = sum(found["faults"].values())
+    figures = {
+        "soak_minutes": round(found["minutes"], 1),
+        "soak_faults": faults,
+        "soak_holds": found["holds"],
+        "soak_stops": found["stops"],
+        "soak_moving_seconds": round(found["moving_seconds"]),
+        "unsafe_commands": len(found["unsafe"]),
+        "memory_growth_fraction": round(max(growths), 4) if growths else None,
+    }
+    line = f"soak: {found['minutes']:.0f} minutes, {faults} faults, {found['holds']} holds, {found['stops']} stops, "
+    line += f"{len(found['unsafe'])} unsafe commands"
+    if growths:
+        line += f", memory grew by {100 * max(growths):.2f} %"
+    return {"figures": figures, "lines": [line, *found["unsafe"]]}
+
+
+def look_at_lerobot(config: ArmBenchConfig) -> dict[str, Any]:
+    """See whether LeRobot's asynchronous inference can run this policy; where it cannot, nothing is compared."""
+    supported, reasons = _supported_by_lerobot(), []
+    if "saccade" not in supported:
+        reasons.append(f"its server takes {', '.join(supported)} alone and no policy of a plugin")
+    if importlib.util.find_spec("grpc") is None:
+        reasons.append("it needs grpc, which is not installed")
+    said = "; ".join(reasons) or "it could be compared, and was not"
+    figures = {"lerobot_async_success_rate": None, "lerobot_async_round_trip_ratio": None}
+    return {"figures": figures, "lines": [f"LeRobot's asynchronous inference: {said}"]}
+
+
+def _supported_by_lerobot() -> tuple[str, ...]:
+    """Return the policies that its server takes, read from the source: importing it needs grpc."""
+    found = importlib.util.find_spec("lerobot")
+    if found is None or not found.submodule_search_locations:
+        return ()
+    path = Path(next(iter(found.submodule_search_locations))) / "async_inference" / "constants.py"
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and any(
+            getattr(each, "id", "") == "SUPPORTED_POLICIES" for each in node.targets
+        ):
+            return tuple(ast.literal_eval(node.value))
+    return ()
+
+
+def _run(
+    config: ArmBenchConfig, tasks: tuple[str, ...], episodes: int, name: str, seconds: float | None = None
+) -> dict[str, Any]:
+    from ...run.command import run_arm
+    from ...run.options import RunConfig
+
+    config.folder.mkdir(parents=True, exist_ok=True)
+    out = Path(tempfile.mkdtemp(dir=config.folder, prefix=f"{name}_"))
+    return run_arm(RunConfig(task=tasks, episodes=episodes, out=out, seconds=seconds))
+
+
+def _all_passed(rows: list[dict[str, Any]]) -> bool:
+    return all(not row["problems"] for row in rows)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f} ms"

@@ -1,0 +1,319 @@
+"""A soak of random faults: a session that goes on and on, a virtual arm that is broken again and again, and a judge.
+
+Nothing of what happens is expected in particular; what is judged is the twin's motion: no goal and no true joint
+beyond position, speed and step limits, and nothing that moves while the arm is held or stopped; and, by the flight
+record, what the governor told the motors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....errors import InputError, WorldError
+from ....sim.run_folder import write_json
+from ....sim.virtual_arm.faults import Fault
+from ....sim.virtual_arm.world import VirtualArm
+from .judge import HELD, RecordTail, unsafe_goals, unsafe_motion, unsafe_targets, unsafe_while_held
+from .rig import IMAGE_SIZE
+from .wanderer import WandererSettings, WanderingSession
+
+JUDGE_SECONDS = 10.0
+LAST_SHARE = 0.12
+"""Part of the soak, at its end, in which processes die too; memory is watched before."""
+
+WARM_UP_SHARE = 0.1
+SETTLE = 0.3
+LIFE_SECONDS = 25.0
+"""After so long at most, in the last part, a session is killed."""
+
+
+@dataclass
+class SoakFigures:
+    """What came of a soak; growth as a fraction of the memory after warm-up, None where a process lived too briefly."""
+
+    minutes: float = 0.0
+    faults: dict[str, int] = field(default_factory=dict)
+    unsafe: list[str] = field(default_factory=list)
+    judged_seconds: float = 0.0
+    moving_seconds: float = 0.0
+    held_seconds: float = 0.0
+    holds: int = 0
+    stops: int = 0
+    lives: int = 0
+    ended: list[str] = field(default_factory=list)
+    session_growth: float | None = None
+    control_growth: float | None = None
+    session_mib: tuple[float, ...] = ()
+    control_mib: tuple[float, ...] = ()
+    load: float = 0.0
+
+    @property
+    def growth(self) -> float | None:
+        """The larger growth of the two."""
+        known = [each for each in (self.session_growth, self.control_growth) if each is not None]
+        return max(known, default=None)
+
+
+class Soak:
+    """One soak; `run` returns its figures and writes them to `folder` as they come."""
+
+    def __init__(self, folder: Path, minutes: float, seed: int = 0, mischief: float = 0.015) -> None:
+        if not minutes > 0:
+            raise InputError("soak minutes", got=minutes, expected="above 0", fix="60 are an hour of faults.")
+        self._folder, self._seconds, self._seed, self._mischief = folder, 60.0 * minutes, seed, mischief
+        self._draw = random.Random(seed)
+        self._counts: Counter[str] = Counter()
+        self.figures = SoakFigures()
+        self._lives = 0
+        self._memory: dict[str, list[tuple[float, float]]] = {"session": [], "control": []}
+
+    def run(self) -> SoakFigures:
+        """Break things until the time is over."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with VirtualArm.start(image_size=IMAGE_SIZE, seed=self._seed) as world:
+            self._started = time.monotonic()
+            while self._elapsed() < self._seconds:
+                self._live(world)
+                # Whatever it left behind, such as a limp arm, the next one begins at the start.
+                world.clear_faults()
+                world.reset()
+        self._note()
+        return self.figures
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    def _is_last_part(self) -> bool:
+        return self._elapsed() > (1.0 - LAST_SHARE) * self._seconds
+
+    # One life of a session.
+
+    def _live(self, world: VirtualArm) -> None:
+        self._lives += 1
+        record = self._folder / f"flight_{os.getpid()}_{self._lives}.jsonl"
+        settings = WandererSettings(
+            record=record,
+            seed=self._seed + self._lives,
+            mischief=self._mischief,
+            episodes=100_000,
+            # Only stops end an episode: the bus must answer when the next one begins.
+            seconds=3600.0,
+            stopped_seconds=2.5,
+            overrun_share=0.2,
+            decision_seconds=5.0,
+        )
+        session = WanderingSession.start(world, self._folder, settings)
+        control = session.control_process()
+        self._tail, self._judged_until = RecordTail(record), time.monotonic()
+        self._held_since, self._last_state = None, ""
+        self._lines: list[dict[str, Any]] = []
+        self._memory = {"session": [], "control": []}
+        born, deadly = time.monotonic(), self._is_last_part()
+        next_judgement = born + JUDGE_SECONDS
+        try:
+            while session.runs and session.limits is not None and self._elapsed() < self._seconds:
+                if deadly != self._is_last_part():
+                    break
+                self._lines += self._tail.read()
+                if self._moves():
+                    self._break_something(world, session, control)
+                self._wait(session, self._draw.uniform(0.5, 3.0))
+                if time.monotonic() >= next_judgement:
+                    next_judgement = time.monotonic() + JUDGE_SECONDS
+                    self._judge(world, session)
+                    self._weigh(session, control)
+                    self._note()
+                if deadly and time.monotonic() - born > self._draw.uniform(5.0, LIFE_SECONDS):
+                    self._kill(world, session, control)
+                    break
+            time.sleep(1.0)
+            if session.limits is not None:
+                self._judge(world, session)
+        finally:
+            session.close()
+            ended = [told for kind, *told in session.told if kind in ("failed", "over")]
+            self.figures.ended.append(str(ended[-1][0])[:200] if ended else f"exit code {session.process.exitcode}")
+            if not deadly:
+                self._measure_growth()
+            with contextlib.suppress(OSError):
+                record.unlink()
+            self._note()
+
+    def _moves(self) -> bool:
+        """Return whether the arm is not stopped: a stopped one has nothing to be kept from."""
+        last = next((line for line in reversed(self._lines) if line["call"] == "tick"), None)
+        return last is not None and last["state"] not in ("stopped", "idle")
+
+    def _wait(self, session: WanderingSession, seconds: float) -> None:
+        ends = time.monotonic() + seconds
+        while session.runs and (left := ends - time.monotonic()) > 0:
+            session.listen(min(left, 0.2))
+            time.sleep(min(max(ends - time.monotonic(), 0.0), 0.1))
+
+    # What is broken.
+
+    def _break_something(self, world: VirtualArm, session: WanderingSession, control: int | None) -> None:
+        draw = self._draw
+        joint = draw.choice(("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"))
+        camera = draw.choice(("front", "wrist"))
+        short, long = draw.uniform(0.05, 0.5), draw.uniform(0.3, 1.5)
+        faults: list[Fault | tuple[str, Callable[[], object]]] = [
+            Fault("drop", seconds=long, probability=draw.choice((0.02, 0.2, 1.0))),
+            Fault("drop", joint=joint, count=draw.randint(1, 5)),
+            Fault("corrupt", seconds=long, probability=draw.choice((0.02, 0.2, 1.0))),
+            Fault("truncate", seconds=long, probability=draw.choice((0.02, 0.2, 1.0))),
+            Fault("delay", value=draw.choice((0.002, 0.01, 0.03, 0.1)), seconds=long),
+            Fault("delay", joint=joint, value=0.2, count=1),
+            Fault("silent", joint=joint, seconds=long),
+            Fault("silent", seconds=short),
+            Fault("stuck", joint=joint, seconds=long),
+            Fault("status", joint=joint, value=draw.choice((1, 8)), seconds=short),
+            Fault("camera_frozen", camera=camera, seconds=long),
+            Fault("camera_dropped", camera=camera, seconds=long),
+            Fault("camera_black", camera=camera, seconds=long),
+            Fault("camera_delayed", camera=camera, value=draw.uniform(0.05, 0.6), seconds=long),
+            ("control process stands still", lambda: self._freeze(control, short)),
+            ("session process stands still", lambda: self._freeze(session.process.pid, 2 * short)),
+            ("stop", lambda: session.order("stop", "soak")),
+            ("stop and re-arm", lambda: (session.order("stop", "soak"), time.sleep(short), session.order("rearm"))),
+            ("instruction", lambda: session.order("change_instruction", "wander on")),
+        ]
+        chosen = draw.choice(faults)
+        if isinstance(chosen, Fault):
+            self._counts[chosen.kind] += 1
+            world.fault(chosen)
+            return
+        self._counts[chosen[0]] += 1
+        with contextlib.suppress(OSError):
+            chosen[1]()
+
+    @staticmethod
+    def _freeze(process: int | None, seconds: float) -> None:
+        if process is None:
+            return
+        os.kill(process, signal.SIGSTOP)
+        try:
+            time.sleep(seconds)
+        finally:
+            os.kill(process, signal.SIGCONT)
+
+    def _kill(self, world: VirtualArm, session: WanderingSession, control: int | None) -> None:
+        ways: dict[str, Callable[[], object]] = {
+            "session killed": lambda: session.process.kill(),
+            "session terminated": lambda: session.process.terminate(),
+            "session interrupted": lambda: os.kill(session.process.pid or 0, signal.SIGINT),
+            "control process killed": lambda: os.kill(control or 0, signal.SIGKILL) if control else None,
+            "control process terminated": lambda: os.kill(control or 0, signal.SIGTERM) if control else None,
+            "port gone": lambda: world.fault(Fault("port", seconds=3.0)),
+            "no power": lambda: world.fault(Fault("power", seconds=2.0)),
+        }
+        name = self._draw.choice(sorted(ways))
+        self._counts[name] += 1
+        ways[name]()
+        self._wait(session, 3.0)
+
+    # What is judged.
+
+    def _judge(self, world: VirtualArm, session: WanderingSession) -> None:
+        """Judge what the twin did since the last time, but for the last moments, which are judged with the next."""
+        until = time.monotonic() - SETTLE
+        motion = world.motion(self._judged_until - 2 * SETTLE)
+        self._lines += self._tail.read()
+        if session.limits is None or len(motion.times) == 0:
+            return
+        tick = 0.02
+        found = unsafe_goals(motion, session.limits, tick) + unsafe_motion(motion, session.limits)
+        # The last lines of what was judged before tell where this begins.
+        new = [line for line in self._lines if line.get("now", 0.0) > self._judged_until - 2 * SETTLE]
+        found += unsafe_targets(new, session.limits, tick)
+        for held, ends, target in self._held_spans(until):
+            found += unsafe_while_held(motion, held, ends, target)
+        self.figures.judged_seconds += max(until - self._judged_until, 0.0)
+        self._judged_until = until
+        if found:
+            self.figures.unsafe += [f"{self._elapsed():.0f} s: {each}" for each in found]
+            path = self._folder / f"unsafe_{len(self.figures.unsafe)}.npz"
+            np.savez_compressed(path, **motion._asdict())
+            kept = self._lines[-1500:]
+            write_json(path.with_suffix(".json"), {"found": found, "lines": kept})
+        self._lines = self._lines[-1500:]
+
+    def _held_spans(self, until: float) -> list[tuple[float, float, np.ndarray | None]]:
+        """Return from when to when the arm was held, and what was held at first, of what was not judged before."""
+        spans, since, last, target = [], None, None, None
+        for line in self._lines:
+            if line["call"] != "tick" or line["now"] > until:
+                continue
+            held = line["state"] in HELD
+            new = line["now"] > self._judged_until
+            if new and last is not None:
+                seconds = min(line["now"] - last["now"], 1.0)
+                self.figures.held_seconds += seconds * held
+                self.figures.moving_seconds += seconds * (not held)
+                self.figures.holds += held and last["state"] not in HELD
+                self.figures.stops += line["state"] == "stopped" and last["state"] != "stopped"
+            if held and since is None:
+                since = line["now"]
+                target = None if line["target"] is None else np.array(line["target"])
+            elif not held and since is not None:
+                spans.append((since, last["now"], target))
+                since = None
+            last = line
+        if since is not None and last is not None:
+            spans.append((since, last["now"], target))
+        return [span for span in spans if span[1] > self._judged_until]
+
+    def _weigh(self, session: WanderingSession, control: int | None) -> None:
+        for name, process in (("session", session.process.pid), ("control", control)):
+            mib = resident_mib(process)
+            if mib is not None:
+                self._memory[name].append((self._elapsed(), mib))
+
+    def _measure_growth(self) -> None:
+        """Compare the memory after warm-up with that at the end, for a process that lived through most of the soak."""
+        for name, rows in self._memory.items():
+            if not rows or rows[-1][0] - rows[0][0] < 0.5 * self._seconds:
+                continue
+            values = [mib for _, mib in rows]
+            warm, tenth = int(WARM_UP_SHARE * len(values)), max(len(values) // 10, 3)
+            before, after = statistics.median(values[warm : warm + tenth]), statistics.median(values[-tenth:])
+            setattr(self.figures, f"{name}_growth", after / before - 1.0)
+            setattr(self.figures, f"{name}_mib", (round(before, 2), round(after, 2)))
+
+    def _note(self) -> None:
+        self.figures.minutes = self._elapsed() / 60.0
+        self.figures.faults = dict(self._counts)
+        self.figures.lives = self._lives
+        self.figures.load = os.getloadavg()[2]
+        write_json(self._folder / "soak.json", {**asdict(self.figures), "memory": self._memory})
+
+
+def resident_mib(process: int | None) -> float | None:
+    """Return the memory in MiB that a process alone holds, None where it is gone; needs Linux."""
+    try:
+        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Private_Dirty:"):
+                return int(line.split()[1]) / 1024.0
+    except OSError:
+        return None
+    return None
+
+
+def soak(folder: Path, minutes: float, seed: int = 0) -> SoakFigures:
+    """Run a soak and return its figures. Raises WorldError where nothing moved, and so nothing was shown."""
+    figures = Soak(folder, minutes, seed).run()
+    if figures.moving_seconds < 0.05 * figures.judged_seconds:
+        raise WorldError(f"the arm moved for only {figures.moving_seconds:.0f} s of the soak: nothing is shown by that")
+    return figures

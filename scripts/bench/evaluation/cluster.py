@@ -1,0 +1,134 @@
+"""What becomes of an evaluation on a Ray cluster that loses a node in the middle of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ....errors import InputError, WorldError
+
+if TYPE_CHECKING:
+    from ....sim.cluster import ClusterPool
+    from ....sim.worker import Finished
+
+STORE_BYTES = 80 * 2**20
+"""Memory of a test node's object store, the least that Ray takes."""
+
+
+@dataclass(frozen=True)
+class ClusterRun:
+    """Episodes of one task, from initial state 0 on, whose records go into `out`."""
+
+    suite: str
+    task: str
+    episodes: int
+    out: Path
+
+
+def lose_a_node(run: ClusterRun) -> dict[str, int]:
+    """Kill one of two nodes of a Ray cluster on this machine in the middle of an evaluation, and count its episodes.
+
+    Lost is an episode without a record that ran to its end, double a record too many, redone one that was on the node.
+    Raises WorldError when an episode went another way than in a process of this machine.
+    """
+    from ....policy.checkpoint import find_checkpoint, read_contract
+    from ....sim.cluster import ClusterOptions, ClusterPool
+    from ....sim.records import Job, episode_seed, episodes_that_differ
+    from ....sim.rendering import choose_backend
+    from ....sim.runner import keep_records, run_jobs
+    from ....sim.worlds import LiberoOptions, find_family, world_for
+    from ...checkpoints.worker_policies import Policies
+    from ...evaluate.command import Worlds
+
+    choose_backend()
+    folder = find_checkpoint("starter")
+    contract = read_contract(folder)
+    world = world_for(find_family((run.suite,)), contract, LiberoOptions())
+    make_env, policies = Worlds(contract, world), Policies(folder, "cpu", "fp32")
+    jobs = [
+        Job(run.suite, run.task, state, episode_seed(0, run.suite, run.task, state)) for state in range(run.episodes)
+    ]
+    expected = run_jobs(jobs, make_env, policies, 1, run.out / "here", progress=False)
+    pools: list[ClusterPool] = []
+    with TwoNodes() as cluster:
+
+        def make_pool(*waiting: Any) -> Interrupted:
+            options, fingerprint = ClusterOptions(cluster.address, cpus=1), world.fingerprint
+            pools.append(
+                ClusterPool(options, make_env, policies, fingerprint, fingerprint(), run.out / "there", *waiting)
+            )
+            return Interrupted(pools[0], max(1, len(jobs) // 3), cluster.kill_second)
+
+        records = keep_records(jobs, make_pool, run.out / "there", progress=False)
+    differ = episodes_that_differ(expected, records)
+    if differ:
+        raise WorldError(f"{', '.join(differ)} went another way on the cluster: no figure is given")
+    return {"ray_episodes": len(jobs), **count_records(run.out / "there", len(jobs)), "ray_redone": pools[0].lost}
+
+
+def count_records(out: Path, asked: int) -> dict[str, int]:
+    """Return how many of the episodes that were asked for are lost, and how many records are one too many."""
+    written = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    ran = [
+        (record["suite"], record["task"], record["initial_state"], record["seed"])
+        for record in written
+        if record["outcome"] != "error"
+    ]
+    return {"ray_episodes_lost": asked - len(set(ran)), "ray_episodes_double": len(ran) - len(set(ran))}
+
+
+class Interrupted:
+    """A pool in whose middle something happens: `event` is called when `after` jobs have finished."""
+
+    def __init__(self, pool: ClusterPool, after: int, event: Callable[[], None]) -> None:
+        self._pool, self._after, self._event = pool, after, event
+
+    def run(self) -> Iterator[Finished]:
+        for number, finished in enumerate(self._pool.run(), start=1):
+            yield finished
+            if number == self._after:
+                self._event()
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+class TwoNodes:
+    """A Ray cluster of two nodes of one CPU each on this machine; `address` is its head's.
+
+    Nothing is reported to anybody, no page is served, and it listens on the loopback interface alone, unless this
+    process has imported Ray before. Raises InputError without Ray.
+    """
+
+    def __init__(self) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        try:
+            from ray.cluster_utils import Cluster
+        except ImportError as error:
+            fix = "Install it (uv sync --extra cluster), or leave this part out (--no-cluster)."
+            raise InputError("cluster", got="no Ray", expected="the extra 'cluster'", fix=fix) from error
+        node = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+        self._cluster = Cluster(initialize_head=True, head_node_args=dict(node))
+        self._second = self._cluster.add_node(**node)
+        self.address = self._cluster.address
+
+    def __enter__(self) -> TwoNodes:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with suppress(Exception):  # What was killed is not there to be stopped.
+            self._cluster.shutdown()
+
+    def kill_second(self) -> None:
+        """Kill the node that is not the head, as a machine that loses its power."""
+        self._cluster.remove_node(self._second, allow_graceful=False)
+
+    def kill_head(self) -> None:
+        """Kill what holds the cluster together."""
+        self._cluster.head_node.kill_gcs_server()

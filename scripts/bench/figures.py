@@ -1,0 +1,69 @@
+"""Measured figures on disk: a flat dictionary of numbers with the command, commit and machine that they come from."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+Figures = Mapping[str, float | int | None]
+
+
+def write_figures(path: Path, figures: Figures, command: str) -> None:
+    """Write figures as JSON, whole or not at all; None stands for what was not measured."""
+    from ...sim.run_folder import write_json
+
+    write_json(path, {"figures": dict(figures), **describe_origin(command)})
+
+
+def describe_origin(command: str) -> dict[str, Any]:
+    """Return what figures come from: the command, commit, machine, versions and date."""
+    from ...policy.checkpoint import collect_provenance
+
+    origin = collect_provenance([command], {}, None)
+    return {
+        "command": command,
+        "commit": origin["commit"],
+        "machine": describe_machine(),
+        "versions": {"python": origin["python"], **origin["versions"]},
+        "date": origin["date"],
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what a speed depends on: processor, cores and memory in GiB."""
+    import platform
+
+    from ...sim.fingerprint import processor_name
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    return {
+        "processor": processor_name(),
+        "cores": usable_cores(),
+        "memory_gib": round(memory / 2**30, 1) or None,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def usable_cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def command_line(command: str, options: Any) -> str:
+    """Return the command that gives these options, a dataclass; those that have their defaults are left out."""
+    words = ["saccade", *command.split()]
+    for field in fields(options):
+        value = getattr(options, field.name)
+        default = field.default_factory() if field.default_factory is not MISSING else field.default
+        if value == default:
+            continue
+        name = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            words += [f"--{name}", *map(str, value if isinstance(value, tuple) else [value])]
+    return shlex.join(words)

@@ -1,0 +1,1 @@
+"""`saccade bench kernels`: the kernels beside PyTorch's and other projects' code, behind a check of correctness."""

@@ -1,0 +1,181 @@
+"""What `saccade bench kernels` checks without timing: errors in float32, the interpreted suite, and registers."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..figures import Figures
+
+CHECKS = {
+    "plans": "what plans visit and take at the sizes of policies",
+    "errors": "the kernels under Triton's interpreter and the torch path, in float32, against float64",
+    "suite": "the tests that run the kernels in Triton's interpreter",
+    "gate": "every shipped kernel, compiled for sm_90",
+}
+"""What can be checked."""
+
+SUITE = Path(__file__).parents[1] / "tests" / "kernels" / "interpreted"
+MOST_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found: figures, lines for people, everything for the JSON, and in what it failed, if it did."""
+
+    figures: Figures
+    lines: list[str]
+    content: Any
+    wrong: str = ""
+
+
+def check(name: str, on_gpu: bool) -> Checked:
+    """Run one of CHECKS in processes of its own."""
+    steps: dict[str, Callable[[], Checked]] = {
+        "plans": check_plans,
+        "errors": lambda: check_errors(on_gpu),
+        "suite": check_suite,
+        "gate": check_gate,
+    }
+    return steps[name]()
+
+
+def _python(arguments: list[str], interpreted: bool) -> subprocess.CompletedProcess:
+    """Run Python where the package is; Triton reads TRITON_INTERPRET once, so it takes a process of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    if interpreted:
+        environment["TRITON_INTERPRET"] = "1"
+    command = [sys.executable, *arguments]
+    try:
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=MOST_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 1, "", f"took more than {MOST_SECONDS} s")
+
+
+def _last_line(done: subprocess.CompletedProcess) -> str:
+    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return " ".join(lines[-1].split())[:200] if lines else f"exit code {done.returncode}"
+
+
+def check_plans() -> Checked:
+    """Find which share of tiles is visited, and the bytes of plans and of written masks, at full size."""
+    from .memory import plan_costs
+
+    content = plan_costs()
+    most = max(each["plan_bytes"] for each in content)
+    masks = max(each["mask_bytes"] for each in content)
+    line = f"plans at full size: {most / 2**20:.1f} MiB at most, masks written out {masks / 2**20:.0f} MiB at most"
+    return Checked({}, [line], content)
+
+
+def check_errors(on_gpu: bool) -> Checked:
+    """Find the largest errors of our outputs and gradients, over all families and every way to compute."""
+    ways = {"torch": ("cpu", False)} | ({"gpu": ("cuda", False)} if on_gpu else {})
+    if importlib.util.find_spec("triton") is not None:
+        ways["interpreter"] = ("cpu", True)
+    content, lines = {}, []
+    for way, (device, interpreted) in ways.items():
+        done = _python(["-m", "saccade.scripts.bench.kernels.errors", device], interpreted)
+        if done.returncode:
+            return Checked({}, lines, content, f"errors could not be measured ({way}): {_last_line(done)}")
+        content[way] = json.loads(done.stdout.strip().splitlines()[-1])
+        worst = [_worst(content[way], part) for part in ("forward", "backward")]
+        lines.append(
+            f"float32 against float64, {way}: outputs off by {worst[0]:.1e} of the largest number at most, gradients "
+            f"by {worst[1]:.1e}"
+        )
+    wrong = [
+        f"{way}, {each['case']}: {each['wrong']}" for way, found in content.items() for each in found if each["wrong"]
+    ]
+    every = [each for found in content.values() for each in found]
+    figures = {
+        "worst_forward_error_fp32": _worst(every, "forward"),
+        "worst_gradient_error_fp32": _worst(every, "backward"),
+    }
+    return Checked(figures, lines, content, wrong[0] if wrong else "")
+
+
+def _worst(found: list[dict[str, Any]], part: str) -> float:
+    return max(each[part] for each in found if each[part] is not None)
+
+
+def check_suite() -> Checked:
+    """Run the interpreted tests and measure what a core spends on them; they are there in a checkout alone.
+
+    Those seconds do not depend on what else the machine does, as the time until they are done would.
+    """
+    if not SUITE.is_dir():
+        return Checked({}, ["interpreted tests: not available, they come with the repository alone"], None)
+    began, before = time.perf_counter(), _spent()
+    done = _python(["-m", "pytest", str(SUITE), "-q", "-x", "--tb=short", "-p", "no:cacheprovider"], True)
+    seconds, wall = _spent() - before, time.perf_counter() - began
+    said = done.stdout.strip().splitlines()[-1:] or [_last_line(done)]
+    content = {"seconds": seconds, "wall_seconds": wall, "said": said[0]}
+    if done.returncode:
+        return Checked({}, [], content, f"the interpreted tests fail: {said[0]}")
+    passed = said[0].strip("= ").split(" in ")[0]
+    line = f"interpreted tests: {passed}; {seconds:.0f} s of a core, done after {wall:.0f} s"
+    return Checked({"interpreter_suite_seconds": seconds}, [line], content)
+
+
+def _spent() -> float:
+    """Return the seconds that processes which have ended spent on cores."""
+    used = os.times()
+    return used.children_user + used.children_system
+
+
+def gate_table(built: list[dict[str, Any]]) -> list[str]:
+    """Return what the compiled kernels need, as a table in Markdown: a line for each kernel, over all its builds."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for each in built:
+        words = itertools.takewhile(lambda word: not any(letter.isdigit() for letter in word), each["name"].split())
+        exact = ", float32" if "fp32" in each["name"] or "float32" in each["name"] else ""
+        groups.setdefault(" ".join(words) + exact, []).append(each)
+    lines = ["| kernel | builds | registers | spilling, most bytes | shared KiB | wgmma | mma |", "|---|" + "---:|" * 6]
+    for name, group in groups.items():
+        spilled = [each["spilled"] for each in group if each["spilled"]]
+        cells = [
+            name,
+            str(len(group)),
+            _span([each["registers"] for each in group]),
+            f"{len(spilled)}, {max(spilled)}" if spilled else "none",
+            f"{max(each['shared'] for each in group) / 1024:.0f}",
+            _span([each["warpgroup_products"] for each in group]),
+            _span([each["warp_products"] for each in group]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _span(values: list[int]) -> str:
+    return f"{min(values)}-{max(values)}" if min(values) < max(values) else str(values[0])
+
+
+def check_gate() -> Checked:
+    """Compile every shipped kernel and count those that keep registers in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "gate.json"
+        done = _python(["-m", "saccade.kernels.compile_gate", "--json", str(path)], False)
+        if not path.is_file():
+            return Checked({}, [f"compile gate: not available, {_last_line(done)}"], None)
+        content = json.loads(path.read_text(encoding="utf-8"))
+    spilled = [built for built in content if built["spilled"]]
+    most = max((built["spilled"] for built in content), default=0)
+    refused = [f"{built['name']} {built['complaints'][0]}" for built in content if built["complaints"]]
+    line = (
+        f"compile gate: {len(content)} kernels for sm_90, {len(spilled)} keep registers in memory, {most} bytes at most"
+    )
+    wrong = f"the compile gate refuses {len(refused)} kernels: {refused[0]}" if refused else ""
+    return Checked({"spilled_configurations": len(spilled)}, [line], content, wrong)

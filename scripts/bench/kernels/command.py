@@ -1,0 +1,252 @@
+"""`saccade bench kernels`: attention and its neighbours beside what a user of torch would call, each behind a check.
+
+A contestant that does not compute what it should gets no time. Nothing that needs a GPU is guessed without one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ....errors import InputError, WorldError, unknown_name
+from ..figures import Figures, command_line, describe_origin, write_figures
+from ..latency.command import find_device
+from .checks import CHECKS, check
+from .rows import Roof, Row, collect_figures, table
+from .shapes import FAMILIES, Shape, shapes
+
+if TYPE_CHECKING:
+    import torch
+
+    from .problem import Entry, Problem
+    from .timing import Stopwatch
+
+DEVICES, SIZES = ("auto", "cpu", "cuda"), ("auto", "small", "full")
+REPEATS = {"cuda": 50, "cpu": 7}
+H200_TFLOPS = 790.0
+"""What an H200 reaches in dense bfloat16 products, TFLOP/s."""
+
+COMMAND = "bench kernels"
+UNCAPTURED = "timed without a CUDA graph, which it cannot be captured in"
+
+
+@dataclass(frozen=True)
+class KernelsConfig:
+    """Measure the kernels beside torch's attention, FlexAttention and public code, forward and backward.
+
+    On a GPU times are medians of CUDA graph replays in bfloat16, with the second-level cache emptied before each.
+    Without one, small cases run through the torch path in float32, and what cores spend on the fastest run counts: it
+    tells that all works, and how the sides compare on a processor; no such time becomes a figure. Choosing blocks and
+    planning count where they depend on the input; masks of the others are made before and are free. Whoever does not
+    compute what it should, by a float64 reference, gets no time, and the exit code is 3.
+    """
+
+    families: tuple[str, ...] = tuple(FAMILIES)
+    """Which to measure: trunk, prefix, ragged, history, cross, bias, plan, linear, gather."""
+    checks: tuple[str, ...] = tuple(CHECKS)
+    """Checks beside them: plans (seconds), errors (half a minute), suite and gate (a minute or several each)."""
+    sizes: str = "auto"
+    """full: the shapes of policies, for a GPU; small: what any machine holds; auto: full on a GPU."""
+    device: str = "auto"
+    """Where to measure: cuda, cpu, or auto: a GPU if there is."""
+    repeats: int | None = None
+    """Timed runs of each; default: 50 on a GPU, 7 on a processor."""
+    compiled: bool = True
+    """Whether FlexAttention and other compiled code take part, which have to be compiled first; on a GPU only."""
+    public_code: str | None = None
+    """Folder with clones of public code (flash-sparse-attn, VMoBA); what is installed takes part without it."""
+    peak_tflops: float | None = None
+    """TFLOP/s of the roofline; default: 790 on a GPU, an H200's; on a processor, what a large product reaches."""
+    bandwidth: float | None = None
+    """TB/s of the roofline (an H200's is 4.3); default: what a large copy reaches."""
+    out: Path | None = None
+    """Folder for the report: kernels.json with every row, README.md, pictures."""
+    figures: Path | None = None
+    """JSON file for the figures."""
+
+    def __post_init__(self) -> None:
+        _require_names("families", self.families, FAMILIES)
+        _require_names("checks", self.checks, CHECKS)
+        if not self.families and not self.checks:
+            raise InputError("families", got="none", expected="something to do", fix="Give --families or --checks.")
+        if self.sizes not in SIZES:
+            raise unknown_name("sizes", self.sizes, SIZES)
+        if self.device not in DEVICES:
+            raise unknown_name("device", self.device, DEVICES)
+        if self.repeats is not None and self.repeats < 1:
+            raise InputError("repeats", got=self.repeats, expected="1 or more", fix="Raise --repeats.")
+        for name in ("peak_tflops", "bandwidth"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(name, got=value, expected="above 0", fix=f"Raise {option}, or leave it away.")
+        if self.public_code is not None and not Path(self.public_code).is_dir():
+            fix = "Give a folder that holds clones of public code."
+            raise InputError("public_code", got=self.public_code, expected="an existing folder", fix=fix)
+        if self.out is not None and self.out.exists() and not self.out.is_dir():
+            raise InputError("out", got=f"{self.out}, a file", expected="a folder", fix="Choose another name.")
+
+
+@dataclass
+class Report:
+    """Everything that was found out; `wrong`: what makes the command fail in the end."""
+
+    rows: list[Row] = field(default_factory=list)
+    figures: Figures = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    checks: dict[str, Any] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+
+def run_kernels(config: KernelsConfig) -> int:
+    """Measure, print, write what was asked for, and return 0; raises WorldError where something is wrong."""
+    device = find_device(config.device)
+    report = bench_kernels(config, device)
+    if report.rows:
+        print("\n".join(table(report.rows, device == "cuda")), end="\n\n")
+    print("\n".join(report.notes))
+    command = command_line(COMMAND, config)
+    if config.out is not None:
+        write_report(config.out, report, device, command)
+        print(f"Report: {config.out / 'README.md'}")
+    if config.figures is not None:
+        write_figures(config.figures, report.figures, command)
+        print(f"Figures: {config.figures}")
+    if report.wrong:
+        more = f" (and {len(report.wrong) - 1} more)" if len(report.wrong) > 1 else ""
+        raise WorldError(f"{report.wrong[0]}{more}: no speed is given for what is wrong")
+    return 0
+
+
+def bench_kernels(config: KernelsConfig, device: str) -> Report:
+    """Return everything that was asked for; contestants that are wrong are in it without times."""
+    from tqdm import tqdm
+
+    from .timing import Stopwatch
+
+    size = config.sizes if config.sizes != "auto" else "full" if device == "cuda" else "small"
+    watch = Stopwatch(device, config.repeats or REPEATS[device])
+    roof = find_roof(config, watch)
+    report, found = Report(), {}
+    chosen = [shape for shape in shapes(size) if shape.family in config.families]
+    with tqdm(total=len(chosen) + len(config.checks), desc="measuring", unit="case") as bar:
+        for shape in chosen:
+            bar.set_postfix_str(shape.title)
+            report.rows += measure_case(shape, config, watch, roof)
+            bar.update()
+        for name in config.checks:
+            bar.set_postfix_str(CHECKS[name])
+            checked = check(name, device == "cuda")
+            found.update(checked.figures)
+            report.checks[name] = checked.content
+            report.notes += checked.lines
+            report.wrong += [checked.wrong] if checked.wrong else []
+            bar.update()
+    wrong = [f"{row.contestant} in {row.shape.title}: {row.wrong}" for row in report.rows if row.wrong]
+    report.wrong = wrong + report.wrong
+    report.figures = collect_figures(report.rows, device == "cuda" and size == "full", roof.bytes, found)
+    report.notes = describe(config, device, size, roof, watch.repeats) + report.notes
+    return report
+
+
+def find_roof(config: KernelsConfig, watch: Stopwatch) -> Roof:
+    """Return what the device can do: as given, as an H200's, or as measured."""
+    flops = 1e12 * (config.peak_tflops or H200_TFLOPS)
+    if config.peak_tflops is None and watch.device == "cpu":
+        flops = watch.peak()
+    return Roof(flops, 1e12 * config.bandwidth if config.bandwidth else watch.bandwidth())
+
+
+def describe(config: KernelsConfig, device: str, size: str, roof: Roof, repeats: int) -> list[str]:
+    """Return what the times mean."""
+    import torch
+
+    from ....sim.fingerprint import processor_name
+
+    limits = f"roofline: {roof.flops / 1e12:.3g} TFLOP/s, {roof.bytes / 1e12:.3g} TB/s, over the 64 x 64 tiles needed"
+    rules = "ours counts its plan unless it is kept; masks of the others are made before and not counted; x ours: how "
+    rules += "many times as long as the first line"
+    if device == "cuda":
+        kind = f"{torch.cuda.get_device_name()}, bfloat16, {size} sizes, medians of {repeats} CUDA graph replays"
+        return [f"times: {kind}, cold second-level cache; * {UNCAPTURED}", limits, rules]
+    kind = f"{processor_name()}, {torch.get_num_threads()} threads, float32, {size} sizes"
+    said = f"times: CPU torch path, not the Triton kernels; {kind}, what cores spend on the fastest of {repeats} runs"
+    return [said, limits, rules]
+
+
+def measure_case(shape: Shape, config: KernelsConfig, watch: Stopwatch, roof: Roof) -> list[Row]:
+    """Return a row for everyone who takes part in a case."""
+    import torch
+
+    from .families import make_problem
+
+    dtype = torch.bfloat16 if watch.device == "cuda" else torch.float32
+    problem = make_problem(shape, watch.device, dtype, config.public_code, config.compiled)
+    rows = [measure(name, build, problem, watch, roof, dtype) for name, build in problem.contestants.items()]
+    if watch.device == "cuda":
+        torch.cuda.empty_cache()
+    return rows
+
+
+def measure(name: str, build: Any, problem: Problem, watch: Stopwatch, roof: Roof, dtype: torch.dtype) -> Row:
+    """Return what one contestant does: judged first, timed if it is right."""
+    from ..latency.contestants import refusal
+    from .correctness import judge
+    from .problem import Unavailable
+    from .timing import sdpa_backend
+
+    work = problem.work
+    floor = tuple(roof.floor(flops, moved) for flops, moved in zip(work.flops, work.bytes, strict=True))
+    row = Row(problem.shape, name, work.density, work.tile_density, work.useful, work.bytes[0], (floor[0], floor[1]))
+    try:
+        entry: Entry = build()
+        verdict = judge(entry, problem, dtype)
+        row.forward_error, row.backward_error, row.wrong = verdict.forward, verdict.backward, verdict.wrong
+        if name.startswith("SDPA"):
+            row.backend = sdpa_backend(entry.call)
+        if not row.wrong:
+            row.seconds = watch.measure(entry)
+            row.remark = "" if watch.captured else UNCAPTURED
+    except Unavailable as reason:
+        row.remark = str(reason)
+    # Others may fail at anything, for want of memory or of a build, and the table says so; ours must not.
+    except Exception as error:
+        said = refusal(error)
+        return (
+            replace(row, seconds={}, wrong=f"fails: {said}") if name.startswith("ours") else replace(row, remark=said)
+        )
+    return row
+
+
+def write_report(folder: Path, report: Report, device: str, command: str) -> None:
+    """Write every row as JSON, the page and the pictures."""
+    from ....sim.run_folder import write_json, write_text
+    from .page import write_page
+    from .plots import plot_sweep
+
+    folder.mkdir(parents=True, exist_ok=True)
+    where = "GPU, bfloat16" if device == "cuda" else "CPU torch path, float32, not the Triton kernels"
+    pictures = [f"time_over_{sweep}.png" for sweep in ("length", "density")]
+    drawn = [
+        picture
+        for picture, sweep in zip(pictures, ("length", "density"), strict=True)
+        if plot_sweep(folder / picture, report.rows, sweep, where)
+    ]
+    content = {
+        "notes": report.notes,
+        "figures": dict(report.figures),
+        "rows": [row.plain() for row in report.rows],
+        "checks": report.checks,
+        "wrong": report.wrong,
+        **describe_origin(command),
+    }
+    write_json(folder / "kernels.json", content)
+    page = write_page(report.rows, report.figures, report.notes, report.checks, drawn, device == "cuda")
+    write_text(folder / "README.md", page)
+
+
+def _require_names(option: str, names: tuple[str, ...], known: dict[str, str]) -> None:
+    for name in names:
+        if name not in known:
+            raise unknown_name(option, name, known)

@@ -1,0 +1,48 @@
+"""Errors of our kernels in float32, as JSON: `python -m saccade.scripts.bench.kernels.errors cpu|cuda`.
+
+With TRITON_INTERPRET=1 Triton's interpreter runs the kernels themselves, anywhere; small cases keep it short.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import torch
+
+from .correctness import judge
+from .families import make_problem
+from .rows import KEPT
+from .shapes import Shape
+
+CASES = (
+    Shape("trunk", (150,), 2, 2, 64, "coupled", slots=20),
+    Shape("prefix", (90,), 4, 1, 128, "prefix", slots=13),
+    Shape("ragged", (70, 24, 101), 2, 1, 72, "coupled", slots=14),
+    Shape("history", (276,), 2, 2, 32, slots=20, keep=0.5),
+    Shape("cross", (14,), 2, 2, 64, keys=200),
+    Shape("bias", (128,), 2, 1, 32, keep=0.25),
+    Shape("plan", (276,), 2, 2, 32, slots=20, keep=0.5),
+    Shape("linear", (150,), 2, 2, 40, "causal"),
+    Shape("gather", (50,) * 3, 1, 1, 96, keep=0.4),
+)
+"""Every family, over tiles that are full and that are not."""
+
+
+def measure(device: str) -> list[dict[str, float | str | None]]:
+    """Return for each case of each of our contestants the errors of outputs and gradients, and what is wrong."""
+    found = []
+    for shape in CASES:
+        problem = make_problem(shape, device, torch.float32, None, False)
+        for name, build in problem.contestants.items():
+            if name.startswith("ours") and name != KEPT:
+                verdict = judge(build(), problem, torch.float32)
+                case = f"{shape.title} ({name})"
+                found.append(
+                    {"case": case, "forward": verdict.forward, "backward": verdict.backward, "wrong": verdict.wrong}
+                )
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1])))

@@ -1,0 +1,42 @@
+"""What plans visit and how much memory they take at the sizes of policies, found on any machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from .problem import Attention
+from .shapes import Shape, shapes
+
+WITHOUT_PLAN = ("linear", "gather", "plan")
+NARROW = 8
+"""A width of heads that is enough to choose blocks by; how many are chosen does not depend on it."""
+
+
+def plan_costs() -> list[dict[str, Any]]:
+    """Return for each full-sized case of attention the share of tiles visited, and bytes of plan and of written mask.
+
+    The mask: a byte for each pair of tokens, of each head where heads choose for themselves, of every sample unless all
+    are alike.
+    """
+    return [plan_cost(shape) for shape in shapes("full") if shape.family not in WITHOUT_PLAN]
+
+
+def plan_cost(shape: Shape) -> dict[str, Any]:
+    """Return what `plan_costs` does for one case."""
+    selects = shape.family == "history" and shape.keep < 1
+    # What is not chosen by its numbers needs no more of them than one.
+    heads = shape.heads if selects else 1
+    case = Attention(replace(shape, heads=heads, key_heads=heads, width=NARROW), "cpu", torch.float32)
+    plan = case.plan(case.query, case.key)
+    tiles = plan.query_tiles[:, 1].gt(0), plan.key_tiles[:, 1].gt(0)
+    same_sample = (plan.query_tiles[:, None, 2] == plan.key_tiles[None, :, 2]) & tiles[0][:, None] & tiles[1]
+    masked = 1 if len(set(shape.lengths)) == 1 else len(shape.lengths)
+    return {
+        "case": shape.title,
+        "tile_density": float(plan.row_counts.sum()) / heads / float(same_sample.sum()),
+        "plan_bytes": sum(part.nbytes for part in plan if isinstance(part, torch.Tensor)),
+        "mask_bytes": masked * heads * max(shape.lengths) * (shape.keys or max(shape.lengths)),
+    }

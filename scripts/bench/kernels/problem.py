@@ -1,0 +1,267 @@
+"""A case of attention as numbers: its tensors, its mask, which blocks are chosen, and the exact answer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ....kernels.block_sparse import Levels, causal, coupled, everything, interval_mask, pack_segments
+from ....kernels.block_sparse.reference import dense_attention
+from ....kernels.plan import (
+    AttentionPlan,
+    Selection,
+    block_scores,
+    build_plan,
+    choose_keys,
+    choose_top,
+    cut_blocks,
+    pack,
+    pool,
+)
+from .shapes import BLOCK, Shape
+
+Tensor = torch.Tensor
+
+BACKWARD_FLOPS, BACKWARD_BYTES = 2.5, 2.2
+"""What a backward pass of attention costs, relative to forward: five products for two, and the gradients to write."""
+
+
+class Unavailable(Exception):
+    """A contestant cannot take part here; its words say why."""
+
+
+def require_cuda(device: str, why: str = "") -> None:
+    """Raise Unavailable anywhere but on a GPU."""
+    if device != "cuda":
+        raise Unavailable(f"needs CUDA{why}")
+
+
+@dataclass
+class Entry:
+    """A contestant, ready to run.
+
+    `leaves`: what gradients are taken of; `call`: computes the outputs from them; `above`: the gradients that reach the
+    outputs; `read`: makes of what `call` returns the outputs to compare; `restore`: brings each output, then the
+    gradient of each leaf, into the form of the exact answer; `plan`: what comes before attention, to be timed apart;
+    `against`: the exact answer that it must give.
+    """
+
+    leaves: tuple[Tensor, ...]
+    call: Callable[[], tuple[Tensor, ...]]
+    above: tuple[Tensor, ...]
+    restore: tuple[Callable[[Tensor], Tensor], ...]
+    plan: Callable[[], Any] | None = None
+    against: str = "own"
+    read: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] = tuple
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a forward and a backward pass cost at least: operations and bytes.
+
+    `useful`: operations of pairs of tokens that see each other; `flops`: of the tiles that hold any.
+    `density`: the share of all pairs; `tile_density`: of all pairs in the tiles that are visited.
+    """
+
+    useful: float
+    flops: tuple[float, float]
+    bytes: tuple[float, float]
+    density: float = 1.0
+    tile_density: float = 1.0
+
+
+@dataclass
+class Problem:
+    """A case with its numbers and its contestants' exact answers; every family makes one.
+
+    `answer(against)` returns outputs and gradients in float64, named in `names`, of which the first `outputs` are
+    outputs. `contestants`: what builds each, by name.
+    """
+
+    shape: Shape
+    names: tuple[str, ...]
+    outputs: int
+    work: Work
+    answer: Callable[[str], list[Tensor]]
+    contestants: dict[str, Callable[[], Entry]] = field(default_factory=dict)
+
+
+def same(tensor: Tensor) -> Tensor:
+    """Return what is in the right form already."""
+    return tensor
+
+
+class Attention:
+    """The tensors of a case, packed: query and above [Tq, HQ, D], key and value [Tk, HK, D], score [HK, Tk]."""
+
+    def __init__(self, shape: Shape, device: str, dtype: torch.dtype) -> None:
+        self.shape, self.device, self.dtype = shape, device, dtype
+        generator = torch.Generator().manual_seed(0)
+        key_lengths = (shape.keys,) * len(shape.lengths) if shape.keys else shape.lengths
+        self.query_bounds = _bounds(shape.lengths)
+        self.key_bounds = _bounds(key_lengths)
+
+        def numbers(tokens: int, heads: int) -> Tensor:
+            return torch.randn(tokens, heads, shape.width, generator=generator)
+
+        queries, keys = self.query_bounds[-1][1], self.key_bounds[-1][1]
+        query, key, value = (
+            numbers(queries, shape.heads),
+            numbers(keys, shape.key_heads),
+            numbers(keys, shape.key_heads),
+        )
+        if shape.family in ("history", "plan"):
+            # Neighbours resemble each other and a query seeks a few topics, as what is learned does.
+            topics = torch.randn(16, 1, shape.width, generator=generator)
+            topic = torch.randint(16, (2, -(-keys // BLOCK)), generator=generator).repeat_interleave(BLOCK, 1)
+            query, key = query + topics[topic[0, :queries]], key + topics[topic[1, :keys]]
+        above, score = numbers(queries, shape.heads), torch.randn(shape.key_heads, keys, generator=generator)
+        self.query, self.key, self.value, self.above = (part.to(device, dtype) for part in (query, key, value, above))
+        self.score = score.to(device) if shape.family == "bias" else None
+        parts = [_levels(shape, length, shape.keys or length) for length in shape.lengths]
+        self.levels = Levels(*(part.to(device) for part in pack_segments(parts)))
+        self.query_lengths = torch.tensor(shape.lengths, dtype=torch.int32, device=device)
+        self.key_lengths = torch.tensor(key_lengths, dtype=torch.int32, device=device)
+        self.key_ends = torch.tensor([0, *(stop for _, stop in self.key_bounds)], dtype=torch.int32, device=device)
+        self.selects = shape.family in ("history", "plan") and shape.keep < 1
+        self.blocks = cut_blocks(queries, BLOCK, device=device) if self.selects else None
+        self._answers: dict[str, list[Tensor]] = {}
+
+    @property
+    def leaves(self) -> tuple[Tensor, ...]:
+        """Return what gradients are taken of."""
+        return (self.query, self.key, self.value, *(() if self.score is None else (self.score,)))
+
+    @property
+    def kept(self) -> int:
+        """Return how many blocks a tile of queries chooses, or keys a head."""
+        every = -(-(self.shape.lengths[0] - self.shape.slots) // BLOCK) if self.selects else self.shape.lengths[0]
+        return max(1, round(self.shape.keep * every))
+
+    def choose(self, query: Tensor, key: Tensor) -> Tensor:
+        """Return which blocks each tile of queries chose, boolean [HQ, tiles, blocks].
+
+        Its own block, and those whose mean key fits its mean query best; the slots are seen by and see everything.
+        """
+        queries, keys = (pool(part.detach(), self.blocks) for part in (query, key))
+        count = self.blocks.most
+        scores = block_scores(queries[:count], keys, self.blocks, self.blocks.tiles[:count, 2])
+        own = torch.eye(count, dtype=torch.bool, device=scores.device)
+        visual = torch.arange(count, device=scores.device) < (self.shape.lengths[0] - self.shape.slots) // BLOCK
+        ranked = scores.masked_fill(own, torch.finfo(scores.dtype).max).masked_fill(~visual, float("-inf"))
+        return choose_top(ranked, self.kept) | ~visual | ~visual[:, None]
+
+    def select(self, query: Tensor, key: Tensor) -> Selection:
+        """Return the choice of every token, as attention takes it."""
+        return pack(self.choose(query, key).index_select(1, self.blocks.local), self.blocks)
+
+    def plan(self, query: Tensor, key: Tensor) -> AttentionPlan:
+        """Return the plan of attention, with the selection where there is one."""
+        return build_plan(
+            *self.levels,
+            query_lengths=self.query_lengths,
+            key_lengths=self.key_lengths,
+            selection=self.select(query, key) if self.selects else None,
+        )
+
+    def bias(self, score: Tensor) -> Tensor:
+        """Return the score of the keys that stay, -inf for the others, [HK, Tk]."""
+        return choose_keys(score, self.kept, self.key_ends)
+
+    def mask(self, sample: int, against: str = "own") -> Tensor:
+        """Return who sees whom in a sample, boolean [1 or HQ, queries, keys]; `against` as in `answer`."""
+        rows, columns = slice(*self.query_bounds[sample]), slice(*self.key_bounds[sample])
+        low, high, level = self.levels.low[:, rows], self.levels.high[:, rows], self.levels.level[:, columns]
+        seen = interval_mask(low, high, level).all(0)[None]
+        if against == "dense":
+            return torch.ones_like(seen)
+        if not self.selects:
+            return seen
+        if against == "tokens":
+            chosen = choose_by_token(self)
+        else:
+            chosen = self.choose(self.query, self.key).index_select(1, self.blocks.local)
+        return seen & chosen.index_select(2, self.blocks.local)
+
+    def answer(self, against: str = "own") -> list[Tensor]:
+        """Return the output and the gradients of all leaves in float64, piece by piece and every score written out.
+
+        `against`: own, the mask of the case; dense, every token of a sample sees every other; tokens, each token chose
+        blocks for itself.
+        """
+        if against not in self._answers:
+            self._answers[against] = self._answer(against)
+        return self._answers[against]
+
+    def _answer(self, against: str) -> list[Tensor]:
+        shape = self.shape
+        found = [torch.zeros_like(part, dtype=torch.float64) for part in (self.above, *self.leaves)]
+        group = shape.heads // shape.key_heads
+        for sample, (rows, columns) in enumerate(zip(self.query_bounds, self.key_bounds, strict=True)):
+            mask, rows, columns = self.mask(sample, against), slice(*rows), slice(*columns)
+            for head in range(shape.key_heads):
+                heads, one = slice(head * group, (head + 1) * group), slice(head, head + 1)
+                places = [(rows, heads), (columns, one), (columns, one)]
+                parts = [part[place] for part, place in zip(self.leaves[:3], places, strict=True)]
+                if self.score is not None:
+                    places.append((one, columns))
+                    parts.append(self.score[one, columns])
+                parts = [part.detach().double().requires_grad_() for part in parts]
+                bias = None if self.score is None else self.bias(parts[3])
+                own = mask if len(mask) == 1 else mask[heads]
+                output, _ = dense_attention(*parts[:3], own, bias)
+                gradients = torch.autograd.grad(output, parts, self.above[rows, heads].double())
+                for whole, place, part in zip(found, [(rows, heads), *places], [output, *gradients], strict=True):
+                    whole[place] = part.detach()
+        return found
+
+    def work(self) -> Work:
+        """Return what the case costs, with the densities of its mask counted."""
+        shape = self.shape
+        plan = self.plan(self.query, self.key)
+        pairs = sum(length * (shape.keys or length) for length in shape.lengths)
+        seen = sum(float(self.mask(sample).float().mean(0).sum()) for sample in range(len(shape.lengths)))
+        tiles = float(plan.row_counts.sum()) / plan.row_counts.shape[0] * plan.query_tile * plan.key_tile
+        if self.score is not None:
+            seen, tiles = (each * self.kept / shape.lengths[0] for each in (seen, tiles))
+        each = 4.0 * shape.heads * shape.width
+        size = self.query.element_size()
+        moved = 2.0 * size * (self.query.numel() + self.key.numel())
+        visited = min(tiles, float(pairs))
+        return Work(
+            useful=each * seen,
+            flops=(each * visited, BACKWARD_FLOPS * each * visited),
+            bytes=(moved, BACKWARD_BYTES * moved),
+            density=seen / pairs,
+            tile_density=visited / pairs,
+        )
+
+
+def choose_by_token(case: Attention) -> Tensor:
+    """Return the blocks that every token chose for itself, its own among them, boolean [HQ, Tq, blocks] (VMoBA)."""
+    means = pool(case.key, case.blocks)
+    scores = block_scores(case.query, means, case.blocks, case.blocks.segment)
+    own = case.blocks.local[:, None] == torch.arange(case.blocks.most, device=scores.device)
+    return choose_top(scores.masked_fill(own, torch.finfo(scores.dtype).max), case.kept)
+
+
+def _bounds(lengths: tuple[int, ...]) -> list[tuple[int, int]]:
+    edges = [0, *itertools.accumulate(lengths)]
+    return list(itertools.pairwise(edges))
+
+
+def _levels(shape: Shape, queries: int, keys: int) -> Levels:
+    if shape.mask == "coupled":
+        return coupled(queries - shape.slots, shape.slots)
+    if shape.mask == "causal":
+        return causal(queries)
+    if shape.mask == "prefix":
+        level = (torch.arange(queries) >= queries - shape.slots).int()[None]
+        return Levels(torch.zeros_like(level), level, level)
+    if shape.mask == "everything":
+        return everything(queries, keys)
+    raise ValueError(f"mask: got {shape.mask!r}, expected coupled, causal, prefix or everything")

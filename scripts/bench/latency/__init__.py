@@ -1,0 +1,1 @@
+"""`saccade bench latency`: operations, bytes and time of a decision."""

@@ -1,0 +1,176 @@
+"""Who takes part in `saccade bench latency`: our presets, the same networks made dense, and LeRobot's own policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ....policy.architecture import Architecture
+from ....policy.capture import CapturedPolicy
+from ....policy.measure import Sizes
+from ....policy.model import SaccadeModel
+
+
+class Contestant(Protocol):
+    """A policy with random weights: `build` makes its network, `prepare` what one decision of it is."""
+
+    name: str
+    sizes: Sizes
+
+    def build(self) -> nn.Module:
+        """Return the network, ready to decide."""
+        ...
+
+    def prepare(self, network: Any, *, device: str, capture: bool) -> Callable[[], torch.Tensor]:
+        """Return what decides once, on pictures and a state that are on the device: actions [B, T, A]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A policy of ours; its instruction is read before the first decision."""
+
+    name: str
+    architecture: Architecture
+    sizes: Sizes
+
+    def build(self) -> SaccadeModel:
+        return self.sizes.build(self.architecture).requires_grad_(False).eval()
+
+    def prepare(self, network: Any, *, device: str, capture: bool) -> Callable[[], torch.Tensor]:
+        # The same pictures every time, so that two ways to decide can be compared.
+        torch.manual_seed(0)
+        images, state = self.sizes.images(device), self.sizes.states(device)
+        instructed = network.instruct(self.sizes.tokens(self.architecture, device))
+        memory = network.nothing_remembered(self.sizes.batch)
+        if capture:
+            captured = CapturedPolicy(network, images, instructed, state)
+            return lambda: captured.decide(images, state, memory).actions
+        return lambda: network.decide(images, instructed, state, memory).actions
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """A policy of LeRobot by its type, with its own defaults but for the chunk, `changes` and what the sizes say.
+
+    Pictures are float32 from 0 to 1 and there is an instruction of `words` tokens, as its processors would hand over.
+    """
+
+    name: str
+    sizes: Sizes
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    words: int = 56
+
+    def build(self) -> nn.Module:
+        from lerobot.configs import FeatureType, PolicyFeature
+        from lerobot.policies.factory import get_policy_class, make_policy_config
+
+        picture = (3, self.sizes.image_size, self.sizes.image_size)
+        cameras = {f"observation.images.view_{view}": picture for view in range(self.sizes.views)}
+        given = {name: PolicyFeature(FeatureType.VISUAL, shape) for name, shape in cameras.items()}
+        given["observation.state"] = PolicyFeature(FeatureType.STATE, (self.sizes.state,))
+        decided = {"action": PolicyFeature(FeatureType.ACTION, (self.sizes.action,))}
+        configuration = make_policy_config(
+            self.name, input_features=given, output_features=decided, device="cpu", **self.changes
+        )
+        # Some policies move themselves to the device that their configuration names; ours is where we build it.
+        configuration.device = str(torch.get_default_device())
+        return get_policy_class(self.name)(configuration).requires_grad_(False).eval()
+
+    def prepare(self, network: Any, *, device: str, capture: bool) -> Callable[[], torch.Tensor]:
+        batch, size = self.sizes.batch, self.sizes.image_size
+        observation = {
+            f"observation.images.view_{view}": torch.rand(batch, 3, size, size, device=device)
+            for view in range(self.sizes.views)
+        }
+        observation["observation.state"] = self.sizes.states(device)
+        words = torch.ones(batch, self.words, dtype=torch.bool, device=device)
+        observation["observation.language.tokens"] = words.long()
+        observation["observation.language.attention_mask"] = words
+        network.config.device = device
+        return lambda: network.predict_action_chunk(dict(observation))
+
+
+CHUNK = Sizes().chunk
+LEROBOT = {
+    "act": {"chunk_size": CHUNK, "n_action_steps": CHUNK, "pretrained_backbone_weights": None},
+    "diffusion": {"pretrained_backbone_weights": None},
+    "pi0": {"chunk_size": CHUNK, "n_action_steps": CHUNK, "dtype": "bfloat16"},
+    "pi05": {"chunk_size": CHUNK, "n_action_steps": CHUNK, "dtype": "bfloat16"},
+    "smolvla": {"chunk_size": CHUNK, "n_action_steps": CHUNK},
+    "vqbet": {"pretrained_backbone_weights": None},
+}
+"""LeRobot's policies, with what makes them decide as many steps and load no weights."""
+
+
+def ours(name: str, architecture: Architecture) -> Ours:
+    """Return a policy at the sizes that it is made for: LIBERO's, or the desk's with the small tower."""
+    desk = Sizes(image_size=128, state=6, action=6, chunk=16)
+    return Ours(name, architecture, Sizes() if architecture.towers else desk)
+
+
+def dense(architecture: Architecture) -> Architecture:
+    """Return the dense policy of the same widths: every patch enters the trunk, and every layer works on all of it.
+
+    OpenVLA-OFT's shape (Kim et al., 2025): two towers whose patches are concatenated and projected, full attention, an
+    action slot for each element of the chunk, read out by a residual head.
+    """
+    return replace(
+        architecture,
+        aggregation_tokens=0,
+        tower_film=False,
+        fusion="concatenated",
+        sequence=("start", "visual", "text", "state", "slots"),
+        mask="full",
+        prune_from=architecture.trunk_layers,
+        slot_unit="element",
+        extra_slots=1,
+        readout="slots",
+        expert_width=architecture.trunk_width,
+        expert_blocks=2,
+        expert_heads=architecture.trunk_heads,
+    )
+
+
+def twin(architecture: Architecture) -> Architecture:
+    """Return an architecture with the same choices and the least sizes, to check on any machine what it computes."""
+    layers = 4
+    return replace(
+        architecture,
+        condition_width=64,
+        towers=("vit_tiny_patch16_224.augreg_in21k",) * len(architecture.towers),
+        aggregation_tokens=min(architecture.aggregation_tokens, 9),
+        trunk_width=64,
+        trunk_layers=layers,
+        trunk_heads=4,
+        trunk_key_value_heads=2 if architecture.trunk_key_value_heads else 0,
+        trunk_head_size=0,
+        trunk_feed_forward=128,
+        vocabulary=512,
+        padding=256,
+        tokenizer="bytes",
+        prompt="{instruction}",
+        prune_from=layers if architecture.prune_from == architecture.trunk_layers else 1,
+        expert_width=64,
+        expert_blocks=2,
+        expert_heads=4,
+    )
+
+
+TWIN_SIZES = Sizes(image_size=64)
+
+
+MOST_WORDS = 90
+"""Characters of another project's error that are shown."""
+
+
+def refusal(error: Exception) -> str:
+    """Return in a few words why a contestant cannot take part."""
+    said = " ".join(str(error).split()).split(". ")[0]
+    return (
+        f"{type(error).__name__}: {said}" if len(said) <= MOST_WORDS else f"{said[:MOST_WORDS].rsplit(' ', 1)[0]} ..."
+    )

@@ -1,0 +1,150 @@
+"""What `saccade bench latency` found out, as rows: a table for people, figures for the JSON, a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..figures import Figures
+
+PARTS = ("towers", "fusion", "trunk", "expert", "other")
+
+
+@dataclass
+class Row:
+    """What was found out about one contestant; None stands for what was not.
+
+    `flops`: of a decision; `parts`: of them, by part of the policy; `instruct_flops`: once for an instruction;
+    `stored_bytes`: of the weights as they are built; `seconds`: of each timed decision; `remark`: why something is
+    missing.
+    """
+
+    name: str
+    steps: int
+    parameters: int | None = None
+    flops: int | None = None
+    parts: dict[str, int] = field(default_factory=dict)
+    instruct_flops: int = 0
+    peak_bytes: int | None = None
+    stored_bytes: int = 0
+    synchronisations: int | None = None
+    seconds: list[float] = field(default_factory=list)
+    remark: str = ""
+
+    def percentile(self, share: float) -> float | None:
+        """Return the time in seconds below which a share of the decisions stayed, None where none was timed."""
+        ordered = sorted(self.seconds)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
+
+
+def table(rows: list[Row]) -> list[str]:
+    """Return the rows as aligned text."""
+    heads = [
+        "policy",
+        "parameters",
+        "weights",
+        "decision",
+        "per step",
+        "instruction",
+        "waits",
+        "p50",
+        "p99",
+        "rate",
+        "",
+    ]
+    cells = [heads]
+    for row in rows:
+        middle, late = row.percentile(0.5), row.percentile(0.99)
+        cells.append(
+            [
+                row.name,
+                _shown(row.parameters, 1e6, "M"),
+                _shown(row.parameters and 2 * row.parameters, 2**30, "GiB", 2),
+                _shown(row.flops, 1e9, "GFLOP"),
+                _shown(row.flops and row.flops / row.steps, 1e9, "GFLOP", 2),
+                _shown(row.instruct_flops or None, 1e9, "GFLOP", 2),
+                _shown(row.synchronisations, 1, "", 0),
+                _shown(middle and 1e3 * middle, 1, "ms"),
+                _shown(late and 1e3 * late, 1, "ms"),
+                _shown(middle and 1 / middle, 1, "/s"),
+                row.remark,
+            ]
+        )
+    widths = [max(len(line[column]) for line in cells) for column in range(len(heads))]
+
+    def aligned(line: list[str]) -> str:
+        first, *numbers, last = line
+        shown = [
+            first.ljust(widths[0]),
+            *(text.rjust(width) for text, width in zip(numbers, widths[1:-1], strict=True)),
+        ]
+        return "  ".join([*shown, last]).rstrip()
+
+    return [aligned(line) for line in cells]
+
+
+def _shown(value: float | None, unit: float, name: str, places: int = 1) -> str:
+    return "-" if value is None else f"{value / unit:.{places}f} {name}".rstrip()
+
+
+def collect_figures(rows: list[Row], device: str) -> Figures:
+    """Return the figures of all rows; those of a GPU are null without one."""
+    found = {row.name: row for row in rows}
+    figures: dict[str, float | None] = {
+        # The importer's own test compares with the released weights.
+        "parity_max_relative_error": None,
+        "host_syncs_per_forward": max((row.synchronisations or 0 for row in rows), default=None),
+    }
+    for preset in ("large", "small"):
+        row, opponent = found.get(preset), found.get(f"dense {preset}")
+        if row is None or opponent is None:
+            continue
+        timed = device == "cuda" and row.seconds and opponent.seconds
+        middle, late, other = row.percentile(0.5), row.percentile(0.99), opponent.percentile(0.5)
+        figures |= {
+            f"{preset}_speedup_over_dense": other / middle if timed else None,
+            f"{preset}_p50_ms": 1e3 * middle if timed else None,
+            f"{preset}_p99_ms": 1e3 * late if timed else None,
+            f"{preset}_tflop": row.flops / 1e12,
+            f"{preset}_instruction_tflop": row.instruct_flops / 1e12,
+            f"{preset}_parameters_billion": row.parameters / 1e9,
+            f"{preset}_inference_peak_gib": row.peak_bytes / 2**30,
+            f"{preset}_flop_ratio": opponent.flops / row.flops,
+            f"{'' if preset == 'large' else 'small_'}dense_tflop": opponent.flops / 1e12,
+            f"{'' if preset == 'large' else 'small_'}dense_parameters_billion": opponent.parameters / 1e9,
+        }
+        figures |= {f"{preset}_{part}_tflop": count / 1e12 for part, count in row.parts.items() if part != "other"}
+    if "tiny" in found:
+        middle = found["tiny"].percentile(0.5)
+        figures |= {
+            "tiny_gflop": found["tiny"].flops / 1e9,
+            "tiny_decisions_per_second": 1 / middle if middle else None,
+        }
+    for name in ("act", "pi0", "pi05"):
+        if name in found and found[name].flops is not None:
+            figures[f"lerobot_{name}_tflop"] = found[name].flops / 1e12
+    return {name: value if value is None else float(f"{value:.5g}") for name, value in figures.items()}
+
+
+def plot_parts(path: Path, rows: list[Row]) -> None:
+    """Draw the operations of a decision, a bar for each of our policies and its dense opponent, part by part."""
+    from matplotlib.figure import Figure
+
+    shown = [row for row in rows if row.parts and row.flops >= 1e11] or [row for row in rows if row.parts]
+    figure = Figure(figsize=(8, 1.2 + 0.5 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    left = [0.0] * len(shown)
+    for part in PARTS:
+        widths = [row.parts.get(part, 0) / 1e12 for row in shown]
+        if max(widths, default=0) > 0.005 * max(row.flops / 1e12 for row in shown):
+            axes.barh([row.name for row in shown], widths, left=left, label=part)
+        left = [before + width for before, width in zip(left, widths, strict=True)]
+    for number, total in enumerate(left):
+        axes.annotate(f"{total:.3g}", (total, number), xytext=(4, 0), textcoords="offset points", va="center")
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.set_xlabel("operations of a decision (TFLOP)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,1 @@
+"""`saccade bench merge`: merged policies beside their skills, joint training and published methods."""

@@ -1,0 +1,1 @@
+"""`saccade eval`: judge policies in simulation."""

@@ -1,0 +1,1 @@
+"""`saccade quickstart`: collect, train, evaluate and report in one command."""

@@ -1,0 +1,202 @@
+"""The stages of a quickstart: what each does, where it leaves its output, and when it is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import WorldError
+from ...sim.desk.tasks import SUITES, Task
+from .stopwatch import Stage
+
+if TYPE_CHECKING:
+    from ..collect import CollectConfig
+    from ..evaluate.command import EvaluateConfig
+    from ..train.command import TrainConfig
+    from .command import QuickstartConfig
+
+SUITE = "desk_object"
+
+EVALUATED = ("before", "after", "swapped")
+
+SECONDS_PER_DEMONSTRATION, SECONDS_PER_SAMPLE, SECONDS_PER_EPISODE, SECONDS_TO_START = 0.40, 0.018, 1.8, 15.0
+"""What things take on the two cores that the defaults were chosen on; the estimates correct themselves on the way."""
+
+
+def new_tasks() -> tuple[Task, ...]:
+    """Return the tasks that the starter has never seen."""
+    return tuple(task for task in SUITES[SUITE] if task.left_out)
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """The stages of one quickstart: what each is to do, where it leaves its output and when it is done."""
+
+    config: QuickstartConfig
+
+    @property
+    def rehearses(self) -> bool:
+        return self.config.rehearsal > 0 and not self.config.from_scratch
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.config.out / "training" / "checkpoint"
+
+    def collection(self, rehearsal: bool) -> CollectConfig:
+        """Return what to collect: the new tasks, or some of each known one."""
+        from ..collect import CollectConfig
+
+        return CollectConfig(
+            out=self.config.out / ("rehearsal" if rehearsal else "demonstrations"),
+            suites=(SUITE,),
+            left_out="without" if rehearsal else "only",
+            episodes=self.config.rehearsal if rehearsal else self.config.demonstrations,
+            workers=self.config.workers,
+            seed=self.config.seed,
+            resume=True,
+        )
+
+    @property
+    def training(self) -> TrainConfig:
+        """Return what to train, on what; it resumes whatever is there."""
+        from ...training.configuration import LoopConfig
+        from ..train.command import TrainConfig
+        from ..train.folder import OPTIONS_FILE
+
+        scratch, out = self.config.from_scratch, self.config.out / "training"
+        steps = self.config.steps or (20000 if scratch else 800)
+        loop = LoopConfig(
+            steps=steps,
+            batch_size=self.config.batch_size,
+            learning_rate=self.config.learning_rate or (1e-3 if scratch else 5e-4),
+            warmup=min(200, steps // 10),
+            seed=self.config.seed,
+            save_every=100,
+        )
+        return TrainConfig(
+            data=tuple(self.collection(part).out for part in ([False, True] if self.rehearses else [False])),
+            out=out,
+            init=None if scratch else "starter",
+            loop=loop,
+            threads=self.config.threads,
+            resume=(out / OPTIONS_FILE).exists(),
+        )
+
+    def evaluation(self, name: str) -> EvaluateConfig:
+        """Return what to evaluate: `before` the starter; `after` and `swapped` what was trained."""
+        from ...policy.checkpoint import find_checkpoint
+        from ..evaluate.command import EvaluateConfig
+
+        labels = {"before": "before", "after": "after", "swapped": "after, another object asked for"}
+        return EvaluateConfig(
+            checkpoint=str(find_checkpoint("starter") if name == "before" else self.checkpoint),
+            suites=(SUITE,),
+            tasks=tuple(task.name for task in new_tasks()),
+            episodes=self.config.episodes,
+            swap=("object",) if name == "swapped" else (),
+            unchanged=name != "swapped",
+            seed=self.config.seed,
+            workers=self.config.workers,
+            out=self.config.out / f"evaluation_{name}",
+            label=labels[name],
+            videos=self.config.videos,
+            resume=True,
+        )
+
+    @property
+    def evaluations(self) -> tuple[str, ...]:
+        return EVALUATED[1:] if self.config.from_scratch else EVALUATED
+
+    def stages(self) -> list[Stage]:
+        """Return the stages in their order."""
+        tasks, known = len(new_tasks()), len(SUITES[SUITE]) - len(new_tasks())
+        loop, workers = self.training.loop, self.config.workers
+        unseen = f"{self.config.episodes} initial states that no demonstration used"
+        fresh, old = self.config.demonstrations * tasks, self.config.rehearsal * known
+        judged = SECONDS_TO_START + SECONDS_PER_EPISODE * self.config.episodes * 2 / workers
+
+        def collected(name: str, title: str, episodes: int, rehearsal: bool) -> Stage:
+            seconds = SECONDS_TO_START + SECONDS_PER_DEMONSTRATION * episodes * 2 / workers
+            return Stage(name, title, seconds, partial(self._collected, rehearsal), partial(self._collect, rehearsal))
+
+        def evaluated(name: str, title: str) -> Stage:
+            return Stage(name, title, judged, partial(self._evaluated, name), partial(self._evaluate, name))
+
+        stages = [collected("collect", f"Collect {fresh} demonstrations of {tasks} new tasks", fresh, False)]
+        if self.rehearses:
+            title = f"Collect {old} demonstrations of {known} known tasks, against forgetting"
+            stages.append(collected("rehearsal", title, old, True))
+        if not self.config.from_scratch:
+            stages.append(evaluated("before", f"Evaluate the starter on {unseen}"))
+        how = "Train from scratch" if self.config.from_scratch else "Fine-tune the starter"
+        seconds = SECONDS_TO_START + SECONDS_PER_SAMPLE * loop.steps * loop.batch_size
+        stages.append(Stage("train", f"{how}, {loop.steps} steps", seconds, self._trained, self._train))
+        stages.append(evaluated("after", f"Evaluate what was trained on {unseen}"))
+        stages.append(evaluated("swapped", "Ask it for another object from the same initial states"))
+        return stages
+
+    def results(self, name: str) -> dict[str, Any] | None:
+        """Return an evaluation's results, None when it was left out or is not complete."""
+        from ...sim.run_folder import RESULTS, read_json
+
+        path = self.config.out / f"evaluation_{name}" / RESULTS
+        results = read_json(path) if path.is_file() else None
+        return results if results and not results["errors"] and results["episodes"] == self.config.episodes else None
+
+    def _collected(self, rehearsal: bool) -> bool:
+        out = self.collection(rehearsal).out
+        return (out / "collection.json").is_file() and not out.with_name(f"{out.name}.partial").exists()
+
+    def _collect(self, rehearsal: bool) -> None:
+        from ..collect import collect_demonstrations
+
+        summary = collect_demonstrations(self.collection(rehearsal))
+        failures = sum(count.failures for count in summary.tasks)
+        print(f"      {summary.episodes} demonstrations, {summary.frames} frames; {failures} failed and were not kept")
+
+    def _trained(self) -> bool:
+        from ...policy.checkpoint import PROVENANCE
+        from ...sim.run_folder import read_json
+
+        path = self.checkpoint / PROVENANCE
+        return path.is_file() and read_json(path).get("step") == self.training.loop.steps
+
+    def _train(self) -> None:
+        from ..train.command import train_policy
+
+        result = train_policy(self.training)
+        print(f"      loss {result.loss:.4f} after {result.steps} steps; checkpoint in {result.checkpoint}")
+
+    def _evaluated(self, name: str) -> bool:
+        return self.results(name) is not None
+
+    def _evaluate(self, name: str) -> None:
+        from ..evaluate.command import evaluate, plan
+
+        config = self.evaluation(name)
+        # Initial state s goes to one task, in turn, so that as many states as episodes are seen.
+        turn = {task: place for place, task in enumerate(config.tasks)}
+        jobs = [job for job in plan(config) if job.initial_state % len(turn) == turn[job.task]]
+        _, results = evaluate(config, jobs=jobs)
+        if results["errors"]:
+            raise WorldError(
+                f"{results['errors']} episodes could not be run, see {config.out}/records.jsonl. Repeat the command to "
+                "try them again; everything else is kept."
+            )
+        meaning = "picked the first object all the same" if name == "swapped" else "succeeded"
+        print(f"      {rate_in_words(judged(name, results))} {meaning}")
+
+
+def judged(name: str, results: dict[str, Any]) -> dict[str, Any]:
+    """Return the rate that an evaluation is made for: with another object asked for, how often that was ignored."""
+    return results["swaps"][0]["by_heart"] if name == "swapped" else results
+
+
+def rate_in_words(results: dict[str, Any]) -> str:
+    """Return a success rate with its interval."""
+    return (
+        f"{100 * results['rate']:.1f} % ({results['successes']} of {results['episodes']}, "
+        f"95 % interval {100 * results['low']:.1f} to {100 * results['high']:.1f})"
+    )

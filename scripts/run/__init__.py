@@ -1,0 +1,1 @@
+"""`saccade run`: drive an arm with a policy."""

@@ -1,0 +1,355 @@
+"""`saccade run`: a policy drives an arm, the virtual one or a real one, through governor and control process."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shlex
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import InputError, SaccadeError, WorldError
+from .options import RunConfig
+
+if TYPE_CHECKING:
+    from ...policy.contract import Contract
+    from ...robot.client import RemotePolicy
+    from ...robot.decider import Decider
+    from ...robot.episode import Orders
+    from ...robot.summary import Observer, SessionSummary
+    from .arms import RunArm
+    from .log import RunLog
+
+__all__ = ["RunConfig", "run", "run_arm"]
+
+INTERRUPTED = 130
+PRIORITY = -10
+"""Of this process, as the system counts: lower ones go first, and the usual one is 0."""
+
+OVERRUN_SHARE, VIRTUAL_OVERRUNS = 0.05, 0.25
+"""Share of late ticks within a second that stops the arm; more on the virtual one, whose world takes its time from the
+same machine. They are counted and told in any case."""
+
+REMOTE_SECONDS = 2.0
+"""How long a remote decision may take, there and back; the session refuses slow policies long before."""
+
+
+class SlowedDecider:
+    """A decider for an arm whose time passes at `speed`: its steps take longer by as much.
+
+    No step may be older than `LONGEST_AGE` of our time, however slowly the arm's passes: of a chunk only those that
+    may be played are given, and half of them are played before the next decision, if no more are in the contract.
+    """
+
+    def __init__(self, decider: Decider, speed: float) -> None:
+        from ...robot.rules import LONGEST_AGE
+
+        given = decider.contract
+        rate = given.control_hz * speed
+        steps = max(2, min(given.chunk, int(LONGEST_AGE * rate)))
+        statistics = given.normalization
+        self._decider, self._steps = decider, steps
+        self.contract = dataclasses.replace(
+            given,
+            control_hz=rate,
+            chunk=steps,
+            execute=given.execute if steps == given.chunk else min(given.execute, max(1, steps // 2)),
+            normalization=dataclasses.replace(
+                statistics, action_low=statistics.action_low[:steps], action_high=statistics.action_high[:steps]
+            ),
+        )
+
+    @property
+    def abstained(self) -> str | None:
+        return getattr(self._decider, "abstained", None)
+
+    @property
+    def skill(self) -> str | None:
+        return getattr(self._decider, "skill", None)
+
+    def reset(self, instruction: str) -> None:
+        self._decider.reset(instruction)
+
+    def decide(self, observation: Mapping[str, Any]) -> np.ndarray:
+        return self._decider.decide(observation)[: self._steps]
+
+
+def run(config: RunConfig) -> int:
+    """Run, print the summary and where everything lies, and return the exit code.
+
+    0 when all episodes were run, 130 after Ctrl-C. Raises InputError for whatever does not fit, before torque is on,
+    and WorldError where arm, policy or control process failed or the governor stopped the arm.
+    """
+    summary = run_arm(config)
+    ended = summary["ended"]
+    if ended == "interrupted":
+        return INTERRUPTED
+    if ended != "done":
+        raise WorldError(f"the arm was {ended}; see {Path(summary['folder']) / 'flight.jsonl'}")
+    return 0
+
+
+def run_arm(config: RunConfig) -> dict[str, Any]:
+    """Do the whole run and return the content of `summary.json`, which is written even when the run breaks off."""
+    from .arms import check_port
+    from .log import SUMMARY
+
+    check_port(config)
+    _go_first()
+    with contextlib.ExitStack() as closing:
+        # What is cheap to refuse comes first; a checkpoint's policy takes many seconds to load, and comes last.
+        remote = _remote(config, closing)
+        contract = remote.contract if remote is not None else _contract(config)
+        watchers = [_recorder(config, contract, closing), _live_view(config, contract, closing)]
+        out = _new_folder(config)
+        try:
+            arm = _arm(config, contract, out, closing)
+            decider = remote if remote is not None else _checkpoint(config)
+            return _session(config, decider, arm, out, [each for each in watchers if each is not None])
+        except InputError:
+            if not (out / SUMMARY).exists():
+                # Nothing moved, and the same command is to be repeated.
+                shutil.rmtree(out, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    # The folder of all runs, where this was to be the first; others stay, as it is not empty.
+                    out.parent.rmdir()
+            raise
+
+
+def _session(config: RunConfig, decider: Decider, arm: RunArm, out: Path, watchers: list[Observer]) -> dict[str, Any]:
+    """Run the session, write the summary whatever comes of it, and return it.
+
+    Where the arm, its cameras or the policy are refused before torque is on, there is none to write: InputError alone.
+    """
+    from ...robot.cameras import CameraWatch
+    from ...robot.episode import Orders
+    from ...robot.loop import LoopSettings
+    from ...robot.rules import RAMP_SHARE
+    from ...robot.session import SessionSettings, run_session
+    from .log import FLIGHT, RunLog, Watchers, summarize, summary_lines, write_summary
+    from .recording import RunRecorder
+
+    dry_run = not config.has_torque
+    if dry_run:
+        print(_dry_run_notice(config), flush=True)
+    print(f"{arm.description}\n{len(arm.episodes)} episodes: {arm.episodes[0].instruction!r}", flush=True)
+    slowed = decider if config.speed == 1.0 else SlowedDecider(decider, config.speed)
+    log, orders = RunLog(decider, arm.label, arm.begun, dry_run=dry_run), Orders()
+    settings = SessionSettings(
+        loop=LoopSettings(loop_hz=config.loop_hz, dry_run=dry_run),
+        start=config.start or ("ramp" if config.is_virtual else "refuse"),
+        aggregation=config.aggregation,
+        share=config.share * config.speed,
+        ramp_share=config.ramp_share or (1.0 if config.is_virtual else RAMP_SHARE),
+        overrun_share=VIRTUAL_OVERRUNS if config.is_virtual else OVERRUN_SHARE,
+        real_time_chunking=config.real_time_chunking,
+        # Nobody gets hurt: a stop costs the virtual arm its episode alone. It is carried back without torque.
+        rearm_between=config.is_virtual,
+        release_between=config.is_virtual,
+    )
+    recorder = next((each for each in watchers if isinstance(each, RunRecorder)), None)
+    session: SessionSummary | None = None
+    ended, facts = "done", _facts(config, decider, arm, out)
+    try:
+        with _stopping_on_interrupt(log, orders) as interrupt:
+            session = run_session(
+                decider=slowed,
+                make_arm=arm.make_arm,
+                cameras=CameraWatch.from_configs(arm.cameras, decider.contract.cameras),
+                episodes=arm.episodes,
+                settings=settings,
+                record=out / FLIGHT,
+                observer=Watchers([log, *watchers]),
+                prepare=arm.prepare,
+                ended=arm.ended,
+                orders=orders,
+            )
+        ended = f"stopped: {session.stopped}" if session.stopped else "done"
+        ended = "interrupted" if interrupt.asked else ended
+    except KeyboardInterrupt:
+        ended = "interrupted"
+    except BaseException as error:
+        ended = f"broken off: {type(error).__name__}: {error}"
+        if isinstance(error, InputError) and not (log.running or log.episodes):
+            ended = ""
+        raise
+    finally:
+        if ended:
+            if recorder is not None:
+                facts["dataset"] = _dataset(recorder, log, facts, broken=ended.startswith("broken off"))
+            with contextlib.suppress(SaccadeError):
+                facts["world"] = arm.facts()
+            summary = summarize(log, session, facts=facts, ended=ended, counts_success=config.is_virtual)
+            path = write_summary(out, summary)
+            print("\n".join(summary_lines(summary, session)))
+            print(f"summary: {path}\nflight record: {out / FLIGHT}", flush=True)
+    if dry_run and not config.is_virtual and ended == "done":
+        print("That was a dry run. To let the arm move, repeat the command with --move.")
+    return summary
+
+
+class _Interrupt:
+    """Whether somebody pressed Ctrl-C."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+
+@contextlib.contextmanager
+def _stopping_on_interrupt(log: RunLog, orders: Orders) -> Iterator[_Interrupt]:
+    """Let the first Ctrl-C of an episode stop the arm, which is held, and end the session in order."""
+    interrupt = _Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+
+    def stop(number: int, frame: object) -> None:
+        if interrupt.asked or not log.running:
+            raise KeyboardInterrupt
+        interrupt.asked = True
+        print("\nstopping: the arm holds its pose", file=sys.stderr, flush=True)
+        orders.leave("Ctrl-C")
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _dataset(recorder: Any, log: RunLog, facts: Mapping[str, Any], *, broken: bool) -> dict[str, Any] | None:
+    """Build the dataset of what was recorded; return where it lies and what it holds, None where there is nothing."""
+    try:
+        count, frames = recorder.finish({**facts, "episodes": log.episodes})
+    except SaccadeError as error:
+        if not broken:
+            raise
+        print(f"the recording could not be finished: {error}", file=sys.stderr)
+        return None
+    if count == 0:
+        print("nothing was recorded: no episode that was to be kept has ended")
+        return None
+    print(f"recorded: {count} episodes, {frames} frames in {recorder.folder}")
+    return {"folder": str(recorder.folder), "episodes": count, "frames": frames}
+
+
+def _go_first() -> None:
+    """Let this process go before others, where that is allowed: an arm waits for its decisions."""
+    if hasattr(os, "setpriority"):
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
+
+
+def _contract(config: RunConfig) -> Contract:
+    from ...policy.checkpoint import read_contract
+    from ..evaluate.command import checkpoint_folder
+
+    return read_contract(checkpoint_folder(config.checkpoint or "starter"))
+
+
+def _checkpoint(config: RunConfig) -> Decider:
+    from ..checkpoints.decider import CheckpointDecider
+    from ..evaluate.command import checkpoint_folder
+
+    folder = checkpoint_folder(config.checkpoint or "starter")
+    return CheckpointDecider(folder, device=config.device, precision=config.precision, threads=config.threads)
+
+
+def _remote(config: RunConfig, closing: contextlib.ExitStack) -> RemotePolicy | None:
+    if config.policy is None:
+        return None
+    from ...robot.client import RemotePolicy
+
+    policy = RemotePolicy(config.policy, _token(config), REMOTE_SECONDS, certificate=config.certificate)
+    closing.callback(policy.close)
+    return policy
+
+
+def _token(config: RunConfig) -> str:
+    """Return the token of --token-file or of the environment; InputError where there is none."""
+    from ...robot.protocol import TOKEN_VARIABLE
+    from ..serve import ServeConfig, find_token
+
+    token, made = find_token(ServeConfig(token_file=config.token_file))
+    if made:
+        raise InputError(
+            "token",
+            got="none",
+            expected="the one that the server was started with or printed",
+            fix=f"Give --token-file, or set {TOKEN_VARIABLE}.",
+        )
+    return token
+
+
+def _arm(config: RunConfig, contract: Contract, out: Path, closing: contextlib.ExitStack) -> RunArm:
+    from .arms import PhysicalRunArm, VirtualRunArm
+
+    arm = VirtualRunArm(config, contract, out) if config.is_virtual else PhysicalRunArm(config, contract)
+    closing.callback(arm.close)
+    return arm
+
+
+def _recorder(config: RunConfig, contract: Contract, closing: contextlib.ExitStack) -> Observer | None:
+    if config.record is None:
+        return None
+    from .recording import RunRecorder
+
+    recorder = RunRecorder(config.record, contract, config.robot_type, only_successes=config.keep == "successes")
+    closing.callback(recorder.discard)
+    return recorder
+
+
+def _live_view(config: RunConfig, contract: Contract, closing: contextlib.ExitStack) -> Observer | None:
+    if not (config.live or config.live_file):
+        return None
+    from .live_view import LiveView
+
+    view = LiveView(contract.action.names, viewer=config.live, file=config.live_file)
+    closing.callback(view.close)
+    return view
+
+
+def _new_folder(config: RunConfig) -> Path:
+    """Make the run's folder; InputError where it holds anything already."""
+    out = config.out or Path("arm_runs") / f"{config.robot}-{datetime.now():%Y%m%d-%H%M%S}"
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"out {out}", got="a folder with files", expected="a new one", fix="Choose another --out.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fix = "Choose a folder that you may write to."
+        raise InputError(f"out {out}", got=error.strerror, expected="a new folder", fix=fix) from None
+    return out
+
+
+def _facts(config: RunConfig, decider: Decider, arm: RunArm, out: Path) -> dict[str, Any]:
+    return {
+        "command": shlex.join(["saccade", *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "folder": str(out),
+        "policy": config.policy or config.checkpoint or "starter",
+        "robot": config.robot,
+        "arm": arm.description,
+        "dry_run": not config.has_torque,
+        "speed": config.speed,
+        "dataset": None,
+        "world": {},
+    }
+
+
+def _dry_run_notice(config: RunConfig) -> str:
+    if config.is_virtual:
+        return "dry run: the virtual arm gets no torque"
+    return (
+        "dry run: the arm gets no torque and does not move; everything else happens.\n"
+        "When all looks well, repeat the command with --move."
+    )

@@ -1,0 +1,139 @@
+"""The live view of a `saccade run`: cameras, joints, targets and events in rerun, an optional extra.
+
+A thread of its own does all the work. What it is too slow for is left out of the view, and nothing that drives the arm
+waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ...robot.chunk import Chunk
+from ...robot.summary import EpisodeSummary, Observer, StepView
+from ...robot.verdict import Event
+
+WAITING = 8
+"""Things that may wait to be shown."""
+
+JPEG_QUALITY = 80
+CLOSE_SECONDS = 5.0
+APPLICATION = "saccade run"
+
+
+class LiveView(Observer):
+    """Shows a session in rerun's viewer (`viewer`), writes it to a .rrd file (`file`), or both; `close` ends it.
+
+    `names` are the joints'. Raises InputError where rerun is not installed or the file cannot be written.
+    """
+
+    def __init__(self, names: tuple[str, ...], *, viewer: bool, file: Path | None) -> None:
+        rerun = import_rerun()
+        self._rerun, self._names = rerun, names
+        if file is not None:
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch()
+            except OSError as error:
+                fix = "Choose a file that you may write."
+                raise InputError(f"live_file {file}", got=error.strerror, expected="a new file", fix=fix) from None
+        self._recording = rerun.RecordingStream(APPLICATION)
+        if viewer:
+            _open_viewer(rerun)
+        sinks = [rerun.GrpcSink()] if viewer else []
+        sinks += [rerun.FileSink(str(file))] if file is not None else []
+        self._recording.set_sinks(*sinks)
+        self._things: queue.Queue[Any] = queue.Queue(WAITING)
+        self._thread = threading.Thread(target=self._run, name="live view", daemon=True)
+        self._thread.start()
+
+    def stepped(self, view: StepView) -> None:
+        self._show(view)
+
+    def decided(self, chunk: Chunk, seconds: float) -> None:
+        self._show((chunk.observed, seconds))
+
+    def happened(self, event: Event) -> None:
+        self._show(event)
+
+    def episode_ended(self, summary: EpisodeSummary) -> None:
+        self._show(summary)
+
+    def close(self) -> None:
+        """Show what waits, and end."""
+        try:
+            self._things.put(None, timeout=CLOSE_SECONDS)
+        except queue.Full:
+            return
+        self._thread.join(timeout=CLOSE_SECONDS)
+        self._recording.flush()
+        self._recording.disconnect()
+
+    def _show(self, thing: Any) -> None:
+        try:
+            self._things.put_nowait(thing)
+        except queue.Full:
+            return
+
+    def _run(self) -> None:
+        while (thing := self._things.get()) is not None:
+            if isinstance(thing, StepView):
+                self._log_step(thing)
+            elif isinstance(thing, Event):
+                self._at(thing.time)
+                self._log("events", self._rerun.TextLog(f"{thing.kind}: {thing.detail}"))
+            elif isinstance(thing, EpisodeSummary):
+                said = f"episode {thing.index} ended by {thing.ended_by}, {thing.outcome or 'no outcome'}"
+                self._log("events", self._rerun.TextLog(said))
+            else:
+                self._at(thing[0])
+                self._log("decision_ms", self._rerun.Scalars([1000.0 * thing[1]]))
+
+    def _log_step(self, view: StepView) -> None:
+        self._at(view.time)
+        for name, frame in view.frames.items():
+            self._log(f"cameras/{name}", self._rerun.Image(frame.picture).compress(jpeg_quality=JPEG_QUALITY))
+        for index, name in enumerate(self._names):
+            self._log(f"joints/{name}/measured", self._rerun.Scalars([float(view.joints[index])]))
+            if view.target is not None:
+                self._log(f"joints/{name}/target", self._rerun.Scalars([float(view.target[index])]))
+        self._log("instruction", self._rerun.TextDocument(f"episode {view.episode}: {view.instruction} ({view.state})"))
+
+    def _at(self, seconds: float) -> None:
+        self._recording.set_time("time", duration=seconds)
+
+    def _log(self, path: str, thing: Any) -> None:
+        self._recording.log(path, thing)
+
+
+def _open_viewer(rerun: Any) -> None:
+    """Start rerun's viewer; InputError where it cannot open."""
+    fix = "Use --live-file FILE.rrd, and look at it on a machine with a display: rerun FILE.rrd."
+    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise InputError("live", got="no display", expected="a screen for the viewer", fix=fix)
+    # The package brings the viewer, beside the interpreter that runs here, which need not be on the path.
+    own = Path(sys.executable).with_name("rerun")
+    try:
+        rerun.spawn(connect=False, executable_path=str(own) if own.exists() else None)
+    except (RuntimeError, OSError) as error:
+        said = str(error).splitlines()[0]
+        raise InputError("live", got=said, expected="a viewer that opens", fix=fix) from None
+
+
+def import_rerun() -> Any:
+    """Return rerun's module; InputError with how to install it where it is not there."""
+    try:
+        import rerun
+    except ImportError:
+        raise InputError(
+            "live",
+            got="no package rerun",
+            expected="the extra `rerun`",
+            fix="Install it: pip install 'lerobot_policy_saccade[rerun]'.",
+        ) from None
+    return rerun

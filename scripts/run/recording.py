@@ -1,0 +1,148 @@
+"""Recording a `saccade run`: its episodes as a LeRobotDataset, at the contract's rate.
+
+While an episode runs, pictures go to a file as they are; what encodes them runs in a thread of its own, one episode
+after the other, so that nothing that drives the arm waits for it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ...errors import InputError
+from ...policy.contract import Contract, Offer
+from ...robot.summary import EpisodeSummary, Observer, StepView
+from ...sim.recording import Episode, frame_rate, stage_episode
+
+
+@dataclass
+class _Take:
+    """An episode being recorded: its instruction, where its pictures go, and one row a step."""
+
+    instruction: str
+    films: dict[str, BinaryIO]
+    states: list[np.ndarray] = field(default_factory=list)
+    targets: list[np.ndarray] = field(default_factory=list)
+
+
+class RunRecorder(Observer):
+    """Records a session's episodes for the new dataset `folder`; `finish` builds it.
+
+    A step is what was seen, where the joints were and what the motors were told then; steps at which nothing could be
+    seen, or nothing had been told yet, are left out. `only_successes` drops episodes whose outcome is none.
+    """
+
+    def __init__(self, folder: Path, contract: Contract, robot_type: str, *, only_successes: bool = False) -> None:
+        self.folder, self._only_successes, self._robot_type = folder.absolute(), only_successes, robot_type
+        self._offer = Offer(contract.cameras, contract.state, contract.action, contract.control_hz)
+        frame_rate(self._offer)
+        self._staging = self.folder.with_name(f"{self.folder.name}.partial")
+        for path in (self.folder, self._staging):
+            if path.exists():
+                fix = "Choose another folder." if path == self.folder else "An earlier run broke off: remove it."
+                raise InputError(f"record {path}", got="something there already", expected="a new folder", fix=fix)
+        try:
+            self._staging.mkdir(parents=True)
+        except OSError as error:
+            fix = "Choose a folder that you may write to."
+            raise InputError(f"record {folder}", got=error.strerror, expected="a new folder", fix=fix) from None
+        self._take: _Take | None = None
+        self._count = 0
+        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="recording")
+        self._staged: list[tuple[Path, Future[None]]] = []
+
+    def episode_began(self, episode: int, instruction: str) -> None:
+        films = {
+            camera.name: (self._staging / f"{self._count:06d}.{camera.name}.rgb").open("wb")
+            for camera in self._offer.cameras
+        }
+        self._take = _Take(instruction, films)
+
+    def stepped(self, view: StepView) -> None:
+        take = self._take
+        if take is None or view.target is None:
+            return
+        for name, film in take.films.items():
+            film.write(np.ascontiguousarray(view.frames[name].picture).data)
+        take.states.append(np.array(view.joints, dtype=np.float32))
+        take.targets.append(np.array(view.target, dtype=np.float32))
+        take.instruction = view.instruction
+
+    def episode_ended(self, summary: EpisodeSummary) -> None:
+        take, self._take = self._take, None
+        if take is None:
+            return
+        for film in take.films.values():
+            film.close()
+        failed = self._only_successes and not (summary.outcome or {}).get("success")
+        number, self._count = self._count, self._count + 1
+        if failed or not take.states:
+            _remove(take)
+            return
+        path = self._staging / f"{number:06d}.npz"
+        self._staged.append((path, self._encoder.submit(self._stage, path, take)))
+
+    def finish(self, told: Mapping[str, Any]) -> tuple[int, int]:
+        """Build the dataset of the episodes that ended; return how many, and their frames.
+
+        `told` goes into `meta/run.json`. Raises WorldError for what the worlds gave wrongly. Without an episode there
+        is no dataset.
+        """
+        self.close()
+        for _, future in self._staged:
+            future.result()
+        paths = [path for path, _ in self._staged]
+        frames = self._build(paths, told) if paths else 0
+        shutil.rmtree(self._staging)
+        return len(paths), frames
+
+    def close(self) -> None:
+        """Drop an episode that did not end, and wait until the others are encoded."""
+        take, self._take = self._take, None
+        if take is not None:
+            for film in take.films.values():
+                film.close()
+            _remove(take)
+        self._encoder.shutdown(wait=True)
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        self.close()
+        shutil.rmtree(self._staging, ignore_errors=True)
+
+    def _build(self, paths: list[Path], told: Mapping[str, Any]) -> int:
+        import json
+
+        from ...sim.assembly import write_dataset
+        from ...sim.recording import write_atomically
+        from ...training.statistics import write_exact_statistics
+
+        building = self.folder.with_name(f"{self.folder.name}.building")
+        shutil.rmtree(building, ignore_errors=True)
+        frames = write_dataset(building, self._offer, paths, robot_type=self._robot_type, grounding=False)
+        write_exact_statistics(building)
+        write_atomically(building / "meta" / "run.json", json.dumps(told, indent=2).encode())
+        building.rename(self.folder)
+        return frames
+
+    def _stage(self, path: Path, take: _Take) -> None:
+        shapes = {camera.name: (-1, camera.height, camera.width, 3) for camera in self._offer.cameras}
+        images = {
+            name: np.memmap(film.name, dtype=np.uint8, mode="r").reshape(shapes[name])
+            for name, film in take.films.items()
+        }
+        state, action = np.stack(take.states), np.stack(take.targets)
+        stage_episode(path, Episode(images, state, action, None, take.instruction), self._offer)
+        del images
+        _remove(take)
+
+
+def _remove(take: _Take) -> None:
+    for film in take.films.values():
+        Path(film.name).unlink(missing_ok=True)

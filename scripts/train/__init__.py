@@ -1,0 +1,1 @@
+"""`saccade train`: train a policy from demonstrations."""

@@ -1,0 +1,334 @@
+"""`saccade train`: a policy from demonstrations."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ...errors import InputError
+from ...policy.architecture import Architecture, changed, find_preset
+from ...training.configuration import LoopConfig
+from .folder import check_unchanged, earlier_options, plain, prepare_folder
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+
+    from ...policy.adaptation import Adaptation
+    from ...policy.contract import Contract
+    from ...policy.core import Core
+    from ...training.dataset import DemonstrationDataset
+    from ...training.loop import TrainingResult
+    from ...training.skill import SkillRecord
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a policy on one or more LeRobotDataset folders.
+
+    The folder --out holds checkpoint/ (what eval, serve and LeRobot's commands take), training_state/ (what --resume
+    goes on from, exactly), log.jsonl and train.json (the options). For several GPUs start it with
+    `accelerate launch -m saccade.scripts.main train ...`.
+    """
+
+    data: tuple[Path, ...]
+    """Folders of demonstrations, as `saccade collect` or LeRobot's recorder write them."""
+    out: Path
+    """Folder of this training."""
+    init: str | None = None
+    """Checkpoint folder to start from, or `starter`; otherwise from scratch."""
+    preset: str = "tiny"
+    """Shape of a policy trained from scratch."""
+    change: tuple[str, ...] = ()
+    """Fields of the preset to change, as FIELD=VALUE: `--change router=original mask=mutual`. All fields and their
+    values stand in policy/architecture.py. With --init only those that leave what the policy decides as it was, at
+    first: `--change history=12 history_selected=4` gives it a memory."""
+    trunk: str | None = None
+    """Pretrained decoder, a name on the Hugging Face hub or a folder: sizes, tokenizer and weights of the trunk come
+    from it. Random weights at the preset's sizes when left out."""
+    towers: tuple[str, ...] = ()
+    """Weights of the preset's pretrained towers, one source for each: `hub`, a safetensors file or a folder with one.
+    Random weights when left out."""
+    lora: int = 0
+    """Rank of low-rank factors beside frozen weights; 0 trains all weights, and a policy that has factors keeps them.
+    With --trunk and --towers the pretrained parts get factors. With --init it is a skill that is learned, to be merged
+    with others of the same beginning by `saccade merge`: factors everywhere but in the expert, which learns as a
+    whole."""
+    lora_alpha: float | None = None
+    """Scale of the factors, alpha; the rank when left out."""
+    checkpointing: bool = False
+    """Compute activations of trunk and pretrained towers again in the backward pass: less memory, more time."""
+    chunk: int = 16
+    """Steps decided at once, T; a policy that is fine-tuned keeps its own."""
+    execute: int = 8
+    """Steps of a chunk that are executed before the next decision; a policy that is fine-tuned keeps its own."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    precision: Literal["bf16", "no"] = "bf16"
+    """Mixed precision; it is faster on most CPUs of the last years too."""
+    device: Literal["auto", "cpu"] = "auto"
+    """Where to train: a GPU when there is one, or the CPU."""
+    threads: int | None = None
+    """CPU threads; all cores when left out."""
+    report_to: tuple[Literal["wandb", "tensorboard"], ...] = ()
+    """Where else to send the log; wandb and tensorboard are optional extras of the package."""
+    resume: bool = False
+    """Go on from the last saved state of --out, with the same options."""
+    overwrite: bool = False
+    """Throw an earlier training in --out away."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.execute <= self.chunk:
+            raise InputError("execute", got=self.execute, expected=f"1 to chunk ({self.chunk})", fix="Change either.")
+        if self.threads is not None and self.threads < 1:
+            raise InputError("threads", got=self.threads, expected="1 or more", fix="Leave it out for all cores.")
+        if self.resume and self.overwrite:
+            raise InputError("resume", got="overwrite too", expected="one of the two", fix="Leave one of them out.")
+        self._check_pretrained()
+        # What follows from a trunk's source takes a look at it, which may be far away; so may a checkpoint be.
+        if self.trunk is None and self.init is None:
+            self.architecture()
+        find_preset(self.preset)
+
+    def _check_pretrained(self) -> None:
+        for name in ("trunk", "towers"):
+            if self.init is not None and getattr(self, name):
+                fix = "Leave one of them out: a checkpoint brings its weights."
+                raise InputError(name, got="init too", expected="one of the two", fix=fix)
+        if self.init is not None and self.preset != "tiny":
+            fix = "Leave it out: a checkpoint keeps its shape."
+            raise InputError("init", got="preset too", expected="a checkpoint alone", fix=fix)
+        if self.lora < 0:
+            raise InputError("lora", got=self.lora, expected="a rank above 0, or 0 for none", fix="16 is usual.")
+        if self.lora and self.init is None:
+            named = [change for change in self.change if change.startswith("towers=")]
+            has_towers = named[-1] != "towers=" if named else bool(find_preset(self.preset).towers)
+            lacking = ["--trunk"] * (self.trunk is None) + ["--towers"] * (has_towers and not self.towers)
+            if lacking:
+                fix = "Name them, go on from a checkpoint with --init, or train all weights."
+                raise InputError("lora", got=f"no {' and no '.join(lacking)}", expected="pretrained weights", fix=fix)
+        if self.lora_alpha is not None and not (self.lora and 0 < self.lora_alpha < float("inf")):
+            got = f"{self.lora_alpha} with rank {self.lora}"
+            fix = "Set --lora too, or leave it out."
+            raise InputError("lora_alpha", got=got, expected="a number above 0, and a rank", fix=fix)
+
+    def architecture(self) -> Architecture:
+        """Return the preset with what follows from the trunk's source, then with its changes.
+
+        Raises InputError for those that do not fit, and for a source that cannot be read.
+        """
+        found: dict[str, Any] = {}
+        if self.trunk is not None:
+            from ...policy.backbones import trunk_fields
+
+            found = trunk_fields(self.trunk, padding=not any(each.startswith("padding=") for each in self.change))
+        return changed(find_preset(self.preset), [*(f"{name}={value}" for name, value in found.items()), *self.change])
+
+    def adaptation(self) -> Adaptation | None:
+        """Return how pretrained parts learn, None for as a whole."""
+        from ...policy.adaptation import Adaptation
+
+        if not self.lora:
+            return None
+        return Adaptation(self.lora, self.lora_alpha or float(self.lora), skill=self.init is not None)
+
+
+def run(config: TrainConfig) -> int:
+    """Train as configured; the command's entry."""
+    result = train_policy(config)
+
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        print(
+            f"trained to step {result.steps} in {result.seconds / 60:.1f} min; loss {result.loss:.4f}; "
+            f"checkpoint in {result.checkpoint}"
+        )
+    return 0
+
+
+def train_policy(config: TrainConfig, *, progress: bool = True) -> TrainingResult:
+    """Train as configured and return where it ended.
+
+    Raises InputError for whatever does not fit, before anything is written or thrown away.
+    """
+    before = earlier_options(config)
+    accelerator = _accelerator(config)
+
+    from ...policy.adaptation import set_checkpointing
+    from ...training.dataset import DemonstrationDataset
+    from ...training.loop import train
+
+    dataset = DemonstrationDataset(config.data, _chunk(config), progress=progress)
+    core, skill = make_core(config, dataset)
+    dataset.remember(core.architecture.history, core.contract.execute)
+    # All of them, before anything is thrown away: one that is too long would end a training in the middle.
+    core.tokenizer(dataset.instructions)
+    set_checkpointing(core.model, config.checkpointing)
+    options = plain(config) | {
+        "dataset_fingerprint": dataset.fingerprint,
+        "processes": accelerator.num_processes,
+    }
+    if config.resume:
+        check_unchanged(config, before, options)
+    if accelerator.is_main_process:
+        prepare_folder(config, options)
+        if core.fresh:
+            print(f"new beside what {config.init} has learned: {', '.join(core.fresh)}", flush=True)
+    accelerator.wait_for_everyone()
+    report = None
+    if config.report_to:
+        accelerator.init_trackers("saccade", config={key: str(value) for key, value in options.items()})
+        report = _reporter(accelerator)
+    result = train(
+        core,
+        dataset,
+        config.loop,
+        config.out,
+        save=_saver(core, dataset, config, skill),
+        accelerator=accelerator,
+        resume=config.resume,
+        progress=progress,
+        report=report,
+    )
+    if config.report_to:
+        accelerator.end_training()
+    return result
+
+
+def make_core(config: TrainConfig, dataset: DemonstrationDataset) -> tuple[Core, SkillRecord | None]:
+    """Build the policy to train, new or with the weights and conventions of a checkpoint, and a skill's record.
+
+    A fine-tuned policy keeps the normalisation that it has learned with, and its factors; its contract is checked
+    against the world that the demonstrations come from.
+    """
+    from ...policy.checkpoint import find_checkpoint
+    from ...policy.core import load_core
+    from ...policy.demonstrations import dataset_offer, fit_contract
+
+    offers = [dataset_offer(source) for source in dataset.sources]
+    if config.init is None:
+        contract = fit_contract(
+            offers[0], dataset.state, dataset.action, dataset.ends, chunk=config.chunk, execute=config.execute
+        )
+        core = _new_core(config, contract)
+    else:
+        core = load_core(find_checkpoint(config.init), fold=False, change=config.change)
+        if core.skills:
+            got, fix = (
+                f"{config.init}, merged of {', '.join(core.skills)}",
+                "Go on with one of the skills, and merge again.",
+            )
+            raise InputError("init", got=got, expected="a policy of one piece", fix=fix)
+        for offer in offers:
+            core.contract.check(offer)
+    from ...training.skill import begin_skill, continue_skill
+
+    adaptation = config.adaptation()
+    if adaptation is None or adaptation == core.adaptation:
+        goes_on = core.adaptation is not None and core.adaptation.skill
+        return core, continue_skill(find_checkpoint(config.init)) if goes_on else None
+    if core.adaptation is not None and not core.adaptation.skill:
+        core.fold()
+    if core.adaptation is not None:
+        raise InputError(
+            "lora",
+            got=f"rank {adaptation.rank}, alpha {adaptation.alpha:g}",
+            expected=f"rank {core.adaptation.rank}, alpha {core.adaptation.alpha:g}, which the checkpoint has",
+            fix="Leave --lora out to go on with its factors.",
+        )
+    skill = begin_skill(core, dataset) if adaptation.skill else None
+    core.adapt(adaptation)
+    return core, skill
+
+
+def _new_core(config: TrainConfig, contract: Contract) -> Core:
+    """Build a policy with the pretrained weights that were named, and random ones elsewhere."""
+    from ...policy.core import Core
+
+    architecture, text = config.architecture(), None
+    if config.trunk is None and not config.towers:
+        return Core(architecture, contract)
+
+    from ...policy.backbones import load_towers, load_trunk, read_tokenizer
+
+    if config.trunk is not None and architecture.tokenizer == "trunk":
+        text, _ = read_tokenizer(config.trunk)
+    core = Core(architecture, contract, text)
+    if config.trunk is not None:
+        load_trunk(core.model.trunk, config.trunk)
+    if config.towers:
+        load_towers(core.model.tower, config.towers)
+    return core
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    """Set torch up as configured: device, threads, precision, random numbers and trackers."""
+    for tracker in config.report_to:
+        # Accelerate leaves out in silence what is not installed.
+        if importlib.util.find_spec(tracker) is None:
+            raise InputError(
+                "report_to",
+                got=f"{tracker}, which is not installed",
+                expected="an installed tracker",
+                fix=f"Install lerobot_policy_saccade[{tracker}].",
+            )
+    import torch
+    from accelerate import Accelerator
+
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    accelerator = Accelerator(
+        cpu=config.device == "cpu",
+        mixed_precision=config.precision,
+        log_with=list(config.report_to) or None,
+        project_dir=str(config.out),
+    )
+    # Ranks draw apart; the weights at the start are rank 0's, which Accelerate hands to all.
+    torch.manual_seed(config.loop.seed + 1000 * accelerator.process_index)
+    return accelerator
+
+
+def _chunk(config: TrainConfig) -> int:
+    if config.init is None:
+        return config.chunk
+    from ...policy.checkpoint import find_checkpoint, read_contract
+
+    return read_contract(find_checkpoint(config.init)).chunk
+
+
+def _saver(
+    core: Core, dataset: DemonstrationDataset, config: TrainConfig, skill: SkillRecord | None
+) -> Callable[[Path, dict[str, torch.Tensor], int], object]:
+    """Return what writes a checkpoint: folder, weights, steps done."""
+    from ...policy.checkpoint import collect_provenance, write_checkpoint
+    from ...policy.core import PREFIX
+    from ...policy.lerobot_files import lerobot_files
+    from ...policy.merging.origin import learned_digest
+    from ...policy.tokenizer import TOKENIZER
+
+    described, texts = lerobot_files(core.architecture, core.contract, core.adaptation)
+    if core.tokenizer_text is not None:
+        texts |= {TOKENIZER: core.tokenizer_text}
+    provenance = collect_provenance(["saccade", *sys.argv[1:]], {"seed": config.loop.seed}, dataset.fingerprint)
+    provenance |= {"options": plain(config), "init": config.init, "fresh": list(core.fresh)}
+    profile: dict[str, torch.Tensor] = {}
+    if skill is not None:
+        provenance["skill"], profile = skill.origin, skill.profile.tensors()
+
+    def save(folder: Path, tensors: dict[str, torch.Tensor], step: int) -> None:
+        named = {PREFIX + name: tensor for name, tensor in tensors.items()} | profile
+        learned = {} if skill is None else {"learned": learned_digest(named)}
+        write_checkpoint(folder, named, described, core.contract, {**provenance, **learned, "step": step}, texts)
+
+    return save
+
+
+def _reporter(accelerator: Accelerator) -> Callable[[dict[str, Any]], None]:
+    def report(line: dict[str, Any]) -> None:
+        accelerator.log({key: value for key, value in line.items() if key != "step"}, step=line["step"])
+
+    return report

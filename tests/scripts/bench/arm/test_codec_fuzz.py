@@ -1,0 +1,56 @@
+import msgpack
+import numpy as np
+import pytest
+
+from saccade.errors import InputError
+from saccade.robot.codec import CodecError, Limits
+from saccade.scripts.bench.arm import codec_fuzz
+from saccade.scripts.bench.arm.codec_fuzz import acceptable, broken_messages, valid_trees
+
+
+def naive_array(found):
+    """msgpack-numpy's own reading of an array, with a net below it for its crashes that would end the test."""
+    if found.get(b"dtype") == "|O":
+        raise RuntimeError("a crash")
+    if b"__ndarray__" in found:
+        return np.frombuffer(found[b"data"], dtype=found[b"dtype"]).reshape(found[b"shape"])
+    return found
+
+
+def naive_decode(message, limits):
+    try:
+        return msgpack.unpackb(message, object_hook=naive_array, strict_map_key=False)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise CodecError("message", got=error, expected="another", fix="") from None
+
+
+def test_the_codec_and_its_judge_agree_on_broken_messages():
+    done = []
+    figures = codec_fuzz.fuzz_codec(20_000, seed=1, progress=done.append)
+    assert figures.clean, figures.examples
+    assert figures.inputs == 20_000 == sum(done)
+    # Neither all refused nor all let through: both verdicts have been tried.
+    assert 1_000 < figures.accepted < 10_000
+
+
+def test_faults_of_a_codec_are_found(monkeypatch):
+    monkeypatch.setattr(codec_fuzz, "decode", naive_decode)
+    figures = codec_fuzz.fuzz_codec(3_000)
+    assert figures.crashes > 10 and figures.wrongly_accepted > 100 and not figures.clean
+    assert len(figures.examples) == codec_fuzz.SHOWN
+
+    def refuse(message, limits):
+        raise CodecError("message", got="a message", expected="another", fix="")
+
+    monkeypatch.setattr(codec_fuzz, "decode", refuse)
+    assert codec_fuzz.fuzz_codec(1_000).wrongly_refused > 50
+
+
+def test_a_seed_decides_the_inputs_and_messages_start_out_valid():
+    assert list(broken_messages(200, 3)) == list(broken_messages(200, 3)) != list(broken_messages(200, 4))
+    assert all(acceptable(codec_fuzz._pack(tree), Limits()) == tree for tree in valid_trees())
+
+
+def test_no_inputs_are_refused():
+    with pytest.raises(InputError, match="inputs"):
+        codec_fuzz.fuzz_codec(0)

@@ -1,0 +1,148 @@
+"""The arm's benchmark: how parts become figures, and a short soak that must find an unsafe arm unsafe."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from saccade.errors import InputError
+from saccade.scripts.bench.arm.cases import ROWS
+from saccade.scripts.bench.arm.command import (
+    FIGURES,
+    ArmBenchConfig,
+    collected,
+    fault_figures,
+    fault_lines,
+    look_at_lerobot,
+    run_arm_bench,
+    soak_part,
+)
+from saccade.scripts.bench.arm.page import fault_table, in_order
+from saccade.scripts.bench.arm.soak import Soak, resident_mib
+from saccade.sim.virtual_arm.world import Motion
+
+
+def fault(row: int, name: str = "one", problems: tuple = (), **times: float | None) -> dict:
+    given = {"detection_ms": 300.0, "software_ms": 20.0, "device_ms": 50.0, **times}
+    return {"name": name, "row": ROWS[row], "observed": "held", "problems": list(problems), **given}
+
+
+def test_a_row_of_the_catalogue_passes_only_with_all_its_variants():
+    rows = [fault(row) for row in range(13)]
+    assert fault_figures(rows)["faults_passed"] == 13
+    figures = fault_figures([*rows, fault(3, "another", ("it moved",), device_ms=140.04)])
+    assert (figures["faults_passed"], figures["faults_in_catalogue"]) == (12, 13)
+    assert (figures["fault_variants_passed"], figures["fault_variants"]) == (13, 14)
+    assert figures["worst_hold_ms"] == 140.0
+    assert "NOT PASSED: it moved" in fault_lines([fault(3, "another", ("it moved",))])[1]
+
+
+def test_times_that_nobody_took_and_those_of_a_process_that_stood_still_do_not_count():
+    rows = [
+        fault(0),
+        fault(7, software_ms=65.0),
+        fault(8, software_ms=240.0),
+        fault(1, software_ms=None, device_ms=None),
+    ]
+    figures = fault_figures(rows)
+    assert (figures["worst_software_ms"], figures["worst_bus_ms"]) == (20.0, 65.0)
+    assert fault_figures([])["worst_hold_ms"] is None
+
+
+def test_the_table_has_a_line_for_every_row_of_the_catalogue_and_every_variant():
+    told = {"injected": "a NaN", "required": "held"}
+    rows = [{**fault(row), **told} for row in (7, 0, 0)]
+    lines = fault_table(in_order(rows, ROWS))
+    assert [line for line in lines if "**" in line] == [f"| **{ROWS[row]}** | | | | | | |" for row in (0, 7)]
+    assert lines.count("| one | a NaN | held | held | 300 | 20 | 50 |") == 3
+    failed = fault_table([{**fault(0, "one", ("it moved",), device_ms=None), **told}])
+    assert failed[-1] == "| one | a NaN | held | **not passed**: it moved | 300 | 20 |  |"
+
+
+def test_parts_are_taken_from_the_folder_and_what_was_not_measured_is_none(tmp_path, capsys):
+    part = {"figures": {"fuzz_inputs": 7, "fuzz_crashes": 0}, "lines": ["codec: 7 messages"]}
+    (tmp_path / "part_fuzz.json").write_text(json.dumps(part))
+    out = tmp_path / "arm.json"
+    config = ArmBenchConfig(parts=("lerobot",), folder=tmp_path, out=out)
+    assert run_arm_bench(config) == 0
+    figures = json.loads(out.read_text())["figures"]
+    assert set(FIGURES) <= set(figures)
+    assert (figures["fuzz_inputs"], figures["unsafe_commands"]) == (7, None)
+    assert "codec: 7 messages" in capsys.readouterr().out
+    assert collected(tmp_path)["fuzz_inputs"] == 7
+
+
+def test_an_unsafe_part_gives_another_exit_code(tmp_path):
+    part = {"figures": {"unsafe_commands": 1}, "lines": []}
+    (tmp_path / "part_soak.json").write_text(json.dumps(part))
+    assert run_arm_bench(ArmBenchConfig(parts=("lerobot",), folder=tmp_path)) == 3
+
+
+def test_what_lerobot_cannot_do_is_said_and_not_made_up():
+    found = look_at_lerobot(ArmBenchConfig())
+    assert set(found["figures"].values()) == {None}
+    assert "no policy of a plugin" in found["lines"][0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [(dict(parts=("fault",)), "parts"), (dict(episodes=7), "episodes"), (dict(soak_minutes=0), "soak_minutes")],
+)
+def test_what_cannot_be_measured_is_refused(changes, what):
+    with pytest.raises(InputError, match=what):
+        ArmBenchConfig(**changes)
+
+
+def test_a_soak_without_a_long_life_has_no_growth():
+    found = {"minutes": 1.0, "faults": {"drop": 3}, "holds": 4, "stops": 1, "moving_seconds": 30.0, "unsafe": []}
+    figures = soak_part({**found, "session_growth": None, "control_growth": None})["figures"]
+    assert (figures["memory_growth_fraction"], figures["soak_faults"], figures["unsafe_commands"]) == (None, 3, 0)
+    grown = soak_part({**found, "session_growth": 0.002, "control_growth": -0.1})
+    assert grown["figures"]["memory_growth_fraction"] == 0.002
+
+
+def test_memory_is_that_of_a_process():
+    import os
+
+    assert resident_mib(os.getpid()) > 1.0
+    assert resident_mib(None) is None
+
+
+def test_a_soak_judges_what_the_twin_did(tmp_path):
+    """An arm whose goal jumps while it is held is found out, whatever led to it."""
+    soak = Soak(tmp_path, 1.0)
+    times = np.arange(720) / 360.0
+    goals = np.zeros((720, 6))
+    goals[400:, 2] = 30.0
+
+    class World:
+        def motion(self, since: float) -> Motion:
+            return Motion(times, np.zeros((720, 6)), goals, np.zeros(720))
+
+    class Tail:
+        def read(self) -> list[dict]:
+            made = {"call": "tick", "state": "stopped", "target": [0.0] * 6, "measured": [0.0] * 6}
+            return [{**made, "now": now} for now in np.arange(0.0, 2.0, 0.02)]
+
+    class Limits:
+        names = tuple("abcdef")
+        low, high, speed = (-100.0,) * 6, (100.0,) * 6, (270.0,) * 6
+
+    class Session:
+        limits = Limits
+
+    soak._started = soak._judged_until = 0.0
+    soak._tail, soak._lines = Tail(), []
+    soak._judge(World(), Session())
+    assert any("a step of 30.0" in each for each in soak.figures.unsafe)
+    assert any("while the arm was held" in each for each in soak.figures.unsafe)
+
+
+@pytest.mark.slow
+def test_a_short_soak_is_safe(tmp_path):
+    figures = Soak(tmp_path, 0.8, seed=3).run()
+    assert figures.unsafe == []
+    assert figures.moving_seconds > 1.0
+    assert sum(figures.faults.values()) > 3

@@ -1,0 +1,61 @@
+"""The bench of evaluation: no figure without agreement, and figures that say what they are."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from saccade.errors import InputError, WorldError
+from saccade.scripts.bench.evaluation import command as bench
+from saccade.scripts.bench.evaluation.cluster import count_records
+from saccade.scripts.bench.evaluation.command import EvaluationConfig, Timed
+
+
+def test_the_figures_are_medians_of_rounds_with_and_without_the_start(monkeypatch):
+    theirs = iter([Timed(30.0, 0.5, [True, False]), Timed(60.0, 0.5, [True, False]), Timed(40.0, 0.6, [True, False])])
+    ours = iter([Timed(10.0, 0.1, [True, False]), Timed(10.0, 0.1, [True, False]), Timed(20.0, 0.1, [True, False])])
+    monkeypatch.setattr(bench, "run_lerobot", lambda config, out: next(theirs))
+    monkeypatch.setattr(bench, "run_saccade", lambda config, out: next(ours))
+    figures, lines = bench.bench_evaluation(EvaluationConfig(episodes=2, rounds=3, cluster=False))
+    assert figures["episodes_per_hour_over_lerobot_eval"] == 3.0
+    assert figures["episodes_per_hour_over_lerobot_eval_steady"] == 5.0
+    assert (figures["episodes_per_hour"], figures["lerobot_episodes_per_hour"]) == (720, 180)
+    assert (figures["successes"], figures["episodes"], figures["rounds"]) == (1, 2, 3)
+    assert "3.00 times" in lines[0] and "1 of 2 succeeded" in lines[-1]
+
+
+def test_no_figure_where_the_episodes_end_otherwise(monkeypatch):
+    monkeypatch.setattr(bench, "run_lerobot", lambda config, out: Timed(3.0, 1.0, [True, False, True]))
+    monkeypatch.setattr(bench, "run_saccade", lambda config, out: Timed(1.0, 1.0, [True, True, False]))
+    with pytest.raises(WorldError, match=r"initial states 1, 2 ended otherwise .* no speed is given"):
+        bench.bench_evaluation(EvaluationConfig(episodes=3, cluster=False))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"episodes": 1}, "episodes: got 1, expected 2 or more"),
+        ({"episodes": 51}, "episodes: got 51, expected at most 50"),
+        ({"rounds": 0}, "rounds: got 0"),
+        ({"task": "red_cub"}, "Did you mean 'red_cube'"),
+    ],
+)
+def test_bad_input_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        EvaluationConfig(**options)
+
+
+def test_a_command_that_fails_is_a_clear_error():
+    with pytest.raises(WorldError, match=r"failed: no such policy"):
+        list(bench._running([sys.executable, "-c", "import sys; sys.exit('no such policy')"]))
+
+
+def test_lost_and_double_episodes_are_counted(tmp_path):
+    def record(state, outcome="success"):
+        return json.dumps({"suite": "s", "task": "t", "initial_state": state, "seed": 1, "outcome": outcome}) + "\n"
+
+    lines = [record(0), record(1, "error"), record(1), record(2), record(2, "failure"), record(3, "error")]
+    (tmp_path / "records.jsonl").write_text("".join(lines))
+    assert count_records(tmp_path, 4) == {"ray_episodes_lost": 1, "ray_episodes_double": 1}

@@ -1,0 +1,127 @@
+"""`saccade bench merge` and `merge-small`: what they ask for, the figures they make of it, and a whole small run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from saccade.errors import InputError
+from saccade.policy.architecture import PRESETS
+from saccade.scripts.bench.merging import command as bench_merge
+from saccade.scripts.bench.merging.command import MergeBenchConfig, summary, table
+from saccade.scripts.bench.merging.preset_small import MergeSmallConfig, bench_merge_small
+from saccade.scripts.bench.merging.router import Routed, draw
+from saccade.scripts.main import main
+from saccade.sim import run_folder
+
+SUITES = ("desk_spatial", "desk_goal")
+
+
+def results(rate, episodes=20):
+    """The first episodes of a suite were won, the others lost."""
+    ended = [SimpleNamespace(key=n, outcome="success" if n < rate * episodes else "failure") for n in range(episodes)]
+    return {"rate": rate, "episodes": episodes, "records": ended}
+
+
+@pytest.fixture
+def measured():
+    rows = {
+        "skills alone": {"desk_spatial": results(1.0), "desk_goal": results(0.5)},
+        "merged": {"desk_spatial": results(0.9), "desk_goal": results(0.5)},
+        "merged, the right skill named": {"desk_spatial": results(0.95), "desk_goal": results(0.5)},
+    }
+    return [rows, rows | {"skills alone": {"desk_spatial": results(0.8), "desk_goal": results(0.5)}}]
+
+
+@pytest.fixture
+def config(tmp_path):
+    return MergeBenchConfig(skills=("a_{seed}", "b_{seed}"), suites=SUITES, seeds=(0, 1), folder=tmp_path)
+
+
+def test_figures_are_means_of_suites_then_of_seeds(config, measured):
+    figures = summary(config, measured)
+    assert figures["skills_mean_success"] == pytest.approx((0.75 + 0.65) / 2)
+    assert figures["merged_success"] == pytest.approx(0.7)
+    assert figures["merged_over_skills"] == pytest.approx(1.0)
+    assert figures["joint_success"] is None and figures["unmasked_success"] is None
+    assert figures["merged_won_against_skills"] == figures["merged_lost_against_skills"] == 2
+    assert figures["skill_desk_spatial_1"] == 0.8 and figures["episodes_of_a_policy"] == 40
+
+
+def test_the_table_has_intervals_and_says_how_many_seeds(config, measured):
+    lines = table(config, measured)
+    assert len(lines) == 4 and all("of 80, 2 seeds" in line for line in lines[1:])
+    assert "90.0" in lines[1] and "70.0  59.2 to 78.9" in lines[2]
+    assert "+0 -0, p = 1" in lines[1] and "+2 -2, p = 1" in lines[2]
+
+
+def test_an_evaluation_that_is_there_is_not_run_again(config, tmp_path, monkeypatch):
+    asked = []
+
+    def evaluate(options):
+        asked.append((options.suites, options.skill))
+        options.out.mkdir(parents=True)
+        (options.out / "results.json").write_text(json.dumps({"rate": 0.25, "episodes": 20}))
+
+    monkeypatch.setattr(run_folder, "read_evaluation", lambda out: SimpleNamespace(records=()))
+    monkeypatch.setattr(bench_merge, "evaluate", evaluate)
+    one = bench_merge.Measured(config, 0, whole=True)
+    for _ in range(2):
+        assert one._evaluated(tmp_path, "x", "desk_goal", skill="desk_goal")["rate"] == 0.25
+    assert asked == [(("desk_goal",), "desk_goal")]
+
+
+def test_every_baseline_is_measured_with_as_many_seeds_as_was_asked_for(config, monkeypatch):
+    def everywhere(self, folder, name):
+        return {suite: results(0.5) for suite in self._config.suites}
+
+    monkeypatch.setattr(bench_merge.Measured, "_everywhere", everywhere)
+    monkeypatch.setattr(bench_merge.Measured, "_evaluated", lambda *_, **__: results(1.0))
+    monkeypatch.setattr(bench_merge.Measured, "_named", lambda *_: results(0.5))
+    monkeypatch.setattr(bench_merge.Measured, "_merged", lambda self, name, *_, **__: self._config.folder / name)
+    config = dataclasses.replace(config, others=("wudi", "mean/none"))
+    whole, part = (bench_merge.Measured(config, seed, whole=seed == 0).rows() for seed in config.seeds)
+    assert len(part) == 4 and "merged, no block of the expert kept whole" in part
+    assert {"all merged: wudi", "all merged: mean/none", "merged without masks"} <= whole.keys() - part.keys()
+    figures = summary(config, [whole, part])
+    assert figures["method_mean_none_desk_goal"] == figures["no_block_kept_success"] == 0.5
+    assert figures["merged_over_skills"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"others_seeds": -1}, "others_seeds: got -1, expected 0 or more"),
+        ({"skills": ("a",)}, "skills: got 1 skills and 2 suites"),
+        ({"episodes": 0}, "episodes: got 0"),
+        ({"seeds": ()}, "seeds: got none"),
+        ({"foreign": "desk_memroy"}, "Did you mean 'desk_memory'"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(config, changes, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(config, **changes)
+
+
+def test_the_routers_picture_shows_both_kinds(tmp_path):
+    known = [Routed("a", "a" if place else "b", True, 0.9 + 0.001 * place, 0.8, 0.5) for place in range(60)]
+    strange = [Routed("c", "a", False, 0.6, 0.2, 8.0 + place) for place in range(20)]
+    draw(known, strange, tmp_path / "router.png")
+    assert (tmp_path / "router.png").stat().st_size > 10_000
+
+
+def test_small_skills_are_made_merged_and_removed(small_architecture, monkeypatch, tmp_path, capsys):
+    shape = dataclasses.replace(small_architecture, tokenizer="trunk", vocabulary=300, padding=256)
+    monkeypatch.setitem(PRESETS, "small", shape)
+    folder = tmp_path / "skills"
+    figures, lines = bench_merge_small(MergeSmallConfig(folder=folder, count=2, rank=2))
+    assert figures["merge_small_skills"] == 2 and figures["merge_small_seconds"] > 0
+    assert 0 < figures["merge_small_peak_gib"] < 16 and figures["merge_small_bytes"] > 0
+    assert any("merged skill0, skill1" in line for line in lines) and not folder.exists()
+
+    (folder / "mine").mkdir(parents=True)
+    assert main(["bench", "merge-small", "--folder", str(folder)]) == 2
+    assert "which is not empty" in capsys.readouterr().err and (folder / "mine").is_dir()

@@ -1,0 +1,74 @@
+import json
+
+import numpy as np
+import pytest
+
+from saccade.errors import InputError, WorldError
+from saccade.scripts.bench.command import DemonstratorConfig, SimConfig, measure_steps, run
+from saccade.scripts.bench.demonstrator import plan_rounds
+from saccade.sim.desk.environment import DeskEnv
+
+
+def test_the_simulator_is_timed_and_the_figures_are_written(tmp_path, capsys):
+    out = tmp_path / "figures.json"
+    assert run(SimConfig(image_size=32, runs=1, workers=1, out=out)) == 0
+    content = json.loads(out.read_text())
+    assert content["figures"]["desk_steps_per_second"] > 0
+    # On a machine with one core, one worker is the default and is not said.
+    assert content["command"].replace(" --workers 1", "") == f"saccade bench sim --image-size 32 --runs 1 --out {out}"
+    assert "steps per second and process" in capsys.readouterr().out
+
+
+def test_no_speed_is_given_when_a_replay_goes_another_way(monkeypatch):
+    reset, states = DeskEnv.reset, iter(range(100))
+
+    def reset_elsewhere(self, *, seed, options):
+        return reset(self, seed=seed, options={"initial_state": next(states)})
+
+    monkeypatch.setattr(DeskEnv, "reset", reset_elsewhere)
+    with pytest.raises(WorldError, match="went another way"):
+        measure_steps(SimConfig(image_size=16, runs=1))
+
+
+def test_no_speed_is_given_when_the_pictures_are_black(monkeypatch):
+    observe = DeskEnv._observation
+
+    def in_the_dark(self):
+        observation = observe(self)
+        return {**observation, "pixels": {name: np.zeros_like(view) for name, view in observation["pixels"].items()}}
+
+    monkeypatch.setattr(DeskEnv, "_observation", in_the_dark)
+    with pytest.raises(WorldError, match="camera shows nothing"):
+        measure_steps(SimConfig(image_size=16, runs=1))
+
+
+@pytest.mark.slow
+def test_the_demonstrator_is_judged_task_by_task(tmp_path, capsys):
+    out = tmp_path / "figures.json"
+    assert run(DemonstratorConfig(suites=("desk_spatial",), states=1, workers=1, out=out)) == 0
+    figures = json.loads(out.read_text())["figures"]
+    rates = [rate for name, rate in figures.items() if name.startswith("desk_spatial/")]
+    assert len(rates) == 10 and figures["demonstrator_success_min"] == min(rates) and figures["episodes"] == 10
+    assert "least: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda: SimConfig(task="red_cub"), "Did you mean 'red_cube'"),
+        (lambda: SimConfig(runs=0), "runs: got 0"),
+        (lambda: DemonstratorConfig(suites=("desk_spacial",)), "Did you mean 'desk_spatial'"),
+        (lambda: DemonstratorConfig(states=0), "states: got 0"),
+        (lambda: DemonstratorConfig(suites=("desk_goal", "libero_goal")), "expected suites of one world"),
+        (lambda: DemonstratorConfig(suites=("libero_goal",), first_state=45, states=10), "states below 50"),
+    ],
+)
+def test_bad_options_are_refused(make, problem):
+    with pytest.raises(InputError, match=problem):
+        make()
+
+
+def test_the_demonstrator_is_judged_on_the_states_that_are_named():
+    config = DemonstratorConfig(suites=("desk_spatial",), first_state=5, states=12)
+    rounds = list(plan_rounds(config))
+    assert [each.states for each in rounds[:2]] == [range(5, 15), range(15, 17)] and len(rounds) == 20

@@ -1,0 +1,194 @@
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from saccade.errors import InputError, WorldError
+from saccade.policy import checkpoint
+from saccade.scripts import collect
+from saccade.scripts.collect import choose_tasks
+from saccade.scripts.evaluate import command as evaluate
+from saccade.scripts.quickstart import command as quickstart
+from saccade.scripts.quickstart.command import QuickstartConfig, claim_folder, run
+from saccade.scripts.quickstart.stages import Quickstart, new_tasks
+from saccade.scripts.train import command as train
+
+
+class Fakes:
+    """Stands in for the other commands: leaves their outputs behind, and breaks where it is told to."""
+
+    def __init__(self, monkeypatch, starter):
+        self.calls, self.breaks = [], None
+        monkeypatch.setattr(collect, "collect_demonstrations", self.collect)
+        monkeypatch.setattr(train, "train_policy", self.train)
+        monkeypatch.setattr(evaluate, "evaluate", self.evaluate)
+        monkeypatch.setattr(quickstart, "write_comparison", lambda quickstart: None)
+        monkeypatch.setattr(checkpoint, "find_checkpoint", lambda name: starter)
+        monkeypatch.setattr(checkpoint, "read_contract", lambda folder: None)
+
+    def _note(self, call):
+        self.calls.append(call)
+        if call == self.breaks:
+            raise KeyboardInterrupt
+
+    def collect(self, config):
+        self._note(config.out.name)
+        config.out.mkdir(parents=True)
+        (config.out / "collection.json").write_text("{}")
+        return SimpleNamespace(episodes=3, frames=300, tasks=(SimpleNamespace(failures=1),))
+
+    def train(self, config):
+        folder = config.out / "checkpoint"
+        folder.mkdir(parents=True, exist_ok=True)
+        (config.out / "train.json").write_text("{}")
+        (folder / "provenance.json").write_text(json.dumps({"step": 1}))
+        self._note("train resumed" if config.resume else "train")
+        (folder / "provenance.json").write_text(json.dumps({"step": config.loop.steps}))
+        return SimpleNamespace(steps=config.loop.steps, loss=0.5, checkpoint=folder)
+
+    def evaluate(self, config, jobs):
+        self._note(config.out.name)
+        config.out.mkdir(parents=True)
+        rate = {"evaluation_before": 0.1, "evaluation_after": 0.9, "evaluation_swapped": 0.04}[config.out.name]
+        successes = round(rate * len(jobs))
+        figures = {"episodes": len(jobs), "successes": successes, "rate": rate, "low": 0.0, "high": 1.0}
+        swaps = [{"swap": "object", "by_heart": figures}] if config.swap else []
+        results = {"errors": 0, **(figures | {"rate": 1.0} if swaps else figures), "swaps": swaps}
+        (config.out / "results.json").write_text(json.dumps(results))
+        return config.out, results
+
+
+@pytest.fixture
+def fakes(monkeypatch, tmp_path):
+    return Fakes(monkeypatch, tmp_path / "starter")
+
+
+def test_the_new_tasks_and_the_rehearsed_ones_share_nothing():
+    job = Quickstart(QuickstartConfig())
+    new, known = (choose_tasks(job.collection(rehearsal)) for rehearsal in (False, True))
+    assert set(new) == set(new_tasks()) and len(new) >= 3
+    assert not set(new) & set(known)
+
+
+@pytest.mark.parametrize("broken", ["demonstrations", "rehearsal", "evaluation_before", "train", "evaluation_swapped"])
+def test_a_rerun_goes_on_where_the_first_run_stopped(broken, fakes, tmp_path, capsys):
+    config = QuickstartConfig(out=tmp_path / "out")
+    fakes.breaks = broken
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    fakes.breaks = None
+    assert run(config) == 0
+    order = ["demonstrations", "rehearsal", "evaluation_before", "train", "evaluation_after", "evaluation_swapped"]
+    place = order.index(broken)
+    again = "train resumed" if broken == "train" else broken
+    assert fakes.calls == [*order[:place], broken, again, *order[place + 1 :]]
+    assert capsys.readouterr().out.strip().endswith(f"Report: {tmp_path / 'out' / 'report.html'}")
+    assert run(config) == 0, "a finished quickstart only tells its figures again"
+    assert len(fakes.calls) == len(order) + 1
+
+
+def test_the_figures_are_written_under_their_names(fakes, tmp_path):
+    run(QuickstartConfig(out=tmp_path / "out", rehearsal=0))
+    content = json.loads((tmp_path / "out" / "quickstart.json").read_text())
+    assert set(content) == {"figures", "command", "commit", "machine", "versions", "date"}
+    assert content["command"] == f"saccade quickstart --out {tmp_path / 'out'} --rehearsal 0"
+    figures = content["figures"]
+    assert (figures["success_before"], figures["success_rate"], figures["swapped_success_rate"]) == (0.1, 0.9, 0.04)
+    assert figures["episodes"] == 50
+    names = {"success_low", "success_high", "minutes_total", "minutes_collect", "minutes_train", "minutes_eval"}
+    assert names < set(figures)
+    assert fakes.calls == ["demonstrations", "evaluation_before", "train", "evaluation_after", "evaluation_swapped"]
+
+
+def test_from_scratch_there_is_no_before(fakes, tmp_path):
+    run(QuickstartConfig(out=tmp_path / "out", from_scratch=True))
+    figures = json.loads((tmp_path / "out" / "quickstart.json").read_text())["figures"]
+    assert figures["success_before"] is None and figures["success_rate"] == 0.9
+    assert fakes.calls == ["demonstrations", "train", "evaluation_after", "evaluation_swapped"]
+
+
+def test_each_evaluation_state_is_used_once_and_tasks_take_turns(monkeypatch, tmp_path):
+    asked = []
+
+    def note(config, jobs):
+        asked.extend(jobs)
+        return tmp_path, {"errors": 1}
+
+    monkeypatch.setattr(evaluate, "evaluate", note)
+    job = Quickstart(QuickstartConfig(out=tmp_path))
+    with pytest.raises(WorldError, match="1 episodes could not be run"):
+        job._evaluate("swapped")
+    assert sorted(each.initial_state for each in asked) == list(range(50))
+    counts = [sum(each.task == task.name for each in asked) for task in new_tasks()]
+    assert max(counts) - min(counts) <= 1
+    assert all(each.swap == "object" for each in asked)
+
+
+def test_other_options_and_other_files_are_refused(tmp_path):
+    claim_folder(QuickstartConfig(out=tmp_path / "out"))
+    claim_folder(QuickstartConfig(out=tmp_path / "out", workers=7))
+    with pytest.raises(InputError, match=r"steps: got 7, expected None.*--overwrite"):
+        claim_folder(QuickstartConfig(out=tmp_path / "out", steps=7))
+    (tmp_path / "out" / "mine").touch()
+    claim_folder(QuickstartConfig(out=tmp_path / "out", steps=7, overwrite=True))
+    assert not (tmp_path / "out" / "mine").exists()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "mine").touch()
+    with pytest.raises(InputError, match="holds other files"):
+        claim_folder(QuickstartConfig(out=tmp_path / "foreign", overwrite=True))
+    assert (tmp_path / "foreign" / "mine").exists()
+
+
+@pytest.mark.parametrize("options", [{"episodes": 2}, {"episodes": 51}, {"steps": 0}, {"rehearsal": -1}])
+def test_numbers_out_of_range_are_refused(options):
+    with pytest.raises(InputError, match=f"{next(iter(options))}: got"):
+        QuickstartConfig(**options)
+
+
+def test_without_a_starter_it_says_so_before_anything_is_written(monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint, "STARTER", tmp_path / "nothing")
+    with pytest.raises(InputError, match="no such folder"):
+        run(QuickstartConfig(out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def write_untrained_policy(folder):
+    """Write the checkpoint of a policy that has learned nothing yet."""
+    from saccade.policy.architecture import find_preset
+    from saccade.policy.checkpoint import collect_provenance, write_checkpoint
+    from saccade.policy.contract import Contract, Normalization
+    from saccade.policy.core import PREFIX, Core
+    from saccade.policy.lerobot_files import lerobot_files
+    from saccade.sim.desk.environment import desk_offer
+
+    offer = desk_offer(128)
+    ranges = Normalization(
+        state_low=(-100.0,) * 6,
+        state_high=(100.0,) * 6,
+        action_low=((-5.0,) * 5 + (0.0,),) * 16,
+        action_high=((5.0,) * 5 + (100.0,),) * 16,
+        relative=(True,) * 5 + (False,),
+    )
+    parts = {"cameras": offer.cameras, "state": offer.state, "action": offer.action, "control_hz": offer.control_hz}
+    core = Core(find_preset("tiny"), Contract(**parts, normalization=ranges, chunk=16, execute=8))
+    described, texts = lerobot_files(core.architecture, core.contract)
+    tensors = {PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
+    write_checkpoint(folder, tensors, described, core.contract, collect_provenance([], {}, None), texts)
+
+
+@pytest.mark.slow
+def test_the_whole_way_with_the_smallest_numbers(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SACCADE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(checkpoint, "STARTER", tmp_path / "starter")
+    write_untrained_policy(tmp_path / "starter")
+    out = tmp_path / "out"
+    sizes = {"demonstrations": 1, "rehearsal": 0, "batch_size": 4, "steps": 2, "episodes": 3, "videos": 1, "threads": 1}
+    config = QuickstartConfig(out=out, workers=1, **sizes)
+    assert run(config) == 0
+    figures = json.loads((out / "quickstart.json").read_text())["figures"]
+    assert all(figures[name] is not None for name in figures)
+    assert (out / "report.html").stat().st_size > 10_000
+    said = capsys.readouterr().out
+    assert "[4/5]" in said and "left in all" in said and f"Report: {out / 'report.html'}" in said
+    assert run(config) == 0
+    assert capsys.readouterr().out.count("done before") == 5

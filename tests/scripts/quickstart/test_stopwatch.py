@@ -1,0 +1,52 @@
+import json
+
+import pytest
+
+from saccade.scripts.quickstart import stopwatch as stages_module
+from saccade.scripts.quickstart.stopwatch import Stage, run_stages
+
+
+class Worker:
+    """Stages that are done once they have run; one of them can be made to break."""
+
+    def __init__(self):
+        self.finished, self.breaks = [], None
+
+    def stage(self, name, seconds):
+        def run():
+            if name == self.breaks:
+                raise KeyboardInterrupt
+            self.finished.append(name)
+
+        return Stage(name, f"Do {name}", seconds, lambda: name in self.finished, run)
+
+
+def test_an_interrupted_job_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    worker, said, clock = Worker(), [], iter(range(0, 100_000, 60))
+    monkeypatch.setattr(stages_module.time, "perf_counter", lambda: float(next(clock)))
+    stages = [worker.stage("one", 60), worker.stage("two", 120), worker.stage("three", 600)]
+    worker.breaks = "two"
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(stages, tmp_path / "timings.json", said.append)
+    assert worker.finished == ["one"]
+    assert said == [
+        "[1/3] Do one (about 1 min; about 13 min left in all)",
+        "[2/3] Do two (about 2 min; about 12 min left in all)",
+    ]
+    worker.breaks = None
+    seconds = run_stages(stages, tmp_path / "timings.json", said.append)
+    assert worker.finished == ["one", "two", "three"]
+    assert said[2:] == [
+        "[1/3] Do one: done before",
+        # One of its two minutes was spent before the interruption.
+        "[2/3] Do two (about 1 min; about 11 min left in all)",
+        # The first two stages took as long as was thought.
+        "[3/3] Do three (about 10 min; about 10 min left in all)",
+    ]
+    assert seconds == {"one": 60, "two": 120, "three": 60} == json.loads((tmp_path / "timings.json").read_text())
+
+
+def test_a_damaged_file_of_timings_is_begun_anew(tmp_path):
+    worker = Worker()
+    (tmp_path / "timings.json").write_text('{"one": 3')
+    assert set(run_stages([worker.stage("one", 60)], tmp_path / "timings.json", lambda line: None)) == {"one"}
