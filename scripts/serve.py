@@ -55,7 +55,7 @@ def run(config: ServeConfig) -> int:
     """Load the policy, decide once or more to be quick from the first request on, and serve until a signal."""
     from ..robot.protocol import TOKEN_VARIABLE
     from ..robot.server_settings import ServerSettings
-    from .evaluate.command import checkpoint_folder
+    from .checkpoints.find import checkpoint_folder
 
     folder = checkpoint_folder(config.checkpoint)
     token, made = find_token(config)

@@ -4,73 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
 from ...errors import InputError
-from ...sim.desk.tasks import EVALUATION_STATES
-from ..bench.figures import command_line, usable_cores, write_figures
-from .stages import EVALUATED, Quickstart, judged, new_tasks, rate_in_words
+from ..bench.figures import command_line, write_figures
+from .options import EVALUATED, FIGURES_FILE, OPTIONS_FILE, REPORT_FILE, TIMINGS_FILE, QuickstartConfig
+from .stages import Quickstart, judged, rate_in_words
 from .stopwatch import run_stages
-
-OPTIONS_FILE, TIMINGS_FILE, FIGURES_FILE, REPORT_FILE = "options.json", "timings.json", "quickstart.json", "report.html"
 
 FREE_TO_CHANGE = ("out", "workers", "threads", "overwrite")
 """Options that may differ from run to run: they do not change the result."""
-
-
-@dataclass(frozen=True)
-class QuickstartConfig:
-    """Teach the starter three tasks that it has never seen, and see whether it learned them: at most 20 minutes.
-
-    Collects demonstrations of tasks that were left out of the starter's training, fine-tunes the starter on them, and
-    evaluates before and after, from initial states that no demonstration used. Then another object is asked for in the
-    same scenes: a policy that reads must not pick the first one. Ends with the figures and a report. Stop it whenever
-    you like: the same command goes on where it stopped.
-    """
-
-    out: Path = Path("quickstart")
-    """Folder of everything: demonstrations, training, evaluations, figures and report."""
-    from_scratch: bool = False
-    """Train without the starter. Minutes are not enough then: raise --steps and --demonstrations, and give it hours."""
-    demonstrations: int = 50
-    """Successful demonstrations of each new task."""
-    rehearsal: int = 10
-    """Demonstrations of each task of the suite that the starter knows, to keep it from forgetting them; 0 for none."""
-    steps: int | None = None
-    """Training steps; 800 for fine-tuning, 20000 from scratch when left out."""
-    batch_size: int = 64
-    """Frames in a training step."""
-    learning_rate: float | None = None
-    """Peak learning rate; 5e-4 for fine-tuning, 1e-3 from scratch when left out."""
-    episodes: int = 50
-    """Episodes of each evaluation, shared out among the new tasks, each from an initial state of its own."""
-    videos: int = 2
-    """Videos to keep of each task's successes, and as many of its failures."""
-    workers: int = usable_cores()
-    """Processes that collect and evaluate."""
-    threads: int | None = None
-    """Threads that train; all cores when left out."""
-    seed: int = 0
-    """Seed of demonstrations, training and evaluation."""
-    overwrite: bool = False
-    """Throw an earlier quickstart in --out away and begin anew."""
-
-    def __post_init__(self) -> None:
-        for name in ("demonstrations", "batch_size", "workers", *(["steps"] if self.steps is not None else [])):
-            if getattr(self, name) < 1:
-                raise InputError(name, got=getattr(self, name), expected="1 or more", fix=f"Raise --{name}.")
-        for name in ("rehearsal", "seed", "videos"):
-            if getattr(self, name) < 0:
-                raise InputError(name, got=getattr(self, name), expected="0 or more", fix=f"Raise --{name}.")
-        tasks = len(new_tasks())
-        if not tasks <= self.episodes <= EVALUATION_STATES:
-            raise InputError(
-                "episodes",
-                got=self.episodes,
-                expected=f"{tasks} to {EVALUATION_STATES}",
-                fix=f"There are {tasks} new tasks, and {EVALUATION_STATES} initial states are kept for evaluation.",
-            )
 
 
 def run(config: QuickstartConfig) -> int:

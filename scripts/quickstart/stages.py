@@ -8,26 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import WorldError
-from ...sim.desk.tasks import SUITES, Task
+from ...sim.desk.tasks import SUITES
+from .options import EVALUATED, SUITE, new_tasks
 from .stopwatch import Stage
 
 if TYPE_CHECKING:
     from ..collect import CollectConfig
-    from ..evaluate.command import EvaluateConfig
-    from ..train.command import TrainConfig
-    from .command import QuickstartConfig
+    from ..evaluate.options import EvaluateConfig
+    from ..train.options import TrainConfig
+    from .options import QuickstartConfig
 
-SUITE = "desk_object"
-
-EVALUATED = ("before", "after", "swapped")
 
 SECONDS_PER_DEMONSTRATION, SECONDS_PER_SAMPLE, SECONDS_PER_EPISODE, SECONDS_TO_START = 0.40, 0.018, 1.8, 15.0
 """What things take on the two cores that the defaults were chosen on; the estimates correct themselves on the way."""
-
-
-def new_tasks() -> tuple[Task, ...]:
-    """Return the tasks that the starter has never seen."""
-    return tuple(task for task in SUITES[SUITE] if task.left_out)
 
 
 @dataclass(frozen=True)
@@ -62,8 +55,8 @@ class Quickstart:
     def training(self) -> TrainConfig:
         """Return what to train, on what; it resumes whatever is there."""
         from ...training.configuration import LoopConfig
-        from ..train.command import TrainConfig
         from ..train.folder import OPTIONS_FILE
+        from ..train.options import TrainConfig
 
         scratch, out = self.config.from_scratch, self.config.out / "training"
         steps = self.config.steps or (20000 if scratch else 800)
@@ -87,7 +80,7 @@ class Quickstart:
     def evaluation(self, name: str) -> EvaluateConfig:
         """Return what to evaluate: `before` the starter; `after` and `swapped` what was trained."""
         from ...policy.checkpoint import find_checkpoint
-        from ..evaluate.command import EvaluateConfig
+        from ..evaluate.options import EvaluateConfig
 
         labels = {"before": "before", "after": "after", "swapped": "after, another object asked for"}
         return EvaluateConfig(
@@ -173,7 +166,8 @@ class Quickstart:
         return self.results(name) is not None
 
     def _evaluate(self, name: str) -> None:
-        from ..evaluate.command import evaluate, plan
+        from ..evaluate.command import evaluate
+        from ..evaluate.episodes import plan
 
         config = self.evaluation(name)
         # Initial state s goes to one task, in turn, so that as many states as episodes are seen.

@@ -251,14 +251,14 @@ def _go_first() -> None:
 
 def _contract(config: RunConfig) -> Contract:
     from ...policy.checkpoint import read_contract
-    from ..evaluate.command import checkpoint_folder
+    from ..checkpoints.find import checkpoint_folder
 
     return read_contract(checkpoint_folder(config.checkpoint or "starter"))
 
 
 def _checkpoint(config: RunConfig) -> Decider:
     from ..checkpoints.decider import CheckpointDecider
-    from ..evaluate.command import checkpoint_folder
+    from ..checkpoints.find import checkpoint_folder
 
     folder = checkpoint_folder(config.checkpoint or "starter")
     return CheckpointDecider(folder, device=config.device, precision=config.precision, threads=config.threads)

@@ -13,7 +13,7 @@ from ...errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .command import TrainConfig
+    from .options import TrainConfig
 
 OPTIONS_FILE = "train.json"
 FREE_TO_CHANGE = (

@@ -27,7 +27,8 @@ from saccade.policy.model import chunk_loss
 from saccade.policy.structure import tensors_of
 from saccade.policy.synchronisation import find_synchronisations
 from saccade.policy.trunk import Trunk
-from saccade.scripts.evaluate.command import EvaluateConfig, Policies
+from saccade.scripts.evaluate.command import Policies
+from saccade.scripts.evaluate.options import EvaluateConfig
 from saccade.sim.desk.environment import DeskEnv
 
 SIZES = Sizes(image_size=32, batch=2)

@@ -11,7 +11,8 @@ from saccade.errors import InputError
 from saccade.policy.architecture import PRESETS
 from saccade.policy.checkpoint import read_checkpoint
 from saccade.policy.core import load_core
-from saccade.scripts.train.command import TrainConfig, train_policy
+from saccade.scripts.train.command import train_policy
+from saccade.scripts.train.options import TrainConfig
 from saccade.training.configuration import LoopConfig
 
 LOOP = LoopConfig(steps=4, batch_size=4, run=2, warmup=0, save_every=2, log_every=1, average=0.5)

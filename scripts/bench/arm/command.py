@@ -208,7 +208,7 @@ def measure_fuzzing(config: ArmBenchConfig) -> dict[str, Any]:
 def measure_round_trips(config: ArmBenchConfig) -> dict[str, Any]:
     """Decide through a policy server of this machine."""
     from ...checkpoints.decider import CheckpointDecider
-    from ...evaluate.command import checkpoint_folder
+    from ...checkpoints.find import checkpoint_folder
     from .round_trip import measure_round_trip
 
     found = measure_round_trip(CheckpointDecider(checkpoint_folder("starter")), config.round_trips)
@@ -244,7 +244,8 @@ def measure_loop(config: ArmBenchConfig) -> dict[str, Any]:
 
 def measure_success(config: ArmBenchConfig) -> dict[str, Any]:
     """Let the starter do its tasks on the virtual arm and in `saccade eval`, from the same initial states."""
-    from ...evaluate.command import EvaluateConfig, evaluate
+    from ...evaluate.command import evaluate
+    from ...evaluate.options import EvaluateConfig
 
     each = config.episodes // len(config.tasks)
     summary = _run(config, config.tasks, each, "success")

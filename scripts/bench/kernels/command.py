@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....errors import InputError, WorldError, unknown_name
+from ..device import find_device
 from ..figures import Figures, command_line, describe_origin, write_figures
-from ..latency.command import find_device
 from .checks import CHECKS, check
 from .rows import Roof, Row, collect_figures, table
 from .shapes import FAMILIES, Shape, shapes
@@ -191,7 +191,7 @@ def measure_case(shape: Shape, config: KernelsConfig, watch: Stopwatch, roof: Ro
 
 def measure(name: str, build: Any, problem: Problem, watch: Stopwatch, roof: Roof, dtype: torch.dtype) -> Row:
     """Return what one contestant does: judged first, timed if it is right."""
-    from ..latency.contestants import refusal
+    from ..device import refusal
     from .correctness import judge
     from .problem import Unavailable
     from .timing import sdpa_backend

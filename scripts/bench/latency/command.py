@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....errors import InputError, WorldError, unknown_name
+from ..device import DEVICES, find_device
 from ..figures import Figures
 from .rows import Row, collect_figures, plot_parts, table
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 PROCESSOR_MEMORY = 6.0
 LEAST_RUNS = 3
 LORA_RANK, TRAINING_BATCH = 32, 8
-DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -110,16 +110,6 @@ def bench_latency(config: LatencyConfig) -> tuple[Figures, list[str]]:
     return figures, lines
 
 
-def find_device(name: str) -> str:
-    """Return cpu or cuda; raises InputError for a GPU that is not there."""
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        fix = "Leave --device away: operations are counted without one."
-        raise InputError("device", got="cuda", expected="a CUDA device on this machine", fix=fix)
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
 def describe(device: str) -> str:
     """Return on what times are measured."""
     import torch
@@ -150,8 +140,9 @@ def line_up(config: LatencyConfig) -> list[Contestant]:
 
 def measure(contestant: Contestant, config: LatencyConfig, device: str) -> Row:
     """Return what one contestant costs; raises WorldError when one of ours does not compute what it should."""
+    from ..device import refusal
     from .checks import check_decisions
-    from .contestants import Ours, refusal
+    from .contestants import Ours
 
     row = Row(contestant.name, contestant.sizes.chunk)
     if isinstance(contestant, Ours):
@@ -205,8 +196,9 @@ def time_decisions(contestant: Contestant, config: LatencyConfig, device: str, r
     """Fill in the seconds of each decision, as many as fit, or why there are none."""
     import torch
 
+    from ..device import refusal
     from .checks import MIXED, require_equal
-    from .contestants import Ours, refusal
+    from .contestants import Ours
 
     on_gpu = device == "cuda"
     is_ours = isinstance(contestant, Ours)

@@ -162,15 +162,3 @@ def twin(architecture: Architecture) -> Architecture:
 
 
 TWIN_SIZES = Sizes(image_size=64)
-
-
-MOST_WORDS = 90
-"""Characters of another project's error that are shown."""
-
-
-def refusal(error: Exception) -> str:
-    """Return in a few words why a contestant cannot take part."""
-    said = " ".join(str(error).split()).split(". ")[0]
-    return (
-        f"{type(error).__name__}: {said}" if len(said) <= MOST_WORDS else f"{said[:MOST_WORDS].rsplit(' ', 1)[0]} ..."
-    )

@@ -12,7 +12,8 @@ from typing import Any
 from ....errors import InputError
 from ....policy.adaptation import EXPERT
 from ....sim import worlds
-from ...evaluate.command import EvaluateConfig, evaluate
+from ...evaluate.command import evaluate
+from ...evaluate.options import EvaluateConfig
 from ...merge import MergeConfig, open_skills, stored_bytes, write
 from ...merge import merge as merge_opened
 from ..figures import Figures, usable_cores

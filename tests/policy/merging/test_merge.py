@@ -18,7 +18,8 @@ from saccade.policy.merging.methods import METHODS, MergeOptions
 from saccade.policy.modeling_saccade import SaccadePolicy
 from saccade.scripts.main import main
 from saccade.scripts.merge import MergeConfig, merge, open_skills, stored_bytes
-from saccade.scripts.train.command import TrainConfig, make_core
+from saccade.scripts.train.command import make_core
+from saccade.scripts.train.options import TrainConfig
 
 from .conftest import INSTRUCTIONS
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError, WorldError
-from saccade.scripts.bench.command import DemonstratorConfig, SimConfig, measure_steps, run
+from saccade.scripts.bench.command import DemonstratorConfig, run
 from saccade.scripts.bench.demonstrator import plan_rounds
+from saccade.scripts.bench.simulator import SimConfig, measure_steps
 from saccade.sim.desk.environment import DeskEnv
 
 

@@ -9,7 +9,10 @@ from dataclasses import replace
 import pytest
 
 from saccade.errors import InputError
-from saccade.scripts.evaluate.command import EvaluateConfig, checkpoint_folder, choose_tasks, plan, results_table
+from saccade.scripts.checkpoints.find import checkpoint_folder
+from saccade.scripts.evaluate.episodes import choose_tasks, plan
+from saccade.scripts.evaluate.options import EvaluateConfig
+from saccade.scripts.evaluate.tables import results_table
 from saccade.scripts.report import ReportConfig, run
 from saccade.sim.desk.tasks import find_task
 from saccade.sim.worlds import LiberoOptions

@@ -9,8 +9,9 @@ from saccade.scripts import collect
 from saccade.scripts.collect import choose_tasks
 from saccade.scripts.evaluate import command as evaluate
 from saccade.scripts.quickstart import command as quickstart
-from saccade.scripts.quickstart.command import QuickstartConfig, claim_folder, run
-from saccade.scripts.quickstart.stages import Quickstart, new_tasks
+from saccade.scripts.quickstart.command import claim_folder, run
+from saccade.scripts.quickstart.options import QuickstartConfig, new_tasks
+from saccade.scripts.quickstart.stages import Quickstart
 from saccade.scripts.train import command as train
 
 

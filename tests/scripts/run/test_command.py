@@ -161,7 +161,8 @@ def test_cameras_get_the_policys_size_unless_told_otherwise():
 
 
 def test_the_virtual_arms_episodes_are_those_of_an_evaluation():
-    from saccade.scripts.evaluate.command import EvaluateConfig, plan
+    from saccade.scripts.evaluate.episodes import plan
+    from saccade.scripts.evaluate.options import EvaluateConfig
 
     starts = desk_starts(RunConfig(task=("desk_object/red_cube", "desk_spatial/left"), episodes=3, initial_state=2))
     jobs = plan(

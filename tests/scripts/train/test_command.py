@@ -27,7 +27,8 @@ from saccade.policy.contract import ActionSpec, CameraSpec, GripperSpec, Offer, 
 from saccade.policy.core import load_core
 from saccade.policy.merging.origin import origin
 from saccade.scripts.main import main
-from saccade.scripts.train.command import TrainConfig, train_policy
+from saccade.scripts.train.command import train_policy
+from saccade.scripts.train.options import TrainConfig
 from saccade.sim.assembly import write_dataset
 from saccade.sim.recording import Episode, stage_episode
 from saccade.training.averaging import WeightAverage
