@@ -15,7 +15,7 @@ from ..errors import InputError
 from .checkpoints.worker_policies import Device, Precision
 
 if TYPE_CHECKING:
-    from ..robot.server_settings import ServerSettings
+    from ..robot.remote.server_settings import ServerSettings
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class ServeConfig:
 
 def run(config: ServeConfig) -> int:
     """Load the policy, decide once or more to be quick from the first request on, and serve until a signal."""
-    from ..robot.protocol import TOKEN_VARIABLE
-    from ..robot.server_settings import ServerSettings
+    from ..robot.remote.protocol import TOKEN_VARIABLE
+    from ..robot.remote.server_settings import ServerSettings
     from .checkpoints.find import checkpoint_folder
 
     folder = checkpoint_folder(config.checkpoint)
@@ -72,7 +72,7 @@ def run(config: ServeConfig) -> int:
     settings.check_address()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     print(f"loading {folder}", flush=True)
-    from ..robot.serving import serve_until_signal
+    from ..robot.remote.serving import serve_until_signal
     from .checkpoints.decider import CheckpointDecider, warm_up
 
     decider = CheckpointDecider(folder, device=config.device, precision=config.precision, threads=config.threads)
@@ -102,7 +102,7 @@ def find_token(config: ServeConfig) -> tuple[str, bool]:
 
     Raises InputError for a file that cannot be read and for a token that is too weak.
     """
-    from ..robot.protocol import TOKEN_VARIABLE, check_token, new_token
+    from ..robot.remote.protocol import TOKEN_VARIABLE, check_token, new_token
 
     if config.token_file is not None:
         try:

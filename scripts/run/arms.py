@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from ...errors import InputError, unknown_name
 from ...policy.contract import CameraSpec, Contract
 from ...robot.arm import Arm
-from ...robot.session import EpisodePlan
+from ...robot.session.session import EpisodePlan
 from .options import DEFAULT_TASK, RunConfig
 
 POSITIONAL = {"opencv": "index_or_path", "intelrealsense": "serial_number_or_name", "zmq": "server_address"}
@@ -70,7 +70,7 @@ class VirtualRunArm:
         size = _one_size(contract.cameras)
         from lerobot.robots.so_follower import SO101FollowerConfig
 
-        from ...robot.lerobot_arm import LeRobotArm
+        from ...robot.drivers.lerobot_arm import LeRobotArm
         from ...sim.virtual_arm.world import VirtualArm
 
         first = starts[0]
@@ -138,7 +138,7 @@ class PhysicalRunArm:
     def __init__(self, config: RunConfig, contract: Contract) -> None:
         self.cameras = camera_configs(config.cameras, contract.cameras)
         robot = robot_config(config)
-        from ...robot.lerobot_arm import LeRobotArm
+        from ...robot.drivers.lerobot_arm import LeRobotArm
 
         self.make_arm = functools.partial(LeRobotArm, robot)
         plan = EpisodePlan(config.instruction or "", config.seconds or DEFAULT_SECONDS)

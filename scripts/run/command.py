@@ -22,10 +22,10 @@ from .options import RunConfig
 
 if TYPE_CHECKING:
     from ...policy.contract import Contract
-    from ...robot.client import RemotePolicy
     from ...robot.decider import Decider
-    from ...robot.episode import Orders
-    from ...robot.summary import Observer, SessionSummary
+    from ...robot.remote.client import RemotePolicy
+    from ...robot.session.episode import Orders
+    from ...robot.session.summary import Observer, SessionSummary
     from .arms import RunArm
     from .log import RunLog
 
@@ -51,7 +51,7 @@ class SlowedDecider:
     """
 
     def __init__(self, decider: Decider, speed: float) -> None:
-        from ...robot.rules import LONGEST_AGE
+        from ...robot.governor.rules import LONGEST_AGE
 
         given = decider.contract
         rate = given.control_hz * speed
@@ -130,11 +130,11 @@ def _session(config: RunConfig, decider: Decider, arm: RunArm, out: Path, watche
 
     Where the arm, its cameras or the policy are refused before torque is on, there is none to write: InputError alone.
     """
-    from ...robot.cameras import CameraWatch
-    from ...robot.episode import Orders
-    from ...robot.loop import LoopSettings
-    from ...robot.rules import RAMP_SHARE
-    from ...robot.session import SessionSettings, run_session
+    from ...robot.control.loop import LoopSettings
+    from ...robot.governor.rules import RAMP_SHARE
+    from ...robot.session.cameras import CameraWatch
+    from ...robot.session.episode import Orders
+    from ...robot.session.session import SessionSettings, run_session
     from .log import FLIGHT, RunLog, Watchers, summarize, summary_lines, write_summary
     from .recording import RunRecorder
 
@@ -267,7 +267,7 @@ def _checkpoint(config: RunConfig) -> Decider:
 def _remote(config: RunConfig, closing: contextlib.ExitStack) -> RemotePolicy | None:
     if config.policy is None:
         return None
-    from ...robot.client import RemotePolicy
+    from ...robot.remote.client import RemotePolicy
 
     policy = RemotePolicy(config.policy, _token(config), REMOTE_SECONDS, certificate=config.certificate)
     closing.callback(policy.close)
@@ -276,7 +276,7 @@ def _remote(config: RunConfig, closing: contextlib.ExitStack) -> RemotePolicy | 
 
 def _token(config: RunConfig) -> str:
     """Return the token of --token-file or of the environment; InputError where there is none."""
-    from ...robot.protocol import TOKEN_VARIABLE
+    from ...robot.remote.protocol import TOKEN_VARIABLE
     from ..serve import ServeConfig, find_token
 
     token, made = find_token(ServeConfig(token_file=config.token_file))

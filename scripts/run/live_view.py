@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...robot.chunk import Chunk
-from ...robot.summary import EpisodeSummary, Observer, StepView
-from ...robot.verdict import Event
+from ...robot.governor.chunk import Chunk
+from ...robot.governor.verdict import Event
+from ...robot.session.summary import EpisodeSummary, Observer, StepView
 
 WAITING = 8
 """Things that may wait to be shown."""

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ...robot.arm import ArmDescription
-from ...robot.chunk import Chunk
 from ...robot.decider import Decider
-from ...robot.summary import EpisodeSummary, Observer, SessionSummary, StepView
-from ...robot.verdict import Event
+from ...robot.governor.chunk import Chunk
+from ...robot.governor.verdict import Event
+from ...robot.session.summary import EpisodeSummary, Observer, SessionSummary, StepView
 from ...sim.recording import write_atomically
 
 SUMMARY, FLIGHT = "summary.json", "flight.jsonl"

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...policy.contract import Contract, Offer
-from ...robot.summary import EpisodeSummary, Observer, StepView
+from ...robot.session.summary import EpisodeSummary, Observer, StepView
 from ...sim.recording import Episode, frame_rate, stage_episode
 
 

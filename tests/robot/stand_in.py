@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from saccade.policy.contract import ActionSpec, CameraSpec, Contract, GripperSpec, Normalization, StateSpec
-from saccade.robot.chunk import Chunk
+from saccade.robot.governor.chunk import Chunk
+from saccade.robot.governor.rules import Rules
 from saccade.robot.limits import JointRange, Limits
-from saccade.robot.rules import Rules
 
 NAMES = ("shoulder_pan.pos", "elbow_flex.pos", "gripper.pos")
 UNITS = ("degrees", "degrees", "percent")

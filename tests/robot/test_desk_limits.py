@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from saccade.policy.checkpoint import read_contract
-from saccade.robot.chunk import Chunk
-from saccade.robot.governor import Governor
+from saccade.robot.governor.chunk import Chunk
+from saccade.robot.governor.governor import Governor
+from saccade.robot.governor.rules import Rules
 from saccade.robot.limits import JointRange, Limits
-from saccade.robot.rules import Rules
 from saccade.sim.desk import arm
 from saccade.sim.desk.demonstrator import Demonstrator
 from saccade.sim.desk.environment import DeskEnv

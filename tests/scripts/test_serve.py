@@ -15,9 +15,9 @@ import torch
 from saccade.errors import InputError
 from saccade.policy.actor import PolicyActor
 from saccade.policy.checkpoint import STARTER
-from saccade.robot.client import ConnectionLost, RemotePolicy
-from saccade.robot.server_settings import ServerSettings
-from saccade.robot.serving import serving
+from saccade.robot.remote.client import ConnectionLost, RemotePolicy
+from saccade.robot.remote.server_settings import ServerSettings
+from saccade.robot.remote.serving import serving
 from saccade.scripts.bench.arm.round_trip import measure_round_trip
 from saccade.scripts.checkpoints.decider import CheckpointDecider, blank_observation, warm_up
 from saccade.scripts.main import main

@@ -1,7 +1,7 @@
 """A million broken messages against the wire's codec, judged by a second reader that shares nothing with it.
 
 The judge lets msgpack's own C reader parse a message freely and then holds the tree against the definition in
-`robot/codec.py`, with `struct` and `math` where the codec uses numpy. So a message counts as wrongly accepted whenever
+`robot/remote/codec.py`, with `struct` and `math` where the codec uses numpy. So a message counts as wrongly accepted whenever
 the codec lets through what the definition does not allow, or reads another value from it; and as wrongly refused the
 other way round.
 """
@@ -20,7 +20,7 @@ import msgpack
 import numpy as np
 
 from ....errors import InputError
-from ....robot.codec import DIMENSIONS, CodecError, Limits, decode, encode
+from ....robot.remote.codec import DIMENSIONS, CodecError, Limits, decode, encode
 
 FORMS = {
     **{"|b1": "?", "|i1": "b", "<i2": "h", "<i4": "i", "<i8": "q"},

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ....robot.judgement import FAULTS
+from ....robot.governor.judgement import FAULTS
+from ....robot.governor.rules import LONGEST_AGE
 from ....robot.limits import Limits
-from ....robot.rules import LONGEST_AGE
 from ....sim.virtual_arm.world import Motion
 
 ROUNDING = 0.2

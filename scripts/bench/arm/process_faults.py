@@ -198,9 +198,9 @@ SESSION_CASES = (
 
 def serve_wanderer(connection: Connection, contract: Contract, slow_after: int | None) -> None:
     """Be a policy server; after so many decisions each comes too late."""
-    from ....robot.protocol import new_token
-    from ....robot.server_settings import ServerSettings
-    from ....robot.serving import serving
+    from ....robot.remote.protocol import new_token
+    from ....robot.remote.server_settings import ServerSettings
+    from ....robot.remote.serving import serving
 
     class Slow(Wanderer):
         count = 0

@@ -15,11 +15,11 @@ import numpy as np
 from ....errors import WorldError
 from ....policy.contract import CameraSpec, Contract
 from ....robot.arm import Arm
-from ....robot.chunk import Chunk
-from ....robot.control import ControlLink
+from ....robot.control.loop import LoopSettings
+from ....robot.control.process import ControlLink
+from ....robot.governor.chunk import Chunk
+from ....robot.governor.rules import Rules
 from ....robot.limits import Limits
-from ....robot.loop import LoopSettings
-from ....robot.rules import Rules
 from ....sim.virtual_arm.world import VirtualArm
 
 IMAGE_SIZE = 32
@@ -95,7 +95,7 @@ def arm_maker(world: VirtualArm, folder: Path) -> Callable[[], Arm]:
     """Return what builds the arm in the control process; its calibration is written into `folder`."""
     from lerobot.robots.so_follower import SO101FollowerConfig
 
-    from ....robot.lerobot_arm import LeRobotArm
+    from ....robot.drivers.lerobot_arm import LeRobotArm
 
     folder.mkdir(parents=True, exist_ok=True)
     world.write_calibration(folder, "virtual")

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ....errors import InputError
-from ....robot.client import RemotePolicy
 from ....robot.decider import Decider
-from ....robot.protocol import new_token
-from ....robot.server_settings import ServerSettings
-from ....robot.serving import serving
+from ....robot.remote.client import RemotePolicy
+from ....robot.remote.protocol import new_token
+from ....robot.remote.server_settings import ServerSettings
+from ....robot.remote.serving import serving
 from ...checkpoints.decider import blank_observation
 
 TIMEOUT = 30.0

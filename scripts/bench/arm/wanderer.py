@@ -19,13 +19,13 @@ import numpy as np
 
 from ....errors import SaccadeError
 from ....robot.arm import Arm, ArmDescription
-from ....robot.cameras import CameraWatch
+from ....robot.control.loop import LoopSettings
 from ....robot.decider import Decider
-from ....robot.episode import Orders
 from ....robot.limits import Limits
-from ....robot.loop import LoopSettings
-from ....robot.session import EpisodePlan, SessionSettings, run_session
-from ....robot.summary import EpisodeSummary, Observer
+from ....robot.session.cameras import CameraWatch
+from ....robot.session.episode import Orders
+from ....robot.session.session import EpisodePlan, SessionSettings, run_session
+from ....robot.session.summary import EpisodeSummary, Observer
 from ....sim.virtual_arm.world import VirtualArm
 from .rig import Wanderer, arm_maker, small_contract
 
@@ -151,7 +151,7 @@ def wander(connection: Connection, make_arm: Callable[[], Arm], cameras: Any, se
     orders, contract = Orders(), small_contract()
     decider: Decider = Trouble(settings)
     if settings.server is not None:
-        from ....robot.client import RemotePolicy
+        from ....robot.remote.client import RemotePolicy
 
         decider = RemotePolicy(*settings.server)
 

@@ -17,9 +17,9 @@ import pytest
 
 from saccade.errors import InputError
 from saccade.policy.checkpoint import STARTER, read_contract
-from saccade.robot.recorder import replay
-from saccade.robot.server_settings import ServerSettings
-from saccade.robot.serving import serving
+from saccade.robot.governor.recorder import replay
+from saccade.robot.remote.server_settings import ServerSettings
+from saccade.robot.remote.serving import serving
 from saccade.scripts.main import main
 from saccade.scripts.run import command
 from saccade.scripts.run.arms import camera_configs, desk_starts, robot_config
@@ -400,7 +400,7 @@ def test_the_options_of_the_command_are_frozen():
 
 
 def test_every_episode_counts_but_one_that_was_broken_off():
-    from saccade.robot.summary import EpisodeSummary
+    from saccade.robot.session.summary import EpisodeSummary
     from saccade.scripts.run.log import RunLog, summarize, summary_lines
 
     def told(ended, *episodes):

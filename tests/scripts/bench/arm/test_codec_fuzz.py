@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
-from saccade.robot.codec import CodecError, Limits
+from saccade.robot.remote.codec import CodecError, Limits
 from saccade.scripts.bench.arm import codec_fuzz
 from saccade.scripts.bench.arm.codec_fuzz import acceptable, broken_messages, valid_trees
 

@@ -1,0 +1,327 @@
+"""Any of LeRobot's robots as an arm: one thin adapter, which asks nobody anything and checks all before torque is on.
+
+The robot is built without cameras, which the session process reads. LeRobot is imported inside functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError, SaccadeError, WorldError
+from ..arm import ArmDescription, BusError
+from ..limits import JointRange
+from .serial_bus import clear, open_port, torque_stays_off, tried
+
+UNIT_OF = {"degrees": "degrees", "range_0_100": "percent", "range_m100_100": "unitless"}
+"""What LeRobot's ways to normalise a motor's position are in a contract's words."""
+
+PATIENT = 0.5
+"""Seconds that a register may take before anything moves; some are in slow memory."""
+
+LETS_GO = 4 | 8
+"""Bits of a Feetech servo's status on which it switches its torque off by itself: too hot, too much current."""
+
+IMPLAUSIBLE = 0.5
+"""By what part of its range a joint may be read outside of it; more is a misread."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One bus of a robot: the prefix of its joints in the robot's names, the robot that owns it, and the bus."""
+
+    prefix: str
+    owner: Any
+    bus: Any
+
+
+class LeRobotArm:
+    """An arm that LeRobot drives, from its `RobotConfig`.
+
+    `ranges` are the joints' for robots without a serial bus, whose calibration says nothing that we know; such a robot
+    switches its own torque.
+    """
+
+    def __init__(self, config: Any, ranges: Sequence[JointRange] = ()) -> None:
+        self._config, self._given_ranges = _without_cameras(config), tuple(ranges)
+        self._robot: Any = None
+        self._parts: list[_Part] = []
+        self._names: tuple[str, ...] = ()
+        self._low = self._high = np.zeros(0)
+        self.retries = 0
+
+    def connect(self) -> ArmDescription:
+        """Open the bus, check servos and calibration, configure; the torque is off afterwards.
+
+        Raises InputError for a port that is not there or taken, a servo that is missing or of another model, and a
+        calibration that is absent or another arm's; WorldError where a driver fails otherwise.
+        """
+        with _nobody_to_ask(self._config):
+            try:
+                description = self._connect()
+            except (SaccadeError, EOFError):
+                self.close()
+                raise
+            except Exception as error:
+                self.close()
+                kind = type(error).__name__
+                raise WorldError(f"the driver of {self._config.type} failed: {kind}: {error}") from error
+        low, high = (np.array([getattr(joint, side) for joint in description.joints]) for side in ("low", "high"))
+        slack = IMPLAUSIBLE * (high - low)
+        self._names, self._low, self._high = description.names, low - slack, high + slack
+        return description
+
+    def measure(self) -> np.ndarray:
+        observation = self._tried(self._robot.get_observation, "reading the joints")
+        pose = np.array([observation[name] for name in self._names], dtype=np.float64)
+        if not np.isfinite(pose).all() or np.any((pose < self._low) | (pose > self._high)):
+            raise BusError(f"reading the joints: {np.round(pose, 1).tolist()} cannot be")
+        return pose
+
+    def command(self, target: np.ndarray) -> None:
+        if not np.isfinite(target).all():
+            raise WorldError(f"a goal that is not finite was about to be written: {target}")
+        action = {name: float(value) for name, value in zip(self._names, target, strict=True)}
+        self._tried(lambda: self._robot.send_action(action), "writing the goal")
+
+    def hold(self) -> np.ndarray:
+        pose = self.measure()
+        if not self._parts:
+            self.command(pose)
+            return pose
+        for part in self._parts:
+            # In ticks, as converting to units and back could move a joint by one.
+            present = self._tried(lambda part=part: part.bus.sync_read("Present_Position", normalize=False), "reading")
+            self._tried(
+                lambda part=part, present=present: part.bus.sync_write("Goal_Position", present, normalize=False),
+                "writing the goal",
+            )
+            written = self._tried(lambda part=part: part.bus.sync_read("Goal_Position", normalize=False), "reading")
+            if written != present:
+                raise BusError(f"the present pose was written as goal, and {written} read back instead of {present}")
+        return pose
+
+    def set_torque(self, on: bool) -> None:
+        for part in self._parts:
+            switch = part.bus.enable_torque if on else part.bus.disable_torque
+            self._tried(lambda switch=switch: switch(num_retry=2), "switching the torque", budget=PATIENT)
+
+    def has_torque(self) -> bool:
+        """Return whether all motors have torque; a servo that lost its power for a moment has none."""
+        return all(all(self._registers(part, "Torque_Enable").values()) for part in self._parts)
+
+    def lets_go(self) -> str:
+        """Return which motors have let go by themselves, as they are too hot or their current is; empty if none has."""
+        return ", ".join(
+            part.prefix + name
+            for part in self._parts
+            # Feetech's; their torque's register stays as it is.
+            if "Status" in _control_table(part)
+            for name, status in self._registers(part, "Status").items()
+            if status & LETS_GO
+        )
+
+    def _registers(self, part: _Part, name: str) -> dict[str, int]:
+        return self._tried(lambda: part.bus.sync_read(name, normalize=False), f"reading {name}")
+
+    def close(self) -> None:
+        for part in self._parts:
+            with contextlib.suppress(Exception):
+                # A port that vanished cannot be closed either; there is nothing more to do about it.
+                part.bus.disconnect(disable_torque=False)
+        if not self._parts and self._robot is not None and self._robot.is_connected:
+            with contextlib.suppress(Exception):
+                self._robot.disconnect()
+
+    def _tried(self, call: Any, what: str, budget: float | None = None) -> Any:
+        buses = [part.bus for part in self._parts]
+        if not buses:
+            try:
+                return call()
+            except Exception as error:
+                raise BusError(f"{what}: {type(error).__name__}: {error}") from None
+        result, number = tried(buses, call, what) if budget is None else tried(buses, call, what, budget=budget)
+        self.retries += number > 1
+        return result
+
+    # Before anything moves.
+
+    def _connect(self) -> ArmDescription:
+        from lerobot.robots.utils import make_robot_from_config
+
+        self._robot = make_robot_from_config(self._config)
+        names = tuple(self._robot.action_features)
+        others = [name for name in names if not name.endswith(".pos")]
+        if others or not names:
+            raise InputError(
+                f"actions of {self._config.type}",
+                got=", ".join(others) or "none",
+                expected="joint positions, named *.pos, alone",
+                fix="Drive its other parts by other means.",
+            )
+        self._parts = _parts(self._robot)
+        ranges = {joint.name: joint for joint in self._given_ranges}
+        for part in self._parts:
+            what = f"{self._config.type} {part.owner.id or ''}".strip()
+            _check_calibration_file(part, what, self._config)
+            open_port(part.bus, what)
+            _check_servos(part, what)
+            _check_calibration(part, what, self._config)
+            with torque_stays_off(part.bus):
+                tried([part.bus], part.owner.configure, "configuring the servos", budget=4 * PATIENT)
+            clear([part.bus])
+            ranges |= {joint.name: joint for joint in _ranges(part)}
+        if not self._parts:
+            self._robot.connect(calibrate=False)
+            if not self._robot.is_calibrated:
+                raise _no_calibration(self._robot, self._config.type, self._config)
+        missing = [name for name in names if name not in ranges]
+        if missing:
+            raise InputError(
+                f"range of {', '.join(missing)}",
+                got=f"none, as {self._config.type} has no bus that we can ask",
+                expected="a range for each joint",
+                fix="Give LeRobotArm the `ranges` of its joints.",
+            )
+        return ArmDescription(self._config.type, tuple(ranges[name] for name in names))
+
+
+def _control_table(part: _Part) -> Mapping[str, Any]:
+    """Return the registers that all motors of a bus have, by name."""
+    motor = next(iter(part.bus.motors.values()))
+    return part.bus.model_ctrl_table[motor.model]
+
+
+def _without_cameras(config: Any) -> Any:
+    """Return a robot's configuration for the control process: no cameras, no retries of its own, torque left alone."""
+    wanted = {
+        "cameras": {},
+        # A retry of its own would take the answer to the first try for that to the second, and lag behind for good.
+        "num_read_retries": 0,
+        "disable_torque_on_disconnect": False,
+        "max_relative_target": None,
+    }
+    fields = {field.name for field in dataclasses.fields(config)}
+    changes: dict[str, Any] = {name: value for name, value in wanted.items() if name in fields}
+    for name in ("left_arm_config", "right_arm_config"):
+        if name in fields:
+            changes[name] = _without_cameras(getattr(config, name))
+    return dataclasses.replace(config, **changes)
+
+
+def _parts(robot: Any) -> list[_Part]:
+    """Return the serial buses of a robot, one, or those of a left and a right arm."""
+    owners = [("", robot), ("left_", getattr(robot, "left_arm", None)), ("right_", getattr(robot, "right_arm", None))]
+    found = [_Part(prefix, owner, owner.bus) for prefix, owner in owners if getattr(owner, "bus", None) is not None]
+    return [part for part in found if hasattr(part.bus, "port_handler")]
+
+
+@contextlib.contextmanager
+def _nobody_to_ask(config: Any) -> Iterator[None]:
+    """Let a driver that asks a question fail instead of waiting for an answer."""
+    before, sys.stdin = sys.stdin, io.StringIO("")
+    try:
+        yield
+    except EOFError:
+        raise InputError(
+            f"driver of {config.type}",
+            got="a question to somebody at the keyboard",
+            expected="an arm that is set up",
+            fix="Set it up with LeRobot's own commands first (lerobot-calibrate).",
+        ) from None
+    finally:
+        sys.stdin = before
+
+
+def _no_calibration(owner: Any, what: str, config: Any) -> InputError:
+    return InputError(
+        f"calibration of {what}",
+        got=f"none at {owner.calibration_fpath}",
+        expected="the calibration that LeRobot keeps of this arm",
+        fix=f"Run `lerobot-calibrate --robot.type={config.type} --robot.id={owner.id}`, or name the arm's own id.",
+    )
+
+
+def _check_calibration_file(part: _Part, what: str, config: Any) -> None:
+    calibration = part.owner.calibration
+    if not calibration:
+        raise _no_calibration(part.owner, what, config)
+    wanted = {name: motor.id for name, motor in part.bus.motors.items()}
+    got = {name: each.id for name, each in calibration.items()}
+    if got != wanted:
+        raise InputError(
+            f"calibration of {what}",
+            got=f"one with the motors {got}",
+            expected=str(wanted),
+            fix=f"{part.owner.calibration_fpath} is another arm's: name the arm's own id, or calibrate it.",
+        )
+
+
+def _check_servos(part: _Part, what: str) -> None:
+    missing, others = [], []
+    for name, motor in part.bus.motors.items():
+        try:
+            model, _ = tried([part.bus], lambda name=name: _ping(part.bus, name), "ping", budget=PATIENT)
+        except BusError:
+            missing.append(f"{name} (id {motor.id})")
+            continue
+        wanted = part.bus.model_number_table[motor.model]
+        if model != wanted:
+            others.append(f"{name} (id {motor.id}) of model {model} instead of {motor.model} ({wanted})")
+    if missing or others:
+        silent = [f"no answer from {', '.join(missing)}"] if missing else []
+        raise InputError(
+            f"servos of {what}",
+            got="; ".join([*silent, *others]),
+            expected=f"{len(part.bus.motors)} servos of the arm",
+            fix="Check power and cables, and that this is the port of the arm.",
+        )
+
+
+def _ping(bus: Any, name: str) -> int:
+    model = bus.ping(name)
+    if model is None:
+        raise ConnectionError("no answer")
+    return model
+
+
+def _check_calibration(part: _Part, what: str, config: Any) -> None:
+    """Compare the calibration file with what the servos keep themselves."""
+    found, _ = tried([part.bus], part.bus.read_calibration, "reading the calibration", budget=2 * PATIENT)
+    differences = []
+    for name, kept in found.items():
+        wanted = part.owner.calibration[name]
+        for field in ("homing_offset", "range_min", "range_max"):
+            if getattr(kept, field) != getattr(wanted, field):
+                differences.append(f"{name} {field} {getattr(kept, field)} (file: {getattr(wanted, field)})")
+    if differences:
+        raise InputError(
+            f"calibration in the servos of {what}",
+            got=", ".join(differences),
+            expected=f"what {part.owner.calibration_fpath} says",
+            fix="This is another arm, or it was calibrated anew: name its own id, or run lerobot-calibrate.",
+        )
+
+
+def _ranges(part: _Part) -> list[JointRange]:
+    joints = []
+    for name, motor in part.bus.motors.items():
+        kept = part.owner.calibration[name]
+        degrees = (kept.range_max - kept.range_min) * 360.0 / (part.bus.model_resolution_table[motor.model] - 1)
+        unit = UNIT_OF.get(str(motor.norm_mode.value))
+        if unit is None or not math.isfinite(degrees) or degrees <= 0:
+            raise InputError(
+                f"calibration of {name}", got=f"{kept}", expected="a range of its positions", fix="Calibrate the arm."
+            )
+        low, high = {"degrees": (-degrees / 2, degrees / 2), "percent": (0.0, 100.0), "unitless": (-100.0, 100.0)}[unit]
+        gripper = name.endswith("gripper")
+        joints.append(JointRange(f"{part.prefix}{name}.pos", unit, low, high, degrees, gripper=gripper))
+    return joints

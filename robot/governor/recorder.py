@@ -1,0 +1,255 @@
+"""The flight recorder: every input and output of the governor, a JSON line each, and the replay that checks them.
+
+The file survives a crash up to the last whole line. Numbers are written so that they read back bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from .chunk import Chunk
+from .governor import Governor
+from .rules import Rules
+from .verdict import Command, Verdict
+
+VERSION = 1
+CALLS = ("begin", "end", "submit", "fault", "stop", "hold", "drop", "rearm", "tick")
+LARGEST_CHUNK = 1 << 16
+"""So many numbers of a chunk of the wrong shape are worth a record; of larger ones the shape alone is."""
+
+BACKLOG = 10_000
+"""Lines that may wait for the disk; more means that it does not take them any more."""
+
+
+class FlightRecorder:
+    """Write what a governor is told and what it answers, without ever making the control loop wait for the disk.
+
+    A thread of its own writes and flushes each line, and nothing else: it may be of a lower priority than the loop,
+    which must not wait for it to give Python's lock back. `failure` says why it cannot write, None while it can.
+    Raises InputError where the file cannot be made.
+    """
+
+    def __init__(self, path: Path, rules: Rules) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("x", encoding="utf-8")
+        except OSError as error:
+            raise InputError(
+                f"flight record {path}", got=error.strerror, expected="a new file", fix="Choose another folder."
+            ) from None
+        self.path, self.failure = path, None
+        self._lines: queue.Queue[str | None] = queue.Queue(BACKLOG)
+        self._thread = threading.Thread(target=self._write, name="flight recorder", daemon=True)
+        self._thread.start()
+        self.note({"call": "rules", "version": VERSION, "rules": json.loads(rules.to_json())})
+
+    def note(self, line: dict[str, Any]) -> None:
+        """Take a line."""
+        try:
+            self._lines.put_nowait(json.dumps(line, default=_plain, separators=(",", ":")) + "\n")
+        except queue.Full:
+            self.failure = self.failure or f"{BACKLOG} lines wait for the disk"
+
+    def close(self) -> None:
+        """Write what waits and close the file."""
+        try:
+            self._lines.put(None, timeout=1.0)
+        except queue.Full:
+            return
+        self._thread.join(timeout=5.0)
+
+    def _write(self) -> None:
+        try:
+            while (line := self._lines.get()) is not None:
+                self._file.write(line)
+                self._file.flush()
+        except (OSError, ValueError) as error:
+            self.failure = str(error)
+        finally:
+            try:
+                self._file.close()
+            except OSError as error:
+                self.failure = str(error)
+
+
+class RecordedGovernor:
+    """A governor whose every call and answer is recorded; it has the governor's calls, and `governor` itself.
+
+    `recorder` None records nothing.
+    """
+
+    def __init__(self, governor: Governor, recorder: FlightRecorder | None) -> None:
+        self.governor, self._recorder = governor, recorder
+
+    def begin(self, episode: int, measured: np.ndarray, now: float) -> Verdict:
+        verdict = self.governor.begin(episode, measured, now)
+        return self._noted({"call": "begin", "episode": episode, "measured": measured, "now": now}, verdict)
+
+    def submit(self, chunk: Chunk, now: float) -> Verdict:
+        verdict = self.governor.submit(chunk, now)
+        return self._noted({"call": "submit", **_described(chunk), "now": now}, verdict)
+
+    def fault(self, reason: str, detail: str, now: float) -> None:
+        self.governor.fault(reason, detail, now)
+        self._noted({"call": "fault", "reason": reason, "detail": detail, "now": now})
+
+    def stop(self, reason: str, now: float) -> None:
+        self.governor.stop(reason, now)
+        self._noted({"call": "stop", "reason": reason, "now": now})
+
+    def hold(self, reason: str, detail: str, now: float) -> None:
+        self.governor.hold(reason, detail, now)
+        self._noted({"call": "hold", "reason": reason, "detail": detail, "now": now})
+
+    def drop(self, now: float) -> None:
+        self.governor.drop(now)
+        self._noted({"call": "drop", "now": now})
+
+    def end(self, now: float) -> None:
+        self.governor.end(now)
+        self._noted({"call": "end", "now": now})
+
+    def rearm(self, now: float) -> Verdict:
+        return self._noted({"call": "rearm", "now": now}, self.governor.rearm(now))
+
+    def tick(self, now: float, measured: np.ndarray | None, *, measured_at: float, overran: bool = False) -> Command:
+        command = self.governor.tick(now, measured, measured_at=measured_at, overran=overran)
+        if self._recorder is not None:
+            line = {"call": "tick", "now": now, "measured": measured, "measured_at": measured_at, "overran": overran}
+            line |= {"target": command.target, "state": command.state, "sequence": command.sequence}
+            if command.events:
+                line["events"] = [[event.kind, event.detail, event.time] for event in command.events]
+            self._recorder.note(line)
+        return command
+
+    def _noted(self, line: dict[str, Any], verdict: Verdict | None = None) -> Verdict | None:
+        if self._recorder is not None:
+            if verdict is not None:
+                line |= {"accepted": verdict.accepted, "reason": verdict.reason}
+            self._recorder.note(line)
+        return verdict
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What came of a replay: how many calls, commands and verdicts there were, and the first differences in words."""
+
+    calls: int
+    ticks: int
+    differences: tuple[str, ...]
+
+    @property
+    def identical(self) -> bool:
+        return not self.differences
+
+
+def read_record(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a flight record; a last line that was cut off by a crash is left out.
+
+    Raises InputError where the file is none, or damaged before its end.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"flight record {path}", got=error, expected="a file that a run wrote", fix="Check the path."
+        ) from None
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            read = json.loads(line)
+        except ValueError:
+            raise _damaged(path, f"line {number}, which is no JSON") from None
+        if not isinstance(read, dict) or "call" not in read:
+            raise _damaged(path, f"line {number} without a call")
+        yield read
+
+
+def replay(path: Path, most_differences: int = 5) -> Replay:
+    """Give a governor what a record says it was given, and compare its commands and verdicts bit for bit."""
+    lines = read_record(path)
+    first = next(lines, {})
+    if first.get("call") != "rules" or first.get("version") != VERSION:
+        raise _damaged(path, f"a first line without rules of version {VERSION}")
+    governor = Governor(Rules.from_json(json.dumps(first["rules"]), str(path)))
+    calls, ticks, differences = 0, 0, []
+    for number, line in enumerate(lines, start=2):
+        if line["call"] not in CALLS:
+            continue
+        calls += 1
+        ticks += line["call"] == "tick"
+        try:
+            differences += [f"line {number}: {each}" for each in _repeat(governor, line)]
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(path, f"line {number}, which is no call ({error!r})") from None
+        if len(differences) >= most_differences:
+            break
+    return Replay(calls, ticks, tuple(differences[:most_differences]))
+
+
+def _repeat(governor: Governor, line: dict[str, Any]) -> list[str]:
+    """Make one recorded call again; returns how its answer differs from the recorded one."""
+    call, now = line["call"], line["now"]
+    if call == "tick":
+        measured = None if line["measured"] is None else np.array(line["measured"], dtype=np.float64)
+        command = governor.tick(now, measured, measured_at=line["measured_at"], overran=line["overran"])
+        target = None if command.target is None else command.target.tolist()
+        got = (target, command.state, command.sequence)
+        wanted = (line["target"], line["state"], line["sequence"])
+        return [] if got == wanted else [f"got {got}, recorded {wanted}"]
+    verdict = None
+    if call == "begin":
+        verdict = governor.begin(line["episode"], np.array(line["measured"], dtype=np.float64), now)
+    elif call == "submit":
+        verdict = governor.submit(_restored(line), now)
+    elif call in ("fault", "hold"):
+        getattr(governor, call)(line["reason"], line["detail"], now)
+    elif call == "stop":
+        governor.stop(line["reason"], now)
+    elif call == "rearm":
+        verdict = governor.rearm(now)
+    else:
+        getattr(governor, call)(now)
+    if verdict is not None and (verdict.accepted, verdict.reason) != (line["accepted"], line["reason"]):
+        return [f"{call} got {verdict.reason or 'accepted'}, recorded {line['reason'] or 'accepted'}"]
+    return []
+
+
+def _described(chunk: Chunk) -> dict[str, Any]:
+    actions = chunk.actions
+    told: dict[str, Any] = {"dtype": actions.dtype.str, "shape": list(actions.shape)}
+    if actions.dtype.kind == "f" and actions.dtype.itemsize <= 8 and actions.size <= LARGEST_CHUNK:
+        # Floats of four bytes are exact in eight, and a copy cannot be changed by whoever made them.
+        told["actions"] = actions.astype(np.float64)
+    names = ("session", "episode", "sequence", "observed", "period")
+    return {**{name: getattr(chunk, name) for name in names}, **told}
+
+
+def _restored(line: dict[str, Any]) -> Chunk:
+    shape, dtype = tuple(line["shape"]), np.dtype(line["dtype"] if line["dtype"] != "|O" else "S1")
+    if "actions" in line:
+        actions = np.array(line["actions"], dtype=np.float64).reshape(shape).astype(dtype)
+    else:
+        actions = np.broadcast_to(np.zeros((), dtype), shape)
+    names = ("session", "episode", "sequence", "observed", "period")
+    return Chunk(**{name: line[name] for name in names}, actions=actions)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__} has no place in a flight record")
+
+
+def _damaged(path: Path, what: str) -> InputError:
+    return InputError(
+        f"flight record {path}", got=what, expected="the lines that a run wrote", fix="Take an undamaged record."
+    )

@@ -1,0 +1,1 @@
+"""Policies over the network: client, server, protocol and codec."""

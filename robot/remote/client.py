@@ -1,0 +1,327 @@
+"""The client of a policy server: a remote policy that decides like a local one. numpy, msgpack and websockets alone."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import ssl
+import threading
+import time
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from websockets.sync.client import ClientConnection, connect
+
+from ...errors import InputError, WorldError
+from ...policy.contract import Contract
+from . import protocol
+from .codec import LIMITS, CodecError, Limits, decode, encode
+
+CLOSE_SECONDS = 0.5
+
+
+class ConnectionLost(WorldError):
+    """The session with the policy server is over, and its policy's state with it: `reconnect` begins another one."""
+
+
+class DeadlineMissed(ConnectionLost):
+    """The server gave no answer in time; a late one must never be taken for the answer to something else."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long the last answer took: as seen from here, and for the policy alone, in seconds."""
+
+    round_trip: float
+    inference: float
+
+
+class RemotePolicy:
+    """A policy that a `saccade serve` holds, as a decider: `contract`, `reset` and `decide`; for one thread at a time.
+
+    `url` is ws://HOST:PORT on this machine, or wss://HOST:PORT on any, whose certificate a known authority has signed
+    or the file `certificate` does. `timeout` is how long a decision may take in seconds, there and back; a reset, which
+    may prepare much, gets `reset_timeout`, connecting `connect_timeout`.
+
+    Raises InputError for an address that is none, for a wrong token and for a server of another kind; ConnectionLost
+    where nobody answers or another client is in control.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        timeout: float = 1.0,
+        *,
+        reset_timeout: float = 30.0,
+        connect_timeout: float = 10.0,
+        certificate: Path | None = None,
+        limits: Limits = LIMITS,
+    ) -> None:
+        self.url = _check_url(url, certificate)
+        self.timeout, self.reset_timeout, self.connect_timeout = (
+            _check_seconds(name, value)
+            for name, value in (
+                ("timeout", timeout),
+                ("reset_timeout", reset_timeout),
+                ("connect_timeout", connect_timeout),
+            )
+        )
+        self._token, self._certificate, self._limits = protocol.check_token(token, "the client"), certificate, limits
+        self.timing: Timing | None = None
+        self._connection: ClientConnection | None = None
+        self._begin()
+
+    @property
+    def contract(self) -> Contract:
+        """The contract of the policy that the server holds."""
+        return self._contract
+
+    @property
+    def usable(self) -> bool:
+        """Whether the session goes on; where it does not, `reconnect` begins another one."""
+        return self._connection is not None
+
+    def reset(self, instruction: str) -> None:
+        """Begin an episode. Raises InputError for an instruction that is none, ConnectionLost where nobody answers."""
+        instruction = protocol.check_instruction(instruction)
+        self._instructed = False
+        self._exchange({"request": "reset", "instruction": instruction}, self.reset_timeout)
+        self._instructed = True
+
+    def decide(self, observation: Mapping[str, Any]) -> np.ndarray:
+        """Return a chunk float32 [T, A] for an observation of the desk's form.
+
+        Raises InputError for an observation that does not fit the contract (the session goes on), DeadlineMissed after
+        `timeout` and ConnectionLost for any other failure, a chunk that is not what the contract says among them.
+        """
+        if not self._instructed and self.usable:
+            raise InputError("instruction", got="nothing", expected="a reset before", fix="Call reset first.")
+        needed = protocol.check_observation(observation, self.contract)
+        reply = self._exchange({"request": "decide", **needed}, self.timeout)
+        try:
+            return protocol.check_actions(reply.get("actions"), self.contract, self.url)
+        except InputError as error:
+            self._cut()
+            raise ConnectionLost(str(error)) from None
+
+    def reconnect(self) -> None:
+        """Begin a new session, to be reset before it decides; the policy must be the same.
+
+        Raises as the constructor, and InputError where the server holds a policy of another contract by now.
+        """
+        self.close()
+        before = self._contract
+        self._begin()
+        if self._contract != before:
+            self._contract = before
+            self._cut()
+            fix = "Start anew, so that the contract is checked against the arm."
+            raise InputError(f"contract of {self.url}", got="another one", expected="the one from before", fix=fix)
+
+    def close(self) -> None:
+        """End the session; closing twice does nothing."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _begin(self) -> None:
+        self._instructed, self._sequence = False, 0
+        deadline = time.monotonic() + self.connect_timeout
+        self._connection = self._connected()
+        try:
+            greeting = self._received(deadline)
+            self.session, self._contract, self.policy = protocol.read_greeting(greeting, self.url)
+        except CodecError as error:
+            self._cut()
+            fix = "Give the address of a `saccade serve`."
+            raise InputError(f"protocol of {self.url}", got=error, expected=protocol.PROTOCOL, fix=fix) from None
+        except BaseException:
+            self._cut()
+            raise
+
+    def _connected(self) -> ClientConnection:
+        """Return an open connection; the token is shown, and nothing has been said yet."""
+        logger = logging.getLogger(f"{__name__}.wire")
+        try:
+            return connect(
+                self.url,
+                ssl=_context(self._certificate) if self.url.startswith("wss:") else None,
+                additional_headers=protocol.authorization(self._token),
+                # A proxy that the environment names is for the web; it would see the token and slow every decision.
+                proxy=None,
+                compression=None,
+                max_size=self._limits.message,
+                open_timeout=self.connect_timeout,
+                close_timeout=CLOSE_SECONDS,
+                ping_interval=5.0,
+                ping_timeout=5.0,
+                logger=logger,
+            )
+        except InvalidStatus as error:
+            raise self._refused(error.response.status_code) from None
+        except (InvalidHandshake, InvalidURI, EOFError) as error:
+            raise self._foreign(f"no websocket ({error})") from None
+        except ssl.SSLCertVerificationError as error:
+            fix = "Give --certificate the file of the server's certificate, or the address it was made for."
+            got = f"one that cannot be trusted ({error.verify_message})"
+            raise InputError(f"certificate of {self.url}", got=got, expected="one that can", fix=fix) from None
+        except ssl.SSLError as error:
+            raise self._foreign(f"no TLS ({error.reason})") from None
+        except TimeoutError:
+            raise DeadlineMissed(f"{self.url} gave no answer within {self.connect_timeout:g} seconds") from None
+        except OSError as error:
+            said = error.strerror or error
+            raise ConnectionLost(f"no policy server at {self.url} ({said}): start `saccade serve`") from None
+
+    def _refused(self, status: int) -> InputError:
+        if status != 401:
+            return self._foreign(f"the HTTP status {status}")
+        fix = f"Take the one that the server was started with, or that it printed: {protocol.TOKEN_VARIABLE}=..."
+        return InputError(f"token for {self.url}", got="a wrong one", expected="the server's token", fix=fix)
+
+    def _foreign(self, got: str) -> InputError:
+        fix = "Give the address of a `saccade serve`."
+        return InputError(f"protocol of {self.url}", got=got, expected=protocol.PROTOCOL, fix=fix)
+
+    def _exchange(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """Return the reply to a request, within so many seconds; whatever fails but the input ends the session."""
+        connection = self._connection
+        if connection is None:
+            raise ConnectionLost(f"the session with {self.url} is over: reconnect, and begin the episode anew")
+        sequence, started = self._sequence, time.monotonic()
+        heading = {"session": self.session, "sequence": sequence, "deadline": seconds}
+        message = encode({**heading, **request}, self._limits)
+        self._sequence += 1
+        try:
+            self._send(connection, message, seconds)
+            reply = self._received(started + seconds)
+            refused = self._checked(reply, sequence)
+            if refused is None:
+                self.timing = Timing(time.monotonic() - started, _inference(reply))
+        # An interrupt, too, leaves a reply behind that must not be taken for the next one.
+        except BaseException as error:
+            self._cut()
+            if isinstance(error, InputError):
+                raise ConnectionLost(f"{self.url} answered wrongly: {error}") from None
+            raise
+        if refused is not None:
+            raise refused
+        return reply
+
+    def _send(self, connection: ClientConnection, message: bytes, seconds: float) -> None:
+        # A peer that reads no more fills the buffers, and sending then waits for ever: cut the line from beside.
+        began = time.monotonic()
+        watchdog = threading.Timer(seconds, _shut, (connection,))
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            connection.send(message)
+        except ConnectionClosed as error:
+            if time.monotonic() - began >= seconds:
+                raise DeadlineMissed(f"{self.url} took no message for {seconds:g} seconds") from None
+            raise self._closed(error) from None
+        finally:
+            watchdog.cancel()
+
+    def _received(self, deadline: float) -> dict[str, Any]:
+        """Return the next message; raises DeadlineMissed, ConnectionLost and, for what is no message, CodecError."""
+        if self._connection is None:
+            raise ConnectionLost(f"the session with {self.url} is over")
+        try:
+            frame = self._connection.recv(timeout=max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            raise DeadlineMissed(f"{self.url} gave no answer in time: the session is over") from None
+        except ConnectionClosed as error:
+            raise self._closed(error) from None
+        if isinstance(frame, str):
+            raise ConnectionLost(f"{self.url} says: {frame[:500]}")
+        return decode(frame, self._limits)
+
+    def _checked(self, reply: dict[str, Any], sequence: int) -> InputError | None:
+        """Return the error that a reply reports about the input, if any; raises for all else that is no answer."""
+        for name, expected in (("session", self.session), ("sequence", sequence)):
+            if type(reply.get(name)) is not type(expected) or reply[name] != expected:
+                raise ConnectionLost(f"{self.url} answered another request ({name}): the session is over")
+        if "error" not in reply:
+            return None
+        kind, error = protocol.read_error(reply["error"])
+        if kind == "input":
+            return error
+        raise (DeadlineMissed if kind == "late" else ConnectionLost)(f"{self.url}: {error}")
+
+    def _closed(self, error: ConnectionClosed) -> ConnectionLost:
+        said = error.rcvd.reason or error.rcvd.code if error.rcvd is not None else "the connection broke"
+        return ConnectionLost(f"{self.url} is gone: {said}")
+
+    def _cut(self) -> None:
+        """End the session at once, without a word to a server that may not listen any more."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            _shut(connection)
+            connection.close()
+
+
+def _shut(connection: ClientConnection) -> None:
+    with contextlib.suppress(OSError):
+        connection.socket.shutdown(socket.SHUT_RDWR)
+
+
+def _inference(reply: dict[str, Any]) -> float:
+    timing = reply.get("server_timing")
+    milliseconds = timing.get("infer_ms") if isinstance(timing, dict) else None
+    if type(milliseconds) is not float or milliseconds < 0:
+        raise InputError(
+            "server_timing.infer_ms", got="none", expected="milliseconds", fix="Use a server of this version."
+        )
+    return milliseconds / 1000
+
+
+def _check_url(url: str, certificate: Path | None) -> str:
+    fix = "Give ws://127.0.0.1:PORT as `saccade serve` prints it, or wss://HOST:PORT."
+    try:
+        parts = urllib.parse.urlsplit(url)
+        usable = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port is not None
+    except ValueError:
+        usable = False
+    if not usable or parts.username is not None:
+        raise InputError(
+            "address of the policy", got=repr(url[:200]), expected="ws://HOST:PORT or wss://HOST:PORT", fix=fix
+        )
+    if parts.scheme == "ws" and not protocol.is_loopback(parts.hostname):
+        fix = "Serve with a certificate and use wss://, or go through an SSH tunnel to 127.0.0.1."
+        got = f"{url}, which would show token and pictures to the network"
+        raise InputError("address of the policy", got=got, expected="wss:// to another machine", fix=fix)
+    if parts.scheme == "ws" and certificate is not None:
+        raise InputError("certificate", got=f"one for {url}", expected="wss://", fix="Leave it out, or use wss://.")
+    return url
+
+
+def _check_seconds(name: str, seconds: float) -> float:
+    if not isinstance(seconds, int | float) or not 0 < seconds <= protocol.LONGEST_DEADLINE:
+        expected = f"seconds above 0 and at most {protocol.LONGEST_DEADLINE:g}"
+        raise InputError(name, got=seconds, expected=expected, fix=f"Set {name} within that.")
+    return float(seconds)
+
+
+def _context(certificate: Path | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=certificate)
+    except (OSError, ValueError) as error:
+        fix = "Give the PEM file of the server's certificate."
+        got = f"{certificate} ({error.strerror or error})" if isinstance(error, OSError) else error
+        raise InputError("certificate", got=got, expected="a PEM file", fix=fix) from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context

@@ -1,0 +1,273 @@
+"""What policy server and client say to each other: one greeting, then a reply to every request.
+
+    greeting   protocol, policy, session, contract (as JSON), largest message
+    request    session, sequence, deadline (seconds in which a reply is of use), request: "reset" with an instruction
+               or "decide" with pixels {camera: uint8 [H, W, 3]} and agent_pos [S]
+    reply      session, sequence, server_timing {infer_ms, total_ms}, and for a decision actions float32 [T, A]
+    error      session, sequence, error {kind, what, got, expected, fix}
+
+openpi's client sends bare observations instead of requests, `prompt` among them, and gets bare replies; a text frame
+tells it of an error. Those are told apart by the key `request`. numpy and `codec` alone.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import math
+import secrets
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError, suggest
+from ...policy.contract import Contract
+
+PROTOCOL = "saccade/1"
+TOKEN_VARIABLE = "SACCADE_TOKEN"
+SCHEME = "Api-Key"
+HEALTH_PATH = "/healthz"
+LONGEST_INSTRUCTION = 2000
+LONGEST_DEADLINE = 600.0
+
+BUSY = 1013
+"""How the connection of a second client is closed: try again later."""
+KINDS = ("input", "late", "failed")
+"""Kinds of errors: what was sent does not fit; the deadline has passed; the policy failed. Only the first goes on."""
+
+_TOKEN_LETTERS = frozenset(string.ascii_letters + string.digits + "-._~+/=")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client asks for: a reset to `instruction`, or a decision from `pixels` and `state` when these are given.
+
+    `deadline` is in seconds from when it was sent, None where nobody said. openpi's bare observations are `plain`: they
+    have no session and no sequence, and both an instruction and an observation.
+    """
+
+    instruction: str | None
+    pixels: dict[str, np.ndarray] | None
+    state: np.ndarray | None
+    session: str = ""
+    sequence: int = -1
+    deadline: float | None = None
+    plain: bool = False
+
+    @property
+    def observation(self) -> dict[str, Any]:
+        """The observation as a decider takes it."""
+        return {"pixels": self.pixels, "agent_pos": self.state}
+
+
+def new_session() -> str:
+    """Return a name that no other session has."""
+    return secrets.token_hex(16)
+
+
+def new_token() -> str:
+    """Return a token that nobody guesses."""
+    return secrets.token_urlsafe(32)
+
+
+def check_token(token: str, source: str) -> str:
+    """Return a token without white space around it; raises InputError for one too short, or that no header holds."""
+    token = token.strip()
+    if len(token) < 16 or not _TOKEN_LETTERS.issuperset(token):
+        got = "nothing" if not token else f"{len(token)} characters"
+        fix = 'Make one: python -c "import secrets; print(secrets.token_urlsafe(32))"'
+        raise InputError(f"token of {source}", got=got, expected="16 or more letters, digits or -._~+/=", fix=fix)
+    return token
+
+
+def authorization(token: str) -> dict[str, str]:
+    """Return the header that a client shows, openpi's form of it."""
+    return {"Authorization": f"{SCHEME} {token}"}
+
+
+def is_authorized(header: str | None, token: str) -> bool:
+    """Return whether a header shows the token, in a time that tells nothing about how much of it was right."""
+    expected = authorization(token)["Authorization"]
+    return hmac.compare_digest((header or "").encode("utf-8", "replace"), expected.encode())
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def greeting(contract: Contract, policy: str, session: str, largest: int) -> dict[str, Any]:
+    """Return what a server says first; openpi's client gives it as the server's metadata."""
+    return {
+        "protocol": PROTOCOL,
+        "policy": policy,
+        "session": session,
+        "contract": contract.to_json(),
+        "largest_message": largest,
+    }
+
+
+def read_greeting(message: Mapping[str, Any], source: str) -> tuple[str, Contract, str]:
+    """Return session, contract and policy's name of a greeting; raises InputError when it is another protocol's."""
+    told = message.get("protocol")
+    # What is no text may be an array, which compares element by element.
+    if not isinstance(told, str) or told != PROTOCOL:
+        got = told if isinstance(told, str) else f"a greeting with the keys {', '.join(map(str, message)) or 'none'}"
+        fix = "Give the address of a `saccade serve` of this version."
+        raise InputError(f"protocol of {source}", got=str(got)[:80], expected=PROTOCOL, fix=fix)
+    session, policy, contract = (_text(message, key, source) for key in ("session", "policy", "contract"))
+    return session, Contract.from_json(contract, f"contract of {source}"), policy
+
+
+def read_request(message: Mapping[str, Any], contract: Contract) -> Request:
+    """Return what a client asks for, checked against the contract; states become float32.
+
+    Raises InputError naming the first part that is missing or does not fit. What the policy does not look at is left
+    out: everything it needs must be there, so a misspelt name cannot pass.
+    """
+    if "request" not in message:
+        pixels, state = _observation(message, contract)
+        return Request(_instruction(message, "prompt"), pixels, state, plain=True)
+    kind = _text(message, "request", "message")
+    if kind not in ("reset", "decide"):
+        raise InputError(
+            "request", got=repr(kind[:40]), expected="reset or decide", fix=suggest(kind, ["reset", "decide"])
+        )
+    deadline = message.get("deadline")
+    if type(deadline) is not float or not 0.0 < deadline <= LONGEST_DEADLINE:
+        expected = f"seconds above 0 and at most {LONGEST_DEADLINE:g}"
+        raise InputError("deadline", got=_shown(deadline), expected=expected, fix="Say how long a reply is of use.")
+    sequence = message.get("sequence")
+    if type(sequence) is not int or sequence < 0:
+        raise InputError("sequence", got=_shown(sequence), expected="a whole number from 0", fix="Count the requests.")
+    session = _text(message, "session", "message")
+    if kind == "reset":
+        return Request(_instruction(message, "instruction"), None, None, session, sequence, deadline)
+    return Request(None, *_observation(message, contract), session, sequence, deadline)
+
+
+def check_observation(observation: Mapping[str, Any], contract: Contract) -> dict[str, Any]:
+    """Return the part of an observation that the contract asks for, to be sent.
+
+    Raises InputError naming the first part that is missing or does not fit.
+    """
+    pixels, state = _observation(observation, contract)
+    return {"pixels": pixels, "agent_pos": state}
+
+
+def check_instruction(instruction: object) -> str:
+    """Return an instruction; raises InputError unless it is text of a sensible length."""
+    return _instruction({"instruction": instruction}, "instruction")
+
+
+def check_actions(actions: object, contract: Contract, source: str) -> np.ndarray:
+    """Return actions float32 [T, A]; raises InputError unless they are just that, and finite."""
+    shape = (contract.chunk, len(contract.action.names))
+    expected = f"float32 {list(shape)}, all finite"
+    fix = "Nothing of it may move an arm."
+    if not isinstance(actions, np.ndarray) or actions.dtype != np.float32 or actions.shape != shape:
+        raise InputError(f"actions of {source}", got=_form(actions), expected=expected, fix=fix)
+    if not np.isfinite(actions).all():
+        raise InputError(f"actions of {source}", got="numbers that are not finite", expected=expected, fix=fix)
+    return actions
+
+
+def error_fields(kind: str, error: InputError) -> dict[str, str]:
+    """Return an error as it travels; texts are cut, for they may repeat what a client sent."""
+    texts = {name: str(getattr(error, name))[:500] for name in ("what", "got", "expected", "fix")}
+    return {"kind": kind, **texts}
+
+
+def read_error(fields: object) -> tuple[str, InputError]:
+    """Return kind and error of an error that has travelled; raises InputError when it is none."""
+    if not isinstance(fields, Mapping):
+        raise InputError("error", got=_shown(fields), expected="a map", fix="The server is of another kind.")
+    kind, what, got, expected, fix = (_text(fields, key, "error") for key in ("kind", "what", "got", "expected", "fix"))
+    if kind not in KINDS:
+        raise InputError(
+            "error.kind", got=kind[:40], expected=", ".join(KINDS), fix="The server is of another version."
+        )
+    return kind, InputError(what, got=got, expected=expected, fix=fix)
+
+
+def _observation(message: Mapping[str, Any], contract: Contract) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return pictures and state of an observation in the desk's form, or in openpi's flat one (observation/...)."""
+    flat = "pixels" not in message
+    pictures = message.get("pixels")
+    if flat:
+        sent = (key for key in message if key.startswith("observation/"))
+        pictures = {key.removeprefix("observation/"): message[key] for key in sent}
+    place = "observation/" if flat else "pixels."
+    if not isinstance(pictures, Mapping):
+        fix = "Send a map of camera names to pictures."
+        raise InputError("pixels", got=_form(pictures), expected="a map", fix=fix)
+    pixels = {}
+    for camera in contract.cameras:
+        expected = f"uint8 [{camera.height}, {camera.width}, 3]"
+        if camera.name not in pictures:
+            names = ", ".join(each.name for each in contract.cameras)
+            fix = f"Send pictures of {names}, as pixels {{name: picture}} or as observation/NAME."
+            raise InputError(f"camera {camera.name}", got="nothing", expected=expected, fix=fix)
+        picture = pictures[camera.name]
+        right = isinstance(picture, np.ndarray) and picture.dtype == np.uint8
+        if not right or picture.shape != (camera.height, camera.width, 3):
+            fix = "Resize the picture, height x width x RGB, bytes from 0 to 255, before it is sent."
+            raise InputError(f"{place}{camera.name}", got=_form(picture), expected=expected, fix=fix)
+        pixels[camera.name] = picture
+    return pixels, _state(message, "observation/state" if flat else "agent_pos", contract)
+
+
+def _state(message: Mapping[str, Any], key: str, contract: Contract) -> np.ndarray:
+    names = contract.state.names
+    expected = f"float32 [{len(names)}]: {', '.join(names)}"
+    if key not in message:
+        raise InputError(key, got="nothing", expected=expected, fix="Send the measured state with the pictures.")
+    state = message[key]
+    # openpi's users send numpy's default, float64.
+    if not isinstance(state, np.ndarray) or state.dtype not in (np.float32, np.float64) or state.shape != (len(names),):
+        raise InputError(
+            key, got=_form(state), expected=expected, fix="Send the state in the contract's order and units."
+        )
+    with np.errstate(over="ignore"):
+        state = state.astype(np.float32)
+    if not np.isfinite(state).all():
+        fix = "A joint that cannot be measured must stop the arm: send no observation."
+        raise InputError(key, got="numbers that are not finite", expected=expected, fix=fix)
+    return state
+
+
+def _instruction(message: Mapping[str, Any], key: str) -> str:
+    text = message.get(key)
+    if not isinstance(text, str) or not text.strip() or len(text) > LONGEST_INSTRUCTION:
+        got = f"{len(text)} characters" if isinstance(text, str) else _form(text)
+        expected = f"text of 1 to {LONGEST_INSTRUCTION} characters"
+        raise InputError(key, got=got, expected=expected, fix="Say in words what is to be done.")
+    return str(text)
+
+
+def _text(message: Mapping[str, Any], key: str, source: str) -> str:
+    text = message.get(key)
+    if not isinstance(text, str):
+        raise InputError(
+            f"{key} of {source}", got=_form(text), expected="text", fix="The other side is of another kind."
+        )
+    return text
+
+
+def _form(value: object) -> str:
+    """Return what a value is, never what is in it."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    return "nothing" if value is None else f"a value of type {type(value).__name__}"
+
+
+def _shown(value: object) -> str:
+    return repr(value) if type(value) in (int, float, bool) and math.isfinite(value) else _form(value)

@@ -1,0 +1,92 @@
+"""Running a policy server: until a signal, or beside other things for as long as they last."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from ...errors import WorldError
+from .server import GRACE_SECONDS, PolicyServer
+from .server_settings import ServerSettings
+
+if TYPE_CHECKING:
+    from ..decider import Decider
+
+START_SECONDS = 30.0
+
+
+def serve_until_signal(decider: Decider, settings: ServerSettings, ready: Callable[[int], object]) -> None:
+    """Serve in this, the main, thread until SIGTERM or SIGINT; what is being answered gets a few seconds to end.
+
+    `ready` is told the port. Raises InputError as `PolicyServer.serve`.
+    """
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await PolicyServer(decider, settings).serve(ready, stop)
+
+    asyncio.run(main())
+
+
+@contextlib.contextmanager
+def serving(decider: Decider, settings: ServerSettings) -> Iterator[str]:
+    """Serve in a thread beside this one for as long as the context lasts, and give the address (ws://HOST:PORT).
+
+    Raises InputError as `PolicyServer.serve`.
+    """
+    background = _Background(decider, settings)
+    background.start()
+    try:
+        yield settings.url(background.port)
+    finally:
+        background.stop()
+
+
+class _Background:
+    """A server's event loop in a thread."""
+
+    def __init__(self, decider: Decider, settings: ServerSettings) -> None:
+        self.port = 0
+        self._server = PolicyServer(decider, settings)
+        self._opened = threading.Event()
+        self._error: Exception | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="policy server", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        if not self._opened.wait(START_SECONDS):
+            raise WorldError(f"the policy server did not start within {START_SECONDS:g} seconds")
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        if self._loop is not None:
+            # A loop that ended by itself takes no calls.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(3 * GRACE_SECONDS)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        # It is raised again where the server was asked for.
+        except Exception as error:
+            self._error = error
+        finally:
+            self._opened.set()
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await self._server.serve(self._ready, self._stop)
+
+    def _ready(self, port: int) -> None:
+        self.port = port
+        self._opened.set()

@@ -1,0 +1,240 @@
+"""A session: everything is checked, then episodes are run with decisions made beside the control loop.
+
+The session sees (cameras here, joints from the control process), lets the decider decide in a thread, and sends chunks.
+It never waits for a decision: while there is none, the governor plays what is queued, and holds when that runs out.
+"""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import statistics
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError, SaccadeError
+from ..arm import Arm, offer_of
+from ..control.loop import LoopSettings
+from ..control.process import ControlLink
+from ..decider import Decider, continues
+from ..governor.rules import RAMP_SHARE, Rules
+from ..limits import Limits
+from .cameras import CameraWatch
+from .decision_thread import DecisionThread
+from .episode import Conductor, Orders, call_within, see
+from .summary import EpisodeSummary, Observer, SessionSummary
+
+
+@dataclass(frozen=True)
+class EpisodePlan:
+    """What to do, and for how many seconds at most."""
+
+    instruction: str
+    seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not self.instruction.strip():
+            raise InputError("instruction", got="no words", expected="what to do", fix="Say what the arm is to do.")
+        if not 0.0 < self.seconds <= 3600.0:
+            raise InputError("seconds", got=self.seconds, expected="above 0, at most 3600", fix="The default is 20.")
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """How a session runs.
+
+    `start`: "refuse" or "ramp", where a first command lies far from the measured pose. `share`: of the servos' speed;
+    `ramp_share`: of that in a ramp; a slow one shows a policy poses on the way that its demonstrations did not have.
+    `decision_seconds`: after so long without an answer the decider counts as hung. `stopped_seconds`: so long a stopped
+    arm waits to be re-armed before the episode ends. `rearm_between`: a stop ends its episode alone. `release_between`,
+    `release_at_end`: switch torque off then, and let the arm drop.
+    """
+
+    loop: LoopSettings = field(default_factory=LoopSettings)
+    start: str = "refuse"
+    aggregation: str = "latest"
+    share: float = 1.0
+    ramp_share: float = RAMP_SHARE
+    real_time_chunking: bool = False
+    warm_up: int = 5
+    decision_seconds: float = 10.0
+    warm_up_seconds: float = 120.0
+    stopped_seconds: float = 0.0
+    rearm_between: bool = False
+    release_between: bool = False
+    release_at_end: bool = False
+    overrun_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.warm_up < 2:
+            raise InputError("warm_up", got=self.warm_up, expected="2 decisions or more", fix="The default is 5.")
+        for name in ("decision_seconds", "warm_up_seconds", "overrun_share"):
+            if not getattr(self, name) > 0:
+                raise InputError(name, got=getattr(self, name), expected="above 0", fix="Leave it out.")
+
+
+def run_session(
+    *,
+    decider: Decider,
+    make_arm: Callable[[], Arm],
+    cameras: CameraWatch,
+    episodes: Sequence[EpisodePlan],
+    settings: SessionSettings | None = None,
+    record: Path | None = None,
+    observer: Observer | None = None,
+    prepare: Callable[[int], str | None] | None = None,
+    ended: Callable[[], Any] | None = None,
+    orders: Orders | None = None,
+) -> SessionSummary:
+    """Check all, run the episodes, hold, and say how it went.
+
+    `make_arm` builds the arm in the control process and must pass to it (a partial of a function or class). `cameras`
+    are not connected yet. `record`: a new file for the flight record. `prepare(episode)` is called before each episode,
+    the arm held or released, and may return the instruction. `ended()` is asked ten times a second and ends an episode
+    by what is not None, its outcome. `orders` lets other threads stop, re-arm, end, and change the instruction.
+
+    Raises InputError for whatever does not fit, before torque is on; WorldError where arm, cameras, decider or control
+    process fail; and whatever decider, observer and callbacks raise. The arm is held in every case.
+    """
+    settings, observer, orders = settings or SessionSettings(), observer or Observer(), orders or Orders()
+    if not episodes:
+        raise InputError("episodes", got="none", expected="at least one", fix="Say what to do.")
+    if settings.real_time_chunking and not continues(decider):
+        raise InputError(
+            "real_time_chunking",
+            got="a policy that decides each chunk anew",
+            expected="one that can continue a chunk",
+            fix="Leave it off: its chunks are joined by --aggregation.",
+        )
+    with _terminated_like_interrupted():
+        link = ControlLink.start(make_arm, settings.loop)
+        decisions = DecisionThread()
+        summaries: list[EpisodeSummary] = []
+        try:
+            cameras.connect()
+            rules = _rules(decider, link, settings)
+            link.govern(rules, record)
+            observer.started(link.description)
+            instruction = _prepared(prepare, 0, episodes[0])
+            warm_up = _warm_up(decider, link, cameras, decisions, rules, instruction, settings)
+            conductor = Conductor(decider, link, cameras, decisions, rules, settings, observer, orders, warm_up)
+            stopped = ""
+            for index, plan in enumerate(episodes):
+                if index > 0:
+                    instruction = _prepared(prepare, index, plan)
+                summary = conductor.run(index, instruction, plan.seconds, ended)
+                summaries.append(summary)
+                observer.episode_ended(summary)
+                link.end_episode(release=settings.release_between and index + 1 < len(episodes))
+                if summary.ended_by.startswith("stopped"):
+                    stopped = summary.ended_by.removeprefix("stopped: ")
+                    if not settings.rearm_between or orders.leaving or index + 1 == len(episodes):
+                        break
+                    stopped = ""
+                    link.rearm()
+                if orders.leaving:
+                    break
+            figures = link.close(release=settings.release_at_end)
+        except BaseException as error:
+            _hold_and_leave(link, error)
+            raise
+        finally:
+            decisions.close()
+            cameras.close()
+    if figures is not None:
+        figures = conductor.with_decisions(figures)
+    return SessionSummary(
+        episodes=tuple(summaries),
+        figures=figures,
+        record=record,
+        warm_up_ms=1000.0 * warm_up,
+        dry_run=settings.loop.dry_run,
+        stopped=stopped,
+    )
+
+
+def _rules(decider: Decider, link: ControlLink, settings: SessionSettings) -> Rules:
+    """Check the contract against arm and cameras, and return the governor's rules."""
+    contract = decider.contract
+    # What the cameras give was compared with the contract, picture by picture, when they were connected.
+    contract.check(offer_of(link.description, contract.cameras, contract))
+    return Rules(
+        session=secrets.token_hex(8),
+        limits=Limits.derive(contract, link.description.joints, share=settings.share),
+        period=1.0 / contract.control_hz,
+        tick=settings.loop.tick,
+        chunk=contract.chunk,
+        start=settings.start,
+        aggregation=settings.aggregation,
+        follows=not settings.loop.dry_run,
+        ramp_share=settings.ramp_share,
+        overrun_share=settings.overrun_share,
+    )
+
+
+def _prepared(prepare: Callable[[int], str | None] | None, index: int, plan: EpisodePlan) -> str:
+    told = None if prepare is None else prepare(index)
+    return plan.instruction if told is None else told
+
+
+def _warm_up(
+    decider: Decider,
+    link: ControlLink,
+    cameras: CameraWatch,
+    decisions: DecisionThread,
+    rules: Rules,
+    instruction: str,
+    settings: SessionSettings,
+) -> float:
+    """Let the decider decide a few times from what is seen, torque off; returns the seconds of a usual decision.
+
+    Raises InputError where it is too slow for the rate: half of the time that a chunk is fresh must be enough.
+    """
+    call_within(link, decisions, lambda: decider.reset(instruction), settings.warm_up_seconds)
+    observation = see(link, cameras)
+    taken = []
+    for _ in range(settings.warm_up):
+        decision = call_within(link, decisions, lambda: decider.decide(observation), settings.warm_up_seconds)
+        taken.append(decision.seconds)
+    # The first ones compile and fill caches.
+    usual = statistics.median(taken[1:])
+    allowed = 0.5 * rules.freshness
+    if usual > allowed:
+        raise InputError(
+            "policy",
+            got=f"a decision in {1000 * usual:.0f} ms",
+            expected=f"at most {1000 * allowed:.0f} ms, half of the time that its chunks are fresh",
+            fix="Use a faster machine or a smaller policy: it is too slow for the rate that it was trained at.",
+        )
+    return usual
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Turn SIGTERM into an exception, as SIGINT is one, so that the arm is held on the way out."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _hold_and_leave(link: ControlLink, error: BaseException) -> None:
+    try:
+        link.stop(f"{type(error).__name__}: {error}")
+    except SaccadeError:
+        # It is gone; what it last told the motors is what they hold.
+        return
+    finally:
+        link.close()

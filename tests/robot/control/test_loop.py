@@ -1,0 +1,324 @@
+"""The control loop in this process, under a clock of the test's own: deadlines, overruns, torque, and what ends it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from stand_in import RANGES, TICK, make_chunk, make_rules
+
+from saccade.errors import InputError
+from saccade.robot.arm import ArmDescription, BusError
+from saccade.robot.control.channel import Channel
+from saccade.robot.control.loop import ControlLoop, LoopSettings
+from saccade.robot.governor.governor import Governor
+from saccade.robot.governor.recorder import RecordedGovernor
+
+HOME = np.array([10.0, 20.0, 30.0])
+
+
+class Clock:
+    """Time that passes by sleeping, and by what an arm's calls take."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class ScriptedArm:
+    """Notes every call with its time; `takes` seconds go by in each read, `plan` runs once at given reads."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.calls, self.reads, self.retries = clock, [], 0, 0
+        self.pose, self.takes, self.plan = HOME.copy(), 0.0, {}
+        self.blind = self.limp = False
+
+    def measure(self) -> np.ndarray:
+        self.reads += 1
+        self.plan.pop(self.reads, lambda: None)()
+        self.clock.now += self.takes
+        if self.blind:
+            raise BusError("no answer")
+        return self.pose.copy()
+
+    def command(self, target: np.ndarray) -> None:
+        self.calls.append((self.clock.now, "goal", target.copy()))
+        self.pose = target.copy()
+
+    def hold(self) -> np.ndarray:
+        self.calls.append((self.clock.now, "hold", self.pose.copy()))
+        return self.pose
+
+    def set_torque(self, on: bool) -> None:
+        self.calls.append((self.clock.now, "torque", on))
+
+    def has_torque(self) -> bool:
+        return not self.limp
+
+    def lets_go(self) -> str:
+        return ""
+
+    def close(self) -> None:
+        self.calls.append((self.clock.now, "closed", None))
+
+    def kinds(self) -> list[str]:
+        return [kind for _, kind, _ in self.calls]
+
+
+class Rig:
+    """A loop, its arm and the session's end of its channel."""
+
+    def __init__(self, **settings: object) -> None:
+        self.clock = Clock()
+        self.arm = ScriptedArm(self.clock)
+        ours, theirs = Channel.pair()
+        self.session = Channel(ours)
+        self.governor = RecordedGovernor(Governor(make_rules(start="ramp")), None)
+        self.loop = ControlLoop(
+            self.arm,
+            ArmDescription("scripted", RANGES),
+            self.governor,
+            Channel(theirs),
+            LoopSettings(raise_priority=False, **settings),
+            clock=self.clock,
+            sleep=self.clock.sleep,
+        )
+        self.sequence = 0
+        self.at(1, self.begin)
+
+    def at(self, read: int, action) -> None:
+        self.arm.plan[read] = action
+
+    def begin(self) -> None:
+        self.session.send({"kind": "begin", "episode": 0})
+
+    def chunk(self, target: np.ndarray | None = None) -> None:
+        self.sequence += 1
+        target = self.arm.pose + 1.0 if target is None else target
+        chunk = make_chunk(target, observed=self.clock.now, sequence=self.sequence)
+        names = ("session", "episode", "sequence", "observed", "period")
+        self.session.send({"kind": "chunk", **{name: getattr(chunk, name) for name in names}}, chunk.actions)
+
+    def close(self) -> None:
+        self.session.send({"kind": "close", "release": False})
+
+    def told(self, kind: str) -> list[dict]:
+        return [message for message, _ in self.session.receive() if message["kind"] == kind]
+
+
+def test_torque_comes_after_the_goal_was_set_to_the_present_pose():
+    rig = Rig()
+    rig.at(5, rig.close)
+    rig.loop.run()
+    assert rig.arm.kinds()[:2] == ["hold", "torque"]
+    assert set(rig.arm.kinds()[2:]) == {"goal"}
+    assert all(np.array_equal(value, HOME) for _, kind, value in rig.arm.calls if kind == "goal")
+
+
+def test_nothing_is_written_in_a_dry_run_and_torque_stays_off():
+    rig = Rig(dry_run=True)
+    rig.at(4, rig.chunk)
+    rig.at(20, rig.close)
+    rig.loop.run()
+    assert rig.arm.calls == []
+    told = rig.told("measurement")
+    assert "moving" in {each["state"] for each in told}
+
+
+def test_an_arm_outside_its_limits_gets_no_torque():
+    rig = Rig()
+    rig.arm.pose = np.array([0.0, 150.0, 30.0])
+    rig.at(5, rig.close)
+    rig.loop.run()
+    assert rig.arm.calls == []
+
+
+def test_deadlines_are_absolute():
+    rig = Rig()
+    rig.arm.takes = 0.013
+    rig.at(200, rig.close)
+    rig.loop.run()
+    times = [time for time, kind, _ in rig.arm.calls if kind == "goal"][5:150]
+    assert np.allclose(np.diff(times), TICK)
+    assert rig.loop.figures().overruns == 0
+    assert rig.loop.figures().period_p99_ms == pytest.approx(20.0, abs=0.2)
+
+
+def test_a_late_tick_is_counted_and_what_it_missed_is_not_made_up_for():
+    rig = Rig()
+
+    def stall() -> None:
+        rig.clock.now += 0.11
+
+    rig.at(50, stall)
+    rig.at(100, rig.close)
+    rig.loop.run()
+    figures = rig.loop.figures()
+    assert figures.overruns == 1
+    assert figures.period_max_ms == pytest.approx(120.0)
+    times = np.array([time for time, kind, _ in rig.arm.calls if kind == "goal"])
+    assert np.min(np.diff(times[:90])) > 0.4 * TICK, "no burst"
+
+
+def test_a_machine_that_is_too_slow_is_stopped():
+    rig = Rig()
+    rig.arm.takes = 0.03
+    for read in range(4, 60, 4):
+        rig.at(read, rig.chunk)
+    rig.at(60, rig.close)
+    rig.loop.run()
+    assert rig.governor.governor.reason == "overruns"
+    assert rig.governor.governor.counts["stops"] == 1
+
+
+def test_a_silent_session_is_held_within_its_deadline():
+    rig = Rig()
+    rig.at(4, rig.chunk)
+    rig.at(90, rig.close)
+    rig.loop.run()
+    assert rig.governor.governor.holds == {"heartbeat": 1}
+    told = [message for message in rig.told("measurement")]
+    held = next(each["time"] for each in told if each["state"] == "holding")
+    assert held - 100.0 == pytest.approx(0.3, abs=0.1)
+
+
+def test_signs_of_life_keep_it_going():
+    rig = Rig()
+    for read in range(2, 98, 8):
+        rig.at(read, lambda: rig.session.send({"kind": "beat"}))
+    rig.at(98, rig.close)
+    rig.loop.run()
+    assert not rig.governor.governor.holds
+
+
+def test_a_session_that_is_gone_is_held_within_one_tick_and_left_with_torque_on():
+    rig = Rig()
+    rig.at(4, rig.chunk)
+    gone = []
+
+    def go() -> None:
+        rig.chunk(rig.arm.pose + 5.0)  # sent with its last breath
+        rig.session.close()
+        gone.append((rig.clock.now, len(rig.arm.calls)))
+
+    rig.at(9, go)
+    rig.loop.run()
+    time, calls = gone[0]
+    after = [value for _, kind, value in rig.arm.calls[calls + 1 :] if kind == "goal"]
+    assert len(after) >= 4
+    assert all(np.array_equal(value, after[0]) for value in after)
+    assert rig.arm.calls[calls + 1][0] - time <= TICK + 1e-9
+    assert rig.arm.kinds().count("torque") == 1
+    assert rig.governor.governor.state == "stopped"
+
+
+def test_a_bus_that_fails_holds_and_what_is_written_then_is_the_last_pose():
+    rig = Rig()
+    rig.at(4, rig.chunk)
+    rig.at(9, lambda: setattr(rig.arm, "blind", True))
+    rig.at(14, lambda: setattr(rig.arm, "blind", False))
+    rig.at(15, rig.close)
+    rig.loop.run()
+    assert rig.governor.governor.holds == {"bus": 1}
+    assert rig.loop.figures().bus_failures == 5
+
+
+def test_a_servo_that_lost_its_torque_stops_the_arm_and_gets_it_back_when_re_armed():
+    rig = Rig()
+    rig.at(4, rig.chunk)
+    rig.at(9, lambda: setattr(rig.arm, "blind", True))
+
+    def back() -> None:
+        rig.arm.blind, rig.arm.limp = False, True
+
+    def rearm() -> None:
+        rig.arm.limp = False
+        rig.arm.calls.append((rig.clock.now, "re-armed", None))
+        rig.session.send({"kind": "rearm"})
+
+    rig.at(12, back)
+    rig.at(20, rearm)
+    rig.at(25, rig.close)
+    rig.loop.run()
+    kinds = rig.arm.kinds()
+    place = kinds.index("re-armed")
+    assert kinds[place : place + 4] == ["re-armed", "hold", "torque", "goal"]
+    assert rig.governor.governor.counts["stops"] == 1
+    written = [time for time, kind, _ in rig.arm.calls[:place] if kind == "goal"]
+    assert rig.arm.calls[place][0] - written[-1] > 7 * TICK, "nothing is written to limp servos"
+
+
+def test_an_episode_does_not_begin_on_a_dead_bus():
+    rig = Rig()
+    rig.arm.blind = True
+    rig.at(6, rig.close)
+    rig.loop.run()
+    assert rig.arm.calls == []
+    assert [each["reason"] for each in rig.told("begun")] == ["bus"]
+
+
+def test_an_error_of_our_own_is_held_before_it_is_raised():
+    rig = Rig()
+    rig.at(4, rig.chunk)
+
+    def fail() -> None:
+        raise ZeroDivisionError("a fault")
+
+    rig.at(9, fail)
+    with pytest.raises(ZeroDivisionError):
+        rig.loop.run()
+    held = [value for _, kind, value in rig.arm.calls[-4:] if kind == "goal"]
+    assert len(held) == 4
+    assert all(np.array_equal(value, held[0]) for value in held)
+
+
+def test_even_a_broken_governor_leaves_the_arm_held(monkeypatch):
+    rig = Rig()
+
+    def fail() -> None:
+        monkeypatch.setattr(rig.governor, "tick", lambda *given, **named: 1 / 0)
+
+    rig.at(9, fail)
+    with pytest.raises(ZeroDivisionError):
+        rig.loop.run()
+    assert rig.arm.kinds()[-3:] == ["hold"] * 3
+
+
+def test_a_recorder_that_fails_stops_the_arm():
+    rig = Rig()
+    rig.loop._recorder_failure = lambda: "no space left" if rig.arm.reads > 10 else None
+    rig.at(20, rig.close)
+    rig.loop.run()
+    assert rig.governor.governor.reason == "stop"
+    assert "no space left" in [each for each in rig.told("measurement") if "events" in each][-1]["events"][0][1]
+
+
+def test_a_machine_that_slept_stops_the_arm(monkeypatch):
+    rig = Rig()
+    monkeypatch.setattr(rig.loop, "_asleep", lambda: 5.0 if rig.arm.reads > 10 else 0.0)
+    rig.loop._slept = 0.0
+    rig.at(20, rig.close)
+    rig.loop.run()
+    assert rig.governor.governor.state == "stopped"
+
+
+def test_an_episode_ends_with_the_torque_as_asked():
+    for release in (True, False):
+        rig = Rig()
+        rig.at(6, lambda rig=rig, release=release: rig.session.send({"kind": "end", "release": release}))
+        rig.at(12, rig.close)
+        rig.loop.run()
+        assert (rig.arm.kinds()[-1] == "goal") is not release
+        torques = [value for _, kind, value in rig.arm.calls if kind == "torque"]
+        assert torques == ([True, False] if release else [True])
+
+
+def test_settings_check_themselves():
+    with pytest.raises(InputError, match="loop_hz"):
+        LoopSettings(loop_hz=0.5)
+    with pytest.raises(InputError, match="heartbeat_seconds"):
+        LoopSettings(heartbeat_seconds=0.01)

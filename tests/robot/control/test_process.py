@@ -1,0 +1,213 @@
+"""The control process for real: killed sessions, signals, crashes, dead buses, as a fake arm in it felt them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+from fake_arm import HOME, FakeArm, goals, told
+from stand_in import make_chunk, make_rules
+
+from saccade.errors import InputError, WorldError
+from saccade.robot.control.loop import LoopSettings
+from saccade.robot.control.process import ControlLink
+from saccade.robot.governor.recorder import replay
+
+pytestmark = pytest.mark.real_time
+
+# Generous, as machines that test are busy: what is asserted is what the arm was told, not how soon.
+SETTINGS = LoopSettings(heartbeat_seconds=2.0, raise_priority=False)
+RULES = dict(overrun_share=1.0, measurement_age=1.0, resume_seconds=20.0)
+
+
+@pytest.fixture
+def link(tmp_path):
+    link = ControlLink.start(partial(FakeArm, tmp_path), SETTINGS)
+    link.govern(make_rules(**RULES), tmp_path / "flight.jsonl")
+    yield link
+    link.close()
+
+
+def wait_for(link: ControlLink, condition, seconds: float = 20.0) -> None:
+    ends = time.monotonic() + seconds
+    while not condition(link.latest()):
+        if time.monotonic() > ends:
+            raise TimeoutError(f"{link.latest()} {link.take_events()}")
+        link.beat()
+        time.sleep(0.005)
+
+
+def drive(link: ControlLink, seconds: float = 0.5, *, episode: int = 0, first: int = 0) -> int:
+    """Send fresh chunks that go up from where the arm is; returns the last sequence number."""
+    ends, sequence = time.monotonic() + seconds, first
+    while time.monotonic() < ends:
+        pose, taken = link.joints()
+        actions = pose + np.outer(np.arange(1, 17), [0.5, 0.5, 0.5])
+        link.send(make_chunk(actions, observed=taken, sequence=sequence, episode=episode))
+        sequence += 1
+        time.sleep(0.05)
+        link.poll()
+    return sequence - 1
+
+
+def begin(link: ControlLink, episode: int = 0) -> None:
+    assert link.begin_episode(episode).accepted
+    wait_for(link, lambda latest: latest is not None and latest.state == "ready")
+
+
+def test_an_episode_from_torque_to_figures(link, tmp_path):
+    assert link.description.names == ("gripper.pos", "elbow_flex.pos", "shoulder_pan.pos")
+    begin(link)
+    drive(link)
+    wait_for(link, lambda latest: latest.state == "moving" and latest.target[0] > HOME[0] + 2)
+    link.end_episode(release=True)
+    figures = link.close()
+    assert figures.ticks > 20
+    assert figures.chunks > 5
+    assert figures.round_trip_p50_ms is not None
+    assert [line["torque"] for line in told(tmp_path, "torque")] == [True, False]
+    first = told(tmp_path)[0]
+    assert first["goal"] == HOME.tolist(), "the present pose, before torque"
+    assert first["time"] < told(tmp_path, "torque")[0]["time"]
+    moved = np.abs(np.diff(goals(tmp_path), axis=0)).max(axis=0)
+    assert np.all(moved <= np.array([270.0, 270.0, 491.0]) / 50 + 1e-9)
+    again = replay(tmp_path / "flight.jsonl")
+    assert again.identical, again.differences
+    assert again.ticks == pytest.approx(figures.ticks, abs=10)
+
+
+def test_a_chunk_with_a_nan_stops_the_arm_until_it_is_re_armed(link, tmp_path):
+    begin(link)
+    last = drive(link)
+    link.send(make_chunk(np.full(3, np.nan), observed=time.monotonic(), sequence=last + 1))
+    wait_for(link, lambda latest: latest.state == "stopped")
+    stopped = time.monotonic()
+    drive(link, 0.3, first=last + 2)
+    held = goals(tmp_path, stopped)
+    assert len(held) > 3
+    assert np.all(held == held[0])
+    assert link.rearm().accepted
+    drive(link, 0.3, first=last + 100)
+    wait_for(link, lambda latest: latest.state in ("moving", "holding"))
+    reasons = {verdict.reason for _, verdict in link.take_verdicts()}
+    assert {"not_finite", "stopped", ""} <= reasons
+
+
+def test_a_chunk_of_objects_is_a_fault(link):
+    begin(link)
+    chunk = make_chunk(HOME, observed=time.monotonic())
+    link.send(dataclasses.replace(chunk, actions=np.full((16, 3), None)))
+    wait_for(link, lambda latest: latest.state == "stopped" and latest.reason == "dtype")
+
+
+def test_ctrl_c_in_the_control_process_holds(link, tmp_path):
+    begin(link)
+    drive(link)
+    os.kill(link.process_id, signal.SIGINT)
+    wait_for(link, lambda latest: latest.state == "stopped")
+    assert any("SIGINT" in event.detail for event in link.take_events())
+
+
+@pytest.mark.parametrize("fault", ["crash", "terminate"])
+def test_a_crash_and_a_termination_hold_before_the_process_ends(link, tmp_path, fault):
+    begin(link)
+    drive(link)
+    (tmp_path / fault).touch()
+    with pytest.raises(WorldError, match="the control process ended"):
+        wait_for(link, lambda latest: False)
+    lines = told(tmp_path)
+    held = np.array([line["goal"] for line in lines[-3:]])
+    assert np.all(held == held[0])
+    assert np.abs(held[0] - lines[-4]["pose"]).max() < 5.5, "where the arm was"
+    assert [line["torque"] for line in told(tmp_path, "torque")] == [True], "it does not drop"
+    assert told(tmp_path, "closed")
+
+
+def test_a_dead_bus_holds_and_a_short_failure_is_survived(link, tmp_path):
+    begin(link)
+    last = drive(link)
+    (tmp_path / "bus").touch()
+    wait_for(link, lambda latest: latest.state == "holding" and latest.joints is None)
+    (tmp_path / "bus").unlink()
+    wait_for(link, lambda latest: latest.joints is not None)
+    drive(link, 0.5, first=last + 1)
+    wait_for(link, lambda latest: latest.state in ("moving", "holding"))
+    assert link.close().holds["bus"] == 1
+
+
+def test_a_refusal_comes_back_as_the_error_that_it_was(tmp_path):
+    with pytest.raises(InputError, match="servo 3: got no answer, expected an sts3215. Check its cable."):
+        ControlLink.start(partial(FakeArm, tmp_path, "Check its cable."), SETTINGS)
+
+
+def test_a_control_process_that_is_killed_is_told(link):
+    begin(link)
+    link.kill_process()
+    with pytest.raises(WorldError, match="the control process ended"):
+        wait_for(link, lambda latest: False)
+
+
+SESSION = """
+import sys, time
+from functools import partial
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import numpy as np
+from fake_arm import FakeArm
+from stand_in import make_chunk, make_rules
+from saccade.robot.control.process import ControlLink
+from saccade.robot.control.loop import LoopSettings
+
+if __name__ == "__main__":
+    folder = Path({folder!r})
+    settings = LoopSettings(heartbeat_seconds={heartbeat}, raise_priority=False)
+    link = ControlLink.start(partial(FakeArm, folder), settings)
+    link.govern(make_rules(overrun_share=1.0, measurement_age=1.0, start="ramp"), folder / "flight.jsonl")
+    assert link.begin_episode(0).accepted
+    for sequence in range(100000):
+        while link.joints() is None:
+            time.sleep(0.01)
+        pose, taken = link.joints()
+        link.send(make_chunk(pose + np.outer(np.arange(1, 17), [0.5, 0.5, 0.5]), observed=taken, sequence=sequence))
+        if sequence == 10:
+            print("moving", flush=True)
+        time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize(("number", "heartbeat"), [(signal.SIGKILL, 2.0), (signal.SIGTERM, 2.0), (signal.SIGSTOP, 0.5)])
+def test_a_session_that_dies_or_freezes_leaves_a_held_arm(tmp_path, number, heartbeat):
+    program = tmp_path / "session.py"
+    here = os.path.dirname(__file__)
+    program.write_text(SESSION.format(tests=here, folder=str(tmp_path), heartbeat=heartbeat))
+    session = subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert session.stdout.readline().strip() == "moving"
+        control = told(tmp_path, "connected")[0]["connected"]
+        session.send_signal(number)
+        time.sleep(1.5 if number == signal.SIGSTOP else 0.5)
+        lines = told(tmp_path)
+        last = np.array([line["goal"] for line in lines[-3:]])
+        assert np.all(last == last[0]), "it is held"
+        assert [line["torque"] for line in told(tmp_path, "torque")] == [True], "and it does not drop"
+        if number == signal.SIGSTOP:
+            text = (tmp_path / "flight.jsonl").read_text()
+            assert "heartbeat" in text or "starved" in text
+            session.kill()
+        ends = time.monotonic() + 20.0
+        while not told(tmp_path, "closed") and time.monotonic() < ends:
+            time.sleep(0.05)
+        assert told(tmp_path, "closed"), "the process leaves"
+        assert "the session process is gone" in (tmp_path / "flight.jsonl").read_text()
+        assert replay(tmp_path / "flight.jsonl").identical
+        assert control != session.pid
+    finally:
+        session.kill()
+        session.wait()

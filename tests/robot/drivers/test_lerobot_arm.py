@@ -1,0 +1,271 @@
+"""LeRobot's SO-101 driver under the adapter, on the virtual arm's bus: what is refused, read, written and survived."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+
+import numpy as np
+import pytest
+
+from saccade.errors import InputError
+from saccade.robot.arm import BusError, offer_of
+from saccade.robot.drivers.lerobot_arm import LeRobotArm
+from saccade.robot.limits import Limits
+from saccade.sim.desk.arm import FEATURE_NAMES
+from saccade.sim.desk.environment import desk_offer
+from saccade.sim.virtual_arm.faults import Fault
+from saccade.sim.virtual_arm.world import VirtualArm
+
+pytestmark = pytest.mark.real_time
+
+
+@pytest.fixture(scope="module")
+def world():
+    with VirtualArm.start(draws=False) as world:
+        yield world
+
+
+@pytest.fixture
+def config(world, tmp_path):
+    from lerobot.robots.so_follower import SO101FollowerConfig
+
+    world.clear_faults()
+    world.reset()
+    world.write_calibration(tmp_path, "virtual")
+    return SO101FollowerConfig(port=world.port, id="virtual", calibration_dir=tmp_path)
+
+
+@pytest.fixture
+def arm(config):
+    arm = LeRobotArm(config)
+    yield arm
+    arm.close()
+
+
+def torques(arm: LeRobotArm) -> set[int]:
+    return set(arm._parts[0].bus.sync_read("Torque_Enable", normalize=False).values())
+
+
+def test_the_arm_describes_itself_as_the_policys_contract_has_it(arm):
+    from saccade.policy.checkpoint import read_contract
+
+    description = arm.connect()
+    contract = read_contract("starter")
+    offer = offer_of(description, contract.cameras, contract)
+    contract.check(offer)
+    assert offer.action == desk_offer(128).action
+    assert description.names == FEATURE_NAMES
+    limits = Limits.derive(contract, description.joints)
+    assert limits.speed[:5] == pytest.approx((270.0,) * 5)
+    assert limits.speed[5] == pytest.approx(2 * 270 / 110 * 100, rel=0.01)
+
+
+def test_torque_is_off_until_it_is_asked_for_and_nothing_moves_when_it_is_on(arm, world):
+    arm.connect()
+    assert torques(arm) == {0}
+    before = world.joints()
+    pose = arm.hold()
+    assert np.abs(pose - before).max() < 0.3
+    arm.set_torque(True)
+    assert arm.has_torque()
+    time.sleep(0.3)
+    assert np.abs(world.joints() - before).max() < 0.5
+    arm.set_torque(False)
+    assert not arm.has_torque()
+
+
+def test_a_goal_is_followed(arm, world):
+    arm.connect()
+    pose = arm.hold()
+    arm.set_torque(True)
+    goal = pose + np.array([10.0, 5.0, -5.0, 5.0, 20.0, 20.0])
+    for _ in range(40):
+        arm.command(goal)
+        time.sleep(0.02)
+    assert np.abs(arm.measure() - goal).max() < 1.5
+    assert np.abs(world.joints() - goal).max() < 1.5
+
+
+def test_closing_leaves_the_torque_as_it_is(arm, config):
+    arm.connect()
+    arm.hold()
+    arm.set_torque(True)
+    arm.close()
+    from lerobot.robots.utils import make_robot_from_config
+
+    from saccade.robot.drivers.serial_bus import open_port, tried
+
+    bus = make_robot_from_config(dataclasses.replace(config, disable_torque_on_disconnect=False)).bus
+    open_port(bus, "arm")
+    enabled, _ = tried([bus], lambda: bus.sync_read("Torque_Enable", normalize=False), "reading")
+    bus.disconnect(disable_torque=False)
+    assert set(enabled.values()) == {1}
+
+
+def test_no_such_port_and_a_port_in_use_are_refused(config, arm):
+    missing = LeRobotArm(dataclasses.replace(config, port="/dev/nothing-here"))
+    with pytest.raises(InputError, match="no such device: /dev/nothing-here"):
+        missing.connect()
+    arm.connect()
+    with pytest.raises(InputError, match="in use by another program"):
+        LeRobotArm(config).connect()
+
+
+def test_what_is_no_serial_port_is_refused(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="which does not open"):
+        LeRobotArm(dataclasses.replace(config, port=str(tmp_path / "file"))).connect()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault("missing", joint="elbow_flex"), r"no answer from elbow_flex \(id 3\)"),
+        (Fault("model", joint="gripper"), r"gripper \(id 6\) of model 2825 instead of sts3215 \(777\)"),
+        (Fault("limits", joint="wrist_flex"), "calibration in the servos .* wrist_flex range_min"),
+        (Fault("homing", joint="shoulder_pan"), "calibration in the servos .* shoulder_pan homing_offset"),
+        (Fault("power"), "no answer from shoulder_pan"),
+    ],
+)
+def test_other_servos_and_other_arms_are_refused_before_torque(arm, world, fault, message):
+    world.fault(fault)
+    with pytest.raises(InputError, match=message):
+        arm.connect()
+    world.clear_faults()
+
+
+def test_an_absent_calibration_and_that_of_other_motors_are_refused(config, tmp_path):
+    with pytest.raises(InputError, match="lerobot-calibrate --robot.type=so10._follower --robot.id=nobody"):
+        LeRobotArm(dataclasses.replace(config, id="nobody")).connect()
+    path = tmp_path / "virtual.json"
+    kept = json.loads(path.read_text())
+    kept["gripper"]["id"] = 9
+    path.write_text(json.dumps(kept))
+    with pytest.raises(InputError, match="is another arm's"):
+        LeRobotArm(config).connect()
+
+
+def test_a_driver_that_asks_a_question_is_refused(config, monkeypatch):
+    from lerobot.robots.so_follower import SOFollower
+
+    monkeypatch.setattr(SOFollower, "configure", lambda self: input("Press ENTER"))
+    with pytest.raises(InputError, match="a question to somebody at the keyboard"):
+        LeRobotArm(config).connect()
+
+
+def test_spoiled_answers_are_read_again_and_never_taken_for_later_ones(arm, world):
+    arm.connect()
+    arm.hold()
+    arm.set_torque(True)
+    pose = arm.measure()
+    for kind in ("corrupt", "truncate", "drop"):
+        world.fault(Fault(kind, count=2))
+        arm.measure()
+        world.clear_faults()
+        goal = pose + np.array([8.0, 0, 0, 0, 0, 0]) * (1 if kind != "truncate" else -1)
+        for _ in range(30):
+            arm.command(goal)
+            time.sleep(0.02)
+        assert abs(arm.measure()[0] - world.joints()[0]) < 0.5, "no lag is left behind"
+    assert arm.retries >= 3
+
+
+def test_a_silent_servo_is_an_error_within_its_budget(arm, world):
+    arm.connect()
+    arm.measure()
+    world.fault(Fault("silent", joint="wrist_flex"))
+    spent = []
+    for _ in range(5):
+        started = time.monotonic()
+        with pytest.raises(BusError, match="no whole answer within 3 tries"):
+            arm.measure()
+        spent.append(time.monotonic() - started)
+    assert min(spent) < 0.06
+    world.clear_faults()
+    arm.measure()
+
+
+def test_a_port_that_vanishes_is_a_bus_error(arm, world):
+    arm.connect()
+    world.fault(Fault("port"))
+    with pytest.raises(BusError):
+        for _ in range(20):
+            arm.measure()
+            time.sleep(0.02)
+    world.clear_faults()
+    time.sleep(0.3)
+
+
+def test_a_goal_that_is_not_finite_is_never_written(arm):
+    from saccade.errors import WorldError
+
+    arm.connect()
+    with pytest.raises(WorldError, match="not finite"):
+        arm.command(np.array([0.0, np.nan, 0, 0, 0, 0]))
+
+
+def test_two_arms_make_one_with_prefixed_names(world, config, tmp_path):
+    from lerobot.robots.bi_so_follower import BiSOFollowerConfig
+    from lerobot.robots.so_follower import SOFollowerConfig
+
+    with VirtualArm.start(draws=False) as other:
+        for side in ("left", "right"):
+            world.write_calibration(tmp_path, f"pair_{side}")
+        pair = BiSOFollowerConfig(
+            id="pair",
+            calibration_dir=tmp_path,
+            left_arm_config=SOFollowerConfig(port=world.port),
+            right_arm_config=SOFollowerConfig(port=other.port),
+        )
+        arm = LeRobotArm(pair)
+        try:
+            description = arm.connect()
+            assert description.names == tuple(f"{side}_{name}" for side in ("left", "right") for name in FEATURE_NAMES)
+            pose = arm.hold()
+            arm.set_torque(True)
+            goal = pose + np.array([0.0] * 6 + [10.0] + [0.0] * 5)
+            for _ in range(40):
+                arm.command(goal)
+                time.sleep(0.02)
+            assert np.abs(world.joints() - pose[:6]).max() < 1.0
+            assert abs(other.joints()[0] - goal[6]) < 1.5
+        finally:
+            arm.close()
+
+
+def test_a_servo_that_is_too_hot_is_told_of_while_it_lets_go(arm, world):
+    arm.connect()
+    arm.hold()
+    arm.set_torque(True)
+    assert arm.lets_go() == ""
+    world.fault(Fault("temperature", joint="elbow_flex"))
+    assert arm.lets_go() == "elbow_flex"
+    assert arm.has_torque()
+    world.clear_faults()
+    assert arm.lets_go() == ""
+
+
+def test_answers_that_lag_behind_are_never_taken_for_where_the_arm_is_now(arm, world):
+    arm.connect()
+    arm.hold()
+    arm.set_torque(True)
+    home, missed, wrong = world.joints(), 0, []
+    world.fault(Fault("delay", value=0.1))
+    began = time.monotonic()
+    while time.monotonic() - began < 2.0:
+        target = home + np.array([20.0 * np.sin(4.0 * (time.monotonic() - began)), 0, 0, 0, 0, 0])
+        arm.command(target)
+        try:
+            before = time.monotonic()
+            pose = arm.measure()
+        except BusError:
+            missed += 1
+            continue
+        # What the servos felt from then on: a machine that stands still for a while lets the arm fall behind the clock.
+        motion = world.motion(before - 0.5)
+        first = max(np.searchsorted(motion.times + motion.late, before) - 2, 0)
+        wrong.append(min(np.abs(motion.positions[first:, 0] - pose[0]), default=0.0))
+    assert missed > 10
+    assert max(wrong, default=0.0) < 1.0

@@ -1,0 +1,502 @@
+"""The governor, one rule at a time, under a clock of the test's own."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from stand_in import PERIOD, TICK, make_chunk, make_limits, make_rules
+
+from saccade.errors import InputError
+from saccade.robot.governor.governor import Governor
+from saccade.robot.governor.rules import Rules
+from saccade.robot.governor.verdict import Command
+
+HOME = np.array([10.0, 20.0, 30.0])
+
+
+class Bench:
+    """A governor whose commands an ideal arm follows at once; time goes on by one tick with every `tick`."""
+
+    def __init__(self, **rules: object) -> None:
+        self.governor = Governor(make_rules(**rules))
+        self.now, self.pose, self.sequence = 100.0, HOME.copy(), -1
+        self.follows, self.sees, self.seen = True, True, self.pose
+        assert self.governor.begin(0, self.pose, self.now).accepted
+
+    def send(self, target: object, *, age: float = 0.0, **changes: object):
+        self.sequence += 1
+        fields = {"observed": self.now - age, "sequence": self.sequence, **changes}
+        return self.governor.submit(make_chunk(target, **fields), self.now)
+
+    def tick(self, **changes: object) -> Command:
+        self.now += TICK
+        measured = self.pose.copy() if self.sees else None
+        self.seen = self.seen if measured is None else measured
+        command = self.governor.tick(self.now, measured, measured_at=self.now, **changes)
+        if self.follows:
+            self.pose = command.target.copy()
+        return command
+
+    def ticks(self, seconds: float, **changes: object) -> list[Command]:
+        return [self.tick(**changes) for _ in range(round(seconds / TICK))]
+
+    def kinds(self, commands: list[Command]) -> list[str]:
+        return [event.kind for command in commands for event in command.events]
+
+
+def off(*difference: float) -> np.ndarray:
+    return HOME + np.array(difference)
+
+
+def towards(target: np.ndarray, degrees: float = 4.0) -> np.ndarray:
+    """Return 16 steps that lead from HOME towards a target, some degrees a step."""
+    return np.array([HOME + np.clip(target - HOME, -degrees * (step + 1), degrees * (step + 1)) for step in range(16)])
+
+
+def test_before_the_first_chunk_the_measured_pose_is_held():
+    bench = Bench()
+    for command in bench.ticks(1.0):
+        assert command.state == "ready"
+        assert np.array_equal(command.target, HOME)
+
+
+def test_fresh_steps_are_followed_and_it_holds_when_they_run_out_and_never_repeats():
+    bench = Bench()
+    assert bench.send(towards(HOME + 40)).accepted
+    commands = bench.ticks(0.4)
+    assert commands[-1].state == "moving"
+    assert np.all(commands[-1].target > HOME + 30)
+    commands = bench.ticks(1.0)
+    held = [command.target for command in commands if command.state == "holding"]
+    assert len(held) > 30
+    assert all(np.array_equal(target, held[0]) for target in held)
+    assert bench.governor.holds == {"starved": 1}
+    assert bench.send(towards(HOME + 40)[-1]).accepted
+    assert bench.tick().state == "moving"
+
+
+def test_a_hold_goes_to_the_measured_pose_within_one_tick():
+    bench = Bench()
+    bench.send(towards(HOME + 40))
+    bench.ticks(0.2)
+    seen = bench.seen
+    bench.governor.hold("camera", "frozen", bench.now)
+    command = bench.tick()
+    assert command.state == "holding"
+    assert np.array_equal(command.target, seen)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (dict(session="elsewhere"), "session"),
+        (dict(episode=1), "episode"),
+        (dict(episode=-1), "episode"),
+        (dict(sequence=-1), "sequence"),
+        (dict(observed=99.4), "age"),
+        (dict(observed=101.0), "future"),
+        (dict(observed=float("nan")), "future"),
+        (dict(observed=99.99), "before_hold"),
+        (dict(period=0.05), "period"),
+    ],
+)
+def test_a_chunk_that_is_old_or_not_meant_for_this_arm_is_refused_whole(change, reason):
+    bench = Bench()
+    verdict = bench.send(HOME + 1, **change)
+    assert (verdict.accepted, verdict.reason) == (False, reason)
+    assert bench.governor.rejected == {reason: 1}
+    commands = bench.ticks(0.3)
+    assert all(np.array_equal(command.target, HOME) for command in commands)
+    assert commands[0].state == "ready"
+
+
+@pytest.mark.parametrize(
+    ("actions", "reason"),
+    [
+        (np.where(np.eye(16, 3) > 0, np.nan, 10.0), "not_finite"),
+        (np.where(np.eye(16, 3) > 0, np.inf, 10.0), "not_finite"),
+        (np.where(np.eye(16, 3) > 0, -np.inf, 10.0), "not_finite"),
+        (np.zeros((15, 3)), "shape"),
+        (np.zeros((16, 4)), "shape"),
+        (np.zeros((16, 3, 1)), "shape"),
+        (np.zeros((16, 3), np.int64), "dtype"),
+        (np.zeros((16, 3), bool), "dtype"),
+        (np.zeros((16, 3), np.complex128), "dtype"),
+        (np.full((16, 3), None), "dtype"),
+    ],
+)
+def test_a_broken_chunk_stops_the_arm_until_it_is_re_armed(actions, reason):
+    bench = Bench()
+    bench.send(towards(HOME + 40))
+    bench.ticks(0.1)
+    pose = bench.seen
+    chunk = dataclasses.replace(make_chunk(HOME, observed=bench.now, sequence=5), actions=actions)
+    assert bench.governor.submit(chunk, bench.now).reason == reason
+    commands = bench.ticks(0.2)
+    assert {command.state for command in commands} == {"stopped"}
+    assert all(np.array_equal(command.target, pose) for command in commands)
+    assert bench.send(HOME, sequence=6).reason == "stopped"
+    assert bench.governor.rearm(bench.now).accepted
+    assert bench.send(pose, sequence=7).accepted
+    assert bench.tick().state == "moving"
+
+
+def test_another_sessions_broken_chunk_is_no_fault_of_ours():
+    bench = Bench()
+    assert bench.send(np.full((16, 3), np.nan), session="elsewhere").reason == "session"
+    assert bench.tick().state == "ready"
+
+
+def test_an_old_sequence_is_refused_even_where_it_is_fresh():
+    bench = Bench()
+    assert bench.send(HOME, sequence=7).accepted
+    assert bench.send(HOME, sequence=7).reason == "sequence"
+    assert bench.send(HOME, sequence=6).reason == "sequence"
+    assert bench.send(HOME, sequence=8).accepted
+
+
+def test_out_of_range_targets_are_clamped_and_counted_and_held_where_it_goes_too_far():
+    bench = Bench(limits=dataclasses.replace(make_limits(), high=(12.0, 97.0, 100.0)))
+    bench.send(off(4.0, 0.0, 0.0))
+    assert max(command.target[0] for command in bench.ticks(0.4)) == 12.0
+    assert bench.governor.counts["position_clamps"] > 1
+    assert not bench.governor.holds
+    bench.send(off(8.5, 0.0, 0.0))
+    bench.ticks(0.2)
+    assert bench.governor.holds == {"position": 1}, "three steps in a row beyond the tolerance of 5"
+    bench.send(off(13.0, 0.0, 0.0))
+    bench.tick()
+    assert max(command.target[0] for command in bench.ticks(0.4)) == 12.0
+    assert bench.governor.state == "holding", "more than twice the tolerance"
+
+
+def test_too_fast_steps_are_clamped_and_counted():
+    bench = Bench()
+    steps = np.repeat(HOME[None], 16, axis=0)
+    steps[3:, 0] += 12.0  # 9 degrees a step are allowed
+    bench.send(steps)
+    commands = bench.ticks(0.4)
+    moved = np.diff([command.target[0] for command in commands])
+    assert moved.max() <= 270.0 * TICK + 1e-9
+    assert commands[-1].target[0] == pytest.approx(HOME[0] + 12.0)
+    assert bench.governor.counts["speed_clamps"] == 1
+    assert not bench.governor.holds
+
+
+def test_three_too_fast_steps_in_a_row_lead_to_a_hold_and_so_does_one_that_is_twice_too_fast():
+    bench = Bench()
+    steps = HOME + np.outer(np.arange(16), [12.0, 0.0, 0.0])
+    bench.send(np.minimum(steps, 105.0))
+    bench.ticks(0.3)
+    assert bench.governor.holds == {"speed": 1}
+    bench = Bench()
+    steps = np.repeat(HOME[None], 16, axis=0)
+    steps[3:, 1] += 19.0
+    bench.send(steps)
+    commands = bench.ticks(0.4)
+    assert bench.governor.holds == {"speed": 1}
+    assert all(np.array_equal(command.target, HOME) for command in commands), "not even its first part is played"
+
+
+def test_after_a_hold_for_a_bad_step_only_a_later_observation_moves_the_arm():
+    bench = Bench()
+    steps = np.repeat(HOME[None], 16, axis=0)
+    steps[3:, 1] += 19.0
+    bench.send(steps)
+    bench.ticks(0.2)
+    assert bench.send(HOME + 1, age=0.15).reason == "before_hold"
+    assert bench.send(HOME + 1).accepted
+    assert bench.tick().state == "moving"
+
+
+def test_a_first_command_far_from_the_measured_pose_is_refused():
+    bench = Bench()
+    bench.send(off(0.0, 40.0, 0.0))
+    commands = bench.ticks(0.3)
+    assert {command.state for command in commands} == {"holding"}
+    assert all(np.array_equal(command.target, HOME) for command in commands)
+    assert any("elbow_flex.pos by 40.0" in event.detail for command in commands for event in command.events)
+
+
+def test_or_a_ramp_leads_there_where_it_was_asked_for():
+    bench = Bench(start="ramp")
+    states = []
+    for _ in range(20):
+        bench.send(off(0.0, 60.0, 0.0))
+        commands = bench.ticks(0.1)
+        states += [command.state for command in commands]
+        assert max(np.diff([command.target[1] for command in commands])) <= 270.0 * TICK + 1e-9
+        if "moving" not in states:
+            assert max(np.diff([command.target[1] for command in commands])) <= 90.0 * TICK + 1e-9
+    assert states[0] == "ramping"
+    assert states[-1] == "moving"
+    assert 25 < states.index("moving") < 45
+    assert bench.pose[1] == pytest.approx(HOME[1] + 60.0)
+
+
+def test_a_ramp_follows_fresh_targets_alone_and_holds_without():
+    bench = Bench(start="ramp")
+    bench.send(off(0.0, 60.0, 0.0))
+    commands = bench.ticks(1.0)
+    assert commands[-1].state == "holding"
+    assert bench.pose[1] < HOME[1] + 50.0
+
+
+def test_a_ramp_that_never_arrives_stops():
+    bench = Bench(start="ramp", ramp_seconds=1.0)
+    for step in range(20):
+        bench.send(off(0.0, 60.0 if step % 2 else -60.0, 0.0))
+        bench.ticks(0.1)
+    assert bench.governor.state == "stopped"
+    assert bench.governor.reason == "ramp"
+
+
+def test_an_instruction_change_drops_the_queue_and_what_was_decided_before_it():
+    bench = Bench()
+    bench.send(towards(HOME + 40))
+    bench.ticks(0.1)
+    pose = bench.seen
+    before = bench.now
+    bench.governor.drop(bench.now)
+    assert bench.governor.remaining(bench.now) == 0
+    assert np.array_equal(bench.tick().target, pose)
+    assert bench.send(towards(HOME + 40), observed=before - 0.01).reason == "before_hold"
+    assert bench.send(pose).accepted
+    assert bench.tick().state == "moving"
+
+
+def test_a_stop_is_latched_until_it_is_re_armed():
+    bench = Bench()
+    bench.send(towards(HOME + 40))
+    bench.ticks(0.1)
+    pose = bench.seen
+    bench.governor.stop("asked for", bench.now)
+    assert bench.send(HOME).reason == "stopped"
+    assert all(np.array_equal(command.target, pose) for command in bench.ticks(5.0))
+    assert bench.governor.begin(1, pose, bench.now).reason == "stopped"
+    old = bench.now
+    bench.ticks(0.1)
+    assert bench.governor.rearm(bench.now).accepted
+    assert not bench.governor.rearm(bench.now).accepted
+    assert np.array_equal(bench.tick().target, pose)
+    assert bench.send(HOME, observed=old).reason == "before_hold"
+    assert bench.send(pose).accepted
+    assert bench.tick().state == "moving"
+
+
+def test_a_long_hold_does_not_end_by_itself():
+    bench = Bench()
+    bench.send(HOME)
+    bench.ticks(2.4)
+    assert bench.governor.state == "holding"
+    bench.ticks(0.4)
+    assert bench.governor.state == "stopped"
+    assert bench.send(HOME).reason == "stopped"
+
+
+def test_a_stopped_arm_that_is_moved_takes_its_goal_with_it_so_that_it_never_snaps_back():
+    bench = Bench()
+    bench.governor.stop("asked for", bench.now)
+    bench.ticks(0.3)
+    bench.follows = False
+    for step in range(40):
+        bench.pose = off(-step, 0, 0)
+        command = bench.tick()
+        assert np.abs(command.target - bench.pose).max() <= 5.0
+        assert command.state == "stopped"
+    bench.pose = off(-42, 0, 0)
+    assert np.abs(bench.tick().target - command.target).max() <= 6.0
+    assert bench.governor.counts["displaced"] > 5
+
+
+def test_a_held_arm_that_is_moved_does_not_go_on_by_itself():
+    bench = Bench()
+    bench.send(HOME)
+    bench.ticks(1.0)
+    assert bench.governor.state == "holding"
+    bench.pose = off(0, 6, 0)
+    command = bench.tick()
+    assert (command.state, bench.governor.reason) == ("stopped", "displaced")
+    assert np.array_equal(command.target, bench.seen)
+
+
+def test_an_arm_that_is_moved_by_hand_in_a_dry_run_is_not_displaced():
+    bench = Bench(follows=False)
+    bench.send(HOME)
+    bench.ticks(1.0)
+    bench.pose = off(0, 30, 0)
+    assert bench.tick().state == "holding"
+
+
+def test_an_arm_that_cannot_be_read_is_held_and_moves_again_with_later_decisions_alone():
+    bench = Bench()
+    bench.send(towards(HOME + 40))
+    bench.ticks(0.2)
+    seen, blind = bench.seen, bench.now
+    bench.sees = False
+    commands = bench.ticks(0.2)
+    assert {command.state for command in commands} == {"holding"}
+    assert all(np.array_equal(command.target, seen) for command in commands)
+    assert bench.governor.holds == {"bus": 1}
+    bench.sees = True
+    assert bench.send(seen, observed=blind).reason == "before_hold"
+    assert bench.send(seen).accepted
+    assert bench.tick().state == "moving"
+
+
+def test_where_the_last_pose_is_old_no_new_goal_is_given_until_there_is_a_new_one():
+    bench = Bench(measurement_age=0.2)
+    bench.send(towards(HOME + 40))
+    bench.ticks(0.1)
+    at, pose = bench.now, bench.pose - 2.0
+    targets = []
+    for _ in range(9):
+        bench.now += TICK
+        targets.append(bench.governor.tick(bench.now, pose, measured_at=at).target)
+    bench.governor.hold("camera", "frozen", bench.now)
+    bench.now += TICK
+    assert np.array_equal(bench.governor.tick(bench.now, pose, measured_at=at).target, targets[-1])
+    bench.pose = pose
+    assert np.array_equal(bench.tick().target, pose)
+    bench.pose = pose - 1.0
+    assert np.array_equal(bench.tick().target, pose), "once, and then it stays"
+
+
+def test_an_old_measurement_is_no_measurement():
+    bench = Bench()
+    bench.send(towards(HOME + 40))
+    bench.ticks(0.1)
+    at = bench.now
+    for _ in range(6):
+        bench.now += TICK
+        command = bench.governor.tick(bench.now, bench.pose, measured_at=at)
+    assert command.state == "holding"
+    assert bench.governor.holds == {"measurement_age": 1}
+
+
+@pytest.mark.parametrize("measured", [np.array([np.nan, 0, 0]), np.zeros(2), None])
+def test_a_broken_measurement_is_no_measurement(measured):
+    bench = Bench()
+    bench.send(towards(HOME + 40))
+    bench.ticks(0.1)
+    bench.now += TICK
+    command = bench.governor.tick(bench.now, measured, measured_at=bench.now)
+    assert command.state == "holding"
+    assert np.isfinite(command.target).all()
+
+
+def test_nothing_sets_off_while_the_arm_cannot_be_seen():
+    bench = Bench()
+    bench.sees = False
+    bench.send(HOME + 1)
+    assert all(np.array_equal(command.target, HOME) for command in bench.ticks(0.3))
+
+
+def test_a_joint_that_does_not_follow_is_stuck_and_stops_the_arm():
+    bench = Bench()
+    bench.follows = False
+    for step in range(8):
+        bench.send(HOME + np.outer(np.arange(16) + 4 * step, [0.0, 3.0, 0.0]).clip(max=75))
+        commands = bench.ticks(4 * PERIOD)
+    assert bench.governor.reason == "stuck"
+    assert np.array_equal(commands[-1].target, HOME), "the push ends"
+
+
+def test_sustained_overruns_lead_to_a_slow_stop_and_single_ones_do_not():
+    bench = Bench()
+    for _ in range(6):
+        for _ in range(2):
+            bench.send(bench.pose + np.outer(np.arange(16), [0.5, 0.0, 0.0]))
+            bench.ticks(0.28)
+        bench.tick(overran=True)
+        assert bench.governor.state == "moving"
+    assert bench.governor.counts["overruns"] == 6
+    bench.send(bench.pose + np.outer(np.arange(16), [4.0, 0.0, 0.0]))
+    commands = bench.ticks(0.14, overran=True) + bench.ticks(0.4)
+    states = [command.state for command in commands]
+    assert "stopping" in states
+    assert states[-1] == "stopped"
+    speeds = np.diff([command.target[0] for command in commands if command.state == "stopping"])
+    assert len(speeds) > 5
+    assert np.all(speeds >= 0.0)
+    assert speeds[-1] < 0.5 * speeds.max()
+    assert bench.send(HOME).reason == "stopped"
+
+
+def test_late_ticks_that_skip_steps_are_not_taken_for_fast_motion():
+    bench = Bench()
+    bench.send(towards(HOME + 60, degrees=6.0))
+    bench.ticks(0.1)
+    bench.now += 0.1
+    command = bench.tick(overran=True)
+    assert command.state == "moving"
+    assert not bench.governor.holds
+
+
+def test_time_that_stands_still_or_runs_backwards_moves_nothing():
+    bench = Bench()
+    bench.send(towards(HOME + 40))
+    bench.ticks(0.1)
+    for now in (bench.now, bench.now - 0.01):
+        command = bench.governor.tick(now, bench.pose, measured_at=now)
+        assert np.array_equal(command.target, bench.pose)
+
+
+def test_an_episode_does_not_begin_outside_the_limits_or_without_a_pose():
+    bench = Bench()
+    bench.governor.end(bench.now)
+    assert bench.send(HOME).reason == "episode"
+    verdict = bench.governor.begin(1, np.array([0.0, 130.0, 50.0]), bench.now)
+    assert verdict.reason == "outside"
+    assert "elbow_flex.pos at 130.0" in verdict.detail
+    assert bench.governor.begin(1, np.array([0.0, np.nan, 50.0]), bench.now).reason == "measurement"
+    assert bench.tick().state == "idle"
+    assert bench.governor.begin(1, HOME, bench.now).accepted
+    assert bench.send(HOME, episode=0).reason == "episode"
+    assert bench.send(HOME, episode=1).accepted
+
+
+def test_between_episodes_nothing_moves():
+    bench = Bench()
+    bench.send(towards(HOME + 40))
+    bench.ticks(0.1)
+    bench.governor.end(bench.now)
+    pose = bench.seen
+    assert all(np.array_equal(command.target, pose) for command in bench.ticks(3.0))
+    assert bench.governor.state == "idle"
+
+
+def test_in_a_dry_run_every_chunk_begins_where_the_arm_stands():
+    bench = Bench(follows=False)
+    bench.follows = False
+    states = set()
+    for _ in range(5):
+        bench.send(towards(HOME + 40))
+        states |= {command.state for command in bench.ticks(0.26)}
+    assert states == {"moving"}
+    assert not bench.governor.holds
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(start="jump"), "Rules.start"),
+        (dict(aggregation="sum"), "Rules.aggregation"),
+        (dict(tick=0.0), "Rules.tick"),
+        (dict(tick=0.05), "Run the control loop at least at the contract's rate"),
+        (dict(age_limit=0.7), "at most 0.5 seconds"),
+        (dict(at_once=1.0), "Rules.at_once"),
+        (dict(ramp_share=1.5), "Rules.ramp_share"),
+    ],
+)
+def test_rules_check_themselves(changes, message):
+    with pytest.raises(InputError, match=message):
+        make_rules(**changes)
+
+
+def test_rules_pass_through_json():
+    rules = make_rules(start="ramp")
+    assert Rules.from_json(rules.to_json()) == rules
+    assert make_rules(chunk=3).freshness == pytest.approx(0.1)

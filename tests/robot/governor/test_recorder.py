@@ -1,0 +1,134 @@
+"""The flight record: everything that the governor was told, and the same commands again from it."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from stand_in import TICK, make_chunk, make_rules
+
+from saccade.errors import InputError
+from saccade.robot.governor.governor import Governor
+from saccade.robot.governor.recorder import FlightRecorder, RecordedGovernor, read_record, replay
+
+HOME = np.array([10.0, 20.0, 30.0])
+
+
+def fly(path, seed: int = 0, ticks: int = 400) -> RecordedGovernor:
+    """Let chance decide what a governor is told, from good chunks to broken ones, and record it."""
+    rng = np.random.default_rng(seed)
+    rules = make_rules(start="ramp", aggregation="weighted")
+    recorder = FlightRecorder(path, rules)
+    governor = RecordedGovernor(Governor(rules), recorder)
+    now, pose = 1000.0 + rng.random(), HOME.copy()
+    governor.begin(0, pose, now)
+    for sequence in range(ticks):
+        now += TICK * rng.uniform(0.9, 1.6)
+        kind = rng.integers(0, 60)
+        if kind < 12:
+            actions = pose + np.cumsum(rng.normal(0, 2.0, (16, 3)), axis=0)
+            governor.submit(make_chunk(actions, observed=now - rng.uniform(0, 0.6), sequence=sequence), now)
+        elif kind == 12:
+            broken = [np.full((16, 3), np.nan), np.zeros((2, 3)), np.full((16, 3), None), np.zeros((16, 3), np.int8)]
+            actions = broken[rng.integers(4)]
+            governor.submit(make_chunk(actions, observed=now, sequence=sequence), now)
+        elif kind == 13:
+            governor.stop("asked for", now)
+        elif kind == 14:
+            governor.drop(now)
+        elif kind == 15:
+            governor.hold("camera", "frozen", now)
+        elif kind < 22:
+            governor.rearm(now)
+        elif kind == 22:
+            governor.end(now)
+            governor.begin(0, pose, now)
+        measured = None if rng.random() < 0.03 else pose.copy()
+        command = governor.tick(now, measured, measured_at=now, overran=bool(rng.random() < 0.02))
+        pose = pose + 0.7 * (command.target - pose)
+    recorder.close()
+    assert recorder.failure is None
+    return governor
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10_000))
+def test_a_replay_gives_the_same_commands_bit_for_bit(tmp_path, seed):
+    path = tmp_path / "flight.jsonl"
+    path.unlink(missing_ok=True)
+    fly(path, seed)
+    again = replay(path)
+    assert again.identical, again.differences
+    assert again.ticks == 400
+    assert again.calls > again.ticks
+
+
+def test_every_event_is_in_the_record(tmp_path):
+    governor = fly(tmp_path / "flight.jsonl")
+    lines = list(read_record(tmp_path / "flight.jsonl"))
+    kinds = {kind for line in lines for kind, _, _ in line.get("events", ())}
+    assert {"ready", "moving", "holding", "stopped", "rejected"} <= kinds
+    told = [event for line in lines for event in line.get("events", ()) if event[0] == "rejected"]
+    assert len(told) == sum(governor.governor.rejected.values())
+
+
+def test_a_record_that_was_tampered_with_is_noticed(tmp_path):
+    path = tmp_path / "flight.jsonl"
+    fly(path)
+    lines = path.read_text().splitlines()
+    place = next(index for index, line in enumerate(lines) if '"state":"moving"' in line)
+    line = json.loads(lines[place])
+    line["target"][0] += 1e-12
+    lines[place] = json.dumps(line)
+    path.write_text("\n".join(lines) + "\n")
+    assert not replay(path).identical
+
+
+def test_a_record_that_a_crash_cut_off_is_read_up_to_its_last_whole_line(tmp_path):
+    path = tmp_path / "flight.jsonl"
+    fly(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    again = replay(path)
+    assert again.identical
+    assert 100 < again.ticks < 400
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "a first line without rules"),
+        ('{"call":"tick"}\n', "a first line without rules"),
+        ("what is this\n", "line 1, which is no JSON"),
+        ("[]\n", "line 1 without a call"),
+    ],
+)
+def test_what_is_no_record_is_refused(tmp_path, content, message):
+    (tmp_path / "flight.jsonl").write_text(content)
+    with pytest.raises(InputError, match=message):
+        replay(tmp_path / "flight.jsonl")
+
+
+def test_a_call_without_its_arguments_is_refused(tmp_path):
+    path = tmp_path / "flight.jsonl"
+    fly(path, ticks=3)
+    path.write_text(path.read_text().splitlines()[0] + '\n{"call":"tick","now":1.0}\n')
+    with pytest.raises(InputError, match="line 2, which is no call"):
+        replay(path)
+
+
+def test_a_record_is_not_written_over_and_a_missing_one_is_told(tmp_path):
+    fly(tmp_path / "flight.jsonl", ticks=2)
+    with pytest.raises(InputError, match="expected a new file"):
+        FlightRecorder(tmp_path / "flight.jsonl", make_rules())
+    with pytest.raises(InputError, match="Check the path"):
+        replay(tmp_path / "nowhere.jsonl")
+
+
+def test_a_disk_that_takes_nothing_makes_nobody_wait(tmp_path):
+    recorder = FlightRecorder(tmp_path / "flight.jsonl", make_rules())
+    recorder.close()
+    for _ in range(20_000):
+        recorder.note({"call": "tick"})
+    assert "wait for the disk" in recorder.failure

@@ -1,0 +1,100 @@
+"""The queue over latency: what is due when, and what becomes of what was queued."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saccade.errors import InputError
+from saccade.robot.governor.chunk import Chunk
+from saccade.robot.governor.schedule import Schedule
+
+PERIOD = 0.1
+
+
+def chunk_of(first: float, *, observed: float, length: int = 4, sequence: int = 0) -> Chunk:
+    actions = first + np.arange(length, dtype=np.float64)[:, None]
+    return Chunk("here", 0, sequence, observed, PERIOD, actions)
+
+
+def test_a_step_is_due_in_its_window_and_never_after_it():
+    schedule = Schedule()
+    assert schedule.put(chunk_of(0, observed=10.0), now=10.0) == 4
+    assert schedule.due(9.99) is None
+    assert [float(schedule.due(10.05 + 0.1 * step)[0]) for step in range(4)] == [0, 1, 2, 3]
+    assert schedule.due(10.41) is None
+    assert schedule.remaining(10.25) == 2
+
+
+def test_steps_that_are_past_on_arrival_are_dropped():
+    schedule = Schedule()
+    assert schedule.put(chunk_of(0, observed=10.0), now=10.25) == 2
+    assert float(schedule.due(10.25)[0]) == 2
+    assert schedule.put(chunk_of(0, observed=9.0), now=10.25) == 0
+
+
+def test_a_step_too_old_is_not_played_whatever_its_window_says():
+    schedule = Schedule(age_limit=0.25)
+    schedule.put(chunk_of(0, observed=10.0), now=10.0)
+    assert float(schedule.due(10.24)[0]) == 2
+    assert schedule.due(10.26) is None
+    assert schedule.remaining(10.0) == 3
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "due", "added"),
+    [
+        ("latest", [100, 101, 102, 103, None], 4),
+        ("average", [51, 52, 102, 103, None], 4),
+        ("weighted", [70.6, 71.6, 102, 103, None], 4),
+        ("keep", [2, 3, 102, 103, None], 2),
+    ],
+)
+def test_a_new_chunk_meets_the_old_one_as_asked(aggregation, due, added):
+    schedule = Schedule(aggregation)
+    schedule.put(chunk_of(0, observed=10.0), now=10.0)
+    assert schedule.put(chunk_of(100, observed=10.2, sequence=1), now=10.21) == added
+    found = [schedule.due(10.25 + 0.1 * step) for step in range(5)]
+    assert [None if each is None else pytest.approx(float(each[0])) for each in found] == due
+
+
+def test_kept_steps_are_followed_without_a_gap_by_the_new_chunk():
+    schedule = Schedule("keep", age_limit=10.0)
+    schedule.put(chunk_of(0, observed=10.0), now=10.0)
+    schedule.put(chunk_of(100, observed=10.25, sequence=1), now=10.26)
+    moments = np.arange(10.26, 10.549, 0.01)
+    assert all(schedule.due(moment) is not None for moment in moments)
+    assert float(schedule.due(10.41)[0]) == 101
+
+
+def test_nothing_is_left_after_a_drop():
+    schedule = Schedule()
+    schedule.put(chunk_of(0, observed=10.0), now=10.0)
+    assert schedule.leftover(10.15).tolist() == [[1], [2], [3]]
+    schedule.drop()
+    assert schedule.due(10.05) is None
+    assert schedule.remaining(10.0) == 0
+    assert len(schedule.leftover(10.0)) == 0
+
+
+def test_unknown_aggregations_and_ages_are_refused():
+    with pytest.raises(InputError, match="Did you mean 'weighted'"):
+        Schedule("weigthed")
+    with pytest.raises(InputError, match="age_limit"):
+        Schedule(age_limit=0.0)
+
+
+@given(
+    st.sampled_from(["latest", "average", "weighted", "keep"]),
+    st.lists(st.tuples(st.floats(0, 2), st.floats(0, 0.5)), max_size=8),
+)
+def test_whatever_arrives_what_is_due_is_young_and_there_is_at_most_one_chunk_of_it(aggregation, arrivals):
+    schedule, now = Schedule(aggregation, age_limit=0.3), 10.0
+    for sequence, (wait, age) in enumerate(arrivals):
+        now += wait
+        schedule.put(chunk_of(0, observed=now - age, sequence=sequence), now)
+        assert schedule.remaining(now) <= 4
+        step = schedule.step(now)
+        if step is not None:
+            assert step.start <= now < step.end
+            assert now - step.observed <= 0.3

@@ -1,0 +1,398 @@
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import msgpack
+import numpy as np
+import pytest
+from toy_decider import TOKEN, ToyDecider, expected_actions, toy_contract, toy_observation
+from websockets.sync.server import serve
+from websockets.utils import accept_key
+
+from saccade.errors import InputError, WorldError
+from saccade.robot.remote import protocol
+from saccade.robot.remote.client import ConnectionLost, DeadlineMissed, RemotePolicy
+from saccade.robot.remote.codec import decode, encode
+from saccade.robot.remote.server_settings import ServerSettings
+from saccade.robot.remote.serving import serving
+
+pytestmark = pytest.mark.real_time
+
+WAIT = 20.0
+SESSION = "f" * 32
+
+ALONE = """
+import importlib.abc, importlib.metadata, sys
+
+ALLOWED = {"numpy", "msgpack", "websockets", "saccade", "_distutils_hack"}
+INSTALLED = set(importlib.metadata.packages_distributions())
+
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in INSTALLED - ALLOWED - set(sys.stdlib_module_names):
+            raise ImportError(f"{name} must not be needed")
+
+sys.meta_path.insert(0, Blocker())
+from saccade.robot.remote.client import RemotePolicy
+import saccade.robot.remote.codec, saccade.robot.remote.protocol
+try:
+    import torch
+except ImportError:
+    ours = sorted(name for name in sys.modules if name.startswith("saccade"))
+    print("alone", *ours)
+"""
+
+
+def test_it_imports_with_numpy_msgpack_and_websockets_alone(tmp_path):
+    done = subprocess.run([sys.executable, "-c", ALONE], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    alone, *ours = done.stdout.split()
+    assert alone == "alone" and "saccade.robot.remote.client" in ours
+    assert not [name for name in ours if name.startswith(("saccade.sim", "saccade.perception", "saccade.scripts"))]
+
+
+@pytest.fixture
+def decider():
+    return ToyDecider()
+
+
+@pytest.fixture
+def url(decider):
+    with serving(decider, ServerSettings(token=TOKEN)) as address:
+        yield address
+
+
+def test_it_decides_what_the_server_decides(url, decider):
+    with RemotePolicy(url, TOKEN, WAIT) as policy:
+        assert policy.contract == decider.contract
+        policy.reset("put it there")
+        for seed in range(5):
+            observation = toy_observation(seed)
+            actions = policy.decide(observation)
+            assert actions.dtype == np.float32
+            np.testing.assert_array_equal(actions, expected_actions(observation, decider.contract))
+        assert 0 < policy.timing.inference < policy.timing.round_trip
+    assert not policy.usable and decider.instructions == ["put it there"]
+    policy.close()
+
+
+def test_cameras_that_the_policy_does_not_look_at_stay_here(url):
+    with RemotePolicy(url, TOKEN, WAIT) as policy:
+        policy.reset("go")
+        observation = toy_observation()
+        observation["pixels"]["side"] = np.zeros((4000, 4000, 3), np.uint8)
+        assert policy.decide(observation).shape == (3, 2)
+
+
+def test_bad_input_is_named_and_costs_no_session(url):
+    with RemotePolicy(url, TOKEN, WAIT) as policy:
+        with pytest.raises(InputError, match="reset"):
+            policy.decide(toy_observation())
+        with pytest.raises(InputError, match="instruction"):
+            policy.reset("")
+        policy.reset("go")
+        for spoil, what in (
+            (lambda seen: seen["pixels"].pop("wrist"), "camera wrist: got nothing, expected uint8"),
+            (lambda seen: seen["pixels"].update(front=np.zeros((4, 6, 3))), "pixels.front: got float64"),
+            (lambda seen: seen.update(agent_pos=np.zeros(3)), "agent_pos: got float64"),
+            (lambda seen: seen.update(agent_pos=np.array([np.nan, 0.0])), "agent_pos: got numbers that are not finite"),
+            (lambda seen: seen.pop("agent_pos"), "agent_pos: got nothing"),
+        ):
+            observation = toy_observation()
+            spoil(observation)
+            with pytest.raises(InputError, match=what):
+                policy.decide(observation)
+        assert policy.usable and policy.decide(toy_observation()).shape == (3, 2)
+
+
+def test_what_the_server_refuses_arrives_as_it_was_said(url, decider):
+    decider.failure = InputError("prompt", got="Greek", expected="English", fix="Translate it.")
+    with RemotePolicy(url, TOKEN, WAIT) as policy:
+        policy.reset("go")
+        with pytest.raises(InputError, match="prompt: got Greek, expected English. Translate it."):
+            policy.decide(toy_observation())
+        decider.failure = None
+        assert policy.decide(toy_observation()).shape == (3, 2)
+
+
+def test_after_a_missed_deadline_only_a_new_session_decides(url, decider):
+    with RemotePolicy(url, TOKEN, 0.2) as policy:
+        policy.reset("go")
+        decider.gate.clear()
+        session, started = policy.session, time.monotonic()
+        with pytest.raises(DeadlineMissed):
+            policy.decide(toy_observation())
+        assert time.monotonic() - started < 5 and not policy.usable
+        decider.gate.set()
+        for _ in range(2):
+            with pytest.raises(ConnectionLost, match="reconnect"):
+                policy.decide(toy_observation())
+        policy.timeout = WAIT
+        reconnected(policy)
+        assert policy.session != session
+        with pytest.raises(InputError, match="reset"):
+            policy.decide(toy_observation())
+        policy.reset("go on")
+        observation = toy_observation(3)
+        np.testing.assert_array_equal(policy.decide(observation), expected_actions(observation, decider.contract))
+
+
+def reconnected(policy):
+    ends = time.monotonic() + WAIT
+    while True:
+        try:
+            return policy.reconnect()
+        # The server needs a moment to see that the client before has gone.
+        except ConnectionLost as error:
+            assert "another client" in str(error) and time.monotonic() < ends
+            time.sleep(0.02)
+
+
+def test_a_failure_over_there_is_a_failure_of_the_world(url, decider):
+    decider.failure = ZeroDivisionError("secret")
+    with RemotePolicy(url, TOKEN, WAIT) as policy:
+        policy.reset("go")
+        with pytest.raises(WorldError, match="policy: got a failure") as failed:
+            policy.decide(toy_observation())
+        assert "secret" not in str(failed.value) and not policy.usable
+
+
+def test_a_server_that_ends_is_noticed_and_nothing_goes_on_by_itself(decider):
+    with serving(decider, ServerSettings(token=TOKEN)) as url:
+        policy = RemotePolicy(url, TOKEN, WAIT)
+        policy.reset("go")
+    with pytest.raises(ConnectionLost, match="the server is stopping"):
+        policy.decide(toy_observation())
+    assert not policy.usable
+    with pytest.raises(ConnectionLost, match="no policy server at"):
+        policy.reconnect()
+
+
+def test_a_wrong_token_and_a_second_client_are_told_apart(url):
+    with pytest.raises(InputError, match="token for .*: got a wrong one") as refused:
+        RemotePolicy(url, "another-token-altogether")
+    assert "another-token" not in str(refused.value)
+    with RemotePolicy(url, TOKEN, WAIT), pytest.raises(ConnectionLost, match="another client is in control"):
+        RemotePolicy(url, TOKEN, WAIT)
+
+
+def test_another_policy_after_a_reconnection_is_refused(decider):
+    settings = ServerSettings(token=TOKEN)
+    with serving(decider, settings) as url:
+        policy = RemotePolicy(url, TOKEN, WAIT)
+        port = int(url.rpartition(":")[2])
+    with serving(ToyDecider(toy_contract(chunk=4)), ServerSettings(token=TOKEN, port=port)):
+        with pytest.raises(InputError, match="contract of"):
+            policy.reconnect()
+        assert not policy.usable and policy.contract == decider.contract
+
+
+@contextlib.contextmanager
+def impostor(behave):
+    """A server that greets properly and then does as it likes: `behave(connection)`."""
+    over = threading.Event()
+
+    def handle(connection):
+        connection.send(encode(protocol.greeting(toy_contract(), "toy", SESSION, 1000)))
+        behave(connection)
+        over.wait(WAIT)
+
+    with serve(handle, "127.0.0.1", 0, compression=None, close_timeout=0.2) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        finally:
+            over.set()
+            server.shutdown()
+
+
+def answering(*changes, raw=None):
+    """Return a behaviour: every request is answered properly, the last one with changes, or with raw bytes."""
+
+    def behave(connection):
+        with contextlib.suppress(Exception):
+            for change in ({}, *changes):
+                request = decode(connection.recv())
+                reply = {"session": request["session"], "sequence": request["sequence"]}
+                reply["server_timing"] = {"infer_ms": 1.0}
+                if request["request"] == "decide":
+                    reply["actions"] = np.zeros((3, 2), np.float32)
+                reply.update(change)
+                reply = {key: value for key, value in reply.items() if value is not ...}
+                connection.send(raw if raw is not None and request["request"] == "decide" else encode(reply))
+
+    return behave
+
+
+def with_nan():
+    array = {
+        b"__ndarray__": True,
+        b"data": np.full((3, 2), np.nan, np.float32).tobytes(),
+        b"dtype": "<f4",
+        b"shape": [3, 2],
+    }
+    heading = {"session": SESSION, "sequence": 1, "server_timing": {"infer_ms": 1.0}}
+    return msgpack.packb({**heading, "actions": array})
+
+
+@pytest.mark.parametrize(
+    ("behave", "said"),
+    [
+        (answering({"session": "e" * 32}), "another request"),
+        (answering({"sequence": 0}), "another request"),
+        (answering({"sequence": True}), "another request"),
+        (answering({"sequence": ...}), "another request"),
+        (answering({"session": np.zeros(3)}), "another request"),
+        (answering({"actions": ...}), "actions of"),
+        (answering({"actions": np.zeros((4, 2), np.float32)}), "actions of"),
+        (answering({"actions": np.zeros((3, 2))}), "actions of"),
+        (answering({"actions": [[0.0, 0.0]] * 3}), "actions of"),
+        (answering({"server_timing": ...}), "server_timing"),
+        (answering({"error": "no map"}), "error"),
+        (answering({"error": {"kind": "odd", "what": "", "got": "", "expected": "", "fix": ""}}), "error.kind"),
+        (answering({}, raw=with_nan()), "not finite"),
+        (answering({}, raw=b"\xc1"), "answered wrongly"),
+        (answering({}, raw="an error as text"), "says: an error as text"),
+    ],
+)
+def test_what_comes_back_is_checked_and_ends_the_session_when_wrong(behave, said):
+    with impostor(behave) as url, RemotePolicy(url, TOKEN, WAIT) as policy:
+        policy.reset("go")
+        with pytest.raises(ConnectionLost, match=said):
+            policy.decide(toy_observation())
+        assert not policy.usable
+
+
+def test_a_late_reply_is_never_taken_for_an_answer():
+    release = threading.Event()
+
+    def behave(connection):
+        with contextlib.suppress(Exception):
+            answering()(connection)
+            request = decode(connection.recv())
+            release.wait(WAIT)
+            reply = {"session": request["session"], "sequence": request["sequence"], "server_timing": {"infer_ms": 1.0}}
+            connection.send(encode({**reply, "actions": np.ones((3, 2), np.float32)}))
+
+    with impostor(behave) as url, RemotePolicy(url, TOKEN, 0.1) as policy:
+        policy.reset("go")
+        with pytest.raises(DeadlineMissed):
+            policy.decide(toy_observation())
+        release.set()
+        time.sleep(0.1)
+        with pytest.raises(ConnectionLost, match="reconnect"):
+            policy.decide(toy_observation())
+
+
+def test_a_server_that_reads_no_more_does_not_hold_the_client():
+    contract = toy_contract()
+    stall = threading.Event()
+
+    def serve_one(listener):
+        line, _ = listener.accept()
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        request = b""
+        while b"\r\n\r\n" not in request:
+            request += line.recv(4096)
+        key = next(
+            row.split(b": ")[1] for row in request.split(b"\r\n") if row.lower().startswith(b"sec-websocket-key")
+        )
+        rows = ("HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade")
+        line.sendall("\r\n".join([*rows, f"Sec-WebSocket-Accept: {accept_key(key.decode())}", "", ""]).encode())
+        for message in (
+            encode(protocol.greeting(contract, "toy", SESSION, 1000)),
+            encode({"session": SESSION, "sequence": 0, "server_timing": {"infer_ms": 1.0}}),
+        ):
+            line.sendall(b"\x82\x7e" + len(message).to_bytes(2, "big") + message)
+        stall.wait(WAIT)
+        line.close()
+
+    contract = replace(contract, cameras=tuple(replace(each, height=2000, width=1500) for each in contract.cameras))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve_one, args=(listener,), daemon=True)
+        thread.start()
+        policy = RemotePolicy(f"ws://127.0.0.1:{listener.getsockname()[1]}", TOKEN, 0.5)
+        policy.reset("go")
+        picture = np.zeros((2000, 1500, 3), np.uint8)
+        started = time.monotonic()
+        with pytest.raises(DeadlineMissed):
+            policy.decide({"pixels": {"front": picture, "wrist": picture}, "agent_pos": np.zeros(2, np.float32)})
+        assert time.monotonic() - started < 10 and not policy.usable
+        stall.set()
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        {"hello": "openpi"},
+        {"protocol": "saccade/2"},
+        {"protocol": np.zeros(3)},
+        {"protocol": "saccade/1", "session": 3, "policy": "x", "contract": "{}"},
+        {"protocol": "saccade/1", "session": "s", "policy": "x", "contract": "{}"},
+        {},
+    ],
+)
+def test_a_server_of_another_kind_is_bad_input(greeting):
+    def handle(connection):
+        connection.send(encode(greeting))
+
+    with serve(handle, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with pytest.raises(InputError):
+                RemotePolicy(f"ws://127.0.0.1:{server.socket.getsockname()[1]}", TOKEN)
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "said", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"\xff" * 50, b""]
+)
+def test_something_else_that_listens_there_is_bad_input(said):
+    def serve_one(listener):
+        line, _ = listener.accept()
+        line.recv(4096)
+        line.sendall(said)
+        line.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve_one, args=(listener,), daemon=True).start()
+        with pytest.raises(InputError, match="protocol of ws"):
+            RemotePolicy(f"ws://127.0.0.1:{listener.getsockname()[1]}", TOKEN)
+
+
+def test_nobody_there_and_nobody_who_speaks():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"ws://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(DeadlineMissed, match="no answer"):
+            RemotePolicy(url, TOKEN, connect_timeout=0.2)
+    with pytest.raises(ConnectionLost, match="start `saccade serve`"):
+        RemotePolicy(url, TOKEN)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("127.0.0.1:8000", "ws://HOST:PORT"),
+        ("http://127.0.0.1:8000", "ws://HOST:PORT"),
+        ("ws://127.0.0.1", "ws://HOST:PORT"),
+        ("ws://127.0.0.1:port", "ws://HOST:PORT"),
+        ("ws://name:secret@127.0.0.1:8000", "ws://HOST:PORT"),
+        ("ws://192.168.1.7:8000", "wss:// to another machine"),
+    ],
+)
+def test_addresses_are_checked_before_anything_is_sent(url, said):
+    with pytest.raises(InputError, match=said):
+        RemotePolicy(url, TOKEN)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 1e6, "1"])
+def test_every_wait_has_an_end(seconds):
+    for name in ("timeout", "reset_timeout", "connect_timeout"):
+        with pytest.raises(InputError, match=name):
+            RemotePolicy("ws://127.0.0.1:1", TOKEN, **{name: seconds})

@@ -1,0 +1,117 @@
+"""What openpi's own client sends, recorded byte by byte, still works.
+
+The files are what `openpi-client` 0.1.2 (numpy 1.26.4, websockets 17.4) sent to a server of ours with a `ToyDecider`:
+the handshake of `WebsocketClientPolicy(host, port, api_key=TOKEN)` and the masked frame of one `infer`: pictures and
+state of `toy_observation(0)`, in openpi's flat form (float64 for the state, one more scalar) and in the desk's.
+"""
+
+import re
+import socket
+import urllib.parse
+
+import numpy as np
+import pytest
+from toy_decider import DATA, TOKEN, ToyDecider, expected_actions, toy_observation
+
+from saccade.robot.remote.codec import decode
+from saccade.robot.remote.server_settings import ServerSettings
+from saccade.robot.remote.serving import serving
+
+WAIT = 20.0
+FORMS = ("flat", "nested")
+
+
+class Line:
+    """A bare socket to a server, and the frames that come from it."""
+
+    def __init__(self, url):
+        parts = urllib.parse.urlsplit(url)
+        self.socket = socket.create_connection((parts.hostname, parts.port))
+        self.socket.settimeout(WAIT)
+
+    def read(self, size):
+        data = b""
+        while len(data) < size:
+            part = self.socket.recv(size - len(data))
+            assert part, "the server has closed"
+            data += part
+        return data
+
+    def head(self):
+        data = b""
+        while not data.endswith(b"\r\n\r\n"):
+            data += self.read(1)
+        return data
+
+    def frame(self):
+        """Return opcode and payload of the next frame, which a server never masks nor, here, fragments."""
+        first, length = self.read(2)
+        assert first & 0x80 and length < 0x80
+        if length >= 126:
+            length = int.from_bytes(self.read(2 if length == 126 else 8), "big")
+        return first & 0x0F, self.read(length)
+
+
+@pytest.fixture
+def decider():
+    return ToyDecider()
+
+
+@pytest.fixture
+def line(decider):
+    with serving(decider, ServerSettings(token=TOKEN)) as url:
+        line = Line(url)
+        yield line
+        line.socket.close()
+
+
+def recorded(name):
+    return (DATA / f"openpi_{name}.bin").read_bytes()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_recorded_frames_get_the_actions_that_they_ask_for(line, decider, form):
+    line.socket.sendall(recorded(f"{form}_handshake"))
+    assert line.head().startswith(b"HTTP/1.1 101 ")
+    opcode, metadata = line.frame()
+    assert opcode == 2 and decode(metadata)["protocol"] == "saccade/1"
+    for again in (False, True):
+        line.socket.sendall(recorded(f"{form}_frame"))
+        opcode, reply = line.frame()
+        reply = decode(reply)
+        assert opcode == 2 and set(reply) == {"actions", "server_timing"}
+        np.testing.assert_array_equal(reply["actions"], expected_actions(toy_observation(0), decider.contract))
+        assert reply["server_timing"]["infer_ms"] > 0
+        assert ("prev_total_ms" in reply["server_timing"]) == again
+    # The words come with every observation; the policy is reset when they change.
+    assert decider.instructions == ["put the red cube in the bin"]
+
+
+def test_errors_come_as_text_in_one_line_and_the_client_may_go_on(line, decider):
+    line.socket.sendall(recorded("flat_handshake"))
+    line.head()
+    line.frame()
+    # The same frame with one letter of a camera's name changed: masked, so the mask is taken into account.
+    frame = bytearray(recorded("flat_frame"))
+    start = 8 if frame[1] & 0x7F == 126 else 6
+    mask = frame[start - 4 : start]
+    payload = bytes(byte ^ mask[index % 4] for index, byte in enumerate(frame[start:]))
+    place = payload.index(b"observation/front")
+    frame[start + place] ^= ord("o") ^ ord("p")
+    line.socket.sendall(frame)
+    opcode, said = line.frame()
+    assert opcode == 1 and said.startswith(b"camera front: got nothing") and b"\n" not in said
+    line.socket.sendall(recorded("flat_frame"))
+    assert line.frame()[0] == 2
+
+
+def test_without_the_key_it_is_turned_away(line):
+    line.socket.sendall(re.sub(rb"Authorization: [^\r]*\r\n", b"", recorded("flat_handshake")))
+    assert line.head().startswith(b"HTTP/1.1 401 ")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_recordings_are_those_of_the_real_client(form):
+    handshake = recorded(f"{form}_handshake")
+    assert handshake.startswith(b"GET / HTTP/1.1\r\n") and b"websockets/17.4" in handshake
+    assert f"Authorization: Api-Key {TOKEN}".encode() in handshake

@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy_decider import TOKEN, toy_contract, toy_observation
+
+from saccade.errors import InputError
+from saccade.robot.remote import protocol
+
+CONTRACT = toy_contract()
+PICTURES = toy_observation()["pixels"]
+ANYTHING = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 2**64 - 1),
+    st.floats(),
+    st.text(max_size=5),
+    st.sampled_from(["reset", "decide", "saccade/1", "input", CONTRACT.to_json(), "{}"]),
+    st.sampled_from(
+        [np.zeros((4, 6, 3), np.uint8), np.zeros(2, np.float32), np.full(2, np.nan), np.float32(1), np.ones(3, bool)]
+    ),
+    st.sampled_from(
+        [PICTURES, {"front": 3}, [], {}, {"kind": "late", "what": "", "got": "", "expected": "", "fix": ""}]
+    ),
+)
+KEYS = (
+    *(
+        "request",
+        "session",
+        "sequence",
+        "deadline",
+        "instruction",
+        "pixels",
+        "agent_pos",
+        "prompt",
+        "observation/state",
+    ),
+    *(
+        "observation/front",
+        "observation/wrist",
+        "protocol",
+        "policy",
+        "contract",
+        "kind",
+        "what",
+        "got",
+        "expected",
+        "fix",
+    ),
+)
+MESSAGES = st.dictionaries(st.sampled_from(KEYS), ANYTHING, max_size=9)
+
+
+@settings(max_examples=400, deadline=None)
+@given(MESSAGES)
+def test_whatever_the_codec_lets_through_is_understood_or_refused(message):
+    for read in (
+        lambda: protocol.read_request(message, CONTRACT),
+        lambda: protocol.read_greeting(message, "there"),
+        lambda: protocol.read_error(message),
+    ):
+        try:
+            said = read()
+        except InputError as error:
+            assert len(str(error)) < 1000
+            continue
+        if isinstance(said, protocol.Request):
+            assert said.instruction is not None or said.observation["agent_pos"].dtype == np.float32
+            assert said.plain or 0 < said.deadline <= protocol.LONGEST_DEADLINE
+
+
+def test_both_forms_of_an_observation_are_the_same_request():
+    seen = toy_observation()
+    flat = {f"observation/{name}": picture for name, picture in seen["pixels"].items()}
+    nested = protocol.read_request({**seen, "prompt": "go"}, CONTRACT)
+    flat = protocol.read_request({**flat, "observation/state": seen["agent_pos"], "prompt": "go"}, CONTRACT)
+    for request in (nested, flat):
+        assert request.plain and request.instruction == "go" and request.deadline is None
+        assert set(request.pixels) == {"front", "wrist"}
+        np.testing.assert_array_equal(request.pixels["wrist"], seen["pixels"]["wrist"])
+        np.testing.assert_array_equal(request.state, seen["agent_pos"])
+
+
+def test_the_greeting_carries_the_contract_to_the_last_bit():
+    session = protocol.new_session()
+    said = protocol.greeting(CONTRACT, "toy", session, 1000)
+    assert protocol.read_greeting(said, "there") == (session, CONTRACT, "toy")
+    assert protocol.new_session() != session
+
+
+def test_an_error_travels_and_long_texts_are_cut():
+    error = InputError("what", got="g" * 10_000, expected="e", fix="f")
+    kind, travelled = protocol.read_error(protocol.error_fields("late", error))
+    assert kind == "late" and travelled.what == "what" and len(travelled.got) == 500
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        TOKEN,
+        f"Bearer {TOKEN}",
+        f"api-key {TOKEN}",
+        f"Api-Key {TOKEN} ",
+        f"Api-Key {TOKEN[:-1]}",
+        "Api-Key \udcff",
+    ],
+)
+def test_only_the_very_token_is_authorized(header):
+    assert not protocol.is_authorized(header, TOKEN)
+    assert protocol.is_authorized(f"Api-Key {TOKEN}", TOKEN)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.0.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("localhost.example.org", False),
+    ],
+)
+def test_what_only_this_machine_reaches_is_known(host, loopback):
+    assert protocol.is_loopback(host) == loopback

@@ -1,0 +1,472 @@
+"""Whole sessions with a fake arm: episodes, and every way in which policies, cameras and people end them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+from fake_arm import HOME, FakeArm, goals, told
+from stand_in import make_contract
+
+from saccade.errors import InputError, WorldError
+from saccade.policy.contract import ContractMismatch
+from saccade.robot.control.loop import LoopSettings
+from saccade.robot.governor.recorder import read_record, replay
+from saccade.robot.session.cameras import CameraWatch, WatchSettings
+from saccade.robot.session.episode import Orders
+from saccade.robot.session.session import EpisodePlan, SessionSettings, run_session
+from saccade.robot.session.summary import Observer
+
+pytestmark = pytest.mark.real_time
+
+# Generous to a busy machine: what is asserted is what the arm was told.
+LOOP = LoopSettings(heartbeat_seconds=2.0, raise_priority=False)
+
+
+class NoiseCamera:
+    """Shows noise at 60 a second, of 16 x 16 pixels; `mode` as a test wants it."""
+
+    height = width = 16
+
+    def __init__(self) -> None:
+        self.mode, self.reads = "live", 0
+
+    def connect(self, warmup: bool = True) -> None:
+        pass
+
+    def async_read(self, timeout_ms: float = 200) -> np.ndarray:
+        time.sleep(1 / 60)
+        if self.mode == "dropped":
+            raise TimeoutError("no frame")
+        self.reads += self.mode == "live"
+        return np.random.default_rng(self.reads).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+
+    def disconnect(self) -> None:
+        pass
+
+
+class Climber:
+    """Goes up from the measured joints by `speed` a step; `script` maps numbers of decisions to what happens then."""
+
+    def __init__(self, speed: float = 0.5, takes: float = 0.01, **contract: object) -> None:
+        self.contract = make_contract(**contract)
+        self.speed, self.takes, self.script = speed, takes, {}
+        self.instructions, self.count = [], 0
+        self.ceiling = np.array([60.0, 60.0, 80.0])
+
+    def reset(self, instruction: str) -> None:
+        self.instructions.append(instruction)
+
+    def decide(self, observation) -> np.ndarray:
+        self.count += 1
+        time.sleep(self.takes)
+        assert observation["pixels"]["front"].shape == (16, 16, 3)
+        pose = observation["agent_pos"]
+        steps = np.outer(np.arange(1, self.contract.chunk + 1), np.full(3, self.speed))
+        actions = np.minimum(pose + steps, self.ceiling).astype(np.float32)
+        return self.script.get(self.count, lambda given: given)(actions)
+
+
+class Stage:
+    """Everything that a session needs, and `run`."""
+
+    def __init__(self, folder) -> None:
+        self.folder, self.camera, self.decider = folder, NoiseCamera(), Climber()
+        self.watch = WatchSettings(age_limit=0.5)
+        self.refusal = ""
+        self.orders = Orders()
+
+    def run(self, *plans: EpisodePlan, loop: LoopSettings = LOOP, **given):
+        names = ("start", "aggregation", "stopped_seconds", "decision_seconds", "rearm_between", "real_time_chunking")
+        chosen = {name: given.pop(name) for name in [*names, "release_between"] if name in given}
+        return run_session(
+            decider=self.decider,
+            make_arm=partial(FakeArm, self.folder, self.refusal),
+            cameras=CameraWatch({"front": self.camera}, self.decider.contract.cameras, self.watch),
+            episodes=plans or (EpisodePlan("go up", 1.5),),
+            settings=SessionSettings(loop=loop, overrun_share=1.0, **chosen),
+            record=self.folder / "flight.jsonl",
+            orders=self.orders,
+            **given,
+        )
+
+    def is_held(self) -> None:
+        """The arm was told the same pose, again and again, at the end."""
+        last = goals(self.folder)[-3:]
+        assert np.all(last == last[0])
+        assert [line["torque"] for line in told(self.folder, "torque")][-1] is True
+
+
+@pytest.fixture
+def stage(tmp_path):
+    return Stage(tmp_path)
+
+
+def after(decisions: int, decider: Climber, act) -> None:
+    """Let `act` happen at a decision, whose actions it may replace."""
+
+    def happen(actions):
+        replaced = act()
+        return actions if replaced is None else replaced
+
+    # The warm-up decides five times.
+    decider.script[5 + decisions] = happen
+
+
+def test_an_episode_runs_until_its_time_is_over_and_the_arm_is_held(stage):
+    summary = stage.run()
+    (episode,) = summary.episodes
+    assert episode.ended_by == "time"
+    assert episode.seconds == pytest.approx(1.5, abs=0.5)
+    assert episode.decisions > 2
+    assert summary.stopped == ""
+    assert goals(stage.folder)[-1][0] > HOME[0] + 5
+    stage.is_held()
+    figures = summary.figures
+    assert figures.chunks >= episode.decisions - 1
+    assert figures.decisions == episode.decisions
+    assert figures.decision_p50_ms > 10.0
+    assert figures.round_trip_p50_ms > 10.0
+    assert summary.warm_up_ms > 10.0
+    assert any("observation to command" in line for line in summary.lines())
+    assert replay(stage.folder / "flight.jsonl").identical
+
+
+def test_an_end_condition_ends_an_episode_with_its_outcome(stage):
+    until = time.monotonic() + 60
+    asked = []
+
+    def ended():
+        asked.append(time.monotonic())
+        return {"success": True} if len(asked) > 8 else None
+
+    summary = stage.run(EpisodePlan("go up", 30.0), ended=ended)
+    assert summary.episodes[0].ended_by == "condition"
+    assert summary.episodes[0].outcome == {"success": True}
+    assert time.monotonic() < until
+
+
+def test_several_episodes_are_prepared_each_and_hear_their_own_instruction(stage):
+    prepared = []
+
+    def prepare(index):
+        torque = [line["torque"] for line in told(stage.folder, "torque")]
+        prepared.append((index, torque[-1] if torque else None))
+        return "paraphrased" if index == 1 else None
+
+    plans = (EpisodePlan("first", 0.6), EpisodePlan("second", 0.6), EpisodePlan("third", 0.6))
+    summary = stage.run(*plans, prepare=prepare, release_between=True)
+    assert [each.instruction for each in summary.episodes] == ["first", "paraphrased", "third"]
+    assert stage.decider.instructions[0] == "first"
+    assert stage.decider.instructions[-2:] == ["paraphrased", "third"]
+    assert prepared == [(0, None), (1, False), (2, False)], "torque is off meanwhile"
+    assert [line["torque"] for line in told(stage.folder, "torque")] == [True, False, True, False, True]
+    stage.is_held()
+
+
+def test_whoever_watches_is_told_of_everything(stage):
+    class Watcher(Observer):
+        def __init__(self) -> None:
+            self.calls, self.views = [], []
+
+        def started(self, arm):
+            self.calls.append("started")
+
+        def episode_began(self, episode, instruction):
+            self.calls.append(f"began {episode} {instruction}")
+
+        def stepped(self, view):
+            self.views.append(view)
+
+        def decided(self, chunk, seconds):
+            self.calls.append("decided")
+
+        def happened(self, event):
+            self.calls.append(event.kind)
+
+        def episode_ended(self, summary):
+            self.calls.append("ended")
+
+    watcher = Watcher()
+    stage.run(observer=watcher)
+    assert watcher.calls[0] == "started"
+    assert {"began 0 go up", "decided", "ready", "moving", "ended"} <= set(watcher.calls)
+    assert 15 < len(watcher.views) <= 50, "30 a second"
+    assert watcher.views[-1].frames["front"].picture.shape == (16, 16, 3)
+    assert watcher.views[-1].state == "moving"
+
+
+def test_nothing_moves_in_a_dry_run(stage):
+    summary = stage.run(loop=LoopSettings(heartbeat_seconds=2.0, raise_priority=False, dry_run=True))
+    assert summary.dry_run
+    assert summary.episodes[0].decisions > 2
+    assert summary.figures.chunks > 1
+    assert not told(stage.folder)
+    assert not told(stage.folder, "torque")
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (lambda given: np.full_like(given, np.nan), "not_finite"),
+        (lambda given: given[:3], "shape"),
+        (lambda given: given.astype(np.int32), "dtype"),
+        (lambda given: np.full((16, 3), None), "dtype"),
+    ],
+)
+def test_a_policy_that_breaks_stops_the_arm(stage, broken, reason):
+    stage.decider.script[8] = broken
+    summary = stage.run(EpisodePlan("go up", 20.0))
+    assert summary.stopped == reason
+    assert summary.episodes[0].ended_by == f"stopped: {reason}"
+    stage.is_held()
+
+
+def test_an_error_of_the_policy_is_raised_when_the_arm_is_held(stage):
+    def fail():
+        raise ZeroDivisionError("in the network")
+
+    after(3, stage.decider, fail)
+    with pytest.raises(WorldError, match="the decider failed: ZeroDivisionError: in the network"):
+        stage.run(EpisodePlan("go up", 20.0))
+    stage.is_held()
+
+
+def test_a_policy_that_hangs_leaves_a_held_arm_and_is_told(stage):
+    gate = threading.Event()
+    after(3, stage.decider, lambda: gate.wait(30) and None)
+    started = time.monotonic()
+    with pytest.raises(WorldError, match="the decider has given no answer for"):
+        stage.run(EpisodePlan("go up", 60.0), decision_seconds=1.0)
+    gate.set()
+    assert time.monotonic() - started < 30
+    stage.is_held()
+    states = [line["state"] for line in read_record(stage.folder / "flight.jsonl") if line["call"] == "tick"]
+    assert "holding" in states
+
+
+def test_an_answer_that_comes_late_is_not_played(stage):
+    after(3, stage.decider, lambda: time.sleep(0.8))
+    summary = stage.run(EpisodePlan("go up", 3.0))
+    assert summary.figures.rejected["age"] >= 1
+    assert summary.episodes[0].holds["starved"] >= 1
+    assert goals(stage.folder)[-1][0] > HOME[0] + 5, "it goes on with what is fresh"
+
+
+def test_a_policy_too_slow_for_the_rate_is_refused_before_torque(stage):
+    stage.decider.takes = 0.4
+    with pytest.raises(InputError, match=r"policy: got a decision in 4\d\d ms, expected at most 250 ms"):
+        stage.run()
+    assert not told(stage.folder, "torque")
+
+
+def test_real_time_chunking_is_refused_for_a_policy_that_cannot(stage):
+    with pytest.raises(InputError, match="a policy that decides each chunk anew"):
+        stage.run(real_time_chunking=True)
+    assert not (stage.folder / "events.jsonl").exists(), "not even the port was opened"
+
+
+def test_real_time_chunking_gives_a_policy_what_is_still_to_be_played(stage):
+    given = []
+
+    class Continuing(Climber):
+        supports_real_time_chunking = True
+
+        def continue_chunk(self, observation, leftover, inference_delay):
+            given.append((leftover.shape, inference_delay))
+            return self.decide(observation)
+
+    stage.decider = Continuing()
+    summary = stage.run(real_time_chunking=True)
+    assert summary.episodes[0].decisions > 2
+    assert given[0][0] == (0, 0)
+    assert any(shape[0] >= 4 and shape[1] == 3 for shape, _ in given)
+    assert all(delay >= 1 for _, delay in given)
+
+
+def test_an_arm_that_does_not_fit_the_contract_is_refused_with_every_difference(stage):
+    contract = stage.decider.contract
+    names = ("shoulder_roll.pos", "elbow_flex.pos", "gripper.pos")
+    units = ("degrees", "radians", "percent")
+    stage.decider.contract = dataclasses.replace(
+        contract,
+        state=dataclasses.replace(contract.state, names=names, units=units),
+        action=dataclasses.replace(contract.action, names=names, units=units),
+    )
+    with pytest.raises(ContractMismatch, match="not met in 4 places") as mismatch:
+        stage.run()
+    assert "add shoulder_roll.pos and leave out shoulder_pan.pos" in str(mismatch.value).lower()
+    assert not told(stage.folder, "torque")
+
+
+def test_what_the_arm_refuses_is_refused(stage):
+    stage.refusal = "Check its cable."
+    with pytest.raises(InputError, match="servo 3"):
+        stage.run()
+
+
+def test_a_first_command_far_away_is_refused_and_ramped_to_where_asked(stage, tmp_path):
+    stage.decider.script = {number: lambda given: given + np.float32([40.0, 0.0, 0.0]) for number in range(100)}
+    with pytest.raises(InputError, match=r"first command: got .*shoulder_pan.pos by 4"):
+        stage.run()
+    assert np.all(np.abs(goals(stage.folder) - HOME).max() < 0.5), "it has not moved"
+    other = Stage(tmp_path / "other")
+    other.folder.mkdir()
+    other.decider.script = {6: lambda given: given + np.float32([40.0, 0.0, 0.0])}
+    summary = other.run(start="ramp")
+    assert summary.episodes[0].ended_by == "time"
+
+
+@pytest.mark.parametrize(("mode", "reason"), [("frozen", "camera_frozen"), ("dropped", "camera_age")])
+def test_a_camera_that_fails_holds_the_arm_and_it_goes_on_when_it_is_back(stage, mode, reason):
+    def repair() -> None:
+        time.sleep(1.2)
+        stage.camera.mode = "live"
+
+    def break_it() -> None:
+        stage.camera.mode = mode
+        threading.Thread(target=repair, daemon=True).start()
+
+    after(3, stage.decider, break_it)
+    summary = stage.run(EpisodePlan("go up", 4.0))
+    assert summary.episodes[0].refused_observations[reason] >= 1
+    assert set(summary.episodes[0].holds) & {reason, "starved"}
+    states = [line["state"] for line in read_record(stage.folder / "flight.jsonl") if line["call"] == "tick"]
+    held = states.index("holding")
+    assert "moving" in states[held:]
+
+
+def test_a_changed_instruction_drops_what_was_decided_under_the_old_one(stage):
+    after(3, stage.decider, lambda: stage.orders.change_instruction("go elsewhere"))
+    summary = stage.run(EpisodePlan("go up", 2.0))
+    assert summary.episodes[0].instruction == "go elsewhere"
+    assert stage.decider.instructions[-1] == "go elsewhere"
+    lines = list(read_record(stage.folder / "flight.jsonl"))
+    place = next(index for index, line in enumerate(lines) if line["call"] == "drop")
+    later = [line for line in lines[place:] if line["call"] == "submit" and line["accepted"]]
+    assert later
+    assert all(line["observed"] >= lines[place]["now"] for line in later)
+
+
+def test_a_stop_ends_the_episode_unless_somebody_re_arms(stage):
+    after(3, stage.decider, lambda: stage.orders.stop("a hand in the way"))
+    summary = stage.run(EpisodePlan("go up", 20.0))
+    assert summary.stopped == "stop"
+    stage.is_held()
+
+
+def test_somebody_may_re_arm(stage):
+    def stop_for_a_while() -> None:
+        stage.orders.stop("a hand in the way")
+        threading.Timer(0.5, stage.orders.rearm).start()
+
+    after(3, stage.decider, stop_for_a_while)
+    summary = stage.run(EpisodePlan("go up", 4.0), stopped_seconds=10.0)
+    assert summary.episodes[0].ended_by == "time"
+    assert summary.figures.stops == 1
+    states = [line["state"] for line in read_record(stage.folder / "flight.jsonl") if line["call"] == "tick"]
+    assert "moving" in states[states.index("stopped") :]
+
+
+def test_a_stop_may_be_its_episodes_alone(stage):
+    after(3, stage.decider, lambda: stage.orders.stop("a hand in the way"))
+    summary = stage.run(EpisodePlan("first", 20.0), EpisodePlan("second", 1.0), rearm_between=True)
+    assert [each.ended_by for each in summary.episodes] == ["stopped: stop", "time"]
+    assert summary.stopped == ""
+
+
+def test_who_asks_to_leave_stops_the_arm_and_begins_no_further_episode(stage):
+    after(3, stage.decider, lambda: stage.orders.leave("enough"))
+    summary = stage.run(EpisodePlan("first", 20.0), EpisodePlan("second", 1.0), rearm_between=True)
+    assert [each.ended_by for each in summary.episodes] == ["stopped: stop"]
+    assert summary.stopped == "stop"
+    assert summary.figures.stops == 1
+    stage.is_held()
+
+
+def test_an_order_ends_an_episode(stage):
+    after(3, stage.decider, stage.orders.end_episode)
+    summary = stage.run(EpisodePlan("go up", 20.0))
+    assert summary.episodes[0].ended_by == "asked"
+
+
+def test_an_error_of_whoever_watches_is_raised_when_the_arm_is_held(stage):
+    class Clumsy(Observer):
+        def decided(self, chunk, seconds):
+            if chunk.sequence == 3:
+                raise KeyError("a view that is gone")
+
+    with pytest.raises(KeyError, match="a view that is gone"):
+        stage.run(EpisodePlan("go up", 20.0), observer=Clumsy())
+    stage.is_held()
+
+
+def test_a_dead_bus_ends_the_session_held(stage):
+    after(3, stage.decider, (stage.folder / "bus").touch)
+    summary = stage.run(EpisodePlan("go up", 20.0))
+    assert summary.stopped == "bus"
+    assert summary.figures.bus_failures > 10
+
+
+def test_a_control_process_that_crashes_is_told(stage):
+    after(3, stage.decider, (stage.folder / "crash").touch)
+    with pytest.raises(WorldError, match="the control process ended"):
+        stage.run(EpisodePlan("go up", 20.0))
+    stage.is_held()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(dict(instruction=" "), "no words"), (dict(instruction="go", seconds=0.0), "seconds")],
+)
+def test_plans_check_themselves(arguments, message):
+    with pytest.raises(InputError, match=message):
+        EpisodePlan(**arguments)
+
+
+SESSION = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_session import Stage, EpisodePlan
+
+if __name__ == "__main__":
+    stage = Stage(Path({folder!r}))
+    stage.decider.script = {{8: lambda given: (print("moving", flush=True), given)[1]}}
+    stage.run(EpisodePlan("go up", 60.0))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_session_that_is_interrupted_terminated_or_killed_leaves_a_held_arm(tmp_path, number):
+    program = tmp_path / "session.py"
+    program.write_text(SESSION.format(tests=os.path.dirname(__file__), folder=str(tmp_path)))
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    session = subprocess.Popen([sys.executable, str(program)], start_new_session=True, **pipes)
+    try:
+        assert session.stdout.readline().strip() == "moving"
+        # Ctrl-C at a terminal reaches the control process, too.
+        send = os.killpg if number == signal.SIGINT else os.kill
+        send(session.pid, number)
+        session.wait(timeout=30)
+        ends = time.monotonic() + 20.0
+        while not told(tmp_path, "closed") and time.monotonic() < ends:
+            time.sleep(0.05)
+        assert told(tmp_path, "closed")
+        last = goals(tmp_path)[-3:]
+        assert np.all(last == last[0])
+        assert [line["torque"] for line in told(tmp_path, "torque")] == [True]
+        assert replay(tmp_path / "flight.jsonl").identical
+        if number == signal.SIGTERM:
+            assert session.returncode == 128 + number
+    finally:
+        session.kill()
+        session.wait()
