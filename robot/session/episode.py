@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import queue
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,10 +20,11 @@ from ..governor.rules import Rules
 from ..governor.schedule import Schedule
 from .cameras import CameraWatch, Frame, ObservationRefused, oldest
 from .decision_thread import Decision, DecisionThread
+from .orders import Orders
 from .summary import EpisodeSummary, Observer, StepView
 
 if TYPE_CHECKING:
-    from .session import SessionSettings
+    from .settings import SessionSettings
 
 CYCLE = 0.005
 """Seconds that the session waits at most before it looks again."""
@@ -39,42 +39,6 @@ REFUSED_SECONDS = 0.2
 
 AT_ONCE = ("camera_frozen", "camera_blank", "camera_size")
 FIRST_SIGHT_SECONDS = 10.0
-
-
-class Orders:
-    """What other threads ask of a running session; each is carried out within a few milliseconds."""
-
-    def __init__(self) -> None:
-        self._orders: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
-        self.leaving = False
-
-    def stop(self, reason: str = "asked for") -> None:
-        """Stop the arm, latched."""
-        self._orders.put(("stop", reason))
-
-    def leave(self, reason: str = "asked for") -> None:
-        """Stop the arm, latched, and begin no further episode."""
-        self.leaving = True
-        self.stop(reason)
-
-    def rearm(self) -> None:
-        """End a stop."""
-        self._orders.put(("rearm", ""))
-
-    def end_episode(self) -> None:
-        """End the episode; the arm is held."""
-        self._orders.put(("end", ""))
-
-    def change_instruction(self, instruction: str) -> None:
-        """Go on under another instruction; what was decided under the old one is dropped."""
-        self._orders.put(("instruction", instruction))
-
-    def take(self) -> list[tuple[str, str]]:
-        """Return what was asked since the last call."""
-        taken = []
-        while not self._orders.empty():
-            taken.append(self._orders.get())
-        return taken
 
 
 def see(link: ControlLink, cameras: CameraWatch) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from ...errors import InputError, unknown_name
 from ...policy.contract import CameraSpec, Contract
 from ...robot.arm import Arm
-from ...robot.session.session import EpisodePlan
+from ...robot.session.settings import EpisodePlan
 from .options import DEFAULT_TASK, RunConfig
 
 POSITIONAL = {"opencv": "index_or_path", "intelrealsense": "serial_number_or_name", "zmq": "server_address"}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ...policy.contract import Contract
     from ...robot.decider import Decider
     from ...robot.remote.client import RemotePolicy
-    from ...robot.session.episode import Orders
+    from ...robot.session.orders import Orders
     from ...robot.session.summary import Observer, SessionSummary
     from .arms import RunArm
     from .log import RunLog
@@ -133,8 +133,9 @@ def _session(config: RunConfig, decider: Decider, arm: RunArm, out: Path, watche
     from ...robot.control.loop import LoopSettings
     from ...robot.governor.rules import RAMP_SHARE
     from ...robot.session.cameras import CameraWatch
-    from ...robot.session.episode import Orders
-    from ...robot.session.session import SessionSettings, run_session
+    from ...robot.session.orders import Orders
+    from ...robot.session.session import run_session
+    from ...robot.session.settings import SessionSettings
     from .log import FLIGHT, RunLog, Watchers, summarize, summary_lines, write_summary
     from .recording import RunRecorder
 

@@ -1,8 +1,8 @@
 """A million broken messages against the wire's codec, judged by a second reader that shares nothing with it.
 
 The judge lets msgpack's own C reader parse a message freely and then holds the tree against the definition in
-`robot/remote/codec.py`, with `struct` and `math` where the codec uses numpy. So a message counts as wrongly accepted whenever
-the codec lets through what the definition does not allow, or reads another value from it; and as wrongly refused the
+`robot/remote/codec.py`, with `struct` and `math` where the codec uses numpy. So a message counts as wrongly accepted
+whenever the codec lets through what the definition does not allow, or reads another value from it; and as wrongly refused the
 other way round.
 """
 

@@ -23,8 +23,9 @@ from ....robot.control.loop import LoopSettings
 from ....robot.decider import Decider
 from ....robot.limits import Limits
 from ....robot.session.cameras import CameraWatch
-from ....robot.session.episode import Orders
-from ....robot.session.session import EpisodePlan, SessionSettings, run_session
+from ....robot.session.orders import Orders
+from ....robot.session.session import run_session
+from ....robot.session.settings import EpisodePlan, SessionSettings
 from ....robot.session.summary import EpisodeSummary, Observer
 from ....sim.virtual_arm.world import VirtualArm
 from .rig import Wanderer, arm_maker, small_contract

@@ -21,8 +21,9 @@ from saccade.policy.contract import ContractMismatch
 from saccade.robot.control.loop import LoopSettings
 from saccade.robot.governor.recorder import read_record, replay
 from saccade.robot.session.cameras import CameraWatch, WatchSettings
-from saccade.robot.session.episode import Orders
-from saccade.robot.session.session import EpisodePlan, SessionSettings, run_session
+from saccade.robot.session.orders import Orders
+from saccade.robot.session.session import run_session
+from saccade.robot.session.settings import EpisodePlan, SessionSettings
 from saccade.robot.session.summary import Observer
 
 pytestmark = pytest.mark.real_time
