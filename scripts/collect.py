@@ -11,8 +11,8 @@ from ..sim import worlds
 from ..sim.desk.tasks import FIRST_DEMONSTRATION_STATE
 
 if TYPE_CHECKING:
-    from ..sim.collection import CollectionRequest, CollectionSummary
-    from ..sim.demonstrations import DemonstrationWorld
+    from ..sim.demonstrations.attempt import DemonstrationWorld
+    from ..sim.demonstrations.collection import CollectionRequest, CollectionSummary
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def run(config: CollectConfig) -> int:
 
 def collect_demonstrations(config: CollectConfig) -> CollectionSummary:
     """Collect as configured and return what was collected; raises InputError for whatever does not fit."""
-    from ..sim.collection import CollectedTask, CollectionRequest, collect
+    from ..sim.demonstrations.collection import CollectedTask, CollectionRequest, collect
     from ..sim.rendering import choose_backend
     from ..training.statistics import write_exact_statistics
 
@@ -99,7 +99,7 @@ def collect_demonstrations(config: CollectConfig) -> CollectionSummary:
 
 def recorded_demonstrations(config: CollectConfig) -> tuple[CollectionRequest, DemonstrationWorld]:
     """Return what to collect from human demonstrations, and their world; raises InputError for files that are none."""
-    from ..sim.collection import CollectedTask, CollectionRequest
+    from ..sim.demonstrations.collection import CollectedTask, CollectionRequest
     from ..sim.libero.conventions import Conventions
     from ..sim.libero.recordings import recorded_task
     from ..sim.libero.replay import RecordedWorld

@@ -12,7 +12,7 @@ import tyro
 from ..errors import InputError
 
 if TYPE_CHECKING:
-    from ..sim.run_folder import Evaluation
+    from ..sim.evaluation.run_folder import Evaluation
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class ReportConfig:
 
 def run(config: ReportConfig) -> int:
     """Write the report, print where it is, and return the exit code."""
-    from ..sim.report import write_report
-    from ..sim.run_folder import REPORT, read_evaluation
+    from ..sim.evaluation.run_folder import REPORT, read_evaluation
+    from ..sim.report.report import write_report
 
     evaluations = [read_evaluation(folder) for folder in config.runs]
     path = config.out or (config.runs[0] if len(config.runs) == 1 else config.runs[0].parent) / REPORT
@@ -44,8 +44,8 @@ def run(config: ReportConfig) -> int:
 
 def comparison_lines(evaluations: Sequence[Evaluation]) -> list[str]:
     """Return a line for every later evaluation that says how it did beside the first, on the episodes of both."""
-    from ..sim.comparison import compare
-    from ..sim.perturbation.summary import headline
+    from ..sim.evaluation.comparison import compare
+    from ..sim.evaluation.robustness import headline
 
     first, *others = evaluations
     plain = headline(first.records)

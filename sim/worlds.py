@@ -17,7 +17,7 @@ from .libero.protocols import LEROBOT
 
 if TYPE_CHECKING:
     from ..policy.contract import Contract, Offer
-    from .demonstrations import DemonstrationWorld
+    from .demonstrations.attempt import DemonstrationWorld
     from .perturbation.swap import Swap
 
 

@@ -59,8 +59,8 @@ def test_every_file_that_is_read_at_run_time_is_declared():
     declared = PROJECT["tool"]["setuptools"]["package-data"]
     assert declared["saccade"] == ["starter/*"]
     templates = [path for folder in CODE for path in folder.rglob("*.jinja")]
-    assert templates and {path.parent for path in templates} == {ROOT / "sim"}
-    assert declared["saccade.sim"] == ["*.jinja"]
+    assert templates and {path.parent for path in templates} == {ROOT / "sim" / "report"}
+    assert declared["saccade.sim.report"] == ["*.jinja"]
 
 
 def test_the_licence_is_apache():

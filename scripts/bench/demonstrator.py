@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
-from ...sim.demonstrations import DemonstrationWorld
+from ...sim.demonstrations.attempt import DemonstrationWorld
 from ...sim.desk.tasks import EVALUATION_STATES, SUITES
 from ...sim.worlds import LiberoOptions, find_family, world_to_demonstrate_in
 from .figures import Figures, usable_cores
@@ -62,8 +62,8 @@ def bench_demonstrator(config: DemonstratorConfig) -> tuple[Figures, list[str]]:
     """Return the demonstrator's success as figures and as lines for people, task by task."""
     from tqdm import tqdm
 
-    from ...sim.pool import one_thread
-    from ...sim.statistics import wilson_interval
+    from ...sim.evaluation.pool import one_thread
+    from ...sim.evaluation.statistics import wilson_interval
 
     rounds = list(plan_rounds(config))
     successes = {f"{each.suite}/{each.task}": 0 for each in rounds}

@@ -14,7 +14,7 @@ Figures = Mapping[str, float | int | None]
 
 def write_figures(path: Path, figures: Figures, command: str) -> None:
     """Write figures as JSON, whole or not at all; None stands for what was not measured."""
-    from ...sim.run_folder import write_json
+    from ...sim.evaluation.run_folder import write_json
 
     write_json(path, {"figures": dict(figures), **describe_origin(command)})
 

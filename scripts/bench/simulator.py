@@ -117,7 +117,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 def start_process() -> None:
     """Make a worker process ready: one thread, set before its libraries load."""
-    from ...sim.pool import ONE_THREAD
+    from ...sim.evaluation.pool import ONE_THREAD
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once and without a traceback
     os.environ.update(ONE_THREAD)

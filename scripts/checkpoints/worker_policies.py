@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import torch
 
-    from ...sim.batched import SharedPolicy
+    from ...sim.evaluation.shared_policy import SharedPolicy
 
 MODULE = "saccade.policy.batched"
 """What takes a worker process most of its start, to be imported before there are workers."""
@@ -72,7 +72,7 @@ class BatchedPolicies:
 
 def actors(policies: Policies, batch: int | None) -> Policies | SharedPolicy:
     """Return what gives workers their actors: `batch` is how many decisions are made at once, as of `batch_size`."""
-    from ...sim.batched import SharedPolicy
+    from ...sim.evaluation.shared_policy import SharedPolicy
 
     return policies if batch is None else SharedPolicy(BatchedPolicies(policies, batch))
 

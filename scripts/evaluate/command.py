@@ -22,7 +22,7 @@ from .tables import results_table
 
 if TYPE_CHECKING:
     from ...policy.contract import Contract
-    from ...sim.records import Job
+    from ...sim.evaluation.records import Job
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def evaluate(
     before anything moves, and WorldError when no episode could be run.
     """
     from ...policy.checkpoint import PROVENANCE, read_contract
-    from ...sim.cluster import ClusterOptions, ClusterPool
-    from ...sim.pool import prepare_workers
+    from ...sim.evaluation.cluster import ClusterOptions, ClusterPool
+    from ...sim.evaluation.pool import prepare_workers
     from ...sim.rendering import choose_backend
 
     folder = checkpoint_folder(config.checkpoint)
@@ -61,12 +61,12 @@ def evaluate(
     jobs = plan(config) if jobs is None else list(jobs)
     contract = read_contract(folder)
     choose_backend()
+    from ...sim.evaluation.robustness import headline, memorising, robustness
+    from ...sim.evaluation.run_folder import RESULTS, prepare, read_evaluation, read_json, write_json
+    from ...sim.evaluation.runner import keep_records, run_jobs
+    from ...sim.evaluation.statistics import summarize
     from ...sim.fingerprint import digest_of
-    from ...sim.perturbation.summary import headline, memorising, robustness
-    from ...sim.report import write_report
-    from ...sim.run_folder import RESULTS, prepare, read_evaluation, read_json, write_json
-    from ...sim.runner import keep_records, run_jobs
-    from ...sim.statistics import summarize
+    from ...sim.report.report import write_report
 
     world = worlds.world_for(worlds.find_family(config.suites), contract, config.libero)
     provenance = read_json(folder / PROVENANCE)
@@ -162,9 +162,9 @@ def evaluate_all(config: EvaluateConfig, progress: bool = True) -> tuple[Path, i
     moves: InputError.
     """
     from ...policy.checkpoint import read_contract
+    from ...sim.evaluation.run_folder import read_evaluation
     from ...sim.rendering import choose_backend
-    from ...sim.report import write_report
-    from ...sim.run_folder import read_evaluation
+    from ...sim.report.report import write_report
     from ..report import comparison_lines
 
     names = (config.checkpoint, *config.against)

@@ -9,7 +9,7 @@ from ...sim.perturbation.axes import parse_perturbations
 from .options import EvaluateConfig
 
 if TYPE_CHECKING:
-    from ...sim.records import Job
+    from ...sim.evaluation.records import Job
 
 
 def choose_tasks(config: EvaluateConfig) -> tuple[worlds.SuiteTask, ...]:
@@ -19,8 +19,8 @@ def choose_tasks(config: EvaluateConfig) -> tuple[worlds.SuiteTask, ...]:
 
 def plan(config: EvaluateConfig) -> list[Job]:
     """Return the episodes to run, task by task; a task that a swap makes no sense in is left out of that swap."""
+    from ...sim.evaluation.records import Job, episode_seed
     from ...sim.perturbation.jobs import changed_jobs, require_swaps
-    from ...sim.records import Job, episode_seed
 
     jobs = []
     tasks = choose_tasks(config)

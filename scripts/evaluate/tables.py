@@ -7,7 +7,7 @@ from typing import Any
 
 def results_table(results: dict[str, Any]) -> str:
     """Return the figures as lines for people: a row for each task and one for all, then perturbations and swaps."""
-    from ...sim.perturbation.summary import swap_table, table
+    from ...sim.evaluation.robustness import swap_table, table
 
     # Perturbed and swapped episodes of different kinds have no rate in common.
     parts = [_task_table(results)] if results["protocol"].get("unchanged", True) else []

@@ -38,7 +38,7 @@ def run(config: QuickstartConfig) -> int:
 
 def claim_folder(config: QuickstartConfig) -> None:
     """Make sure that --out is new, or an earlier run of the same quickstart; InputError for anything else."""
-    from ...sim.run_folder import read_json, write_json
+    from ...sim.evaluation.run_folder import read_json, write_json
 
     path = config.out / OPTIONS_FILE
     options = {name: value for name, value in asdict(config).items() if name not in FREE_TO_CHANGE}
@@ -80,8 +80,8 @@ def make_figures(quickstart: Quickstart, seconds: dict[str, float]) -> dict[str,
 
 def write_comparison(quickstart: Quickstart) -> None:
     """Write the report that sets the evaluations side by side."""
-    from ...sim.report import write_report
-    from ...sim.run_folder import read_evaluation
+    from ...sim.evaluation.run_folder import read_evaluation
+    from ...sim.report.report import write_report
 
     folders = [quickstart.config.out / f"evaluation_{name}" for name in quickstart.evaluations]
     write_report([read_evaluation(folder) for folder in folders], quickstart.config.out / REPORT_FILE)

@@ -132,7 +132,7 @@ class Quickstart:
 
     def results(self, name: str) -> dict[str, Any] | None:
         """Return an evaluation's results, None when it was left out or is not complete."""
-        from ...sim.run_folder import RESULTS, read_json
+        from ...sim.evaluation.run_folder import RESULTS, read_json
 
         path = self.config.out / f"evaluation_{name}" / RESULTS
         results = read_json(path) if path.is_file() else None
@@ -151,7 +151,7 @@ class Quickstart:
 
     def _trained(self) -> bool:
         from ...policy.checkpoint import PROVENANCE
-        from ...sim.run_folder import read_json
+        from ...sim.evaluation.run_folder import read_json
 
         path = self.checkpoint / PROVENANCE
         return path.is_file() and read_json(path).get("step") == self.training.loop.steps

@@ -70,7 +70,7 @@ class Stopwatch:
         before, began, stop = self.seconds.get(name, 0.0), time.perf_counter(), threading.Event()
 
         def note() -> None:
-            from ...sim.run_folder import write_json
+            from ...sim.evaluation.run_folder import write_json
 
             self.seconds[name] = round(before + time.perf_counter() - began, 1)
             write_json(self._path, self.seconds)

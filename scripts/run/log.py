@@ -14,7 +14,7 @@ from ...robot.decider import Decider
 from ...robot.governor.chunk import Chunk
 from ...robot.governor.verdict import Event
 from ...robot.session.summary import EpisodeSummary, Observer, SessionSummary, StepView
-from ...sim.recording import write_atomically
+from ...sim.demonstrations.staging import write_atomically
 
 SUMMARY, FLIGHT = "summary.json", "flight.jsonl"
 
@@ -113,7 +113,7 @@ def summarize(
     log: RunLog, session: SessionSummary | None, *, facts: Mapping[str, Any], ended: str, counts_success: bool
 ) -> dict[str, Any]:
     """Return the content of `summary.json`; `session` is None where the run broke off, and `ended` says how."""
-    from ...sim.statistics import wilson_interval
+    from ...sim.evaluation.statistics import wilson_interval
 
     summary: dict[str, Any] = {**facts, "ended": ended}
     # An episode that the governor stopped is a failure; one that somebody broke off says nothing.

@@ -18,7 +18,7 @@ import numpy as np
 from ...errors import InputError
 from ...policy.contract import Contract, Offer
 from ...robot.session.summary import EpisodeSummary, Observer, StepView
-from ...sim.recording import Episode, frame_rate, stage_episode
+from ...sim.demonstrations.staging import Episode, frame_rate, stage_episode
 
 
 @dataclass
@@ -119,8 +119,8 @@ class RunRecorder(Observer):
     def _build(self, paths: list[Path], told: Mapping[str, Any]) -> int:
         import json
 
-        from ...sim.assembly import write_dataset
-        from ...sim.recording import write_atomically
+        from ...sim.demonstrations.dataset_writer import write_dataset
+        from ...sim.demonstrations.staging import write_atomically
         from ...training.statistics import write_exact_statistics
 
         building = self.folder.with_name(f"{self.folder.name}.building")

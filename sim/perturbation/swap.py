@@ -22,7 +22,7 @@ from ...errors import InputError
 from .world import require
 
 if TYPE_CHECKING:
-    from ..records import EpisodeRecord
+    from ..evaluation.records import EpisodeRecord
 
 Swap = Literal["object", "position", "instruction"]
 

@@ -17,8 +17,8 @@ from saccade.policy.contract import ActionSpec, CameraSpec, GripperSpec, Offer, 
 from saccade.policy.core import Demonstrated
 from saccade.policy.history import Past
 from saccade.policy.modeling_saccade import SaccadePolicy
-from saccade.sim.assembly import write_dataset
-from saccade.sim.recording import Episode, stage_episode
+from saccade.sim.demonstrations.dataset_writer import write_dataset
+from saccade.sim.demonstrations.staging import Episode, stage_episode
 from saccade.training.dataset import DemonstrationDataset
 
 NAMES, UNITS = ("a.pos", "gripper.pos"), ("degrees", "percent")

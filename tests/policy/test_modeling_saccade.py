@@ -26,8 +26,8 @@ from saccade.policy.demonstrations import dataset_offer, relative_elements
 from saccade.policy.lerobot_files import lerobot_files
 from saccade.policy.modeling_saccade import SaccadePolicy
 from saccade.policy.processor_saccade import make_saccade_pre_post_processors
-from saccade.sim.assembly import write_dataset
-from saccade.sim.recording import Episode, stage_episode
+from saccade.sim.demonstrations.dataset_writer import write_dataset
+from saccade.sim.demonstrations.staging import Episode, stage_episode
 from saccade.training.configuration import LoopConfig
 
 NAMES, UNITS = ("a.pos", "b.pos", "gripper.pos"), ("degrees", "degrees", "percent")

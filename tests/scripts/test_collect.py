@@ -4,7 +4,7 @@ import pytest
 
 from saccade.errors import InputError
 from saccade.scripts.collect import CollectConfig, choose_tasks, summary_table
-from saccade.sim.collection import CollectionSummary, TaskCount
+from saccade.sim.demonstrations.collection import CollectionSummary, TaskCount
 
 OUT = Path("unused")
 

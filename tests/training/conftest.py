@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from saccade.policy.contract import ActionSpec, CameraSpec, Offer, StateSpec
-from saccade.sim.assembly import write_dataset
-from saccade.sim.recording import Episode, stage_episode
+from saccade.sim.demonstrations.dataset_writer import write_dataset
+from saccade.sim.demonstrations.staging import Episode, stage_episode
 
 NAMES = ("a.pos", "b.pos", "c.pos")
 

@@ -2,8 +2,8 @@
 
 The judge lets msgpack's own C reader parse a message freely and then holds the tree against the definition in
 `robot/remote/codec.py`, with `struct` and `math` where the codec uses numpy. So a message counts as wrongly accepted
-whenever the codec lets through what the definition does not allow, or reads another value from it; and as wrongly refused the
-other way round.
+whenever the codec lets through what the definition does not allow, or reads another value from it; and as wrongly
+refused the other way round.
 """
 
 from __future__ import annotations

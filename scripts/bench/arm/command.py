@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import InputError, unknown_name
-from ....sim.run_folder import read_json, write_json
+from ....sim.evaluation.run_folder import read_json, write_json
 from ..figures import command_line, write_figures
 
 PARTS = ("faults", "fuzz", "round_trip", "loop", "success", "soak", "lerobot")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ....errors import InputError, WorldError
 
 if TYPE_CHECKING:
-    from ....sim.cluster import ClusterPool
-    from ....sim.worker import Finished
+    from ....sim.evaluation.cluster import ClusterPool
+    from ....sim.evaluation.worker import Finished
 
 STORE_BYTES = 80 * 2**20
 """Memory of a test node's object store, the least that Ray takes."""
@@ -37,10 +37,10 @@ def lose_a_node(run: ClusterRun) -> dict[str, int]:
     Raises WorldError when an episode went another way than in a process of this machine.
     """
     from ....policy.checkpoint import find_checkpoint, read_contract
-    from ....sim.cluster import ClusterOptions, ClusterPool
-    from ....sim.records import Job, episode_seed, episodes_that_differ
+    from ....sim.evaluation.cluster import ClusterOptions, ClusterPool
+    from ....sim.evaluation.records import Job, episode_seed, episodes_that_differ
+    from ....sim.evaluation.runner import keep_records, run_jobs
     from ....sim.rendering import choose_backend
-    from ....sim.runner import keep_records, run_jobs
     from ....sim.worlds import LiberoOptions, find_family, world_for
     from ...checkpoints.worker_policies import Policies
     from ...evaluate.command import Worlds

@@ -221,7 +221,7 @@ def measure(name: str, build: Any, problem: Problem, watch: Stopwatch, roof: Roo
 
 def write_report(folder: Path, report: Report, device: str, command: str) -> None:
     """Write every row as JSON, the page and the pictures."""
-    from ....sim.run_folder import write_json, write_text
+    from ....sim.evaluation.run_folder import write_json, write_text
     from .page import write_page
     from .plots import plot_sweep
 

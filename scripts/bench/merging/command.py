@@ -126,7 +126,7 @@ class Measured:
 
     def _named(self, merged: Path, suite: str) -> dict[str, Any]:
         """Return the results of the suite's own skill; where the router chose it in every episode, they are known."""
-        from ....sim.run_folder import read_evaluation
+        from ....sim.evaluation.run_folder import read_evaluation
 
         routed = read_evaluation(self._folder(f"{MAIN}_{suite}"))
         if all(record.skill == suite for record in routed.records):
@@ -183,7 +183,7 @@ class Measured:
 
         `records` are its episodes.
         """
-        from ....sim.run_folder import RESULTS, read_evaluation, read_json
+        from ....sim.evaluation.run_folder import RESULTS, read_evaluation, read_json
 
         out = self._folder(name)
         if not (out / RESULTS).is_file():
@@ -211,7 +211,7 @@ def rate(results: Mapping[str, Any]) -> tuple[int, int]:
 
 def won_and_lost(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]], name: str) -> tuple[int, int]:
     """Return how many episodes a policy won that the skills alone lost, and lost that they won."""
-    from ....sim.comparison import compare
+    from ....sim.evaluation.comparison import compare
 
     pairs = [
         compare(rows["skills alone"][suite]["records"], rows[name][suite]["records"])
@@ -227,8 +227,8 @@ def table(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]]) -
 
     `p`: of McNemar's exact test against the skills alone, over the same episodes.
     """
-    from ....sim.comparison import chance_of_difference
-    from ....sim.statistics import wilson_interval
+    from ....sim.evaluation.comparison import chance_of_difference
+    from ....sim.evaluation.statistics import wilson_interval
 
     names = list(dict.fromkeys(name for rows in measured for name in rows))
     width = max(map(len, names))
@@ -259,7 +259,7 @@ def table(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]]) -
 
 def summary(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]]) -> Figures:
     """Return the figures of all seeds; a mean of suites, then of seeds."""
-    from ....sim.comparison import chance_of_difference
+    from ....sim.evaluation.comparison import chance_of_difference
 
     def mean(name: str) -> float | None:
         rates = [

@@ -29,8 +29,8 @@ from saccade.policy.merging.origin import origin
 from saccade.scripts.main import main
 from saccade.scripts.train.command import train_policy
 from saccade.scripts.train.options import TrainConfig
-from saccade.sim.assembly import write_dataset
-from saccade.sim.recording import Episode, stage_episode
+from saccade.sim.demonstrations.dataset_writer import write_dataset
+from saccade.sim.demonstrations.staging import Episode, stage_episode
 from saccade.training.averaging import WeightAverage
 from saccade.training.configuration import LoopConfig
 

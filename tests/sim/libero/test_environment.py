@@ -7,13 +7,13 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from saccade.errors import InputError, WorldError
-from saccade.sim.episode import run_episode
+from saccade.sim.evaluation.episode import run_episode
+from saccade.sim.evaluation.records import Job, episode_seed, episodes_that_differ
 from saccade.sim.libero.conventions import CAMERAS, NO_OPERATION, Conventions, axis_angle
 from saccade.sim.libero.environment import LiberoEnv
 from saccade.sim.libero.protocols import OPENVLA, Protocol
 from saccade.sim.libero.simulation import Simulation
 from saccade.sim.libero.tasks import find_task
-from saccade.sim.records import Job, episode_seed, episodes_that_differ
 
 SUITE, TASK = "libero_object", "0"
 SHORT = Protocol("short", ((SUITE, 3),), settle_steps=2)

@@ -90,7 +90,7 @@ def test_demonstrations_that_are_none_are_refused(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif("SACCADE_LIBERO_ASSETS" not in os.environ, reason="SACCADE_LIBERO_ASSETS names no assets of LIBERO")
 def test_a_demonstration_acted_again_is_the_same_and_drawn_anew(tmp_path):
-    from saccade.sim.demonstrations import Attempt, demonstrate
+    from saccade.sim.demonstrations.attempt import Attempt, demonstrate
     from saccade.sim.libero.conventions import Conventions
     from saccade.sim.libero.demonstrator import Demonstrator
     from saccade.sim.libero.environment import LiberoEnv

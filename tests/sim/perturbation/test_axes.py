@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
+from saccade.sim.evaluation.records import EpisodeRecord, Job, error_record
 from saccade.sim.perturbation.axes import AXES, STANDARD_LEVEL, Perturbation, parse_perturbation, parse_perturbations
-from saccade.sim.records import EpisodeRecord, Job, error_record
 
 
 def words(*texts):

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from saccade.sim import report
+from saccade.sim.evaluation.records import Job, error_record
+from saccade.sim.evaluation.robustness import robustness
+from saccade.sim.evaluation.run_folder import Evaluation
 from saccade.sim.perturbation.axes import Perturbation
-from saccade.sim.perturbation.chart import radar
-from saccade.sim.perturbation.summary import robustness
-from saccade.sim.records import Job, error_record
-from saccade.sim.run_folder import Evaluation
+from saccade.sim.report import report
+from saccade.sim.report.robustness_chart import radar
 
 
 def records(axes, levels=(1, 5)):

@@ -8,10 +8,10 @@ from saccade.errors import InputError
 from saccade.sim.desk import arm
 from saccade.sim.desk.demonstrator import Demonstrator
 from saccade.sim.desk.environment import DeskEnv
-from saccade.sim.episode import run_episode
+from saccade.sim.evaluation.episode import run_episode
+from saccade.sim.evaluation.records import Job, episode_seed
 from saccade.sim.perturbation.axes import AXES, Perturbation
 from saccade.sim.perturbation.environment import disturbed
-from saccade.sim.records import Job, episode_seed
 
 STATE = 3
 ARRAYS = [name for name in dir(mujoco.MjModel) if not name.startswith("_")]

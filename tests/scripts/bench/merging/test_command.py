@@ -15,7 +15,7 @@ from saccade.scripts.bench.merging.command import MergeBenchConfig, summary, tab
 from saccade.scripts.bench.merging.preset_small import MergeSmallConfig, bench_merge_small
 from saccade.scripts.bench.merging.router import Routed, draw
 from saccade.scripts.main import main
-from saccade.sim import run_folder
+from saccade.sim.evaluation import run_folder
 
 SUITES = ("desk_spatial", "desk_goal")
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from ..errors import WorldError
-from .recording import Episode, stage_episode, write_atomically
+from ...errors import WorldError
+from .staging import Episode, stage_episode, write_atomically
 
 if TYPE_CHECKING:
-    from ..policy.contract import Offer
+    from ...policy.contract import Offer
 
 
 class DemonstrationWorld(Protocol):

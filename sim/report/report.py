@@ -13,15 +13,15 @@ from typing import Any
 
 import jinja2
 
-from . import fingerprint as fingerprints
-from .comparison import compare
-from .perturbation.chart import radar
-from .perturbation.summary import headline, memorising, robustness
-from .perturbation.swap import by_heart, followed
-from .records import EpisodeRecord
-from .run_folder import Evaluation, write_text
-from .statistics import summarize
-from .video import MEDIA_TYPES, poster
+from .. import fingerprint as fingerprints
+from ..evaluation.comparison import compare
+from ..evaluation.records import EpisodeRecord
+from ..evaluation.robustness import headline, memorising, robustness
+from ..evaluation.run_folder import Evaluation, write_text
+from ..evaluation.statistics import summarize
+from ..perturbation.swap import by_heart, followed
+from ..video import MEDIA_TYPES, poster
+from .robustness_chart import radar
 
 EMBEDDED_BYTES = 24_000_000
 """How much of the films is put into the page itself; the others are linked."""

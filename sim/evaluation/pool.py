@@ -12,9 +12,9 @@ from itertools import count
 from multiprocessing.connection import wait
 from typing import Any
 
-from ..errors import InputError, WorldError
-from .batched import Questions, SharedPolicy, serve
+from ...errors import InputError, WorldError
 from .records import Job, error_record
+from .shared_policy import Questions, SharedPolicy, serve
 from .worker import Finished, MakeActor, MakeEnv, Order, work
 
 ATTEMPTS = 2

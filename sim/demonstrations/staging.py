@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError, WorldError
+from ...errors import InputError, WorldError
 
 if TYPE_CHECKING:
-    from ..policy.contract import Offer
+    from ...policy.contract import Offer
 
 CODEC, PIXEL_FORMAT, GROUP, QUALITY, PRESET = "h264", "yuv444p", 10, 12, "ultrafast"
 STATISTICS_FRAMES = 24

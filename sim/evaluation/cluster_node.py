@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import InputError
+from ...errors import InputError
+from ..fingerprint import differences
 from .episode import Actor
-from .fingerprint import differences
 from .worker import MakeEnv, Order, Player
 
 SHIPPED_BYTES = 2 * 2**30

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ..records import EpisodeRecord
-from ..statistics import Rate, success_rate, wilson_interval
-from .axes import AXES, LEVELS, parse_perturbation
-from .swap import QUESTIONS, by_heart, followed
+from ..perturbation.axes import AXES, LEVELS, parse_perturbation
+from ..perturbation.swap import QUESTIONS, by_heart, followed
+from .records import EpisodeRecord
+from .statistics import Rate, success_rate, wilson_interval
 
 
 def unchanged(records: Iterable[EpisodeRecord]) -> list[EpisodeRecord]:

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import InputError, WorldError
-from .assembly import write_dataset
-from .demonstrations import Attempt, DemonstrationWorld, settle, start_worker
-from .recording import frame_rate, write_atomically
+from ...errors import InputError, WorldError
+from .attempt import Attempt, DemonstrationWorld, settle, start_worker
+from .dataset_writer import write_dataset
+from .staging import frame_rate, write_atomically
 
 REQUEST_FILE, SUMMARY_FILE = "request.json", "collection.json"
 

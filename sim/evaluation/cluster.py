@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, WorldError
+from ...errors import InputError, WorldError
 from .cluster_node import PortableActors, Setup, play, shipped
 from .pool import ATTEMPTS, ONE_THREAD, raise_from_process
 from .records import Job, error_record

@@ -10,11 +10,11 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import InputError
+from ...errors import InputError
 
 if TYPE_CHECKING:
-    from .perturbation.axes import Perturbation
-    from .perturbation.swap import Swap
+    from ..perturbation.axes import Perturbation
+    from ..perturbation.swap import Swap
 
 Outcome = Literal["success", "failure", "error"]
 

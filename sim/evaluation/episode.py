@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import InputError, WorldError
-from .perturbation.environment import disturbed
+from ...errors import InputError, WorldError
+from ..perturbation.environment import disturbed
 from .records import EpisodeRecord, Job
 
 Overlay = Mapping[str, np.ndarray]

@@ -16,12 +16,12 @@ from fake_world import make_actor, make_env
 import saccade
 from saccade.errors import InputError, WorldError
 from saccade.scripts.bench.evaluation.cluster import Interrupted, TwoNodes, count_records
-from saccade.sim import cluster, cluster_node
-from saccade.sim.cluster import ClusterOptions, ClusterPool
-from saccade.sim.cluster_node import Setup, folder_digest, shipped
-from saccade.sim.records import Job, episode_seed, episodes_that_differ
-from saccade.sim.runner import keep_records, run_jobs
-from saccade.sim.worker import Order
+from saccade.sim.evaluation import cluster, cluster_node
+from saccade.sim.evaluation.cluster import ClusterOptions, ClusterPool
+from saccade.sim.evaluation.cluster_node import Setup, folder_digest, shipped
+from saccade.sim.evaluation.records import Job, episode_seed, episodes_that_differ
+from saccade.sim.evaluation.runner import keep_records, run_jobs
+from saccade.sim.evaluation.worker import Order
 
 
 def jobs_of(count: int) -> list[Job]:

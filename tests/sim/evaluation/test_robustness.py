@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from saccade.sim.evaluation.records import Job, error_record
+from saccade.sim.evaluation.robustness import headline, memorising, robustness, swap_table, table, unchanged
 from saccade.sim.perturbation.axes import Perturbation
-from saccade.sim.perturbation.summary import headline, memorising, robustness, swap_table, table, unchanged
 from saccade.sim.perturbation.swap import by_heart, followed
-from saccade.sim.records import Job, error_record
 
 
 def record(state, outcome, perturbation=None, swap=None, *, picked=None, other=None, error=None, steps=50):

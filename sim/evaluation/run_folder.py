@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from . import fingerprint as fingerprints
+from ...errors import InputError
+from .. import fingerprint as fingerprints
 from .records import EpisodeRecord, RecordFile
 
 RUN, FINGERPRINT, RECORDS, RESULTS, REPORT = (

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from saccade.sim.comparison import chance_of_difference, compare, paired_interval
-from saccade.sim.records import Job, error_record
+from saccade.sim.evaluation.comparison import chance_of_difference, compare, paired_interval
+from saccade.sim.evaluation.records import Job, error_record
 
 
 def records(outcomes: str):

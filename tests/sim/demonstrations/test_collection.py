@@ -12,8 +12,8 @@ import pytest
 from toy_world import ToyWorld
 
 from saccade.errors import InputError, WorldError
-from saccade.sim import collection
-from saccade.sim.collection import CollectedTask, CollectionRequest, collect, plan_attempt
+from saccade.sim.demonstrations import collection
+from saccade.sim.demonstrations.collection import CollectedTask, CollectionRequest, collect, plan_attempt
 
 HERE = Path(__file__).parent
 REQUEST = CollectionRequest(
@@ -57,7 +57,7 @@ def test_killed_in_the_middle_and_resumed_is_the_same_dataset(tmp_path, uninterr
     program.write_text(
         "from pathlib import Path\n"
         "from test_collection import REQUEST, ToyWorld\n"
-        "from saccade.sim.collection import collect\n"
+        "from saccade.sim.demonstrations.collection import collect\n"
         f"if __name__ == '__main__': collect(REQUEST, ToyWorld(delay=0.02), Path({str(out)!r}), workers=3)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(HERE)}

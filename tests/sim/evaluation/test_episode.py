@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from fake_world import FakeActor, FakeEnv
 
+from saccade.sim.evaluation.records import Job, episodes_that_differ
+from saccade.sim.evaluation.runner import run_episode
 from saccade.sim.film import Film
-from saccade.sim.records import Job, episodes_that_differ
-from saccade.sim.runner import run_episode
 from saccade.sim.video import poster
 
 
@@ -99,7 +99,7 @@ def test_an_actor_that_always_looks_always_sees():
 
 
 def test_what_workers_are_forked_with_has_not_chosen_how_to_draw():
-    modules = "saccade.sim.worker, saccade.scripts.checkpoints.worker_policies"
+    modules = "saccade.sim.evaluation.worker, saccade.scripts.checkpoints.worker_policies"
     loaded = f"import sys, {modules}; print('mujoco' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..errors import InputError, WorldError
+from ...errors import InputError, WorldError
 from .episode import Overlay
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
-from .batched import RemoteActor, SharedPolicy
+from ...errors import InputError
+from ..film import Film
 from .episode import Actor, run_episode
-from .film import Film
 from .records import EpisodeRecord, Job, episodes_that_differ
+from .shared_policy import RemoteActor, SharedPolicy
 
 MakeEnv = Callable[[str, str], Any]
 """(suite, task) to a gymnasium environment; must be importable by name, for it is called in another process."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .recording import (
+from .staging import (
     CODEC,
     GROUP,
     PIXEL_FORMAT,
@@ -24,7 +24,7 @@ from .recording import (
 if TYPE_CHECKING:
     from lerobot.datasets import LeRobotDatasetMetadata
 
-    from ..policy.contract import Offer
+    from ...policy.contract import Offer
 
 OFFER_FILE = "meta/offer.json"
 """Where a dataset keeps the offer of the world that it was recorded in: units, conventions and the rate."""

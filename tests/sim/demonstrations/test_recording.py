@@ -6,9 +6,9 @@ import pytest
 
 from saccade.errors import InputError, WorldError
 from saccade.policy.contract import ActionSpec, CameraSpec, Offer, StateSpec
-from saccade.sim import assembly
-from saccade.sim.assembly import write_dataset
-from saccade.sim.recording import Episode, camera_statistics, encode_video, frame_rate, stage_episode
+from saccade.sim.demonstrations import dataset_writer
+from saccade.sim.demonstrations.dataset_writer import write_dataset
+from saccade.sim.demonstrations.staging import Episode, camera_statistics, encode_video, frame_rate, stage_episode
 
 NAMES = ("a.pos", "b.pos", "c.pos")
 OFFER = Offer(
@@ -46,8 +46,8 @@ def write(folder, episodes):
 def test_lerobot_reads_back_what_was_recorded(tmp_path, monkeypatch, video_bytes):
     from lerobot.datasets import LeRobotDataset
 
-    monkeypatch.setattr(assembly, "VIDEO_FILE_BYTES", video_bytes)
-    monkeypatch.setattr(assembly, "DATA_FILE_BYTES", 3000 if video_bytes < 2**20 else 2**20)
+    monkeypatch.setattr(dataset_writer, "VIDEO_FILE_BYTES", video_bytes)
+    monkeypatch.setattr(dataset_writer, "DATA_FILE_BYTES", 3000 if video_bytes < 2**20 else 2**20)
     episodes = [make_episode(seed, frames) for seed, frames in enumerate((40, 3, 55, 31, 2))]
     frames, root = write(tmp_path / "one", episodes)
     dataset = LeRobotDataset("local/one", root=root, video_backend="pyav", return_uint8=True)

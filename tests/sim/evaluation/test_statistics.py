@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade.errors import InputError
-from saccade.sim.records import EpisodeRecord
-from saccade.sim.statistics import success_rate, summarize, wilson_interval
+from saccade.sim.evaluation.records import EpisodeRecord
+from saccade.sim.evaluation.statistics import success_rate, summarize, wilson_interval
 
 
 def record_of(

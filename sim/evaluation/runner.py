@@ -11,11 +11,11 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from ..errors import InputError, WorldError
-from .batched import SharedPolicy
+from ...errors import InputError, WorldError
 from .episode import Actor, Overlay, Watcher, run_episode
 from .pool import LocalPool
 from .records import EpisodeRecord, Job, RecordFile
+from .shared_policy import SharedPolicy
 from .worker import Finished, MakeActor, MakeEnv, Order
 
 __all__ = ["Actor", "EpisodeRecord", "Job", "Overlay", "Watcher", "run_episode", "run_jobs"]

@@ -1,0 +1,1 @@
+"""Collect demonstrations: attempts in worker processes, staging, and the dataset that they become."""
