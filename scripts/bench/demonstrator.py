@@ -12,7 +12,8 @@ from pathlib import Path
 from ...errors import InputError
 from ...sim.demonstrations.attempt import DemonstrationWorld
 from ...sim.desk.tasks import EVALUATION_STATES, SUITES
-from ...sim.worlds import LiberoOptions, find_family, world_to_demonstrate_in
+from ...sim.libero.options import LiberoOptions
+from ...sim.worlds import find_family, world_to_demonstrate_in
 from .figures import Figures, usable_cores
 
 STATES_AT_ONCE = 10

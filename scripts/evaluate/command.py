@@ -22,7 +22,7 @@ from .tables import results_table
 
 if TYPE_CHECKING:
     from ...policy.contract import Contract
-    from ...sim.evaluation.records import Job
+    from ...sim.job import Job
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from ...sim.perturbation.axes import parse_perturbations
 from .options import EvaluateConfig
 
 if TYPE_CHECKING:
-    from ...sim.evaluation.records import Job
+    from ...sim.job import Job
 
 
 def choose_tasks(config: EvaluateConfig) -> tuple[worlds.SuiteTask, ...]:
@@ -19,7 +19,7 @@ def choose_tasks(config: EvaluateConfig) -> tuple[worlds.SuiteTask, ...]:
 
 def plan(config: EvaluateConfig) -> list[Job]:
     """Return the episodes to run, task by task; a task that a swap makes no sense in is left out of that swap."""
-    from ...sim.evaluation.records import Job, episode_seed
+    from ...sim.job import Job, episode_seed
     from ...sim.perturbation.jobs import changed_jobs, require_swaps
 
     jobs = []

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, WorldError
+from ..job import Job
 from .cluster_node import PortableActors, Setup, play, shipped
 from .pool import ATTEMPTS, ONE_THREAD, raise_from_process
-from .records import Job, error_record
+from .records import error_record
 from .worker import Finished, MakeEnv, Order
 
 LOSSES = 10

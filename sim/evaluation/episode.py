@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...errors import InputError, WorldError
+from ..job import Job
 from ..perturbation.environment import disturbed
-from .records import EpisodeRecord, Job
+from .records import EpisodeRecord
 
 Overlay = Mapping[str, np.ndarray]
 """Where a policy looks: per camera name, floats [M, 4] of x and y (0 to 1 from the top left corner of the image),

@@ -13,7 +13,8 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from ...errors import InputError, WorldError
-from .records import Job, error_record
+from ..job import Job
+from .records import error_record
 from .shared_policy import Questions, SharedPolicy, serve
 from .worker import Finished, MakeActor, MakeEnv, Order, work
 

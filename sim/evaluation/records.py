@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -11,54 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import InputError
+from ..job import Job, _key
 
 if TYPE_CHECKING:
-    from ..perturbation.axes import Perturbation
     from ..perturbation.swap import Swap
 
 Outcome = Literal["success", "failure", "error"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One episode to run: a task, one of its initial states, and the seed of everything random in it.
-
-    `instruction` replaces the task's own words. `perturbation` and `swap` change the world or the words for this
-    episode (see `perturbation`); a swap of the instruction takes its words, among others, from `foreign`, those of
-    other tasks.
-    """
-
-    suite: str
-    task: str
-    initial_state: int
-    seed: int
-    instruction: str | None = None
-    perturbation: Perturbation | None = None
-    swap: Swap | None = None
-    foreign: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """What tells this episode from every other of a run."""
-        perturbation = None if self.perturbation is None else str(self.perturbation)
-        return _key(self.suite, self.task, self.initial_state, self.seed, perturbation, self.swap)
-
-    @property
-    def unchanged(self) -> bool:
-        """Whether the episode is neither perturbed nor swapped."""
-        return self.perturbation is None and self.swap is None
-
-    @property
-    def says_otherwise(self) -> bool:
-        """Whether the actor hears other words than the task's because of the perturbation or the swap."""
-        language = self.perturbation is not None and self.perturbation.axis == "language"
-        return language or self.swap in ("object", "instruction")
-
-    @property
-    def file_stem(self) -> str:
-        """A short file name that is unique to the episode, whatever characters its task has."""
-        task = "".join(letter if letter.isalnum() else "_" for letter in self.task)[:48]
-        return f"{task}-{self.initial_state:03d}-{hashlib.sha256(self.key.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -128,11 +85,6 @@ class EpisodeRecord:
         return cls(**content)
 
 
-def _key(suite: str, task: str, initial_state: int, seed: int, perturbation: str | None, swap: str | None) -> str:
-    changes = [perturbation, None if swap is None else f"swap={swap}"]
-    return "/".join([suite, task, str(initial_state), str(seed), *filter(None, changes)])
-
-
 def error_record(job: Job, error: str, attempts: int) -> EpisodeRecord:
     """Return the record of an episode that could not be run to its end."""
     return EpisodeRecord(
@@ -155,12 +107,6 @@ def error_record(job: Job, error: str, attempts: int) -> EpisodeRecord:
         perturbation=None if job.perturbation is None else str(job.perturbation),
         swap=job.swap,
     )
-
-
-def episode_seed(seed: int, suite: str, task: str, initial_state: int) -> int:
-    """Derive an episode's own seed (31 bits) from the run's; it does not depend on which other episodes are run."""
-    digest = hashlib.sha256(f"{seed}/{suite}/{task}/{initial_state}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") & 0x7FFFFFFF
 
 
 def episodes_that_differ(first: Iterable[EpisodeRecord], second: Iterable[EpisodeRecord]) -> tuple[str, ...]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..perturbation.axes import AXES, LEVELS, parse_perturbation
-from ..perturbation.swap import QUESTIONS, by_heart, followed
-from .records import EpisodeRecord
+from ..perturbation.swap import QUESTIONS
 from .statistics import Rate, success_rate, wilson_interval
+
+if TYPE_CHECKING:
+    from .records import EpisodeRecord
 
 
 def unchanged(records: Iterable[EpisodeRecord]) -> list[EpisodeRecord]:
@@ -136,3 +138,16 @@ def _percent(figures: dict[str, Any] | None) -> str:
 
 def _interval(figures: dict[str, Any]) -> str:
     return "" if figures["rate"] is None else f"{100 * figures['low']:5.1f} to {100 * figures['high']:5.1f}"
+
+
+def followed(record: EpisodeRecord) -> bool | None:
+    """Tell whether an episode with a swap went as the words asked; None where they asked for nothing."""
+    return None if record.swap == "instruction" else record.outcome == "success"
+
+
+def by_heart(record: EpisodeRecord) -> bool:
+    """Tell whether an episode with a swap went as it would have without: as what was learned by heart has it."""
+    if record.swap == "position":
+        return record.picked is not None and record.picked == record.other
+    own = record.picked is not None and record.picked == record.target
+    return own or (record.swap == "instruction" and record.outcome == "success")

@@ -12,9 +12,10 @@ from typing import Protocol
 from tqdm import tqdm
 
 from ...errors import InputError, WorldError
+from ..job import Job
 from .episode import Actor, Overlay, Watcher, run_episode
 from .pool import LocalPool
-from .records import EpisodeRecord, Job, RecordFile
+from .records import EpisodeRecord, RecordFile
 from .shared_policy import SharedPolicy
 from .worker import Finished, MakeActor, MakeEnv, Order
 

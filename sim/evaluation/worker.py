@@ -16,8 +16,9 @@ import numpy as np
 
 from ...errors import InputError
 from ..film import Film
+from ..job import Job
 from .episode import Actor, run_episode
-from .records import EpisodeRecord, Job, episodes_that_differ
+from .records import EpisodeRecord, episodes_that_differ
 from .shared_policy import RemoteActor, SharedPolicy
 
 MakeEnv = Callable[[str, str], Any]

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ...policy.contract import Offer
-    from ..worlds import LiberoOptions
     from .environment import LiberoEnv
+    from .options import LiberoOptions
     from .visuals import Visuals
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium
 
-from ..evaluation.records import Job
+from ..job import Job
 from .edits import Edits
 from .language import MEANINGS, rephrase
 from .sensor import Sensor

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...errors import InputError
 
 if TYPE_CHECKING:
-    from ..evaluation.records import Job
+    from ..job import Job
     from .axes import Perturbation
     from .swap import Swap
 

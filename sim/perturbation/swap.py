@@ -14,15 +14,12 @@ made from any scene. Chance is not zero: of four things, one is the task's own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from ...errors import InputError
 from .world import require
-
-if TYPE_CHECKING:
-    from ..evaluation.records import EpisodeRecord
 
 Swap = Literal["object", "position", "instruction"]
 
@@ -74,16 +71,3 @@ def _letters(instruction: str, seed: int) -> str:
     generator = np.random.default_rng(seed)
     alphabet = list("abcdefghijklmnopqrstuvwxyz")
     return " ".join("".join(generator.choice(alphabet, size=len(word))) for word in instruction.split())
-
-
-def followed(record: EpisodeRecord) -> bool | None:
-    """Tell whether an episode with a swap went as the words asked; None where they asked for nothing."""
-    return None if record.swap == "instruction" else record.outcome == "success"
-
-
-def by_heart(record: EpisodeRecord) -> bool:
-    """Tell whether an episode with a swap went as it would have without: as what was learned by heart has it."""
-    if record.swap == "position":
-        return record.picked is not None and record.picked == record.other
-    own = record.picked is not None and record.picked == record.target
-    return own or (record.swap == "instruction" and record.outcome == "success")

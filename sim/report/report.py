@@ -16,10 +16,9 @@ import jinja2
 from .. import fingerprint as fingerprints
 from ..evaluation.comparison import compare
 from ..evaluation.records import EpisodeRecord
-from ..evaluation.robustness import headline, memorising, robustness
+from ..evaluation.robustness import by_heart, followed, headline, memorising, robustness
 from ..evaluation.run_folder import Evaluation, write_text
 from ..evaluation.statistics import summarize
-from ..perturbation.swap import by_heart, followed
 from ..video import MEDIA_TYPES, poster
 from .robustness_chart import radar
 

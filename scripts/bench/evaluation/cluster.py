@@ -38,10 +38,12 @@ def lose_a_node(run: ClusterRun) -> dict[str, int]:
     """
     from ....policy.checkpoint import find_checkpoint, read_contract
     from ....sim.evaluation.cluster import ClusterOptions, ClusterPool
-    from ....sim.evaluation.records import Job, episode_seed, episodes_that_differ
+    from ....sim.evaluation.records import episodes_that_differ
     from ....sim.evaluation.runner import keep_records, run_jobs
+    from ....sim.job import Job, episode_seed
+    from ....sim.libero.options import LiberoOptions
     from ....sim.rendering import choose_backend
-    from ....sim.worlds import LiberoOptions, find_family, world_for
+    from ....sim.worlds import find_family, world_for
     from ...checkpoints.worker_policies import Policies
     from ...evaluate.command import Worlds
 

@@ -15,7 +15,7 @@ from saccade.scripts.evaluate.options import EvaluateConfig
 from saccade.scripts.evaluate.tables import results_table
 from saccade.scripts.report import ReportConfig, run
 from saccade.sim.desk.tasks import find_task
-from saccade.sim.worlds import LiberoOptions
+from saccade.sim.libero.options import LiberoOptions
 
 
 def test_each_task_is_run_from_its_first_initial_states():

@@ -19,9 +19,10 @@ from saccade.scripts.bench.evaluation.cluster import Interrupted, TwoNodes, coun
 from saccade.sim.evaluation import cluster, cluster_node
 from saccade.sim.evaluation.cluster import ClusterOptions, ClusterPool
 from saccade.sim.evaluation.cluster_node import Setup, folder_digest, shipped
-from saccade.sim.evaluation.records import Job, episode_seed, episodes_that_differ
+from saccade.sim.evaluation.records import episodes_that_differ
 from saccade.sim.evaluation.runner import keep_records, run_jobs
 from saccade.sim.evaluation.worker import Order
+from saccade.sim.job import Job, episode_seed
 
 
 def jobs_of(count: int) -> list[Job]:

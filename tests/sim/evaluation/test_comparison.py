@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from saccade.sim.evaluation.comparison import chance_of_difference, compare, paired_interval
-from saccade.sim.evaluation.records import Job, error_record
+from saccade.sim.evaluation.records import error_record
+from saccade.sim.job import Job
 
 
 def records(outcomes: str):

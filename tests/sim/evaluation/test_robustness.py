@@ -4,10 +4,19 @@ from dataclasses import replace
 
 import pytest
 
-from saccade.sim.evaluation.records import Job, error_record
-from saccade.sim.evaluation.robustness import headline, memorising, robustness, swap_table, table, unchanged
+from saccade.sim.evaluation.records import error_record
+from saccade.sim.evaluation.robustness import (
+    by_heart,
+    followed,
+    headline,
+    memorising,
+    robustness,
+    swap_table,
+    table,
+    unchanged,
+)
+from saccade.sim.job import Job
 from saccade.sim.perturbation.axes import Perturbation
-from saccade.sim.perturbation.swap import by_heart, followed
 
 
 def record(state, outcome, perturbation=None, swap=None, *, picked=None, other=None, error=None, steps=50):

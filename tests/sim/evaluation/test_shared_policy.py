@@ -7,9 +7,10 @@ from batched_world import MakePolicy, break_policy, refuse_policy
 from fake_world import Mishap, make_actor, make_env
 
 from saccade.errors import InputError, WorldError
-from saccade.sim.evaluation.records import Job, episode_seed, episodes_that_differ
+from saccade.sim.evaluation.records import episodes_that_differ
 from saccade.sim.evaluation.runner import run_jobs
 from saccade.sim.evaluation.shared_policy import Questions, SharedPolicy
+from saccade.sim.job import Job, episode_seed
 
 
 def jobs_of(count: int, *tasks: str) -> list[Job]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
-from saccade.sim.evaluation.records import Job
+from saccade.sim.job import Job
 from saccade.sim.libero.conventions import Conventions
 from saccade.sim.libero.environment import LiberoEnv
 from saccade.sim.perturbation.axes import AXES, Perturbation

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
-from saccade.sim.evaluation.records import EpisodeRecord, Job, error_record
+from saccade.sim.evaluation.records import EpisodeRecord, error_record
+from saccade.sim.job import Job
 from saccade.sim.perturbation.axes import AXES, STANDARD_LEVEL, Perturbation, parse_perturbation, parse_perturbations
 
 

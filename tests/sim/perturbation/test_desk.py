@@ -9,7 +9,7 @@ from saccade.sim.desk import arm
 from saccade.sim.desk.demonstrator import Demonstrator
 from saccade.sim.desk.environment import DeskEnv
 from saccade.sim.evaluation.episode import run_episode
-from saccade.sim.evaluation.records import Job, episode_seed
+from saccade.sim.job import Job, episode_seed
 from saccade.sim.perturbation.axes import AXES, Perturbation
 from saccade.sim.perturbation.environment import disturbed
 

@@ -15,9 +15,10 @@ from fake_world import FakeActor, FakeEnv
 
 from saccade.errors import InputError
 from saccade.sim.evaluation.episode import run_episode
-from saccade.sim.evaluation.records import Job, RecordFile, error_record
+from saccade.sim.evaluation.records import RecordFile, error_record
 from saccade.sim.evaluation.run_folder import prepare, read_evaluation, read_json
 from saccade.sim.film import HEIGHT, Film, draw_tokens
+from saccade.sim.job import Job
 from saccade.sim.report import report
 from saccade.sim.video import poster, write_video
 
