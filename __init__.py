@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import InputError, SaccadeError, WorldError
-    from .policy.actor import PolicyActor
     from .policy.contract import Contract, Offer
+    from .policy.inference.actor import PolicyActor
 
 _HOMES = {
     "Contract": ".policy.contract",
     "InputError": ".errors",
     "Offer": ".policy.contract",
-    "PolicyActor": ".policy.actor",
+    "PolicyActor": ".policy.inference.actor",
     "SaccadeError": ".errors",
     "WorldError": ".errors",
 }

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checkpoint import Checkpoint, collect_provenance, read_checkpoint, read_contract, write_checkpoint
+    from .checkpoint.folder import Checkpoint, collect_provenance, read_checkpoint, read_contract, write_checkpoint
     from .contract import (
         ActionSpec,
         CameraSpec,
@@ -46,7 +46,7 @@ _NORMALIZATION = ("Normalizer", "fit_normalization")
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "checkpoint" if name in _CHECKPOINT else "normalization" if name in _NORMALIZATION else "contract"
+    module = "checkpoint.folder" if name in _CHECKPOINT else "normalization" if name in _NORMALIZATION else "contract"
     return getattr(importlib.import_module(f".{module}", __name__), name)
 
 

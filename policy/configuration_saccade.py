@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import InputError
-from .adaptation import Adaptation
-from .architecture import Architecture
+from .network.architecture import Architecture
+from .pretrained.adaptation import Adaptation
 
 FLOOR = 0.02
 """Where the learning rate ends, as a fraction of its peak."""

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from .adaptation import Adaptation, adapt, fold, read_adaptation
-from .architecture import MAY_BE_SWITCHED_ON, Architecture, switched_on
-from .capture import CapturedPolicy
-from .checkpoint import Checkpoint, read_checkpoint
+from .checkpoint.folder import Checkpoint, read_checkpoint
 from .contract import Contract
-from .history import LABELLED, Memory, Past
-from .model import Decision, Instructed, SaccadeModel, chunk_loss, grounding_loss
+from .network.architecture import MAY_BE_SWITCHED_ON, Architecture, switched_on
+from .network.capture import CapturedPolicy
+from .network.history import LABELLED, Memory, Past
+from .network.model import Decision, Instructed, SaccadeModel, chunk_loss, grounding_loss
+from .network.tokenizer import TOKENIZER, make_tokenizer
 from .normalization import Normalizer
-from .tokenizer import TOKENIZER, make_tokenizer
+from .pretrained.adaptation import Adaptation, adapt, fold, read_adaptation
 
 
 @dataclass(frozen=True)

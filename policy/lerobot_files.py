@@ -11,9 +11,9 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from .adaptation import Adaptation
-from .architecture import Architecture
 from .contract import Contract
+from .network.architecture import Architecture
+from .pretrained.adaptation import Adaptation
 
 IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor", "policy_postprocessor"

@@ -17,16 +17,16 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
 
 from ..errors import InputError
-from .checkpoint import CONTRACT, PROVENANCE, Checkpoint, collect_provenance, read_checkpoint, write_checkpoint
-from .columns import ACTION, GROUNDING, STATE, DatasetColumns, read_columns
+from .checkpoint.folder import CONTRACT, PROVENANCE, Checkpoint, collect_provenance, read_checkpoint, write_checkpoint
 from .configuration_saccade import SaccadeConfig
 from .contract import Contract
 from .core import SKILLS, Core, Demonstrated, load_tensors, network_tensors, read_tokenizer_text
-from .demonstrations import dataset_offer, demonstrated_contract
-from .history import Memory, Past
+from .datasets.columns import ACTION, GROUNDING, STATE, DatasetColumns, read_columns
+from .datasets.dataset_contract import dataset_offer, demonstrated_contract
 from .lerobot_files import camera_name
-from .model import Instructed
-from .tokenizer import TOKENIZER
+from .network.history import Memory, Past
+from .network.model import Instructed
+from .network.tokenizer import TOKENIZER
 
 DESCRIBING = ("input_features", "output_features", "chunk_size", "n_action_steps", "architecture", "adaptation")
 """The options that say what a policy's network is, and not how it is trained."""

@@ -54,12 +54,12 @@ def run(config: ImportConfig) -> int:
 
 def import_checkpoint(config: ImportConfig, *, progress: bool = True) -> Imported:
     """Import as configured and return what was written; raises InputError for whatever does not fit."""
-    from ..policy.checkpoint import collect_provenance, write_checkpoint
+    from ..policy.checkpoint.folder import collect_provenance, write_checkpoint
     from ..policy.core import PREFIX
     from ..policy.importing.layouts import find_layout
     from ..policy.importing.released import ImportOptions, Released
     from ..policy.lerobot_files import lerobot_files
-    from ..policy.tokenizer import TOKENIZER, make_tokenizer
+    from ..policy.network.tokenizer import TOKENIZER, make_tokenizer
 
     released = Released(config.folder)
     base = None if config.trunk_base is None else Released(config.trunk_base)

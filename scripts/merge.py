@@ -123,7 +123,7 @@ def _picked(kind: type, config: MergeConfig) -> Any:
 
 def run(config: MergeConfig) -> int:
     """Merge as configured; the command's entry."""
-    from ..policy.checkpoint import MODEL
+    from ..policy.checkpoint.folder import MODEL
     from ..policy.merging.explain import as_json, draw, table
 
     began = time.perf_counter()
@@ -176,10 +176,10 @@ def read_beginning(init: str) -> Mapping[str, torch.Tensor]:
 
     Factors that it had itself are folded in, as they were when the skills began. Raises InputError without it.
     """
-    from ..policy.adaptation import read_adaptation
-    from ..policy.checkpoint import MODEL, find_checkpoint, verified_checkpoint
+    from ..policy.checkpoint.folder import MODEL, find_checkpoint, verified_checkpoint
     from ..policy.core import PREFIX, load_core
     from ..policy.merging.skills import LazyTensors
+    from ..policy.pretrained.adaptation import read_adaptation
 
     folder = find_checkpoint(init)
     if not folder.is_dir():
@@ -199,10 +199,10 @@ def read_beginning(init: str) -> Mapping[str, torch.Tensor]:
 
 def write(config: MergeConfig, skills: list[Skill], merged: Merged) -> None:
     """Write the merged checkpoint, whole or not at all."""
-    from ..policy.checkpoint import collect_provenance, write_checkpoint
+    from ..policy.checkpoint.folder import collect_provenance, write_checkpoint
     from ..policy.core import SKILLS
     from ..policy.lerobot_files import lerobot_files
-    from ..policy.tokenizer import TOKENIZER
+    from ..policy.network.tokenizer import TOKENIZER
 
     first = skills[0]
     described, texts = lerobot_files(first.architecture, first.contract)

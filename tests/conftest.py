@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from saccade.policy.architecture import Architecture
+from saccade.policy.network.architecture import Architecture
 from saccade.sim.rendering import choose_backend
 
 choose_backend()

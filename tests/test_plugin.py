@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import saccade
-from saccade.policy.checkpoint import read_checkpoint
+from saccade.policy.checkpoint.folder import read_checkpoint
 from saccade.policy.core import load_core
 
 ROOT = Path(saccade.__file__).parent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..policy.adaptation import trained_parameters
+from ..policy.pretrained.adaptation import trained_parameters
 
 
 class WeightAverage:

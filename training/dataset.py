@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..policy.columns import ACTION, GROUNDING, STATE, DatasetColumns, read_columns
+from ..policy.datasets.columns import ACTION, GROUNDING, STATE, DatasetColumns, read_columns
 from ..policy.normalization import action_chunks
 from .frames import open_frames
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from ..errors import InputError
-from ..policy.checkpoint import flush
+from ..policy.checkpoint.folder import flush
 
 
 @contextmanager

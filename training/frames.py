@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..policy.columns import DatasetColumns, refuse
+from ..policy.datasets.columns import DatasetColumns, refuse
 
 EPISODES_PER_RUN = 32
 

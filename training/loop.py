@@ -22,8 +22,8 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..policy.contract import Contract
 from ..policy.core import LABELLED, Core, Demonstrated
-from ..policy.history import Past
 from ..policy.lerobot_files import camera_name
+from ..policy.network.history import Past
 from .averaging import WeightAverage
 from .batches import frame_order, prefetch
 from .configuration import LoopConfig

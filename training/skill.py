@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..policy.checkpoint import read_checkpoint
+from ..policy.checkpoint.folder import read_checkpoint
 from ..policy.core import Core
 from ..policy.lerobot_files import camera_name
 from ..policy.merging.origin import origin

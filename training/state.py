@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..errors import InputError
-from ..policy.checkpoint import flush
+from ..policy.checkpoint.folder import flush
 from .averaging import WeightAverage
 from .disk import writing
 

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import InputError
-from ..architecture import Architecture
 from ..core import build_model
+from ..network.architecture import Architecture
 from .platforms import released_contract
 from .released import ADAPTER, Imported, ImportOptions, Released
 from .towers import RELEASED_NAMES, add_linears, add_modulation, add_tower, image_size, released_colours, tower_names
 from .weights import Conversion, Weights, adapted
 
 if TYPE_CHECKING:
-    from ..model import SaccadeModel
+    from ..network.model import SaccadeModel
 
 PROMPT = "In: What action should the robot take to {instruction}?\nOut: "
 """The space at its end is a token of its own, which the released code appends by number."""

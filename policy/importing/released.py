@@ -19,8 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ...errors import InputError
-from ..architecture import Architecture
 from ..contract import Contract
+from ..network.architecture import Architecture
 from .platforms import Platform
 from .weights import Weights, unfit
 

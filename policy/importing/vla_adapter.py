@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import InputError
-from ..architecture import Architecture
 from ..core import build_model
-from ..tokenizer import TOKENIZER, make_tokenizer
+from ..network.architecture import Architecture
+from ..network.tokenizer import TOKENIZER, make_tokenizer
 from .platforms import released_contract
 from .released import ADAPTER, Imported, ImportOptions, Released
 from .towers import RELEASED_NAMES, add_linears, add_tower, image_size, released_colours, tower_names
 from .weights import Conversion, Weights
 
 if TYPE_CHECKING:
-    from ..model import SaccadeModel
+    from ..network.model import SaccadeModel
 
 PROMPT = (
     "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from ...errors import InputError, unknown_name
-from ..adaptation import EXPERT
 from ..core import PREFIX
+from ..pretrained.adaptation import EXPERT
 from .emr import agreement, rescaler
 from .explain import WeightReport, compare, compare_kept
 from .masks import best_scale, consensus, pack, task_mask

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from ...errors import InputError, unknown_name
-from ..architecture import Architecture
-from ..checkpoint import Checkpoint
+from ..checkpoint.folder import Checkpoint
 from ..contract import Contract, Normalization
 from ..core import SKILLS, Core, load_tensors, network_tensors
+from ..network.architecture import Architecture
 from ..normalization import Normalizer
 from .masks import unpack
 from .quantisation import restore

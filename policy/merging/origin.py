@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..adaptation import EXPERT
+from ..pretrained.adaptation import EXPERT
 from .profile import PREFIX as ROUTING
 
 PREFIX = "model."

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from ...errors import InputError
-from ..adaptation import EXPERT, Adaptation, read_adaptation
-from ..architecture import Architecture
-from ..checkpoint import COPY_AGAIN, MODEL, Checkpoint, find_checkpoint, verified_checkpoint
+from ..checkpoint.folder import COPY_AGAIN, MODEL, Checkpoint, find_checkpoint, verified_checkpoint
 from ..contract import Contract
 from ..core import PREFIX, architecture_from_dict, read_tokenizer_text
+from ..network.architecture import Architecture
+from ..pretrained.adaptation import EXPERT, Adaptation, read_adaptation
 from .origin import learned_digest
 from .profile import PREFIX as ROUTING
 from .profile import Profile

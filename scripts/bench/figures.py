@@ -21,7 +21,7 @@ def write_figures(path: Path, figures: Figures, command: str) -> None:
 
 def describe_origin(command: str) -> dict[str, Any]:
     """Return what figures come from: the command, commit, machine, versions and date."""
-    from ...policy.checkpoint import collect_provenance
+    from ...policy.checkpoint.folder import collect_provenance
 
     origin = collect_provenance([command], {}, None)
     return {

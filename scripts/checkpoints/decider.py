@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ...policy.actor import PolicyActor
 from ...policy.contract import Contract
+from ...policy.inference.actor import PolicyActor
 from .worker_policies import Device, Policies, Precision
 
 WARM_UP = 5

@@ -22,7 +22,7 @@ def checkpoint_folder(name: str) -> Path:
 
     Raises InputError, with the nearest name, when there is no such folder.
     """
-    from ...policy.checkpoint import find_checkpoint
+    from ...policy.checkpoint.folder import find_checkpoint
 
     folder = find_checkpoint(name)
     if name == "starter" or folder.is_dir():

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from ...sim.evaluation.shared_policy import SharedPolicy
 
-MODULE = "saccade.policy.batched"
+MODULE = "saccade.policy.inference.batched"
 """What takes a worker process most of its start, to be imported before there are workers."""
 
 CUDA_BATCH = 8
@@ -32,7 +32,7 @@ class Policies:
     skill: str | None = None
 
     def __call__(self) -> Any:
-        from ...policy.actor import PolicyActor
+        from ...policy.inference.actor import PolicyActor
 
         return PolicyActor(
             self.folder,
@@ -56,7 +56,7 @@ class BatchedPolicies:
     rows: int
 
     def __call__(self) -> Any:
-        from ...policy.batched import BatchedPolicy
+        from ...policy.inference.batched import BatchedPolicy
 
         given = self.policies
         return BatchedPolicy(

@@ -46,7 +46,7 @@ def evaluate(
     `jobs` are the episodes to run; those of `plan(config)` when left out. Raises InputError for what does not fit,
     before anything moves, and WorldError when no episode could be run.
     """
-    from ...policy.checkpoint import PROVENANCE, read_contract
+    from ...policy.checkpoint.folder import PROVENANCE, read_contract
     from ...sim.evaluation.cluster import ClusterOptions, ClusterPool
     from ...sim.evaluation.pool import prepare_workers
     from ...sim.rendering import choose_backend
@@ -161,7 +161,7 @@ def evaluate_all(config: EvaluateConfig, progress: bool = True) -> tuple[Path, i
     Returns its folder and how many episodes could not be run. What does not fit any of them is found before anything
     moves: InputError.
     """
-    from ...policy.checkpoint import read_contract
+    from ...policy.checkpoint.folder import read_contract
     from ...sim.evaluation.run_folder import read_evaluation
     from ...sim.rendering import choose_backend
     from ...sim.report.report import write_report

@@ -22,7 +22,7 @@ def run(config: QuickstartConfig) -> int:
 
     quickstart = Quickstart(config)
     if not config.from_scratch:
-        from ...policy.checkpoint import find_checkpoint, read_contract
+        from ...policy.checkpoint.folder import find_checkpoint, read_contract
 
         read_contract(find_checkpoint("starter"))
     choose_backend()

@@ -79,7 +79,7 @@ class Quickstart:
 
     def evaluation(self, name: str) -> EvaluateConfig:
         """Return what to evaluate: `before` the starter; `after` and `swapped` what was trained."""
-        from ...policy.checkpoint import find_checkpoint
+        from ...policy.checkpoint.folder import find_checkpoint
         from ..evaluate.options import EvaluateConfig
 
         labels = {"before": "before", "after": "after", "swapped": "after, another object asked for"}
@@ -150,7 +150,7 @@ class Quickstart:
         print(f"      {summary.episodes} demonstrations, {summary.frames} frames; {failures} failed and were not kept")
 
     def _trained(self) -> bool:
-        from ...policy.checkpoint import PROVENANCE
+        from ...policy.checkpoint.folder import PROVENANCE
         from ...sim.evaluation.run_folder import read_json
 
         path = self.checkpoint / PROVENANCE

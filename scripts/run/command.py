@@ -251,7 +251,7 @@ def _go_first() -> None:
 
 
 def _contract(config: RunConfig) -> Contract:
-    from ...policy.checkpoint import read_contract
+    from ...policy.checkpoint.folder import read_contract
     from ..checkpoints.find import checkpoint_folder
 
     return read_contract(checkpoint_folder(config.checkpoint or "starter"))

@@ -45,7 +45,7 @@ def train_policy(config: TrainConfig, *, progress: bool = True) -> TrainingResul
     before = earlier_options(config)
     accelerator = _accelerator(config)
 
-    from ...policy.adaptation import set_checkpointing
+    from ...policy.pretrained.adaptation import set_checkpointing
     from ...training.dataset import DemonstrationDataset
     from ...training.loop import train
 
@@ -92,9 +92,9 @@ def make_core(config: TrainConfig, dataset: DemonstrationDataset) -> tuple[Core,
     A fine-tuned policy keeps the normalisation that it has learned with, and its factors; its contract is checked
     against the world that the demonstrations come from.
     """
-    from ...policy.checkpoint import find_checkpoint
+    from ...policy.checkpoint.folder import find_checkpoint
     from ...policy.core import load_core
-    from ...policy.demonstrations import dataset_offer, fit_contract
+    from ...policy.datasets.dataset_contract import dataset_offer, fit_contract
 
     offers = [dataset_offer(source) for source in dataset.sources]
     if config.init is None:
@@ -140,7 +140,7 @@ def _new_core(config: TrainConfig, contract: Contract) -> Core:
     if config.trunk is None and not config.towers:
         return Core(architecture, contract)
 
-    from ...policy.backbones import load_towers, load_trunk, read_tokenizer
+    from ...policy.pretrained.backbones import load_towers, load_trunk, read_tokenizer
 
     if config.trunk is not None and architecture.tokenizer == "trunk":
         text, _ = read_tokenizer(config.trunk)
@@ -182,7 +182,7 @@ def _accelerator(config: TrainConfig) -> Accelerator:
 def _chunk(config: TrainConfig) -> int:
     if config.init is None:
         return config.chunk
-    from ...policy.checkpoint import find_checkpoint, read_contract
+    from ...policy.checkpoint.folder import find_checkpoint, read_contract
 
     return read_contract(find_checkpoint(config.init)).chunk
 
@@ -191,11 +191,11 @@ def _saver(
     core: Core, dataset: DemonstrationDataset, config: TrainConfig, skill: SkillRecord | None
 ) -> Callable[[Path, dict[str, torch.Tensor], int], object]:
     """Return what writes a checkpoint: folder, weights, steps done."""
-    from ...policy.checkpoint import collect_provenance, write_checkpoint
+    from ...policy.checkpoint.folder import collect_provenance, write_checkpoint
     from ...policy.core import PREFIX
     from ...policy.lerobot_files import lerobot_files
     from ...policy.merging.origin import learned_digest
-    from ...policy.tokenizer import TOKENIZER
+    from ...policy.network.tokenizer import TOKENIZER
 
     described, texts = lerobot_files(core.architecture, core.contract, core.adaptation)
     if core.tokenizer_text is not None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import InputError
-from ...policy.architecture import Architecture, changed, find_preset
+from ...policy.network.architecture import Architecture, changed, find_preset
 from ...training.configuration import LoopConfig
 
 if TYPE_CHECKING:
-    from ...policy.adaptation import Adaptation
+    from ...policy.pretrained.adaptation import Adaptation
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class TrainConfig:
     """Shape of a policy trained from scratch."""
     change: tuple[str, ...] = ()
     """Fields of the preset to change, as FIELD=VALUE: `--change router=original mask=mutual`. All fields and their
-    values stand in policy/architecture.py. With --init only those that leave what the policy decides as it was, at
+    values stand in policy/network/architecture.py. With --init only those that leave what the policy decides as it was, at
     first: `--change history=12 history_selected=4` gives it a memory."""
     trunk: str | None = None
     """Pretrained decoder, a name on the Hugging Face hub or a folder: sizes, tokenizer and weights of the trunk come
@@ -110,14 +110,14 @@ class TrainConfig:
         """
         found: dict[str, Any] = {}
         if self.trunk is not None:
-            from ...policy.backbones import trunk_fields
+            from ...policy.pretrained.backbones import trunk_fields
 
             found = trunk_fields(self.trunk, padding=not any(each.startswith("padding=") for each in self.change))
         return changed(find_preset(self.preset), [*(f"{name}={value}" for name, value in found.items()), *self.change])
 
     def adaptation(self) -> Adaptation | None:
         """Return how pretrained parts learn, None for as a whole."""
-        from ...policy.adaptation import Adaptation
+        from ...policy.pretrained.adaptation import Adaptation
 
         if not self.lora:
             return None

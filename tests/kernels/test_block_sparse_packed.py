@@ -39,7 +39,7 @@ from saccade.kernels.plan import (
     pool,
     recurrent_partition,
 )
-from saccade.policy.layout import MASKS, TokenLayout
+from saccade.policy.network.layout import MASKS, TokenLayout
 
 
 def numbers(*shape, seed=0, dtype=torch.float32):

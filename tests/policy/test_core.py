@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from saccade.errors import InputError
-from saccade.policy.checkpoint import write_checkpoint
+from saccade.policy.checkpoint.folder import write_checkpoint
 from saccade.policy.contract import CameraSpec
 from saccade.policy.core import (
     PREFIX,

@@ -11,12 +11,12 @@ from lerobot.datasets.factory import resolve_delta_timestamps
 from lerobot.policies import make_policy, make_pre_post_processors
 
 from saccade.errors import InputError
-from saccade.policy.architecture import Architecture
 from saccade.policy.configuration_saccade import SaccadeConfig
 from saccade.policy.contract import ActionSpec, CameraSpec, GripperSpec, Offer, StateSpec
 from saccade.policy.core import Demonstrated
-from saccade.policy.history import Past
 from saccade.policy.modeling_saccade import SaccadePolicy
+from saccade.policy.network.architecture import Architecture
+from saccade.policy.network.history import Past
 from saccade.sim.demonstrations.dataset_writer import write_dataset
 from saccade.sim.demonstrations.staging import Episode, stage_episode
 from saccade.training.dataset import DemonstrationDataset

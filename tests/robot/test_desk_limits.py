@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from saccade.policy.checkpoint import read_contract
+from saccade.policy.checkpoint.folder import read_contract
 from saccade.robot.governor.chunk import Chunk
 from saccade.robot.governor.governor import Governor
 from saccade.robot.governor.rules import Rules

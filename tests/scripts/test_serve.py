@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from saccade.errors import InputError
-from saccade.policy.actor import PolicyActor
-from saccade.policy.checkpoint import STARTER
+from saccade.policy.checkpoint.folder import STARTER
+from saccade.policy.inference.actor import PolicyActor
 from saccade.robot.remote.client import ConnectionLost, RemotePolicy
 from saccade.robot.remote.server_settings import ServerSettings
 from saccade.robot.remote.serving import serving

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from saccade.errors import InputError
-from saccade.policy.columns import dataset_fingerprint, read_columns
+from saccade.policy.datasets.columns import dataset_fingerprint, read_columns
 from saccade.training.dataset import DemonstrationDataset
 
 

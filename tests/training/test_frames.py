@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
-from saccade.policy.columns import read_columns
+from saccade.policy.datasets.columns import read_columns
 from saccade.training import frames
 from saccade.training.frames import default_cache_folder, open_frames
 

@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 
 from saccade.errors import InputError
 from saccade.policy.core import Core
-from saccade.policy.demonstrations import demonstrated_contract
+from saccade.policy.datasets.dataset_contract import demonstrated_contract
 from saccade.training.configuration import LoopConfig
 from saccade.training.dataset import DemonstrationDataset
 from saccade.training.loop import train

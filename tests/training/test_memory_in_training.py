@@ -8,9 +8,9 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from saccade.errors import InputError
-from saccade.policy.architecture import PRESETS
-from saccade.policy.checkpoint import read_checkpoint
+from saccade.policy.checkpoint.folder import read_checkpoint
 from saccade.policy.core import load_core
+from saccade.policy.network.architecture import PRESETS
 from saccade.scripts.train.command import train_policy
 from saccade.scripts.train.options import TrainConfig
 from saccade.training.configuration import LoopConfig

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
-from saccade.policy.columns import dataset_fingerprint, read_columns
+from saccade.policy.datasets.columns import dataset_fingerprint, read_columns
 from saccade.policy.normalization import action_chunks, demonstration_normalization
 from saccade.training.statistics import exact_statistics, write_exact_statistics
 

@@ -376,8 +376,8 @@ def foreign_statistics(folder: Path) -> Outcome:
     import json
     import shutil
 
-    from ....policy.actor import PolicyActor
-    from ....policy.checkpoint import find_checkpoint
+    from ....policy.checkpoint.folder import find_checkpoint
+    from ....policy.inference.actor import PolicyActor
 
     source, problems, said = find_checkpoint("starter"), [], []
     for name in ("missing", "of another length"):

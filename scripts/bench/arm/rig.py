@@ -84,7 +84,7 @@ class Wanderer:
 
 def small_contract(size: int = IMAGE_SIZE) -> Contract:
     """Return the starter's contract with cameras of `size` pixels."""
-    from ....policy.checkpoint import read_contract
+    from ....policy.checkpoint.folder import read_contract
 
     contract = read_contract("starter")
     cameras = tuple(CameraSpec(each.name, size, size) for each in contract.cameras)

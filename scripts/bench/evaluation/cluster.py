@@ -36,7 +36,7 @@ def lose_a_node(run: ClusterRun) -> dict[str, int]:
     Lost is an episode without a record that ran to its end, double a record too many, redone one that was on the node.
     Raises WorldError when an episode went another way than in a process of this machine.
     """
-    from ....policy.checkpoint import find_checkpoint, read_contract
+    from ....policy.checkpoint.folder import find_checkpoint, read_contract
     from ....sim.evaluation.cluster import ClusterOptions, ClusterPool
     from ....sim.evaluation.records import episodes_that_differ
     from ....sim.evaluation.runner import keep_records, run_jobs

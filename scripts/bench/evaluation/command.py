@@ -134,7 +134,7 @@ def _require_agreement(theirs: Timed, ours: Timed) -> None:
 
 def run_lerobot(config: EvaluationConfig, out: Path) -> Timed:
     """Run `lerobot-eval` on the starter and return how long it took; raises WorldError when it fails."""
-    from ....policy.checkpoint import find_checkpoint
+    from ....policy.checkpoint.folder import find_checkpoint
 
     command = [
         _script("lerobot-eval"),

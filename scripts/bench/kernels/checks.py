@@ -25,7 +25,7 @@ CHECKS = {
 }
 """What can be checked."""
 
-SUITE = Path(__file__).parents[1] / "tests" / "kernels" / "interpreted"
+SUITE = Path(__file__).parents[3] / "tests" / "kernels" / "interpreted"
 MOST_SECONDS = 3600
 
 

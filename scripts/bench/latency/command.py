@@ -19,8 +19,8 @@ from ..figures import Figures
 from .rows import Row, collect_figures, plot_parts, table
 
 if TYPE_CHECKING:
-    from ....policy.architecture import Architecture
-    from ....policy.model import SaccadeModel
+    from ....policy.network.architecture import Architecture
+    from ....policy.network.model import SaccadeModel
     from .contestants import Contestant, Ours
 
 PROCESSOR_MEMORY = 6.0
@@ -71,7 +71,7 @@ class LatencyConfig:
         if not self.presets:
             raise InputError("presets", got="none", expected="at least one", fix="Give --presets tiny.")
         # Torch comes with it, so that only who measures waits for it.
-        from ....policy.architecture import find_preset
+        from ....policy.network.architecture import find_preset
 
         for preset in self.presets:
             replace(find_preset(preset), kernels=self.kernels)
@@ -124,7 +124,7 @@ def describe(device: str) -> str:
 
 def line_up(config: LatencyConfig) -> list[Contestant]:
     """Return who takes part."""
-    from ....policy.architecture import find_preset
+    from ....policy.network.architecture import find_preset
     from .contestants import LEROBOT, Ours, Sizes, Theirs, dense, ours
 
     found: list[Contestant] = []
@@ -161,8 +161,8 @@ def measure(contestant: Contestant, config: LatencyConfig, device: str) -> Row:
 
 def count_ours(contestant: Ours, row: Row) -> None:
     """Fill in what a decision of ours costs, and where the host waits for the device."""
-    from ....policy.measure import Imagined, decision_cost
-    from ....policy.synchronisation import find_synchronisations
+    from ....policy.profiling.cost import Imagined, decision_cost
+    from ....policy.profiling.synchronisation import find_synchronisations
 
     cost = decision_cost(contestant.architecture, contestant.sizes)
     row.parameters, row.flops, row.parts = cost.parameters, cost.decide.total, cost.decide.parts
@@ -181,7 +181,7 @@ def count_ours(contestant: Ours, row: Row) -> None:
 
 def count_theirs(contestant: Contestant, row: Row) -> None:
     """Fill in what a decision of LeRobot's costs."""
-    from ....policy.measure import Imagined, count_flops
+    from ....policy.profiling.cost import Imagined, count_flops
 
     imagined = Imagined(contestant.build)
     weights = list(imagined.network.parameters())
@@ -253,8 +253,8 @@ def training_figures(config: LatencyConfig, device: str) -> tuple[Figures, list[
 
     `large` against its dense opponent in operations, and in time on a GPU; the memory of `small`.
     """
-    from ....policy.architecture import find_preset
-    from ....policy.measure import Sizes, training_flops, training_peak
+    from ....policy.network.architecture import find_preset
+    from ....policy.profiling.cost import Sizes, training_flops, training_peak
     from .contestants import dense
 
     sizes, figures, lines = replace(Sizes(), batch=TRAINING_BATCH), {}, []
@@ -288,7 +288,7 @@ def training_figures(config: LatencyConfig, device: str) -> tuple[Figures, list[
 
 def adapted(architecture: Architecture, sizes: Any) -> SaccadeModel:
     """Return a network of which LoRA and the parts without pretrained weights learn."""
-    from ....policy.adaptation import Adaptation, adapt
+    from ....policy.pretrained.adaptation import Adaptation, adapt
 
     network = sizes.build(architecture)
     adapt(network, Adaptation(rank=LORA_RANK, alpha=LORA_RANK))
@@ -299,7 +299,7 @@ def time_training(architecture: Architecture, sizes: Any, config: LatencyConfig)
     """Return the median seconds of a training step on the GPU, in bfloat16 and checkpointed, optimizer included."""
     import torch
 
-    from ....policy.measure import training_step
+    from ....policy.profiling.cost import training_step
 
     with torch.device("cuda"):
         network = adapted(architecture, sizes).to(torch.bfloat16).train()

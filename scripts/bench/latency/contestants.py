@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ....policy.architecture import Architecture
-from ....policy.capture import CapturedPolicy
-from ....policy.measure import Sizes
-from ....policy.model import SaccadeModel
+from ....policy.network.architecture import Architecture
+from ....policy.network.capture import CapturedPolicy
+from ....policy.network.model import SaccadeModel
+from ....policy.profiling.cost import Sizes
 
 
 class Contestant(Protocol):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import InputError
-from ....policy.adaptation import EXPERT
+from ....policy.pretrained.adaptation import EXPERT
 from ....sim import worlds
 from ...evaluate.command import evaluate
 from ...evaluate.options import EvaluateConfig
@@ -306,7 +306,7 @@ def sizes(config: MergeBenchConfig) -> Figures:
     The bound is one skill's checkpoint and a twentieth of the trunk for each skill; masks and what is kept of every
     skill come on top.
     """
-    from ....policy.checkpoint import MODEL, read_checkpoint
+    from ....policy.checkpoint.folder import MODEL, read_checkpoint
 
     seed = config.seeds[0]
     folder = config.folder / f"{MAIN}_{seed}"

@@ -102,13 +102,13 @@ def write_skills(config: MergeSmallConfig) -> list[Path]:
     """
     import torch
 
-    from ....policy.adaptation import EXPERT, Adaptation
-    from ....policy.checkpoint import STARTER, read_contract, write_checkpoint
+    from ....policy.checkpoint.folder import STARTER, read_contract, write_checkpoint
     from ....policy.core import PREFIX, Core
     from ....policy.lerobot_files import lerobot_files
     from ....policy.merging.origin import learned_digest, origin
     from ....policy.merging.skills import BASE
-    from ....policy.tokenizer import TOKENIZER
+    from ....policy.network.tokenizer import TOKENIZER
+    from ....policy.pretrained.adaptation import EXPERT, Adaptation
 
     torch.manual_seed(0)
     contract = _contract(read_contract(STARTER))
@@ -165,7 +165,7 @@ def _architecture() -> tuple[Any, str]:
     from tokenizers.models import BPE
     from tokenizers.pre_tokenizers import ByteLevel
 
-    from ....policy.architecture import find_preset
+    from ....policy.network.architecture import find_preset
 
     letters = {letter: place for place, letter in enumerate(sorted(ByteLevel.alphabet()))}
     tokenizer = Tokenizer(BPE(letters, []))

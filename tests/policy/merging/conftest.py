@@ -7,12 +7,12 @@ import copy
 import pytest
 import torch
 
-from saccade.policy.adaptation import Adaptation
-from saccade.policy.checkpoint import write_checkpoint
+from saccade.policy.checkpoint.folder import write_checkpoint
 from saccade.policy.core import PREFIX
 from saccade.policy.lerobot_files import lerobot_files
 from saccade.policy.merging.origin import learned_digest, origin
 from saccade.policy.merging.profile import Profile
+from saccade.policy.pretrained.adaptation import Adaptation
 
 INSTRUCTIONS = ("open the drawer", "pick the cube", "pour the ball", "press the button")
 

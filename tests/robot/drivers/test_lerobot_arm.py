@@ -49,7 +49,7 @@ def torques(arm: LeRobotArm) -> set[int]:
 
 
 def test_the_arm_describes_itself_as_the_policys_contract_has_it(arm):
-    from saccade.policy.checkpoint import read_contract
+    from saccade.policy.checkpoint.folder import read_contract
 
     description = arm.connect()
     contract = read_contract("starter")

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from saccade.errors import InputError, WorldError
-from saccade.policy import checkpoint
+from saccade.policy.checkpoint import folder as checkpoint
 from saccade.scripts import collect
 from saccade.scripts.collect import choose_tasks
 from saccade.scripts.evaluate import command as evaluate
@@ -155,11 +155,11 @@ def test_without_a_starter_it_says_so_before_anything_is_written(monkeypatch, tm
 
 def write_untrained_policy(folder):
     """Write the checkpoint of a policy that has learned nothing yet."""
-    from saccade.policy.architecture import find_preset
-    from saccade.policy.checkpoint import collect_provenance, write_checkpoint
+    from saccade.policy.checkpoint.folder import collect_provenance, write_checkpoint
     from saccade.policy.contract import Contract, Normalization
     from saccade.policy.core import PREFIX, Core
     from saccade.policy.lerobot_files import lerobot_files
+    from saccade.policy.network.architecture import find_preset
     from saccade.sim.desk.environment import desk_offer
 
     offer = desk_offer(128)

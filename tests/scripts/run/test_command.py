@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
-from saccade.policy.checkpoint import STARTER, read_contract
+from saccade.policy.checkpoint.folder import STARTER, read_contract
 from saccade.robot.governor.recorder import replay
 from saccade.robot.remote.server_settings import ServerSettings
 from saccade.robot.remote.serving import serving
@@ -210,7 +210,7 @@ def test_the_virtual_arm_is_run_recorded_watched_and_summed_up(nodder, tmp_path,
     assert json.loads((out / "calibration" / "virtual.json").read_text())["gripper"]["id"] == 6
     # What was recorded is what the package trains on.
     assert summary["dataset"]["episodes"] == 2
-    from saccade.policy.columns import read_columns
+    from saccade.policy.datasets.columns import read_columns
 
     columns = read_columns(data)
     assert "grounding" not in columns.vectors

@@ -19,13 +19,13 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from saccade.errors import InputError
-from saccade.policy.adaptation import Adaptation
-from saccade.policy.architecture import PRESETS
-from saccade.policy.checkpoint import read_checkpoint
-from saccade.policy.columns import read_columns
+from saccade.policy.checkpoint.folder import read_checkpoint
 from saccade.policy.contract import ActionSpec, CameraSpec, GripperSpec, Offer, StateSpec
 from saccade.policy.core import load_core
+from saccade.policy.datasets.columns import read_columns
 from saccade.policy.merging.origin import origin
+from saccade.policy.network.architecture import PRESETS
+from saccade.policy.pretrained.adaptation import Adaptation
 from saccade.scripts.main import main
 from saccade.scripts.train.command import train_policy
 from saccade.scripts.train.options import TrainConfig

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from saccade.errors import InputError, WorldError
-from saccade.policy.architecture import PRESETS, Architecture
-from saccade.policy.measure import Sizes, decision_cost
-from saccade.policy.model import SaccadeModel
+from saccade.policy.network.architecture import PRESETS, Architecture
+from saccade.policy.network.model import SaccadeModel
+from saccade.policy.profiling.cost import Sizes, decision_cost
 from saccade.scripts.bench.command import run
 from saccade.scripts.bench.latency import command as module
 from saccade.scripts.bench.latency.checks import check_decisions, scheduled_flops

@@ -1,0 +1,1 @@
+"""Checkpoint folders: what is in them, how they are written and read."""

@@ -1,0 +1,329 @@
+"""A checkpoint folder: weights, configuration, contract, provenance; written whole or not at all, verified when read.
+
+    model.safetensors   the weights, never a pickle
+    config.json         how to build the network
+    contract.json       the conventions and the statistics, see `contract`
+    provenance.json     where it comes from, and the sha256 of every other file
+
+torch and safetensors are imported by the two functions that need them: `read_contract` runs without either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import InputError
+from ..contract import Contract
+
+if TYPE_CHECKING:
+    import torch
+
+MODEL, CONFIG, CONTRACT, PROVENANCE = "model.safetensors", "config.json", "contract.json", "provenance.json"
+PICKLED = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+COPY_AGAIN = "It was damaged after it was written: copy the checkpoint again from where it was trained, or train again."
+PACKAGES = (
+    *("lerobot_policy_saccade", "accelerate", "gymnasium", "lerobot", "mujoco", "numpy"),
+    *("safetensors", "timm", "torch", "transformers", "triton"),
+)
+
+
+STARTER = Path(__file__).resolve().parents[2] / "starter"
+"""The checkpoint that ships in the package."""
+
+
+def find_checkpoint(name: str) -> Path:
+    """Return a checkpoint's folder: `starter` is the one that ships in the package, a training's folder will do too."""
+    if name == "starter":
+        return STARTER
+    folder = Path(name)
+    return folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint folder holds; `tensors` are on the CPU."""
+
+    tensors: dict[str, torch.Tensor]
+    config: dict[str, Any]
+    contract: Contract
+    provenance: dict[str, Any]
+
+
+def write_checkpoint(
+    folder: str | Path,
+    tensors: Mapping[str, torch.Tensor],
+    config: Mapping[str, Any],
+    contract: Contract,
+    provenance: Mapping[str, Any],
+    extra_files: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a checkpoint and return its folder; `extra_files` maps plain file names to further texts (a model card).
+
+    All is written to a folder beside it, flushed to the disk, then put in place, so that a kill or a full disk leaves
+    what was there before. An earlier checkpoint is replaced. Raises InputError if the folder holds anything else, if a
+    name is not a plain one, and if the disk refuses.
+    """
+    folder = Path(os.path.abspath(folder))
+    texts = {CONFIG: _json_text(config), CONTRACT: contract.to_json(), **_checked_names(extra_files or {})}
+    # Through JSON once, so that what is digested now is what a reader will find.
+    record = json.loads(_json_text(provenance))
+    if reserved := {"files", "digest"} & set(record):
+        fix = "Rename it: these two keys hold the sha256 of what is written."
+        raise InputError("provenance", got=f"the key {min(reserved)}", expected="keys of your own", fix=fix)
+    staging = folder.with_name(f".{folder.name}.partial")
+    try:
+        _refuse_foreign(folder)
+        shutil.rmtree(staging, ignore_errors=True)  # what an earlier run, killed half-way, has left
+        staging.mkdir(parents=True)
+        _write_tensors(staging / MODEL, tensors)
+        for name, text in texts.items():
+            (staging / name).write_text(text, encoding="utf-8")
+        record["files"] = {name: _fingerprint(staging / name) for name in sorted([MODEL, *texts])}
+        (staging / PROVENANCE).write_text(_json_text({**record, "digest": _digest(record)}), encoding="utf-8")
+        for path in (*staging.iterdir(), staging):
+            flush(path)
+        _put_in_place(staging, folder)
+        flush(folder.parent)
+    except BaseException as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
+        fix = "Free space or choose another folder; what was there before is untouched."
+        got = error.strerror or error
+        raise InputError(f"checkpoint {folder}", got=got, expected="a disk that takes it", fix=fix) from error
+    return folder
+
+
+def read_checkpoint(folder: str | Path) -> Checkpoint:
+    """Read and verify a checkpoint; nothing is unpickled.
+
+    Raises InputError for a missing file, a file whose sha256 is not the recorded one, a contract that does not parse.
+    """
+    import safetensors
+    import safetensors.torch
+
+    folder = Path(folder)
+    checkpoint = verified_checkpoint(folder)
+    try:
+        tensors = safetensors.torch.load_file(folder / MODEL)
+    except safetensors.SafetensorError as error:
+        raise InputError(str(folder / MODEL), got=error, expected="safetensors", fix=COPY_AGAIN) from None
+    return replace(checkpoint, tensors=tensors)
+
+
+def verified_checkpoint(folder: str | Path, *, weights: bool = True) -> Checkpoint:
+    """Verify a checkpoint and read all of it but its weights, for those who open the file of weights themselves.
+
+    Without `weights` that file is not verified: for those who verify what they read of it. Raises InputError as
+    `read_checkpoint` does.
+    """
+    folder = Path(folder)
+    provenance = _verified_provenance(folder)
+    contract = read_contract(folder, provenance)
+    for name in provenance["files"]:
+        if weights or name != MODEL:
+            _verify(folder, name, provenance)
+    return Checkpoint({}, _read_object(folder / CONFIG), contract, provenance)
+
+
+def read_contract(folder: str | Path, provenance: Mapping[str, Any] | None = None) -> Contract:
+    """Read and verify a checkpoint's contract alone, without torch; `provenance` spares reading it again."""
+    folder = Path(folder)
+    _verify(folder, CONTRACT, provenance or _verified_provenance(folder))
+    return Contract.from_json((folder / CONTRACT).read_bytes(), str(folder / CONTRACT))
+
+
+def collect_provenance(command: list[str], seeds: Mapping[str, int], dataset_fingerprint: str | None) -> dict[str, Any]:
+    """Return where a checkpoint comes from: command, seeds, data, package versions, commit, date and platform.
+
+    `commit` is None for an installed package and ends in "+changes" where the checkout differs from its commit.
+    """
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "command": list(command),
+        "seeds": dict(seeds),
+        "dataset_fingerprint": dataset_fingerprint,
+        "commit": _commit(Path(__file__).resolve().parents[2]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "versions": versions,
+    }
+
+
+def _commit(package: Path) -> str | None:
+    """Return the commit of the checkout whose root is `package`; a package installed into another checkout has none."""
+
+    def answer(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        if Path(answer("rev-parse", "--show-toplevel")).resolve() != package:
+            return None
+        return answer("rev-parse", "HEAD") + ("+changes" if answer("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _verified_provenance(folder: Path) -> dict[str, Any]:
+    _require_files(folder)
+    path = folder / PROVENANCE
+    provenance = _read_object(path)
+    digest = provenance.pop("digest", None)
+    if digest != _digest(provenance):
+        raise InputError(str(path), got="contents that do not match their digest", expected="its own", fix=COPY_AGAIN)
+    if not _records_files(provenance.get("files")):
+        raise InputError(f"{path}: files", got="no list of files", expected="bytes and sha256 of each", fix=COPY_AGAIN)
+    return provenance
+
+
+def _records_files(files: object) -> bool:
+    if not isinstance(files, dict) or not {MODEL, CONFIG, CONTRACT} <= set(files):
+        return False
+    return all(map(_is_plain, files)) and all(
+        isinstance(each, dict) and set(each) == {"bytes", "sha256"} for each in files.values()
+    )
+
+
+def _require_files(folder: Path) -> None:
+    if not folder.exists() and _previous(folder).is_dir():
+        _previous(folder).rename(folder)  # a kill came between the two renames of `_put_in_place`
+    if not folder.is_dir():
+        got = "a file" if folder.exists() else "no such folder"
+        fix = f"Give the folder that holds {MODEL} and {CONTRACT}."
+        raise InputError(f"checkpoint {folder}", got=got, expected="a folder", fix=fix)
+    for name in (CONTRACT, MODEL, CONFIG, PROVENANCE):
+        if (folder / name).is_file():
+            continue
+        fix = COPY_AGAIN
+        if name == CONTRACT:
+            fix = "A policy must not act without its conventions and statistics: take the file that training wrote."
+        if name == MODEL and any(path.suffix in PICKLED for path in folder.iterdir()):
+            fix = "Pickled weights are never opened: convert them to safetensors first."
+        raise InputError(str(folder / name), got="no such file", expected="a complete checkpoint", fix=fix)
+
+
+def _verify(folder: Path, name: str, provenance: Mapping[str, Any]) -> None:
+    path, recorded = folder / name, provenance["files"][name]
+    if not path.is_file():
+        raise InputError(str(path), got="no such file", expected=f"the one recorded in {PROVENANCE}", fix=COPY_AGAIN)
+    got = _fingerprint(path)
+    if got != recorded:
+        shown, expected = (f"{each['bytes']} bytes with sha256 {each['sha256'][:12]}" for each in (got, recorded))
+        raise InputError(str(path), got=shown, expected=expected, fix=COPY_AGAIN)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(str(path), got=f"text that is no JSON ({error})", expected="JSON", fix=COPY_AGAIN) from None
+    if not isinstance(value, dict):
+        raise InputError(str(path), got=type(value).__name__, expected="a JSON object", fix=COPY_AGAIN)
+    return value
+
+
+def _is_plain(name: str) -> bool:
+    return Path(name).name == name and name not in ("", "..")
+
+
+def _checked_names(extra_files: Mapping[str, str]) -> Mapping[str, str]:
+    for name in extra_files:
+        if not _is_plain(name) or name in (MODEL, CONFIG, CONTRACT, PROVENANCE):
+            fix = "Name a file of its own, without a folder."
+            raise InputError(f"extra file {name!r}", got="a reserved name or a path", expected="a plain name", fix=fix)
+    return extra_files
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raise InputError unless the folder is absent, empty, or holds what `write_checkpoint` has written and no more."""
+    fix = "Choose another folder, or move its contents elsewhere first."
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise InputError(f"checkpoint {folder}", got="a file or a link", expected="a folder or nothing", fix=fix)
+    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not present:
+        return
+    known: set[str] = set()
+    if PROVENANCE in present:
+        # A damaged checkpoint may be replaced too: what cannot be read there vouches for no file but the four.
+        with contextlib.suppress(InputError):
+            known = set(_read_object(folder / PROVENANCE).get("files", ()))
+        known |= {MODEL, CONFIG, CONTRACT, PROVENANCE}
+    foreign = sorted(present - known)
+    if foreign:
+        got = f"a folder that holds {', '.join(foreign[:3])}{' and more' if len(foreign) > 3 else ''}"
+        raise InputError(f"checkpoint {folder}", got=got, expected="a checkpoint, or an empty folder", fix=fix)
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    import safetensors
+    import safetensors.torch
+
+    plain, seen = {}, set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        # safetensors refuses tensors that share memory (tied weights, views); a copy of the second keeps both names.
+        storage = tensor.untyped_storage().data_ptr()
+        plain[name] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    try:
+        safetensors.torch.save_file(plain, path)
+    except safetensors.SafetensorError as error:
+        raise OSError(0, str(error)) from error
+
+
+def _put_in_place(staging: Path, folder: Path) -> None:
+    """Rename `staging` to `folder`; what stood there is removed only once the new one stands."""
+    previous = _previous(folder)
+    if folder.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        folder.rename(previous)
+    try:
+        staging.rename(folder)
+    except OSError:
+        if previous.exists():
+            previous.rename(folder)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.previous")
+
+
+def flush(path: Path) -> None:
+    """Wait until a file or a folder's entries have reached the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _json_text(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"

@@ -1,0 +1,43 @@
+"""The contract: the conventions and statistics that a policy was trained under, checked against every world and arm.
+
+The standard library and numpy are all that it needs: a world or a robot reads a contract on a machine without torch.
+"""
+
+from .contract import (
+    FRAMES,
+    KINDS,
+    METHODS,
+    QUARTER_TURNS,
+    ROTATIONS,
+    UNITS,
+    ActionSpec,
+    CameraSpec,
+    Contract,
+    GripperSpec,
+    Normalization,
+    Offer,
+    StateSpec,
+    VectorSpec,
+)
+from .mismatch import ContractMismatch, Difference
+from .specification import Specification
+
+__all__ = [
+    "FRAMES",
+    "KINDS",
+    "METHODS",
+    "QUARTER_TURNS",
+    "ROTATIONS",
+    "UNITS",
+    "ActionSpec",
+    "CameraSpec",
+    "Contract",
+    "ContractMismatch",
+    "Difference",
+    "GripperSpec",
+    "Normalization",
+    "Offer",
+    "Specification",
+    "StateSpec",
+    "VectorSpec",
+]

@@ -1,0 +1,175 @@
+"""The low-dimensional columns of a LeRobotDataset v3 in memory, read without LeRobot and without touching an image."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ..contract import Offer
+
+STATE, ACTION, GROUNDING = "observation.state", "action", "grounding"
+RECOLLECT = "Copy or collect the dataset again."
+
+
+@dataclass(frozen=True)
+class DatasetColumns:
+    """A dataset of F frames in E episodes, its images left out.
+
+    `vectors`: every numeric feature, [F] or [F, width], in the order of the frames; `tasks`: the sentences that
+    `vectors["task_index"]` counts through; `starts` and `ends` int64 [E]: each episode's frames; `episodes`: what
+    `meta/episodes` says of each, the places of its videos among it; `offer`: the world that it was recorded in, when
+    the dataset knows.
+    """
+
+    root: Path
+    info: dict[str, Any]
+    vectors: dict[str, np.ndarray]
+    tasks: tuple[str, ...]
+    starts: np.ndarray
+    ends: np.ndarray
+    episodes: tuple[dict[str, Any], ...]
+    offer: Offer | None
+
+    @property
+    def features(self) -> dict[str, dict[str, Any]]:
+        return self.info["features"]
+
+    @property
+    def fps(self) -> int:
+        return self.info["fps"]
+
+    @property
+    def frames(self) -> int:
+        return len(self.vectors["index"])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Return `dataset_fingerprint`, computed once."""
+        return dataset_fingerprint(self.root)
+
+    @property
+    def camera_keys(self) -> tuple[str, ...]:
+        """Return the names of the camera features, in the dataset's order."""
+        return tuple(key for key, feature in self.features.items() if feature["dtype"] in ("video", "image"))
+
+
+def refuse(root: Path, got: object, expected: str, fix: str = RECOLLECT) -> InputError:
+    """Build the error for a dataset that cannot be read."""
+    return InputError(f"dataset {root}", got=got, expected=expected, fix=fix)
+
+
+def read_columns(root: Path) -> DatasetColumns:
+    """Read a dataset's columns; InputError when it is missing, truncated, of another format or no demonstrations."""
+    root = Path(root)
+    info = _read_info(root)
+    numeric = [key for key, feature in info["features"].items() if _is_numeric(feature)]
+    for key in (STATE, ACTION):
+        if key not in numeric:
+            raise refuse(root, f"features {', '.join(info['features'])}", f"{key} among them", "Choose demonstrations.")
+    table = _read_parquet(root, "data", numeric)
+    vectors = {key: _as_array(table[key]) for key in numeric}
+    if len(vectors["index"]) != info["total_frames"] or (np.diff(vectors["index"]) != 1).any():
+        raise refuse(
+            root, f"{len(vectors['index'])} frames in data/", f"{info['total_frames']}, as meta/info.json says"
+        )
+    episodes = _read_parquet(root, "meta/episodes", None)
+    wanted = [name for name in episodes.column_names if not name.startswith("stats/")]
+    rows = tuple(sorted(episodes.select(wanted).to_pylist(), key=lambda row: row["episode_index"]))
+    if len(rows) != info["total_episodes"]:
+        raise refuse(root, f"{len(rows)} episodes", f"{info['total_episodes']}, as meta/info.json says")
+    ends = np.array([row["dataset_to_index"] for row in rows], dtype=np.int64)
+    starts = np.array([row["dataset_from_index"] for row in rows], dtype=np.int64)
+    if len(rows) == 0:
+        raise refuse(root, "no episodes", "at least one")
+    if starts[0] != 0 or ends[-1] != info["total_frames"] or (starts[1:] != ends[:-1]).any() or (ends <= starts).any():
+        raise refuse(root, "episodes with gaps between them", "episodes that cover all frames")
+    offer = root / "meta" / "offer.json"
+    return DatasetColumns(
+        root=root,
+        info=info,
+        vectors=vectors,
+        tasks=_read_tasks(root),
+        starts=starts,
+        ends=ends,
+        episodes=rows,
+        offer=Offer.from_json(offer.read_text(), source=str(offer)) if offer.is_file() else None,
+    )
+
+
+def dataset_fingerprint(root: Path) -> str:
+    """Return a SHA-256 over the content of a dataset: data, videos and metadata, but not the derived statistics."""
+    root = Path(root)
+    _read_info(root)
+    digest = hashlib.sha256()
+    files = [path for folder in ("data", "meta", "videos") for path in (root / folder).rglob("*") if path.is_file()]
+    for path in sorted(files):
+        if path.name == "stats.json":
+            continue
+        with open(path, "rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _read_info(root: Path) -> dict[str, Any]:
+    path = root / "meta" / "info.json"
+    if not path.is_file():
+        got = "no meta/info.json" if root.is_dir() else "no such folder"
+        raise refuse(root, got, "a LeRobotDataset v3", "Check the path, or collect one with 'saccade collect'.")
+    try:
+        info = json.loads(path.read_text())
+        version, _ = info["codebase_version"], (info["features"], info["fps"], info["total_frames"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise refuse(root, f"an unreadable meta/info.json ({error})", "that of a LeRobotDataset v3") from error
+    if not str(version).startswith("v3."):
+        fix = "Convert it with LeRobot's dataset conversion scripts."
+        raise refuse(root, f"format {version}", "format v3.x", fix)
+    return info
+
+
+def _is_numeric(feature: dict[str, Any]) -> bool:
+    return feature["dtype"].startswith(("float", "int", "uint", "bool")) and len(feature["shape"]) == 1
+
+
+def _read_parquet(root: Path, folder: str, columns: list[str] | None) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    paths = sorted((root / folder).glob("*/*.parquet"))
+    if not paths:
+        raise refuse(root, f"no parquet file in {folder}/", "at least one")
+    tables = []
+    for path in paths:
+        try:
+            tables.append(pq.read_table(path, columns=columns, partitioning=None))
+        except (pa.ArrowException, OSError, KeyError) as error:
+            got = f"a damaged {path.relative_to(root)} ({str(error).splitlines()[0]})"
+            raise refuse(root, got, "whole parquet files") from error
+        if missing := set(columns or ()) - set(tables[-1].column_names):
+            raise refuse(root, f"{path.relative_to(root)} without {', '.join(sorted(missing))}", "all features")
+    return pa.concat_tables(tables, promote_options="default")
+
+
+def _as_array(column: Any) -> np.ndarray:
+    column = column.combine_chunks()
+    if not hasattr(column, "flatten") or column.type.num_fields == 0:
+        return column.to_numpy(zero_copy_only=False)
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+
+
+def _read_tasks(root: Path) -> tuple[str, ...]:
+    import pandas
+
+    path = root / "meta" / "tasks.parquet"
+    try:
+        table = pandas.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise refuse(root, f"no readable meta/tasks.parquet ({error})", "the instructions in it") from error
+    return tuple(str(task) for task in table.sort_values("task_index").index)

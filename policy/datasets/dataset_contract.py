@@ -1,0 +1,115 @@
+"""From a dataset to a contract: what its world offered, and exact statistics over all of its frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...errors import InputError
+from ..contract import ActionSpec, CameraSpec, Contract, GripperSpec, Offer, StateSpec
+from ..lerobot_files import camera_name
+from ..normalization import demonstration_normalization
+from .columns import ACTION, STATE, DatasetColumns, refuse
+
+LEAST_SPAN = 1e-3
+"""Least distance between a statistic's low and high end, in the contract's units, for what hardly ever moved."""
+
+
+def dataset_offer(columns: DatasetColumns) -> Offer:
+    """Return what the world of a dataset offers: as it is declared in `meta/offer.json`, or read off the features.
+
+    Read off, a name that ends in `.pos` is a joint of an arm in LeRobot's units (degrees, the gripper in percent of
+    its opening); any other name has no unit. Actions are taken as absolute targets. Raises InputError when the
+    declaration is not that of these features.
+    """
+    features = columns.features
+    cameras = tuple(
+        CameraSpec(name=camera_name(key), height=features[key]["shape"][0], width=features[key]["shape"][1])
+        for key in columns.camera_keys
+    )
+    state, action = (_names(features[key], key) for key in (STATE, ACTION))
+    declared = columns.offer
+    if declared is None:
+        grippers = [name for name in action if _unit(name) == "percent"]
+        gripper = GripperSpec(grippers[0], closed=0.0, open=100.0) if len(grippers) == 1 else None
+        return Offer(
+            cameras=cameras,
+            state=StateSpec(state, tuple(map(_unit, state))),
+            action=ActionSpec(action, tuple(map(_unit, action)), gripper=gripper),
+            control_hz=columns.fps,
+        )
+    found = {(camera.name, camera.height, camera.width) for camera in cameras}
+    for what, got, expected in (
+        ("cameras", found, {(camera.name, camera.height, camera.width) for camera in declared.cameras}),
+        ("state", state, declared.state.names),
+        ("action", action, declared.action.names),
+        ("fps", columns.fps, declared.control_hz),
+    ):
+        if got != expected:
+            fix = "The two do not belong together: collect or copy the dataset again."
+            raise refuse(columns.root, f"{what} {got} in meta/info.json", f"{expected}, as meta/offer.json says", fix)
+    return declared
+
+
+def relative_elements(offer: Offer) -> tuple[bool, ...]:
+    """Return which action elements [A] are learned relative to the state: joint targets are, a gripper's is not.
+
+    A hand that holds something stands still far from its target, so that only the target itself is worth learning.
+    """
+    state, action = offer.state, offer.action
+    measured = list(zip(state.names, state.units, strict=True))
+    return tuple(
+        action.kind == "absolute"
+        and not (action.gripper is not None and action.gripper.name == name)
+        and place < len(measured)
+        and measured[place] == (name, unit)
+        for place, (name, unit) in enumerate(zip(action.names, action.units, strict=True))
+    )
+
+
+def demonstrated_contract(columns: DatasetColumns, *, chunk: int, execute: int) -> Contract:
+    """Return the contract of a policy that learns from a dataset alone, with statistics over all of its frames."""
+    ends = columns.ends.repeat(columns.ends - columns.starts)
+    state, action = columns.vectors[STATE], columns.vectors[ACTION]
+    return fit_contract(dataset_offer(columns), state, action, ends, chunk=chunk, execute=execute)
+
+
+def fit_contract(
+    offer: Offer, state: np.ndarray, action: np.ndarray, ends: np.ndarray, *, chunk: int, execute: int
+) -> Contract:
+    """Return the contract of a policy for a world, with exact statistics of demonstrations in it.
+
+    state [F, S], action [F, A], ends int [F]: the frame after the last one of each frame's episode.
+    """
+    normalization = demonstration_normalization(
+        state, action, ends, chunk=chunk, relative=relative_elements(offer), least_span=LEAST_SPAN
+    )
+    return Contract(
+        cameras=offer.cameras,
+        state=offer.state,
+        action=offer.action,
+        control_hz=offer.control_hz,
+        normalization=normalization,
+        chunk=chunk,
+        execute=execute,
+    )
+
+
+def _names(feature: dict[str, Any], key: str) -> tuple[str, ...]:
+    """Return the names of a feature's elements, which LeRobot keeps as a list, in a dictionary, or not at all."""
+    names, width = feature.get("names"), feature["shape"][0]
+    if isinstance(names, dict):
+        names = [name for group in names.values() for name in group] if len(names) == 1 else list(names)
+    names = tuple(map(str, names or (f"{key}.{place}" for place in range(width))))
+    if len(names) != width:
+        raise InputError(
+            f"{key}: names", got=len(names), expected=f"one for each of {width}", fix="Mend meta/info.json."
+        )
+    return names
+
+
+def _unit(name: str) -> str:
+    if not name.endswith(".pos"):
+        return "unitless"
+    return "percent" if "gripper" in name else "degrees"

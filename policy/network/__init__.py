@@ -1,0 +1,1 @@
+"""The network: architecture, token layout, towers, trunk, action heads and losses."""

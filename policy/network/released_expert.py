@@ -1,0 +1,239 @@
+"""The bridge expert: as many blocks as the trunk has layers, each reading its layer in two streams with one softmax.
+
+The action decoder of VLA-Adapter (section 3, and its "Pro" implementation) and of MergeVLA (section 4), which share all
+but the four options here. What was seen comes from the positions of the visual tokens, what was decided from those of
+the action queries with the state behind them. A gate scales the logits of what was seen, never its values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ...errors import InputError, unknown_name
+from ...kernels.plan import AttentionPlan
+from .architecture import CHOICES
+from .attention import attend, check_head_size, plan_of_everything
+
+GATES = {"tanh": torch.tanh, "sigmoid": torch.sigmoid}
+ROTATIONS = ("mixed", "paired", "none")
+STARTS = ("zero", "learned")
+ROTARY_BASE = 10000.0
+
+
+@dataclass(frozen=True)
+class BridgeOptions:
+    """What a bridge expert is made of; raises InputError where the sizes do not fit or a name is unknown.
+
+    `width`: of the trunk and of the expert; `blocks`: as many as trunk layers; `steps` T, `actions` A of a chunk.
+
+    `self_attention`: the actions also attend to one another, and one query serves all streams (VLA-Adapter). Without
+    it each of the two streams has a query of its own (MergeVLA).
+
+    `gate`: "tanh" (VLA-Adapter) starts at 0, where all that was seen is averaged blindly, and may turn negative, where
+    the key that fits worst counts most; "sigmoid" (MergeVLA) starts at a half and stays between 0 and 1.
+
+    `rotation`: "mixed" is what both released codes do: pairs of neighbouring channels turn by angles that are laid out
+    in halves, so the two channels of a pair turn by different angles and lengths are not kept. "paired" is the rotary
+    embedding as meant. "none" is VLA-Adapter before "Pro".
+
+    `start`: "zero" feeds zeros through the first norm and projection, as both do when they act: every step starts alike
+    and only the rotation tells them apart, so that without it all steps of a chunk decide the same. "learned" is a
+    vector for each step.
+
+    `kernels`: what computes attention, see `Architecture.kernels`; without self-attention PyTorch does in any case,
+    since the operator takes no keys that are wider than values.
+    """
+
+    width: int
+    blocks: int
+    steps: int
+    actions: int
+    heads: int = 8
+    self_attention: bool = False
+    gate: Literal["tanh", "sigmoid"] = "sigmoid"
+    rotation: Literal["mixed", "paired", "none"] = "paired"
+    start: Literal["zero", "learned"] = "learned"
+    kernels: Literal["torch", "saccade"] = "torch"
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("gate", self.gate, GATES),
+            ("rotation", self.rotation, ROTATIONS),
+            ("start", self.start, STARTS),
+            ("kernels", self.kernels, CHOICES["kernels"]),
+        ):
+            if value not in choices:
+                raise unknown_name(f"bridge expert: {name}", value, choices)
+        for name in ("width", "blocks", "steps", "actions", "heads"):
+            if getattr(self, name) < 1:
+                got, fix = getattr(self, name), "Give a positive size."
+                raise InputError(f"bridge expert: {name}", got=got, expected="at least 1", fix=fix)
+        even = 1 if self.rotation == "none" else 2
+        if self.width % (self.heads * even):
+            expected = f"a multiple of {self.heads * even} for {self.heads} heads"
+            raise InputError("bridge expert: width", got=self.width, expected=expected, fix="Change width or heads.")
+
+
+@dataclass(frozen=True)
+class RotaryTable:
+    """Cosines and sines of the rotary embedding, each [positions, head width]; see `BridgeOptions.rotation`."""
+
+    cosine: torch.Tensor
+    sine: torch.Tensor
+
+    @classmethod
+    def build(cls, positions: int, width: int, rotation: str, like: torch.Tensor) -> RotaryTable:
+        """Build the table for `positions` and an even head `width`, on the device and in the type of `like`."""
+        exponent = torch.arange(0, width, 2, device=like.device, dtype=torch.float32) / width
+        angle = torch.arange(positions, device=like.device, dtype=torch.float32)[:, None] / ROTARY_BASE**exponent
+        angle = torch.cat([angle, angle], dim=-1) if rotation == "mixed" else angle.repeat_interleave(2, dim=-1)
+        return cls(angle.cos().to(like.dtype), angle.sin().to(like.dtype))
+
+    def turn(self, part: torch.Tensor) -> torch.Tensor:
+        """Turn queries or keys [B, heads, n, head width], whose positions count from 0."""
+        count = part.shape[-2]
+        across = torch.stack([-part[..., 1::2], part[..., ::2]], dim=-1).flatten(-2)
+        return part * self.cosine[:count] + across * self.sine[:count]
+
+
+class BridgeBlock(nn.Module):
+    """Attention to one trunk layer and, as an option, among the actions; then a feed-forward without residual."""
+
+    def __init__(self, options: BridgeOptions) -> None:
+        super().__init__()
+        width = options.width
+        self.heads, self.squash = options.heads, GATES[options.gate]
+        self.query = nn.Linear(width, width)
+        # A query of its own for what was seen; with self-attention, the one above serves all streams.
+        self.query_seen = None if options.self_attention else nn.Linear(width, width)
+        self.key_value_self = nn.Linear(width, 2 * width) if options.self_attention else None
+        self.key_value_decided = nn.Linear(width, 2 * width)
+        self.key_value_seen = nn.Linear(width, 2 * width)
+        self.gate = nn.Parameter(torch.zeros(1))
+        self.output = nn.Linear(width, width)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.feed_forward = nn.Linear(width, width)
+
+    def forward(
+        self,
+        actions: torch.Tensor,
+        seen: torch.Tensor,
+        decided: torch.Tensor,
+        table: RotaryTable | None,
+        plan: AttentionPlan | None = None,
+    ) -> torch.Tensor:
+        """Map actions [B, T, D] with `seen` [B, N, D] and `decided` [B, n, D] to actions [B, T, D], none below 0."""
+        factor = self.squash(self.gate)
+        query = self._split(self.query(actions), table)
+        decided_key, decided_value = self._key_value(self.key_value_decided, decided, table)
+        seen_key, seen_value = self._key_value(self.key_value_seen, seen, table)
+        keys, values = [decided_key, factor * seen_key], [decided_value, seen_value]
+        if self.key_value_self is not None:
+            own_key, own_value = self._key_value(self.key_value_self, actions, table)
+            keys, values = [own_key, *keys], [own_value, *values]
+        if self.query_seen is not None:
+            # Two queries share a softmax: each has channels of its own, where the other stream's keys are zero. Twice
+            # the channels divide the logits by sqrt(2) more than they should.
+            query = torch.cat([query, self._split(self.query_seen(actions), table)], dim=-1) * 2**0.5
+            width = decided_key.shape[-1]
+            keys = [functional.pad(keys[0], (0, width)), functional.pad(keys[1], (width, 0))]
+        gathered = attend(query, torch.cat(keys, dim=2), torch.cat(values, dim=2), plan).transpose(1, 2).flatten(2)
+        return functional.relu(self.feed_forward(self.feed_forward_norm(self.output(gathered) + actions)))
+
+    def _key_value(
+        self, project: nn.Linear, stream: torch.Tensor, table: RotaryTable | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        key, value = project(stream).chunk(2, dim=-1)
+        return self._split(key, table), self._split(value, None)
+
+    def _split(self, part: torch.Tensor, table: RotaryTable | None) -> torch.Tensor:
+        """Split [B, n, D] into heads [B, heads, n, head width]; with a table, turn them by their positions."""
+        part = part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return part if table is None else table.turn(part)
+
+
+class ZeroStart(nn.Module):
+    """What zeros become behind the first norm and projection: the same row for every step."""
+
+    def __init__(self, options: BridgeOptions) -> None:
+        super().__init__()
+        self.steps = options.steps
+        self.norm = nn.LayerNorm(options.actions * options.width)
+        self.project = nn.Linear(options.actions * options.width, options.width)
+
+    def forward(self) -> torch.Tensor:
+        """Return the rows [T, D]."""
+        row = functional.relu(self.project(self.norm(torch.zeros_like(self.norm.bias))))
+        return row.expand(self.steps, -1)
+
+
+class LearnedStart(nn.Module):
+    """A learned row for every step."""
+
+    def __init__(self, options: BridgeOptions) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(0.02 * torch.randn(options.steps, options.width))
+
+    def forward(self) -> torch.Tensor:
+        """Return the rows [T, D]."""
+        return self.rows
+
+
+class BridgeExpert(nn.Module):
+    """Decide a chunk of normalised actions from every layer of the trunk."""
+
+    def __init__(self, options: BridgeOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.planned = options.kernels == "saccade" and options.self_attention
+        if self.planned:
+            check_head_size("expert", options.width // options.heads)
+        self.start = ZeroStart(options) if options.start == "zero" else LearnedStart(options)
+        self.blocks = nn.ModuleList(BridgeBlock(options) for _ in range(options.blocks))
+        self.norm = nn.LayerNorm(options.width)
+        self.head = nn.Linear(options.width, options.actions)
+
+    def plan(self, batch: int, tokens: int) -> AttentionPlan | None:
+        """Return the plan by which every action sees all `tokens` that a block reads, N + n + 1, and the actions.
+
+        None where PyTorch attends.
+        """
+        if not self.planned:
+            return None
+        steps = self.options.steps
+        return plan_of_everything(batch, steps, steps + tokens, self.head.weight.device)
+
+    def forward(
+        self,
+        seen: Sequence[torch.Tensor],
+        decided: Sequence[torch.Tensor],
+        state: torch.Tensor,
+        plan: AttentionPlan | None = None,
+    ) -> torch.Tensor:
+        """Map what was seen and decided, for each block [B, N, D] and [B, n, D], and the state [B, D] to [B, T, A].
+
+        The state is appended to what was decided, in every block; `plan`: see `plan`. Raises InputError unless there is
+        one of each for every block.
+        """
+        for name, stream in (("seen", seen), ("decided", decided)):
+            if len(stream) != len(self.blocks):
+                expected = f"{len(self.blocks)}, one for each block"
+                fix = "Give the hidden states of every trunk layer, without the embeddings."
+                raise InputError(f"bridge expert: layers of {name}", got=len(stream), expected=expected, fix=fix)
+        actions = self.start().expand(len(state), -1, -1)
+        table = self._table(max(actions.shape[1], decided[0].shape[1] + 1, seen[0].shape[1]), actions)
+        token = state[:, None]
+        for block, seen_layer, decided_layer in zip(self.blocks, seen, decided, strict=True):
+            actions = block(actions, seen_layer, torch.cat([decided_layer, token], dim=1), table, plan)
+        return self.head(self.norm(actions))
+
+    def _table(self, positions: int, like: torch.Tensor) -> RotaryTable | None:
+        if self.options.rotation == "none":
+            return None
+        return RotaryTable.build(positions, self.options.width // self.options.heads, self.options.rotation, like)

@@ -1,0 +1,1 @@
+"""Pretrained backbones: load them, and adapt them with low-rank factors."""

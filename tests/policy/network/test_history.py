@@ -1,0 +1,329 @@
+"""A memory of past frames: nothing where nothing is remembered, the right frames where something is, in their order."""
+
+import dataclasses
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+
+from saccade.errors import InputError
+from saccade.policy.checkpoint.folder import STARTER, write_checkpoint
+from saccade.policy.core import PREFIX, Core, Demonstrated, load_core
+from saccade.policy.inference.actor import PolicyActor
+from saccade.policy.network.architecture import Architecture, switched_on
+from saccade.policy.network.capture import CapturedPolicy
+from saccade.policy.network.history import History, Memory, Past
+from saccade.policy.network.tensor_tree import tensors_of
+from saccade.policy.profiling.cost import Imagined, Sizes, decision_cost
+from saccade.policy.profiling.synchronisation import find_synchronisations
+
+FRAMES, SELECTED, TOKENS, WIDTH = 5, 2, 3, 16
+
+
+@pytest.fixture
+def history():
+    """A history that listens to what it remembers, as a trained one does."""
+    torch.manual_seed(0)
+    module = History(width=WIDTH, heads=2, frames=FRAMES, selected=SELECTED).eval()
+    torch.nn.init.normal_(module.output.weight, std=0.5)
+    torch.nn.init.normal_(module.age, std=0.5)
+    return module
+
+
+def remembered(*there, seed=0, batch=1):
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(batch, FRAMES, TOKENS, 2 * WIDTH, generator=generator)
+    return Memory(tokens, torch.tensor(there or [True] * FRAMES).expand(batch, -1).clone())
+
+
+def present(seed=9, batch=1):
+    return torch.randn(batch, 4, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def test_with_an_empty_memory_the_present_stands_alone(history):
+    assert history(present(), history.nothing(1, TOKENS)).equal(present())
+
+
+def test_it_starts_as_the_identity_and_listens_later(history):
+    assert not history(present(), remembered()).allclose(present())
+    history.start_as_identity()
+    assert history(present(), remembered()).equal(present())
+
+
+def test_frames_that_are_not_there_have_no_influence(history):
+    there = (True, False, True, False, False)
+    expected = history(present(), remembered(*there))
+    for poison in (float("nan"), float("inf"), 1e30):
+        memory = remembered(*there)
+        memory.tokens[:, [1, 3, 4]] = poison
+        got = history(present(), memory)
+        assert got.equal(expected)
+        memory.tokens.requires_grad_(True)
+        history(present(), memory).sum().backward()
+        assert memory.tokens.grad.isfinite().all() and not memory.tokens.grad[:, [1, 3, 4]].any()
+
+
+def test_members_of_a_batch_remember_apart(history):
+    memory = remembered(batch=3)
+    memory.there[1, 2:] = False
+    memory.there[2] = False
+    together = history(present(batch=3), memory)
+    for row in range(3):
+        alone = history(present(batch=3)[row : row + 1], Memory(memory.tokens[[row]], memory.there[[row]]))
+        assert alone[0].allclose(together[row], atol=1e-6)
+
+
+def test_order_matters(history):
+    memory = remembered()
+    turned = Memory(memory.tokens.flip(1), memory.there)
+    assert not history(present(), memory).allclose(history(present(), turned), atol=1e-3)
+    with torch.no_grad():
+        history.age.zero_()
+    assert history(present(), memory).allclose(history(present(), turned), atol=1e-5)
+
+
+def test_the_gradient_reaches_every_frame_chosen_or_not(history):
+    memory = remembered()
+    memory.tokens.requires_grad_(True)
+    history(present(), memory).square().sum().backward()
+    assert (memory.tokens.grad.abs().sum((0, 2, 3)) > 0).all()
+
+
+def test_with_all_frames_selected_it_is_plain_attention(history):
+    history.selected = FRAMES
+    memory = remembered()
+    query = history.query(history.norm(present())).unflatten(-1, (2, -1)).transpose(1, 2)
+    key, value = (
+        part.flatten(1, 2).unflatten(-1, (2, -1)).transpose(1, 2) for part in (memory.tokens + history.age).chunk(2, -1)
+    )
+    gathered = torch.nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    assert history(present(), memory).allclose(present() + history.output(gathered), atol=1e-5)
+
+
+def test_the_newest_frame_comes_first_and_the_oldest_is_forgotten(history):
+    memory = history.nothing(2, TOKENS)
+    for number in range(FRAMES + 2):
+        memory = memory.with_newest(torch.full((2, TOKENS, 2 * WIDTH), float(number)))
+        assert memory.there.sum(1).tolist() == [min(number + 1, FRAMES)] * 2
+    assert memory.tokens[0, :, 0, 0].tolist() == [6, 5, 4, 3, 2]
+
+
+def test_it_learns_to_choose_the_frame_that_matters():
+    """One remembered frame of eight is marked and says which way; only choosing it tells the answer exactly."""
+    torch.manual_seed(0)
+    history, frames = History(width=WIDTH, heads=2, frames=8, selected=1), 8
+    reader = torch.nn.Linear(WIDTH, 1)
+    optimizer = torch.optim.Adam([*history.parameters(), *reader.parameters()], lr=1e-2)
+    mark, meaning = torch.randn(2, WIDTH)
+
+    def errors(batch):
+        seen = torch.randn(batch, frames, TOKENS, WIDTH)
+        cue, answer = torch.randint(frames, (batch,)), torch.randint(2, (batch,)) * 2.0 - 1
+        seen[torch.arange(batch), cue] += 2 * mark
+        seen[torch.arange(batch), cue, 0] += 2 * answer[:, None] * meaning
+        memory = Memory(history.remember(seen), torch.ones(batch, frames, dtype=torch.bool))
+        said = reader(history(torch.zeros(batch, 1, WIDTH), memory))[:, 0, 0]
+        return (said - answer).abs()
+
+    for _ in range(150):
+        errors(32).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        assert (errors(256) < 1).float().mean() > 0.95
+
+
+REMEMBERS = {"history": 3, "history_selected": 2}
+
+
+@pytest.fixture
+def remembering(small_architecture, two_camera_contract):
+    torch.manual_seed(0)
+    core = Core(replace(small_architecture, **REMEMBERS), two_camera_contract)
+    with torch.no_grad():
+        for parameter in core.model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    core.model.eval()
+    return core
+
+
+def film(length, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    pictures = torch.randint(0, 256, (length, 2, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return pictures, torch.randn(length, 2, generator=generator) * 9
+
+
+def observation(pictures, state):
+    return {
+        "pixels": {
+            name: view.permute(1, 2, 0).numpy() for name, view in zip(("front", "wrist"), pictures, strict=True)
+        },
+        "agent_pos": state.numpy(),
+    }
+
+
+@pytest.fixture
+def checkpoint(remembering, tmp_path):
+    tensors = {PREFIX + name: tensor for name, tensor in remembering.model.state_dict().items()}
+    config = {"architecture": asdict(remembering.architecture)}
+    return write_checkpoint(tmp_path / "checkpoint", tensors, config, remembering.contract, {})
+
+
+def test_what_the_actor_keeps_is_what_the_frames_say_again(checkpoint, remembering):
+    """The chunks of an episode are those of one training batch of the same decisions, each with its past."""
+    pictures, state = film(6)
+    actor = PolicyActor(checkpoint, threads=None)
+    actor.reset("take the can", 0)
+    chunks = [actor.decide(observation(*each)) for each in zip(pictures, state, strict=True)]
+    back = torch.arange(6)[:, None] - torch.arange(1, 4)
+    past = Past(pictures[:0], torch.zeros(0, dtype=torch.int64), back.clamp(min=-1))
+    with torch.no_grad():
+        tokens = remembering.tokenizer(["take the can"] * 6)
+        decision = remembering.model(pictures, tokens, remembering.normalizer.encode_state(state), past)
+    expected = remembering.normalizer.decode_actions(decision.actions, state)
+    np.testing.assert_allclose(np.stack(chunks), expected.numpy(), atol=1e-3)
+    # Frames that no row decides on pass the towers under their row's instruction.
+    past = Past(pictures[2:5].flip(0), torch.zeros(3, dtype=torch.int64), torch.tensor([[1, 2, 3]]))
+    with torch.no_grad():
+        tokens, state = remembering.tokenizer(["take the can"]), remembering.normalizer.encode_state(state[5:])
+        last = remembering.model(pictures[5:], tokens, state, past)
+    torch.testing.assert_close(last.actions[0], decision.actions[5], atol=1e-5, rtol=1e-4)
+
+
+def test_what_was_seen_decides_and_a_new_episode_forgets_it(checkpoint):
+    pictures, state = film(3)
+    actor = PolicyActor(checkpoint, threads=None)
+
+    def last(numbers):
+        actor.reset("take the can", 0)
+        return [actor.decide(observation(pictures[number], state[number])) for number in numbers][-1]
+
+    first, again, other, alone = last([0, 2]), last([0, 2]), last([1, 2]), last([2])
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3 and np.abs(first - alone).max() > 1e-3
+
+
+def test_a_captured_policy_remembers_too(remembering):
+    def record(run):
+        output = run()
+
+        def replay():
+            for old, new in zip(tensors_of(output), tensors_of(run()), strict=True):
+                old.copy_(new)
+
+        return output, replay
+
+    pictures, state = film(5)
+    instructed = remembering.instruct(["take the can"])
+    captured = CapturedPolicy(remembering.model, pictures[:1], instructed, state[:1], record=record)
+    kept = None
+    memory = remembering.nothing_remembered(1)
+    for number in range(5):
+        seen = pictures[number][None], instructed, state[number][None]
+        plain, _ = remembering.decide(*seen, memory=memory)
+        chunk, decision = remembering.decide(*seen, captured=captured, memory=kept)
+        assert chunk.allclose(plain, atol=1e-4)
+        memory = memory.with_newest(decision.remembered)
+        kept = memory
+
+
+def test_the_loss_teaches_towers_through_the_past(remembering):
+    pictures, state = film(2)
+    batch = Demonstrated(pictures, ["take the can"] * 2, state, torch.zeros(2, 3, 2), torch.zeros(2, 3).bool())
+    earlier, _ = film(2, seed=5)
+    past = Past(earlier, torch.zeros(2, dtype=torch.int64), torch.tensor([[0, 2, 3], [-1, -1, -1]]))
+    remembering.model.train()
+    losses, _, decision = remembering.losses(replace(batch, past=past))
+    grounding = torch.linspace(0.1, 0.4, 28).reshape(2, 14)
+    unknown = grounding.index_fill(1, torch.arange(6), torch.nan)
+    taught, pointing = (
+        remembering.losses(replace(batch, past=past, grounding=each))[1] for each in (grounding, unknown)
+    )
+    off = 2 * (decision.recalled - 10 * grounding[:, :6]).abs().mean()
+    torch.testing.assert_close(taught - pointing, off, atol=1e-4, rtol=1e-4)
+    (losses.sum() + taught).backward()
+    history = remembering.model.history
+    assert all(each.grad is not None and each.grad.abs().sum() > 0 for each in history.parameters())
+    remembering.model.zero_grad()
+    # Without labels it takes part all the same: in several processes nothing may wait for a gradient.
+    remembering.losses(replace(batch, past=past))[1].backward()
+    assert not history.recall.weight.grad.any()
+    without, _, _ = remembering.losses(batch)
+    assert losses[1].allclose(without[1], atol=1e-6) and not losses[0].allclose(without[0], atol=1e-4)
+    assert decision.remembered.shape == (2, 8, 32)
+
+
+@pytest.mark.parametrize("change", [{"history": 3}, {"history": 3, "history_selected": 4}, {"history_selected": 2}])
+def test_frames_to_select_must_be_remembered(change):
+    with pytest.raises(InputError, match="architecture.history_selected: got"):
+        Architecture(**change)
+
+
+@pytest.mark.parametrize("change", [{"history": -1}, {"history": 1.5}, {"history": 2, "history_selected": -1}])
+def test_numbers_of_frames_are_whole(change):
+    with pytest.raises(InputError, match="architecture.history.*expected a whole number above 0"):
+        Architecture(**change)
+
+
+def test_it_is_switched_on_in_a_trained_policy_and_changes_nothing_at_first():
+    before = load_core(STARTER)
+    after = load_core(STARTER, change=("history=3", "history_selected=1"))
+    assert before.fresh == () and all(name.startswith("history.") for name in after.fresh) and len(after.fresh) == 12
+    names = before.model.state_dict()
+    assert all(tensor.equal(names[name]) for name, tensor in after.model.state_dict().items() if name in names)
+    pictures = torch.randint(0, 256, (3, 1, 2, 3, 128, 128), dtype=torch.uint8)
+    instructed, state = before.instruct(["put the red cube in the bin"]), torch.zeros(1, 6)
+    memory = after.nothing_remembered(1)
+    for each in pictures:
+        chunk, decision = after.decide(each, instructed, state, memory=memory)
+        memory = memory.with_newest(decision.remembered)
+        assert chunk.equal(before.decide(each, instructed, state)[0])
+
+
+def test_only_what_starts_as_the_identity_is_switched_on(checkpoint, remembering):
+    with pytest.raises(InputError, match="change: got mask, in a policy that is trained, expected one of history"):
+        switched_on(Architecture(), ["mask=mutual"])
+    with pytest.raises(InputError, match="trunk_layer"):
+        switched_on(Architecture(), ["trunk_layer=5"])
+    with pytest.raises(InputError, match="1 of another shape .history.age"):
+        load_core(checkpoint, change=("history=4",))
+    wider = load_core(checkpoint, change=("history_selected=3",))
+    assert wider.fresh == () and wider.model.history.selected == 3
+    with pytest.raises(InputError, match="12 left over .history.age"):
+        load_core(checkpoint, change=("history=0", "history_selected=0"))
+
+
+def test_a_checkpoint_without_its_history_is_damaged(remembering, tmp_path):
+    state = remembering.model.state_dict()
+    tensors = {PREFIX + name: tensor for name, tensor in state.items() if not name.startswith("history.")}
+    config = {"architecture": asdict(remembering.architecture)}
+    write_checkpoint(tmp_path / "checkpoint", tensors, config, remembering.contract, {})
+    for change in ((), ("history_selected=3",)):
+        with pytest.raises(InputError, match="12 missing .history.age"):
+            load_core(tmp_path / "checkpoint", change=change)
+
+
+def test_a_decision_waits_for_nothing_and_costs_the_same_however_long_the_episode(small_architecture):
+    architecture = dataclasses.replace(small_architecture, **REMEMBERS)
+    sizes = Sizes(image_size=32)
+    imagined = Imagined(lambda: sizes.build(architecture).requires_grad_(False).eval(), device="cuda")
+    network = imagined.network
+    with imagined.running():
+        images, state = sizes.images("cuda"), sizes.states("cuda")
+        instructed = network.instruct(sizes.tokens(architecture, "cuda"))
+        memory = network.nothing_remembered(1)
+
+        def decide():
+            memory.with_newest(network.decide(images, instructed, state, memory).remembered)
+
+        assert find_synchronisations(decide) == []
+    with_history, without = (decision_cost(each, sizes).decide for each in (architecture, small_architecture))
+    width, visual, queries = 16, 2 * 4, 2 * 4 + 1
+    projections = 2 * width * (queries * width + visual * 2 * width + queries * width)
+    # Pooled frames: three, and room for a last one that is short and for none.
+    pooled = 3 + 2
+    attention = 4 * width * queries * (3 * visual + pooled)
+    recall = 2 * width * 6
+    assert with_history.total - without.total == projections + 2 * width * pooled + attention + recall
+    assert with_history.parts["trunk"] == without.parts["trunk"]
