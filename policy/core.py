@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..errors import InputError
-from .checkpoint.folder import Checkpoint, read_checkpoint
 from .contract import Contract
-from .network.architecture import MAY_BE_SWITCHED_ON, Architecture, switched_on
+from .network.architecture import Architecture
 from .network.capture import CapturedPolicy
 from .network.history import LABELLED, Memory, Past
-from .network.model import Decision, Instructed, SaccadeModel, chunk_loss, grounding_loss
-from .network.tokenizer import TOKENIZER, make_tokenizer
+from .network.losses import chunk_loss, grounding_loss
+from .network.model import Decision, Instructed, SaccadeModel
+from .network.tokenizer import make_tokenizer
 from .normalization import Normalizer
-from .pretrained.adaptation import Adaptation, adapt, fold, read_adaptation
+from .pretrained.adaptation import Adaptation, adapt, fold
 
 
 @dataclass(frozen=True)
@@ -175,123 +173,3 @@ class Core:
         )
         state = torch.zeros(batch, len(self.contract.state.names), device=device)
         return CapturedPolicy(self.model, images, instructed, state)
-
-
-def architecture_from_dict(values: Mapping[str, Any], source: str) -> Architecture:
-    """Read an architecture back; raises InputError for fields that this version does not know.
-
-    A field that is missing is younger than the checkpoint; its default is what was done before there was a choice.
-    """
-    unknown = sorted(set(values) - set(Architecture.__dataclass_fields__))
-    if unknown:
-        raise InputError(
-            f"{source}: architecture",
-            got=f"unknown fields: {', '.join(unknown)}",
-            expected="the fields that this version of Saccade knows",
-            fix="Use the version that wrote the checkpoint.",
-        )
-    return Architecture(**values)
-
-
-PREFIX = "model."
-"""How the names of the network's weights begin in a checkpoint."""
-
-SKILLS = "skills.json"
-"""The file of a merged checkpoint that says which skills it has, and how they were merged."""
-
-
-def load_core(
-    folder: str | Path,
-    *,
-    fold: bool = True,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype = torch.float32,
-    change: Sequence[str] = (),
-) -> Core:
-    """Read a checkpoint folder and return its policy, ready to act; raises InputError for whatever does not fit.
-
-    The factors of an adapted policy are folded into its weights, or kept apart, to go on learning. `change`: fields of
-    the architecture to switch on, see `architecture.switched_on`; parts that come with them start as the identity, and
-    `Core.fresh` names their parameters.
-    """
-    checkpoint = read_checkpoint(folder)
-    values = checkpoint.config.get("architecture")
-    if not isinstance(values, dict):
-        raise InputError(
-            f"{folder}/config.json", got="no architecture", expected="a Saccade checkpoint", fix="Check the path."
-        )
-    learned = architecture_from_dict(values, f"{folder}/config.json")
-    architecture = switched_on(learned, change)
-    grows = any(getattr(architecture, name) and not getattr(learned, name) for name in MAY_BE_SWITCHED_ON)
-    adaptation = read_adaptation(checkpoint.config, f"{folder}/config.json")
-    text = read_tokenizer_text(folder, checkpoint, architecture)
-    if SKILLS in checkpoint.provenance["files"]:
-        from .merging.merged import load_merged
-
-        return load_merged(folder, checkpoint, architecture, text, device=device, dtype=dtype)
-    # Built without memory: seven billion random numbers, only to be replaced, take minutes and 28 GB.
-    with torch.device("meta"):
-        core = Core(architecture, checkpoint.contract, text)
-        if adaptation is not None:
-            core.adapt(adaptation)
-    # Copied, since in the file they are not aligned, for which a processor rounds in another order.
-    tensors = {name: tensor.to(device, dtype, copy=True) for name, tensor in network_tensors(checkpoint).items()}
-    core.fresh = load_tensors(core.model, tensors, str(folder), grow=grows)
-    if fold:
-        core.fold()
-    core.model.eval()
-    return core
-
-
-def network_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """Return a checkpoint's weights by their names in the network: without what merging and its router go by."""
-    return {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint.tensors.items() if name.startswith(PREFIX)}
-
-
-def read_tokenizer_text(folder: str | Path, checkpoint: Checkpoint, architecture: Architecture) -> str | None:
-    """Return the text of a checkpoint's tokenizer, None where it reads bytes; InputError if it is not part of it."""
-    if architecture.tokenizer == "bytes":
-        return None
-    if TOKENIZER not in checkpoint.provenance["files"]:
-        raise InputError(
-            f"checkpoint {folder}", got=f"no {TOKENIZER}", expected="the trunk's tokenizer", fix="Copy it again."
-        )
-    return (Path(folder) / TOKENIZER).read_text(encoding="utf-8")
-
-
-def load_tensors(
-    model: SaccadeModel, tensors: Mapping[str, torch.Tensor], source: str, *, grow: bool = False
-) -> tuple[str, ...]:
-    """Load weights, every one of them; raises InputError that names what is missing, left over or of another shape.
-
-    A model that was built on the meta device takes the tensors themselves, on their device and in their dtype. With
-    `grow`, a part that has a method `start_as_identity`, and of which nothing is there, starts so; the names of such
-    parameters are returned.
-    """
-    tensors, fresh = dict(tensors), {}
-    for name, part in model.named_modules():
-        if grow and hasattr(part, "start_as_identity") and not any(each.startswith(f"{name}.") for each in tensors):
-            like = next(iter(tensors.values()))
-            part.to_empty(device=like.device).to(like.dtype).start_as_identity()
-            fresh |= {f"{name}.{each}": tensor for each, tensor in part.state_dict().items()}
-    tensors |= fresh
-    own = model.state_dict()
-    missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
-    other = sorted(name for name in set(own) & set(tensors) if own[name].shape != tensors[name].shape)
-    if missing or extra or other:
-        parts = [
-            f"{len(names)} {what} ({names[0]}, ...)"
-            for what, names in (("missing", missing), ("left over", extra), ("of another shape", other))
-            if names
-        ]
-        raise InputError(
-            f"weights in {source}",
-            got="; ".join(parts),
-            expected=f"exactly the {len(own)} tensors of this architecture",
-            fix="The configuration and the weights are not of one checkpoint.",
-        )
-    without_memory = any(tensor.is_meta for tensor in own.values())
-    model.load_state_dict(tensors, assign=without_memory)
-    if without_memory:
-        model.trunk.restore_rotation()
-    return tuple(fresh)

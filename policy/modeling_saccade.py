@@ -17,10 +17,11 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
 
 from ..errors import InputError
+from .checkpoint.contents import SKILLS, load_tensors, network_tensors, read_tokenizer_text
 from .checkpoint.folder import CONTRACT, PROVENANCE, Checkpoint, collect_provenance, read_checkpoint, write_checkpoint
 from .configuration_saccade import SaccadeConfig
 from .contract import Contract
-from .core import SKILLS, Core, Demonstrated, load_tensors, network_tensors, read_tokenizer_text
+from .core import Core, Demonstrated
 from .datasets.columns import ACTION, GROUNDING, STATE, DatasetColumns, read_columns
 from .datasets.dataset_contract import dataset_offer, demonstrated_contract
 from .lerobot_files import camera_name

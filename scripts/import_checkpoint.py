@@ -54,8 +54,8 @@ def run(config: ImportConfig) -> int:
 
 def import_checkpoint(config: ImportConfig, *, progress: bool = True) -> Imported:
     """Import as configured and return what was written; raises InputError for whatever does not fit."""
+    from ..policy.checkpoint.contents import PREFIX
     from ..policy.checkpoint.folder import collect_provenance, write_checkpoint
-    from ..policy.core import PREFIX
     from ..policy.importing.layouts import find_layout
     from ..policy.importing.released import ImportOptions, Released
     from ..policy.lerobot_files import lerobot_files

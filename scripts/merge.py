@@ -176,8 +176,9 @@ def read_beginning(init: str) -> Mapping[str, torch.Tensor]:
 
     Factors that it had itself are folded in, as they were when the skills began. Raises InputError without it.
     """
+    from ..policy.checkpoint.contents import PREFIX
     from ..policy.checkpoint.folder import MODEL, find_checkpoint, verified_checkpoint
-    from ..policy.core import PREFIX, load_core
+    from ..policy.loading import load_core
     from ..policy.merging.skills import LazyTensors
     from ..policy.pretrained.adaptation import read_adaptation
 
@@ -199,8 +200,8 @@ def read_beginning(init: str) -> Mapping[str, torch.Tensor]:
 
 def write(config: MergeConfig, skills: list[Skill], merged: Merged) -> None:
     """Write the merged checkpoint, whole or not at all."""
+    from ..policy.checkpoint.contents import SKILLS
     from ..policy.checkpoint.folder import collect_provenance, write_checkpoint
-    from ..policy.core import SKILLS
     from ..policy.lerobot_files import lerobot_files
     from ..policy.network.tokenizer import TOKENIZER
 
@@ -237,7 +238,7 @@ def size_lines(skills: list[Skill], merged: Merged, size: int) -> list[str]:
 
 def stored_bytes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """Return the bytes of a merged checkpoint's tensors by what they are."""
-    from ..policy.core import PREFIX
+    from ..policy.checkpoint.contents import PREFIX
     from ..policy.merging.merged import CHANGE, FACTOR, MASK, OWN, SCALE, STEP
 
     kinds = {PREFIX: "beginning", CHANGE: "change", STEP: "change", MASK: "masks", SCALE: "masks", OWN: "own"}

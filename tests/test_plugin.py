@@ -13,7 +13,7 @@ import pytest
 
 import saccade
 from saccade.policy.checkpoint.folder import read_checkpoint
-from saccade.policy.core import load_core
+from saccade.policy.loading import load_core
 
 ROOT = Path(saccade.__file__).parent
 

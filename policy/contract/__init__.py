@@ -3,23 +3,21 @@
 The standard library and numpy are all that it needs: a world or a robot reads a contract on a machine without torch.
 """
 
-from .contract import (
+from .contract import METHODS, Contract, Normalization
+from .mismatch import ContractMismatch, Difference
+from .offer import (
     FRAMES,
     KINDS,
-    METHODS,
     QUARTER_TURNS,
     ROTATIONS,
     UNITS,
     ActionSpec,
     CameraSpec,
-    Contract,
     GripperSpec,
-    Normalization,
     Offer,
     StateSpec,
     VectorSpec,
 )
-from .mismatch import ContractMismatch, Difference
 from .specification import Specification
 
 __all__ = [

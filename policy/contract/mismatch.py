@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ...errors import InputError
 
 if TYPE_CHECKING:
-    from .contract import ActionSpec, CameraSpec, Contract, Offer, VectorSpec
+    from .offer import ActionSpec, CameraSpec, Offer, VectorSpec
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ContractMismatch(InputError):
         return type(self), (self.differences,)
 
 
-def find_differences(contract: Contract, offer: Offer) -> tuple[Difference, ...]:
+def find_differences(contract: Offer, offer: Offer) -> tuple[Difference, ...]:
     """Return every way in which `offer` does not fit `contract`, cameras first, then state, action and rate."""
     found = [each for camera in contract.cameras for each in _camera_differences(camera, offer.cameras)]
     found += _vector_differences("state", contract.state, offer.state)

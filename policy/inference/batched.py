@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..core import load_core
+from ..loading import load_core
 from ..network.capture import CapturedPolicy
 from ..network.history import Memory
 from ..network.model import Decision, Instructed

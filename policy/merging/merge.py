@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ...errors import InputError, unknown_name
-from ..core import PREFIX
+from ..checkpoint.contents import PREFIX
 from ..pretrained.adaptation import EXPERT
 from .emr import agreement, rescaler
 from .explain import WeightReport, compare, compare_kept

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from ...errors import InputError, unknown_name
+from ..checkpoint.contents import SKILLS, load_tensors, network_tensors
 from ..checkpoint.folder import Checkpoint
 from ..contract import Contract, Normalization
-from ..core import SKILLS, Core, load_tensors, network_tensors
+from ..core import Core
 from ..network.architecture import Architecture
 from ..normalization import Normalizer
 from .masks import unpack

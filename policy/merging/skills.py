@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from ...errors import InputError
+from ..checkpoint.contents import PREFIX, architecture_from_dict, read_tokenizer_text
 from ..checkpoint.folder import COPY_AGAIN, MODEL, Checkpoint, find_checkpoint, verified_checkpoint
 from ..contract import Contract
-from ..core import PREFIX, architecture_from_dict, read_tokenizer_text
 from ..network.architecture import Architecture
 from ..pretrained.adaptation import EXPERT, Adaptation, read_adaptation
 from .origin import learned_digest

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
-from ...errors import unknown_name
 from ...kernels.plan import AttentionPlan
-from ...perception.pointing import pointing_loss
 from ...perception.pruning import keep_schedule
 from ...perception.seen import Seen
-from ...perception.tower import Tower
 from .architecture import Architecture
-from .expert import Expert
-from .history import History, Memory, Past, recall_loss
+from .build import build_expert, build_history, build_tower, trunk_configuration
+from .history import Memory, Past
 from .instruction import InstructionEncoder, MeanInstruction
 from .layout import TokenLayout
-from .released_expert import BridgeExpert, BridgeOptions
 from .slot_head import SlotHead
 from .tensor_tree import map_tensors
 from .trunk import Trunk, TrunkPlan
-
-if TYPE_CHECKING:
-    from ...perception.pretrained_towers import PretrainedTowers
 
 
 @dataclass
@@ -70,7 +62,7 @@ class SaccadeModel(nn.Module):
     ) -> None:
         super().__init__()
         shape = self.architecture = architecture
-        self.tower = _tower(shape, image_size)
+        self.tower = build_tower(shape, image_size)
         slots = chunk * (action if shape.slot_unit == "element" else 1) + shape.extra_slots
         layout = TokenLayout(
             visual=views * self.tower.tokens,
@@ -107,9 +99,9 @@ class SaccadeModel(nn.Module):
             self.slots = nn.Parameter(queries)
         else:
             self.register_buffer("slots", torch.zeros_like(queries))
-        self.expert = _expert(shape, chunk=chunk, slots=slots, action=action)
+        self.expert = build_expert(shape, chunk=chunk, slots=slots, action=action)
         # Last, so that the weights of a policy without it are drawn as they always were.
-        self.history = _history(shape)
+        self.history = build_history(shape)
         # What nothing listens to must not wait for a gradient: training in several processes would hang on it.
         gated = shape.fusion == "gated" and len(shape.towers) > 1
         steers = not shape.towers or shape.tower_film or gated
@@ -242,119 +234,3 @@ class SaccadeModel(nn.Module):
         tokens = left.index_select(0, past.place.clamp(min=0).flatten()).unflatten(0, past.place.shape)
         memory = Memory(tokens, past.place >= 0)
         return self._decide(seen, visual, instructed, state, memory, left[: len(visual)])
-
-
-def trunk_configuration(shape: Architecture, length: int) -> PretrainedConfig:
-    """Return the trunk's configuration as transformers knows it, for sequences of `length`.
-
-    Raises InputError for a family that the library does not have.
-    """
-    if shape.trunk_family not in CONFIG_MAPPING:
-        raise unknown_name("architecture.trunk_family", shape.trunk_family, CONFIG_MAPPING)
-    return AutoConfig.for_model(
-        shape.trunk_family,
-        vocab_size=shape.vocabulary,
-        pad_token_id=shape.padding,
-        hidden_size=shape.trunk_width,
-        intermediate_size=shape.trunk_feed_forward,
-        num_hidden_layers=shape.trunk_layers,
-        num_attention_heads=shape.trunk_heads,
-        num_key_value_heads=shape.trunk_key_value_heads or shape.trunk_heads,
-        head_dim=shape.trunk_head_size or shape.trunk_width // shape.trunk_heads,
-        max_position_embeddings=length,
-        rms_norm_eps=shape.norm_epsilon,
-        rope_parameters={"rope_type": "default", "rope_theta": shape.rotary_base},
-        initializer_range=0.04,
-        use_cache=False,
-    )
-
-
-def _tower(shape: Architecture, image_size: int) -> Tower | PretrainedTowers:
-    if shape.towers:
-        # timm takes seconds to import, which a policy without pretrained towers need not wait for.
-        from ...perception.pretrained_towers import PretrainedTowers
-
-        return PretrainedTowers(
-            shape.towers,
-            image_size=image_size,
-            aggregation_tokens=shape.aggregation_tokens,
-            film=shape.tower_film,
-            fusion=shape.fusion,
-            condition=shape.condition_width,
-            output=shape.trunk_width,
-        )
-    return Tower(
-        image_size=image_size,
-        stem_width=shape.stem_width,
-        stem_blocks=shape.stem_blocks,
-        points=shape.points,
-        width=shape.tower_width,
-        blocks=shape.tower_blocks,
-        heads=shape.tower_heads,
-        aggregation_tokens=shape.aggregation_tokens,
-        condition=shape.condition_width,
-        output=shape.trunk_width,
-    )
-
-
-def _history(shape: Architecture) -> History | None:
-    if not shape.history:
-        return None
-    return History(
-        width=shape.trunk_width, heads=shape.trunk_heads, frames=shape.history, selected=shape.history_selected
-    )
-
-
-def _expert(shape: Architecture, *, chunk: int, slots: int, action: int) -> nn.Module:
-    if shape.readout == "slots":
-        return SlotHead(
-            trunk=shape.trunk_width,
-            slots_per_step=(slots - shape.extra_slots) // chunk,
-            width=shape.expert_width,
-            blocks=shape.expert_blocks,
-            actions=action,
-        )
-    if shape.readout == "expert":
-        return Expert(
-            chunk=chunk,
-            width=shape.expert_width,
-            trunk=shape.trunk_width,
-            blocks=shape.expert_blocks,
-            heads=shape.expert_heads,
-            actions=action,
-            kernels=shape.kernels,
-        )
-    return BridgeExpert(
-        BridgeOptions(
-            width=shape.expert_width,
-            blocks=shape.expert_blocks,
-            steps=chunk,
-            actions=action,
-            heads=shape.expert_heads,
-            self_attention=shape.readout == "vla_adapter",
-            gate="tanh" if shape.readout == "vla_adapter" else "sigmoid",
-            rotation=shape.expert_rotation,
-            start=shape.expert_start,
-            kernels=shape.kernels,
-        )
-    )
-
-
-def chunk_loss(predicted: torch.Tensor, target: torch.Tensor, padded: torch.Tensor) -> torch.Tensor:
-    """Return the mean absolute error [B] of normalised chunks [B, T, A] over the steps that are not `padded` [B, T]."""
-    error = (predicted - target).abs().mean(-1)
-    real = (~padded).to(error.dtype)
-    return (error * real).sum(-1) / real.sum(-1).clamp(min=1)
-
-
-def grounding_loss(decision: Decision, labels: torch.Tensor, points: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the pointing loss of all views and what is recalled wrongly, a scalar; zero for a policy without either.
-
-    `labels`: [B, V, labelled, 2], fractions of the picture; `points`: [B, 3 * labelled], metres in the arm's frame.
-    """
-    loss = decision.actions.new_zeros(())
-    if decision.logits is not None:
-        loss = loss + pointing_loss(decision.logits.flatten(0, 1), labels.flatten(0, 1))
-    if decision.recalled is not None and points is not None:
-        loss = loss + recall_loss(decision.recalled, points)
-    return loss

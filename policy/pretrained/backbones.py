@@ -21,7 +21,7 @@ from transformers.utils import logging
 from ...errors import InputError
 from ...perception.pretrained_towers import PretrainedTowers
 from ..network.architecture import Architecture
-from ..network.model import trunk_configuration
+from ..network.build import trunk_configuration
 from ..network.tokenizer import TOKENIZER, find_padding
 from ..network.trunk import Trunk
 

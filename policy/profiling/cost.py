@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from ..network.architecture import Architecture
 from ..network.history import Past
-from ..network.model import SaccadeModel, chunk_loss
+from ..network.losses import chunk_loss
+from ..network.model import SaccadeModel
 from ..network.tensor_tree import tensors_of
 from ..pretrained.adaptation import set_checkpointing
 

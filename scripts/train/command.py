@@ -93,8 +93,8 @@ def make_core(config: TrainConfig, dataset: DemonstrationDataset) -> tuple[Core,
     against the world that the demonstrations come from.
     """
     from ...policy.checkpoint.folder import find_checkpoint
-    from ...policy.core import load_core
     from ...policy.datasets.dataset_contract import dataset_offer, fit_contract
+    from ...policy.loading import load_core
 
     offers = [dataset_offer(source) for source in dataset.sources]
     if config.init is None:
@@ -191,8 +191,8 @@ def _saver(
     core: Core, dataset: DemonstrationDataset, config: TrainConfig, skill: SkillRecord | None
 ) -> Callable[[Path, dict[str, torch.Tensor], int], object]:
     """Return what writes a checkpoint: folder, weights, steps done."""
+    from ...policy.checkpoint.contents import PREFIX
     from ...policy.checkpoint.folder import collect_provenance, write_checkpoint
-    from ...policy.core import PREFIX
     from ...policy.lerobot_files import lerobot_files
     from ...policy.merging.origin import learned_digest
     from ...policy.network.tokenizer import TOKENIZER

@@ -33,8 +33,8 @@ class TrainConfig:
     """Shape of a policy trained from scratch."""
     change: tuple[str, ...] = ()
     """Fields of the preset to change, as FIELD=VALUE: `--change router=original mask=mutual`. All fields and their
-    values stand in policy/network/architecture.py. With --init only those that leave what the policy decides as it was, at
-    first: `--change history=12 history_selected=4` gives it a memory."""
+    values stand in policy/network/architecture.py. With --init only those that leave what the policy decides as it
+    was, at first: `--change history=12 history_selected=4` gives it a memory."""
     trunk: str | None = None
     """Pretrained decoder, a name on the Hugging Face hub or a folder: sizes, tokenizer and weights of the trunk come
     from it. Random weights at the preset's sizes when left out."""

@@ -8,17 +8,11 @@ import pytest
 import torch
 
 from saccade.errors import InputError
+from saccade.policy.checkpoint.contents import PREFIX, architecture_from_dict, load_tensors
 from saccade.policy.checkpoint.folder import write_checkpoint
 from saccade.policy.contract import CameraSpec
-from saccade.policy.core import (
-    PREFIX,
-    Core,
-    Demonstrated,
-    architecture_from_dict,
-    build_model,
-    load_core,
-    load_tensors,
-)
+from saccade.policy.core import Core, Demonstrated, build_model
+from saccade.policy.loading import load_core
 
 SENTENCES = ["take the red cube", "take the can"]
 

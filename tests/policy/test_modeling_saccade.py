@@ -15,14 +15,15 @@ from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.policies import make_policy, make_pre_post_processors
 
 from saccade.errors import InputError
+from saccade.policy.checkpoint.contents import PREFIX
 from saccade.policy.checkpoint.folder import collect_provenance, read_checkpoint, write_checkpoint
 from saccade.policy.configuration_saccade import SaccadeConfig
 from saccade.policy.contract import ActionSpec, CameraSpec, ContractMismatch, GripperSpec, Offer, StateSpec
-from saccade.policy.core import PREFIX, load_core
 from saccade.policy.datasets.columns import read_columns
 from saccade.policy.datasets.dataset_contract import dataset_offer, relative_elements
 from saccade.policy.inference.actor import PolicyActor
 from saccade.policy.lerobot_files import lerobot_files
+from saccade.policy.loading import load_core
 from saccade.policy.modeling_saccade import SaccadePolicy
 from saccade.policy.network.architecture import Architecture
 from saccade.policy.processor_saccade import make_saccade_pre_post_processors

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from saccade.errors import InputError
 from saccade.policy.checkpoint.folder import read_checkpoint
-from saccade.policy.core import load_core
+from saccade.policy.loading import load_core
 from saccade.policy.network.architecture import PRESETS
 from saccade.scripts.train.command import train_policy
 from saccade.scripts.train.options import TrainConfig

@@ -102,8 +102,9 @@ def write_skills(config: MergeSmallConfig) -> list[Path]:
     """
     import torch
 
+    from ....policy.checkpoint.contents import PREFIX
     from ....policy.checkpoint.folder import STARTER, read_contract, write_checkpoint
-    from ....policy.core import PREFIX, Core
+    from ....policy.core import Core
     from ....policy.lerobot_files import lerobot_files
     from ....policy.merging.origin import learned_digest, origin
     from ....policy.merging.skills import BASE

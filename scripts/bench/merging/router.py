@@ -66,7 +66,7 @@ def route_suite(checkpoint: Path, suite: str, states: int) -> list[Routed]:
     import numpy as np
     import torch
 
-    from ....policy.core import load_core
+    from ....policy.loading import load_core
     from ....sim import worlds
     from ....sim.rendering import choose_backend
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saccade.errors import InputError
-from saccade.policy.core import load_core
+from saccade.policy.loading import load_core
 from saccade.scripts.import_checkpoint import ImportConfig, import_checkpoint
 from saccade.scripts.main import main
 

@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from saccade.errors import InputError
+from saccade.policy.checkpoint.contents import PREFIX
 from saccade.policy.checkpoint.folder import write_checkpoint
-from saccade.policy.core import PREFIX, load_core
 from saccade.policy.importing.platforms import find_platform
 from saccade.policy.importing.released import ImportOptions, Released
 from saccade.policy.importing.vla_adapter import SPECIAL, import_vla_adapter
+from saccade.policy.loading import load_core
 from saccade.policy.network.tokenizer import make_tokenizer
 
 from ..released_adapter_weights import TRAINED, write_released

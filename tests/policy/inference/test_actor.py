@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from saccade.errors import InputError
+from saccade.policy.checkpoint.contents import PREFIX
 from saccade.policy.checkpoint.folder import write_checkpoint
-from saccade.policy.core import PREFIX
 from saccade.policy.inference.actor import PolicyActor
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from saccade.policy.checkpoint.contents import PREFIX
 from saccade.policy.checkpoint.folder import write_checkpoint
-from saccade.policy.core import PREFIX, Core
+from saccade.policy.core import Core
 from saccade.policy.inference.actor import PolicyActor
 from saccade.policy.inference.batched import BatchedPolicy
 

@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 
+from saccade.policy.checkpoint.contents import PREFIX
 from saccade.policy.checkpoint.folder import write_checkpoint
-from saccade.policy.core import PREFIX
 from saccade.policy.lerobot_files import lerobot_files
 from saccade.policy.merging.origin import learned_digest, origin
 from saccade.policy.merging.profile import Profile

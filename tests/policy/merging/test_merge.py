@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from saccade.errors import InputError
+from saccade.policy.checkpoint.contents import SKILLS
 from saccade.policy.checkpoint.folder import STARTER, read_checkpoint, write_checkpoint
-from saccade.policy.core import SKILLS, load_core
 from saccade.policy.inference.actor import PolicyActor
 from saccade.policy.inference.batched import BatchedPolicy
+from saccade.policy.loading import load_core
 from saccade.policy.merging.methods import METHODS, MergeOptions
 from saccade.policy.modeling_saccade import SaccadePolicy
 from saccade.scripts.main import main

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from saccade.errors import InputError
+from saccade.policy.checkpoint.contents import PREFIX
 from saccade.policy.checkpoint.folder import STARTER, write_checkpoint
-from saccade.policy.core import PREFIX, Core, Demonstrated, load_core
+from saccade.policy.core import Core, Demonstrated
 from saccade.policy.inference.actor import PolicyActor
+from saccade.policy.loading import load_core
 from saccade.policy.network.architecture import Architecture, switched_on
 from saccade.policy.network.capture import CapturedPolicy
 from saccade.policy.network.history import History, Memory, Past

@@ -7,7 +7,8 @@ import torch
 
 from saccade.errors import InputError
 from saccade.policy.network.instruction import ByteTokenizer
-from saccade.policy.network.model import SaccadeModel, chunk_loss, grounding_loss
+from saccade.policy.network.losses import chunk_loss, grounding_loss
+from saccade.policy.network.model import SaccadeModel
 
 
 @pytest.fixture

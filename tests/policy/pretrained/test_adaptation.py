@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from saccade.errors import InputError
+from saccade.policy.checkpoint.contents import PREFIX
 from saccade.policy.checkpoint.folder import read_checkpoint, write_checkpoint
-from saccade.policy.core import PREFIX, Core, Demonstrated, load_core
+from saccade.policy.core import Core, Demonstrated
 from saccade.policy.inference.actor import PolicyActor
 from saccade.policy.lerobot_files import lerobot_files
+from saccade.policy.loading import load_core
 from saccade.policy.pretrained.adaptation import (
     Adaptation,
     adapt,

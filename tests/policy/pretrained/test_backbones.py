@@ -14,8 +14,8 @@ from transformers.utils import logging
 from saccade.errors import InputError
 from saccade.perception.pretrained_towers import PretrainedTowers
 from saccade.policy.network.architecture import PRESETS, Architecture
+from saccade.policy.network.build import trunk_configuration
 from saccade.policy.network.layout import TokenLayout
-from saccade.policy.network.model import trunk_configuration
 from saccade.policy.network.trunk import Trunk
 from saccade.policy.pretrained import backbones
 from saccade.policy.pretrained.backbones import load_towers, load_trunk, read_tokenizer, trunk_fields

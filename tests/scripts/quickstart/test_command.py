@@ -155,9 +155,10 @@ def test_without_a_starter_it_says_so_before_anything_is_written(monkeypatch, tm
 
 def write_untrained_policy(folder):
     """Write the checkpoint of a policy that has learned nothing yet."""
+    from saccade.policy.checkpoint.contents import PREFIX
     from saccade.policy.checkpoint.folder import collect_provenance, write_checkpoint
     from saccade.policy.contract import Contract, Normalization
-    from saccade.policy.core import PREFIX, Core
+    from saccade.policy.core import Core
     from saccade.policy.lerobot_files import lerobot_files
     from saccade.policy.network.architecture import find_preset
     from saccade.sim.desk.environment import desk_offer

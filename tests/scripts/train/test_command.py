@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from saccade.errors import InputError
 from saccade.policy.checkpoint.folder import read_checkpoint
 from saccade.policy.contract import ActionSpec, CameraSpec, GripperSpec, Offer, StateSpec
-from saccade.policy.core import load_core
 from saccade.policy.datasets.columns import read_columns
+from saccade.policy.loading import load_core
 from saccade.policy.merging.origin import origin
 from saccade.policy.network.architecture import PRESETS
 from saccade.policy.pretrained.adaptation import Adaptation

@@ -1,0 +1,137 @@
+"""What a world or a robot declares: cameras, state, action and control rate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...errors import unknown_name
+from .specification import Specification
+
+UNITS = (
+    *("degrees", "radians", "metres", "percent", "unitless"),
+    *("degrees_per_second", "radians_per_second", "metres_per_second"),
+)
+
+
+ROTATIONS = ("none", "quaternion_wxyz", "quaternion_xyzw", "axis_angle", "euler_xyz", "matrix_6d")
+
+
+KINDS = ("absolute", "relative")
+
+
+FRAMES = ("joint", "base", "world", "tool")
+
+
+QUARTER_TURNS = (0, 90, 180, 270)
+
+
+@dataclass(frozen=True)
+class CameraSpec(Specification):
+    """One camera's pictures as they reach the policy: pixels, and what was done to the camera's upright view before.
+
+    `rotation_degrees` counts counter-clockwise; `crop` is the fraction of the area that a centred crop has kept,
+    before any resize.
+    """
+
+    name: str
+    height: int
+    width: int
+    rotation_degrees: int = 0
+    crop: float = 1.0
+
+    def _validate(self) -> None:
+        for side in ("height", "width"):
+            if getattr(self, side) < 1:
+                raise self._refusal(side, got=getattr(self, side), expected="at least 1 pixel")
+        if self.rotation_degrees not in QUARTER_TURNS:
+            raise self._refusal("rotation_degrees", got=self.rotation_degrees, expected="0, 90, 180 or 270")
+        if not 0.0 < self.crop <= 1.0:
+            raise self._refusal("crop", got=self.crop, expected="a fraction above 0 and at most 1")
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.height}x{self.width} pixels)"
+
+
+@dataclass(frozen=True)
+class VectorSpec(Specification):
+    """The layout of a vector: the name and the unit of every element, in order."""
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+
+    def _validate(self) -> None:
+        if not self.names:
+            raise self._refusal("names", got="no names", expected="at least one")
+        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        if repeated:
+            raise self._refusal("names", got=f"{', '.join(repeated)} more than once", expected="every name once")
+        if len(self.units) != len(self.names):
+            raise self._refusal(
+                "units", got=f"{len(self.units)} units", expected=f"one for each of {len(self.names)} names"
+            )
+        for index, unit in enumerate(self.units):
+            self._one_of(f"units[{index}]", unit, UNITS)
+
+    def _one_of(self, field: str, name: str, choices: tuple[str, ...]) -> None:
+        if name not in choices:
+            raise unknown_name(f"{type(self).__name__}.{field}", name, choices)
+
+
+@dataclass(frozen=True)
+class StateSpec(VectorSpec):
+    """The layout of the measured state [S]; `rotation` says how an orientation in it is written, if it has one."""
+
+    rotation: str = "none"
+
+    def _validate(self) -> None:
+        super()._validate()
+        self._one_of("rotation", self.rotation, ROTATIONS)
+
+
+@dataclass(frozen=True)
+class GripperSpec(Specification):
+    """Which action element is the gripper, and the values of it that mean closed and open."""
+
+    name: str
+    closed: float
+    open: float
+
+    def _validate(self) -> None:
+        if self.closed == self.open:
+            raise self._refusal("open", got=self.open, expected=f"a value other than closed ({self.closed:g})")
+
+    def __str__(self) -> str:
+        return f"{self.name} closed at {self.closed:g}, open at {self.open:g}"
+
+
+@dataclass(frozen=True)
+class ActionSpec(VectorSpec):
+    """The layout of an action [A]: a target ("absolute") or a step ("relative"), its frame, its gripper."""
+
+    kind: str = "absolute"
+    frame: str = "joint"
+    gripper: GripperSpec | None = None
+
+    def _validate(self) -> None:
+        super()._validate()
+        self._one_of("kind", self.kind, KINDS)
+        self._one_of("frame", self.frame, FRAMES)
+        if self.gripper is not None:
+            self._one_of("gripper.name", self.gripper.name, self.names)
+
+
+@dataclass(frozen=True)
+class Offer(Specification):
+    """What a world or a robot declares: the cameras and state it gives, the action it takes, its control rate in Hz."""
+
+    cameras: tuple[CameraSpec, ...]
+    state: StateSpec
+    action: ActionSpec
+    control_hz: float
+
+    def _validate(self) -> None:
+        names = [camera.name for camera in self.cameras]
+        if len(set(names)) < len(names):
+            raise self._refusal("cameras", got=f"the names {', '.join(names)}", expected="every name once")
+        if self.control_hz <= 0:
+            raise self._refusal("control_hz", got=self.control_hz, expected="a rate above 0 Hz")
