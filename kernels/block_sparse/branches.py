@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from ..common.checks import expect
+from ..common.segments import Lengths
 from ..plan.attention_plan import AttentionPlan, build_plan
 from ..plan.blocks import Blocks
-from ..plan.checks import expect
 from ..plan.pooling import pool
-from ..plan.segments import Lengths
 from ..plan.selection import Selection, complement
 from .masks import Levels, of_blocks
 from .packed import block_sparse_attention

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import triton
 
+from ..common.dispatch import interpreting
 from ..plan.attention_plan import AttentionPlan
-from ..plan.dispatch import interpreting
 from .configuration import build, padded
 from .kernel_backward import delta_kernel, key_gradient_kernel, query_gradient_kernel
 from .kernel_forward import forward_kernel, join_kernel

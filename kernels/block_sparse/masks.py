@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
+from ..common.checks import expect
 from ..plan.attention_plan import HIDDEN
 from ..plan.blocks import Blocks
-from ..plan.checks import expect
 
 
 class Levels(NamedTuple):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from ..common.dispatch import device_of, runs_in_triton
+from ..common.operators import operator
 from ..plan.attention_plan import AttentionPlan
-from ..plan.dispatch import device_of, runs_in_triton
-from ..plan.operators import operator
-from . import fallback
+from . import torch_path
 
 Tensor = torch.Tensor
 
@@ -82,7 +82,7 @@ def attend_backward(
 
         with device_of(query):
             return launch_backward(*known, splits)
-    return fallback.backward(*known)
+    return torch_path.backward(*known)
 
 
 def _remember(ctx, inputs, output) -> None:
@@ -155,4 +155,4 @@ def attend(
 
         with device_of(query):
             return launch_forward(query, key, value, bias, plan, scale, splits)
-    return fallback.forward(query, key, value, bias, plan, scale)
+    return torch_path.forward(query, key, value, bias, plan, scale)

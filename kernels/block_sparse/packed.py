@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from ..common.checks import expect, expect_tensor
+from ..common.dispatch import runs_in_triton
 from ..plan.attention_plan import AttentionPlan
-from ..plan.checks import expect, expect_tensor
-from ..plan.dispatch import runs_in_triton
 from .operator import attend
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)

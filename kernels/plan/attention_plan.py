@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import torch
 
-from .checks import expect, expect_tensor
+from ..common.checks import expect, expect_tensor
+from ..common.segments import INTEGERS, Lengths, segment_offsets
 from .index import tile_lists
-from .segments import INTEGERS, Lengths, segment_offsets
 from .selection import Selection
 
 TILE_SIZES = (16, 32, 64, 128)

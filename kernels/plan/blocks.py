@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from .checks import expect
+from ..common.checks import expect
+from ..common.segments import Lengths, segment_offsets
 from .index import cut_tiles
-from .segments import Lengths, segment_offsets
 
 
 class Blocks(NamedTuple):

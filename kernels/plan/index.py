@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from .dispatch import device_of, runs_in_triton
-from .operators import operator
+from ..common.dispatch import device_of, runs_in_triton
+from ..common.operators import operator
 
 
 def _fake_tiles(offsets, tokens, size, capacity):

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..common.checks import expect
 from .blocks import Blocks, uneven_blocks
-from .checks import expect
 
 
 class Partition(NamedTuple):

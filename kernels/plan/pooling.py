@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from ..common.checks import expect_tensor
+from ..common.dispatch import device_of, runs_in_triton
+from ..common.operators import operator
 from .blocks import Blocks
-from .checks import expect_tensor
-from .dispatch import device_of, runs_in_triton
-from .operators import operator
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..common.checks import expect, expect_tensor
 from .blocks import Blocks
-from .checks import expect, expect_tensor
 
 
 class Selection(NamedTuple):

@@ -16,7 +16,7 @@ from .released_expert import BridgeExpert, BridgeOptions
 from .slot_head import SlotHead
 
 if TYPE_CHECKING:
-    from ...perception.pretrained_towers import PretrainedTowers
+    from ...perception.tower_set import PretrainedTowers
 
 
 def trunk_configuration(shape: Architecture, length: int) -> PretrainedConfig:
@@ -47,7 +47,7 @@ def trunk_configuration(shape: Architecture, length: int) -> PretrainedConfig:
 def build_tower(shape: Architecture, image_size: int) -> Tower | PretrainedTowers:
     if shape.towers:
         # timm takes seconds to import, which a policy without pretrained towers need not wait for.
-        from ...perception.pretrained_towers import PretrainedTowers
+        from ...perception.tower_set import PretrainedTowers
 
         return PretrainedTowers(
             shape.towers,

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.utils import logging
 
 from ...errors import InputError
-from ...perception.pretrained_towers import PretrainedTowers
+from ...perception.tower_set import PretrainedTowers
 from ..network.architecture import Architecture
 from ..network.build import trunk_configuration
 from ..network.tokenizer import TOKENIZER, find_padding

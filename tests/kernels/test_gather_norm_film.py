@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from saccade.kernels.compile_gate import attempt, table
-from saccade.kernels.gather_norm_film import gate_cases, gather_norm_film
+from saccade.kernels.gate import gather_norm_film_cases
+from saccade.kernels.gate.compile import attempt, table
+from saccade.kernels.gather_norm_film import gather_norm_film
 from saccade.kernels.gather_norm_film.reference import gather_norm_film_reference
 
 CASES = {
@@ -204,7 +205,7 @@ def test_what_does_not_fit_is_named(argument, change, message):
 @pytest.mark.slow
 def test_the_kernels_compile_for_a_gpu():
     pytest.importorskip("triton")
-    results = [attempt(case) for case in gate_cases.cases()]
+    results = [attempt(case) for case in gather_norm_film_cases.cases()]
     print(table(results))
     assert results
     assert not [(built.name, built.complaints) for built in results if built.complaints]

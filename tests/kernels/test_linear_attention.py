@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from saccade.kernels.compile_gate import attempt, table
-from saccade.kernels.linear_attention import decay_ladder, gate_cases, linear_attention
+from saccade.kernels.gate import linear_attention_cases
+from saccade.kernels.gate.compile import attempt, table
+from saccade.kernels.linear_attention import decay_ladder, linear_attention
 from saccade.kernels.linear_attention.reference import linear_attention_reference
 
 CASES = {
@@ -196,7 +197,7 @@ def test_what_does_not_fit_is_named(argument, change, message):
 @pytest.mark.slow
 def test_the_kernels_compile_for_a_gpu_and_use_its_tensor_cores():
     pytest.importorskip("triton")
-    results = [attempt(case) for case in gate_cases.cases()]
+    results = [attempt(case) for case in linear_attention_cases.cases()]
     print(table(results))
     assert results
     assert not [(built.name, built.complaints) for built in results if built.complaints]

@@ -167,7 +167,7 @@ def check_gate() -> Checked:
     """Compile every shipped kernel and count those that keep registers in memory."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gate.json"
-        done = _python(["-m", "saccade.kernels.compile_gate", "--json", str(path)], False)
+        done = _python(["-m", "saccade.kernels.gate.compile", "--json", str(path)], False)
         if not path.is_file():
             return Checked({}, [f"compile gate: not available, {_last_line(done)}"], None)
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -11,8 +11,8 @@ import torch
 from transformers import GemmaConfig, GraniteConfig, LlamaConfig, Qwen2Config, Qwen3Config, SmolLM3Config
 
 from saccade.errors import InputError
+from saccade.kernels.common.dispatch import interpreting
 from saccade.kernels.plan import AttentionPlan
-from saccade.kernels.plan.dispatch import interpreting
 from saccade.policy.checkpoint.folder import STARTER
 from saccade.policy.inference.actor import PolicyActor
 from saccade.policy.loading import load_core

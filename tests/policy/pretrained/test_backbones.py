@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, Qwen2Conf
 from transformers.utils import logging
 
 from saccade.errors import InputError
-from saccade.perception.pretrained_towers import PretrainedTowers
+from saccade.perception.tower_set import PretrainedTowers
 from saccade.policy.network.architecture import PRESETS, Architecture
 from saccade.policy.network.build import trunk_configuration
 from saccade.policy.network.layout import TokenLayout

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..compile_gate import Case
+from .compile import Case
 
 ELEMENTS = ("tokens", "means", "gradient", "spread")
 NUMBERS = ("stride", "tokens", "segments", "outside", "count", "width", "own_count", "other_count")
@@ -13,8 +13,8 @@ NUMBERS = ("stride", "tokens", "segments", "outside", "count", "width", "own_cou
 
 def cases() -> Iterator[Case]:
     """Yield every kernel; none has products."""
-    from .index_kernel import cut_kernel, key_choice_kernel, list_kernel, query_choice_kernel
-    from .pooling_kernel import mean_kernel, spread_kernel
+    from ..plan.index_kernel import cut_kernel, key_choice_kernel, list_kernel, query_choice_kernel
+    from ..plan.pooling_kernel import mean_kernel, spread_kernel
 
     for channels in (0, 1, 3):
         constants = {"CHANNELS": channels, "SIZE": 64, "ROWS": 64 if channels else 1, "CHUNK": 64}

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from saccade.errors import InputError
-from saccade.perception.pretrained_towers import PretrainedTowers
+from saccade.perception.tower_set import PretrainedTowers
 
 
 def build(names=("test_vit", "test_vit3"), **changes):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from saccade.kernels.compile_gate import Built, attempt, cases, main, table
+from saccade.kernels.gate.compile import Built, attempt, cases, main, table
 
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="interpreted kernels do not compile")
 

@@ -1,6 +1,6 @@
 """Build kernels for a GPU that is not there, and read off what they would need of it.
 
-    python -m saccade.kernels.compile_gate [PART OF A NAME ...]
+    python -m saccade.kernels.gate.compile [PART OF A NAME ...]
 
 Triton's interpreter accepts what a GPU does not, and says nothing about registers. This compiles every kernel as it is
 launched for compute capability 9.0, with the assembler that comes with Triton, and refuses one that keeps registers in
@@ -131,10 +131,10 @@ def _complaints(case: Case, built: Built) -> Iterator[str]:
 
 def cases() -> Iterator[Case]:
     """Yield all shipped kernels, as they are launched."""
-    from .block_sparse import gate_cases as attention
-    from .gather_norm_film import gate_cases as rows
-    from .linear_attention import gate_cases as linear
-    from .plan import gate_cases as plan
+    from . import block_sparse_cases as attention
+    from . import gather_norm_film_cases as rows
+    from . import linear_attention_cases as linear
+    from . import plan_cases as plan
 
     for family in (attention, plan, linear, rows):
         yield from family.cases()
@@ -155,7 +155,7 @@ def table(results: list[Built]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Compile what is asked for, print a table, and return 1 where something is refused."""
-    parser = argparse.ArgumentParser(prog="python -m saccade.kernels.compile_gate", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m saccade.kernels.gate.compile", description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="parts of kernel names; all kernels without")
     parser.add_argument("--json", type=Path, help="write the results to this file")
     options = parser.parse_args(arguments)

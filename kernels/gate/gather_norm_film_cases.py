@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from ..compile_gate import Case
+from .compile import Case
 
 WIDTHS = (128, 960, 4096)
 """The small trunk's, one that is no power of two, a large one."""
@@ -14,8 +14,8 @@ WIDTHS = (128, 960, 4096)
 
 def cases() -> Iterator[Case]:
     """Yield both passes for tokens of bfloat16 and float32, gathered and modulated; once neither; the widest token."""
-    from . import kernel
-    from .operator import WIDEST
+    from ..gather_norm_film import kernel
+    from ..gather_norm_film.operator import WIDEST
 
     for passing, token, width in product((_forward, _backward), ("*bf16", "*fp32"), WIDTHS):
         yield passing(token, width)
@@ -27,7 +27,7 @@ def cases() -> Iterator[Case]:
 
 
 def _forward(token: str, width: int, plain: bool = False) -> Case:
-    from . import kernel
+    from ..gather_norm_film import kernel
 
     types = {"tokens": token, "result": token, "weight": "*fp32", "inverse": "*fp32"}
     types |= {"sources": "i32", "rows": "i32", "epsilon": "fp32", "tokens_sample": "i32", "tokens_row": "i32"}
@@ -42,7 +42,7 @@ def _forward(token: str, width: int, plain: bool = False) -> Case:
 
 
 def _backward(token: str, width: int, plain: bool = False) -> Case:
-    from . import kernel
+    from ..gather_norm_film import kernel
 
     types = dict.fromkeys(("source", "gradient", "tokens_gradient"), token)
     types |= dict.fromkeys(("weight", "inverse", "sums"), "*fp32")
@@ -60,7 +60,7 @@ def _backward(token: str, width: int, plain: bool = False) -> Case:
 def _case(
     name: str, function: Any, types: Mapping[str, str], constants: dict[str, Any], strides: tuple[str, ...] = ()
 ) -> Case:
-    from .kernel import form
+    from ..gather_norm_film.kernel import form
 
     tile, options = form(constants["WIDTH"]) if "WIDTH" in constants else ({}, {"num_warps": 4})
     return Case(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..compile_gate import Case
-from .configuration import HEAD_SIZES, build, padded
+from ..block_sparse.configuration import HEAD_SIZES, build, padded
+from .compile import Case
 
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 ELEMENTS = ("query", "key", "value", "output", "output_gradient", "query_gradient", "key_gradient", "value_gradient")
@@ -31,8 +31,8 @@ VARIANTS = {
 
 def cases() -> Iterator[Case]:
     """Yield every kernel for every head size, variant, tile and type of number that is shipped."""
-    from .kernel_backward import delta_kernel, key_gradient_kernel, query_gradient_kernel
-    from .kernel_forward import forward_kernel, join_kernel
+    from ..block_sparse.kernel_backward import delta_kernel, key_gradient_kernel, query_gradient_kernel
+    from ..block_sparse.kernel_forward import forward_kernel, join_kernel
 
     kernels = {
         "forward": forward_kernel,

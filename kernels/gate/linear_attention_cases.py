@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..compile_gate import Case
+from .compile import Case
 
 
 def cases() -> Iterator[Case]:
@@ -24,7 +24,7 @@ def cases() -> Iterator[Case]:
 
 
 def _plan(index: str) -> Case:
-    from . import kernel
+    from ..linear_attention import kernel
 
     types = {"boundaries": index, "chunks": "*i32", "first": "*i32"}
     types |= dict.fromkeys(("tokens", "capacity", "segments"), "i32")
@@ -33,7 +33,7 @@ def _plan(index: str) -> Case:
 
 
 def _scan(operand: torch.dtype, reverse: bool) -> Case:
-    from . import kernel
+    from ..linear_attention import kernel
 
     types = dict.fromkeys(("local", "initial", "final", "log_decay"), "*fp32") | {"carried": _pointer(operand)}
     types |= dict.fromkeys(("chunks", "first"), "*i32")
@@ -42,7 +42,7 @@ def _scan(operand: torch.dtype, reverse: bool) -> Case:
 
 
 def _local_states(operand: torch.dtype, width: int, reverse: bool) -> Case:
-    from . import kernel
+    from ..linear_attention import kernel
 
     form = kernel.FORMS[operand]
     strides = ("left_token", "left_head", "right_token", "right_head")
@@ -67,7 +67,7 @@ def _local_states(operand: torch.dtype, width: int, reverse: bool) -> Case:
 
 
 def _outputs(operand: torch.dtype, width: int, reverse: bool, transposed: bool) -> Case:
-    from . import kernel
+    from ..linear_attention import kernel
 
     form = kernel.FORMS[operand]
     strides = tuple(f"{part}_{step}" for part in ("query", "key", "value") for step in ("token", "head"))
