@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..block_sparse.configuration import HEAD_SIZES, build, padded
-from .compile import Case
+from .case import Case
 
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 ELEMENTS = ("query", "key", "value", "output", "output_gradient", "query_gradient", "key_gradient", "value_gradient")

@@ -17,36 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+
+from .case import Case
 
 CAPABILITY = 90
 SHARED_MEMORY = 227 * 1024
 """Bytes that a program may use on compute capability 9.0."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """A kernel as it is launched.
-
-    `types`: Triton's type of each argument that is no constant, such as "*bf16" or "i32". `divisible`: the arguments
-    known to be multiples of 16 beside the pointers, which all are. `tensor_cores`: whether it has products that must
-    run there. `pipelined`: whether it must load ahead of its products. `spill`: bytes of registers in memory that are
-    put up with.
-    """
-
-    name: str
-    kernel: Any
-    types: Mapping[str, str]
-    constants: Mapping[str, Any]
-    warps: int
-    stages: int
-    divisible: tuple[str, ...] = ()
-    tensor_cores: bool = True
-    pipelined: bool = False
-    spill: int = 0
 
 
 @dataclass(frozen=True)

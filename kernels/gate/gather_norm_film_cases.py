@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from .compile import Case
+from .case import Case
 
 WIDTHS = (128, 960, 4096)
 """The small trunk's, one that is no power of two, a large one."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .compile import Case
+from .case import Case
 
 
 def cases() -> Iterator[Case]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .compile import Case
+from .case import Case
 
 ELEMENTS = ("tokens", "means", "gradient", "spread")
 NUMBERS = ("stride", "tokens", "segments", "outside", "count", "width", "own_count", "other_count")
