@@ -101,8 +101,8 @@ def recorded_demonstrations(config: CollectConfig) -> tuple[CollectionRequest, D
     """Return what to collect from human demonstrations, and their world; raises InputError for files that are none."""
     from ..sim.demonstrations.collection import CollectedTask, CollectionRequest
     from ..sim.libero.conventions import Conventions
-    from ..sim.libero.recordings import recorded_task
-    from ..sim.libero.replay import RecordedWorld
+    from ..sim.libero.recordings.recordings import recorded_task
+    from ..sim.libero.recordings.replay import RecordedWorld
 
     options, conventions = config.libero, Conventions(image_size=config.image_size)
     assets = None if options.libero_assets is None else str(options.libero_assets)

@@ -106,7 +106,7 @@ class MergeConfig:
 
     def options(self) -> Any:
         """Return how to merge, checked."""
-        from ..policy.merging.methods import MergeOptions
+        from ..policy.merging.operators.methods import MergeOptions
 
         return _picked(MergeOptions, self)
 

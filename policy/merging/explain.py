@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .task_vector import TaskVector
+from .operators.task_vector import TaskVector
 
 
 @dataclass(frozen=True)

@@ -17,17 +17,17 @@ import torch
 from ...errors import InputError, unknown_name
 from ..checkpoint.contents import PREFIX
 from ..pretrained.adaptation import EXPERT
-from .emr import agreement, rescaler
 from .explain import WeightReport, compare, compare_kept
 from .masks import best_scale, consensus, pack, task_mask
 from .merged import CHANGE, FACTOR, FACTOR_BITS, FACTOR_PARTS, MASK, OWN, SCALE, STEP, SWITCHES
-from .methods import METHODS, MergeOptions
+from .operators.emr import agreement, rescaler
+from .operators.methods import METHODS, MergeOptions
+from .operators.task_vector import TaskVector
+from .operators.ties import trim_threshold
 from .origin import weights_digest
 from .quantisation import BITS, quantise, restore
 from .router import Router
 from .skills import Skill, check_alike
-from .task_vector import TaskVector
-from .ties import trim_threshold
 
 MERGED = ("nothing", "expert", "all")
 

@@ -16,10 +16,10 @@ from ..checkpoint.folder import COPY_AGAIN, MODEL, Checkpoint, find_checkpoint, 
 from ..contract import Contract
 from ..network.architecture import Architecture
 from ..pretrained.adaptation import EXPERT, Adaptation, read_adaptation
+from .operators.task_vector import TaskVector
 from .origin import learned_digest
 from .profile import PREFIX as ROUTING
 from .profile import Profile
-from .task_vector import TaskVector
 
 BASE, DOWN, UP = ".base_layer", ".lora_A.default.weight", ".lora_B.default.weight"
 

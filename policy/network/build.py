@@ -9,11 +9,11 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from ...errors import unknown_name
 from ...perception.tower import Tower
+from .action_heads.expert import Expert
+from .action_heads.released_expert import BridgeExpert, BridgeOptions
+from .action_heads.slot_head import SlotHead
 from .architecture import Architecture
-from .expert import Expert
 from .history import History
-from .released_expert import BridgeExpert, BridgeOptions
-from .slot_head import SlotHead
 
 if TYPE_CHECKING:
     from ...perception.tower_set import PretrainedTowers

@@ -11,12 +11,12 @@ from torch import nn
 from ...kernels.plan import AttentionPlan
 from ...perception.pruning import keep_schedule
 from ...perception.seen import Seen
+from .action_heads.slot_head import SlotHead
 from .architecture import Architecture
 from .build import build_expert, build_history, build_tower, trunk_configuration
 from .history import Memory, Past
 from .instruction import InstructionEncoder, MeanInstruction
 from .layout import TokenLayout
-from .slot_head import SlotHead
 from .tensor_tree import map_tensors
 from .trunk import Trunk, TrunkPlan
 

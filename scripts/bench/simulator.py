@@ -68,7 +68,7 @@ def measure_steps(config: SimConfig) -> list[float]:
     """
     import numpy as np
 
-    from ...sim.desk.demonstrator import Demonstrator
+    from ...sim.desk.demonstrator.demonstrator import Demonstrator
     from ...sim.desk.environment import DeskEnv
 
     env = DeskEnv(config.suite, config.task, image_size=config.image_size)

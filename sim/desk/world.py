@@ -30,7 +30,7 @@ class DeskWorld:
         return DeskEnv(suite, task, image_size=self.image_size)
 
     def demonstrator(self, environment: Any, generator: np.random.Generator) -> Any:
-        from .demonstrator import Demonstrator
+        from .demonstrator.demonstrator import Demonstrator
 
         return Demonstrator(environment, generator)
 

@@ -49,7 +49,7 @@ class LiberoWorld:
         )
 
     def demonstrator(self, environment: LiberoEnv, generator: np.random.Generator) -> Any:
-        from .demonstrator import Demonstrator
+        from .demonstrator.demonstrator import Demonstrator
 
         return Demonstrator(environment, generator)
 

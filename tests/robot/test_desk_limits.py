@@ -11,7 +11,7 @@ from saccade.robot.governor.governor import Governor
 from saccade.robot.governor.rules import Rules
 from saccade.robot.limits import JointRange, Limits
 from saccade.sim.desk import arm
-from saccade.sim.desk.demonstrator import Demonstrator
+from saccade.sim.desk.demonstrator.demonstrator import Demonstrator
 from saccade.sim.desk.environment import DeskEnv
 
 PERIOD = 1.0 / arm.CONTROL_HZ

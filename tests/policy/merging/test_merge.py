@@ -15,7 +15,7 @@ from saccade.policy.checkpoint.folder import STARTER, read_checkpoint, write_che
 from saccade.policy.inference.actor import PolicyActor
 from saccade.policy.inference.batched import BatchedPolicy
 from saccade.policy.loading import load_core
-from saccade.policy.merging.methods import METHODS, MergeOptions
+from saccade.policy.merging.operators.methods import METHODS, MergeOptions
 from saccade.policy.modeling_saccade import SaccadePolicy
 from saccade.scripts.main import main
 from saccade.scripts.merge import MergeConfig, merge, open_skills, stored_bytes

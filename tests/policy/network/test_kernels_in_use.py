@@ -16,12 +16,12 @@ from saccade.kernels.plan import AttentionPlan
 from saccade.policy.checkpoint.folder import STARTER
 from saccade.policy.inference.actor import PolicyActor
 from saccade.policy.loading import load_core
+from saccade.policy.network.action_heads.released_expert import BridgeOptions
 from saccade.policy.network.architecture import Architecture
 from saccade.policy.network.attention import attend, plan_of_everything
 from saccade.policy.network.capture import CapturedPolicy
 from saccade.policy.network.layout import TokenLayout
 from saccade.policy.network.losses import chunk_loss
-from saccade.policy.network.released_expert import BridgeOptions
 from saccade.policy.network.tensor_tree import tensors_of
 from saccade.policy.network.trunk import Trunk
 from saccade.policy.pretrained.adaptation import set_checkpointing

@@ -7,7 +7,7 @@ import pytest
 
 from saccade.sim.desk.arrangement import Scattered
 from saccade.sim.desk.cue import HALO
-from saccade.sim.desk.demonstrator import Demonstrator
+from saccade.sim.desk.demonstrator.demonstrator import Demonstrator
 from saccade.sim.desk.environment import DeskEnv
 from saccade.sim.desk.tasks import SUITES
 

@@ -6,7 +6,7 @@ import pytest
 
 from saccade.errors import InputError
 from saccade.sim.desk import arm
-from saccade.sim.desk.demonstrator import Demonstrator
+from saccade.sim.desk.demonstrator.demonstrator import Demonstrator
 from saccade.sim.desk.environment import DeskEnv
 from saccade.sim.evaluation.episode import run_episode
 from saccade.sim.job import Job, episode_seed

@@ -7,7 +7,7 @@ import pytest
 
 from saccade.errors import InputError
 from saccade.sim.desk import arm
-from saccade.sim.desk.demonstrator import Demonstrator
+from saccade.sim.desk.demonstrator.demonstrator import Demonstrator
 from saccade.sim.desk.environment import DeskEnv
 from saccade.sim.desk.scene import PHYSICS_STEPS
 from saccade.sim.virtual_arm import registers

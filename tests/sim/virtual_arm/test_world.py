@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError, WorldError
-from saccade.sim.desk.demonstrator import Demonstrator
+from saccade.sim.desk.demonstrator.demonstrator import Demonstrator
 from saccade.sim.desk.environment import DeskEnv
 from saccade.sim.virtual_arm.faults import Fault
 from saccade.sim.virtual_arm.frames import FrameReader

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from saccade.sim.desk import arm
-from saccade.sim.desk.demonstrator import Demonstrator
+from saccade.sim.desk.demonstrator.demonstrator import Demonstrator
+from saccade.sim.desk.demonstrator.kinematics import Kinematics
 from saccade.sim.desk.environment import DeskEnv
-from saccade.sim.desk.kinematics import Kinematics
 from saccade.sim.desk.tasks import SUITES
 
 

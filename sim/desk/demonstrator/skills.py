@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arm import PAN
-from .fixtures import Basin, Button, Desk, Drawer, Mat
-from .goals import OPEN, ROOMY
-from .objects import SHAPES, DeskObject
-from .places import CARRIED, Place
+from ..arm import PAN
+from ..fixtures import Basin, Button, Desk, Drawer, Mat
+from ..goals import OPEN, ROOMY
+from ..objects import SHAPES, DeskObject
+from ..places import CARRIED, Place
 
 WIDE, PRESS, MISSED = 0.90, -0.12, 0.12
 """Gripper angles: open, where it presses to when closing, and where it must have missed."""

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from saccade.errors import InputError
-from saccade.policy.network.released_expert import BridgeExpert, BridgeOptions, RotaryTable
+from saccade.policy.network.action_heads.released_expert import BridgeExpert, BridgeOptions, RotaryTable
 
 from .released_adapter_weights import tensors
 from .released_weights import RECORDED, layout

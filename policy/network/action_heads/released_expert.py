@@ -15,10 +15,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ...errors import InputError, unknown_name
-from ...kernels.plan import AttentionPlan
-from .architecture import CHOICES
-from .attention import attend, check_head_size, plan_of_everything
+from ....errors import InputError, unknown_name
+from ....kernels.plan import AttentionPlan
+from ..architecture import CHOICES
+from ..attention import attend, check_head_size, plan_of_everything
 
 GATES = {"tanh": torch.tanh, "sigmoid": torch.sigmoid}
 ROTATIONS = ("mixed", "paired", "none")

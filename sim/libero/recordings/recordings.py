@@ -16,8 +16,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from ...errors import InputError
-from .tasks import LiberoTask, find_task, suites
+from ....errors import InputError
+from ..tasks import LiberoTask, find_task, suites
 
 STILL = 1e-4
 """An action whose motion is shorter than this, with the gripper's command unchanged, does nothing."""

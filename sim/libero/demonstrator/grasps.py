@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from ...errors import InputError, suggest
+from ....errors import InputError, suggest
 from .motion import PALM, TIPS, downward, nearest_turn, obstructions
 
 WIDEST = 0.072

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import arm, skills
-from .environment import DeskEnv
-from .fixtures import Drawer
-from .goals import Goal, Opened, Poured, Pressed, Pushed, Put, Shut, Turned
+from .. import arm
+from ..environment import DeskEnv
+from ..fixtures import Drawer
+from ..goals import Goal, Opened, Poured, Pressed, Pushed, Put, Shut, Turned
+from ..kitchen import Kitchen
+from . import skills
 from .kinematics import Kinematics
-from .kitchen import Kitchen
 from .skills import Hand, Motion
 
 LEAN_RATE = 0.08

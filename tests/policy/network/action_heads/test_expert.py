@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saccade.policy.network.expert import Expert, ExpertBlock
+from saccade.policy.network.action_heads.expert import Expert, ExpertBlock
 
 
 @pytest.fixture

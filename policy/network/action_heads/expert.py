@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ...kernels.plan import AttentionPlan
-from .attention import attend, check_head_size, plan_of_everything
+from ....kernels.plan import AttentionPlan
+from ..attention import attend, check_head_size, plan_of_everything
 
 
 class ExpertBlock(nn.Module):

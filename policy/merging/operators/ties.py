@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from ...errors import InputError
+from ....errors import InputError
 
 AGGREGATES = ("mean", "sum", "max")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
-from saccade.sim.libero.recordings import read_recording, recorded_task, without_stillness
+from saccade.sim.libero.recordings.recordings import read_recording, recorded_task, without_stillness
 from saccade.sim.libero.tasks import find_task
 
 h5py = pytest.importorskip("h5py", reason="the extra libero is not installed")
@@ -92,9 +92,9 @@ def test_demonstrations_that_are_none_are_refused(tmp_path):
 def test_a_demonstration_acted_again_is_the_same_and_drawn_anew(tmp_path):
     from saccade.sim.demonstrations.attempt import Attempt, demonstrate
     from saccade.sim.libero.conventions import Conventions
-    from saccade.sim.libero.demonstrator import Demonstrator
+    from saccade.sim.libero.demonstrator.demonstrator import Demonstrator
     from saccade.sim.libero.environment import LiberoEnv
-    from saccade.sim.libero.replay import RecordedWorld
+    from saccade.sim.libero.recordings.replay import RecordedWorld
 
     small = Conventions(image_size=32)
     env = LiberoEnv(TASK.suite, TASK.name, conventions=small, visuals="fast")

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
-from .assets import Assets
-from .conventions import Conventions
-from .environment import LiberoEnv
+from ....errors import InputError
+from ..assets import Assets
+from ..conventions import Conventions
+from ..environment import LiberoEnv
+from ..visuals import Visuals
 from .recordings import Recording, read_recording, recorded_task, without_stillness
-from .visuals import Visuals
 
 
 class RecordedEnv(LiberoEnv):

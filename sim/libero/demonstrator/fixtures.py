@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...errors import WorldError
+from ....errors import WorldError
 from .grasps import KNOB, choose_grasp
 from .motion import CLOSE, EMPTY, OPEN, Motion, angle_between, approach, downward, nearest_turn, turned
 from .plans import Step

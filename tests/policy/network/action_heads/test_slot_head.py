@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saccade.policy.network.slot_head import SlotHead
+from saccade.policy.network.action_heads.slot_head import SlotHead
 
 
 @pytest.mark.parametrize("slots_per_step", [1, 3])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ...errors import InputError
+from ....errors import InputError
 
 
 def task_arithmetic(changes: Sequence[torch.Tensor], *, scale: float = 1.0) -> torch.Tensor:

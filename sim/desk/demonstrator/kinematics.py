@@ -5,8 +5,8 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from . import arm
-from .arm import PAN
+from .. import arm
+from ..arm import PAN
 
 ARM = 5
 """Joints that move the tool; the sixth is the gripper."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ...errors import InputError
+from ....errors import InputError
 from .task_vector import TaskVector, same_shape, total
 from .ties import ties
 

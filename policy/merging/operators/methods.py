@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...errors import InputError, unknown_name
+from ....errors import InputError, unknown_name
 from .arithmetic import drop_and_rescale, task_arithmetic
 from .emr import unify
 from .spectral import isotropic, isotropic_with_own, knots, task_singular_vectors

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
-from saccade.sim.libero.grasps import GRIPS, Grip, choose_grasp, grip_of
-from saccade.sim.libero.motion import (
+from saccade.sim.libero.demonstrator.grasps import GRIPS, Grip, choose_grasp, grip_of
+from saccade.sim.libero.demonstrator.motion import (
     PALM,
     TIPS,
     angle_between,
@@ -20,9 +20,9 @@ from saccade.sim.libero.motion import (
     rotation_vector,
     turned,
 )
-from saccade.sim.libero.placing import way_out
-from saccade.sim.libero.plans import Step, plan
-from saccade.sim.libero.truth import CORNERS
+from saccade.sim.libero.demonstrator.placing import way_out
+from saccade.sim.libero.demonstrator.plans import Step, plan
+from saccade.sim.libero.demonstrator.truth import CORNERS
 
 NOTHING = np.zeros((0, 8, 3))
 
@@ -178,7 +178,7 @@ def test_every_object_that_a_task_moves_is_in_the_table(installed):
 def play(pack):
     def run(suite, task, state=0):
         environment_module = importlib.import_module("saccade.sim.libero.environment")
-        demonstrator_module = importlib.import_module("saccade.sim.libero.demonstrator")
+        demonstrator_module = importlib.import_module("saccade.sim.libero.demonstrator.demonstrator")
         environment = environment_module.LiberoEnv(suite, task, visuals="fast", assets=pack)
         environment.draws = False
         try:

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from saccade.errors import InputError
-from saccade.policy.merging.arithmetic import drop_and_rescale, task_arithmetic
-from saccade.policy.merging.emr import agreement, rescaler, unify
 from saccade.policy.merging.masks import best_scale, consensus, pack, task_mask, unpack
-from saccade.policy.merging.spectral import isotropic, isotropic_with_own, knots, task_singular_vectors
-from saccade.policy.merging.task_vector import TaskVector, total
-from saccade.policy.merging.ties import ties, trim_threshold
-from saccade.policy.merging.wudi import wudi
+from saccade.policy.merging.operators.arithmetic import drop_and_rescale, task_arithmetic
+from saccade.policy.merging.operators.emr import agreement, rescaler, unify
+from saccade.policy.merging.operators.spectral import isotropic, isotropic_with_own, knots, task_singular_vectors
+from saccade.policy.merging.operators.task_vector import TaskVector, total
+from saccade.policy.merging.operators.ties import ties, trim_threshold
+from saccade.policy.merging.operators.wudi import wudi
 
 ROWS, COLUMNS, RANK = 12, 20, 3
 

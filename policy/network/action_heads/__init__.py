@@ -1,0 +1,1 @@
+"""Action heads: a cross-attention expert or a head on the trunk's action slots."""

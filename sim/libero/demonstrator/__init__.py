@@ -1,0 +1,1 @@
+"""The scripted demonstrator of LIBERO's tasks: plans, grasps, motions and skills from privileged state."""

@@ -1,0 +1,1 @@
+"""LIBERO's own recordings: read them, and draw them anew."""
