@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from stand_in import RANGES, make_contract, make_limits
 
 from saccade.errors import InputError
 from saccade.robot.limits import JointRange, Limits
+from saccade_testing.stand_in import RANGES, make_contract, make_limits
 
 
 def test_limits_follow_from_calibration_servo_and_demonstrations():

@@ -1,1 +1,1 @@
-"""Merging operators: task vectors in, one merged change out (task arithmetic, TIES, EMR, TSV, KnOTS, WUDI, Iso-C ...)."""
+"""Merging operators: the skills' changes of one weight in, one merged change out."""

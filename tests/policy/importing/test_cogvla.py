@@ -12,8 +12,7 @@ from saccade.errors import InputError
 from saccade.policy.loading import load_core
 from saccade.scripts.import_checkpoint import ImportConfig, import_checkpoint
 from saccade.scripts.main import main
-
-from ..released_weights import RECORDED, VARIANTS, write_released, write_unmerged
+from saccade_testing.released_weights import RECORDED, VARIANTS, write_released, write_unmerged
 
 STATISTICS = "libero_goal_no_noops"
 INSTRUCTION = "Pick up the Black bowl on the stove, and place it on the plate"

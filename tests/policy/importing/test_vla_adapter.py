@@ -18,9 +18,8 @@ from saccade.policy.importing.released import ImportOptions, Released
 from saccade.policy.importing.vla_adapter import SPECIAL, import_vla_adapter
 from saccade.policy.loading import load_core
 from saccade.policy.network.tokenizer import make_tokenizer
-
-from ..released_adapter_weights import TRAINED, write_released
-from ..released_weights import RECORDED
+from saccade_testing.released_adapter_weights import TRAINED, write_released
+from saccade_testing.released_weights import RECORDED
 
 VARIANTS = {
     "vla_adapter": ("vla_adapter", ""),

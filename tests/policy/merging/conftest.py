@@ -13,8 +13,7 @@ from saccade.policy.lerobot_files import lerobot_files
 from saccade.policy.merging.origin import learned_digest, origin
 from saccade.policy.merging.profile import Profile
 from saccade.policy.pretrained.adaptation import Adaptation
-
-INSTRUCTIONS = ("open the drawer", "pick the cube", "pour the ball", "press the button")
+from saccade_testing.instructions import INSTRUCTIONS
 
 
 def profile_of(core, seen, instruction, seed):

@@ -21,8 +21,7 @@ from saccade.scripts.main import main
 from saccade.scripts.merge import MergeConfig, merge, open_skills, stored_bytes
 from saccade.scripts.train.command import make_core
 from saccade.scripts.train.options import TrainConfig
-
-from .conftest import INSTRUCTIONS
+from saccade_testing.instructions import INSTRUCTIONS
 
 
 def merged(folders, out, *options):

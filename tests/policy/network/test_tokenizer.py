@@ -14,8 +14,7 @@ from saccade.errors import InputError
 from saccade.policy.network.architecture import Architecture
 from saccade.policy.network.instruction import ByteTokenizer
 from saccade.policy.network.tokenizer import TrunkTokenizer, find_padding, make_tokenizer
-
-from .released_weights import RECORDED
+from saccade_testing.released_weights import RECORDED
 
 WORDS = ["<unk>", "<pad>", "take", "the", "red", "cube", "user", "say", ":"]
 PROMPT = "<|im_start|>user say: {instruction}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from stand_in import RANGES, TICK, make_chunk, make_rules
 
 from saccade.errors import InputError
 from saccade.robot.arm import ArmDescription, BusError
@@ -12,6 +11,7 @@ from saccade.robot.control.channel import Channel
 from saccade.robot.control.loop import ControlLoop, LoopSettings
 from saccade.robot.governor.governor import Governor
 from saccade.robot.governor.recorder import RecordedGovernor
+from saccade_testing.stand_in import RANGES, TICK, make_chunk, make_rules
 
 HOME = np.array([10.0, 20.0, 30.0])
 

@@ -12,13 +12,14 @@ from functools import partial
 
 import numpy as np
 import pytest
-from fake_arm import HOME, FakeArm, goals, told
-from stand_in import make_chunk, make_rules
 
 from saccade.errors import InputError, WorldError
 from saccade.robot.control.loop import LoopSettings
 from saccade.robot.control.process import ControlLink
 from saccade.robot.governor.recorder import replay
+from saccade_testing import SUPPORT
+from saccade_testing.fake_arm import HOME, FakeArm, goals, told
+from saccade_testing.stand_in import make_chunk, make_rules
 
 pytestmark = pytest.mark.real_time
 
@@ -160,8 +161,8 @@ from functools import partial
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import numpy as np
-from fake_arm import FakeArm
-from stand_in import make_chunk, make_rules
+from saccade_testing.fake_arm import FakeArm
+from saccade_testing.stand_in import make_chunk, make_rules
 from saccade.robot.control.process import ControlLink
 from saccade.robot.control.loop import LoopSettings
 
@@ -185,8 +186,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(("number", "heartbeat"), [(signal.SIGKILL, 2.0), (signal.SIGTERM, 2.0), (signal.SIGSTOP, 0.5)])
 def test_a_session_that_dies_or_freezes_leaves_a_held_arm(tmp_path, number, heartbeat):
     program = tmp_path / "session.py"
-    here = os.path.dirname(__file__)
-    program.write_text(SESSION.format(tests=here, folder=str(tmp_path), heartbeat=heartbeat))
+    program.write_text(SESSION.format(tests=str(SUPPORT), folder=str(tmp_path), heartbeat=heartbeat))
     session = subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True)
     try:
         assert session.stdout.readline().strip() == "moving"

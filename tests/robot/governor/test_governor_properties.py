@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stand_in import TICK, make_chunk, make_rules
 
 from saccade.robot.governor.governor import Governor
+from saccade_testing.stand_in import TICK, make_chunk, make_rules
 
 NUMBERS = st.one_of(
     st.floats(-120, 120), st.floats(allow_nan=True, allow_infinity=True), st.sampled_from([1e300, -1e300, 0.0])

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stand_in import TICK, make_chunk, make_rules
 
 from saccade.errors import InputError
 from saccade.robot.governor.governor import Governor
 from saccade.robot.governor.recorder import FlightRecorder, RecordedGovernor, read_record, replay
+from saccade_testing.stand_in import TICK, make_chunk, make_rules
 
 HOME = np.array([10.0, 20.0, 30.0])
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 import msgpack
 import numpy as np
 import pytest
-from toy_decider import TOKEN, ToyDecider, expected_actions, toy_contract, toy_observation
 from websockets.sync.server import serve
 from websockets.utils import accept_key
 
@@ -19,6 +18,7 @@ from saccade.robot.remote.client import ConnectionLost, DeadlineMissed, RemotePo
 from saccade.robot.remote.codec import decode, encode
 from saccade.robot.remote.server_settings import ServerSettings
 from saccade.robot.remote.serving import serving
+from saccade_testing.toy_decider import TOKEN, ToyDecider, expected_actions, toy_contract, toy_observation
 
 pytestmark = pytest.mark.real_time
 

@@ -11,11 +11,11 @@ import urllib.parse
 
 import numpy as np
 import pytest
-from toy_decider import DATA, TOKEN, ToyDecider, expected_actions, toy_observation
 
 from saccade.robot.remote.codec import decode
 from saccade.robot.remote.server_settings import ServerSettings
 from saccade.robot.remote.serving import serving
+from saccade_testing.toy_decider import DATA, TOKEN, ToyDecider, expected_actions, toy_observation
 
 WAIT = 20.0
 FORMS = ("flat", "nested")

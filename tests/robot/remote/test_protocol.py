@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_decider import TOKEN, toy_contract, toy_observation
 
 from saccade.errors import InputError
 from saccade.robot.remote import protocol
+from saccade_testing.toy_decider import TOKEN, toy_contract, toy_observation
 
 CONTRACT = toy_contract()
 PICTURES = toy_observation()["pixels"]

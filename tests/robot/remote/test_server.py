@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_decider import TOKEN, ToyDecider, expected_actions, toy_observation
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -21,6 +20,7 @@ from saccade.robot.remote.codec import Limits, decode, encode
 from saccade.robot.remote.server_settings import ServerSettings
 from saccade.robot.remote.serving import serving
 from saccade.robot.remote.worker_thread import Worker
+from saccade_testing.toy_decider import TOKEN, ToyDecider, expected_actions, toy_observation
 
 pytestmark = pytest.mark.real_time
 

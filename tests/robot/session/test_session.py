@@ -9,101 +9,21 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
 
 import numpy as np
 import pytest
-from fake_arm import HOME, FakeArm, goals, told
-from stand_in import make_contract
 
 from saccade.errors import InputError, WorldError
 from saccade.policy.contract import ContractMismatch
 from saccade.robot.control.loop import LoopSettings
 from saccade.robot.governor.recorder import read_record, replay
-from saccade.robot.session.cameras import CameraWatch, WatchSettings
-from saccade.robot.session.orders import Orders
-from saccade.robot.session.session import run_session
-from saccade.robot.session.settings import EpisodePlan, SessionSettings
+from saccade.robot.session.settings import EpisodePlan
 from saccade.robot.session.summary import Observer
+from saccade_testing import SUPPORT
+from saccade_testing.fake_arm import HOME, goals, told
+from saccade_testing.stage import Climber, Stage
 
 pytestmark = pytest.mark.real_time
-
-# Generous to a busy machine: what is asserted is what the arm was told.
-LOOP = LoopSettings(heartbeat_seconds=2.0, raise_priority=False)
-
-
-class NoiseCamera:
-    """Shows noise at 60 a second, of 16 x 16 pixels; `mode` as a test wants it."""
-
-    height = width = 16
-
-    def __init__(self) -> None:
-        self.mode, self.reads = "live", 0
-
-    def connect(self, warmup: bool = True) -> None:
-        pass
-
-    def async_read(self, timeout_ms: float = 200) -> np.ndarray:
-        time.sleep(1 / 60)
-        if self.mode == "dropped":
-            raise TimeoutError("no frame")
-        self.reads += self.mode == "live"
-        return np.random.default_rng(self.reads).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-
-    def disconnect(self) -> None:
-        pass
-
-
-class Climber:
-    """Goes up from the measured joints by `speed` a step; `script` maps numbers of decisions to what happens then."""
-
-    def __init__(self, speed: float = 0.5, takes: float = 0.01, **contract: object) -> None:
-        self.contract = make_contract(**contract)
-        self.speed, self.takes, self.script = speed, takes, {}
-        self.instructions, self.count = [], 0
-        self.ceiling = np.array([60.0, 60.0, 80.0])
-
-    def reset(self, instruction: str) -> None:
-        self.instructions.append(instruction)
-
-    def decide(self, observation) -> np.ndarray:
-        self.count += 1
-        time.sleep(self.takes)
-        assert observation["pixels"]["front"].shape == (16, 16, 3)
-        pose = observation["agent_pos"]
-        steps = np.outer(np.arange(1, self.contract.chunk + 1), np.full(3, self.speed))
-        actions = np.minimum(pose + steps, self.ceiling).astype(np.float32)
-        return self.script.get(self.count, lambda given: given)(actions)
-
-
-class Stage:
-    """Everything that a session needs, and `run`."""
-
-    def __init__(self, folder) -> None:
-        self.folder, self.camera, self.decider = folder, NoiseCamera(), Climber()
-        self.watch = WatchSettings(age_limit=0.5)
-        self.refusal = ""
-        self.orders = Orders()
-
-    def run(self, *plans: EpisodePlan, loop: LoopSettings = LOOP, **given):
-        names = ("start", "aggregation", "stopped_seconds", "decision_seconds", "rearm_between", "real_time_chunking")
-        chosen = {name: given.pop(name) for name in [*names, "release_between"] if name in given}
-        return run_session(
-            decider=self.decider,
-            make_arm=partial(FakeArm, self.folder, self.refusal),
-            cameras=CameraWatch({"front": self.camera}, self.decider.contract.cameras, self.watch),
-            episodes=plans or (EpisodePlan("go up", 1.5),),
-            settings=SessionSettings(loop=loop, overrun_share=1.0, **chosen),
-            record=self.folder / "flight.jsonl",
-            orders=self.orders,
-            **given,
-        )
-
-    def is_held(self) -> None:
-        """The arm was told the same pose, again and again, at the end."""
-        last = goals(self.folder)[-3:]
-        assert np.all(last == last[0])
-        assert [line["torque"] for line in told(self.folder, "torque")][-1] is True
 
 
 @pytest.fixture
@@ -437,7 +357,8 @@ SESSION = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from test_session import Stage, EpisodePlan
+from saccade.robot.session.settings import EpisodePlan
+from saccade_testing.stage import Stage
 
 if __name__ == "__main__":
     stage = Stage(Path({folder!r}))
@@ -449,7 +370,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_session_that_is_interrupted_terminated_or_killed_leaves_a_held_arm(tmp_path, number):
     program = tmp_path / "session.py"
-    program.write_text(SESSION.format(tests=os.path.dirname(__file__), folder=str(tmp_path)))
+    program.write_text(SESSION.format(tests=str(SUPPORT), folder=str(tmp_path)))
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     session = subprocess.Popen([sys.executable, str(program)], start_new_session=True, **pipes)
     try:

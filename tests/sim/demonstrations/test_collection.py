@@ -9,18 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from toy_world import ToyWorld
 
 from saccade.errors import InputError, WorldError
 from saccade.sim.demonstrations import collection
 from saccade.sim.demonstrations.collection import CollectedTask, CollectionRequest, collect, plan_attempt
-
-HERE = Path(__file__).parent
-REQUEST = CollectionRequest(
-    tasks=(CollectedTask("toy", "near", ("go", "walk there")), CollectedTask("toy", "far", ("run", "hurry up"))),
-    episodes=6,
-    seed=3,
-)
+from saccade_testing import SUPPORT
+from saccade_testing.toy_world import REQUEST, ToyWorld
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -56,11 +50,11 @@ def test_killed_in_the_middle_and_resumed_is_the_same_dataset(tmp_path, uninterr
     program = tmp_path / "program.py"
     program.write_text(
         "from pathlib import Path\n"
-        "from test_collection import REQUEST, ToyWorld\n"
+        "from saccade_testing.toy_world import REQUEST, ToyWorld\n"
         "from saccade.sim.demonstrations.collection import collect\n"
         f"if __name__ == '__main__': collect(REQUEST, ToyWorld(delay=0.02), Path({str(out)!r}), workers=3)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    environment = {**os.environ, "PYTHONPATH": str(SUPPORT)}
     process = subprocess.Popen([sys.executable, str(program)], env=environment, stderr=subprocess.DEVNULL)
     staging = tmp_path / "toy.partial"
     deadline = time.monotonic() + 60

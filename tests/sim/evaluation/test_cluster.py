@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cluster_world import Actors, Fingerprint, SlowWorlds
-from fake_world import make_actor, make_env
 
 import saccade
 from saccade.errors import InputError, WorldError
@@ -23,6 +21,9 @@ from saccade.sim.evaluation.records import episodes_that_differ
 from saccade.sim.evaluation.runner import keep_records, run_jobs
 from saccade.sim.evaluation.worker import Order
 from saccade.sim.job import Job, episode_seed
+from saccade_testing import SUPPORT
+from saccade_testing.cluster_world import Actors, Fingerprint, SlowWorlds
+from saccade_testing.fake_world import make_actor, make_env
 
 
 def jobs_of(count: int) -> list[Job]:
@@ -91,7 +92,7 @@ def test_a_checkpoint_travels_unless_the_node_sees_the_same(checkpoint, tmp_path
 def test_a_cluster_that_loses_a_node_loses_no_episode(checkpoint, tmp_path, monkeypatch):
     """One cluster for all of it, for it takes long to start: a node, a worker, a hang, and other versions."""
     pytest.importorskip("ray")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
     jobs, actors, head = jobs_of(8), Actors(checkpoint), Fingerprint()
     expected = run_jobs(jobs, make_env, make_actor, 1, tmp_path / "here", progress=False)
 

@@ -7,13 +7,13 @@ import sys
 
 import numpy as np
 import pytest
-from fake_world import FakeActor, FakeEnv
 
 from saccade.sim.evaluation.records import episodes_that_differ
 from saccade.sim.evaluation.runner import run_episode
 from saccade.sim.film import Film
 from saccade.sim.job import Job
 from saccade.sim.video import poster
+from saccade_testing.fake_world import FakeActor, FakeEnv
 
 
 class DrawingEnv(FakeEnv):

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_world import FakeActor, FakeEnv, Mishap, break_actor, make_actor, make_env, refuse_actor
 
 from saccade.errors import InputError, WorldError
 from saccade.sim.evaluation.records import EpisodeRecord, RecordFile, episodes_that_differ
 from saccade.sim.evaluation.robustness import by_heart
 from saccade.sim.evaluation.runner import Job, run_episode, run_jobs
 from saccade.sim.job import episode_seed
+from saccade_testing.fake_world import FakeActor, FakeEnv, Mishap, break_actor, make_actor, make_env, refuse_actor
 
 
 def jobs_of(count: int, *tasks: str) -> list[Job]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from batched_world import MakePolicy, break_policy, refuse_policy
-from fake_world import Mishap, make_actor, make_env
 
 from saccade.errors import InputError, WorldError
 from saccade.sim.evaluation.records import episodes_that_differ
 from saccade.sim.evaluation.runner import run_jobs
 from saccade.sim.evaluation.shared_policy import Questions, SharedPolicy
 from saccade.sim.job import Job, episode_seed
+from saccade_testing.batched_world import MakePolicy, break_policy, refuse_policy
+from saccade_testing.fake_world import Mishap, make_actor, make_env
 
 
 def jobs_of(count: int, *tasks: str) -> list[Job]:

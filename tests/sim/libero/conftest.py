@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
-from pathlib import Path
 
 import pytest
 
 from saccade.sim.libero.assets import VARIABLE, find_assets
 from saccade.sim.libero.installation import package_folder
-
-sys.path.append(str(Path(__file__).parent))
 
 NOT_INSTALLED = "hf-libero and robosuite are not installed: uv sync --extra libero"
 
@@ -28,7 +24,7 @@ def installed():
 @pytest.fixture(scope="session")
 def boxes(installed, tmp_path_factory):
     """Assets made of boxes, for task 0 of libero_object alone."""
-    from synthetic_assets import write_synthetic_assets
+    from saccade_testing.synthetic_assets import write_synthetic_assets
 
     return write_synthetic_assets(tmp_path_factory.mktemp("assets") / "boxes")
 

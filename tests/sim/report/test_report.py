@@ -11,7 +11,6 @@ from html.parser import HTMLParser
 import av
 import numpy as np
 import pytest
-from fake_world import FakeActor, FakeEnv
 
 from saccade.errors import InputError
 from saccade.sim.evaluation.episode import run_episode
@@ -21,6 +20,7 @@ from saccade.sim.film import HEIGHT, Film, draw_tokens
 from saccade.sim.job import Job
 from saccade.sim.report import report
 from saccade.sim.video import poster, write_video
+from saccade_testing.fake_world import FakeActor, FakeEnv
 
 CONTRACT = {
     "cameras": [{"name": "front", "height": 16, "width": 16, "rotation_degrees": 0, "crop": 1.0}],

@@ -6,9 +6,8 @@ from safetensors.torch import load_file
 
 from saccade.errors import InputError
 from saccade.policy.network.action_heads.released_expert import BridgeExpert, BridgeOptions, RotaryTable
-
-from .released_adapter_weights import tensors
-from .released_weights import RECORDED, layout
+from saccade_testing.released_adapter_weights import tensors
+from saccade_testing.released_weights import RECORDED, layout
 
 SIZES = dict(width=32, blocks=3, steps=8, actions=7)
 ADAPTER = BridgeOptions(**SIZES, self_attention=True, gate="tanh", rotation="mixed", start="zero")

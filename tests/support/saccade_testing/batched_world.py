@@ -7,9 +7,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fake_world import FakeActor
-
 from saccade.errors import InputError
+
+from .fake_world import FakeActor
 
 
 class FakeBatchedPolicy:

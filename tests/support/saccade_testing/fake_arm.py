@@ -13,10 +13,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from stand_in import RANGES
 
 from saccade.errors import InputError
 from saccade.robot.arm import ArmDescription, BusError
+
+from .stand_in import RANGES
 
 HOME = np.array([10.0, 20.0, 30.0])
 SPEED = np.array([275.0, 275.0, 250.0])

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fake_world import FakeActor, FakeEnv
+from .fake_world import FakeActor, FakeEnv
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ import numpy
 import torch
 from safetensors.torch import save_file
 
-RECORDED = Path(__file__).parent / "recorded"
+from . import TESTS
+
+RECORDED = TESTS / "policy" / "recorded"
 VARIANTS = ("cogvla", "oft", "oft_film")
 SHARDS = 3
 TOKENS = ("pos_embed", "cls_token", "reg_token", "latent", "vision_aggr_featurizer", "vision_aggr_fused_featurizer")

@@ -9,9 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from saccade.policy.contract import ActionSpec, CameraSpec, GripperSpec, Offer, StateSpec
+from saccade.sim.demonstrations.collection import CollectedTask, CollectionRequest
 
 NAMES = ("shoulder_pan.pos", "gripper.pos")
 UNITS = ("degrees", "percent")
+REQUEST = CollectionRequest(
+    tasks=(CollectedTask("toy", "near", ("go", "walk there")), CollectedTask("toy", "far", ("run", "hurry up"))),
+    episodes=6,
+    seed=3,
+)
 
 
 class ToyEnv:

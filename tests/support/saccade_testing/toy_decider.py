@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 import numpy as np
 
 from saccade.policy.contract import ActionSpec, CameraSpec, Contract, Normalization, StateSpec
 
+from . import TESTS
+
 NAMES, UNITS = ("pan.pos", "gripper.pos"), ("degrees", "percent")
 TOKEN = "a-token-for-tests-only"
-DATA = Path(__file__).parent / "data"
+DATA = TESTS / "robot" / "data"
 
 
 def toy_contract(chunk: int = 3) -> Contract:
