@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .policy.contract import Contract, Offer
     from .policy.inference.actor import PolicyActor
 
-_HOMES = {
+_MODULE_OF = {
     "Contract": ".policy.contract",
     "InputError": ".errors",
     "Offer": ".policy.contract",
@@ -34,9 +34,9 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("lerobot_policy_saccade")
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name], __name__), name)
+    return getattr(importlib.import_module(_MODULE_OF[name], __name__), name)
 
 
 def __dir__() -> list[str]:
@@ -70,8 +70,8 @@ def _keep_kernels_ours() -> None:
     for entry in list(sys.path_importer_cache):
         if os.path.realpath(entry) == root:
             del sys.path_importer_cache[entry]
-    taken = getattr(sys.modules.get("kernels"), "__file__", None)
-    if taken and os.path.dirname(os.path.realpath(taken)) == os.path.join(root, "kernels"):
+    loaded_from = getattr(sys.modules.get("kernels"), "__file__", None)
+    if loaded_from and os.path.dirname(os.path.realpath(loaded_from)) == os.path.join(root, "kernels"):
         del sys.modules["kernels"]
 
 

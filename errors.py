@@ -37,9 +37,9 @@ class WorldError(SaccadeError, RuntimeError):
 def suggest(name: str, choices: Iterable[str]) -> str:
     """Return a fix for an unknown name: the nearest of `choices`, or all of them."""
     choices = list(choices)
-    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-    if near:
-        return f"Did you mean {near[0]!r}?"
+    closest = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    if closest:
+        return f"Did you mean {closest[0]!r}?"
     return f"Choose one of: {', '.join(choices)}."
 
 

@@ -26,17 +26,17 @@ class Pointing(nn.Module):
         """
         logits = self.maps(grid).float().permute(0, 3, 1, 2)
         rows, columns = logits.shape[-2:]
-        chance = logits.flatten(2).softmax(-1)
+        probability = logits.flatten(2).softmax(-1)
         horizontal = (torch.arange(columns, device=grid.device) + 0.5) / columns
         vertical = (torch.arange(rows, device=grid.device) + 0.5) / rows
-        chance_grid = chance.unflatten(2, (rows, columns))
+        probability_grid = probability.unflatten(2, (rows, columns))
         positions = torch.stack(
-            [(chance_grid.sum(2) * horizontal).sum(-1), (chance_grid.sum(3) * vertical).sum(-1)], dim=-1
+            [(probability_grid.sum(2) * horizontal).sum(-1), (probability_grid.sum(3) * vertical).sum(-1)], dim=-1
         )
         # How sharp a map is tells whether its thing is in view at all.
-        sharpness = chance.square().sum(-1, keepdim=True).sqrt()
-        described = torch.cat([2 * positions - 1, sharpness], dim=-1).flatten(1)
-        return self.token(described.to(grid.dtype)), positions, logits
+        sharpness = probability.square().sum(-1, keepdim=True).sqrt()
+        keypoint_features = torch.cat([2 * positions - 1, sharpness], dim=-1).flatten(1)
+        return self.token(keypoint_features.to(grid.dtype)), positions, logits
 
 
 def pointing_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -48,20 +48,20 @@ def pointing_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
     rows, columns = logits.shape[-2:]
     labelled = labels.shape[1]
-    logs = logits[:, :labelled].flatten(2).log_softmax(-1).unflatten(2, (rows, columns))
+    log_probability = logits[:, :labelled].flatten(2).log_softmax(-1).unflatten(2, (rows, columns))
     labels = labels.nan_to_num(nan=-1.0)
-    inside = ((labels > 0) & (labels < 1)).all(-1)
-    horizontal = _shared(labels[..., 0], columns)
-    vertical = _shared(labels[..., 1], rows)
-    expected = (logs * vertical[..., :, None] * horizontal[..., None, :]).sum((-1, -2))
-    return -(expected * inside).sum() / inside.sum().clamp(min=1)
+    in_view = ((labels > 0) & (labels < 1)).all(-1)
+    horizontal = _linear_weights(labels[..., 0], columns)
+    vertical = _linear_weights(labels[..., 1], rows)
+    expected = (log_probability * vertical[..., :, None] * horizontal[..., None, :]).sum((-1, -2))
+    return -(expected * in_view).sum() / in_view.sum().clamp(min=1)
 
 
-def _shared(position: torch.Tensor, cells: int) -> torch.Tensor:
+def _linear_weights(position: torch.Tensor, cells: int) -> torch.Tensor:
     """Return weights [..., cells] that sum to one and whose mean is `position`: linear between two cell centres.
 
     Beyond the outermost centres, half a cell from the rim, the outermost cell takes all.
     """
-    place = (position * cells - 0.5).clamp(0, cells - 1)
+    cell_coordinate = (position * cells - 0.5).clamp(0, cells - 1)
     centres = torch.arange(cells, device=position.device)
-    return functional.relu(1 - (place[..., None] - centres).abs())
+    return functional.relu(1 - (cell_coordinate[..., None] - centres).abs())

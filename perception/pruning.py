@@ -2,7 +2,7 @@
 
 After CogVLA's LLM-FiLM based pruning routing (LFP; section 3 of the paper). `PruningRouter` is what its own analysis
 asks for: without the half of the parameters that cannot change a ranking (a shift adds the same number to all), and
-steered by the instruction alone, so that its direction is computed once. `OriginalRouter` is the released method.
+steered by the instruction alone, so that its direction is computed once. `CogVLARouter` is the released method.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class PruningRouter(nn.Module):
         return torch.einsum("bnd,bd->bn", normed, direction)
 
 
-class OriginalRouter(nn.Module):
+class CogVLARouter(nn.Module):
     """Score tokens as the released CogVLA does: FiLM by the layer's own text states, then a softmax of two logits.
 
     The scores of visual tokens are modulated, those of all others are not; every kept token's feed-forward is scaled
@@ -63,8 +63,8 @@ class OriginalRouter(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.scale = _perceptron(width)
-        self.shift = _perceptron(width)
+        self.scale = _two_layer_mlp(width)
+        self.shift = _two_layer_mlp(width)
         self.weigh = nn.Linear(width, 2)
         for layer in (*self.scale, *self.shift, self.weigh):
             if isinstance(layer, nn.Linear):
@@ -79,11 +79,11 @@ class OriginalRouter(nn.Module):
         return functional.softmax(self.weigh(scored), dim=-1)[..., 1]
 
 
-def _perceptron(width: int) -> nn.Sequential:
+def _two_layer_mlp(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, width))
 
 
-def select(scores: torch.Tensor, groups: int, keep: int) -> torch.Tensor:
+def select_top_tokens(scores: torch.Tensor, groups: int, keep: int) -> torch.Tensor:
     """Return the places [B, groups*keep] of the `keep` best-scored tokens of each group, in their order.
 
     `scores`: [B, N], of `groups` equal groups one after another: the views, so that none is starved, or one for all.
@@ -95,9 +95,11 @@ def select(scores: torch.Tensor, groups: int, keep: int) -> torch.Tensor:
     return (best + offset).flatten(1)
 
 
-def gather_normed(tokens: torch.Tensor, places: torch.Tensor, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the tokens [B, n, D] at `places` [B, n] of [B, S, D], as they are and behind an RMS `norm`, in one pass.
+def gather_and_normalize(
+    tokens: torch.Tensor, indices: torch.Tensor, norm: nn.Module
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the tokens [B, n, D] at `indices` [B, n] of [B, S, D], as they are and behind an RMS `norm`, in one pass.
 
     `norm`: one of transformers, as Llama's is. No place may be named twice in a sample.
     """
-    return gather_norm_film(tokens, places, norm.weight, epsilon=norm.variance_epsilon)
+    return gather_norm_film(tokens, indices, norm.weight, epsilon=norm.variance_epsilon)

@@ -54,9 +54,9 @@ class ConvolutionalStem(nn.Module):
         """Return the modulation of every block under a condition [B, C]."""
         return [block.film(condition) for block in self.blocks]
 
-    def forward(self, pictures: torch.Tensor, modulations: Sequence[Modulation]) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, modulations: Sequence[Modulation]) -> torch.Tensor:
         """Map pictures [B, 3, H, W] in -1 to 1 to features [B, H/8, W/8, width]."""
-        features = self.patches(pictures).permute(0, 2, 3, 1)
+        features = self.patches(images).permute(0, 2, 3, 1)
         features = functional.gelu(self.norm(features))
         features = functional.gelu(_convolve(self.reduce, features))
         for block, modulation in zip(self.blocks, modulations, strict=True):

@@ -15,8 +15,8 @@ from torch.nn import functional
 from ..kernels.block_sparse import attention
 from .film import FiLM, Modulation, modulate
 from .pointing import Pointing
-from .seen import Seen
 from .stem import STRIDE, ConvolutionalStem
+from .tower_output import TowerOutput
 
 
 class TowerBlock(nn.Module):
@@ -38,8 +38,8 @@ class TowerBlock(nn.Module):
         batch, count, width = tokens.shape
         projected = self.query_key_value(self.attention_norm(tokens))
         query, key, value = projected.view(batch, count, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        gathered = attention(query, key, value).transpose(1, 2).reshape(batch, count, width)
-        tokens = modulate(tokens + self.output(gathered), modulation)
+        attention_output = attention(query, key, value).transpose(1, 2).reshape(batch, count, width)
+        tokens = modulate(tokens + self.output(attention_output), modulation)
         return tokens + self.contract(functional.gelu(self.expand(self.feed_forward_norm(tokens))))
 
     def attention_map(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -85,27 +85,27 @@ class Tower(nn.Module):
         """Return the modulation of every block, the stem's first, under a condition [B, C]."""
         return [*self.stem.modulations(condition), *(block.film(condition) for block in self.blocks)]
 
-    def forward(self, pictures: torch.Tensor, modulations: Sequence[Modulation]) -> Seen:
+    def forward(self, images: torch.Tensor, modulations: Sequence[Modulation]) -> TowerOutput:
         """Map pictures [B, 3, H, W] of 0 to 255 to M aggregation tokens, pointing positions and logits."""
-        tokens, positions, logits = self._gathering(pictures, modulations)
+        tokens, positions, logits = self._tokens_before_last_block(images, modulations)
         tokens = self.blocks[-1](tokens, modulations[-1])
-        return Seen(self.project(self.norm(tokens[:, -self.tokens :])), positions, logits)
+        return TowerOutput(self.project(self.norm(tokens[:, -self.tokens :])), positions, logits)
 
-    def attention_map(self, pictures: torch.Tensor, modulations: Sequence[Modulation]) -> torch.Tensor:
+    def attention_map(self, images: torch.Tensor, modulations: Sequence[Modulation]) -> torch.Tensor:
         """Return how much each token that leaves attends to each patch in the last block, [B, M, P]; for inspection."""
-        tokens = self._gathering(pictures, modulations)[0]
+        tokens = self._tokens_before_last_block(images, modulations)[0]
         return self.blocks[-1].attention_map(tokens)[:, -self.tokens :, : -self.tokens]
 
-    def _gathering(
-        self, pictures: torch.Tensor, modulations: Sequence[Modulation]
+    def _tokens_before_last_block(
+        self, images: torch.Tensor, modulations: Sequence[Modulation]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the tokens that enter the last block, patches first, with what the pointing maps found."""
         stem = len(self.stem.blocks)
-        grid = self.stem(pictures.div(127.5).sub(1.0), modulations[:stem])
-        pointed, positions, logits = self.pointing(grid)
+        grid = self.stem(images.div(127.5).sub(1.0), modulations[:stem])
+        pointing_token, positions, logits = self.pointing(grid)
         patches = self.reduce(grid.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2) + self.positions
-        aggregation = self.aggregation.expand(len(pictures), -1, -1)
-        tokens = torch.cat([patches, pointed[:, None].to(patches.dtype), aggregation], dim=1)
+        aggregation = self.aggregation.expand(len(images), -1, -1)
+        tokens = torch.cat([patches, pointing_token[:, None].to(patches.dtype), aggregation], dim=1)
         for block, modulation in zip(self.blocks[:-1], modulations[stem:-1], strict=True):
             tokens = block(tokens, modulation)
         return tokens, positions, logits

@@ -11,14 +11,14 @@ from torch import nn
 from ..errors import InputError, unknown_name
 from .film import Modulation
 from .fusion import ConcatenatedFusion, GatedFusion
-from .pretrained_tower import FIELD, PretrainedTower
-from .seen import Seen
+from .pretrained_tower import TOWERS_FIELD, PretrainedTower
+from .tower_output import TowerOutput
 
 FUSIONS = ("gated", "concatenated")
 
 
 @dataclass(frozen=True)
-class Steering:
+class TowerModulations:
     """What an instruction says to the towers: the modulation of each one's `blocks`, and the fusion's `gate`.
 
     The gate is [B, towers], or None where fusion does not listen. It depends on no picture: make it once an episode.
@@ -49,7 +49,9 @@ class PretrainedTowers(nn.Module):
     ) -> None:
         super().__init__()
         if not names:
-            raise InputError(FIELD, got="none", expected="at least one", fix="Name a vision transformer of timm.")
+            raise InputError(
+                TOWERS_FIELD, got="none", expected="at least one", fix="Name a vision transformer of timm."
+            )
         if fusion not in FUSIONS:
             raise unknown_name("architecture.fusion", fusion, FUSIONS)
         self.towers = nn.ModuleList(
@@ -65,28 +67,30 @@ class PretrainedTowers(nn.Module):
         if len(set(counts)) > 1:
             got = ", ".join(f"{count} tokens of {name}" for name, count in zip(names, counts, strict=True))
             fix = "Choose towers of one patch size, or let aggregation tokens leave."
-            raise InputError(FIELD, got=got, expected="as many of each", fix=fix)
+            raise InputError(TOWERS_FIELD, got=got, expected="as many of each", fix=fix)
         self.tokens = counts[0]
         widths = [tower.width for tower in self.towers]
         gated = fusion == "gated"
         self.fusion = GatedFusion(widths, condition, output) if gated else ConcatenatedFusion(widths, output)
 
-    def modulations(self, condition: torch.Tensor) -> Steering:
+    def modulations(self, condition: torch.Tensor) -> TowerModulations:
         """Return what an instruction's condition [B, C] says to the towers."""
-        return Steering(tuple(tower.modulations(condition) for tower in self.towers), self.fusion.gate(condition))
+        return TowerModulations(
+            tuple(tower.modulations(condition) for tower in self.towers), self.fusion.gate(condition)
+        )
 
-    def forward(self, pictures: torch.Tensor, steering: Steering) -> Seen:
+    def forward(self, images: torch.Tensor, modulations: TowerModulations) -> TowerOutput:
         """Map pictures [B, 3, H, W] of 0 to 255 to the tokens [B, M, output] of one view."""
-        tokens = [tower(pictures, blocks) for tower, blocks in zip(self.towers, steering.blocks, strict=True)]
-        return Seen(self.fusion(tokens, steering.gate))
+        tokens = [tower(images, blocks) for tower, blocks in zip(self.towers, modulations.blocks, strict=True)]
+        return TowerOutput(self.fusion(tokens, modulations.gate))
 
-    def attention_map(self, pictures: torch.Tensor, steering: Steering) -> torch.Tensor:
+    def attention_map(self, images: torch.Tensor, modulations: TowerModulations) -> torch.Tensor:
         """Return how much each token that leaves attends to each patch, the mean over towers, [B, M, P].
 
         See `PretrainedTower.attention_map`.
         """
-        pairs = zip(self.towers, steering.blocks, strict=True)
-        return torch.stack([tower.attention_map(pictures, blocks) for tower, blocks in pairs]).mean(0)
+        pairs = zip(self.towers, modulations.blocks, strict=True)
+        return torch.stack([tower.attention_map(images, blocks) for tower, blocks in pairs]).mean(0)
 
     def load_pretrained(self, sources: Sequence[str]) -> None:
         """Load every tower's weights, each from its source: see `PretrainedTower.load_pretrained`.

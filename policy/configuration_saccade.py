@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import InputError
 from .network.architecture import Architecture
-from .pretrained.adaptation import Adaptation
+from .pretrained.adaptation import LoraAdaptation
 
 FLOOR = 0.02
 """Where the learning rate ends, as a fraction of its peak."""
@@ -69,7 +69,7 @@ class SaccadeConfig(PreTrainedConfig):
     """Steps of a chunk that are executed before the next decision."""
     architecture: ArchitectureOptions = field(default_factory=ArchitectureOptions)
     """The sizes of the network."""
-    adaptation: Adaptation | None = None
+    adaptation: LoraAdaptation | None = None
     """How pretrained parts learn: by low-rank factors, or as a whole."""
     grounding: float = 0.1
     """Weight of the pointing loss, where the demonstrations are labelled."""

@@ -11,21 +11,21 @@ from ..errors import InputError
 from .contract import Contract
 from .network.architecture import Architecture
 from .network.capture import CapturedPolicy
-from .network.history import LABELLED, Memory, Past
+from .network.history import LABELLED_POINTS, FrameMemory, PastFrames
 from .network.losses import chunk_loss, grounding_loss
-from .network.model import Decision, Instructed, SaccadeModel
+from .network.model import InstructionPlan, PolicyOutput, SaccadeModel
 from .network.tokenizer import make_tokenizer
 from .normalization import Normalizer
-from .pretrained.adaptation import Adaptation, adapt, fold
+from .pretrained.adaptation import LoraAdaptation, add_lora, fold_lora
 
 
 @dataclass(frozen=True)
-class Demonstrated:
+class DemonstrationBatch:
     """A batch of demonstrated decisions, in the contract's units.
 
     `images` uint8 [B, V, 3, H, W]; `instructions`: B sentences; `state` [B, S]; `action` [B, T, A]; `padded` boolean
     [B, T], true past the episode's end; `grounding`: None or labels [B, 6 + V*2*2]: the two points in the arm's frame,
-    then where each view sees them, as fractions of the picture; `past`: what a policy with history remembers.
+    then where each view sees them, as fractions of the picture; `past_frames`: what a policy with history remembers.
     """
 
     images: torch.Tensor
@@ -34,7 +34,7 @@ class Demonstrated:
     action: torch.Tensor
     padded: torch.Tensor
     grounding: torch.Tensor | None = None
-    past: Past | None = None
+    past_frames: PastFrames | None = None
 
 
 def build_model(architecture: Architecture, contract: Contract) -> SaccadeModel:
@@ -60,7 +60,7 @@ def build_model(architecture: Architecture, contract: Contract) -> SaccadeModel:
     )
 
 
-class Core:
+class PolicyCore:
     """The network with its contract: `losses` to learn from demonstrations, `decide` to act."""
 
     def __init__(self, architecture: Architecture, contract: Contract, tokenizer_text: str | None = None) -> None:
@@ -70,26 +70,26 @@ class Core:
         self.tokenizer = make_tokenizer(architecture, tokenizer_text)
         self.model = build_model(architecture, contract)
         self.normalizer = Normalizer(contract.normalization)
-        self.adaptation: Adaptation | None = None
-        self.fresh: tuple[str, ...] = ()
+        self.adaptation: LoraAdaptation | None = None
+        self.new_parameters: tuple[str, ...] = ()
         """Parameters that the checkpoint which it was loaded from did not have yet."""
         self.skills: tuple[str, ...] = ()
         """The skills of a merged policy, see `merging.merged`; none of any other."""
 
-    def adapt(self, adaptation: Adaptation) -> None:
-        """Put factors beside the pretrained weights, which then stay as they are: see `adaptation.adapt`."""
-        adapt(self.model, adaptation)
+    def add_lora(self, adaptation: LoraAdaptation) -> None:
+        """Put factors beside the pretrained weights, which then stay as they are: see `adaptation.add_lora`."""
+        add_lora(self.model, adaptation)
         self.adaptation = adaptation
 
-    def fold(self) -> None:
+    def fold_lora(self) -> None:
         """Add the factors to the weights, if there are any, and remove them."""
         if self.adaptation is not None:
-            fold(self.model)
+            fold_lora(self.model)
             self.adaptation = None
 
     def losses(
-        self, batch: Demonstrated, model: torch.nn.Module | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, Decision]:
+        self, batch: DemonstrationBatch, model: torch.nn.Module | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, PolicyOutput]:
         """Return the action loss [B], the grounding loss (a scalar, zero without labels) and the decision.
 
         `model` stands in for the network where a wrapper for many processes has to be called in its place. Raises
@@ -98,19 +98,19 @@ class Core:
         state = batch.state.float()
         tokens = self.tokenizer(batch.instructions).to(state.device)
         network = self.model if model is None else model
-        decision = network(batch.images, tokens, self.normalizer.encode_state(state), batch.past)
+        decision = network(batch.images, tokens, self.normalizer.encode_state(state), batch.past_frames)
         target = self.normalizer.encode_actions(batch.action.float(), state)
         action = chunk_loss(decision.actions, target, batch.padded)
         if batch.grounding is None:
             # What nothing teaches still takes part, or training in several processes would wait for its gradient.
-            untaught = action.new_zeros(()) if decision.recalled is None else 0 * decision.recalled.sum()
-            return action, untaught, decision
-        return action, grounding_loss(decision, *self._labels(batch.grounding)), decision
+            zero_loss = action.new_zeros(()) if decision.recalled_points is None else 0 * decision.recalled_points.sum()
+            return action, zero_loss, decision
+        return action, grounding_loss(decision, *self._split_grounding(batch.grounding)), decision
 
-    def _labels(self, grounding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _split_grounding(self, grounding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return where each view sees the labelled points, [B, V, LABELLED, 2], and where they are, [B, space]."""
-        views, space = len(self.contract.cameras), 3 * LABELLED
-        width = space + views * LABELLED * 2
+        views, space = len(self.contract.cameras), 3 * LABELLED_POINTS
+        width = space + views * LABELLED_POINTS * 2
         if grounding.shape[1:] != (width,):
             raise InputError(
                 "grounding",
@@ -118,34 +118,34 @@ class Core:
                 expected=f"[{width}], for {views} cameras",
                 fix="Record with `saccade collect`, or leave the feature out of the dataset.",
             )
-        return grounding[:, space:].unflatten(1, (views, LABELLED, 2)), grounding[:, :space]
+        return grounding[:, space:].unflatten(1, (views, LABELLED_POINTS, 2)), grounding[:, :space]
 
     @torch.inference_mode()
-    def instruct(self, instructions: Sequence[str]) -> Instructed:
+    def encode_instruction(self, instructions: Sequence[str]) -> InstructionPlan:
         """Prepare for B instructions; it holds for as long as the weights do."""
-        return self.model.instruct(self.tokenizer(instructions).to(self.model.view_condition.device))
+        return self.model.encode_instruction(self.tokenizer(instructions).to(self.model.view_condition.device))
 
     @torch.inference_mode()
-    def describe(self, images: torch.Tensor, instructions: Sequence[str], state: torch.Tensor) -> torch.Tensor:
-        """Return features [B, d] of observations under B instructions: see `SaccadeModel.describe`."""
+    def routing_features(self, images: torch.Tensor, instructions: Sequence[str], state: torch.Tensor) -> torch.Tensor:
+        """Return features [B, d] of observations under B instructions: see `SaccadeModel.routing_features`."""
         device = self.model.view_condition.device
         tokens = self.tokenizer(instructions).to(device)
-        return self.model.describe(images.to(device), tokens, self.normalizer.encode_state(state.to(device)))
+        return self.model.routing_features(images.to(device), tokens, self.normalizer.encode_state(state.to(device)))
 
     @torch.inference_mode()
-    def nothing_remembered(self, batch: int) -> Memory | None:
+    def empty_memory(self, batch: int) -> FrameMemory | None:
         """Return the memory of B episodes that begin; None for a policy without history."""
-        return self.model.nothing_remembered(batch)
+        return self.model.empty_memory(batch)
 
     @torch.inference_mode()
     def decide(
         self,
         images: torch.Tensor,
-        instructed: Instructed,
+        instruction_plan: InstructionPlan,
         state: torch.Tensor,
         captured: CapturedPolicy | None = None,
-        memory: Memory | None = None,
-    ) -> tuple[torch.Tensor, Decision]:
+        memory: FrameMemory | None = None,
+    ) -> tuple[torch.Tensor, PolicyOutput]:
         """Return the chunk [B, T, A] in the contract's units, and what was looked at.
 
         A `captured` policy, which has the instruction already, stands in for the network. `memory`: what a policy with
@@ -155,21 +155,21 @@ class Core:
         images, state = images.to(device), state.to(device)
         encoded = self.normalizer.encode_state(state)
         if captured is None:
-            decision = self.model.decide(images, instructed, encoded, memory)
+            decision = self.model.decide(images, instruction_plan, encoded, memory)
         else:
             decision = captured.decide(images, encoded, memory)
         return self.normalizer.decode_actions(decision.actions, state), decision
 
     @torch.inference_mode()
-    def capture(self, instructed: Instructed) -> CapturedPolicy:
+    def capture(self, instruction_plan: InstructionPlan) -> CapturedPolicy:
         """Capture a decision under B instructions in a CUDA graph; it is warm and ready then.
 
         Raises InputError for a policy that is not on a CUDA device.
         """
-        batch, camera = len(instructed.text), self.contract.cameras[0]
+        batch, camera = len(instruction_plan.text), self.contract.cameras[0]
         device = self.model.view_condition.device
         images = torch.zeros(
             batch, len(self.contract.cameras), 3, camera.height, camera.width, dtype=torch.uint8, device=device
         )
         state = torch.zeros(batch, len(self.contract.state.names), device=device)
-        return CapturedPolicy(self.model, images, instructed, state)
+        return CapturedPolicy(self.model, images, instruction_plan, state)

@@ -13,9 +13,9 @@ from typing import Any
 
 from .contract import Contract
 from .network.architecture import Architecture
-from .pretrained.adaptation import Adaptation
+from .pretrained.adaptation import LoraAdaptation
 
-IMAGES, STATE, ACTION = "observation.images.", "observation.state", "action"
+IMAGES, STATE_KEY, ACTION_KEY = "observation.images.", "observation.state", "action"
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor", "policy_postprocessor"
 IDENTITY = dict.fromkeys(("VISUAL", "STATE", "ACTION"), "IDENTITY")
 
@@ -26,15 +26,15 @@ def camera_name(key: str) -> str:
 
 
 def lerobot_files(
-    architecture: Architecture, contract: Contract, adaptation: Adaptation | None = None
+    architecture: Architecture, contract: Contract, adaptation: LoraAdaptation | None = None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return what a checkpoint's `config.json` holds, and the texts of the further files by name."""
     inputs = {
         IMAGES + camera.name: {"type": "VISUAL", "shape": [3, camera.height, camera.width]}
         for camera in contract.cameras
     }
-    inputs[STATE] = {"type": "STATE", "shape": [len(contract.state.names)]}
-    outputs = {ACTION: {"type": "ACTION", "shape": [len(contract.action.names)]}}
+    inputs[STATE_KEY] = {"type": "STATE", "shape": [len(contract.state.names)]}
+    outputs = {ACTION_KEY: {"type": "ACTION", "shape": [len(contract.action.names)]}}
     config = {
         "type": "saccade",
         "input_features": inputs,

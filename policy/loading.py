@@ -8,26 +8,26 @@ from pathlib import Path
 import torch
 
 from ..errors import InputError
-from .checkpoint.contents import SKILLS, architecture_from_dict, load_tensors, network_tensors, read_tokenizer_text
+from .checkpoint.contents import SKILLS_FILE, architecture_from_dict, load_tensors, network_tensors, read_tokenizer_text
 from .checkpoint.folder import read_checkpoint
-from .core import Core
-from .network.architecture import MAY_BE_SWITCHED_ON, switched_on
-from .pretrained.adaptation import read_adaptation
+from .core import PolicyCore
+from .network.architecture import ENABLEABLE_FIELDS, with_enabled_fields
+from .pretrained.adaptation import read_lora_adaptation
 
 
-def load_core(
+def load_policy(
     folder: str | Path,
     *,
-    fold: bool = True,
+    fold_lora: bool = True,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     change: Sequence[str] = (),
-) -> Core:
+) -> PolicyCore:
     """Read a checkpoint folder and return its policy, ready to act; raises InputError for whatever does not fit.
 
     The factors of an adapted policy are folded into its weights, or kept apart, to go on learning. `change`: fields of
-    the architecture to switch on, see `architecture.switched_on`; parts that come with them start as the identity, and
-    `Core.fresh` names their parameters.
+    the architecture to switch on, see `architecture.with_enabled_fields`; parts that come with them start as the identity, and
+    `PolicyCore.new_parameters` names their parameters.
     """
     checkpoint = read_checkpoint(folder)
     values = checkpoint.config.get("architecture")
@@ -35,24 +35,26 @@ def load_core(
         raise InputError(
             f"{folder}/config.json", got="no architecture", expected="a Saccade checkpoint", fix="Check the path."
         )
-    learned = architecture_from_dict(values, f"{folder}/config.json")
-    architecture = switched_on(learned, change)
-    grows = any(getattr(architecture, name) and not getattr(learned, name) for name in MAY_BE_SWITCHED_ON)
-    adaptation = read_adaptation(checkpoint.config, f"{folder}/config.json")
+    stored_architecture = architecture_from_dict(values, f"{folder}/config.json")
+    architecture = with_enabled_fields(stored_architecture, change)
+    adds_parts = any(
+        getattr(architecture, name) and not getattr(stored_architecture, name) for name in ENABLEABLE_FIELDS
+    )
+    adaptation = read_lora_adaptation(checkpoint.config, f"{folder}/config.json")
     text = read_tokenizer_text(folder, checkpoint, architecture)
-    if SKILLS in checkpoint.provenance["files"]:
+    if SKILLS_FILE in checkpoint.provenance["files"]:
         from .merging.merged import load_merged
 
         return load_merged(folder, checkpoint, architecture, text, device=device, dtype=dtype)
     # Built without memory: seven billion random numbers, only to be replaced, take minutes and 28 GB.
     with torch.device("meta"):
-        core = Core(architecture, checkpoint.contract, text)
+        core = PolicyCore(architecture, checkpoint.contract, text)
         if adaptation is not None:
-            core.adapt(adaptation)
+            core.add_lora(adaptation)
     # Copied, since in the file they are not aligned, for which a processor rounds in another order.
     tensors = {name: tensor.to(device, dtype, copy=True) for name, tensor in network_tensors(checkpoint).items()}
-    core.fresh = load_tensors(core.model, tensors, str(folder), grow=grows)
-    if fold:
-        core.fold()
+    core.new_parameters = load_tensors(core.model, tensors, str(folder), initialize_missing=adds_parts)
+    if fold_lora:
+        core.fold_lora()
     core.model.eval()
     return core

@@ -17,19 +17,26 @@ from lerobot.configs import PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
 
 from ..errors import InputError
-from .checkpoint.contents import SKILLS, load_tensors, network_tensors, read_tokenizer_text
-from .checkpoint.folder import CONTRACT, PROVENANCE, Checkpoint, collect_provenance, read_checkpoint, write_checkpoint
+from .checkpoint.contents import SKILLS_FILE, load_tensors, network_tensors, read_tokenizer_text
+from .checkpoint.folder import (
+    CONTRACT_FILE,
+    PROVENANCE_FILE,
+    Checkpoint,
+    collect_provenance,
+    read_checkpoint,
+    write_checkpoint,
+)
 from .configuration_saccade import SaccadeConfig
 from .contract import Contract
-from .core import Core, Demonstrated
-from .datasets.columns import ACTION, GROUNDING, STATE, DatasetColumns, read_columns
-from .datasets.dataset_contract import dataset_offer, demonstrated_contract
+from .core import DemonstrationBatch, PolicyCore
+from .datasets.columns import ACTION_KEY, GROUNDING_KEY, STATE_KEY, DatasetColumns, read_columns
+from .datasets.dataset_contract import dataset_offer, fit_dataset_contract
 from .lerobot_files import camera_name
-from .network.history import Memory, Past
-from .network.model import Instructed
-from .network.tokenizer import TOKENIZER
+from .network.history import FrameMemory, PastFrames
+from .network.model import InstructionPlan
+from .network.tokenizer import TOKENIZER_FILE
 
-DESCRIBING = ("input_features", "output_features", "chunk_size", "n_action_steps", "architecture", "adaptation")
+NETWORK_OPTIONS = ("input_features", "output_features", "chunk_size", "n_action_steps", "architecture", "adaptation")
 """The options that say what a policy's network is, and not how it is trained."""
 
 
@@ -58,22 +65,22 @@ class SaccadePolicy(PreTrainedPolicy):
         config.validate_features()
         columns = None if dataset_meta is None else read_columns(Path(dataset_meta.root))
         if contract is None:
-            contract = self._learned_contract(config, columns)
+            contract = self._fit_contract(config, columns)
         elif columns is not None:
             contract.check(dataset_offer(columns))
-        contract = _agreed(contract, config)
-        core = Core(config.architecture, contract, tokenizer_text)
+        contract = _reconcile_contract(contract, config)
+        core = PolicyCore(config.architecture, contract, tokenizer_text)
         if config.adaptation is not None:
-            core.adapt(config.adaptation)
+            core.add_lora(config.adaptation)
         self.model = core.model
         self.core = core
-        self._keys = {camera_name(key): key for key in config.image_features}
+        self._camera_keys = {camera_name(key): key for key in config.image_features}
         self._fingerprint = None if columns is None else columns.fingerprint
-        self._labels = _labels(columns, contract)
+        self._grounding_labels = _grounding_labels(columns, contract)
         self.reset()
 
     @staticmethod
-    def _learned_contract(config: SaccadeConfig, columns: DatasetColumns | None) -> Contract:
+    def _fit_contract(config: SaccadeConfig, columns: DatasetColumns | None) -> Contract:
         if columns is None:
             raise InputError(
                 "policy without statistics",
@@ -81,9 +88,9 @@ class SaccadePolicy(PreTrainedPolicy):
                 expected="one of them",
                 fix="Give --policy.path=FOLDER of a trained policy, or train one with --dataset.root.",
             )
-        contract = demonstrated_contract(columns, chunk=config.chunk_size, execute=config.n_action_steps)
-        seen = {camera_name(key) for key in config.image_features}
-        return dataclasses.replace(contract, cameras=tuple(c for c in contract.cameras if c.name in seen))
+        contract = fit_dataset_contract(columns, chunk=config.chunk_size, execute=config.n_action_steps)
+        camera_names = {camera_name(key) for key in config.image_features}
+        return dataclasses.replace(contract, cameras=tuple(c for c in contract.cameras if c.name in camera_names))
 
     def get_optim_params(self) -> list[dict[str, Any]]:
         """Return the parameters in two groups: matrices decay; biases, norms and learned tokens do not."""
@@ -96,30 +103,30 @@ class SaccadePolicy(PreTrainedPolicy):
     def reset(self) -> None:
         """Begin an episode: forget what was seen, the actions that were still to come, and the instruction."""
         self._queue: deque[torch.Tensor] = deque()
-        self._memory: Memory | None = None
-        self._instructed: tuple[list[str], Instructed] | None = None
+        self._memory: FrameMemory | None = None
+        self._instruction_plan: tuple[list[str], InstructionPlan] | None = None
 
     def forward(self, batch: dict[str, Any], reduction: str = "mean") -> tuple[torch.Tensor, dict[str, float]]:
         """Return the loss of demonstrated decisions, a scalar or with `reduction="none"` [B], and its parts to log."""
-        self._instructed = None  # what was prepared holds for the weights of before
-        images, instructions, state = self._observed(batch)
-        past = None
+        self._instruction_plan = None  # what was prepared holds for the weights of before
+        images, instructions, state = self._read_observations(batch)
+        past_frames = None
         if images.ndim == 6:
-            past = self._remembered(images, batch)
+            past_frames = self._past_frames(images, batch)
             images, state = images[:, 0], state[:, 0]
         grounding = None
-        if self._labels is not None and self.config.grounding and "index" in batch:
-            grounding = self._labels[batch["index"].cpu()].to(state.device)
-        demonstrated = Demonstrated(
+        if self._grounding_labels is not None and self.config.grounding and "index" in batch:
+            grounding = self._grounding_labels[batch["index"].cpu()].to(state.device)
+        demonstration_batch = DemonstrationBatch(
             images=images,
             instructions=instructions,
             state=state,
-            action=batch[ACTION],
-            padded=batch[f"{ACTION}_is_pad"],
+            action=batch[ACTION_KEY],
+            padded=batch[f"{ACTION_KEY}_is_pad"],
             grounding=grounding,
-            past=past,
+            past_frames=past_frames,
         )
-        action_loss, grounding_loss, _ = self.core.losses(demonstrated)
+        action_loss, grounding_loss, _ = self.core.losses(demonstration_batch)
         loss = action_loss + self.config.grounding * grounding_loss
         parts = {"action_loss": action_loss.mean().item(), "grounding_loss": grounding_loss.item()}
         return (loss if reduction == "none" else loss.mean()), parts
@@ -127,14 +134,14 @@ class SaccadePolicy(PreTrainedPolicy):
     def predict_action_chunk(self, batch: dict[str, Any]) -> torch.Tensor:
         """Return the chunk [B, T, A] in the contract's units; a policy with history remembers what it saw."""
         self.eval()
-        images, instructions, state = self._observed(batch)
-        if self._instructed is None or self._instructed[0] != instructions:
-            self._instructed = instructions, self.core.instruct(instructions)
-        if self._memory is None or len(self._memory.there) != len(images):
-            self._memory = self.core.nothing_remembered(len(images))
-        chunk, decision = self.core.decide(images, self._instructed[1], state, memory=self._memory)
+        images, instructions, state = self._read_observations(batch)
+        if self._instruction_plan is None or self._instruction_plan[0] != instructions:
+            self._instruction_plan = instructions, self.core.encode_instruction(instructions)
+        if self._memory is None or len(self._memory.valid) != len(images):
+            self._memory = self.core.empty_memory(len(images))
+        chunk, decision = self.core.decide(images, self._instruction_plan[1], state, memory=self._memory)
         if self._memory is not None:
-            self._memory = self._memory.with_newest(decision.remembered)
+            self._memory = self._memory.with_new_frame(decision.frame_tokens)
         return chunk
 
     def select_action(self, batch: dict[str, Any]) -> torch.Tensor:
@@ -143,18 +150,18 @@ class SaccadePolicy(PreTrainedPolicy):
             self._queue.extend(self.predict_action_chunk(batch)[:, : self.config.n_action_steps].unbind(1))
         return self._queue.popleft()
 
-    def _remembered(self, images: torch.Tensor, batch: Mapping[str, Any]) -> Past:
+    def _past_frames(self, images: torch.Tensor, batch: Mapping[str, Any]) -> PastFrames:
         """Return what decisions remember of images [B, 1 + H, V, 3, H, W], the newest first."""
-        key = f"{self._keys[self.core.contract.cameras[0].name]}_is_pad"
+        key = f"{self._camera_keys[self.core.contract.cameras[0].name]}_is_pad"
         if key not in batch:
             raise InputError(key, got="nothing", expected="which frames are before the episode", fix="Keep that key.")
-        there = ~batch[key][:, 1:].bool()
-        rows, frames = there.shape
-        place = torch.arange(rows * frames, device=there.device).unflatten(0, (rows, frames)) + rows
-        member = torch.arange(rows, device=there.device).repeat_interleave(frames)
-        return Past(images[:, 1:].flatten(0, 1), member, place.masked_fill(~there, -1))
+        valid = ~batch[key][:, 1:].bool()
+        rows, frames = valid.shape
+        place = torch.arange(rows * frames, device=valid.device).unflatten(0, (rows, frames)) + rows
+        batch_row = torch.arange(rows, device=valid.device).repeat_interleave(frames)
+        return PastFrames(images[:, 1:].flatten(0, 1), batch_row, place.masked_fill(~valid, -1))
 
-    def _observed(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, list[str], torch.Tensor]:
+    def _read_observations(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, list[str], torch.Tensor]:
         """Return images uint8 [B, V, 3, H, W], instructions and state [B, S] of a batch in LeRobot's form.
 
         With a history a batch of demonstrations has an axis of moments behind B, the present first.
@@ -162,7 +169,7 @@ class SaccadePolicy(PreTrainedPolicy):
         contract = self.core.contract
         views = []
         for camera in contract.cameras:
-            key = self._keys[camera.name]
+            key = self._camera_keys[camera.name]
             if key not in batch:
                 fix = "Rename a camera to it: --rename_map."
                 raise InputError(key, got="nothing", expected="the pictures of a camera", fix=fix)
@@ -183,7 +190,7 @@ class SaccadePolicy(PreTrainedPolicy):
             instructions = [instructions]
         if not instructions or not all(instructions):
             raise InputError("task", got="no instruction", expected="a sentence", fix="Say what to do: --task.")
-        return images, list(instructions), batch[STATE]
+        return images, list(instructions), batch[STATE_KEY]
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Write a whole Saccade checkpoint into a folder in which LeRobot may keep files of its own."""
@@ -191,10 +198,10 @@ class SaccadePolicy(PreTrainedPolicy):
         shutil.rmtree(staging, ignore_errors=True)
         provenance = collect_provenance([Path(sys.argv[0]).name, *sys.argv[1:]], {}, self._fingerprint)
         encoded = draccus.encode(self.config, PreTrainedConfig)
-        texts = {TOKENIZER: text} if (text := self.core.tokenizer_text) else {}
+        texts = {TOKENIZER_FILE: text} if (text := self.core.tokenizer_text) else {}
         write_checkpoint(staging, state_dict or self.state_dict(), encoded, self.core.contract, provenance, texts)
         # The provenance, which vouches for the others, comes last: a kill in between leaves what does not verify.
-        for path in sorted(staging.iterdir(), key=lambda path: path.name == PROVENANCE):
+        for path in sorted(staging.iterdir(), key=lambda path: path.name == PROVENANCE_FILE):
             os.replace(path, save_directory / path.name)
         staging.rmdir()
 
@@ -240,7 +247,7 @@ class SaccadePolicy(PreTrainedPolicy):
                 )
             )
         checkpoint = read_checkpoint(folder)
-        if SKILLS in checkpoint.provenance["files"]:
+        if SKILLS_FILE in checkpoint.provenance["files"]:
             raise InputError(
                 f"policy {folder}",
                 got="skills that were merged",
@@ -252,7 +259,7 @@ class SaccadePolicy(PreTrainedPolicy):
         elif not (config.input_features or config.output_features):
             # `--policy.type=saccade` alone says nothing of the network; LeRobot reads what is set here, too.
             own = PreTrainedConfig.from_pretrained(folder)
-            for name in DESCRIBING:
+            for name in NETWORK_OPTIONS:
                 setattr(config, name, getattr(own, name))
         policy = cls(
             config,
@@ -272,7 +279,7 @@ class SaccadePolicy(PreTrainedPolicy):
             self._fingerprint = checkpoint.provenance.get("dataset_fingerprint")
 
 
-def _agreed(contract: Contract, config: SaccadeConfig) -> Contract:
+def _reconcile_contract(contract: Contract, config: SaccadeConfig) -> Contract:
     """Return the contract with the configured number of executed steps; InputError for options that do not fit it."""
     cameras = {camera_name(key) for key in config.image_features}
     for option, got, expected in (
@@ -284,18 +291,21 @@ def _agreed(contract: Contract, config: SaccadeConfig) -> Contract:
     ):
         if got != expected and not (option == "input_features" and set(expected) <= cameras):
             raise InputError(
-                option, got=got, expected=f"{expected}, as {CONTRACT} says", fix="Leave it as the checkpoint has it."
+                option,
+                got=got,
+                expected=f"{expected}, as {CONTRACT_FILE} says",
+                fix="Leave it as the checkpoint has it.",
             )
     return dataclasses.replace(contract, execute=config.n_action_steps)
 
 
-def _labels(columns: DatasetColumns | None, contract: Contract) -> torch.Tensor | None:
+def _grounding_labels(columns: DatasetColumns | None, contract: Contract) -> torch.Tensor | None:
     """Return the dataset's grounding labels [F, G], or None where there are none for the cameras of this policy.
 
     LeRobot's processors drop a feature that is neither observation nor action, so that a batch does not bring them.
     """
-    if columns is None or GROUNDING not in columns.vectors:
+    if columns is None or GROUNDING_KEY not in columns.vectors:
         return None
     if [camera_name(key) for key in columns.camera_keys] != [camera.name for camera in contract.cameras]:
         return None
-    return torch.from_numpy(columns.vectors[GROUNDING].copy())  # a parquet column is read-only
+    return torch.from_numpy(columns.vectors[GROUNDING_KEY].copy())  # a parquet column is read-only

@@ -27,35 +27,35 @@ class Normalizer:
         self._clips_state = normalization.method == "bounds"
         self._relative = np.array(normalization.relative, dtype=np.float64)
         # A relative element has its state at its own place (the contract sees to it); the others take any, times zero.
-        self._places = [min(place, len(state_low) - 1) for place in range(len(self._relative))]
+        self._state_indices = [min(place, len(state_low) - 1) for place in range(len(self._relative))]
 
     def encode_state(self, state: Any) -> Any:
         """Return the normalised state: [..., S] to [..., S]."""
         _check("state", state, self._state_middle.shape)
-        encoded = (state - _like(self._state_middle, state)) / _like(self._state_half, state)
+        encoded = (state - _cast_like(self._state_middle, state)) / _cast_like(self._state_half, state)
         return encoded.clip(-1.0, 1.0) if self._clips_state else encoded
 
     def decode_state(self, encoded: Any) -> Any:
         """Return the state in the contract's units: [..., S] to [..., S]."""
         _check("state", encoded, self._state_middle.shape)
-        return encoded * _like(self._state_half, encoded) + _like(self._state_middle, encoded)
+        return encoded * _cast_like(self._state_half, encoded) + _cast_like(self._state_middle, encoded)
 
     def encode_actions(self, actions: Any, state: Any) -> Any:
         """Return the normalised chunk: actions [..., T, A] and the state [..., S] at the decision, both as measured."""
         _check("actions", actions, self._action_middle.shape)
-        middle = _like(self._action_middle, actions) + self._origin(state)
-        return (actions - middle) / _like(self._action_half, actions)
+        middle = _cast_like(self._action_middle, actions) + self._origin(state)
+        return (actions - middle) / _cast_like(self._action_half, actions)
 
     def decode_actions(self, encoded: Any, state: Any) -> Any:
         """Return the chunk in the contract's units: encoded [..., T, A] and the state [..., S] at the decision."""
         _check("actions", encoded, self._action_middle.shape)
-        middle = _like(self._action_middle, encoded) + self._origin(state)
-        return encoded * _like(self._action_half, encoded) + middle
+        middle = _cast_like(self._action_middle, encoded) + self._origin(state)
+        return encoded * _cast_like(self._action_half, encoded) + middle
 
     def _origin(self, state: Any) -> Any:
         """Return what relative elements count from, zero for the others: [..., S] to [..., 1, A]."""
         _check("state", state, self._state_middle.shape)
-        return (state[..., self._places] * _like(self._relative, state))[..., None, :]
+        return (state[..., self._state_indices] * _cast_like(self._relative, state))[..., None, :]
 
 
 def fit_normalization(
@@ -63,7 +63,7 @@ def fit_normalization(
     chunks: np.ndarray,
     relative: tuple[bool, ...],
     *,
-    least_span: float = 0.0,
+    minimum_span: float = 0.0,
     valid: np.ndarray | None = None,
 ) -> Normalization:
     """Fit the statistics on all decisions of the demonstrations, with exact quantiles.
@@ -71,7 +71,7 @@ def fit_normalization(
     states: [F, S]; chunks: [F, T, A] absolute targets from each of the F decisions on; relative: [A]; valid: [F, T],
     false for steps past the end of an episode, which are left out. States and absolute elements take their 1st and 99th
     percentile; a relative element takes plus and minus the 99th percentile of its distance from the state, so that no
-    motion stays zero. A span below `least_span` (in the contract's units) is widened to it about its middle; without
+    motion stays zero. A span below `minimum_span` (in the contract's units) is widened to it about its middle; without
     it, an element that never moved raises InputError.
     """
     valid = np.ones(chunks.shape[:2], dtype=bool) if valid is None else np.asarray(valid, dtype=bool)
@@ -93,8 +93,8 @@ def fit_normalization(
                 low[step, index] = -high[step, index]
             else:
                 low[step, index], high[step, index] = np.quantile(targets[:, index], (0.01, 0.99))
-    state_low, state_high = _widen(state_low, state_high, least_span)
-    low, high = _widen(low, high, least_span)
+    state_low, state_high = _widen(state_low, state_high, minimum_span)
+    low, high = _widen(low, high, minimum_span)
     return Normalization(
         state_low=tuple(state_low.tolist()),
         state_high=tuple(state_high.tolist()),
@@ -121,19 +121,19 @@ def demonstration_normalization(
     *,
     chunk: int,
     relative: tuple[bool, ...],
-    least_span: float = 0.0,
+    minimum_span: float = 0.0,
 ) -> Normalization:
     """Fit a contract's normalisation on demonstrations: state [F, S], action [F, A], ends int [F] as above."""
     chunks, valid = action_chunks(action, ends, chunk)
-    return fit_normalization(state, chunks, relative, least_span=least_span, valid=valid)
+    return fit_normalization(state, chunks, relative, minimum_span=minimum_span, valid=valid)
 
 
-def _widen(low: np.ndarray, high: np.ndarray, least_span: float) -> tuple[np.ndarray, np.ndarray]:
-    missing = np.maximum(least_span - (high - low), 0.0) / 2
+def _widen(low: np.ndarray, high: np.ndarray, minimum_span: float) -> tuple[np.ndarray, np.ndarray]:
+    missing = np.maximum(minimum_span - (high - low), 0.0) / 2
     return low - missing, high + missing
 
 
-def _like(constant: np.ndarray, values: Any) -> Any:
+def _cast_like(constant: np.ndarray, values: Any) -> Any:
     """Return `constant` as an array or tensor of the kind, dtype and device of `values`."""
     return constant.astype(values.dtype) if isinstance(values, np.ndarray) else values.new_tensor(constant)
 

@@ -61,7 +61,7 @@ class Arm(Protocol):
         """Return whether all motors have torque; one that lost its power for a moment has none."""
         ...
 
-    def lets_go(self) -> str:
+    def motors_in_protection(self) -> str:
         """Return which motors protect themselves by giving no torque although it is on; empty where none does."""
         ...
 
@@ -70,7 +70,7 @@ class Arm(Protocol):
         ...
 
 
-def offer_of(arm: ArmDescription, cameras: tuple[CameraSpec, ...], contract: Contract) -> Offer:
+def offer_from_arm(arm: ArmDescription, cameras: tuple[CameraSpec, ...], contract: Contract) -> Offer:
     """Return what an arm and its cameras offer, for the contract's check.
 
     The contract decides the order of joints that are all there; where they are not, the arm's own order shows what is

@@ -11,26 +11,26 @@ import numpy as np
 from ..errors import InputError
 from ..policy.contract import Contract, Specification
 
-SERVO_SPEED = 270.0
+SERVO_MAX_SPEED = 270.0
 """Degrees a second of an STS3215 without load (45 rpm): no target needs to move faster than the servo can."""
 
-SERVO_ACCELERATION = 6016.0
+SERVO_MAX_ACCELERATION = 6016.0
 """Degrees a second squared: the servo's largest torque, 2.94 N m, on its own inertia, 0.028 kg m^2, with no load."""
 
-GRIPPER_LEAD = 2.0
+GRIPPER_SPEED_FACTOR = 2.0
 """A gripper presses by a target that runs ahead of it, so its target may move faster than it does; LeRobot halves its
 torque."""
 
 POSITION_TOLERANCE = 5.0
 """Degrees outside the range up to which a target is clamped without ado."""
 
-START_PERIODS = 2.0
+START_TOLERANCE_PERIODS = 2.0
 """How many steps' worth of motion at full speed a first command may lie away from the measured pose."""
 
-LEAD_SECONDS = 0.15
+MAX_LAG_SECONDS = 0.15
 """How many seconds of motion at full speed a joint may stay behind its target before it counts as stuck."""
 
-WIDENED = 0.5
+RANGE_MARGIN = 0.5
 """By what part of its span, to each side, the range of the demonstrations is widened."""
 
 
@@ -47,13 +47,15 @@ class JointRange(Specification):
 
     def _validate(self) -> None:
         if not self.low < self.high:
-            raise self._refusal("high", got=self.high, expected=f"above low ({self.low:g})", fix="Calibrate the arm.")
+            raise self._field_error(
+                "high", got=self.high, expected=f"above low ({self.low:g})", fix="Calibrate the arm."
+            )
         if self.degrees <= 0:
-            raise self._refusal("degrees", got=self.degrees, expected="above 0", fix="Calibrate the arm.")
+            raise self._field_error("degrees", got=self.degrees, expected="above 0", fix="Calibrate the arm.")
 
 
 @dataclass(frozen=True)
-class Limits(Specification):
+class JointLimits(Specification):
     """The limits of each joint, in the units of the contract and seconds; all tuples [A].
 
     `low`, `high`: positions. `speed`, `acceleration`: of the target. `position_tolerance`: how far outside the range a
@@ -72,20 +74,22 @@ class Limits(Specification):
 
     def _validate(self) -> None:
         if not self.names:
-            raise self._refusal("names", got="no names", expected="at least one joint")
+            raise self._field_error("names", got="no names", expected="at least one joint")
         for field in ("low", "high", "speed", "acceleration", "position_tolerance", "start_tolerance", "lead"):
             values = getattr(self, field)
             if len(values) != len(self.names):
-                raise self._refusal(field, got=f"{len(values)} numbers", expected=f"one for each of {len(self.names)}")
+                raise self._field_error(
+                    field, got=f"{len(values)} numbers", expected=f"one for each of {len(self.names)}"
+                )
             for name, value in zip(self.names, values, strict=True):
                 if field not in ("low", "high") and value <= 0:
-                    raise self._refusal(f"{field} of {name}", got=value, expected="above 0")
+                    raise self._field_error(f"{field} of {name}", got=value, expected="above 0")
         for name, low, high in zip(self.names, self.low, self.high, strict=True):
             if not low < high:
-                raise self._refusal(f"high of {name}", got=high, expected=f"above low ({low:g})")
+                raise self._field_error(f"high of {name}", got=high, expected=f"above low ({low:g})")
 
     @classmethod
-    def derive(cls, contract: Contract, ranges: Sequence[JointRange], *, share: float = 1.0) -> Limits:
+    def derive(cls, contract: Contract, ranges: Sequence[JointRange], *, share: float = 1.0) -> JointLimits:
         """Return the default limits of an arm under a contract; `share` (0 to 1] slows all motion down.
 
         Positions: the calibrated range, cut to what the demonstrations showed widened by half. Speed and acceleration:
@@ -106,7 +110,7 @@ class Limits(Specification):
                     expected=f"one in {unit}",
                     fix="Choose the arm and the units that the policy was trained with.",
                 )
-            low, high = _demonstrated(contract, index)
+            low, high = _demonstrated_range(contract, index)
             low, high = max(low, joint.low), min(high, joint.high)
             if not low < high:
                 raise InputError(
@@ -115,13 +119,13 @@ class Limits(Specification):
                     expected="a range that holds what the demonstrations show",
                     fix="Calibrate the arm as the demonstrations' arm was, or choose another policy.",
                 )
-            degree = (joint.high - joint.low) / joint.degrees
-            speed = share * SERVO_SPEED * degree * (GRIPPER_LEAD if joint.gripper else 1.0)
-            acceleration = SERVO_ACCELERATION * degree * (GRIPPER_LEAD if joint.gripper else 1.0)
-            tolerance = POSITION_TOLERANCE * degree
-            rows.append((low, high, speed, acceleration, tolerance, START_PERIODS * speed * period))
+            units_per_degree = (joint.high - joint.low) / joint.degrees
+            speed = share * SERVO_MAX_SPEED * units_per_degree * (GRIPPER_SPEED_FACTOR if joint.gripper else 1.0)
+            acceleration = SERVO_MAX_ACCELERATION * units_per_degree * (GRIPPER_SPEED_FACTOR if joint.gripper else 1.0)
+            tolerance = POSITION_TOLERANCE * units_per_degree
+            rows.append((low, high, speed, acceleration, tolerance, START_TOLERANCE_PERIODS * speed * period))
         low, high, speed, acceleration, tolerance, start = zip(*rows, strict=True)
-        lead = tuple(LEAD_SECONDS * each / share for each in speed)
+        lead = tuple(MAX_LAG_SECONDS * each / share for each in speed)
         return cls(contract.action.names, low, high, speed, acceleration, tolerance, start, lead)
 
     def outside(self, pose: np.ndarray) -> list[str]:
@@ -134,7 +138,7 @@ class Limits(Specification):
         ]
 
 
-def _demonstrated(contract: Contract, index: int) -> tuple[float, float]:
+def _demonstrated_range(contract: Contract, index: int) -> tuple[float, float]:
     """Return the range of an absolute target that the statistics speak for, widened; boundless for a relative action.
 
     An element taken relative to the state has no absolute range of its own: there the state's stands for it.
@@ -147,5 +151,5 @@ def _demonstrated(contract: Contract, index: int) -> tuple[float, float]:
     else:
         low = min(row[index] for row in statistics.action_low)
         high = max(row[index] for row in statistics.action_high)
-    margin = WIDENED * (high - low)
+    margin = RANGE_MARGIN * (high - low)
     return low - margin, high + margin

@@ -58,7 +58,7 @@ class CollectConfig:
         family.check(self.libero)
         if self.recordings:
             return
-        family.check_first_demonstrated_state(self.first_initial_state)
+        family.check_first_demonstration_state(self.first_initial_state)
 
 
 def choose_tasks(config: CollectConfig) -> tuple[worlds.SuiteTask, ...]:
@@ -80,12 +80,14 @@ def collect_demonstrations(config: CollectConfig) -> CollectionSummary:
 
     choose_backend()
     if config.recordings:
-        request, world = recorded_demonstrations(config)
+        request, world = make_replay_request(config)
     else:
-        tasks = tuple(CollectedTask(task.suite, task.name, _words(task, config)) for task in choose_tasks(config))
+        tasks = tuple(
+            CollectedTask(task.suite, task.name, _instructions(task, config)) for task in choose_tasks(config)
+        )
         request = CollectionRequest(tasks, config.episodes, config.seed, config.first_initial_state)
         family = worlds.find_family(config.suites)
-        world = worlds.world_to_demonstrate_in(family, config.image_size, config.libero)
+        world = worlds.make_demonstration_world(family, config.image_size, config.libero)
     return collect(
         request,
         world,
@@ -97,7 +99,7 @@ def collect_demonstrations(config: CollectConfig) -> CollectionSummary:
     )
 
 
-def recorded_demonstrations(config: CollectConfig) -> tuple[CollectionRequest, DemonstrationWorld]:
+def make_replay_request(config: CollectConfig) -> tuple[CollectionRequest, DemonstrationWorld]:
     """Return what to collect from human demonstrations, and their world; raises InputError for files that are none."""
     from ..sim.demonstrations.collection import CollectedTask, CollectionRequest
     from ..sim.libero.conventions import Conventions
@@ -106,13 +108,15 @@ def recorded_demonstrations(config: CollectConfig) -> tuple[CollectionRequest, D
 
     options, conventions = config.libero, Conventions(image_size=config.image_size)
     assets = None if options.libero_assets is None else str(options.libero_assets)
-    world = RecordedWorld.of(config.recordings, conventions, options.visuals, assets)
-    shown = [recorded_task(path) for path in config.recordings]
-    tasks = tuple(CollectedTask(task.suite, task.name, _words(task, config), count) for task, count in shown)
+    world = RecordedWorld.from_files(config.recordings, conventions, options.visuals, assets)
+    recorded_tasks = [recorded_task(path) for path in config.recordings]
+    tasks = tuple(
+        CollectedTask(task.suite, task.name, _instructions(task, config), count) for task, count in recorded_tasks
+    )
     return CollectionRequest(tasks, episodes=1, seed=config.seed, first_initial_state=0), world
 
 
-def _words(task: worlds.SuiteTask, config: CollectConfig) -> tuple[str, ...]:
+def _instructions(task: worlds.SuiteTask, config: CollectConfig) -> tuple[str, ...]:
     return (task.instruction, *(task.paraphrases if config.paraphrases else ()))
 
 

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..policy.importing.platforms import find_platform
 
 if TYPE_CHECKING:
-    from ..policy.importing.released import Imported, ImportOptions, Released
+    from ..policy.importing.released import ImportedPolicy, ImportOptions, ReleasedCheckpoint
 
 
 @dataclass(frozen=True)
@@ -52,47 +52,49 @@ def run(config: ImportConfig) -> int:
     return 0
 
 
-def import_checkpoint(config: ImportConfig, *, progress: bool = True) -> Imported:
+def import_checkpoint(config: ImportConfig, *, progress: bool = True) -> ImportedPolicy:
     """Import as configured and return what was written; raises InputError for whatever does not fit."""
     from ..policy.checkpoint.contents import PREFIX
     from ..policy.checkpoint.folder import collect_provenance, write_checkpoint
     from ..policy.importing.layouts import find_layout
-    from ..policy.importing.released import ImportOptions, Released
+    from ..policy.importing.released import ImportOptions, ReleasedCheckpoint
     from ..policy.lerobot_files import lerobot_files
-    from ..policy.network.tokenizer import TOKENIZER, make_tokenizer
+    from ..policy.network.tokenizer import TOKENIZER_FILE, make_tokenizer
 
-    released = Released(config.folder)
-    base = None if config.trunk_base is None else Released(config.trunk_base)
+    released = ReleasedCheckpoint(config.folder)
+    base = None if config.trunk_base is None else ReleasedCheckpoint(config.trunk_base)
     layout = find_layout(released, base, None if config.layout == "auto" else config.layout)
     options = ImportOptions(find_platform(config.platform), config.statistics, config.text_length, base, progress)
-    imported = _importer(layout)(released, options)
+    imported = _find_importer(layout)(released, options)
     make_tokenizer(imported.architecture, imported.tokenizer_text)  # refuses one that does not fit
-    described, texts = lerobot_files(imported.architecture, imported.contract)
+    config_json, text_files = lerobot_files(imported.architecture, imported.contract)
     # Paths are left out: the files' fingerprints say what it was, wherever it lay.
-    plain = {name: value for name, value in asdict(config).items() if name not in ("folder", "out", "trunk_base")}
+    recorded_options = {
+        name: value for name, value in asdict(config).items() if name not in ("folder", "out", "trunk_base")
+    }
     provenance = collect_provenance(["saccade", "import"], {}, None) | {
         "imported": {
             "layout": layout,
-            "recognised": imported.recognised,
-            "options": plain,
+            "recognised": imported.description,
+            "options": recorded_options,
             "files": released.fingerprints(progress=progress),
             "base_files": {} if base is None else base.fingerprints(progress=progress),
         }
     }
     tensors = {PREFIX + name: tensor for name, tensor in imported.tensors.items()}
-    texts |= {TOKENIZER: imported.tokenizer_text}
-    write_checkpoint(config.out, tensors, described, imported.contract, provenance, texts)
+    text_files |= {TOKENIZER_FILE: imported.tokenizer_text}
+    write_checkpoint(config.out, tensors, config_json, imported.contract, provenance, text_files)
     return imported
 
 
-def summary(imported: Imported, out: Path) -> str:
+def summary(imported: ImportedPolicy, out: Path) -> str:
     """Return what was imported as lines for people."""
     contract, statistics = imported.contract, imported.contract.normalization
     parameters = sum(tensor.numel() for tensor in imported.tensors.values())
     size = sum(tensor.numel() * tensor.element_size() for tensor in imported.tensors.values())
     cameras = (f"{camera}, turned {camera.rotation_degrees}, crop {camera.crop:g}" for camera in contract.cameras)
     lines = [
-        f"recognised  {imported.recognised}",
+        f"recognised  {imported.description}",
         f"tensors     {imported.used} used, {sum(imported.ignored.values())} ignored",
         *(f"            {count:6d}  {reason}" for reason, count in sorted(imported.ignored.items())),
         f"policy      {parameters / 1e6:.1f} M parameters, {size / 2**30:.2f} GiB",
@@ -106,7 +108,7 @@ def summary(imported: Imported, out: Path) -> str:
     return "\n".join(lines)
 
 
-def _importer(layout: str) -> Callable[[Released, ImportOptions], Imported]:
+def _find_importer(layout: str) -> Callable[[ReleasedCheckpoint, ImportOptions], ImportedPolicy]:
     if layout in ("cogvla", "openvla-oft"):
         from ..policy.importing.cogvla import import_cogvla
 

@@ -23,13 +23,13 @@ from ..errors import InputError, SaccadeError, unknown_name
 DISTRIBUTION = "lerobot_policy_saccade"
 USAGE_ERROR, INTERRUPTED = 2, 130
 
-ON_RESUME = "What is on disk is kept: repeat the command with --resume to go on."
+RESUME_HINT = "What is on disk is kept: repeat the command with --resume to go on."
 
-DISK_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+DISK_WRITE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 """What a disk says when it takes no more: the user can mend it, so it is bad input and no fault of the program."""
 
 
-SPINS = "3000"
+OPENMP_SPIN_COUNT = "3000"
 """How often a thread of torch's looks whether the others are done before it sleeps: a hundredth of OpenMP's own count.
 
 An idle machine trains as fast with it. On a busy one, where threads that wait keep the others from running, two threads
@@ -38,18 +38,18 @@ train 1.4 times as fast beside one busy process, and 2.5 times beside an evaluat
 
 
 @dataclass(frozen=True)
-class Command:
+class CommandSpec:
     """A command: `module` holds its options, the type `options`, and `run(options)`, which returns the exit code."""
 
     module: str
     options: str
     summary: str
     examples: tuple[str, ...]
-    interrupted: str = ON_RESUME
+    interrupt_hint: str = RESUME_HINT
 
 
 COMMANDS = {
-    "quickstart": Command(
+    "quickstart": CommandSpec(
         module="quickstart.command",
         options="QuickstartConfig",
         summary="the whole way in 20 minutes: collect, train, evaluate, report",
@@ -58,9 +58,9 @@ COMMANDS = {
             "saccade quickstart --out first_try --demonstrations 30",
             "saccade quickstart --from-scratch    # hours: without the checkpoint that ships in the package",
         ),
-        interrupted="What is on disk is kept: repeat the command to go on where it stopped.",
+        interrupt_hint="What is on disk is kept: repeat the command to go on where it stopped.",
     ),
-    "collect": Command(
+    "collect": CommandSpec(
         module="collect",
         options="CollectConfig",
         summary="demonstrations of the desk's tasks or LIBERO's, as a LeRobotDataset",
@@ -71,7 +71,7 @@ COMMANDS = {
             "saccade collect --out data/desk --resume    # carry on after an interruption",
         ),
     ),
-    "train": Command(
+    "train": CommandSpec(
         module="train.command",
         options="TrainConfig",
         summary="a policy from demonstrations",
@@ -82,7 +82,7 @@ COMMANDS = {
             "accelerate launch -m saccade.scripts.main train --data data/desk --out runs/two_gpus",
         ),
     ),
-    "eval": Command(
+    "eval": CommandSpec(
         module="evaluate.command",
         options="EvaluateConfig",
         summary="a policy judged in simulation, with intervals and a report",
@@ -94,7 +94,7 @@ COMMANDS = {
             "saccade eval starter --perturb all=1,3,5           # what is left when camera, light, words ... change?",
         ),
     ),
-    "merge": Command(
+    "merge": CommandSpec(
         module="merge",
         options="MergeConfig",
         summary="several skills as one policy, which finds out which of them is asked for",
@@ -103,9 +103,9 @@ COMMANDS = {
             "saccade merge runs/drawer runs/cubes runs/pouring -o runs/three --merge all --method wudi --explain",
             "saccade merge runs/drawer runs/cubes --explain    # only look where they would disturb each other",
         ),
-        interrupted="Nothing was written; repeat the command.",
+        interrupt_hint="Nothing was written; repeat the command.",
     ),
-    "import": Command(
+    "import": CommandSpec(
         module="import_checkpoint",
         options="ImportConfig",
         summary="a released CogVLA, OpenVLA-OFT, VLA-Adapter or MergeVLA checkpoint as one of ours",
@@ -114,9 +114,9 @@ COMMANDS = {
             "saccade import downloads/oft --out runs/oft --platform libero --statistics libero_goal_no_noops",
             "saccade import downloads/cogvla --trunk-base downloads/openvla-7b --out runs/goal --platform libero",
         ),
-        interrupted="Nothing was written; repeat the command.",
+        interrupt_hint="Nothing was written; repeat the command.",
     ),
-    "serve": Command(
+    "serve": CommandSpec(
         module="serve",
         options="ServeConfig",
         summary="a policy for arms that do not carry it, over websocket",
@@ -125,9 +125,9 @@ COMMANDS = {
             "saccade serve runs/cubes --port 8000 --token-file ~/.saccade_token --device cuda",
             "saccade serve runs/cubes --host 0.0.0.0 --certificate server.pem --key server.key --token-file token",
         ),
-        interrupted="Nothing is left behind.",
+        interrupt_hint="Nothing is left behind.",
     ),
-    "run": Command(
+    "run": CommandSpec(
         module="run.command",
         options="RunConfig",
         summary="a policy that drives an arm: the virtual SO-101, or a real one",
@@ -138,9 +138,9 @@ COMMANDS = {
             "saccade run runs/arm --robot so101 --port /dev/ttyACM0 --robot-id my_arm --cameras front=opencv:0 "
             'wrist=opencv:2 --instruction "put the red cube in the bin"    # a dry run; then again with --move',
         ),
-        interrupted="The arm holds its pose; summary and flight record are in the run's folder.",
+        interrupt_hint="The arm holds its pose; summary and flight record are in the run's folder.",
     ),
-    "report": Command(
+    "report": CommandSpec(
         module="report",
         options="ReportConfig",
         summary="the report of one evaluation, or of several side by side",
@@ -148,9 +148,9 @@ COMMANDS = {
             "saccade report results/cubes",
             "saccade report results/before results/after --out results/comparison.html",
         ),
-        interrupted="Repeat the command; the evaluations are untouched.",
+        interrupt_hint="Repeat the command; the evaluations are untouched.",
     ),
-    "bench": Command(
+    "bench": CommandSpec(
         module="bench.command",
         options="BenchConfig",
         summary="how fast policies, kernels and the simulator are, how reliable the demonstrator",
@@ -160,7 +160,7 @@ COMMANDS = {
             "saccade bench sim",
             "saccade bench demonstrator --suites desk_spatial --out demonstrator.json",
         ),
-        interrupted="Repeat the command; a measurement starts anew.",
+        interrupt_hint="Repeat the command; a measurement starts anew.",
     ),
 }
 
@@ -178,20 +178,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "--version":
         print(f"saccade {importlib.metadata.version(DISTRIBUTION)}")
         return 0
-    with _plain_errors(name) as outcome:
+    with _report_errors(name) as status:
         command = COMMANDS.get(name)
         if command is None:
             raise unknown_name("command", name, COMMANDS)
-        wait_briefly(os.environ)
+        limit_openmp_spinning(os.environ)
         module = importlib.import_module(f".{command.module}", __package__)
-        outcome.code = module.run(parse(name, command, getattr(module, command.options), options))
-    return outcome.code
+        status.code = module.run(parse(name, command, getattr(module, command.options), options))
+    return status.code
 
 
-def wait_briefly(environment: MutableMapping[str, str]) -> None:
+def limit_openmp_spinning(environment: MutableMapping[str, str]) -> None:
     """Let OpenMP's threads sleep soon where they wait, unless the user has said how; holds from torch's import on."""
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & environment.keys():
-        environment["GOMP_SPINCOUNT"] = SPINS
+        environment["GOMP_SPINCOUNT"] = OPENMP_SPIN_COUNT
 
 
 def overview() -> str:
@@ -213,7 +213,7 @@ def overview() -> str:
     return "\n".join(lines)
 
 
-def parse(name: str, command: Command, options: Any, arguments: Sequence[str]) -> Any:
+def parse(name: str, command: CommandSpec, options: Any, arguments: Sequence[str]) -> Any:
     """Return a command's options as its dataclass; leaves with tyro's message and code 2 for a wrong usage.
 
     Raises the InputError of options whose values were refused by the dataclass itself.
@@ -223,9 +223,9 @@ def parse(name: str, command: Command, options: Any, arguments: Sequence[str]) -
     # A choice of several dataclasses has no words of its own.
     purpose = inspect.getdoc(options) if isinstance(options, type) else f"Find out {command.summary}."
     description = "\n".join([purpose or "", "", "examples:", *(f"  {example}" for example in command.examples)])
-    said = io.StringIO()
+    captured_stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(captured_stderr):
             return tyro.cli(
                 options,
                 args=arguments,
@@ -233,50 +233,50 @@ def parse(name: str, command: Command, options: Any, arguments: Sequence[str]) -
                 description=description,
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
             )
-    except SystemExit as left:
+    except SystemExit as exit_error:
         # tyro draws a box around every ValueError; ours say in one line what to do, so they are brought back.
-        cause: BaseException | None = left
+        cause: BaseException | None = exit_error
         while cause is not None:
             if isinstance(cause, SaccadeError):
                 raise cause from None
             cause = cause.__context__
-        sys.stderr.write(said.getvalue())
+        sys.stderr.write(captured_stderr.getvalue())
         raise
 
 
 @dataclass
-class _Outcome:
+class _ExitStatus:
     """The exit code, once it is known."""
 
     code: int = 1
 
 
 @contextlib.contextmanager
-def _plain_errors(name: str) -> Iterator[_Outcome]:
+def _report_errors(name: str) -> Iterator[_ExitStatus]:
     """Turn what a user can mend into one line on stderr; anything else is a fault of ours and keeps its traceback."""
-    outcome = _Outcome()
+    status = _ExitStatus()
     try:
-        yield outcome
-    except SystemExit as left:
-        outcome.code = left.code if isinstance(left.code, int) else int(left.code is not None)
+        yield status
+    except SystemExit as exit_error:
+        status.code = exit_error.code if isinstance(exit_error.code, int) else int(exit_error.code is not None)
     except SaccadeError as error:
-        outcome.code = error.exit_code
+        status.code = error.exit_code
         print(f"saccade: error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        outcome.code = INTERRUPTED
+        status.code = INTERRUPTED
         # The terminal has printed ^C, most often behind a progress bar.
-        print(f"\nsaccade: interrupted. {COMMANDS[name].interrupted}", file=sys.stderr)
+        print(f"\nsaccade: interrupted. {COMMANDS[name].interrupt_hint}", file=sys.stderr)
     except OSError as error:
-        if error.errno not in DISK_REFUSALS:
+        if error.errno not in DISK_WRITE_ERRNOS:
             raise
-        refusal = InputError(
+        disk_error = InputError(
             f"writing {error.filename}" if error.filename else "writing to the disk",
             got=error.strerror,
             expected="a folder with free space that you may write to",
-            fix=f"Make room, or choose another folder. {COMMANDS[name].interrupted}",
+            fix=f"Make room, or choose another folder. {COMMANDS[name].interrupt_hint}",
         )
-        outcome.code = refusal.exit_code
-        print(f"saccade: error: {refusal}", file=sys.stderr)
+        status.code = disk_error.exit_code
+        print(f"saccade: error: {disk_error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from ..policy.merging.merge import Merged
-    from ..policy.merging.skills import Skill
+    from ..policy.merging.merge import MergeResult
+    from ..policy.merging.skills import SkillCheckpoint
 
 type MethodName = Literal[
     "mean", "task_arithmetic", "ties", "dare", "emr", "consensus", "tsv", "knots", "wudi", "iso", "iso_own"
@@ -108,79 +108,81 @@ class MergeConfig:
         """Return how to merge, checked."""
         from ..policy.merging.operators.methods import MergeOptions
 
-        return _picked(MergeOptions, self)
+        return _make_options(MergeOptions, self)
 
     def storage(self) -> Any:
         """Return what is shared and how it is kept, checked."""
         from ..policy.merging.merge import StorageOptions
 
-        return _picked(StorageOptions, self)
+        return _make_options(StorageOptions, self)
 
 
-def _picked(kind: type, config: MergeConfig) -> Any:
+def _make_options(kind: type, config: MergeConfig) -> Any:
     return kind(**{name: getattr(config, name) for name in kind.__dataclass_fields__})
 
 
 def run(config: MergeConfig) -> int:
     """Merge as configured; the command's entry."""
-    from ..policy.checkpoint.folder import MODEL
-    from ..policy.merging.explain import as_json, draw, table
+    from ..policy.checkpoint.folder import MODEL_FILE
+    from ..policy.merging.explain import as_json, plot, table
 
     began = time.perf_counter()
     skills = open_skills(config)
     merged = merge(config, skills)
     names = [skill.name for skill in skills]
-    how = "each with factors of its own" if config.merge == "nothing" else f"{config.merge} merged by {config.method}"
+    method_text = (
+        "each with factors of its own" if config.merge == "nothing" else f"{config.merge} merged by {config.method}"
+    )
     if config.out is not None:
         write(config, skills, merged)
-        size = (config.out / MODEL).stat().st_size
-        print("\n".join(size_lines(skills, merged, size)))
-        print(f"merged {', '.join(names)} into {config.out}, {how}, in {time.perf_counter() - began:.1f} s")
+        size = (config.out / MODEL_FILE).stat().st_size
+        print("\n".join(size_table(skills, merged, size)))
+        print(f"merged {', '.join(names)} into {config.out}, {method_text}, in {time.perf_counter() - began:.1f} s")
     if config.explain:
         folder = Path(f"{config.out}_explained") if config.out is not None else Path("merge_explained")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "explain.json").write_text(json.dumps(as_json(merged.report, names), indent=1) + "\n")
-        draw(merged.report, names, f"{', '.join(names)}: {how}", folder / "explain.png")
+        plot(merged.report, names, f"{', '.join(names)}: {method_text}", folder / "explain.png")
         print("\n".join(table(merged.report, names)))
         print(f"a picture of it: {folder / 'explain.png'}")
     return 0
 
 
-def open_skills(config: MergeConfig) -> list[Skill]:
+def open_skills(config: MergeConfig) -> list[SkillCheckpoint]:
     """Open the skills and check that they can be merged; raises InputError for whatever does not fit."""
-    from ..policy.merging.skills import check_alike, open_skill
+    from ..policy.merging.skills import check_compatible, open_skill
 
     folders = [Path(folder).resolve() for folder in config.skills]
     names = config.names or tuple(
         folder.parent.name if folder.name == "checkpoint" else folder.name for folder in folders
     )
     skills = [open_skill(folder, name) for folder, name in zip(config.skills, names, strict=True)]
-    check_alike(skills)
+    check_compatible(skills)
     return skills
 
 
-def merge(config: MergeConfig, skills: list[Skill], *, progress: bool = True) -> Merged:
+def merge(config: MergeConfig, skills: list[SkillCheckpoint], *, progress: bool = True) -> MergeResult:
     """Merge opened skills; raises InputError, also, beforehand, for want of memory."""
     from tqdm import tqdm
 
     from ..policy.merging.merge import merge_skills
 
     _require_memory(skills)
-    beginning = read_beginning(config.init or skills[0].init)
+    base_weights = read_base_weights(config.init or skills[0].init)
     bar = partial(tqdm, desc="merging", unit="weight", disable=not progress)
-    return merge_skills(skills, beginning, config.options(), config.storage(), explain=config.explain, progress=bar)
+    return merge_skills(skills, base_weights, config.options(), config.storage(), explain=config.explain, progress=bar)
 
 
-def read_beginning(init: str) -> Mapping[str, torch.Tensor]:
+def read_base_weights(init: str) -> Mapping[str, torch.Tensor]:
     """Return the weights of the checkpoint that skills began as, by their names in the network.
 
     Factors that it had itself are folded in, as they were when the skills began. Raises InputError without it.
     """
     from ..policy.checkpoint.contents import PREFIX
-    from ..policy.checkpoint.folder import MODEL, find_checkpoint, verified_checkpoint
-    from ..policy.loading import load_core
+    from ..policy.checkpoint.folder import MODEL_FILE, find_checkpoint, verify_checkpoint
+    from ..policy.loading import load_policy
     from ..policy.merging.skills import LazyTensors
-    from ..policy.pretrained.adaptation import read_adaptation
+    from ..policy.pretrained.adaptation import read_lora_adaptation
 
     folder = find_checkpoint(init)
     if not folder.is_dir():
@@ -191,38 +193,38 @@ def read_beginning(init: str) -> Mapping[str, torch.Tensor]:
             fix="Tell with --init where it is now.",
         )
     # Its weights are verified by the digest that the skills have recorded, once they are read.
-    checkpoint = verified_checkpoint(folder, weights=False)
-    if read_adaptation(checkpoint.config, str(folder)) is not None:
-        return load_core(folder).model.state_dict()
-    tensors = LazyTensors(folder / MODEL)
+    checkpoint = verify_checkpoint(folder, weights=False)
+    if read_lora_adaptation(checkpoint.config, str(folder)) is not None:
+        return load_policy(folder).model.state_dict()
+    tensors = LazyTensors(folder / MODEL_FILE)
     return {name.removeprefix(PREFIX): tensors[name] for name in tensors if name.startswith(PREFIX)}
 
 
-def write(config: MergeConfig, skills: list[Skill], merged: Merged) -> None:
+def write(config: MergeConfig, skills: list[SkillCheckpoint], merged: MergeResult) -> None:
     """Write the merged checkpoint, whole or not at all."""
-    from ..policy.checkpoint.contents import SKILLS
+    from ..policy.checkpoint.contents import SKILLS_FILE
     from ..policy.checkpoint.folder import collect_provenance, write_checkpoint
     from ..policy.lerobot_files import lerobot_files
-    from ..policy.network.tokenizer import TOKENIZER
+    from ..policy.network.tokenizer import TOKENIZER_FILE
 
     first = skills[0]
-    described, texts = lerobot_files(first.architecture, first.contract)
-    texts |= {SKILLS: json.dumps(merged.table, indent=1) + "\n"}
+    config_json, text_files = lerobot_files(first.architecture, first.contract)
+    text_files |= {SKILLS_FILE: json.dumps(merged.table, indent=1) + "\n"}
     if first.tokenizer_text is not None:
-        texts[TOKENIZER] = first.tokenizer_text
+        text_files[TOKENIZER_FILE] = first.tokenizer_text
     provenance = collect_provenance(["saccade", *sys.argv[1:]], {"seed": config.seed}, None)
     provenance |= {
         "skills": [{"name": skill.name, "sha256": skill.digest} for skill in skills],
         "init": first.init,
         "skill_origin": dict(first.origin),
     }
-    write_checkpoint(config.out, merged.tensors, described, first.contract, provenance, texts)
+    write_checkpoint(config.out, merged.tensors, config_json, first.contract, provenance, text_files)
 
 
-def size_lines(skills: list[Skill], merged: Merged, size: int) -> list[str]:
+def size_table(skills: list[SkillCheckpoint], merged: MergeResult, size: int) -> list[str]:
     """Return where the bytes of a merged checkpoint go, and how they compare, as lines for people."""
     sizes = stored_bytes(merged.tensors)
-    separate = sum((skill.folder / "model.safetensors").stat().st_size for skill in skills)
+    separate_bytes = sum((skill.folder / "model.safetensors").stat().st_size for skill in skills)
     rows = [
         ("the beginning", "beginning"),
         ("the merged change", "change"),
@@ -232,17 +234,26 @@ def size_lines(skills: list[Skill], merged: Merged, size: int) -> list[str]:
         ("the router", "router"),
     ]
     lines = [f"{label:<20} {sizes[key] / 2**20:9.2f} MiB" for label, key in rows if sizes[key]]
-    lines.append(f"{'all':<20} {size / 2**20:9.2f} MiB, {100 * size / separate:.0f} % of the {len(skills)} skills' own")
+    lines.append(
+        f"{'all':<20} {size / 2**20:9.2f} MiB, {100 * size / separate_bytes:.0f} % of the {len(skills)} skills' own"
+    )
     return lines
 
 
 def stored_bytes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """Return the bytes of a merged checkpoint's tensors by what they are."""
     from ..policy.checkpoint.contents import PREFIX
-    from ..policy.merging.merged import CHANGE, FACTOR, MASK, OWN, SCALE, STEP
+    from ..policy.merging.merged import DELTA_PREFIX, FACTOR_PREFIX, MASK_PREFIX, OWN_PREFIX, SCALE_PREFIX, STEP_PREFIX
 
-    kinds = {PREFIX: "beginning", CHANGE: "change", STEP: "change", MASK: "masks", SCALE: "masks", OWN: "own"}
-    kinds[FACTOR] = "factors"
+    kinds = {
+        PREFIX: "beginning",
+        DELTA_PREFIX: "change",
+        STEP_PREFIX: "change",
+        MASK_PREFIX: "masks",
+        SCALE_PREFIX: "masks",
+        OWN_PREFIX: "own",
+    }
+    kinds[FACTOR_PREFIX] = "factors"
     sizes = dict.fromkeys([*dict.fromkeys(kinds.values()), "router"], 0)
     for name, tensor in tensors.items():
         kind = next((kind for prefix, kind in kinds.items() if name.startswith(prefix)), "router")
@@ -250,7 +261,7 @@ def stored_bytes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
     return sizes
 
 
-def _require_memory(skills: list[Skill]) -> None:
+def _require_memory(skills: list[SkillCheckpoint]) -> None:
     """Raise InputError unless there is memory for the merge: the beginning, what is stored, and the copy to write."""
     first = skills[0].folder / "model.safetensors"
     masks = len(skills) / 32

@@ -31,11 +31,11 @@ class ReportConfig:
 
 def run(config: ReportConfig) -> int:
     """Write the report, print where it is, and return the exit code."""
-    from ..sim.evaluation.run_folder import REPORT, read_evaluation
+    from ..sim.evaluation.run_folder import REPORT_FILE, read_evaluation
     from ..sim.report.report import write_report
 
     evaluations = [read_evaluation(folder) for folder in config.runs]
-    path = config.out or (config.runs[0] if len(config.runs) == 1 else config.runs[0].parent) / REPORT
+    path = config.out or (config.runs[0] if len(config.runs) == 1 else config.runs[0].parent) / REPORT_FILE
     for line in comparison_lines(evaluations):
         print(line)
     print(f"Report: {write_report(evaluations, path)}")
@@ -45,11 +45,11 @@ def run(config: ReportConfig) -> int:
 def comparison_lines(evaluations: Sequence[Evaluation]) -> list[str]:
     """Return a line for every later evaluation that says how it did beside the first, on the episodes of both."""
     from ..sim.evaluation.comparison import compare
-    from ..sim.evaluation.robustness import headline
+    from ..sim.evaluation.robustness import headline_records
 
     first, *others = evaluations
-    plain = headline(first.records)
+    plain = headline_records(first.records)
     return [
-        f"{later.run['label']} against {first.run['label']}: {compare(plain, headline(later.records))}"
+        f"{later.run['label']} against {first.run['label']}: {compare(plain, headline_records(later.records))}"
         for later in others
     ]

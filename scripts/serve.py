@@ -58,7 +58,7 @@ def run(config: ServeConfig) -> int:
     from .checkpoints.find import checkpoint_folder
 
     folder = checkpoint_folder(config.checkpoint)
-    token, made = find_token(config)
+    token, generated = find_token(config)
     settings = ServerSettings(
         token=token,
         host=config.host,
@@ -69,30 +69,30 @@ def run(config: ServeConfig) -> int:
     )
     # Whatever is wrong with these is said before minutes are spent on loading a policy.
     settings.context()
-    settings.check_address()
+    settings.check_bindable()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     print(f"loading {folder}", flush=True)
     from ..robot.remote.serving import serve_until_signal
-    from .checkpoints.decider import CheckpointDecider, warm_up
+    from .checkpoints.checkpoint_policy import CheckpointPolicy, warm_up
 
-    decider = CheckpointDecider(folder, device=config.device, precision=config.precision, threads=config.threads)
-    seconds, contract = warm_up(decider), decider.contract
-    lasts = contract.execute / contract.control_hz
-    print(f"decides in {1000 * seconds:.0f} ms for {1000 * lasts:.0f} ms of motion")
-    if seconds > lasts:
+    chunk_policy = CheckpointPolicy(folder, device=config.device, precision=config.precision, threads=config.threads)
+    seconds, contract = warm_up(chunk_policy), chunk_policy.contract
+    motion_seconds = contract.execute / contract.control_hz
+    print(f"decides in {1000 * seconds:.0f} ms for {1000 * motion_seconds:.0f} ms of motion")
+    if seconds > motion_seconds:
         print("warning: that is too slow for its own control rate; an arm would stop and go", file=sys.stderr)
 
     def ready(port: int) -> None:
-        if made:
+        if generated:
             print(f"token, made for this run: {token}")
         print(f"ready: {settings.url(port)}")
         print("connect with:")
         print(
-            f"  {TOKEN_VARIABLE}={token if made else '...'} saccade run --policy {connect_to(settings, port)}",
+            f"  {TOKEN_VARIABLE}={token if generated else '...'} saccade run --policy {client_address(settings, port)}",
             flush=True,
         )
 
-    serve_until_signal(decider, settings, ready)
+    serve_until_signal(chunk_policy, settings, ready)
     print("stopped")
     return 0
 
@@ -118,7 +118,7 @@ def find_token(config: ServeConfig) -> tuple[str, bool]:
     return new_token(), True
 
 
-def connect_to(settings: ServerSettings, port: int) -> str:
+def client_address(settings: ServerSettings, port: int) -> str:
     """Return the address to type at a client; one that listens everywhere has no name that we would know."""
     if settings.host in ("0.0.0.0", "::"):
         return f"wss://THIS_MACHINE:{port}"

@@ -46,7 +46,7 @@ def hash_sources(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def digest_of(fingerprint: Mapping[str, Any]) -> str:
+def fingerprint_digest(fingerprint: Mapping[str, Any]) -> str:
     """Return a fingerprint's own sha256: equal for equal environments."""
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
 

@@ -16,7 +16,7 @@ class Job:
     """One episode to run: a task, one of its initial states, and the seed of everything random in it.
 
     `instruction` replaces the task's own words. `perturbation` and `swap` change the world or the words for this
-    episode (see `perturbation`); a swap of the instruction takes its words, among others, from `foreign`, those of
+    episode (see `perturbation`); a swap of the instruction takes its words, among others, from `other_task_instructions`, those of
     other tasks.
     """
 
@@ -27,7 +27,7 @@ class Job:
     instruction: str | None = None
     perturbation: Perturbation | None = None
     swap: Swap | None = None
-    foreign: tuple[str, ...] = ()
+    other_task_instructions: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -41,7 +41,7 @@ class Job:
         return self.perturbation is None and self.swap is None
 
     @property
-    def says_otherwise(self) -> bool:
+    def changes_instruction(self) -> bool:
         """Whether the actor hears other words than the task's because of the perturbation or the swap."""
         language = self.perturbation is not None and self.perturbation.axis == "language"
         return language or self.swap in ("object", "instruction")

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-NOWHERE = np.array([-1.0, -1.0])
+POINT_NOT_VISIBLE = np.array([-1.0, -1.0])
 """The label of a point that is not to be found in a picture: the pointing loss passes it by."""
 
 
-def project(model: Any, data: Any, camera: str, point: np.ndarray) -> np.ndarray | None:
+def project_point(model: Any, data: Any, camera: str, point: np.ndarray) -> np.ndarray | None:
     """Return where in a camera's picture a point [3] of the world is: fractions [2] from the upper left corner.
 
     Of a square picture, right way up; outside 0 to 1 beyond its edges, None behind the camera.

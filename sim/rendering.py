@@ -10,7 +10,7 @@ import sys
 
 from ..errors import WorldError
 
-HEADLESS = ("egl", "osmesa")
+HEADLESS_BACKENDS = ("egl", "osmesa")
 """Backends in the order of preference: EGL reaches a GPU where there is one, OSMesa always draws on the CPU."""
 
 PROBE_SECONDS = 120
@@ -32,7 +32,7 @@ print(json.dumps({key: GL.glGetString(name).decode() for key, name in names.item
 """
 
 
-def probe(backend: str | None) -> tuple[dict[str, str] | None, str]:
+def probe_renderer(backend: str | None) -> tuple[dict[str, str] | None, str]:
     """Draw once in a process of its own and return (GL vendor, renderer and version or None, what went wrong).
 
     `backend` is a value of MUJOCO_GL, or `None` to leave it as it is.
@@ -44,7 +44,7 @@ def probe(backend: str | None) -> tuple[dict[str, str] | None, str]:
         environment.pop("PYOPENGL_PLATFORM", None)
     try:
         # -P keeps the current folder off the path: a folder of the user's could pass for a library.
-        done = subprocess.run(
+        completed_process = subprocess.run(
             [sys.executable, "-P", "-c", _PROBE],
             env=environment,
             capture_output=True,
@@ -54,11 +54,11 @@ def probe(backend: str | None) -> tuple[dict[str, str] | None, str]:
         )
     except subprocess.TimeoutExpired:
         return None, f"no picture within {PROBE_SECONDS} s"
-    if done.returncode:
+    if completed_process.returncode:
         # What the interpreter says while it tidies up after the error is not the reason.
-        reason = done.stderr.split("Exception ignored")[0].strip().splitlines()
-        return None, reason[-1].strip() if reason else f"exit code {done.returncode}"
-    return json.loads(done.stdout.splitlines()[-1]), ""
+        reason = completed_process.stderr.split("Exception ignored")[0].strip().splitlines()
+        return None, reason[-1].strip() if reason else f"exit code {completed_process.returncode}"
+    return json.loads(completed_process.stdout.splitlines()[-1]), ""
 
 
 def choose_backend() -> str:
@@ -76,11 +76,11 @@ def choose_backend() -> str:
             return "glfw"
         raise WorldError(
             "renderer: mujoco was imported before a backend was chosen, and there is no display. "
-            f"Set MUJOCO_GL={HEADLESS[0]} in the environment, or import saccade's worlds before mujoco."
+            f"Set MUJOCO_GL={HEADLESS_BACKENDS[0]} in the environment, or import saccade's worlds before mujoco."
         )
     problems = []
-    for backend in HEADLESS:
-        found, problem = probe(backend)
+    for backend in HEADLESS_BACKENDS:
+        found, problem = probe_renderer(backend)
         if found is not None:
             os.environ["MUJOCO_GL"] = backend
             return backend
@@ -94,7 +94,7 @@ def choose_backend() -> str:
 def describe_renderer() -> dict[str, str]:
     """Return the backend and the GL vendor, renderer and version that draw; raises WorldError when nothing does."""
     backend = choose_backend()
-    found, problem = probe(None if backend == "default" else backend)
+    found, problem = probe_renderer(None if backend == "default" else backend)
     if found is None:
         raise WorldError(
             f"renderer {backend}: got no picture ({problem}), expected one. "

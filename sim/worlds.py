@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class SuiteTask(Protocol):
-    """A task as it is planned: `left_out` is one that the starter checkpoint never saw."""
+    """A task as it is planned: `held_out` is one that the starter checkpoint never saw."""
 
     @property
     def suite(self) -> str: ...
@@ -37,7 +37,7 @@ class SuiteTask(Protocol):
     def paraphrases(self) -> tuple[str, ...]: ...
 
     @property
-    def left_out(self) -> bool: ...
+    def held_out(self) -> bool: ...
 
     @property
     def swaps(self) -> tuple[Swap, ...]:
@@ -45,7 +45,7 @@ class SuiteTask(Protocol):
         ...
 
 
-class World(Protocol):
+class EvaluationWorld(Protocol):
     """A world as an evaluation needs it; instances travel to the worker processes and must be picklable."""
 
     def offer(self) -> Offer: ...
@@ -62,16 +62,16 @@ class World(Protocol):
 
 
 @dataclass(frozen=True)
-class Family:
+class SuiteFamily:
     """The suites of one world. Initial states below `evaluation_states` are for evaluation, demonstrations begin from
-    `first_demonstration_state` on; `drawn_states` tells whether there are states in between to evaluate from, too;
+    `first_demonstration_state` on; `has_sampled_states` tells whether there are states in between to evaluate from, too;
     `episodes` is how many of each task an evaluation runs unless told otherwise."""
 
     name: str
     suites: tuple[str, ...]
     evaluation_states: int
     first_demonstration_state: int
-    drawn_states: bool
+    has_sampled_states: bool
     episodes: int
 
     def tasks(self, suite: str) -> tuple[SuiteTask, ...]:
@@ -88,9 +88,9 @@ class Family:
                 fix=f"Leave them out, or choose from {', '.join(LIBERO.suites)}.",
             )
 
-    def check_evaluated_states(self, first: int, count: int) -> None:
+    def check_evaluation_states(self, first: int, count: int) -> None:
         """Raise InputError unless an evaluation may begin from these initial states."""
-        end = self.first_demonstration_state if self.drawn_states else self.evaluation_states
+        end = self.first_demonstration_state if self.has_sampled_states else self.evaluation_states
         if first + count > end:
             raise InputError(
                 "episodes",
@@ -100,9 +100,9 @@ class Family:
                 "by.",
             )
 
-    def check_first_demonstrated_state(self, first: int) -> None:
+    def check_first_demonstration_state(self, first: int) -> None:
         """Raise InputError unless demonstrations may begin from this initial state on."""
-        least = self.evaluation_states if self.drawn_states else self.first_demonstration_state
+        least = self.evaluation_states if self.has_sampled_states else self.first_demonstration_state
         if first < least:
             raise InputError(
                 "first_initial_state",
@@ -112,25 +112,25 @@ class Family:
             )
 
 
-DESK = Family(
+DESK = SuiteFamily(
     name="desk",
     suites=tuple(desk_tasks.SUITES),
     evaluation_states=desk_tasks.EVALUATION_STATES,
     first_demonstration_state=desk_tasks.FIRST_DEMONSTRATION_STATE,
-    drawn_states=True,
+    has_sampled_states=True,
     episodes=5,
 )
-LIBERO = Family(
+LIBERO = SuiteFamily(
     name="libero",
     suites=("libero_spatial", "libero_object", "libero_goal", "libero_10"),
     evaluation_states=libero_tasks.EVALUATION_STATES,
     first_demonstration_state=libero_tasks.FIRST_DEMONSTRATION_STATE,
-    drawn_states=False,
+    has_sampled_states=False,
     episodes=LEROBOT.episodes,
 )
 
 
-def find_family(suites: Sequence[str]) -> Family:
+def find_family(suites: Sequence[str]) -> SuiteFamily:
     """Return the world that all of `suites` belong to.
 
     Raises InputError for no suite, an unknown one, with the nearest name, and suites of more than one world.
@@ -152,32 +152,32 @@ def find_family(suites: Sequence[str]) -> Family:
 
 
 def choose_tasks(
-    suites: Sequence[str], names: Sequence[str], left_out: Literal["with", "without", "only"]
+    suites: Sequence[str], names: Sequence[str], held_out: Literal["with", "without", "only"]
 ) -> tuple[SuiteTask, ...]:
-    """Return the tasks of `suites` that are named, in the suites' order; without names those that `left_out` admits.
+    """Return the tasks of `suites` that are named, in the suites' order; without names those that `held_out` admits.
 
     A task of LIBERO has its number for a name, too. Raises InputError for an unknown suite or task, with the nearest
     name, and when nothing is left.
     """
     family = find_family(suites)
     offered = [task for suite in suites for task in family.tasks(suite)]
-    known = {name for task in offered for name in _names(task)}
+    known = {name for task in offered for name in _task_names(task)}
     for name in names:
         if name not in known:
             raise unknown_name("task", name, sorted(known))
-    admitted = {"with": (True, False), "without": (False,), "only": (True,)}[left_out]
-    chosen = tuple(task for task in offered if (set(names) & _names(task) if names else task.left_out in admitted))
+    admitted = {"with": (True, False), "without": (False,), "only": (True,)}[held_out]
+    chosen = tuple(task for task in offered if (set(names) & _task_names(task) if names else task.held_out in admitted))
     if not chosen:
         raise InputError(
             "tasks",
-            got=f"none of {', '.join(suites)} with --left-out {left_out}",
+            got=f"none of {', '.join(suites)} with --left-out {held_out}",
             expected="at least one",
             fix="The tasks that the starter never saw are in desk_object; or name tasks with --tasks.",
         )
     return chosen
 
 
-def world_for(family: Family, contract: Contract, options: LiberoOptions) -> World:
+def make_evaluation_world(family: SuiteFamily, contract: Contract, options: LiberoOptions) -> EvaluationWorld:
     """Return the world as a policy's contract asks for it.
 
     Raises ContractMismatch when it does not fit however it is built, before any simulator is imported; for LIBERO also
@@ -187,19 +187,19 @@ def world_for(family: Family, contract: Contract, options: LiberoOptions) -> Wor
     if family.name == "desk":
         from .desk.world import DeskWorld
 
-        world: World = DeskWorld(contract.cameras[0].height)
+        world: EvaluationWorld = DeskWorld(contract.cameras[0].height)
         contract.check(world.offer())
         return world
     from .libero.conventions import Conventions
     from .libero.world import libero_world
 
-    conventions = Conventions.of(contract)
+    conventions = Conventions.from_contract(contract)
     contract.check(conventions.offer())
     return libero_world(conventions, options)
 
 
-def world_to_demonstrate_in(family: Family, image_size: int, options: LiberoOptions) -> DemonstrationWorld:
-    """Return the world with its scripted demonstrator and pictures of `image_size` pixels; raises as `world_for`."""
+def make_demonstration_world(family: SuiteFamily, image_size: int, options: LiberoOptions) -> DemonstrationWorld:
+    """Return the world with its scripted demonstrator and pictures of `image_size` pixels; raises as `make_evaluation_world`."""
     family.check(options)
     if family.name == "desk":
         from .desk.world import DeskWorld
@@ -211,6 +211,6 @@ def world_to_demonstrate_in(family: Family, image_size: int, options: LiberoOpti
     return libero_world(Conventions(image_size=image_size), options)
 
 
-def _names(task: SuiteTask) -> set[str]:
+def _task_names(task: SuiteTask) -> set[str]:
     number = getattr(task, "number", None)
     return {task.name} if number is None else {task.name, str(number)}

@@ -13,7 +13,7 @@ import pytest
 
 import saccade
 from saccade.policy.checkpoint.folder import read_checkpoint
-from saccade.policy.loading import load_core
+from saccade.policy.loading import load_policy
 
 ROOT = Path(saccade.__file__).parent
 
@@ -104,7 +104,7 @@ def test_train_resume_and_evaluate(demonstrations, tmp_path):
     assert checkpoint.config["type"] == "saccade" and checkpoint.config["architecture"]["trunk_layers"] == 2
     assert checkpoint.contract.execute == 16
     assert checkpoint.provenance["dataset_fingerprint"]
-    assert load_core(second).architecture.trunk_layers == 2
+    assert load_policy(second).architecture.trunk_layers == 2
 
     results = json.loads((tmp_path / "evaluation" / "eval_info.json").read_text())
     assert results["overall"]["n_episodes"] == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..policy.pretrained.adaptation import trained_parameters
+from ..policy.pretrained.adaptation import trainable_parameters
 
 
 class WeightAverage:
@@ -12,14 +12,14 @@ class WeightAverage:
 
     def __init__(self, model: torch.nn.Module, decay: float) -> None:
         self._model, self.decay, self.updates = model, decay, 0
-        self.average = {name: weight.detach().clone() for name, weight in trained_parameters(model).items()}
+        self.average = {name: weight.detach().clone() for name, weight in trainable_parameters(model).items()}
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the weights of this step."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        weights = trained_parameters(self._model)
+        weights = trainable_parameters(self._model)
         torch._foreach_lerp_(list(self.average.values()), [weights[name] for name in self.average], 1 - decay)
 
     def tensors(self) -> dict[str, torch.Tensor]:

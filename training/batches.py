@@ -37,22 +37,22 @@ def frame_order(frames: np.ndarray, config: LoopConfig, start: int, rank: int, r
 
 
 def prefetch(
-    dataset: DemonstrationDataset, order: Iterator[np.ndarray], ahead: int = 3
+    dataset: DemonstrationDataset, order: Iterator[np.ndarray], depth: int = 3
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yield the batches of an order, made by a thread that stays a little ahead; its errors are raised here."""
-    ready: queue.Queue[Any] = queue.Queue(maxsize=ahead)
+    batch_queue: queue.Queue[Any] = queue.Queue(maxsize=depth)
     stop = threading.Event()
 
     def put(item: object) -> bool:
         while not stop.is_set():
             try:
-                ready.put(item, timeout=0.2)
+                batch_queue.put(item, timeout=0.2)
                 return True
             except queue.Full:
                 continue
         return False
 
-    def work() -> None:
+    def produce_batches() -> None:
         try:
             for indices in order:
                 if not put(dataset.batch(indices)):
@@ -61,10 +61,10 @@ def prefetch(
         except BaseException as error:
             put(error)
 
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=produce_batches, daemon=True)
     thread.start()
     try:
-        while (item := ready.get()) is not None:
+        while (item := batch_queue.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..policy.datasets.columns import ACTION, GROUNDING, STATE, DatasetColumns, read_columns
+from ..policy.datasets.columns import ACTION_KEY, GROUNDING_KEY, STATE_KEY, DatasetColumns, read_columns
 from ..policy.normalization import action_chunks
 from .frames import open_frames
 
@@ -26,7 +26,7 @@ class DemonstrationDataset(torch.utils.data.Dataset):
       grounding          float32 [B, G], privileged labels; only when every dataset has them
       instruction        int64 [B], a place in `instructions`
       index              int64 [B], the frame's place in this dataset
-    and, after `remember`, what decisions remember of H frames:
+    and, after `set_history`, what decisions remember of H frames:
       past_images        uint8 [F, V, 3, H, W], remembered frames that are none of the B, each once
       past_member        int64 [F], a row of the batch in whose episode each is
       past_place         int64 [B, H], which of the B + F frames stands k + 1 decisions back, -1 before the episode
@@ -50,19 +50,21 @@ class DemonstrationDataset(torch.utils.data.Dataset):
         roots = [Path(roots)] if isinstance(roots, str | Path) else [Path(root) for root in roots]
         if not roots:
             raise InputError("datasets", got="none", expected="one or more", fix="Name the folder of a dataset.")
-        self.chunk, self.history, self.apart = chunk, 0, 1
+        self.chunk, self.history, self.decision_interval = chunk, 0, 1
         self.sources: tuple[DatasetColumns, ...] = tuple(read_columns(root) for root in roots)
         for source in self.sources[1:]:
-            _check_alike(self.sources[0], source)
+            _check_compatible(self.sources[0], source)
         self.frames: tuple[np.ndarray, ...] = tuple(
             open_frames(source, cache_folder=cache_folder, image_size=image_size, progress=progress)
             for source in self.sources
         )
-        self._firsts = np.cumsum([0, *(source.frames for source in self.sources)])
-        self.state = self._joined(STATE)
-        self.action = self._joined(ACTION)
-        self.grounding = self._joined(GROUNDING) if all(GROUNDING in s.vectors for s in self.sources) else None
-        pairs = list(zip(self._firsts[:-1], self.sources, strict=True))
+        self._offsets = np.cumsum([0, *(source.frames for source in self.sources)])
+        self.state = self._concatenated(STATE_KEY)
+        self.action = self._concatenated(ACTION_KEY)
+        self.grounding = (
+            self._concatenated(GROUNDING_KEY) if all(GROUNDING_KEY in s.vectors for s in self.sources) else None
+        )
+        pairs = list(zip(self._offsets[:-1], self.sources, strict=True))
         self.episode_starts = np.concatenate([source.starts + first for first, source in pairs])
         self.episode_ends = np.concatenate([source.ends + first for first, source in pairs])
         lengths = self.episode_ends - self.episode_starts
@@ -74,15 +76,18 @@ class DemonstrationDataset(torch.utils.data.Dataset):
             [np.array([places[task] for task in s.tasks])[s.vectors["task_index"]] for s in self.sources]
         )
 
-    def remember(self, history: int, apart: int) -> None:
-        """Give with every frame what a policy with that `history` remembers, decisions standing `apart` steps apart.
+    def set_history(self, history: int, decision_interval: int) -> None:
+        """Give with every frame what a policy with that `history` remembers, decisions standing `decision_interval` steps apart.
 
         Raises InputError for numbers out of range.
         """
-        if history < 0 or apart < 1:
-            got, expected = f"{history} frames, {apart} steps apart", "0 frames or more, 1 step apart or more"
+        if history < 0 or decision_interval < 1:
+            got, expected = (
+                f"{history} frames, {decision_interval} steps apart",
+                "0 frames or more, 1 step apart or more",
+            )
             raise InputError("history", got=got, expected=expected, fix="A policy executes so many steps of a chunk.")
-        self.history, self.apart = history, apart
+        self.history, self.decision_interval = history, decision_interval
 
     @property
     def fingerprint(self) -> str:
@@ -107,7 +112,7 @@ class DemonstrationDataset(torch.utils.data.Dataset):
         return tuple(self.sources[0].features[key]["names"] or ())
 
     def __len__(self) -> int:
-        return int(self._firsts[-1])
+        return int(self._offsets[-1])
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
@@ -140,65 +145,65 @@ class DemonstrationDataset(torch.utils.data.Dataset):
             arrays["grounding"] = self.grounding[index]
         images = {"images": index}
         if self.history:
-            images["past_images"], arrays["past_member"], arrays["past_place"] = self._past(index)
+            images["past_images"], arrays["past_member"], arrays["past_place"] = self._past_frames(index)
         return {key: torch.from_numpy(self.images(which)).permute(0, 1, 4, 2, 3) for key, which in images.items()} | {
             key: torch.from_numpy(array) for key, array in arrays.items()
         }
 
-    def _past(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _past_frames(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the remembered frames that are not among `index` [B], a row for each, and `past_place` [B, H]."""
-        back = index[:, None] - self.apart * np.arange(1, self.history + 1)
-        there = back >= self.starts[index][:, None]
-        known, first = np.unique(index, return_index=True)
-        frames, where = np.unique(back[there], return_index=True)
-        is_new = ~np.isin(frames, known)
+        past_index = index[:, None] - self.decision_interval * np.arange(1, self.history + 1)
+        is_inside = past_index >= self.starts[index][:, None]
+        batch_frames, first = np.unique(index, return_index=True)
+        frames, frame_of_entry = np.unique(past_index[is_inside], return_index=True)
+        is_new = ~np.isin(frames, batch_frames)
         # Every frame's place: that of a row which decides on it, or behind them all.
         places = np.empty(len(frames), dtype=np.int64)
         places[is_new] = len(index) + np.arange(is_new.sum())
-        places[~is_new] = first[np.searchsorted(known, frames[~is_new])]
-        place = np.full(back.shape, -1, dtype=np.int64)
-        place[there] = places[np.searchsorted(frames, back[there])]
-        return frames[is_new], np.nonzero(there)[0][where][is_new], place
+        places[~is_new] = first[np.searchsorted(batch_frames, frames[~is_new])]
+        place = np.full(past_index.shape, -1, dtype=np.int64)
+        place[is_inside] = places[np.searchsorted(frames, past_index[is_inside])]
+        return frames[is_new], np.nonzero(is_inside)[0][frame_of_entry][is_new], place
 
     def runs(self, frames: np.ndarray, length: int) -> np.ndarray:
         """Return `length` decisions of one episode for each of `frames` [n], which is the first: int64 [n * length].
 
-        They follow each other `apart` steps apart; behind the episode's last one comes its first.
+        They follow each other `decision_interval` steps apart; behind the episode's last one comes its first.
         """
-        start, number = self.starts[frames], (frames - self.starts[frames]) // self.apart
-        phase = (frames - start) % self.apart
-        count = -(-(self.ends[frames] - start - phase) // self.apart)
+        start, number = self.starts[frames], (frames - self.starts[frames]) // self.decision_interval
+        phase = (frames - start) % self.decision_interval
+        count = -(-(self.ends[frames] - start - phase) // self.decision_interval)
         numbers = (number[:, None] + np.arange(length)) % count[:, None]
-        return ((start + phase)[:, None] + self.apart * numbers).flatten()
+        return ((start + phase)[:, None] + self.decision_interval * numbers).flatten()
 
     def images(self, index: np.ndarray) -> np.ndarray:
         """Return the frames at `index` int64 [B] as a copy, uint8 [B, V, H, W, 3]."""
         images = np.empty((len(index), *self.image_shape), dtype=np.uint8)
-        source = np.searchsorted(self._firsts, index, side="right") - 1
+        source = np.searchsorted(self._offsets, index, side="right") - 1
         for number, frames in enumerate(self.frames):
             for place in np.flatnonzero(source == number):
-                images[place] = frames[index[place] - self._firsts[number]]
+                images[place] = frames[index[place] - self._offsets[number]]
         return images
 
     def chunks(self) -> tuple[np.ndarray, np.ndarray]:
         """Return every frame's chunk, float32 [F, T, A], and which of its steps lie inside the episode, [F, T]."""
         return action_chunks(self.action, self.ends, self.chunk)
 
-    def _joined(self, key: str) -> np.ndarray:
+    def _concatenated(self, key: str) -> np.ndarray:
         return np.concatenate([source.vectors[key] for source in self.sources]).astype(np.float32)
 
 
-def _check_alike(first: DatasetColumns, other: DatasetColumns) -> None:
+def _check_compatible(first: DatasetColumns, other: DatasetColumns) -> None:
     """Raise InputError naming every difference that keeps two datasets from being trained on together."""
     differences = []
     if first.fps != other.fps:
         differences.append(("fps", other.fps, first.fps))
     if first.camera_keys != other.camera_keys:
         differences.append(("cameras", other.camera_keys, first.camera_keys))
-    for key in (STATE, ACTION, GROUNDING, *first.camera_keys):
+    for key in (STATE_KEY, ACTION_KEY, GROUNDING_KEY, *first.camera_keys):
         for field in ("shape", "names"):
             one, two = (source.features.get(key, {}).get(field) for source in (first, other))
-            if one != two and not (key == GROUNDING and field == "names"):
+            if one != two and not (key == GROUNDING_KEY and field == "names"):
                 differences.append((f"{key} {field}", two, one))
     if first.offer is not None and other.offer is not None and first.offer != other.offer:
         differences.append(("offer", "other units or conventions", f"those of {first.root}"))

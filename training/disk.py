@@ -14,7 +14,7 @@ from ..policy.checkpoint.folder import flush
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def disk_errors_to_input_error(path: Path) -> Iterator[None]:
     """Turn a disk's refusal (full, read-only, gone) into an InputError that names `path`."""
     try:
         yield
@@ -27,13 +27,13 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a text file that, whenever the process stops, holds either the old text or the new one.
 
     Raises InputError when the disk refuses.
     """
     temporary = path.with_name(f".{path.name}.partial")
-    with writing(path):
+    with disk_errors_to_input_error(path):
         try:
             temporary.write_text(text, encoding="utf-8")
             flush(temporary)

@@ -21,13 +21,13 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..policy.datasets.columns import DatasetColumns, refuse
+from ..policy.datasets.columns import DatasetColumns, dataset_error
 
-EPISODES_PER_RUN = 32
+EPISODES_PER_TASK = 32
 
 
 @dataclass(frozen=True)
-class Run:
+class DecodeTask:
     """A stretch of neighbouring episodes of one camera that lie in one file: what a thread decodes in one go."""
 
     camera: int
@@ -58,15 +58,15 @@ def open_frames(
     InputError for a damaged or missing video, cameras of different sizes and a disk that is too small.
     """
     if not columns.camera_keys:
-        raise refuse(columns.root, "no camera", "one or more", "Choose a dataset with images.")
+        raise dataset_error(columns.root, "no camera", "one or more", "Choose a dataset with images.")
     folder = Path(cache_folder or default_cache_folder())
     folder.mkdir(parents=True, exist_ok=True)
     shape = (columns.frames, len(columns.camera_keys), *_frame_size(columns, image_size), 3)
     name = f"{columns.fingerprint[:32]}-{shape[2]}x{shape[3]}"
     path = folder / f"{name}.npy"
-    with _alone(folder / f"{name}.lock"):
-        if not _is_whole(path, shape):
-            _decode(columns, path, shape, threads or _cores(), progress)
+    with _exclusive_lock(folder / f"{name}.lock"):
+        if not _is_complete(path, shape):
+            _decode(columns, path, shape, threads or _core_count(), progress)
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
@@ -75,23 +75,25 @@ def _frame_size(columns: DatasetColumns, image_size: int | None) -> tuple[int, .
         return image_size, image_size
     sizes = {tuple(columns.features[key]["shape"][:2]) for key in columns.camera_keys}
     if len(sizes) > 1:
-        raise refuse(columns.root, f"cameras of sizes {sorted(sizes)}", "one size", "Give an image_size for all.")
+        raise dataset_error(
+            columns.root, f"cameras of sizes {sorted(sizes)}", "one size", "Give an image_size for all."
+        )
     return sizes.pop()
 
 
-def _cores() -> int:
+def _core_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _exclusive_lock(path: Path) -> Iterator[None]:
     """Hold a lock that the system lets go of even when the process is killed."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+def _is_complete(path: Path, shape: tuple[int, ...]) -> bool:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False).shape == shape
     except (OSError, ValueError, EOFError):
@@ -115,7 +117,7 @@ def _decode(columns: DatasetColumns, path: Path, shape: tuple[int, ...], threads
     try:
         # Decoding leaves the interpreter free, so that threads are enough.
         with ThreadPoolExecutor(threads) as pool:
-            for count in pool.map(lambda run: _decode_run(columns, run, frames), list(_runs(columns))):
+            for count in pool.map(lambda task: _decode_task(columns, task, frames), list(_decode_tasks(columns))):
                 bar.update(count)
         frames.flush()
         os.replace(temporary, path)
@@ -124,7 +126,7 @@ def _decode(columns: DatasetColumns, path: Path, shape: tuple[int, ...], threads
         temporary.unlink(missing_ok=True)
 
 
-def _runs(columns: DatasetColumns) -> Iterator[Run]:
+def _decode_tasks(columns: DatasetColumns) -> Iterator[DecodeTask]:
     template = {"video": str(columns.info.get("video_path")), "image": str(columns.info.get("data_path"))}
     for camera, key in enumerate(columns.camera_keys):
         kind = columns.features[key]["dtype"]
@@ -138,41 +140,43 @@ def _runs(columns: DatasetColumns) -> Iterator[Run]:
 
         for path, group in groupby(range(len(columns.episodes)), key=place):
             episodes = tuple(group)
-            for first in range(0, len(episodes), EPISODES_PER_RUN):
-                yield Run(camera, key, path, episodes[first : first + EPISODES_PER_RUN])
+            for first in range(0, len(episodes), EPISODES_PER_TASK):
+                yield DecodeTask(camera, key, path, episodes[first : first + EPISODES_PER_TASK])
 
 
-def _decode_run(columns: DatasetColumns, run: Run, frames: np.ndarray) -> int:
-    if not run.path.is_file():
-        raise refuse(columns.root, f"no {run.path.relative_to(columns.root)}", "every file that its metadata names")
-    read = _read_video if columns.features[run.key]["dtype"] == "video" else _read_images
-    wanted = sum(int(columns.ends[episode] - columns.starts[episode]) for episode in run.episodes)
+def _decode_task(columns: DatasetColumns, task: DecodeTask, frames: np.ndarray) -> int:
+    if not task.path.is_file():
+        raise dataset_error(
+            columns.root, f"no {task.path.relative_to(columns.root)}", "every file that its metadata names"
+        )
+    read = _read_video if columns.features[task.key]["dtype"] == "video" else _read_images
+    wanted = sum(int(columns.ends[episode] - columns.starts[episode]) for episode in task.episodes)
     found = 0
     try:
-        for index, picture in read(columns, run):
-            frames[index, run.camera] = _fit(picture, frames.shape[2:4])
+        for index, image in read(columns, task):
+            frames[index, task.camera] = _resize(image, frames.shape[2:4])
             found += 1
     except (OSError, ValueError) as error:
-        got = f"a damaged {run.path.relative_to(columns.root)} ({error})"
-        raise refuse(columns.root, got, "videos that decode") from error
+        got = f"a damaged {task.path.relative_to(columns.root)} ({error})"
+        raise dataset_error(columns.root, got, "videos that decode") from error
     if found != wanted:
-        got = f"{found} of {wanted} frames of episodes {run.episodes[0]} to {run.episodes[-1]} in {run.path.name}"
-        raise refuse(columns.root, got, "all of them")
+        got = f"{found} of {wanted} frames of episodes {task.episodes[0]} to {task.episodes[-1]} in {task.path.name}"
+        raise dataset_error(columns.root, got, "all of them")
     return found
 
 
-def _read_video(columns: DatasetColumns, run: Run) -> Iterator[tuple[int, np.ndarray]]:
+def _read_video(columns: DatasetColumns, task: DecodeTask) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (frame index, uint8 [H, W, 3]) for the run's frames, reading the file once from its first episode on."""
     import av
 
     # Frames are counted from the file's start: the metadata's times are multiples of the frame time.
     wanted = {}
-    for episode in run.episodes:
-        first = round(columns.episodes[episode][f"videos/{run.key}/from_timestamp"] * columns.fps)
+    for episode in task.episodes:
+        first = round(columns.episodes[episode][f"videos/{task.key}/from_timestamp"] * columns.fps)
         start, end = int(columns.starts[episode]), int(columns.ends[episode])
         wanted |= zip(range(first, first + end - start), range(start, end), strict=True)
     last = max(wanted)
-    with av.open(str(run.path)) as container:
+    with av.open(str(task.path)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         container.seek(max(round(min(wanted) / columns.fps / stream.time_base) - 1, 0), stream=stream)
@@ -186,22 +190,25 @@ def _read_video(columns: DatasetColumns, run: Run) -> Iterator[tuple[int, np.nda
                 return
 
 
-def _read_images(columns: DatasetColumns, run: Run) -> Iterator[tuple[int, np.ndarray]]:
+def _read_images(columns: DatasetColumns, task: DecodeTask) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (frame index, uint8 [H, W, 3]) of pictures that are stored one by one in the data file."""
     import pyarrow.parquet as pq
     from PIL import Image
 
-    first, last = int(columns.starts[run.episodes[0]]), int(columns.ends[run.episodes[-1]])
+    first, last = int(columns.starts[task.episodes[0]]), int(columns.ends[task.episodes[-1]])
     rows: Any = pq.read_table(
-        run.path, columns=["index", run.key], filters=[("index", ">=", first), ("index", "<", last)], partitioning=None
+        task.path,
+        columns=["index", task.key],
+        filters=[("index", ">=", first), ("index", "<", last)],
+        partitioning=None,
     )
-    for index, picture in zip(rows["index"].to_pylist(), rows[run.key], strict=True):
-        yield index, np.asarray(Image.open(io.BytesIO(picture["bytes"].as_py())).convert("RGB"))
+    for index, image in zip(rows["index"].to_pylist(), rows[task.key], strict=True):
+        yield index, np.asarray(Image.open(io.BytesIO(image["bytes"].as_py())).convert("RGB"))
 
 
-def _fit(picture: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    if picture.shape[:2] == size:
-        return picture
+def _resize(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    if image.shape[:2] == size:
+        return image
     from PIL import Image
 
-    return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BOX))
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BOX))

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from ..policy.checkpoint.folder import read_checkpoint
-from ..policy.core import Core
+from ..policy.core import PolicyCore
 from ..policy.lerobot_files import camera_name
 from ..policy.merging.origin import origin
-from ..policy.merging.profile import Profile
+from ..policy.merging.profile import SkillProfile
 from .dataset import DemonstrationDataset
 
-FRAMES, BATCH = 480, 16
+PROFILE_FRAMES, PROFILE_BATCH = 480, 16
 """Frames that make a profile, and how many are seen at once."""
 
 
@@ -24,16 +24,16 @@ class SkillRecord:
     """A skill's `origin`, see `merging.origin`, and its `profile`, see `merging.profile`."""
 
     origin: dict[str, str]
-    profile: Profile
+    profile: SkillProfile
 
 
-def begin_skill(core: Core, dataset: DemonstrationDataset) -> SkillRecord:
+def new_skill_record(core: PolicyCore, dataset: DemonstrationDataset) -> SkillRecord:
     """Return the record of a skill that begins as `core` and learns from a dataset.
 
     Half of the frames begin an episode, where a router decides; the others lie anywhere in it.
     """
     generator = np.random.default_rng(0)
-    episodes = _spread(dataset, FRAMES // 2)
+    episodes = _balanced_episodes(dataset, PROFILE_FRAMES // 2)
     starts, ends = dataset.episode_starts[episodes], dataset.episode_ends[episodes]
     frames = np.concatenate([starts, generator.integers(starts, ends)])
     cameras = [camera_name(key) for key in dataset.camera_keys]
@@ -41,27 +41,27 @@ def begin_skill(core: Core, dataset: DemonstrationDataset) -> SkillRecord:
     training = core.model.training
     core.model.eval()
     features = []
-    for first in range(0, len(frames), BATCH):
-        batch = dataset.batch(frames[first : first + BATCH])
-        words = [dataset.instructions[place] for place in batch["instruction"].tolist()]
-        features.append(core.describe(batch["images"][:, views], words, batch["state"]).cpu())
+    for first in range(0, len(frames), PROFILE_BATCH):
+        batch = dataset.batch(frames[first : first + PROFILE_BATCH])
+        instructions = [dataset.instructions[place] for place in batch["instruction"].tolist()]
+        features.append(core.routing_features(batch["images"][:, views], instructions, batch["state"]).cpu())
     core.model.train(training)
-    profile = Profile.of(torch.cat(features), dataset.instruction[frames], dataset.episode[frames])
+    profile = SkillProfile.of(torch.cat(features), dataset.instruction[frames], dataset.episode[frames])
     return SkillRecord(origin(core.model.state_dict()), profile)
 
 
-def continue_skill(folder: Path) -> SkillRecord:
+def read_skill_record(folder: Path) -> SkillRecord:
     """Return the record of a skill that goes on learning: the one that its checkpoint has."""
     checkpoint = read_checkpoint(folder)
-    return SkillRecord(checkpoint.provenance["skill"], Profile.read(checkpoint.tensors, str(folder)))
+    return SkillRecord(checkpoint.provenance["skill"], SkillProfile.read(checkpoint.tensors, str(folder)))
 
 
-def _spread(dataset: DemonstrationDataset, most: int) -> np.ndarray:
+def _balanced_episodes(dataset: DemonstrationDataset, max_episodes: int) -> np.ndarray:
     """Return the numbers of at most so many episodes, as many of one instruction as of another."""
-    said = dataset.instruction[dataset.episode_starts]
+    episode_instruction = dataset.instruction[dataset.episode_starts]
     # Every instruction's first, then every one's second, and so on.
-    turn = np.zeros(len(said), dtype=np.int64)
-    for instruction in np.unique(said):
-        own = np.flatnonzero(said == instruction)
-        turn[own] = np.arange(len(own))
-    return np.sort(np.argsort(turn, kind="stable")[:most])
+    occurrence = np.zeros(len(episode_instruction), dtype=np.int64)
+    for instruction in np.unique(episode_instruction):
+        own = np.flatnonzero(episode_instruction == instruction)
+        occurrence[own] = np.arange(len(own))
+    return np.sort(np.argsort(occurrence, kind="stable")[:max_episodes])

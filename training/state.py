@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from ..errors import InputError
 from ..policy.checkpoint.folder import flush
 from .averaging import WeightAverage
-from .disk import writing
+from .disk import disk_errors_to_input_error
 
-WEIGHTS, AVERAGE, OPTIMIZER = "weights/", "average/", "optimizer/"
+WEIGHTS_PREFIX, AVERAGE_PREFIX, OPTIMIZER_PREFIX = "weights/", "average/", "optimizer/"
 TENSORS_FILE, NUMBERS_FILE = "state.safetensors", "state.json"
 
 
@@ -40,14 +40,14 @@ def write_state(
 
     Raises InputError when the disk refuses.
     """
-    tensors = {WEIGHTS + name: tensor for name, tensor in model.state_dict().items()}
-    tensors |= {AVERAGE + name: tensor for name, tensor in average.average.items()}
+    tensors = {WEIGHTS_PREFIX + name: tensor for name, tensor in model.state_dict().items()}
+    tensors |= {AVERAGE_PREFIX + name: tensor for name, tensor in average.average.items()}
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
-            tensors[f"{OPTIMIZER}{index}/{name}"] = torch.as_tensor(value)
+            tensors[f"{OPTIMIZER_PREFIX}{index}/{name}"] = torch.as_tensor(value)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     staging = _staging(folder)
-    with writing(folder):
+    with disk_errors_to_input_error(folder):
         try:
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
@@ -55,7 +55,7 @@ def write_state(
             (staging / NUMBERS_FILE).write_text(json.dumps({**asdict(state), "updates": average.updates}))
             for path in (*staging.iterdir(), staging):
                 flush(path)
-            _put_in_place(staging, folder)
+            _replace_folder(staging, folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -68,11 +68,11 @@ def read_state(
     Raises InputError, and restores nothing, when it is damaged or belongs to another network.
     """
     if not folder.exists() and _previous(folder).exists():
-        os.rename(_previous(folder), folder)  # a kill came between the two renames of `_put_in_place`
+        os.rename(_previous(folder), folder)  # a kill came between the two renames of `_replace_folder`
     if not folder.exists():
         return None
     tensors, numbers = _read_tensors(folder / TENSORS_FILE), _read_numbers(folder / NUMBERS_FILE)
-    weights, averaged = _under(WEIGHTS, tensors), _under(AVERAGE, tensors)
+    weights, averaged = _with_prefix(WEIGHTS_PREFIX, tensors), _with_prefix(AVERAGE_PREFIX, tensors)
     if _shapes(weights) != _shapes(model.state_dict()) or _shapes(averaged) != _shapes(average.average):
         raise InputError(
             f"training state {folder}",
@@ -81,7 +81,7 @@ def read_state(
             fix="Resume with the options of the first run, or train into a new folder.",
         )
     moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in _under(OPTIMIZER, tensors).items():
+    for name, tensor in _with_prefix(OPTIMIZER_PREFIX, tensors).items():
         index, _, key = name.partition("/")
         moments.setdefault(int(index), {})[key] = tensor
     model.load_state_dict(weights)
@@ -99,7 +99,7 @@ def discard_state(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _put_in_place(staging: Path, folder: Path) -> None:
+def _replace_folder(staging: Path, folder: Path) -> None:
     previous = _previous(folder)
     shutil.rmtree(previous, ignore_errors=True)
     if folder.exists():
@@ -117,7 +117,7 @@ def _previous(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.previous")
 
 
-def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _with_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
@@ -129,7 +129,7 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise _damaged(path, error, "a whole safetensors file") from error
+        raise _damaged_error(path, error, "a whole safetensors file") from error
 
 
 def _read_numbers(path: Path) -> dict[str, int | float]:
@@ -137,13 +137,13 @@ def _read_numbers(path: Path) -> dict[str, int | float]:
     try:
         numbers = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise _damaged(path, error, "JSON") from error
+        raise _damaged_error(path, error, "JSON") from error
     wrong = not isinstance(numbers, dict) or any(type(numbers.get(name)) not in kind for name, kind in kinds.items())
     if wrong:
-        raise _damaged(path, numbers, f"numbers named {', '.join(kinds)}")
+        raise _damaged_error(path, numbers, f"numbers named {', '.join(kinds)}")
     return numbers
 
 
-def _damaged(path: Path, got: object, expected: str) -> InputError:
+def _damaged_error(path: Path, got: object, expected: str) -> InputError:
     fix = "It was damaged after it was written: train again with --overwrite, or from its checkpoint with --init."
     return InputError(str(path), got=got, expected=expected, fix=fix)

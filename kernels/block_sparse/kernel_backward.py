@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .kernel_tile import LOG2_E, RUNTIME_INTEGERS, load_rows, may_meet, store_rows
+from .kernel_tile import LOG2_E, UNSPECIALIZED_ARGUMENTS, load_rows, store_rows, visibility_mask
 
 
 @triton.jit(do_not_specialize=["queries"])
@@ -21,8 +21,8 @@ def delta_kernel(
     delta,
     queries,
     HEADS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PADDED: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    PADDED_SIZE: tl.constexpr,
     ROWS: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
@@ -34,19 +34,21 @@ def delta_kernel(
     head = tl.program_id(1)
     rows = start + tl.arange(0, ROWS)
     inside = rows < queries
-    stride = HEADS * WIDTH
-    far = (start.to(tl.int64) * HEADS + head) * WIDTH
-    left = load_rows(output + far, stride, queries - start, ROWS, WIDTH, PADDED, False, UPCAST)
-    right = load_rows(output_gradient + far, stride, queries - start, ROWS, WIDTH, PADDED, False, UPCAST)
+    stride = HEADS * HEAD_SIZE
+    base_offset = (start.to(tl.int64) * HEADS + head) * HEAD_SIZE
+    left = load_rows(output + base_offset, stride, queries - start, ROWS, HEAD_SIZE, PADDED_SIZE, False, UPCAST)
+    right = load_rows(
+        output_gradient + base_offset, stride, queries - start, ROWS, HEAD_SIZE, PADDED_SIZE, False, UPCAST
+    )
     place = head.to(tl.int64) * queries + rows
     gradient = tl.load(log_sum_exp_gradient + place, mask=inside, other=0.0)
     # A row that saw nothing has no log-sum-exp to move, whatever gradient reaches it.
     seen = tl.load(log_sum_exp + place, mask=inside, other=float("-inf")) > float("-inf")
-    taken = tl.sum(left.to(tl.float32) * right.to(tl.float32), 1) - tl.where(seen, gradient, 0.0)
-    tl.store(delta + place, taken, mask=inside)
+    row_delta = tl.sum(left.to(tl.float32) * right.to(tl.float32), 1) - tl.where(seen, gradient, 0.0)
+    tl.store(delta + place, row_delta, mask=inside)
 
 
-@triton.jit(do_not_specialize=RUNTIME_INTEGERS)
+@triton.jit(do_not_specialize=UNSPECIALIZED_ARGUMENTS)
 def query_gradient_kernel(
     query,
     key,
@@ -62,13 +64,13 @@ def query_gradient_kernel(
     low,
     high,
     level,
-    words,
+    selection_bits,
     block,
     bias,
     scale,
     queries,
     keys,
-    width,
+    word_count,
     row_tiles,
     column_tiles,
     query_stride,
@@ -78,14 +80,14 @@ def query_gradient_kernel(
     KEY_HEADS: tl.constexpr,
     MASK_HEADS: tl.constexpr,
     BIAS_HEADS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PADDED: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    PADDED_SIZE: tl.constexpr,
     CHANNELS: tl.constexpr,
     SELECT: tl.constexpr,
     QUERY_TILE: tl.constexpr,
     KEY_TILE: tl.constexpr,
-    OWN: tl.constexpr,
-    PIECE: tl.constexpr,
+    OUTER_TILE: tl.constexpr,
+    INNER_TILE: tl.constexpr,
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
@@ -95,83 +97,97 @@ def query_gradient_kernel(
     `output_gradient` [Tq, HEADS, WIDTH] and `query_gradient` [splits, Tq, HEADS, WIDTH] are contiguous. Grid: parts
     of query tiles, heads, splits.
     """
-    tile = row_tiles - 1 - tl.program_id(0) // (QUERY_TILE // OWN)
-    left_out = tl.program_id(0) % (QUERY_TILE // OWN) * OWN
+    tile = row_tiles - 1 - tl.program_id(0) // (QUERY_TILE // OUTER_TILE)
+    outer_offset = tl.program_id(0) % (QUERY_TILE // OUTER_TILE) * OUTER_TILE
     head = tl.program_id(1)
     split = tl.program_id(2)
     mask_head = head // (HEADS // MASK_HEADS)
-    start = tl.load(query_tiles + tile * 3) + left_out
-    length = tl.load(query_tiles + tile * 3 + 1) - left_out
+    start = tl.load(query_tiles + tile * 3) + outer_offset
+    length = tl.load(query_tiles + tile * 3 + 1) - outer_offset
     if length <= 0:
         return
-    far_start = start.to(tl.int64)
-    rows = tl.arange(0, OWN)
+    start_int64 = start.to(tl.int64)
+    rows = tl.arange(0, OUTER_TILE)
     inside = rows < length
-    queries_here = load_rows(
-        query + far_start * query_stride + head * WIDTH,
+    query_rows = load_rows(
+        query + start_int64 * query_stride + head * HEAD_SIZE,
         query_stride,
         length,
-        OWN,
-        WIDTH,
-        PADDED,
+        OUTER_TILE,
+        HEAD_SIZE,
+        PADDED_SIZE,
         False,
         UPCAST,
     )
-    outer = load_rows(
-        output_gradient + (far_start * HEADS + head) * WIDTH,
-        HEADS * WIDTH,
+    output_gradient_rows = load_rows(
+        output_gradient + (start_int64 * HEADS + head) * HEAD_SIZE,
+        HEADS * HEAD_SIZE,
         length,
-        OWN,
-        WIDTH,
-        PADDED,
+        OUTER_TILE,
+        HEAD_SIZE,
+        PADDED_SIZE,
         False,
         UPCAST,
     )
     place_of_row = head.to(tl.int64) * queries + start + rows
-    found = tl.load(log_sum_exp + place_of_row, mask=inside, other=float("-inf"))
-    found = tl.where(found == float("-inf"), float("inf"), found) * LOG2_E
-    taken = tl.load(delta + place_of_row, mask=inside, other=0.0)
-    key_of_head = key + head // (HEADS // KEY_HEADS) * WIDTH
-    value_of_head = value + head // (HEADS // KEY_HEADS) * WIDTH
+    row_log_sum_exp = tl.load(log_sum_exp + place_of_row, mask=inside, other=float("-inf"))
+    row_log_sum_exp = tl.where(row_log_sum_exp == float("-inf"), float("inf"), row_log_sum_exp) * LOG2_E
+    row_delta = tl.load(delta + place_of_row, mask=inside, other=0.0)
+    key_of_head = key + head // (HEADS // KEY_HEADS) * HEAD_SIZE
+    value_of_head = value + head // (HEADS // KEY_HEADS) * HEAD_SIZE
     if BIAS_HEADS:
         bias_of_head = bias + (head // (HEADS // BIAS_HEADS)).to(tl.int64) * keys
-    gradient = tl.zeros([OWN, PADDED], tl.float32)
+    gradient = tl.zeros([OUTER_TILE, PADDED_SIZE], tl.float32)
 
-    PIECES: tl.constexpr = KEY_TILE // PIECE
-    listed = mask_head.to(tl.int64) * row_tiles + tile
-    partial = tl.load(counts + listed * 2)
-    everything = partial + tl.load(counts + listed * 2 + 1)
-    share = tl.cdiv(everything, tl.num_programs(2))
-    first = tl.minimum(split * share, everything)
-    last = tl.minimum(first + share, everything)
-    for whole in tl.static_range(2):
-        begin = tl.maximum(first, partial) if whole else tl.minimum(first, partial)
-        end = tl.maximum(last, partial) if whole else tl.minimum(last, partial)
-        for step in tl.range(begin * PIECES, end * PIECES, num_stages=STAGES):
-            place = step // PIECES
-            skipped = step % PIECES * PIECE
-            entry = column_tiles - 1 - (place - partial) if whole else place
-            number = tl.load(lists + listed * column_tiles + entry)
-            key_start = tl.load(key_tiles + number * 3) + skipped
-            key_length = tl.load(key_tiles + number * 3 + 1) - skipped
-            far_key = key_start.to(tl.int64)
-            keys_here = load_rows(
-                key_of_head + far_key * key_stride, key_stride, key_length, PIECE, WIDTH, PADDED, whole, UPCAST
+    INNER_TILES: tl.constexpr = KEY_TILE // INNER_TILE
+    list_row = mask_head.to(tl.int64) * row_tiles + tile
+    partial_count = tl.load(counts + list_row * 2)
+    tile_count = partial_count + tl.load(counts + list_row * 2 + 1)
+    tiles_per_split = tl.cdiv(tile_count, tl.num_programs(2))
+    first = tl.minimum(split * tiles_per_split, tile_count)
+    last = tl.minimum(first + tiles_per_split, tile_count)
+    for is_full in tl.static_range(2):
+        begin = tl.maximum(first, partial_count) if is_full else tl.minimum(first, partial_count)
+        end = tl.maximum(last, partial_count) if is_full else tl.minimum(last, partial_count)
+        for step in tl.range(begin * INNER_TILES, end * INNER_TILES, num_stages=STAGES):
+            place = step // INNER_TILES
+            inner_offset = step % INNER_TILES * INNER_TILE
+            entry = column_tiles - 1 - (place - partial_count) if is_full else place
+            tile_index = tl.load(lists + list_row * column_tiles + entry)
+            key_start = tl.load(key_tiles + tile_index * 3) + inner_offset
+            key_length = tl.load(key_tiles + tile_index * 3 + 1) - inner_offset
+            key_start_int64 = key_start.to(tl.int64)
+            key_rows = load_rows(
+                key_of_head + key_start_int64 * key_stride,
+                key_stride,
+                key_length,
+                INNER_TILE,
+                HEAD_SIZE,
+                PADDED_SIZE,
+                is_full,
+                UPCAST,
             )
-            values_here = load_rows(
-                value_of_head + far_key * value_stride, value_stride, key_length, PIECE, WIDTH, PADDED, whole, UPCAST
+            value_rows = load_rows(
+                value_of_head + key_start_int64 * value_stride,
+                value_stride,
+                key_length,
+                INNER_TILE,
+                HEAD_SIZE,
+                PADDED_SIZE,
+                is_full,
+                UPCAST,
             )
-            score = tl.dot(queries_here, tl.trans(keys_here), input_precision=PRECISION) * (scale * LOG2_E)
+            score = tl.dot(query_rows, tl.trans(key_rows), input_precision=PRECISION) * (scale * LOG2_E)
             if BIAS_HEADS:
-                column = tl.arange(0, PIECE)
-                added = tl.load(bias_of_head + key_start + column, mask=column < key_length, other=0.0)
-                score += added[None, :] * LOG2_E
-            if not whole:
-                meets = may_meet(
+                column = tl.arange(0, INNER_TILE)
+                bias_row = tl.load(bias_of_head + key_start + column, mask=column < key_length, other=0.0)
+                score += bias_row[None, :] * LOG2_E
+            if not is_full:
+                visible = visibility_mask(
                     low,
                     high,
                     level,
-                    words,
+                    selection_bits,
                     block,
                     mask_head,
                     start,
@@ -180,29 +196,29 @@ def query_gradient_kernel(
                     key_length,
                     queries,
                     keys,
-                    width,
+                    word_count,
                     CHANNELS,
                     SELECT,
-                    OWN,
-                    PIECE,
+                    OUTER_TILE,
+                    INNER_TILE,
                 )
-                score = tl.where(meets, score, float("-inf"))
-            weight = tl.exp2(score - found[:, None])
-            steered = tl.dot(outer, tl.trans(values_here), input_precision=PRECISION)
-            moved = weight * (steered - taken[:, None])
-            gradient = tl.dot(moved.to(keys_here.dtype), keys_here, gradient, input_precision=PRECISION)
+                score = tl.where(visible, score, float("-inf"))
+            weight = tl.exp2(score - row_log_sum_exp[:, None])
+            weight_gradient = tl.dot(output_gradient_rows, tl.trans(value_rows), input_precision=PRECISION)
+            score_gradient = weight * (weight_gradient - row_delta[:, None])
+            gradient = tl.dot(score_gradient.to(key_rows.dtype), key_rows, gradient, input_precision=PRECISION)
     store_rows(
-        query_gradient + ((split * queries + far_start) * HEADS + head) * WIDTH,
-        HEADS * WIDTH,
+        query_gradient + ((split * queries + start_int64) * HEADS + head) * HEAD_SIZE,
+        HEADS * HEAD_SIZE,
         length,
         gradient * scale,
-        OWN,
-        WIDTH,
-        PADDED,
+        OUTER_TILE,
+        HEAD_SIZE,
+        PADDED_SIZE,
     )
 
 
-@triton.jit(do_not_specialize=RUNTIME_INTEGERS)
+@triton.jit(do_not_specialize=UNSPECIALIZED_ARGUMENTS)
 def key_gradient_kernel(
     query,
     key,
@@ -220,13 +236,13 @@ def key_gradient_kernel(
     low,
     high,
     level,
-    words,
+    selection_bits,
     block,
     bias,
     scale,
     queries,
     keys,
-    width,
+    word_count,
     row_tiles,
     column_tiles,
     query_stride,
@@ -236,14 +252,14 @@ def key_gradient_kernel(
     KEY_HEADS: tl.constexpr,
     MASK_HEADS: tl.constexpr,
     BIAS_HEADS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PADDED: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    PADDED_SIZE: tl.constexpr,
     CHANNELS: tl.constexpr,
     SELECT: tl.constexpr,
     QUERY_TILE: tl.constexpr,
     KEY_TILE: tl.constexpr,
-    OWN: tl.constexpr,
-    PIECE: tl.constexpr,
+    OUTER_TILE: tl.constexpr,
+    INNER_TILE: tl.constexpr,
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
@@ -254,94 +270,94 @@ def key_gradient_kernel(
     All gradients are contiguous; the bias's is float32 [HEADS, Tk]. Scores are kept with keys as rows, so that they
     enter the products without being turned. Grid: parts of key tiles, key heads.
     """
-    tile = tl.program_id(0) // (KEY_TILE // OWN)
-    left_out = tl.program_id(0) % (KEY_TILE // OWN) * OWN
+    tile = tl.program_id(0) // (KEY_TILE // OUTER_TILE)
+    outer_offset = tl.program_id(0) % (KEY_TILE // OUTER_TILE) * OUTER_TILE
     key_head = tl.program_id(1)
-    key_start = tl.load(key_tiles + tile * 3) + left_out
-    key_length = tl.load(key_tiles + tile * 3 + 1) - left_out
+    key_start = tl.load(key_tiles + tile * 3) + outer_offset
+    key_length = tl.load(key_tiles + tile * 3 + 1) - outer_offset
     if key_length <= 0:
         return
-    far_key = key_start.to(tl.int64)
-    column = tl.arange(0, OWN)
-    keys_here = load_rows(
-        key + far_key * key_stride + key_head * WIDTH,
+    key_start_int64 = key_start.to(tl.int64)
+    column = tl.arange(0, OUTER_TILE)
+    key_rows = load_rows(
+        key + key_start_int64 * key_stride + key_head * HEAD_SIZE,
         key_stride,
         key_length,
-        OWN,
-        WIDTH,
-        PADDED,
+        OUTER_TILE,
+        HEAD_SIZE,
+        PADDED_SIZE,
         False,
         UPCAST,
     )
-    values_here = load_rows(
-        value + far_key * value_stride + key_head * WIDTH,
+    value_rows = load_rows(
+        value + key_start_int64 * value_stride + key_head * HEAD_SIZE,
         value_stride,
         key_length,
-        OWN,
-        WIDTH,
-        PADDED,
+        OUTER_TILE,
+        HEAD_SIZE,
+        PADDED_SIZE,
         False,
         UPCAST,
     )
-    to_key = tl.zeros([OWN, PADDED], tl.float32)
-    to_value = tl.zeros([OWN, PADDED], tl.float32)
-    PIECES: tl.constexpr = QUERY_TILE // PIECE
+    key_accumulator = tl.zeros([OUTER_TILE, PADDED_SIZE], tl.float32)
+    value_accumulator = tl.zeros([OUTER_TILE, PADDED_SIZE], tl.float32)
+    INNER_TILES: tl.constexpr = QUERY_TILE // INNER_TILE
     for member in range(HEADS // KEY_HEADS):
         head = key_head * (HEADS // KEY_HEADS) + member
         mask_head = head // (HEADS // MASK_HEADS)
         if BIAS_HEADS:
             bias_of_head = bias + (head // (HEADS // BIAS_HEADS)).to(tl.int64) * keys
-            added = tl.load(bias_of_head + key_start + column, mask=column < key_length, other=0.0)
-        to_bias = tl.zeros([OWN], tl.float32)
-        listed = mask_head.to(tl.int64) * column_tiles + tile
-        partial = tl.load(counts + listed * 2)
-        everything = partial + tl.load(counts + listed * 2 + 1)
-        for whole in tl.static_range(2):
-            begin = partial if whole else partial * 0
-            end = everything if whole else partial
-            for step in tl.range(begin * PIECES, end * PIECES, num_stages=STAGES):
-                place = step // PIECES
-                skipped = step % PIECES * PIECE
-                entry = row_tiles - 1 - (place - partial) if whole else place
-                number = tl.load(lists + listed * row_tiles + entry)
-                start = tl.load(query_tiles + number * 3) + skipped
-                length = tl.load(query_tiles + number * 3 + 1) - skipped
-                far_start = start.to(tl.int64)
-                rows = tl.arange(0, PIECE)
+            bias_row = tl.load(bias_of_head + key_start + column, mask=column < key_length, other=0.0)
+        bias_accumulator = tl.zeros([OUTER_TILE], tl.float32)
+        list_row = mask_head.to(tl.int64) * column_tiles + tile
+        partial_count = tl.load(counts + list_row * 2)
+        tile_count = partial_count + tl.load(counts + list_row * 2 + 1)
+        for is_full in tl.static_range(2):
+            begin = partial_count if is_full else partial_count * 0
+            end = tile_count if is_full else partial_count
+            for step in tl.range(begin * INNER_TILES, end * INNER_TILES, num_stages=STAGES):
+                place = step // INNER_TILES
+                inner_offset = step % INNER_TILES * INNER_TILE
+                entry = row_tiles - 1 - (place - partial_count) if is_full else place
+                tile_index = tl.load(lists + list_row * row_tiles + entry)
+                start = tl.load(query_tiles + tile_index * 3) + inner_offset
+                length = tl.load(query_tiles + tile_index * 3 + 1) - inner_offset
+                start_int64 = start.to(tl.int64)
+                rows = tl.arange(0, INNER_TILE)
                 inside = rows < length
-                queries_here = load_rows(
-                    query + far_start * query_stride + head * WIDTH,
+                query_rows = load_rows(
+                    query + start_int64 * query_stride + head * HEAD_SIZE,
                     query_stride,
                     length,
-                    PIECE,
-                    WIDTH,
-                    PADDED,
+                    INNER_TILE,
+                    HEAD_SIZE,
+                    PADDED_SIZE,
                     False,
                     UPCAST,
                 )
-                outer = load_rows(
-                    output_gradient + (far_start * HEADS + head) * WIDTH,
-                    HEADS * WIDTH,
+                output_gradient_rows = load_rows(
+                    output_gradient + (start_int64 * HEADS + head) * HEAD_SIZE,
+                    HEADS * HEAD_SIZE,
                     length,
-                    PIECE,
-                    WIDTH,
-                    PADDED,
+                    INNER_TILE,
+                    HEAD_SIZE,
+                    PADDED_SIZE,
                     False,
                     UPCAST,
                 )
                 place_of_row = head.to(tl.int64) * queries + start + rows
-                found = tl.load(log_sum_exp + place_of_row, mask=inside, other=float("-inf"))
-                found = tl.where(found == float("-inf"), float("inf"), found) * LOG2_E
-                taken = tl.load(delta + place_of_row, mask=inside, other=0.0)
-                score = tl.dot(keys_here, tl.trans(queries_here), input_precision=PRECISION) * (scale * LOG2_E)
+                row_log_sum_exp = tl.load(log_sum_exp + place_of_row, mask=inside, other=float("-inf"))
+                row_log_sum_exp = tl.where(row_log_sum_exp == float("-inf"), float("inf"), row_log_sum_exp) * LOG2_E
+                row_delta = tl.load(delta + place_of_row, mask=inside, other=0.0)
+                score = tl.dot(key_rows, tl.trans(query_rows), input_precision=PRECISION) * (scale * LOG2_E)
                 if BIAS_HEADS:
-                    score += added[:, None] * LOG2_E
-                if not whole:
-                    meets = may_meet(
+                    score += bias_row[:, None] * LOG2_E
+                if not is_full:
+                    visible = visibility_mask(
                         low,
                         high,
                         level,
-                        words,
+                        selection_bits,
                         block,
                         mask_head,
                         start,
@@ -350,24 +366,33 @@ def key_gradient_kernel(
                         key_length,
                         queries,
                         keys,
-                        width,
+                        word_count,
                         CHANNELS,
                         SELECT,
-                        PIECE,
-                        OWN,
+                        INNER_TILE,
+                        OUTER_TILE,
                     )
-                    score = tl.where(tl.trans(meets), score, float("-inf"))
-                weight = tl.exp2(score - found[None, :])
-                to_value = tl.dot(weight.to(outer.dtype), outer, to_value, input_precision=PRECISION)
-                steered = tl.dot(values_here, tl.trans(outer), input_precision=PRECISION)
-                moved = weight * (steered - taken[None, :])
-                to_key = tl.dot(moved.to(queries_here.dtype), queries_here, to_key, input_precision=PRECISION)
+                    score = tl.where(tl.trans(visible), score, float("-inf"))
+                weight = tl.exp2(score - row_log_sum_exp[None, :])
+                value_accumulator = tl.dot(
+                    weight.to(output_gradient_rows.dtype),
+                    output_gradient_rows,
+                    value_accumulator,
+                    input_precision=PRECISION,
+                )
+                weight_gradient = tl.dot(value_rows, tl.trans(output_gradient_rows), input_precision=PRECISION)
+                score_gradient = weight * (weight_gradient - row_delta[None, :])
+                key_accumulator = tl.dot(
+                    score_gradient.to(query_rows.dtype), query_rows, key_accumulator, input_precision=PRECISION
+                )
                 if BIAS_HEADS:
-                    to_bias += tl.sum(moved, 1)
+                    bias_accumulator += tl.sum(score_gradient, 1)
         if BIAS_HEADS:
             written = bias_gradient + head.to(tl.int64) * keys + key_start + column
-            tl.store(written, to_bias, mask=column < key_length)
-    far = (far_key * KEY_HEADS + key_head) * WIDTH
-    stride = KEY_HEADS * WIDTH
-    store_rows(key_gradient + far, stride, key_length, to_key * scale, OWN, WIDTH, PADDED)
-    store_rows(value_gradient + far, stride, key_length, to_value, OWN, WIDTH, PADDED)
+            tl.store(written, bias_accumulator, mask=column < key_length)
+    base_offset = (key_start_int64 * KEY_HEADS + key_head) * HEAD_SIZE
+    stride = KEY_HEADS * HEAD_SIZE
+    store_rows(
+        key_gradient + base_offset, stride, key_length, key_accumulator * scale, OUTER_TILE, HEAD_SIZE, PADDED_SIZE
+    )
+    store_rows(value_gradient + base_offset, stride, key_length, value_accumulator, OUTER_TILE, HEAD_SIZE, PADDED_SIZE)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .kernel_tile import LN_2, LOG2_E, RUNTIME_INTEGERS, load_rows, may_meet, store_rows
+from .kernel_tile import LN_2, LOG2_E, UNSPECIALIZED_ARGUMENTS, load_rows, store_rows, visibility_mask
 
 
-@triton.jit(do_not_specialize=RUNTIME_INTEGERS)
+@triton.jit(do_not_specialize=UNSPECIALIZED_ARGUMENTS)
 def forward_kernel(
     query,
     key,
@@ -22,13 +22,13 @@ def forward_kernel(
     low,
     high,
     level,
-    words,
+    selection_bits,
     block,
     bias,
     scale,
     queries,
     keys,
-    width,
+    word_count,
     row_tiles,
     column_tiles,
     query_stride,
@@ -38,14 +38,14 @@ def forward_kernel(
     KEY_HEADS: tl.constexpr,
     MASK_HEADS: tl.constexpr,
     BIAS_HEADS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PADDED: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    PADDED_SIZE: tl.constexpr,
     CHANNELS: tl.constexpr,
     SELECT: tl.constexpr,
     QUERY_TILE: tl.constexpr,
     KEY_TILE: tl.constexpr,
-    OWN: tl.constexpr,
-    PIECE: tl.constexpr,
+    OUTER_TILE: tl.constexpr,
+    INNER_TILE: tl.constexpr,
     STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
@@ -56,68 +56,75 @@ def forward_kernel(
     bias. Grid: parts of query tiles, heads, splits.
     """
     # Late tiles see the most under causal masks: they come first.
-    tile = row_tiles - 1 - tl.program_id(0) // (QUERY_TILE // OWN)
-    left_out = tl.program_id(0) % (QUERY_TILE // OWN) * OWN
+    tile = row_tiles - 1 - tl.program_id(0) // (QUERY_TILE // OUTER_TILE)
+    outer_offset = tl.program_id(0) % (QUERY_TILE // OUTER_TILE) * OUTER_TILE
     head = tl.program_id(1)
     split = tl.program_id(2)
     mask_head = head // (HEADS // MASK_HEADS)
-    start = tl.load(query_tiles + tile * 3) + left_out
-    length = tl.load(query_tiles + tile * 3 + 1) - left_out
+    start = tl.load(query_tiles + tile * 3) + outer_offset
+    length = tl.load(query_tiles + tile * 3 + 1) - outer_offset
     if length <= 0:
         return
-    far_start = start.to(tl.int64)
-    rows = tl.arange(0, OWN)
-    queries_here = load_rows(
-        query + far_start * query_stride + head * WIDTH,
+    start_int64 = start.to(tl.int64)
+    rows = tl.arange(0, OUTER_TILE)
+    query_rows = load_rows(
+        query + start_int64 * query_stride + head * HEAD_SIZE,
         query_stride,
         length,
-        OWN,
-        WIDTH,
-        PADDED,
+        OUTER_TILE,
+        HEAD_SIZE,
+        PADDED_SIZE,
         False,
         UPCAST,
     )
-    key_of_head = key + head // (HEADS // KEY_HEADS) * WIDTH
-    value_of_head = value + head // (HEADS // KEY_HEADS) * WIDTH
+    key_of_head = key + head // (HEADS // KEY_HEADS) * HEAD_SIZE
+    value_of_head = value + head // (HEADS // KEY_HEADS) * HEAD_SIZE
     if BIAS_HEADS:
         bias_of_head = bias + (head // (HEADS // BIAS_HEADS)).to(tl.int64) * keys
-    greatest = tl.full([OWN], float("-inf"), tl.float32)
-    total = tl.zeros([OWN], tl.float32)
-    gathered = tl.zeros([OWN, PADDED], tl.float32)
+    row_max = tl.full([OUTER_TILE], float("-inf"), tl.float32)
+    row_sum = tl.zeros([OUTER_TILE], tl.float32)
+    accumulator = tl.zeros([OUTER_TILE, PADDED_SIZE], tl.float32)
 
-    PIECES: tl.constexpr = KEY_TILE // PIECE
-    listed = mask_head.to(tl.int64) * row_tiles + tile
-    partial = tl.load(counts + listed * 2)
-    everything = partial + tl.load(counts + listed * 2 + 1)
-    share = tl.cdiv(everything, tl.num_programs(2))
-    first = tl.minimum(split * share, everything)
-    last = tl.minimum(first + share, everything)
-    for whole in tl.static_range(2):
+    INNER_TILES: tl.constexpr = KEY_TILE // INNER_TILE
+    list_row = mask_head.to(tl.int64) * row_tiles + tile
+    partial_count = tl.load(counts + list_row * 2)
+    tile_count = partial_count + tl.load(counts + list_row * 2 + 1)
+    tiles_per_split = tl.cdiv(tile_count, tl.num_programs(2))
+    first = tl.minimum(split * tiles_per_split, tile_count)
+    last = tl.minimum(first + tiles_per_split, tile_count)
+    for is_full in tl.static_range(2):
         # First the tiles that are seen in part, from the left of the list, then the others, from its right.
-        begin = tl.maximum(first, partial) if whole else tl.minimum(first, partial)
-        end = tl.maximum(last, partial) if whole else tl.minimum(last, partial)
-        for step in tl.range(begin * PIECES, end * PIECES, num_stages=STAGES):
-            place = step // PIECES
-            skipped = step % PIECES * PIECE
-            entry = column_tiles - 1 - (place - partial) if whole else place
-            number = tl.load(lists + listed * column_tiles + entry)
-            key_start = tl.load(key_tiles + number * 3) + skipped
-            key_length = tl.load(key_tiles + number * 3 + 1) - skipped
-            far_key = key_start.to(tl.int64)
-            keys_here = load_rows(
-                key_of_head + far_key * key_stride, key_stride, key_length, PIECE, WIDTH, PADDED, whole, UPCAST
+        begin = tl.maximum(first, partial_count) if is_full else tl.minimum(first, partial_count)
+        end = tl.maximum(last, partial_count) if is_full else tl.minimum(last, partial_count)
+        for step in tl.range(begin * INNER_TILES, end * INNER_TILES, num_stages=STAGES):
+            place = step // INNER_TILES
+            inner_offset = step % INNER_TILES * INNER_TILE
+            entry = column_tiles - 1 - (place - partial_count) if is_full else place
+            tile_index = tl.load(lists + list_row * column_tiles + entry)
+            key_start = tl.load(key_tiles + tile_index * 3) + inner_offset
+            key_length = tl.load(key_tiles + tile_index * 3 + 1) - inner_offset
+            key_start_int64 = key_start.to(tl.int64)
+            key_rows = load_rows(
+                key_of_head + key_start_int64 * key_stride,
+                key_stride,
+                key_length,
+                INNER_TILE,
+                HEAD_SIZE,
+                PADDED_SIZE,
+                is_full,
+                UPCAST,
             )
-            score = tl.dot(queries_here, tl.trans(keys_here), input_precision=PRECISION) * (scale * LOG2_E)
+            score = tl.dot(query_rows, tl.trans(key_rows), input_precision=PRECISION) * (scale * LOG2_E)
             if BIAS_HEADS:
-                column = tl.arange(0, PIECE)
-                added = tl.load(bias_of_head + key_start + column, mask=column < key_length, other=0.0)
-                score += added[None, :] * LOG2_E
-            if not whole:
-                meets = may_meet(
+                column = tl.arange(0, INNER_TILE)
+                bias_row = tl.load(bias_of_head + key_start + column, mask=column < key_length, other=0.0)
+                score += bias_row[None, :] * LOG2_E
+            if not is_full:
+                visible = visibility_mask(
                     low,
                     high,
                     level,
-                    words,
+                    selection_bits,
                     block,
                     mask_head,
                     start,
@@ -126,44 +133,51 @@ def forward_kernel(
                     key_length,
                     queries,
                     keys,
-                    width,
+                    word_count,
                     CHANNELS,
                     SELECT,
-                    OWN,
-                    PIECE,
+                    OUTER_TILE,
+                    INNER_TILE,
                 )
-                score = tl.where(meets, score, float("-inf"))
-            raised = tl.maximum(greatest, tl.max(score, 1))
+                score = tl.where(visible, score, float("-inf"))
+            new_max = tl.maximum(row_max, tl.max(score, 1))
             # A row that has seen nothing yet stays at minus infinity, whose difference to itself is no number.
-            origin = tl.where(raised == float("-inf"), 0.0, raised)
-            weight = tl.exp2(score - origin[:, None])
-            shrink = tl.exp2(greatest - origin)
-            total = total * shrink + tl.sum(weight, 1)
-            values_here = load_rows(
-                value_of_head + far_key * value_stride, value_stride, key_length, PIECE, WIDTH, PADDED, whole, UPCAST
+            finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
+            weight = tl.exp2(score - finite_max[:, None])
+            rescale = tl.exp2(row_max - finite_max)
+            row_sum = row_sum * rescale + tl.sum(weight, 1)
+            value_rows = load_rows(
+                value_of_head + key_start_int64 * value_stride,
+                value_stride,
+                key_length,
+                INNER_TILE,
+                HEAD_SIZE,
+                PADDED_SIZE,
+                is_full,
+                UPCAST,
             )
-            gathered = gathered * shrink[:, None]
-            gathered = tl.dot(weight.to(values_here.dtype), values_here, gathered, input_precision=PRECISION)
-            greatest = raised
+            accumulator = accumulator * rescale[:, None]
+            accumulator = tl.dot(weight.to(value_rows.dtype), value_rows, accumulator, input_precision=PRECISION)
+            row_max = new_max
 
-    empty = total == 0.0
-    total = tl.where(empty, 1.0, total)
+    empty = row_sum == 0.0
+    row_sum = tl.where(empty, 1.0, row_sum)
     store_rows(
-        output + ((split * queries + far_start) * HEADS + head) * WIDTH,
-        HEADS * WIDTH,
+        output + ((split * queries + start_int64) * HEADS + head) * HEAD_SIZE,
+        HEADS * HEAD_SIZE,
         length,
-        gathered / total[:, None],
-        OWN,
-        WIDTH,
-        PADDED,
+        accumulator / row_sum[:, None],
+        OUTER_TILE,
+        HEAD_SIZE,
+        PADDED_SIZE,
     )
-    found = tl.where(empty, float("-inf"), (greatest + tl.log2(total)) * LN_2)
+    row_log_sum_exp = tl.where(empty, float("-inf"), (row_max + tl.log2(row_sum)) * LN_2)
     place = (split * HEADS + head).to(tl.int64) * queries + start + rows
-    tl.store(log_sum_exp + place, found, mask=rows < length)
+    tl.store(log_sum_exp + place, row_log_sum_exp, mask=rows < length)
 
 
 @triton.jit(do_not_specialize=["queries", "splits"])
-def join_kernel(
+def combine_kernel(
     part,
     part_log_sum_exp,
     output,
@@ -171,8 +185,8 @@ def join_kernel(
     queries,
     splits,
     HEADS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PADDED: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    PADDED_SIZE: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     """Join what the splits found, always in the same order. Grid: rows of queries, heads."""
@@ -180,36 +194,38 @@ def join_kernel(
     head = tl.program_id(1)
     rows = start + tl.arange(0, ROWS)
     inside = rows < queries
-    greatest = tl.full([ROWS], float("-inf"), tl.float32)
+    row_max = tl.full([ROWS], float("-inf"), tl.float32)
     for split in range(splits):
         place = (split * HEADS + head).to(tl.int64) * queries + rows
-        greatest = tl.maximum(greatest, tl.load(part_log_sum_exp + place, mask=inside, other=float("-inf")))
-    origin = tl.where(greatest == float("-inf"), 0.0, greatest)
-    total = tl.zeros([ROWS], tl.float32)
-    gathered = tl.zeros([ROWS, PADDED], tl.float32)
-    far = (start.to(tl.int64) * HEADS + head) * WIDTH
-    part_here = part + far
+        row_max = tl.maximum(row_max, tl.load(part_log_sum_exp + place, mask=inside, other=float("-inf")))
+    finite_max = tl.where(row_max == float("-inf"), 0.0, row_max)
+    row_sum = tl.zeros([ROWS], tl.float32)
+    accumulator = tl.zeros([ROWS, PADDED_SIZE], tl.float32)
+    base_offset = (start.to(tl.int64) * HEADS + head) * HEAD_SIZE
+    part_pointer = part + base_offset
     for split in range(splits):
         place = (split * HEADS + head).to(tl.int64) * queries + rows
-        found = tl.load(part_log_sum_exp + place, mask=inside, other=float("-inf"))
-        weight = tl.exp2((found - origin) * LOG2_E)
-        total += weight
-        rows_here = load_rows(part_here, HEADS * WIDTH, queries - start, ROWS, WIDTH, PADDED, False, False)
-        gathered += weight[:, None] * rows_here
-        part_here += tl.cast(queries, tl.int64) * HEADS * WIDTH
-    empty = total == 0.0
-    total = tl.where(empty, 1.0, total)
+        row_log_sum_exp = tl.load(part_log_sum_exp + place, mask=inside, other=float("-inf"))
+        weight = tl.exp2((row_log_sum_exp - finite_max) * LOG2_E)
+        row_sum += weight
+        part_rows = load_rows(
+            part_pointer, HEADS * HEAD_SIZE, queries - start, ROWS, HEAD_SIZE, PADDED_SIZE, False, False
+        )
+        accumulator += weight[:, None] * part_rows
+        part_pointer += tl.cast(queries, tl.int64) * HEADS * HEAD_SIZE
+    empty = row_sum == 0.0
+    row_sum = tl.where(empty, 1.0, row_sum)
     store_rows(
-        output + far,
-        HEADS * WIDTH,
+        output + base_offset,
+        HEADS * HEAD_SIZE,
         queries - start,
-        gathered / total[:, None],
+        accumulator / row_sum[:, None],
         ROWS,
-        WIDTH,
-        PADDED,
+        HEAD_SIZE,
+        PADDED_SIZE,
     )
     tl.store(
         log_sum_exp + head.to(tl.int64) * queries + rows,
-        tl.where(empty, float("-inf"), origin + tl.log2(total) * LN_2),
+        tl.where(empty, float("-inf"), finite_max + tl.log2(row_sum) * LN_2),
         mask=inside,
     )

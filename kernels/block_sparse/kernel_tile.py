@@ -8,7 +8,7 @@ import triton.language as tl
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 
-RUNTIME_INTEGERS = [
+UNSPECIALIZED_ARGUMENTS = [
     "queries",
     "keys",
     "width",
@@ -24,43 +24,43 @@ def load_rows(
     stride,
     length,
     ROWS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PADDED: tl.constexpr,
-    WHOLE: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    PADDED_SIZE: tl.constexpr,
+    FULL: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
     """Load [ROWS, PADDED] of rows `stride` apart; rows from `length` on and columns from WIDTH on are zero."""
     row = tl.arange(0, ROWS)[:, None]
-    column = tl.arange(0, PADDED)[None, :]
-    place = pointer + row * stride + column
-    if WHOLE and WIDTH == PADDED:
-        rows = tl.load(place)
-    elif WHOLE:
-        rows = tl.load(place, mask=column < WIDTH, other=0.0)
-    elif WIDTH == PADDED:
-        rows = tl.load(place, mask=row < length, other=0.0)
+    column = tl.arange(0, PADDED_SIZE)[None, :]
+    address = pointer + row * stride + column
+    if FULL and HEAD_SIZE == PADDED_SIZE:
+        rows = tl.load(address)
+    elif FULL:
+        rows = tl.load(address, mask=column < HEAD_SIZE, other=0.0)
+    elif HEAD_SIZE == PADDED_SIZE:
+        rows = tl.load(address, mask=row < length, other=0.0)
     else:
-        rows = tl.load(place, mask=(row < length) & (column < WIDTH), other=0.0)
+        rows = tl.load(address, mask=(row < length) & (column < HEAD_SIZE), other=0.0)
     if UPCAST:
         rows = rows.to(tl.float32)
     return rows
 
 
 @triton.jit
-def store_rows(pointer, stride, length, rows, ROWS: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr):
+def store_rows(pointer, stride, length, rows, ROWS: tl.constexpr, HEAD_SIZE: tl.constexpr, PADDED_SIZE: tl.constexpr):
     """Store what `load_rows` would load."""
     row = tl.arange(0, ROWS)[:, None]
-    column = tl.arange(0, PADDED)[None, :]
-    inside = (row < length) & (column < WIDTH)
+    column = tl.arange(0, PADDED_SIZE)[None, :]
+    inside = (row < length) & (column < HEAD_SIZE)
     tl.store(pointer + row * stride + column, rows.to(pointer.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def may_meet(
+def visibility_mask(
     low,
     high,
     level,
-    words,
+    selection_bits,
     block,
     mask_head,
     query_start,
@@ -69,7 +69,7 @@ def may_meet(
     key_length,
     queries,
     keys,
-    width,
+    word_count,
     CHANNELS: tl.constexpr,
     SELECT: tl.constexpr,
     QUERY_TILE: tl.constexpr,
@@ -83,25 +83,27 @@ def may_meet(
     column = tl.arange(0, KEY_TILE)
     row_inside = row < query_length
     column_inside = column < key_length
-    meets = row_inside[:, None] & column_inside[None, :]
+    visible = row_inside[:, None] & column_inside[None, :]
     for channel in tl.static_range(CHANNELS):
         least = tl.load(low + channel * queries + query_start + row, mask=row_inside, other=1)
         greatest = tl.load(high + channel * queries + query_start + row, mask=row_inside, other=0)
         levels = tl.load(level + channel * keys + key_start + column, mask=column_inside, other=0)
-        meets = meets & (levels[None, :] >= least[:, None]) & (levels[None, :] <= greatest[:, None])
+        visible = visible & (levels[None, :] >= least[:, None]) & (levels[None, :] <= greatest[:, None])
     if SELECT == 1:
         # A piece may lie behind the tile's last key.
         number = tl.load(block + key_start, mask=key_length > 0, other=-1)
-        place = words + (mask_head.to(tl.int64) * queries + query_start + row) * width + number // 32
-        known = row_inside & (number >= 0) & (number < 32 * width)
-        chosen = (tl.load(place, mask=known, other=0) >> (number % 32)) & 1
-        meets = meets & ((chosen == 1) | (number < 0))[:, None]
+        address = selection_bits + (mask_head.to(tl.int64) * queries + query_start + row) * word_count + number // 32
+        has_block = row_inside & (number >= 0) & (number < 32 * word_count)
+        chosen = (tl.load(address, mask=has_block, other=0) >> (number % 32)) & 1
+        visible = visible & ((chosen == 1) | (number < 0))[:, None]
     if SELECT == 2:
         number = tl.load(block + key_start + column, mask=column_inside, other=-1)
-        place = (
-            words + (mask_head.to(tl.int64) * queries + query_start + row[:, None]) * width + (number // 32)[None, :]
+        address = (
+            selection_bits
+            + (mask_head.to(tl.int64) * queries + query_start + row[:, None]) * word_count
+            + (number // 32)[None, :]
         )
-        known = row_inside[:, None] & ((number >= 0) & (number < 32 * width))[None, :]
-        chosen = (tl.load(place, mask=known, other=0) >> (number % 32)[None, :]) & 1
-        meets = meets & ((chosen == 1) | (number < 0)[None, :])
-    return meets
+        has_block = row_inside[:, None] & ((number >= 0) & (number < 32 * word_count))[None, :]
+        chosen = (tl.load(address, mask=has_block, other=0) >> (number % 32)[None, :]) & 1
+        visible = visible & ((chosen == 1) | (number < 0)[None, :])
+    return visible

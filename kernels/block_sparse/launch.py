@@ -7,14 +7,14 @@ from typing import Any
 import torch
 import triton
 
-from ..common.dispatch import interpreting
+from ..common.dispatch import is_interpreted
 from ..plan.attention_plan import AttentionPlan
-from .configuration import build, padded
+from .configuration import kernel_config, padded_size
 from .kernel_backward import delta_kernel, key_gradient_kernel, query_gradient_kernel
-from .kernel_forward import forward_kernel, join_kernel
+from .kernel_forward import combine_kernel, forward_kernel
 
-MOST_SPLITS = 32
-JOINED_ROWS = 32
+MAX_SPLITS = 32
+ROWS_PER_PROGRAM = 32
 
 
 def choose_splits(query: torch.Tensor, plan: AttentionPlan) -> int:
@@ -26,7 +26,7 @@ def choose_splits(query: torch.Tensor, plan: AttentionPlan) -> int:
         return 1
     programs = plan.query_tiles.shape[0] * query.shape[1]
     processors = torch.cuda.get_device_properties(query.device).multi_processor_count
-    return max(1, min(2 * processors // max(programs, 1), plan.key_tiles.shape[0], MOST_SPLITS))
+    return max(1, min(2 * processors // max(programs, 1), plan.key_tiles.shape[0], MAX_SPLITS))
 
 
 def launch_forward(
@@ -40,7 +40,7 @@ def launch_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return output [Tq, HQ, D] and log-sum-exp [HQ, Tq]; `splits` 0 leaves their number to the shapes."""
     query, key, value = map(_rows_contiguous, (query, key, value))
-    queries, heads, width = query.shape
+    queries, heads, head_size = query.shape
     output = query.new_empty(query.shape)
     log_sum_exp = torch.empty(heads, queries, dtype=torch.float32, device=query.device)
     splits = splits or choose_splits(query, plan)
@@ -49,7 +49,7 @@ def launch_forward(
         part = torch.empty(splits, *output.shape, dtype=torch.float32, device=query.device)
         part_log_sum_exp = torch.empty(splits, heads, queries, dtype=torch.float32, device=query.device)
     constants = _constants("forward", query, key, bias, plan)
-    forward_kernel[(plan.query_tiles.shape[0] * (plan.query_tile // constants["OWN"]), heads, splits)](
+    forward_kernel[(plan.query_tiles.shape[0] * (plan.query_tile // constants["OUTER_TILE"]), heads, splits)](
         query,
         key,
         value,
@@ -63,7 +63,7 @@ def launch_forward(
         **constants,
     )
     if splits > 1 and queries:
-        join_kernel[(triton.cdiv(queries, JOINED_ROWS), heads)](
+        combine_kernel[(triton.cdiv(queries, ROWS_PER_PROGRAM), heads)](
             part,
             part_log_sum_exp,
             output,
@@ -71,9 +71,9 @@ def launch_forward(
             queries,
             splits,
             HEADS=heads,
-            WIDTH=width,
-            PADDED=padded(width),
-            ROWS=JOINED_ROWS,
+            HEAD_SIZE=head_size,
+            PADDED_SIZE=padded_size(head_size),
+            ROWS=ROWS_PER_PROGRAM,
         )
     return output, log_sum_exp
 
@@ -94,11 +94,11 @@ def launch_backward(
     """Return the gradients of query, key, value and bias; the last is empty without a bias."""
     query, key, value = map(_rows_contiguous, (query, key, value))
     output_gradient, log_sum_exp_gradient = output_gradient.contiguous(), log_sum_exp_gradient.contiguous()
-    queries, heads, width = query.shape
+    queries, heads, head_size = query.shape
     keys, key_heads, _ = key.shape
     delta = torch.empty_like(log_sum_exp)
     if queries:
-        delta_kernel[(triton.cdiv(queries, JOINED_ROWS), heads)](
+        delta_kernel[(triton.cdiv(queries, ROWS_PER_PROGRAM), heads)](
             output,
             output_gradient,
             log_sum_exp,
@@ -106,10 +106,10 @@ def launch_backward(
             delta,
             queries,
             HEADS=heads,
-            WIDTH=width,
-            PADDED=padded(width),
-            ROWS=JOINED_ROWS,
-            UPCAST=interpreting(),
+            HEAD_SIZE=head_size,
+            PADDED_SIZE=padded_size(head_size),
+            ROWS=ROWS_PER_PROGRAM,
+            UPCAST=is_interpreted(),
         )
     splits = splits or choose_splits(query, plan)
     query_gradient = query.new_empty(query.shape)
@@ -118,7 +118,7 @@ def launch_backward(
         part = torch.empty(splits, *query.shape, dtype=torch.float32, device=query.device)
     arguments = _mask_arguments(query, key, value, bias, plan, scale)
     constants = _constants("query_gradient", query, key, bias, plan)
-    query_gradient_kernel[(plan.query_tiles.shape[0] * (plan.query_tile // constants["OWN"]), heads, splits)](
+    query_gradient_kernel[(plan.query_tiles.shape[0] * (plan.query_tile // constants["OUTER_TILE"]), heads, splits)](
         query,
         key,
         value,
@@ -138,7 +138,7 @@ def launch_backward(
     key_gradient, value_gradient = key.new_empty(key.shape), value.new_empty(value.shape)
     bias_gradient = torch.empty(heads if bias is not None else 0, keys, dtype=torch.float32, device=query.device)
     constants = _constants("key_gradient", query, key, bias, plan)
-    key_gradient_kernel[(plan.key_tiles.shape[0] * (plan.key_tile // constants["OWN"]), key_heads)](
+    key_gradient_kernel[(plan.key_tiles.shape[0] * (plan.key_tile // constants["OUTER_TILE"]), key_heads)](
         query,
         key,
         value,
@@ -172,13 +172,13 @@ def _mask_arguments(query, key, value, bias, plan: AttentionPlan, scale: float) 
         "low": plan.low,
         "high": plan.high,
         "level": plan.level,
-        "words": absent if plan.words is None else plan.words,
+        "words": absent if plan.selection_bits is None else plan.selection_bits,
         "block": absent if plan.block is None else plan.block,
         "bias": absent if bias is None else bias,
         "scale": scale,
         "queries": query.shape[0],
         "keys": key.shape[0],
-        "width": 0 if plan.words is None else plan.words.shape[2],
+        "width": 0 if plan.selection_bits is None else plan.selection_bits.shape[2],
         "row_tiles": plan.query_tiles.shape[0],
         "column_tiles": plan.key_tiles.shape[0],
         "query_stride": query.stride(0),
@@ -188,25 +188,25 @@ def _mask_arguments(query, key, value, bias, plan: AttentionPlan, scale: float) 
 
 
 def _constants(kernel: str, query, key, bias, plan: AttentionPlan) -> dict[str, Any]:
-    select = 0 if plan.words is None else 1 if plan.aligned else 2
-    made = build(kernel, query.shape[2], query.element_size(), select, (plan.query_tile, plan.key_tile))
+    select = 0 if plan.selection_bits is None else 1 if plan.aligned else 2
+    config = kernel_config(kernel, query.shape[2], query.element_size(), select, (plan.query_tile, plan.key_tile))
     return {
         "HEADS": query.shape[1],
         "KEY_HEADS": key.shape[1],
         "MASK_HEADS": plan.row_counts.shape[0],
         "BIAS_HEADS": 0 if bias is None else bias.shape[0],
-        "WIDTH": query.shape[2],
-        "PADDED": padded(query.shape[2]),
+        "HEAD_SIZE": query.shape[2],
+        "PADDED_SIZE": padded_size(query.shape[2]),
         "CHANNELS": plan.low.shape[0],
         "SELECT": select,
         "QUERY_TILE": plan.query_tile,
         "KEY_TILE": plan.key_tile,
-        "OWN": made.own,
-        "PIECE": made.piece,
-        "STAGES": made.stages,
+        "OUTER_TILE": config.outer_tile,
+        "INNER_TILE": config.inner_tile,
+        "STAGES": config.stages,
         # Tensor cores have no float32: three products of shorter numbers come within rounding of it.
         "PRECISION": "tf32x3" if query.is_cuda and query.dtype == torch.float32 else "ieee",
-        "UPCAST": interpreting(),
-        "num_warps": made.warps,
-        "num_stages": made.stages,
+        "UPCAST": is_interpreted(),
+        "num_warps": config.warps,
+        "num_stages": config.stages,
     }

@@ -12,7 +12,7 @@ from ..plan.attention_plan import HIDDEN
 from ..plan.blocks import Blocks
 
 
-class Levels(NamedTuple):
+class IntervalLevels(NamedTuple):
     """`low` and `high` int32 [P, Tq], `level` int32 [P, Tk]: a query sees keys with low <= level <= high everywhere."""
 
     low: torch.Tensor
@@ -20,31 +20,31 @@ class Levels(NamedTuple):
     level: torch.Tensor
 
 
-def causal(length: int, *, window: int | None = None, device: torch.device | str = "cpu") -> Levels:
+def causal(length: int, *, window: int | None = None, device: torch.device | str = "cpu") -> IntervalLevels:
     """Every token sees itself and what stands before it, of which at most `window` tokens, itself included."""
     expect(window is None or window >= 1, "window", window, "1 or more")
-    place = torch.arange(length, dtype=torch.int32, device=device)
-    low = torch.zeros_like(place) if window is None else place - (window - 1)
-    return Levels(low[None], place[None], place[None])
+    position = torch.arange(length, dtype=torch.int32, device=device)
+    low = torch.zeros_like(position) if window is None else position - (window - 1)
+    return IntervalLevels(low[None], position[None], position[None])
 
 
-def sliding(length: int, before: int, behind: int, *, device: torch.device | str = "cpu") -> Levels:
+def sliding_window(length: int, before: int, behind: int, *, device: torch.device | str = "cpu") -> IntervalLevels:
     """Every token sees itself and so many tokens before and behind it."""
     expect(before >= 0 and behind >= 0, "before, behind", (before, behind), "0 or more")
-    place = torch.arange(length, dtype=torch.int32, device=device)
-    return Levels((place - before)[None], (place + behind)[None], place[None])
+    position = torch.arange(length, dtype=torch.int32, device=device)
+    return IntervalLevels((position - before)[None], (position + behind)[None], position[None])
 
 
-def coupled(context: int, slots: int, *, device: torch.device | str = "cpu") -> Levels:
+def coupled(context: int, slots: int, *, device: torch.device | str = "cpu") -> IntervalLevels:
     """The context is causal; the slots behind it see everything and each other, and nothing else sees them."""
     level = torch.arange(context + slots, dtype=torch.int32, device=device).clamp(max=context)
-    return Levels(torch.zeros_like(level)[None], level[None], level[None])
+    return IntervalLevels(torch.zeros_like(level)[None], level[None], level[None])
 
 
-def everything(queries: int, keys: int, *, device: torch.device | str = "cpu") -> Levels:
+def full_attention(queries: int, keys: int, *, device: torch.device | str = "cpu") -> IntervalLevels:
     """Every query sees every key."""
     seen = torch.zeros(1, queries, dtype=torch.int32, device=device)
-    return Levels(seen, seen, torch.zeros(1, keys, dtype=torch.int32, device=device))
+    return IntervalLevels(seen, seen, torch.zeros(1, keys, dtype=torch.int32, device=device))
 
 
 def neighbourhood(
@@ -53,7 +53,7 @@ def neighbourhood(
     *,
     causal_axes: Sequence[bool] = (),
     device: torch.device | str = "cpu",
-) -> Levels:
+) -> IntervalLevels:
     """Every token of a grid sees the box of `window` tokens around it, pushed inside at the borders.
 
     `grid`: sizes of 1 to 3 axes, the last one running fastest. Along `causal_axes` the box ends at the token and is cut
@@ -61,43 +61,45 @@ def neighbourhood(
     fit.
     """
     expect(1 <= len(grid) <= 3, "grid", tuple(grid), "1 to 3 sizes")
-    fits = len(window) == len(grid) and all(1 <= edge <= size for edge, size in zip(window, grid, strict=True))
+    fits = len(window) == len(grid) and all(
+        1 <= window_size <= size for window_size, size in zip(window, grid, strict=True)
+    )
     expect(fits, "window", tuple(window), f"{len(grid)} sizes, at least 1 and at most {tuple(grid)}")
     causal_axes = tuple(causal_axes) or (False,) * len(grid)
     expect(len(causal_axes) == len(grid), "causal_axes", causal_axes, f"{len(grid)} choices")
     axes = torch.meshgrid(*(torch.arange(size, dtype=torch.int32, device=device) for size in grid), indexing="ij")
     level = torch.stack([axis.flatten() for axis in axes])
     bounds = []
-    for place, size, edge, only_before in zip(level, grid, window, causal_axes, strict=True):
+    for position, size, window_size, only_before in zip(level, grid, window, causal_axes, strict=True):
         if only_before:
-            bounds.append((place - (edge - 1), place))
+            bounds.append((position - (window_size - 1), position))
         else:
-            low = (place - edge // 2).clamp(0, size - edge)
-            bounds.append((low, low + (edge - 1)))
-    return Levels(torch.stack([low for low, _ in bounds]), torch.stack([high for _, high in bounds]), level)
+            low = (position - window_size // 2).clamp(0, size - window_size)
+            bounds.append((low, low + (window_size - 1)))
+    return IntervalLevels(torch.stack([low for low, _ in bounds]), torch.stack([high for _, high in bounds]), level)
 
 
-def hide(levels: Levels, hidden: torch.Tensor) -> Levels:
+def hide_keys(levels: IntervalLevels, hidden: torch.Tensor) -> IntervalLevels:
     """Return the levels with keys that nothing sees, such as padding or what was pruned: `hidden` boolean [Tk]."""
     return levels._replace(level=levels.level.masked_fill(hidden, HIDDEN))
 
 
-def take(levels: Levels, queries: torch.Tensor, keys: torch.Tensor) -> Levels:
+def select_tokens(levels: IntervalLevels, queries: torch.Tensor, keys: torch.Tensor) -> IntervalLevels:
     """Return the levels of the tokens that stay when others are left out, or of all of them in another order."""
-    return Levels(levels.low[:, queries], levels.high[:, queries], levels.level[:, keys])
+    return IntervalLevels(levels.low[:, queries], levels.high[:, queries], levels.level[:, keys])
 
 
-def pack_segments(parts: Sequence[Levels]) -> Levels:
+def concatenate_segments(parts: Sequence[IntervalLevels]) -> IntervalLevels:
     """Lay the levels of several segments end to end, with as many channels as the one with most."""
     channels = max(part.level.shape[0] for part in parts)
 
     def widened(values):
         return torch.cat([values, values.new_zeros(channels - values.shape[0], values.shape[1])])
 
-    return Levels(*(torch.cat([widened(part[which]) for part in parts], 1) for which in range(3)))
+    return IntervalLevels(*(torch.cat([widened(part[which]) for part in parts], 1) for which in range(3)))
 
 
-def of_blocks(levels: Levels, blocks: Blocks) -> Levels:
+def block_levels(levels: IntervalLevels, blocks: Blocks) -> IntervalLevels:
     """Return the levels of keys that stand for whole blocks: one is seen where every token of its block is.
 
     `levels`: one channel; the result has two. Blocks without tokens are hidden.
@@ -105,16 +107,18 @@ def of_blocks(levels: Levels, blocks: Blocks) -> Levels:
     expect(levels.level.shape[0] == 1, "levels", f"{levels.level.shape[0]} channels", "1")
     level = levels.level[0]
     starts, lengths = blocks.tiles[:, 0].long(), blocks.tiles[:, 1].long()
-    owner = torch.searchsorted(torch.where(lengths > 0, starts + lengths, HIDDEN), _places(level), right=True)
-    owner = owner.clamp(max=len(starts) - 1)
-    least = torch.full_like(blocks.tiles[:, 0], HIDDEN).scatter_reduce(0, owner, level.int(), "amin")
-    greatest = torch.full_like(blocks.tiles[:, 0], -HIDDEN).scatter_reduce(0, owner, level.int(), "amax")
+    block_of_token = torch.searchsorted(
+        torch.where(lengths > 0, starts + lengths, HIDDEN), _positions(level), right=True
+    )
+    block_of_token = block_of_token.clamp(max=len(starts) - 1)
+    least = torch.full_like(blocks.tiles[:, 0], HIDDEN).scatter_reduce(0, block_of_token, level.int(), "amin")
+    greatest = torch.full_like(blocks.tiles[:, 0], -HIDDEN).scatter_reduce(0, block_of_token, level.int(), "amax")
     used = (lengths > 0) & (blocks.tiles[:, 2] >= 0)
     least, greatest = (part.masked_fill(~used, HIDDEN) for part in (least, greatest))
     low = torch.cat([levels.low, torch.full_like(levels.low, -HIDDEN)])
     high = torch.cat([torch.full_like(levels.high, HIDDEN - 1), levels.high])
-    return Levels(low, high, torch.stack([least, greatest]))
+    return IntervalLevels(low, high, torch.stack([least, greatest]))
 
 
-def _places(level: torch.Tensor) -> torch.Tensor:
+def _positions(level: torch.Tensor) -> torch.Tensor:
     return torch.arange(level.shape[0], device=level.device)

@@ -45,7 +45,7 @@ def attend_backward(
     low: Tensor,
     high: Tensor,
     level: Tensor,
-    words: Tensor | None,
+    selection_bits: Tensor | None,
     block: Tensor | None,
     query_tiles: Tensor,
     key_tiles: Tensor,
@@ -64,7 +64,7 @@ def attend_backward(
         low,
         high,
         level,
-        words,
+        selection_bits,
         block,
         query_tiles,
         key_tiles,
@@ -76,23 +76,23 @@ def attend_backward(
         key_tile,
         aligned,
     )
-    known = (output_gradient, log_sum_exp_gradient, query, key, value, output, log_sum_exp, bias, plan, scale)
+    arguments = (output_gradient, log_sum_exp_gradient, query, key, value, output, log_sum_exp, bias, plan, scale)
     if runs_in_triton(query):
         from .launch import launch_backward
 
         with device_of(query):
-            return launch_backward(*known, splits)
-    return torch_path.backward(*known)
+            return launch_backward(*arguments, splits)
+    return torch_path.backward(*arguments)
 
 
-def _remember(ctx, inputs, output) -> None:
+def _setup_context(ctx, inputs, output) -> None:
     query, key, value, bias, *plan = inputs
     *tensors, query_tile, key_tile, aligned, scale, splits = plan
     ctx.save_for_backward(query, key, value, *output, bias, *tensors)
     ctx.numbers = (query_tile, key_tile, aligned, scale, splits)
 
 
-def _gradients(ctx, output_gradient, log_sum_exp_gradient) -> tuple:
+def _backward(ctx, output_gradient, log_sum_exp_gradient) -> tuple:
     query, key, value, output, log_sum_exp, bias, *tensors = ctx.saved_tensors
     query_gradient, key_gradient, value_gradient, bias_gradient = attend_backward(
         output_gradient,
@@ -106,11 +106,11 @@ def _gradients(ctx, output_gradient, log_sum_exp_gradient) -> tuple:
         *tensors,
         *ctx.numbers,
     )
-    of_bias = bias_gradient if bias is not None else None
-    return query_gradient, key_gradient, value_gradient, of_bias, *[None] * 16
+    bias_gradient_or_none = bias_gradient if bias is not None else None
+    return query_gradient, key_gradient, value_gradient, bias_gradient_or_none, *[None] * 16
 
 
-@operator("block_sparse_attention", fake=_fake, gradients=_gradients, remember=_remember)
+@operator("block_sparse_attention", fake=_fake, gradients=_backward, setup_context=_setup_context)
 def attend(
     query: Tensor,
     key: Tensor,
@@ -119,7 +119,7 @@ def attend(
     low: Tensor,
     high: Tensor,
     level: Tensor,
-    words: Tensor | None,
+    selection_bits: Tensor | None,
     block: Tensor | None,
     query_tiles: Tensor,
     key_tiles: Tensor,
@@ -138,7 +138,7 @@ def attend(
         low,
         high,
         level,
-        words,
+        selection_bits,
         block,
         query_tiles,
         key_tiles,

@@ -10,7 +10,7 @@ from ..plan.attention_plan import AttentionPlan
 from .operator import attend
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-WIDEST_HEAD = 256
+MAX_HEAD_SIZE = 256
 
 
 def block_sparse_attention(
@@ -36,21 +36,21 @@ def block_sparse_attention(
     expect_tensor(query, "query", shape=(plan.low.shape[1], None, None), dtypes=FLOATS, device=plan.low.device)
     exact = query.dtype == torch.float64
     expect(not exact or not runs_in_triton(query), "query", "float64", "a shorter dtype, which kernels take")
-    heads, width = query.shape[1:]
-    expect(heads >= 1, "query", heads, "1 or more", of="heads")
-    expect(1 <= width <= WIDEST_HEAD, "query", width, f"1 to {WIDEST_HEAD}", of="numbers in a head")
+    heads, head_size = query.shape[1:]
+    expect(heads >= 1, "query", heads, "1 or more", unit="heads")
+    expect(1 <= head_size <= MAX_HEAD_SIZE, "query", head_size, f"1 to {MAX_HEAD_SIZE}", unit="numbers in a head")
     same = (query.dtype,)
-    expect_tensor(key, "key", shape=(plan.level.shape[1], None, width), dtypes=same, device=query.device)
+    expect_tensor(key, "key", shape=(plan.level.shape[1], None, head_size), dtypes=same, device=query.device)
     expect_tensor(value, "value", shape=key.shape, dtypes=same, device=query.device)
     for count, argument in ((key.shape[1], "key"), (plan.row_counts.shape[0], "plan")):
-        expect(count > 0 and heads % count == 0, argument, count, "a divisor of the query's number", of="heads")
+        expect(count > 0 and heads % count == 0, argument, count, "a divisor of the query's number", unit="heads")
     if bias is not None:
         expect_tensor(bias, "bias", shape=(None, key.shape[0]), dtypes=FLOATS, device=query.device)
         count = bias.shape[0]
-        expect(count > 0 and heads % count == 0, "bias", count, "a divisor of the query's number", of="heads")
+        expect(count > 0 and heads % count == 0, "bias", count, "a divisor of the query's number", unit="heads")
         bias = bias.to(torch.float64 if exact else torch.float32).contiguous()
     expect(splits >= 0, "splits", splits, "0 or more")
-    return attend(query, key, value, bias, *plan, width**-0.5 if scale is None else float(scale), splits)
+    return attend(query, key, value, bias, *plan, head_size**-0.5 if scale is None else float(scale), splits)
 
 
 def batched_block_sparse_attention(
@@ -73,7 +73,7 @@ def batched_block_sparse_attention(
     expect_tensor(value, "value", shape=key.shape, dtypes=(query.dtype,))
     batch, _, rows, _ = query.shape
     segments = plan.query_tiles.shape[0] - plan.low.shape[1] // plan.query_tile - 1
-    expect(segments == batch, "plan", segments, batch, of="members of a batch")
+    expect(segments == batch, "plan", segments, batch, unit="members of a batch")
     if bias is not None:
         expect_tensor(bias, "bias", shape=(batch, None, key.shape[2]), dtypes=FLOATS)
         bias = bias.transpose(0, 1).flatten(1)

@@ -27,16 +27,20 @@ def forward(
     sums = torch.float64 if query.dtype == torch.float64 else torch.float32
     log_sum_exp = query.new_full((query.shape[1], query.shape[0]), float("-inf"), dtype=sums)
     for rows, columns, count in segments(plan):
-        queries, keys, values = _exact(query, rows, count), _exact(key, columns, count), _exact(value, columns, count)
+        queries, keys, values = (
+            _as_batch(query, rows, count),
+            _as_batch(key, columns, count),
+            _as_batch(value, columns, count),
+        )
         score = _score(queries, keys, bias, plan, rows, columns, count, scale)
-        greatest = score.amax(-1, keepdim=True)
+        row_max = score.amax(-1, keepdim=True)
         # A row that sees nothing stays at minus infinity, whose difference to itself is no number.
-        origin = greatest.masked_fill_(greatest == float("-inf"), 0.0)
-        weight = score.sub_(origin).exp_()
-        total = weight.sum(-1, keepdim=True)
-        gathered = (_grouped(weight, keys) @ values[:, :, None]).flatten(1, 2)
-        output[rows] = _packed(gathered / total.masked_fill(total == 0, 1.0), query)
-        log_sum_exp[:, rows] = (origin + total.log())[..., 0].movedim(0, 1).flatten(1)
+        finite_max = row_max.masked_fill_(row_max == float("-inf"), 0.0)
+        weight = score.sub_(finite_max).exp_()
+        row_sum = weight.sum(-1, keepdim=True)
+        accumulator = (_group_heads(weight, keys) @ values[:, :, None]).flatten(1, 2)
+        output[rows] = _pack(accumulator / row_sum.masked_fill(row_sum == 0, 1.0), query)
+        log_sum_exp[:, rows] = (finite_max + row_sum.log())[..., 0].movedim(0, 1).flatten(1)
     return output, log_sum_exp
 
 
@@ -58,22 +62,30 @@ def backward(
         0 if bias is None else bias.shape[0], key.shape[0], dtype=log_sum_exp.dtype, device=key.device
     )
     for rows, columns, count in segments(plan):
-        queries, keys, values = _exact(query, rows, count), _exact(key, columns, count), _exact(value, columns, count)
-        outer = _exact(output_gradient, rows, count)
-        found = _of_rows(log_sum_exp, rows, count)
+        queries, keys, values = (
+            _as_batch(query, rows, count),
+            _as_batch(key, columns, count),
+            _as_batch(value, columns, count),
+        )
+        output_gradient_rows = _as_batch(output_gradient, rows, count)
+        found = _row_values(log_sum_exp, rows, count)
         # A row that saw nothing has no log-sum-exp to move, whatever gradient reaches it.
-        above = _of_rows(log_sum_exp_gradient, rows, count).masked_fill(found == float("-inf"), 0.0)
-        taken = (outer * _exact(output, rows, count)).sum(-1, keepdim=True) - above
+        log_sum_exp_gradient_rows = _row_values(log_sum_exp_gradient, rows, count).masked_fill(
+            found == float("-inf"), 0.0
+        )
+        row_delta = (output_gradient_rows * _as_batch(output, rows, count)).sum(
+            -1, keepdim=True
+        ) - log_sum_exp_gradient_rows
         score = _score(queries, keys, bias, plan, rows, columns, count, scale)
-        weight = _grouped(score.sub_(found.masked_fill(found == float("-inf"), 0.0)).exp_(), keys)
-        outer = _grouped(outer, keys)
-        moved = (outer @ values[:, :, None].mT).sub_(_grouped(taken, keys)).mul_(weight)
-        gradients[0][rows] = _packed((moved @ keys[:, :, None]).flatten(1, 2) * scale, query)
-        gradients[1][columns] = _packed((moved.mT @ _grouped(queries, keys)).sum(2) * scale, key)
-        gradients[2][columns] = _packed((weight.mT @ outer).sum(2), value)
+        weight = _group_heads(score.sub_(found.masked_fill(found == float("-inf"), 0.0)).exp_(), keys)
+        output_gradient_rows = _group_heads(output_gradient_rows, keys)
+        score_gradient = (output_gradient_rows @ values[:, :, None].mT).sub_(_group_heads(row_delta, keys)).mul_(weight)
+        gradients[0][rows] = _pack((score_gradient @ keys[:, :, None]).flatten(1, 2) * scale, query)
+        gradients[1][columns] = _pack((score_gradient.mT @ _group_heads(queries, keys)).sum(2) * scale, key)
+        gradients[2][columns] = _pack((weight.mT @ output_gradient_rows).sum(2), value)
         if bias is not None:
-            of_heads = moved.flatten(1, 2).sum(2).unflatten(1, (bias.shape[0], -1)).sum(2)
-            bias_gradient[:, columns] = of_heads.movedim(0, 1).flatten(1)
+            head_bias_gradient = score_gradient.flatten(1, 2).sum(2).unflatten(1, (bias.shape[0], -1)).sum(2)
+            bias_gradient[:, columns] = head_bias_gradient.movedim(0, 1).flatten(1)
     return *gradients, bias_gradient
 
 
@@ -89,68 +101,72 @@ def segments(plan: AttentionPlan) -> Iterator[tuple[slice, slice, int]]:
     both = sorted(spans[0].keys() & spans[1].keys())
     pairs = [(spans[0][segment], spans[1][segment]) for segment in both]
     lengths = {(rows[1] - rows[0], columns[1] - columns[0]) for rows, columns in pairs}
-    together = all(
+    adjacent = all(
         left[1] == right[0]
         for before, after in itertools.pairwise(pairs)
         for left, right in zip(before, after, strict=True)
     )
-    if pairs and len(lengths) == 1 and together:
+    if pairs and len(lengths) == 1 and adjacent:
         yield slice(pairs[0][0][0], pairs[-1][0][1]), slice(pairs[0][1][0], pairs[-1][1][1]), len(pairs)
         return
     for rows, columns in pairs:
         yield slice(*rows), slice(*columns), 1
 
 
-def _exact(tokens: torch.Tensor, rows: slice, count: int) -> torch.Tensor:
+def _as_batch(tokens: torch.Tensor, rows: slice, count: int) -> torch.Tensor:
     """Return [count, heads, rows, D] in at least float32."""
     tokens = tokens[rows].unflatten(0, (count, -1)).transpose(1, 2)
     return tokens if tokens.dtype == torch.float64 else tokens.float()
 
 
-def _grouped(tensor: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+def _group_heads(tensor: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     """Return [n, HQ, ...] as [n, HK, HQ / HK, ...]."""
     return tensor.unflatten(1, (keys.shape[1], -1))
 
 
-def _of_rows(values: torch.Tensor, rows: slice, count: int) -> torch.Tensor:
+def _row_values(values: torch.Tensor, rows: slice, count: int) -> torch.Tensor:
     """Return values [HQ, Tq] as [count, HQ, rows, 1]."""
     return values[:, rows].unflatten(1, (count, -1)).movedim(1, 0)[..., None]
 
 
-def _packed(tokens: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def _pack(tokens: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Return [n, heads, rows, D] as [n * rows, heads, D]."""
     return tokens.transpose(1, 2).flatten(0, 1).to(like.dtype)
 
 
 def _score(queries, keys, bias, plan, rows, columns, count, scale) -> torch.Tensor:
     """Return the scores [count, HQ, rows, columns], minus infinity where a query does not see a key."""
-    score = ((_grouped(queries, keys) * scale) @ keys[:, :, None].mT).flatten(1, 2)
+    score = ((_group_heads(queries, keys) * scale) @ keys[:, :, None].mT).flatten(1, 2)
     if bias is not None:
-        added = bias[:, columns].to(score.dtype).unflatten(1, (count, -1)).movedim(1, 0)
-        score.unflatten(1, (bias.shape[0], -1)).add_(added[:, :, None, None])
-    unseen = hidden(plan, rows, columns, count)
+        bias_rows = bias[:, columns].to(score.dtype).unflatten(1, (count, -1)).movedim(1, 0)
+        score.unflatten(1, (bias.shape[0], -1)).add_(bias_rows[:, :, None, None])
+    unseen = hidden_pairs(plan, rows, columns, count)
     score.unflatten(1, (unseen.shape[1], -1)).masked_fill_(unseen[:, :, None], float("-inf"))
     return score
 
 
-def hidden(plan: AttentionPlan, rows: slice, columns: slice, count: int) -> torch.Tensor:
+def hidden_pairs(plan: AttentionPlan, rows: slice, columns: slice, count: int) -> torch.Tensor:
     """Return which keys each query does not see, [count, H, rows, columns], of segments that are computed together."""
 
-    def apart(values):
+    def split_segments(values):
         return values.unflatten(-1, (count, -1))
 
-    low, high, level = apart(plan.low[:, rows]), apart(plan.high[:, rows]), apart(plan.level[:, columns])
+    low, high, level = (
+        split_segments(plan.low[:, rows]),
+        split_segments(plan.high[:, rows]),
+        split_segments(plan.level[:, columns]),
+    )
     unseen = torch.zeros(count, low.shape[2], level.shape[2], dtype=torch.bool)
     for channel in range(low.shape[0]):
         levels = level[channel][:, None]
         unseen |= levels < low[channel][..., None]
         unseen |= levels > high[channel][..., None]
-    if plan.words is None:
+    if plan.selection_bits is None:
         return unseen[:, None]
-    words = plan.words[:, rows].unflatten(1, (count, -1)).movedim(1, 0)
-    block = apart(plan.block[columns])
-    place = (block.clamp(min=0) // 32).clamp(max=words.shape[-1] - 1)
-    known = (block < 32 * words.shape[-1])[:, None, None]
-    index = place.long()[:, None, None].expand(-1, words.shape[1], words.shape[2], -1)
-    bit = (words.gather(-1, index) >> (block.clamp(min=0) % 32)[:, None, None]) & 1
-    return unseen[:, None] | ~(((bit == 1) & known) | (block < 0)[:, None, None])
+    selection_bits = plan.selection_bits[:, rows].unflatten(1, (count, -1)).movedim(1, 0)
+    block = split_segments(plan.block[columns])
+    place = (block.clamp(min=0) // 32).clamp(max=selection_bits.shape[-1] - 1)
+    in_range = (block < 32 * selection_bits.shape[-1])[:, None, None]
+    index = place.long()[:, None, None].expand(-1, selection_bits.shape[1], selection_bits.shape[2], -1)
+    bit = (selection_bits.gather(-1, index) >> (block.clamp(min=0) % 32)[:, None, None]) & 1
+    return unseen[:, None] | ~(((bit == 1) & in_range) | (block < 0)[:, None, None])

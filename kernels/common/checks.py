@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 
 
-def expect(holds: bool, argument: str, got: object, expected: object, *, of: str = "") -> None:
-    """Raise ValueError unless `holds`; `of` says what was counted.
+def expect(condition: bool, argument: str, got: object, expected: object, *, unit: str = "") -> None:
+    """Raise ValueError unless `condition`; `unit` says what was counted.
 
     Hand sizes over as they are: a size in a text is a constant to torch's compiler, even where nothing is raised.
     """
-    if not holds:
-        raise ValueError(f"{argument}: got {got}{of and ' ' + of}, expected {expected}")
+    if not condition:
+        raise ValueError(f"{argument}: got {got}{unit and ' ' + unit}, expected {expected}")
 
 
 def expect_tensor(

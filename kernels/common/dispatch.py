@@ -13,10 +13,10 @@ def runs_in_triton(tensor: torch.Tensor) -> bool:
 
     The interpreter is asked for by TRITON_INTERPRET=1, which Triton reads once, when it is imported.
     """
-    return tensor.is_cuda or interpreting()
+    return tensor.is_cuda or is_interpreted()
 
 
-def interpreting() -> bool:
+def is_interpreted() -> bool:
     """Tell whether kernels are interpreted: slow, on any machine, and exact in float32 alone."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 

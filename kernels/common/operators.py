@@ -13,7 +13,7 @@ def operator(
     *,
     fake: Callable[..., Any],
     gradients: Callable[..., Any] | None = None,
-    remember: Callable[..., None] | None = None,
+    setup_context: Callable[..., None] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate a function so that it becomes the operator `saccade::name`, on every device.
 
@@ -29,7 +29,7 @@ def operator(
         torch.library.impl(qualified, "default", function)
         torch.library.register_fake(qualified, fake)
         if gradients is not None:
-            torch.library.register_autograd(qualified, gradients, setup_context=remember)
+            torch.library.register_autograd(qualified, gradients, setup_context=setup_context)
         return getattr(torch.ops.saccade, name).default
 
     return register

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..block_sparse.configuration import HEAD_SIZES, build, padded
-from .case import Case
+from ..block_sparse.configuration import HEAD_SIZES, kernel_config, padded_size
+from .case import CompileCase
 
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 ELEMENTS = ("query", "key", "value", "output", "output_gradient", "query_gradient", "key_gradient", "value_gradient")
@@ -29,10 +29,10 @@ VARIANTS = {
 """What a kernel is built for beside the head size: the extremes of each choice."""
 
 
-def cases() -> Iterator[Case]:
+def cases() -> Iterator[CompileCase]:
     """Yield every kernel for every head size, variant, tile and type of number that is shipped."""
     from ..block_sparse.kernel_backward import delta_kernel, key_gradient_kernel, query_gradient_kernel
-    from ..block_sparse.kernel_forward import forward_kernel, join_kernel
+    from ..block_sparse.kernel_forward import combine_kernel, forward_kernel
 
     kernels = {
         "forward": forward_kernel,
@@ -40,60 +40,60 @@ def cases() -> Iterator[Case]:
         "key_gradient": key_gradient_kernel,
     }
     for name, kernel in kernels.items():
-        for width in HEAD_SIZES:
+        for head_size in HEAD_SIZES:
             for variant in VARIANTS:
-                yield attention_case(name, kernel, width, variant, "bf16")
-            yield attention_case(name, kernel, width, "everything", "fp16")
-            yield attention_case(name, kernel, width, "everything", "fp32")
-    for width in HEAD_SIZES:
-        yield row_case("join", join_kernel, width, {})
-        yield row_case("delta", delta_kernel, width, {"UPCAST": False})
+                yield attention_case(name, kernel, head_size, variant, "bf16")
+            yield attention_case(name, kernel, head_size, "everything", "fp16")
+            yield attention_case(name, kernel, head_size, "everything", "fp32")
+    for head_size in HEAD_SIZES:
+        yield row_case("join", combine_kernel, head_size, {})
+        yield row_case("delta", delta_kernel, head_size, {"UPCAST": False})
 
 
 def attention_case(
-    name: str, kernel: Any, width: int, variant: str, element: str, tiles: tuple[int, int] = (64, 64)
-) -> Case:
+    name: str, kernel: Any, head_size: int, variant: str, element: str, tiles: tuple[int, int] = (64, 64)
+) -> CompileCase:
     """Return one build of an attention kernel, with grouped queries."""
-    made = build(name, width, ELEMENT_BYTES[element], VARIANTS[variant]["SELECT"], tiles)
+    config = kernel_config(name, head_size, ELEMENT_BYTES[element], VARIANTS[variant]["SELECT"], tiles)
     constants = {
         "HEADS": 8,
         "KEY_HEADS": 2,
         "MASK_HEADS": 1,
         **VARIANTS[variant],
-        "WIDTH": width,
-        "PADDED": padded(width),
+        "HEAD_SIZE": head_size,
+        "PADDED_SIZE": padded_size(head_size),
         "QUERY_TILE": tiles[0],
         "KEY_TILE": tiles[1],
-        "OWN": made.own,
-        "PIECE": made.piece,
-        "STAGES": made.stages,
+        "OUTER_TILE": config.outer_tile,
+        "INNER_TILE": config.inner_tile,
+        "STAGES": config.stages,
         "PRECISION": "tf32x3" if element == "fp32" else "ieee",
         "UPCAST": False,
     }
-    title = f"{name} {width} {variant} {element} {made.own}x{made.piece} {made.warps}w{made.stages}s"
-    spill = FLOAT32_SPILL if element == "fp32" else WIDE_SPILL if width == 256 else 0
+    title = f"{name} {head_size} {variant} {element} {config.outer_tile}x{config.inner_tile} {config.warps}w{config.stages}s"
+    spill = FLOAT32_SPILL if element == "fp32" else WIDE_SPILL if head_size == 256 else 0
     types = _types(kernel, constants, element)
-    return Case(
+    return CompileCase(
         title,
         kernel,
         types,
         constants,
-        made.warps,
-        made.stages,
+        config.warps,
+        config.stages,
         STRIDES,
-        pipelined=made.stages > 1,
+        pipelined=config.stages > 1,
         spill=spill,
     )
 
 
-def row_case(name: str, kernel: Any, width: int, more: dict[str, Any]) -> Case:
+def row_case(name: str, kernel: Any, head_size: int, more: dict[str, Any]) -> CompileCase:
     """Return one build of a kernel that goes through rows."""
-    constants = {"HEADS": 8, "WIDTH": width, "PADDED": padded(width), "ROWS": 32, **more}
+    constants = {"HEADS": 8, "HEAD_SIZE": head_size, "PADDED_SIZE": padded_size(head_size), "ROWS": 32, **more}
     types = _types(kernel, constants, "bf16")
-    return Case(f"{name} {width}", kernel, types, constants, 4, 3, tensor_cores=False)
+    return CompileCase(f"{name} {head_size}", kernel, types, constants, 4, 3, tensor_cores=False)
 
 
 def _types(kernel: Any, constants: dict[str, Any], element: str) -> dict[str, str]:
     groups = ((f"*{element}", ELEMENTS), ("*fp32", FLOATS), ("*i32", INTEGERS), ("fp32", ("scale",)))
-    known = {name: type_ for type_, names in groups for name in names}
-    return {name: known.get(name, "i32") for name in kernel.arg_names if name not in constants}
+    types_by_name = {name: type_ for type_, names in groups for name in names}
+    return {name: types_by_name.get(name, "i32") for name in kernel.arg_names if name not in constants}

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Case:
+class CompileCase:
     """A kernel as it is launched.
 
     `types`: Triton's type of each argument that is no constant, such as "*bf16" or "i32". `divisible`: the arguments

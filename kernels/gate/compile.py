@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .case import Case
+from .case import CompileCase
 
 CAPABILITY = 90
 SHARED_MEMORY = 227 * 1024
@@ -29,7 +29,7 @@ SHARED_MEMORY = 227 * 1024
 
 
 @dataclass(frozen=True)
-class Built:
+class CompileResult:
     """What a compiled case needs: registers of a thread, bytes, and how many products and copies it contains.
 
     Products of four warps and of one, and copies to shared memory that a program does not wait for.
@@ -46,7 +46,7 @@ class Built:
     complaints: list[str] = field(default_factory=list)
 
 
-def compile_case(case: Case) -> Built:
+def compile_case(case: CompileCase) -> CompileResult:
     """Compile one case and inspect the machine code. Raises what Triton raises where it cannot be compiled."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -70,7 +70,7 @@ def compile_case(case: Case) -> Built:
     text = usage.stdout + usage.stderr
     registers, stack, local = (int(re.search(rf"{word}:(\d+)", text).group(1)) for word in ("REG", "STACK", "LOCAL"))
     assembly = compiled.asm["ptx"]
-    built = Built(
+    result = CompileResult(
         case.name,
         registers,
         stack + local,
@@ -80,11 +80,11 @@ def compile_case(case: Case) -> Built:
         len(re.findall(r"cp\.async\.c[ag]", assembly)),
         round(time.perf_counter() - began, 1),
     )
-    built.complaints.extend(_complaints(case, built))
-    return built
+    result.complaints.extend(_complaints(case, result))
+    return result
 
 
-def attempt(case: Case) -> Built:
+def try_compile(case: CompileCase) -> CompileResult:
     """Compile one case; one that cannot be compiled is a complaint like any other."""
     from triton.compiler.errors import CompilationError
 
@@ -94,21 +94,21 @@ def attempt(case: Case) -> Built:
     except (CompilationError, RuntimeError, subprocess.CalledProcessError) as error:
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
         seconds = round(time.perf_counter() - began, 1)
-        return Built(case.name, 0, 0, 0, 0, 0, 0, seconds, [f"cannot be compiled: {reason[0]}"])
+        return CompileResult(case.name, 0, 0, 0, 0, 0, 0, seconds, [f"cannot be compiled: {reason[0]}"])
 
 
-def _complaints(case: Case, built: Built) -> Iterator[str]:
-    if built.spilled > case.spill:
-        yield f"keeps {built.spilled} bytes of registers in memory, {case.spill} allowed"
-    if built.shared > SHARED_MEMORY:
-        yield f"needs {built.shared} bytes of shared memory, there are {SHARED_MEMORY}"
-    if case.tensor_cores and not built.warpgroup_products + built.warp_products:
+def _complaints(case: CompileCase, result: CompileResult) -> Iterator[str]:
+    if result.spilled > case.spill:
+        yield f"keeps {result.spilled} bytes of registers in memory, {case.spill} allowed"
+    if result.shared > SHARED_MEMORY:
+        yield f"needs {result.shared} bytes of shared memory, there are {SHARED_MEMORY}"
+    if case.tensor_cores and not result.warpgroup_products + result.warp_products:
         yield "has no product on tensor cores"
-    if case.pipelined and not built.copies:
+    if case.pipelined and not result.copies:
         yield "waits for every load"
 
 
-def cases() -> Iterator[Case]:
+def cases() -> Iterator[CompileCase]:
     """Yield all shipped kernels, as they are launched."""
     from . import block_sparse_cases as attention
     from . import gather_norm_film_cases as rows
@@ -119,15 +119,15 @@ def cases() -> Iterator[Case]:
         yield from family.cases()
 
 
-def table(results: list[Built]) -> str:
+def table(results: list[CompileResult]) -> str:
     """Return the results as a table of text."""
-    width = max([len(built.name) for built in results], default=4)
+    width = max([len(result.name) for result in results], default=4)
     lines = [f"{'kernel':{width}}  regs  spill  shared KiB  wgmma  mma  cp.async  seconds"]
     lines += [
-        f"{built.name:{width}}  {built.registers:4d}  {built.spilled:5d}  {built.shared / 1024:10.1f}"
-        f"  {built.warpgroup_products:5d}  {built.warp_products:3d}  {built.copies:8d}  {built.seconds:7.1f}"
-        + "".join(f"  ! {complaint}" for complaint in built.complaints)
-        for built in results
+        f"{result.name:{width}}  {result.registers:4d}  {result.spilled:5d}  {result.shared / 1024:10.1f}"
+        f"  {result.warpgroup_products:5d}  {result.warp_products:3d}  {result.copies:8d}  {result.seconds:7.1f}"
+        + "".join(f"  ! {complaint}" for complaint in result.complaints)
+        for result in results
     ]
     return "\n".join(lines)
 
@@ -143,12 +143,12 @@ def main(arguments: list[str] | None = None) -> int:
     results = []
     for case in cases():
         if not options.names or any(part in case.name for part in options.names):
-            results.append(attempt(case))
+            results.append(try_compile(case))
             print(table(results[-1:]).split("\n")[1], flush=True)
-    refused = [built for built in results if built.complaints]
+    refused = [result for result in results if result.complaints]
     print(f"\n{table(results)}\n\n{len(results)} kernels built, {len(refused)} refused")
     if options.json:
-        options.json.write_text(json.dumps([asdict(built) for built in results], indent=1) + "\n")
+        options.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     return 1 if refused or not results else 0
 
 

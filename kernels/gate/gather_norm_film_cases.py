@@ -6,27 +6,27 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from .case import Case
+from .case import CompileCase
 
 WIDTHS = (128, 960, 4096)
 """The small trunk's, one that is no power of two, a large one."""
 
 
-def cases() -> Iterator[Case]:
+def cases() -> Iterator[CompileCase]:
     """Yield both passes for tokens of bfloat16 and float32, gathered and modulated; once neither; the widest token."""
     from ..gather_norm_film import kernel
-    from ..gather_norm_film.operator import WIDEST
+    from ..gather_norm_film.operator import MAX_WIDTH
 
     for passing, token, width in product((_forward, _backward), ("*bf16", "*fp32"), WIDTHS):
         yield passing(token, width)
     for passing in (_forward, _backward):
         yield passing("*bf16", 960, plain=True)
-        yield passing("*bf16", WIDEST)
-    types = {"places": "*i64", "rows_of": "*i32", "sources": "i32", "rows": "i32"}
+        yield passing("*bf16", MAX_WIDTH)
+    types = {"places": "*i64", "row_of_source": "*i32", "sources": "i32", "rows": "i32"}
     yield _case("invert", kernel.invert_kernel, types, {"BLOCK": kernel.INVERT_BLOCK})
 
 
-def _forward(token: str, width: int, plain: bool = False) -> Case:
+def _forward(token: str, width: int, plain: bool = False) -> CompileCase:
     from ..gather_norm_film import kernel
 
     types = {"tokens": token, "result": token, "weight": "*fp32", "inverse": "*fp32"}
@@ -41,29 +41,29 @@ def _forward(token: str, width: int, plain: bool = False) -> Case:
     return _case(name, kernel.forward_kernel, types, constants, ("tokens_sample", "tokens_row"))
 
 
-def _backward(token: str, width: int, plain: bool = False) -> Case:
+def _backward(token: str, width: int, plain: bool = False) -> CompileCase:
     from ..gather_norm_film import kernel
 
     types = dict.fromkeys(("source", "gradient", "tokens_gradient"), token)
     types |= dict.fromkeys(("weight", "inverse", "sums"), "*fp32")
     types |= dict.fromkeys(("sources", "rows", "steps", "source_sample", "source_row"), "i32")
-    left_out = ("rows_of", "scale", "kept_gradient")
+    left_out = ("row_of_source", "scale", "kept_gradient")
     constants: dict[str, Any] = {"WIDTH": width, "GATHERED": not plain, "MODULATED": not plain, "RESIDUAL": not plain}
     if plain:
         constants |= dict.fromkeys(left_out)
     else:
-        types |= dict.fromkeys(left_out, token) | {"rows_of": "*i32"}
+        types |= dict.fromkeys(left_out, token) | {"row_of_source": "*i32"}
     name = f"backward {token[1:]} {width}{' plain' if plain else ''}"
     return _case(name, kernel.backward_kernel, types, constants, ("source_sample", "source_row"))
 
 
 def _case(
     name: str, function: Any, types: Mapping[str, str], constants: dict[str, Any], strides: tuple[str, ...] = ()
-) -> Case:
-    from ..gather_norm_film.kernel import form
+) -> CompileCase:
+    from ..gather_norm_film.kernel import tile_config
 
-    tile, options = form(constants["WIDTH"]) if "WIDTH" in constants else ({}, {"num_warps": 4})
-    return Case(
+    tile, options = tile_config(constants["WIDTH"]) if "WIDTH" in constants else ({}, {"num_warps": 4})
+    return CompileCase(
         f"gather_norm_film {name}",
         function,
         types,

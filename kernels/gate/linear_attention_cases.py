@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from .case import Case
+from .case import CompileCase
 
 
-def cases() -> Iterator[Case]:
+def cases() -> Iterator[CompileCase]:
     """Yield every kernel: both directions and operands, a width that fills tiles and one that does not."""
     for index in ("*i32", "*i64"):
         yield _plan(index)
@@ -23,7 +23,7 @@ def cases() -> Iterator[Case]:
                 yield _outputs(operand, width, reverse, transposed=True)
 
 
-def _plan(index: str) -> Case:
+def _plan(index: str) -> CompileCase:
     from ..linear_attention import kernel
 
     types = {"boundaries": index, "chunks": "*i32", "first": "*i32"}
@@ -32,7 +32,7 @@ def _plan(index: str) -> Case:
     return _case(f"plan {index[1:]}", kernel.plan_kernel, types, constants)
 
 
-def _scan(operand: torch.dtype, reverse: bool) -> Case:
+def _scan(operand: torch.dtype, reverse: bool) -> CompileCase:
     from ..linear_attention import kernel
 
     types = dict.fromkeys(("local", "initial", "final", "log_decay"), "*fp32") | {"carried": _pointer(operand)}
@@ -41,10 +41,10 @@ def _scan(operand: torch.dtype, reverse: bool) -> Case:
     return _case(f"scan {_label(operand, reverse)}", kernel.scan_kernel, types, constants)
 
 
-def _local_states(operand: torch.dtype, width: int, reverse: bool) -> Case:
+def _local_states(operand: torch.dtype, width: int, reverse: bool) -> CompileCase:
     from ..linear_attention import kernel
 
-    form = kernel.FORMS[operand]
+    tile_config = kernel.TILE_CONFIGS[operand]
     strides = ("left_token", "left_head", "right_token", "right_head")
     types = dict.fromkeys(("left", "right"), _pointer(operand)) | dict.fromkeys(("local", "log_decay"), "*fp32")
     types |= {"chunks": "*i32", "scale": "fp32"} | dict.fromkeys(strides, "i32")
@@ -52,26 +52,26 @@ def _local_states(operand: torch.dtype, width: int, reverse: bool) -> Case:
         "LEFT": width,
         "RIGHT": width,
         "CHUNK": kernel.CHUNK,
-        "LEFT_TILE": kernel.tile(width, form.state_rows),
-        "RIGHT_TILE": kernel.tile(width, form.state_columns),
+        "LEFT_TILE": kernel.tile(width, tile_config.state_rows),
+        "RIGHT_TILE": kernel.tile(width, tile_config.state_columns),
         "REVERSE": reverse,
     }
     return _case(
         f"local_states {_label(operand, reverse)} {width}",
         kernel.local_states_kernel,
         types,
-        constants | form.constants,
+        constants | tile_config.constants,
         strides,
-        form.options,
+        tile_config.options,
     )
 
 
-def _outputs(operand: torch.dtype, width: int, reverse: bool, transposed: bool) -> Case:
+def _outputs(operand: torch.dtype, width: int, reverse: bool, transposed: bool) -> CompileCase:
     from ..linear_attention import kernel
 
-    form = kernel.FORMS[operand]
+    tile_config = kernel.TILE_CONFIGS[operand]
     strides = tuple(f"{part}_{step}" for part in ("query", "key", "value") for step in ("token", "head"))
-    along, across = ("carried_row", "carried_column") if transposed else ("carried_column", "carried_row")
+    along, across = ("state_row_stride", "state_column_stride") if transposed else ("state_column_stride", "state_row_stride")
     types = dict.fromkeys(("query", "key", "value", "carried", "output"), _pointer(operand))
     types |= {"log_decay": "*fp32", "chunks": "*i32", "scale": "fp32"} | dict.fromkeys((*strides, across), "i32")
     constants = {
@@ -79,17 +79,17 @@ def _outputs(operand: torch.dtype, width: int, reverse: bool, transposed: bool) 
         "KEY": width,
         "VALUE": width,
         "CHUNK": kernel.CHUNK,
-        "KEY_TILE": kernel.tile(width, form.key_tile),
-        "VALUE_TILE": kernel.tile(width, form.value_tile),
+        "KEY_TILE": kernel.tile(width, tile_config.key_tile),
+        "VALUE_TILE": kernel.tile(width, tile_config.value_tile),
         "REVERSE": reverse,
     }
     return _case(
         f"outputs {_label(operand, reverse)} {width}{' transposed' if transposed else ''}",
         kernel.outputs_kernel,
         types,
-        constants | form.constants,
+        constants | tile_config.constants,
         strides + ((across,) if width % 16 == 0 else ()),
-        form.options,
+        tile_config.options,
     )
 
 
@@ -100,9 +100,9 @@ def _case(
     constants: dict[str, Any],
     strides: tuple[str, ...] = (),
     options: dict[str, int] | None = None,
-) -> Case:
+) -> CompileCase:
     """Return a case; what has `options` of its own forms products, and must do so on tensor cores."""
-    return Case(
+    return CompileCase(
         f"linear_attention {name}",
         function,
         types,

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .case import Case
+from .case import CompileCase
 
 ELEMENTS = ("tokens", "means", "gradient", "spread")
 NUMBERS = ("stride", "tokens", "segments", "outside", "count", "width", "own_count", "other_count")
 
 
-def cases() -> Iterator[Case]:
+def cases() -> Iterator[CompileCase]:
     """Yield every kernel; none has products."""
-    from ..plan.index_kernel import cut_kernel, key_choice_kernel, list_kernel, query_choice_kernel
-    from ..plan.pooling_kernel import mean_kernel, spread_kernel
+    from ..plan.index_kernel import cut_kernel, key_selection_kernel, list_kernel, query_selection_kernel
+    from ..plan.pooling_kernel import mean_backward_kernel, mean_kernel
 
     for channels in (0, 1, 3):
         constants = {"CHANNELS": channels, "SIZE": 64, "ROWS": 64 if channels else 1, "CHUNK": 64}
@@ -29,17 +29,17 @@ def cases() -> Iterator[Case]:
                 "CHUNK": 128,
             }
             yield _case(f"list {channels} {'columns' if columns else 'rows'}", list_kernel, constants)
-    yield _case("query_choice", query_choice_kernel, {"SIZE": 64})
-    yield _case("key_choice", key_choice_kernel, {"SIZE": 64})
+    yield _case("query_choice", query_selection_kernel, {"SIZE": 64})
+    yield _case("key_choice", key_selection_kernel, {"SIZE": 64})
     for width in (64, 128):
-        constants = {"HEADS": 8, "WIDTH": width, "PADDED": width, "ROWS": 32}
+        constants = {"HEADS": 8, "HEAD_SIZE": width, "PADDED_SIZE": width, "ROWS": 32}
         yield _case(f"mean {width}", mean_kernel, constants)
-        yield _case(f"spread {width}", spread_kernel, constants)
+        yield _case(f"spread {width}", mean_backward_kernel, constants)
 
 
-def _case(name: str, kernel: Any, constants: dict[str, Any]) -> Case:
-    known = dict.fromkeys(ELEMENTS, "*bf16") | dict.fromkeys(NUMBERS, "i32")
+def _case(name: str, kernel: Any, constants: dict[str, Any]) -> CompileCase:
+    types_by_name = dict.fromkeys(ELEMENTS, "*bf16") | dict.fromkeys(NUMBERS, "i32")
     if kernel.arg_names[0] in ELEMENTS:
-        known["tokens"] = "*bf16"
-    types = {name: known.get(name, "*i32") for name in kernel.arg_names if name not in constants}
-    return Case(name, kernel, types, constants, warps=1, stages=3, tensor_cores=False)
+        types_by_name["tokens"] = "*bf16"
+    types = {name: types_by_name.get(name, "*i32") for name in kernel.arg_names if name not in constants}
+    return CompileCase(name, kernel, types, constants, warps=1, stages=3, tensor_cores=False)

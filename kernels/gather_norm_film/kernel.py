@@ -23,13 +23,13 @@ PROGRAMS = 1024
 @triton.jit(do_not_specialize=["sources", "rows"])
 def forward_kernel(
     tokens,
-    places,
+    indices,
     weight,
     scale,
     shift,
     kept,
     result,
-    inverse,
+    inverse_rms,
     sources,
     rows,
     epsilon,
@@ -46,49 +46,49 @@ def forward_kernel(
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     inside, within = row < rows, column < WIDTH
-    place, real = row.to(tl.int64), inside
+    source_index, valid = row.to(tl.int64), inside
     if GATHERED:
-        place = tl.load(places + sample * rows + row, mask=inside, other=-1).to(tl.int64)
-        real = (place >= 0) & (place < sources)
+        source_index = tl.load(indices + sample * rows + row, mask=inside, other=-1).to(tl.int64)
+        valid = (source_index >= 0) & (source_index < sources)
     token = tl.load(
-        tokens + sample * tokens_sample + place[:, None] * tokens_row + column[None, :],
-        mask=real[:, None] & within[None, :],
+        tokens + sample * tokens_sample + source_index[:, None] * tokens_row + column[None, :],
+        mask=valid[:, None] & within[None, :],
         other=0.0,
     )
     cell = (sample * rows + row)[:, None] * WIDTH + column[None, :]
     mask = inside[:, None] & within[None, :]
     if GATHERED:
         tl.store(kept + cell, token, mask=mask)
-    wide = token.to(tl.float32)
-    norm = tl.rsqrt(tl.sum(wide * wide, 1) / WIDTH + epsilon)
-    tl.store(inverse + sample * rows + row, norm, mask=inside)
+    tokens_float = token.to(tl.float32)
+    norm = tl.rsqrt(tl.sum(tokens_float * tokens_float, 1) / WIDTH + epsilon)
+    tl.store(inverse_rms + sample * rows + row, norm, mask=inside)
     gain = tl.load(weight + column, mask=within, other=0.0).to(tl.float32)
     if MODULATED:
         own = sample * WIDTH + column
         gain *= 1.0 + tl.load(scale + own, mask=within, other=0.0).to(tl.float32)
         offset = tl.load(shift + own, mask=within, other=0.0).to(tl.float32)
-        output = tl.where(real[:, None], wide * norm[:, None] * gain[None, :] + offset[None, :], 0.0)
+        output = tl.where(valid[:, None], tokens_float * norm[:, None] * gain[None, :] + offset[None, :], 0.0)
     else:
-        output = wide * norm[:, None] * gain[None, :]
+        output = tokens_float * norm[:, None] * gain[None, :]
     tl.store(result + cell, output.to(result.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["sources", "rows"])
-def invert_kernel(places, rows_of, sources, rows, BLOCK: tl.constexpr):
+def invert_kernel(indices, row_of_source, sources, rows, BLOCK: tl.constexpr):
     """Write at every place which row it was gathered into."""
     sample = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    place = tl.load(places + sample * rows + row, mask=row < rows, other=-1).to(tl.int64)
-    tl.store(rows_of + sample * sources + place, row, mask=(place >= 0) & (place < sources))
+    source_index = tl.load(indices + sample * rows + row, mask=row < rows, other=-1).to(tl.int64)
+    tl.store(row_of_source + sample * sources + source_index, row, mask=(source_index >= 0) & (source_index < sources))
 
 
 @triton.jit(do_not_specialize=["sources", "rows", "steps"])
 def backward_kernel(
     source,
-    rows_of,
+    row_of_source,
     weight,
     scale,
-    inverse,
+    inverse_rms,
     kept_gradient,
     gradient,
     tokens_gradient,
@@ -115,29 +115,29 @@ def backward_kernel(
     normed_sum = tl.zeros([ROWS, COLUMNS], tl.float32)
     plain_sum = tl.zeros([ROWS, COLUMNS], tl.float32)
     for step in range(steps):
-        place = (part * steps + step) * ROWS + tl.arange(0, ROWS)
-        inside = place < sources
-        row = place
+        source_index = (part * steps + step) * ROWS + tl.arange(0, ROWS)
+        inside = source_index < sources
+        row = source_index
         if GATHERED:
-            row = tl.load(rows_of + sample * sources + place, mask=inside, other=-1)
-        real = inside & (row >= 0)
-        mask = real[:, None] & within[None, :]
+            row = tl.load(row_of_source + sample * sources + source_index, mask=inside, other=-1)
+        valid = inside & (row >= 0)
+        mask = valid[:, None] & within[None, :]
         row = row.to(tl.int64)
         token = tl.load(
             source + sample * source_sample + row[:, None] * source_row + column[None, :], mask=mask, other=0.0
         )
         cell = (sample * rows + row)[:, None] * WIDTH + column[None, :]
-        above = tl.load(gradient + cell, mask=mask, other=0.0).to(tl.float32)
-        norm = tl.load(inverse + sample * rows + row, mask=real, other=0.0)
+        gradient_rows = tl.load(gradient + cell, mask=mask, other=0.0).to(tl.float32)
+        norm = tl.load(inverse_rms + sample * rows + row, mask=valid, other=0.0)
         normed = token.to(tl.float32) * norm[:, None]
-        normed_sum += above * normed
-        plain_sum += above
-        above = above * gain[None, :]
-        along = tl.sum(above * normed, 1) / WIDTH
-        result = norm[:, None] * (above - normed * along[:, None])
+        normed_sum += gradient_rows * normed
+        plain_sum += gradient_rows
+        gradient_rows = gradient_rows * gain[None, :]
+        projection = tl.sum(gradient_rows * normed, 1) / WIDTH
+        result = norm[:, None] * (gradient_rows - normed * projection[:, None])
         if RESIDUAL:
             result += tl.load(kept_gradient + cell, mask=mask, other=0.0).to(tl.float32)
-        cell = (sample * sources + place)[:, None] * WIDTH + column[None, :]
+        cell = (sample * sources + source_index)[:, None] * WIDTH + column[None, :]
         tl.store(
             tokens_gradient + cell,
             result.to(tokens_gradient.dtype.element_ty),
@@ -150,47 +150,47 @@ def backward_kernel(
 
 def forward(
     tokens: torch.Tensor,
-    places: torch.Tensor | None,
+    indices: torch.Tensor | None,
     weight: torch.Tensor,
     scale: torch.Tensor | None,
     shift: torch.Tensor | None,
     epsilon: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the kept tokens (none without `places`), these normed and modulated, and the norms' inverse [B, n]."""
+    """Return the kept tokens (none without `indices`), these normed and modulated, and the norms' inverse [B, n]."""
     tokens = _dense(tokens)
     batch, sources, width = tokens.shape
-    rows = sources if places is None else places.shape[1]
-    kept = tokens.new_empty(0) if places is None else tokens.new_empty(batch, rows, width)
+    rows = sources if indices is None else indices.shape[1]
+    kept = tokens.new_empty(0) if indices is None else tokens.new_empty(batch, rows, width)
     result = tokens.new_empty(batch, rows, width)
-    inverse = tokens.new_empty(batch, rows, dtype=torch.float32)
-    constants, options = form(width)
+    inverse_rms = tokens.new_empty(batch, rows, dtype=torch.float32)
+    constants, options = tile_config(width)
     if batch and rows:
         forward_kernel[(triton.cdiv(rows, constants["ROWS"]), batch)](
             tokens,
-            None if places is None else places.contiguous(),
+            None if indices is None else indices.contiguous(),
             weight.contiguous(),
             None if scale is None else scale.contiguous(),
             None if shift is None else shift.contiguous(),
-            None if places is None else kept,
+            None if indices is None else kept,
             result,
-            inverse,
+            inverse_rms,
             sources,
             rows,
             epsilon,
             *tokens.stride()[:2],
             WIDTH=width,
-            GATHERED=places is not None,
+            GATHERED=indices is not None,
             MODULATED=scale is not None,
             **constants,
             **options,
         )
-    return kept, result, inverse
+    return kept, result, inverse_rms
 
 
 def backward(
     source: torch.Tensor,
-    inverse: torch.Tensor,
-    places: torch.Tensor | None,
+    inverse_rms: torch.Tensor,
+    indices: torch.Tensor | None,
     weight: torch.Tensor,
     scale: torch.Tensor | None,
     kept_gradient: torch.Tensor | None,
@@ -200,30 +200,30 @@ def backward(
     """Return the gradient of the tokens [B, sources, D] and two sums over each sample's tokens, [B, 2, D].
 
     They are of the gradient times the normed token, and of the gradient: weight, scale and shift need no more.
-    `source`: the kept tokens, or all of them without `places`; `gradient`: of what was normed and modulated.
+    `source`: the kept tokens, or all of them without `indices`; `gradient`: of what was normed and modulated.
     """
     source = _dense(source)
     batch, rows, width = source.shape
     tokens_gradient = source.new_empty(batch, sources, width)
-    constants, options = form(width)
+    constants, options = tile_config(width)
     tiles = triton.cdiv(sources, constants["ROWS"])
     steps = triton.cdiv(tiles * max(batch, 1), PROGRAMS)
     parts = triton.cdiv(tiles, max(steps, 1))
     sums = source.new_empty(batch, parts, 2, width, dtype=torch.float32)
-    rows_of = None
-    if places is not None:
-        rows_of = places.new_full((batch, sources), -1, dtype=torch.int32)
+    row_of_source = None
+    if indices is not None:
+        row_of_source = indices.new_full((batch, sources), -1, dtype=torch.int32)
         if batch and rows:
             invert_kernel[(triton.cdiv(rows, INVERT_BLOCK), batch)](
-                places.contiguous(), rows_of, sources, rows, BLOCK=INVERT_BLOCK
+                indices.contiguous(), row_of_source, sources, rows, BLOCK=INVERT_BLOCK
             )
     if batch and parts:
         backward_kernel[(parts, batch)](
             source,
-            rows_of,
+            row_of_source,
             weight.contiguous(),
             None if scale is None else scale.contiguous(),
-            inverse,
+            inverse_rms,
             None if kept_gradient is None else kept_gradient.contiguous(),
             gradient.contiguous(),
             tokens_gradient,
@@ -233,7 +233,7 @@ def backward(
             steps,
             *source.stride()[:2],
             WIDTH=width,
-            GATHERED=places is not None,
+            GATHERED=indices is not None,
             MODULATED=scale is not None,
             RESIDUAL=kept_gradient is not None,
             **constants,
@@ -242,7 +242,7 @@ def backward(
     return tokens_gradient, sums.sum(1)
 
 
-def form(width: int) -> tuple[dict[str, Any], dict[str, int]]:
+def tile_config(width: int) -> tuple[dict[str, Any], dict[str, int]]:
     """Return the tile for tokens of a width, and the compiler's options."""
     columns = triton.next_power_of_2(width)
     # Sixteen numbers a thread: with more, the backward pass fills the registers and too few programs run at once.

@@ -1,6 +1,6 @@
 """Linear attention with decay over ragged segments, with a state that is carried from call to call."""
 
 from .operator import linear_attention
-from .reference import decay_ladder
+from .reference import alibi_log_decays
 
-__all__ = ["decay_ladder", "linear_attention"]
+__all__ = ["alibi_log_decays", "linear_attention"]

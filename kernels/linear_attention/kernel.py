@@ -23,7 +23,7 @@ SCAN_BLOCK = 512
 PLAN_BLOCK = 128
 
 
-class Form(NamedTuple):
+class TileConfig(NamedTuple):
     """How products of one operand are formed: the largest tiles, the compiler's options, the kernels' constants."""
 
     state_rows: int
@@ -35,19 +35,19 @@ class Form(NamedTuple):
 
 
 # Three products on tensor cores stand for an exact one of float32: it costs registers, so its tiles are smaller.
-FORMS = {
-    torch.bfloat16: Form(
+TILE_CONFIGS = {
+    torch.bfloat16: TileConfig(
         64, 128, 64, 128, {"num_warps": 4, "num_stages": 2}, {"OPERAND": tl.bfloat16, "PRECISION": "tf32x3"}
     ),
-    torch.float32: Form(
+    torch.float32: TileConfig(
         64, 64, 32, 32, {"num_warps": 4, "num_stages": 2}, {"OPERAND": tl.float32, "PRECISION": "tf32x3"}
     ),
 }
 # The interpreter multiplies neither bfloat16 nor in three steps.
-INTERPRETED = FORMS[torch.float32]._replace(constants={"OPERAND": tl.float32, "PRECISION": "ieee"})
+INTERPRETER_CONFIG = TILE_CONFIGS[torch.float32]._replace(constants={"OPERAND": tl.float32, "PRECISION": "ieee"})
 
 
-class Plan(NamedTuple):
+class ChunkTable(NamedTuple):
     """The table of chunks int32 [capacity, 3] (segment or -1, start, stop), and each segment's first chunk."""
 
     chunks: torch.Tensor
@@ -69,13 +69,13 @@ def plan_kernel(boundaries, chunks, first, tokens, capacity, segments, CHUNK: tl
     tl.store(first + segment, begin)
     start = tl.load(boundaries + segment).to(tl.int32)
     stop = tl.load(boundaries + segment + 1, mask=segment < segments, other=0).to(tl.int32)
-    belongs, rows = segment, (stop - start + CHUNK - 1) // CHUNK
+    owner_segment, rows = segment, (stop - start + CHUNK - 1) // CHUNK
     if segment == segments:
-        belongs, stop, rows = -1, tokens, capacity - begin
+        owner_segment, stop, rows = -1, tokens, capacity - begin
     for base in range(0, rows, BLOCK):
         number = base + lanes
         row = chunks + 3 * (begin + number)
-        tl.store(row, belongs, mask=number < rows)
+        tl.store(row, owner_segment, mask=number < rows)
         tl.store(row + 1, tl.minimum(start + number * CHUNK, stop), mask=number < rows)
         tl.store(row + 2, tl.minimum(start + number * CHUNK + CHUNK, stop), mask=number < rows)
 
@@ -84,7 +84,7 @@ def plan_kernel(boundaries, chunks, first, tokens, capacity, segments, CHUNK: tl
 def local_states_kernel(
     left,
     right,
-    local,
+    chunk_states,
     log_decay,
     chunks,
     scale,
@@ -122,19 +122,19 @@ def local_states_kernel(
         mask=valid[:, None] & (column < RIGHT)[None, :],
         other=0.0,
     ).to(OPERAND)
-    reach = place + 1 if REVERSE else tl.maximum(stop - start - 1 - place, 0)
-    fade = scale * tl.exp(reach * tl.load(log_decay + head))
-    state = tl.dot(tl.trans((left_part * fade[:, None]).to(OPERAND)), right_part, input_precision=PRECISION)
-    cell = local + (chunk * tl.num_programs(1) + head) * LEFT * RIGHT + row[:, None] * RIGHT + column[None, :]
+    decay_steps = place + 1 if REVERSE else tl.maximum(stop - start - 1 - place, 0)
+    decay_factor = scale * tl.exp(decay_steps * tl.load(log_decay + head))
+    state = tl.dot(tl.trans((left_part * decay_factor[:, None]).to(OPERAND)), right_part, input_precision=PRECISION)
+    cell = chunk_states + (chunk * tl.num_programs(1) + head) * LEFT * RIGHT + row[:, None] * RIGHT + column[None, :]
     tl.store(cell, state, mask=(row < LEFT)[:, None] & (column < RIGHT)[None, :])
 
 
 @triton.jit
 def scan_kernel(
-    local,
-    initial,
-    carried,
-    final,
+    chunk_states,
+    initial_state,
+    entering_states,
+    final_state,
     log_decay,
     chunks,
     first,
@@ -149,15 +149,15 @@ def scan_kernel(
     begin, end = tl.load(first + segment), tl.load(first + segment + 1)
     decay = tl.load(log_decay + head)
     own = (segment * heads + head).to(tl.int64) * SIZE + cell
-    state = tl.load(initial + own, mask=inside, other=0.0)
+    state = tl.load(initial_state + own, mask=inside, other=0.0)
     for step in tl.range(begin, end, num_stages=4):
         chunk = begin + end - 1 - step if REVERSE else step
         length = tl.load(chunks + 3 * chunk + 2) - tl.load(chunks + 3 * chunk + 1)
         place = (chunk.to(tl.int64) * heads + head) * SIZE + cell
-        added = tl.load(local + place, mask=inside, other=0.0)
-        tl.store(carried + place, state.to(carried.dtype.element_ty), mask=inside)
+        added = tl.load(chunk_states + place, mask=inside, other=0.0)
+        tl.store(entering_states + place, state.to(entering_states.dtype.element_ty), mask=inside)
         state = state * tl.exp(length * decay) + added
-    tl.store(final + own, state, mask=inside)
+    tl.store(final_state + own, state, mask=inside)
 
 
 @triton.jit
@@ -165,7 +165,7 @@ def outputs_kernel(
     query,
     key,
     value,
-    carried,
+    entering_states,
     output,
     log_decay,
     chunks,
@@ -176,8 +176,8 @@ def outputs_kernel(
     key_head,
     value_token,
     value_head,
-    carried_row,
-    carried_column,
+    state_row_stride,
+    state_column_stride,
     KEY: tl.constexpr,
     VALUE: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -199,7 +199,7 @@ def outputs_kernel(
     column = tl.program_id(2) * VALUE_TILE + tl.arange(0, VALUE_TILE)
     token = (start + place).to(tl.int64)[:, None]
     scores = tl.zeros([CHUNK, CHUNK], tl.float32)
-    far = tl.zeros([CHUNK, VALUE_TILE], tl.float32)
+    inter_chunk = tl.zeros([CHUNK, VALUE_TILE], tl.float32)
     for base in range(0, KEY, KEY_TILE):
         row = base + tl.arange(0, KEY_TILE)
         mask = seen[:, None] & (row < KEY)[None, :]
@@ -208,34 +208,34 @@ def outputs_kernel(
         )
         key_part = tl.load(key + token * key_token + head * key_head + row[None, :], mask=mask, other=0.0).to(OPERAND)
         state = tl.load(
-            carried
+            entering_states
             + (chunk * heads + head) * KEY * VALUE
-            + row[:, None] * carried_row
-            + column[None, :] * carried_column,
+            + row[:, None] * state_row_stride
+            + column[None, :] * state_column_stride,
             mask=real & (row < KEY)[:, None] & (column < VALUE)[None, :],
             other=0.0,
         ).to(OPERAND)
         scores = tl.dot(query_part, tl.trans(key_part), scores, input_precision=PRECISION)
-        far = tl.dot(query_part, state, far, input_precision=PRECISION)
+        inter_chunk = tl.dot(query_part, state, inter_chunk, input_precision=PRECISION)
     decay = tl.load(log_decay + head)
     distance = place[None, :] - place[:, None] if REVERSE else place[:, None] - place[None, :]
     scores = scores * tl.where(distance >= 0, scale * tl.exp(tl.maximum(distance, 0) * decay), 0.0)
     # A state that comes from behind carries the scale already.
     if REVERSE:
-        far = far * tl.exp(tl.maximum(stop - start - 1 - place, 0) * decay)[:, None]
+        inter_chunk = inter_chunk * tl.exp(tl.maximum(stop - start - 1 - place, 0) * decay)[:, None]
     else:
-        far = far * (scale * tl.exp((place + 1) * decay))[:, None]
+        inter_chunk = inter_chunk * (scale * tl.exp((place + 1) * decay))[:, None]
     value_part = tl.load(
         value + token * value_token + head * value_head + column[None, :],
         mask=seen[:, None] & (column < VALUE)[None, :],
         other=0.0,
     ).to(OPERAND)
-    result = tl.dot(scores.to(OPERAND), value_part, far, input_precision=PRECISION)
+    result = tl.dot(scores.to(OPERAND), value_part, inter_chunk, input_precision=PRECISION)
     cell = output + (token * heads + head) * VALUE + column[None, :]
     tl.store(cell, result.to(output.dtype.element_ty), mask=valid[:, None] & (column < VALUE)[None, :])
 
 
-def plan(boundaries: torch.Tensor, tokens: int) -> Plan:
+def chunk_plan(boundaries: torch.Tensor, tokens: int) -> ChunkTable:
     """Cut segments into chunks, without waiting for the device."""
     segments = len(boundaries) - 1
     capacity = tokens // CHUNK + segments + 1
@@ -244,7 +244,7 @@ def plan(boundaries: torch.Tensor, tokens: int) -> Plan:
     plan_kernel[(segments + 1,)](
         boundaries.contiguous(), chunks, first, tokens, capacity, segments, CHUNK=CHUNK, BLOCK=PLAN_BLOCK
     )
-    return Plan(chunks, first)
+    return ChunkTable(chunks, first)
 
 
 def operand_dtype(query: torch.Tensor) -> torch.dtype:
@@ -255,13 +255,19 @@ def operand_dtype(query: torch.Tensor) -> torch.dtype:
     return torch.bfloat16 if query.dtype == torch.bfloat16 and query.is_cuda else torch.float32
 
 
-def form_of(query: torch.Tensor) -> Form:
+def tile_config_of(query: torch.Tensor) -> TileConfig:
     """Return how products of such inputs are formed."""
-    return FORMS[operand_dtype(query)] if query.is_cuda else INTERPRETED
+    return TILE_CONFIGS[operand_dtype(query)] if query.is_cuda else INTERPRETER_CONFIG
 
 
 def local_states(
-    left: torch.Tensor, right: torch.Tensor, log_decay: torch.Tensor, plan: Plan, *, scale: float, reverse: bool
+    left: torch.Tensor,
+    right: torch.Tensor,
+    log_decay: torch.Tensor,
+    chunk_plan: ChunkTable,
+    *,
+    scale: float,
+    reverse: bool,
 ) -> torch.Tensor:
     """Return what each chunk adds to the state, [chunks, heads, d, e], for left [S, heads, d] and right [S, heads, e].
 
@@ -269,16 +275,16 @@ def local_states(
     """
     left, right = _dense(left), _dense(right)
     heads, rows, columns = left.shape[1], left.shape[2], right.shape[2]
-    local = left.new_empty(len(plan.chunks), heads, rows, columns, dtype=torch.float32)
-    form = form_of(left)
-    row_tile, column_tile = tile(rows, form.state_rows), tile(columns, form.state_columns)
+    chunk_states = left.new_empty(len(chunk_plan.chunks), heads, rows, columns, dtype=torch.float32)
+    tile_config = tile_config_of(left)
+    row_tile, column_tile = tile(rows, tile_config.state_rows), tile(columns, tile_config.state_columns)
     tiles = triton.cdiv(rows, row_tile) * triton.cdiv(columns, column_tile)
-    local_states_kernel[(len(plan.chunks), heads, tiles)](
+    local_states_kernel[(len(chunk_plan.chunks), heads, tiles)](
         left,
         right,
-        local,
+        chunk_states,
         log_decay.contiguous(),
-        plan.chunks,
+        chunk_plan.chunks,
         scale,
         *left.stride()[:2],
         *right.stride()[:2],
@@ -288,17 +294,17 @@ def local_states(
         LEFT_TILE=row_tile,
         RIGHT_TILE=column_tile,
         REVERSE=reverse,
-        **form.constants,
-        **form.options,
+        **tile_config.constants,
+        **tile_config.options,
     )
-    return local
+    return chunk_states
 
 
 def scan(
-    local: torch.Tensor,
-    initial: torch.Tensor,
+    chunk_states: torch.Tensor,
+    initial_state: torch.Tensor,
     log_decay: torch.Tensor,
-    plan: Plan,
+    chunk_plan: ChunkTable,
     *,
     dtype: torch.dtype,
     reverse: bool,
@@ -307,32 +313,35 @@ def scan(
 
     Returns it in front of each chunk, [chunks, heads, d, e] of `dtype`, and behind all of them.
     """
-    segments, heads, *widths = initial.shape
-    carried, final = torch.empty_like(local, dtype=dtype), initial.new_empty(initial.shape)
+    segments, heads, *widths = initial_state.shape
+    entering_states, final_state = (
+        torch.empty_like(chunk_states, dtype=dtype),
+        initial_state.new_empty(initial_state.shape),
+    )
     size = widths[0] * widths[1]
     if segments > 0:
         scan_kernel[(segments, heads, triton.cdiv(size, SCAN_BLOCK))](
-            local,
-            initial.contiguous(),
-            carried,
-            final,
+            chunk_states,
+            initial_state.contiguous(),
+            entering_states,
+            final_state,
             log_decay.contiguous(),
-            plan.chunks,
-            plan.first,
+            chunk_plan.chunks,
+            chunk_plan.first,
             SIZE=size,
             REVERSE=reverse,
             BLOCK=SCAN_BLOCK,
         )
-    return carried, final
+    return entering_states, final_state
 
 
 def outputs(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    carried: torch.Tensor,
+    entering_states: torch.Tensor,
     log_decay: torch.Tensor,
-    plan: Plan,
+    chunk_plan: ChunkTable,
     *,
     scale: float,
     reverse: bool,
@@ -340,34 +349,34 @@ def outputs(
     """Read with queries from their own chunk and from the carried state; [S, heads, e], zero outside all segments.
 
     With `reverse` a token sees itself and what follows, and the state is one that came from behind, scale included.
-    `carried` may be transposed.
+    `entering_states` may be transposed.
     """
     query, key, value = _dense(query), _dense(key), _dense(value)
     heads, rows, columns = query.shape[1], query.shape[2], value.shape[2]
     output = value.new_empty(value.shape)
-    form = form_of(query)
-    value_tile = tile(columns, form.value_tile)
-    outputs_kernel[(len(plan.chunks), heads, triton.cdiv(columns, value_tile))](
+    tile_config = tile_config_of(query)
+    value_tile = tile(columns, tile_config.value_tile)
+    outputs_kernel[(len(chunk_plan.chunks), heads, triton.cdiv(columns, value_tile))](
         query,
         key,
         value,
-        carried,
+        entering_states,
         output,
         log_decay.contiguous(),
-        plan.chunks,
+        chunk_plan.chunks,
         scale,
         *query.stride()[:2],
         *key.stride()[:2],
         *value.stride()[:2],
-        *carried.stride()[2:],
+        *entering_states.stride()[2:],
         KEY=rows,
         VALUE=columns,
         CHUNK=CHUNK,
-        KEY_TILE=tile(rows, form.key_tile),
+        KEY_TILE=tile(rows, tile_config.key_tile),
         VALUE_TILE=value_tile,
         REVERSE=reverse,
-        **form.constants,
-        **form.options,
+        **tile_config.constants,
+        **tile_config.options,
     )
     return output
 

@@ -24,7 +24,7 @@ def linear_attention(
     (Lightning Attention-2, Qin et al., 2024, sections 3 and 4). Time and memory grow with S alone.
 
     `query`, `key`: [S, heads, d]; `value`: [S, heads, e]; one of float32, bfloat16, float16, float64 for all three.
-    `log_decay`: float32 [heads], finite and at most 0; it is not learned (see `decay_ladder`).
+    `log_decay`: float32 [heads], finite and at most 0; it is not learned (see `alibi_log_decays`).
     `boundaries`: int32 or int64 [segments + 1] on the same device, ascending from 0 to at most S; a segment may be
     empty, and tokens behind the last boundary belong to none: their output is zero, and so is their gradient.
     `state`: what is carried in, [segments, heads, d, e], float32 (float64 with float64); None is zero.
@@ -91,7 +91,7 @@ def _check(
             )
 
 
-def _steps(query: torch.Tensor) -> ModuleType:
+def _implementation(query: torch.Tensor) -> ModuleType:
     """Return the module that computes: the kernels on a GPU and, for tests, in Triton's interpreter; torch elsewhere.
 
     Triton is imported no earlier than it is used: it is not installed everywhere.
@@ -118,11 +118,15 @@ def _forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     # Triton launches where torch stands, which need not be where the tensors are.
     with torch.cuda.device_of(query):
-        steps = _steps(query)
-        plan = steps.plan(boundaries, len(query))
-        local = steps.local_states(key, value, log_decay, plan, scale=1.0, reverse=False)
-        carried, final = steps.scan(local, state, log_decay, plan, dtype=steps.operand_dtype(query), reverse=False)
-        return steps.outputs(query, key, value, carried, log_decay, plan, scale=scale, reverse=False), final
+        implementation = _implementation(query)
+        chunk_plan = implementation.chunk_plan(boundaries, len(query))
+        chunk_states = implementation.local_states(key, value, log_decay, chunk_plan, scale=1.0, reverse=False)
+        entering_states, final_state = implementation.scan(
+            chunk_states, state, log_decay, chunk_plan, dtype=implementation.operand_dtype(query), reverse=False
+        )
+        return implementation.outputs(
+            query, key, value, entering_states, log_decay, chunk_plan, scale=scale, reverse=False
+        ), final_state
 
 
 @_forward.register_fake
@@ -147,22 +151,26 @@ def _backward(
     The states are computed once more instead of being kept: they are as large as all that goes in.
     """
     with torch.cuda.device_of(query):
-        steps = _steps(query)
-        plan = steps.plan(boundaries, len(query))
-        local = steps.local_states(key, value, log_decay, plan, scale=1.0, reverse=False)
-        carried, _ = steps.scan(local, state, log_decay, plan, dtype=steps.operand_dtype(query), reverse=False)
-        local = steps.local_states(query, output_gradient, log_decay, plan, scale=scale, reverse=True)
-        returned, state_gradient = steps.scan(
-            local, final_gradient, log_decay, plan, dtype=steps.operand_dtype(query), reverse=True
+        implementation = _implementation(query)
+        chunk_plan = implementation.chunk_plan(boundaries, len(query))
+        chunk_states = implementation.local_states(key, value, log_decay, chunk_plan, scale=1.0, reverse=False)
+        entering_states, _ = implementation.scan(
+            chunk_states, state, log_decay, chunk_plan, dtype=implementation.operand_dtype(query), reverse=False
+        )
+        chunk_states = implementation.local_states(
+            query, output_gradient, log_decay, chunk_plan, scale=scale, reverse=True
+        )
+        entering_gradients, state_gradient = implementation.scan(
+            chunk_states, final_gradient, log_decay, chunk_plan, dtype=implementation.operand_dtype(query), reverse=True
         )
 
-        def read(*parts: torch.Tensor, reverse: bool) -> torch.Tensor:
-            return steps.outputs(*parts, log_decay, plan, scale=scale, reverse=reverse)
+        def outputs_of(*parts: torch.Tensor, reverse: bool) -> torch.Tensor:
+            return implementation.outputs(*parts, log_decay, chunk_plan, scale=scale, reverse=reverse)
 
         return (
-            read(output_gradient, value, key, carried.transpose(-1, -2), reverse=False),
-            read(value, output_gradient, query, returned.transpose(-1, -2), reverse=True),
-            read(key, query, output_gradient, returned, reverse=True),
+            outputs_of(output_gradient, value, key, entering_states.transpose(-1, -2), reverse=False),
+            outputs_of(value, output_gradient, query, entering_gradients.transpose(-1, -2), reverse=True),
+            outputs_of(key, query, output_gradient, entering_gradients, reverse=True),
             state_gradient,
         )
 
@@ -172,12 +180,12 @@ def _(query, key, value, log_decay, boundaries, state, output_gradient, final_gr
     return tuple(part.new_empty(part.shape) for part in (query, key, value, state))
 
 
-def _keep(ctx, inputs, output):
+def _setup_context(ctx, inputs, output):
     *tensors, ctx.scale = inputs
     ctx.save_for_backward(*tensors)
 
 
-def _differentiate(ctx, output_gradient, final_gradient):
+def _autograd_backward(ctx, output_gradient, final_gradient):
     query, key, value, log_decay, boundaries, state = ctx.saved_tensors
     query_gradient, key_gradient, value_gradient, state_gradient = _backward(
         query, key, value, log_decay, boundaries, state, output_gradient, final_gradient, ctx.scale
@@ -185,4 +193,4 @@ def _differentiate(ctx, output_gradient, final_gradient):
     return query_gradient, key_gradient, value_gradient, None, None, state_gradient, None
 
 
-_forward.register_autograd(_differentiate, setup_context=_keep)
+_forward.register_autograd(_autograd_backward, setup_context=_setup_context)

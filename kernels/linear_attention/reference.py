@@ -12,7 +12,7 @@ import itertools
 import torch
 
 
-def decay_ladder(heads: int) -> torch.Tensor:
+def alibi_log_decays(heads: int) -> torch.Tensor:
     """Return a log decay for each head, float32 [heads]: from fast forgetting to slow, the slopes of ALiBi.
 
     Press et al., 2022, section 3, as in Lightning Attention: head h of n fades by exp(-2^(-8h/n)) a token.
@@ -35,14 +35,14 @@ def linear_attention_reference(
         scale = width**-0.5
     if state is None:
         state = query.new_zeros(len(boundaries) - 1, *query.shape[1:], value.shape[-1])
-    fade = log_decay.to(state.dtype).exp()[:, None, None]
+    decay_factor = log_decay.to(state.dtype).exp()[:, None, None]
     bounds = boundaries.tolist()
-    read, final = [], []
+    outputs, final_state = [], []
     for current, (start, stop) in zip(state, itertools.pairwise(bounds), strict=True):
-        for place in range(start, stop):
-            current = fade * current + key[place, :, :, None] * value[place, :, None, :]
-            read.append(scale * torch.einsum("hd,hde->he", query[place], current))
-        final.append(current)
-    silent = 0.0 * value[bounds[-1] :]
-    output = torch.cat([torch.stack(read), silent]) if read else silent
-    return output, torch.stack(final) if final else state.clone()
+        for position in range(start, stop):
+            current = decay_factor * current + key[position, :, :, None] * value[position, :, None, :]
+            outputs.append(scale * torch.einsum("hd,hde->he", query[position], current))
+        final_state.append(current)
+    outside_output = 0.0 * value[bounds[-1] :]
+    output = torch.cat([torch.stack(outputs), outside_output]) if outputs else outside_output
+    return output, torch.stack(final_state) if final_state else state.clone()

@@ -15,7 +15,7 @@ from torch.nn import functional
 CHUNK = 64
 
 
-class Plan(NamedTuple):
+class ChunkBounds(NamedTuple):
     """Where the chunks lie: `start` and `stop` of each, `first` chunk of each segment and one more for the end.
 
     `size`: how many tokens a chunk can hold.
@@ -27,7 +27,7 @@ class Plan(NamedTuple):
     size: int
 
 
-def plan(boundaries: torch.Tensor, tokens: int) -> Plan:
+def chunk_plan(boundaries: torch.Tensor, tokens: int) -> ChunkBounds:
     """Cut segments into chunks. Raises ValueError for boundaries that do not ascend from 0 to at most `tokens`."""
     boundaries = boundaries.long()
     lengths = boundaries.diff()
@@ -40,7 +40,7 @@ def plan(boundaries: torch.Tensor, tokens: int) -> Plan:
     inside = torch.arange(int(first[-1]), device=first.device) - first[:-1].repeat_interleave(counts)
     start = boundaries[:-1].repeat_interleave(counts) + size * inside
     stop = torch.minimum(start + size, boundaries[1:].repeat_interleave(counts))
-    return Plan(start, stop, first.tolist(), size)
+    return ChunkBounds(start, stop, first.tolist(), size)
 
 
 def operand_dtype(query: torch.Tensor) -> torch.dtype:
@@ -49,22 +49,28 @@ def operand_dtype(query: torch.Tensor) -> torch.dtype:
 
 
 def local_states(
-    left: torch.Tensor, right: torch.Tensor, log_decay: torch.Tensor, plan: Plan, *, scale: float, reverse: bool
+    left: torch.Tensor,
+    right: torch.Tensor,
+    log_decay: torch.Tensor,
+    chunk_plan: ChunkBounds,
+    *,
+    scale: float,
+    reverse: bool,
 ) -> torch.Tensor:
     """Return what each chunk adds to the state, [chunks, heads, d, e], for left [S, heads, d] and right [S, heads, e].
 
     The state behind the chunk, and with `reverse` the gradient before it.
     """
-    weight = scale * _fade(_reach(plan, towards_end=not reverse), log_decay, left)
-    left, right = (_chunked(part, plan) for part in (left, right))
+    weight = scale * _decay(_decay_steps(chunk_plan, towards_end=not reverse), log_decay, left)
+    left, right = (_split_chunks(part, chunk_plan) for part in (left, right))
     return torch.einsum("cshd,cshe->chde", left * weight[..., None], right)
 
 
 def scan(
-    local: torch.Tensor,
-    initial: torch.Tensor,
+    chunk_states: torch.Tensor,
+    initial_state: torch.Tensor,
     log_decay: torch.Tensor,
-    plan: Plan,
+    chunk_plan: ChunkBounds,
     *,
     dtype: torch.dtype,
     reverse: bool,
@@ -73,24 +79,27 @@ def scan(
 
     Returns it in front of each chunk, [chunks, heads, d, e] of `dtype`, and behind all of them.
     """
-    fade = _fade(plan.stop - plan.start, log_decay, local)[..., None, None]
-    carried, final = torch.empty_like(local, dtype=dtype), initial.new_empty(initial.shape)
-    for segment, (begin, end) in enumerate(itertools.pairwise(plan.first)):
-        state = initial[segment].to(local.dtype)
+    decay_factor = _decay(chunk_plan.stop - chunk_plan.start, log_decay, chunk_states)[..., None, None]
+    entering_states, final_state = (
+        torch.empty_like(chunk_states, dtype=dtype),
+        initial_state.new_empty(initial_state.shape),
+    )
+    for segment, (begin, end) in enumerate(itertools.pairwise(chunk_plan.first)):
+        state = initial_state[segment].to(chunk_states.dtype)
         for chunk in reversed(range(begin, end)) if reverse else range(begin, end):
-            carried[chunk] = state
-            state = torch.addcmul(local[chunk], state, fade[chunk])
-        final[segment] = state
-    return carried, final
+            entering_states[chunk] = state
+            state = torch.addcmul(chunk_states[chunk], state, decay_factor[chunk])
+        final_state[segment] = state
+    return entering_states, final_state
 
 
 def outputs(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    carried: torch.Tensor,
+    entering_states: torch.Tensor,
     log_decay: torch.Tensor,
-    plan: Plan,
+    chunk_plan: ChunkBounds,
     *,
     scale: float,
     reverse: bool,
@@ -99,40 +108,40 @@ def outputs(
 
     With `reverse` a token sees itself and what follows, and the state is one that came from behind, scale included.
     """
-    place = torch.arange(plan.size, device=query.device)
-    distance = place[None, :] - place[:, None] if reverse else place[:, None] - place[None, :]
+    position = torch.arange(chunk_plan.size, device=query.device)
+    distance = position[None, :] - position[:, None] if reverse else position[:, None] - position[None, :]
     seen = (distance >= 0)[..., None]
-    near = torch.where(seen, scale * _fade(distance.clamp(min=0), log_decay, query), 0.0).permute(2, 0, 1)
-    far = _fade(_reach(plan, towards_end=reverse), log_decay, query) * (1.0 if reverse else scale)
+    intra_chunk_decay = torch.where(seen, scale * _decay(distance.clamp(min=0), log_decay, query), 0.0).permute(2, 0, 1)
+    inter_chunk = _decay(_decay_steps(chunk_plan, towards_end=reverse), log_decay, query) * (1.0 if reverse else scale)
     dtype, tokens = value.dtype, len(value)
-    query, key, value = (_chunked(part, plan) for part in (query, key, value))
-    scores = torch.einsum("cihd,cjhd->chij", query, key) * near
+    query, key, value = (_split_chunks(part, chunk_plan) for part in (query, key, value))
+    scores = torch.einsum("cihd,cjhd->chij", query, key) * intra_chunk_decay
     result = torch.einsum("chij,cjhe->cihe", scores, value)
-    result += torch.einsum("cihd,chde->cihe", query * far[..., None], carried)
+    result += torch.einsum("cihd,chde->cihe", query * inter_chunk[..., None], entering_states)
     output = result.new_zeros(tokens, *result.shape[2:], dtype=dtype)
-    index = plan.start[:, None] + place
-    valid = index < plan.stop[:, None]
+    index = chunk_plan.start[:, None] + position
+    valid = index < chunk_plan.stop[:, None]
     output[index[valid]] = result[valid].to(dtype)
     return output
 
 
-def _chunked(part: torch.Tensor, plan: Plan) -> torch.Tensor:
+def _split_chunks(part: torch.Tensor, chunk_plan: ChunkBounds) -> torch.Tensor:
     """Return tokens [S, heads, width] as [chunks, size, heads, width], zero where a chunk is not full."""
-    index = plan.start[:, None] + torch.arange(plan.size, device=part.device)
-    valid = index < plan.stop[:, None]
+    index = chunk_plan.start[:, None] + torch.arange(chunk_plan.size, device=part.device)
+    valid = index < chunk_plan.stop[:, None]
     chunks = part[torch.where(valid, index, 0)].to(operand_dtype(part))
     return chunks.masked_fill_(~valid[..., None, None], 0.0)
 
 
-def _reach(plan: Plan, *, towards_end: bool) -> torch.Tensor:
+def _decay_steps(chunk_plan: ChunkBounds, *, towards_end: bool) -> torch.Tensor:
     """Return through how many tokens something fades, [chunks, size]: to the end of its chunk, or from its start."""
-    place = torch.arange(plan.size, device=plan.start.device)
+    position = torch.arange(chunk_plan.size, device=chunk_plan.start.device)
     if towards_end:
-        return ((plan.stop - plan.start)[:, None] - 1 - place).clamp(min=0)
-    return (place + 1).expand(len(plan.start), -1)
+        return ((chunk_plan.stop - chunk_plan.start)[:, None] - 1 - position).clamp(min=0)
+    return (position + 1).expand(len(chunk_plan.start), -1)
 
 
-def _fade(tokens: torch.Tensor, log_decay: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def _decay(tokens: torch.Tensor, log_decay: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Return what is left after so many tokens, [..., heads]."""
     dtype = operand_dtype(like)
     return torch.exp(tokens[..., None].to(dtype) * log_decay.to(dtype))

@@ -5,7 +5,7 @@ from .blocks import Blocks, cut_blocks, uneven_blocks
 from .index import cut_tiles, tile_lists
 from .partition import Partition, box_partition, partition_blocks, recurrent_partition
 from .pooling import pool
-from .selection import Selection, block_scores, choose_keys, choose_share, choose_top, complement, pack
+from .selection import Selection, block_scores, complement, pack_selection, select_top_k, select_top_p, top_k_key_bias
 
 __all__ = [
     "HIDDEN",
@@ -17,16 +17,16 @@ __all__ = [
     "block_scores",
     "box_partition",
     "build_plan",
-    "choose_keys",
-    "choose_share",
-    "choose_top",
     "complement",
     "cut_blocks",
     "cut_tiles",
-    "pack",
+    "pack_selection",
     "partition_blocks",
     "pool",
     "recurrent_partition",
+    "select_top_k",
+    "select_top_p",
     "tile_lists",
+    "top_k_key_bias",
     "uneven_blocks",
 ]

@@ -36,7 +36,7 @@ class AttentionPlan(NamedTuple):
     low: torch.Tensor
     high: torch.Tensor
     level: torch.Tensor
-    words: torch.Tensor | None
+    selection_bits: torch.Tensor | None
     block: torch.Tensor | None
     query_tiles: torch.Tensor
     key_tiles: torch.Tensor
@@ -71,7 +71,7 @@ def build_plan(
     low, high, level = (part[None] if part.dim() == 1 else part for part in (low, high, level))
     expect_tensor(low, "low", shape=(None, None), dtypes=INTEGERS)
     channels, queries = low.shape
-    expect(1 <= channels <= 3, "low", channels, "1 to 3", of="channels")
+    expect(1 <= channels <= 3, "low", channels, "1 to 3", unit="channels")
     expect_tensor(high, "high", shape=(channels, queries), dtypes=INTEGERS, device=low.device)
     expect_tensor(level, "level", shape=(channels, None), dtypes=INTEGERS, device=low.device)
     keys = level.shape[1]
@@ -82,12 +82,14 @@ def build_plan(
     )
     query_offsets, segments = segment_offsets(query_lengths, queries, low.device, "query_lengths")
     key_offsets, key_segments = segment_offsets(key_lengths, keys, low.device, "key_lengths")
-    expect(segments == key_segments, "key_lengths", key_segments, segments, of="segments")
-    words = block = None
+    expect(segments == key_segments, "key_lengths", key_segments, segments, unit="segments")
+    selection_bits = block = None
     aligned = True
     if selection is not None:
-        words, block, aligned = selection.words, selection.block, selection.block_size % key_tile == 0
-        expect_tensor(words, "selection.words", shape=(None, queries, None), dtypes=INTEGERS[:1], device=low.device)
+        selection_bits, block, aligned = selection.selection_bits, selection.block, selection.block_size % key_tile == 0
+        expect_tensor(
+            selection_bits, "selection.words", shape=(None, queries, None), dtypes=INTEGERS[:1], device=low.device
+        )
         expect_tensor(block, "selection.block", shape=(keys,), dtypes=INTEGERS[:1], device=low.device)
     low = low.clamp(-HIDDEN, HIDDEN).int().contiguous()
     high = high.clamp(-HIDDEN, HIDDEN - 1).int().contiguous()
@@ -98,14 +100,14 @@ def build_plan(
         level,
         query_offsets,
         key_offsets,
-        words,
+        selection_bits,
         block,
         query_tile,
         key_tile,
         queries // query_tile + segments + 1,
         keys // key_tile + segments + 1,
     )
-    return AttentionPlan(low, high, level, words, block, *lists, query_tile, key_tile, aligned)
+    return AttentionPlan(low, high, level, selection_bits, block, *lists, query_tile, key_tile, aligned)
 
 
 def batch_plan(
@@ -126,7 +128,7 @@ def batch_plan(
     expect(high.dim() == 3, "high", list(high.shape), "the shape [B, S] or [P, B, S]")
     expect(level.dim() == 3, "level", list(level.shape), "the shape [B, S] or [P, B, S]")
     batch = low.shape[1]
-    expect(level.shape[1] == batch, "level", level.shape[1], batch, of="members of a batch")
+    expect(level.shape[1] == batch, "level", level.shape[1], batch, unit="members of a batch")
     return build_plan(
         low.flatten(1),
         high.flatten(1),

@@ -16,19 +16,19 @@ class Blocks(NamedTuple):
     """Segments cut into blocks.
 
     `tiles`: int32 [n, 3], start, length and segment of every block, in order, those that are not needed at the end;
-    `local`: int64 [T], each token's block within its segment; `segment`: int64 [T], each token's segment, -1 behind
-    the last; `first` and `count`: int64 [N], the first block of each segment and how many it has; `most`: a bound on
+    `block_in_segment`: int64 [T], each token's block within its segment; `segment`: int64 [T], each token's segment, -1 behind
+    the last; `first` and `count`: int64 [N], the first block of each segment and how many it has; `max_per_segment`: a bound on
     the blocks of a segment; `size`: so many consecutive tokens, counted from their segment's start, surely belong to
     one block.
     """
 
     tiles: torch.Tensor
-    local: torch.Tensor
+    block_in_segment: torch.Tensor
     segment: torch.Tensor
     first: torch.Tensor
     count: torch.Tensor
     size: int
-    most: int
+    max_per_segment: int
 
 
 def cut_blocks(
@@ -43,15 +43,15 @@ def cut_blocks(
     expect(size >= 1, "size", size, "1 or more")
     offsets, segments = segment_offsets(lengths, tokens, torch.device(device), "lengths")
     tiles = cut_tiles(offsets, tokens, size, tokens // size + segments + 1)
-    place = torch.arange(tokens, device=offsets.device)
+    position = torch.arange(tokens, device=offsets.device)
     ends = offsets[1:].contiguous()
-    segment = torch.searchsorted(ends, place.int(), right=True)
-    local = (place - offsets[segment]) // size
+    segment = torch.searchsorted(ends, position.int(), right=True)
+    block_in_segment = (position - offsets[segment]) // size
     count = (offsets.diff() + size - 1) // size
     first = count.cumsum(0) - count
-    most = -(-(tokens if longest is None else min(longest, tokens)) // size)
+    max_per_segment = -(-(tokens if longest is None else min(longest, tokens)) // size)
     segment = torch.where(segment < segments, segment, -1)
-    return Blocks(tiles, local, segment, first.long(), count.long(), size, most)
+    return Blocks(tiles, block_in_segment, segment, first.long(), count.long(), size, max_per_segment)
 
 
 def uneven_blocks(lengths: torch.Tensor, counts: Sequence[int], size: int = 1) -> Blocks:
@@ -66,5 +66,5 @@ def uneven_blocks(lengths: torch.Tensor, counts: Sequence[int], size: int = 1) -
     number = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
     segment = torch.repeat_interleave(torch.arange(len(count), device=lengths.device), count)
     tiles = torch.stack([lengths.cumsum(0) - lengths, lengths, segment], -1).int()
-    local = number - first[segment[number]]
-    return Blocks(tiles, local, segment[number], first, count, size, max(counts))
+    block_in_segment = number - first[segment[number]]
+    return Blocks(tiles, block_in_segment, segment[number], first, count, size, max(counts))

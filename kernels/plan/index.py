@@ -28,9 +28,19 @@ def cut_tiles(offsets: torch.Tensor, tokens: int, size: int, capacity: int) -> t
 
 
 def _fake_lists(
-    low, high, level, query_offsets, key_offsets, words, block, query_tile, key_tile, query_capacity, key_capacity
+    low,
+    high,
+    level,
+    query_offsets,
+    key_offsets,
+    selection_bits,
+    block,
+    query_tile,
+    key_tile,
+    query_capacity,
+    key_capacity,
 ):
-    heads = 1 if words is None else words.shape[0]
+    heads = 1 if selection_bits is None else selection_bits.shape[0]
 
     def integers(*shape):
         return low.new_empty(shape, dtype=torch.int32)
@@ -52,7 +62,7 @@ def tile_lists(
     level: torch.Tensor,
     query_offsets: torch.Tensor,
     key_offsets: torch.Tensor,
-    words: torch.Tensor | None,
+    selection_bits: torch.Tensor | None,
     block: torch.Tensor | None,
     query_tile: int,
     key_tile: int,
@@ -61,7 +71,7 @@ def tile_lists(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the tiles of queries and keys and, both ways, which meet: tiles, then counts and lists of each.
 
-    `low`, `high` int32 [P, Tq], `level` int32 [P, Tk], `words` int32 [H, Tq, W] and `block` int32 [Tk] as in
+    `low`, `high` int32 [P, Tq], `level` int32 [P, Tk], `selection_bits` int32 [H, Tq, W] and `block` int32 [Tk] as in
     `AttentionPlan`. Counts int32 [H, tiles, 2]: how many are visible in part, how many wholly. Lists int32
     [H, tiles, tiles of the other kind]: the former from the left, the latter from the right.
     """
@@ -70,18 +80,18 @@ def tile_lists(
         from .index_kernel import launch_lists
 
         with device_of(low):
-            return launch_lists(low, high, level, query_offsets, key_offsets, words, block, sizes, capacities)
-    return lists_in_torch(low, high, level, query_offsets, key_offsets, words, block, sizes, capacities)
+            return launch_lists(low, high, level, query_offsets, key_offsets, selection_bits, block, sizes, capacities)
+    return lists_in_torch(low, high, level, query_offsets, key_offsets, selection_bits, block, sizes, capacities)
 
 
-def lists_in_torch(low, high, level, query_offsets, key_offsets, words, block, sizes, capacities) -> tuple:
+def lists_in_torch(low, high, level, query_offsets, key_offsets, selection_bits, block, sizes, capacities) -> tuple:
     """Return what `tile_lists` does, every pair of tiles written out."""
     query_tile, key_tile = sizes
     query_tiles = cut_in_torch(query_offsets, low.shape[1], query_tile, capacities[0], -1)
     key_tiles = cut_in_torch(key_offsets, level.shape[1], key_tile, capacities[1], -2)
-    visible, full = _classes(low, high, level, query_tiles, key_tiles, query_tile, key_tile)
-    if words is not None:
-        some, every = _chosen(words, block, query_tiles, key_tiles, query_tile, key_tile)
+    visible, full = _tile_visibility(low, high, level, query_tiles, key_tiles, query_tile, key_tile)
+    if selection_bits is not None:
+        some, every = _tile_selection(selection_bits, block, query_tiles, key_tiles, query_tile, key_tile)
         visible, full = visible & some, full & some & every
     return query_tiles, key_tiles, *_compact(visible, full), *_compact(visible.mT, full.mT)
 
@@ -102,7 +112,7 @@ def cut_in_torch(offsets: torch.Tensor, tokens: int, size: int, capacity: int, o
     return torch.stack([start, length, segment], -1).int()
 
 
-def _rows(values: torch.Tensor, tiles: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _tile_values(values: torch.Tensor, tiles: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the values [..., T] of each tile [..., tiles, size] and which of them are there [tiles, size]."""
     row = torch.arange(size, device=tiles.device)
     if values.shape[-1] == 0:
@@ -111,13 +121,15 @@ def _rows(values: torch.Tensor, tiles: torch.Tensor, size: int) -> tuple[torch.T
     return values[..., place], row[None] < tiles[:, 1:2]
 
 
-def _classes(low, high, level, query_tiles, key_tiles, query_tile, key_tile) -> tuple[torch.Tensor, torch.Tensor]:
+def _tile_visibility(
+    low, high, level, query_tiles, key_tiles, query_tile, key_tile
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return [1, query tiles, key tiles]: whether some query may see some key, and whether each sees all."""
     least, greatest = torch.iinfo(torch.int32).min, torch.iinfo(torch.int32).max
 
     def extremes(values, tiles, size):
-        rows, there = _rows(values, tiles, size)
-        return rows.masked_fill(~there, greatest).amin(-1), rows.masked_fill(~there, least).amax(-1)
+        rows, is_present = _tile_values(values, tiles, size)
+        return rows.masked_fill(~is_present, greatest).amin(-1), rows.masked_fill(~is_present, least).amax(-1)
 
     low_least, low_greatest = (part[:, :, None] for part in extremes(low, query_tiles, query_tile))
     high_least, high_greatest = (part[:, :, None] for part in extremes(high, query_tiles, query_tile))
@@ -129,18 +141,20 @@ def _classes(low, high, level, query_tiles, key_tiles, query_tile, key_tile) -> 
     return visible[None], (full & visible & (key_tiles[None, :, 1] == key_tile))[None]
 
 
-def _chosen(words, block, query_tiles, key_tiles, query_tile, key_tile) -> tuple[torch.Tensor, torch.Tensor]:
+def _tile_selection(
+    selection_bits, block, query_tiles, key_tiles, query_tile, key_tile
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return [H, query tiles, key tiles]: whether some query chose a block of the keys, and whether all chose all."""
-    shift = torch.arange(32, device=words.device, dtype=torch.int32)
-    chosen = ((words[..., None] >> shift) & 1).flatten(2).bool().movedim(2, 0)
-    rows, there = _rows(chosen, query_tiles, query_tile)
-    some, every = (rows & there).any(-1), (rows | ~there).all(-1)
-    number, there = _rows(block, key_tiles, key_tile)
-    blocks = torch.arange(chosen.shape[0], device=words.device)
-    held = ((number[..., None] == blocks) & there[..., None]).any(1).float()
-    free = ((number < 0) & there).any(1)
-    met = torch.einsum("bhq,kb->hqk", some.float(), held) > 0
-    return met | free, torch.einsum("bhq,kb->hqk", (~every).float(), held) == 0
+    shift = torch.arange(32, device=selection_bits.device, dtype=torch.int32)
+    chosen = ((selection_bits[..., None] >> shift) & 1).flatten(2).bool().movedim(2, 0)
+    rows, is_present = _tile_values(chosen, query_tiles, query_tile)
+    some, every = (rows & is_present).any(-1), (rows | ~is_present).all(-1)
+    number, is_present = _tile_values(block, key_tiles, key_tile)
+    blocks = torch.arange(chosen.shape[0], device=selection_bits.device)
+    key_blocks = ((number[..., None] == blocks) & is_present[..., None]).any(1).float()
+    has_unselectable = ((number < 0) & is_present).any(1)
+    selected = torch.einsum("bhq,kb->hqk", some.float(), key_blocks) > 0
+    return selected | has_unselectable, torch.einsum("bhq,kb->hqk", (~every).float(), key_blocks) == 0
 
 
 def _compact(visible: torch.Tensor, full: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,17 +10,17 @@ import torch
 import triton
 import triton.language as tl
 
-LEAST = tl.constexpr(-(2**31))
-GREATEST = tl.constexpr(2**31 - 1)
+INT32_MIN = tl.constexpr(-(2**31))
+INT32_MAX = tl.constexpr(2**31 - 1)
 
 
 @triton.jit
-def _either(left, right):
+def _bitwise_or(left, right):
     return left | right
 
 
 @triton.jit
-def _both(left, right):
+def _bitwise_and(left, right):
     return left & right
 
 
@@ -51,7 +51,7 @@ def cut_kernel(
     for first in range(0, segments + 1, CHUNK):
         number = first + tl.arange(0, CHUNK)
         begin = tl.load(offsets + number, mask=number <= segments, other=0)
-        end = tl.load(offsets + number + 1, mask=number < segments, other=GREATEST)
+        end = tl.load(offsets + number + 1, mask=number < segments, other=INT32_MAX)
         begin = tl.minimum(tl.maximum(begin, 0), tokens)
         end = tl.minimum(end, tokens)
         size = tl.where(number <= segments, tl.maximum(end - begin, 0), 0)
@@ -71,14 +71,14 @@ def cut_kernel(
     for channel in tl.static_range(CHANNELS):
         place = channel * tokens + start + row
         written = ranges + (tile * CHANNELS + channel) * 4
-        tl.store(written, tl.min(tl.load(low + place, mask=inside, other=GREATEST), 0))
-        tl.store(written + 1, tl.max(tl.load(low + place, mask=inside, other=LEAST), 0))
-        tl.store(written + 2, tl.min(tl.load(high + place, mask=inside, other=GREATEST), 0))
-        tl.store(written + 3, tl.max(tl.load(high + place, mask=inside, other=LEAST), 0))
+        tl.store(written, tl.min(tl.load(low + place, mask=inside, other=INT32_MAX), 0))
+        tl.store(written + 1, tl.max(tl.load(low + place, mask=inside, other=INT32_MIN), 0))
+        tl.store(written + 2, tl.min(tl.load(high + place, mask=inside, other=INT32_MAX), 0))
+        tl.store(written + 3, tl.max(tl.load(high + place, mask=inside, other=INT32_MIN), 0))
 
 
 @triton.jit(do_not_specialize=["tokens", "count", "width"])
-def query_choice_kernel(words, tiles, any_words, all_words, tokens, count, width, SIZE: tl.constexpr):
+def query_selection_kernel(selection_bits, tiles, any_bits, all_bits, tokens, count, word_count, SIZE: tl.constexpr):
     """Write which blocks some query of a tile chose, and which all of them did."""
     tile = tl.program_id(0)
     head = tl.program_id(1).to(tl.int64)
@@ -86,17 +86,17 @@ def query_choice_kernel(words, tiles, any_words, all_words, tokens, count, width
     length = tl.load(tiles + tile * 3 + 1)
     row = tl.arange(0, SIZE)
     inside = row < length
-    written = (head * count + tile) * (width + 1)
-    for word in range(width):
-        place = words + (head * tokens + start + row) * width + word
-        tl.store(any_words + written + word, tl.reduce(tl.load(place, mask=inside, other=0), 0, _either))
-        tl.store(all_words + written + word, tl.reduce(tl.load(place, mask=inside, other=-1), 0, _both))
-    tl.store(any_words + written + width, 1)
-    tl.store(all_words + written + width, 1)
+    written = (head * count + tile) * (word_count + 1)
+    for word in range(word_count):
+        place = selection_bits + (head * tokens + start + row) * word_count + word
+        tl.store(any_bits + written + word, tl.reduce(tl.load(place, mask=inside, other=0), 0, _bitwise_or))
+        tl.store(all_bits + written + word, tl.reduce(tl.load(place, mask=inside, other=-1), 0, _bitwise_and))
+    tl.store(any_bits + written + word_count, 1)
+    tl.store(all_bits + written + word_count, 1)
 
 
 @triton.jit(do_not_specialize=["width"])
-def key_choice_kernel(block, tiles, key_words, width, SIZE: tl.constexpr):
+def key_selection_kernel(block, tiles, key_bits, word_count, SIZE: tl.constexpr):
     """Write which blocks the keys of a tile belong to; the last word says that some need no choosing."""
     tile = tl.program_id(0)
     start = tl.load(tiles + tile * 3)
@@ -104,11 +104,11 @@ def key_choice_kernel(block, tiles, key_words, width, SIZE: tl.constexpr):
     row = tl.arange(0, SIZE)
     inside = row < length
     number = tl.load(block + start + row, mask=inside, other=0)
-    for word in range(width):
+    for word in range(word_count):
         bit = tl.where(inside & (number >= 0) & (number // 32 == word), 1 << (number % 32), 0)
-        tl.store(key_words + tile * (width + 1) + word, tl.reduce(bit, 0, _either))
-    free = tl.max(tl.where(inside & (number < 0), 1, 0), 0)
-    tl.store(key_words + tile * (width + 1) + width, free)
+        tl.store(key_bits + tile * (word_count + 1) + word, tl.reduce(bit, 0, _bitwise_or))
+    has_unselectable = tl.max(tl.where(inside & (number < 0), 1, 0), 0)
+    tl.store(key_bits + tile * (word_count + 1) + word_count, has_unselectable)
 
 
 @triton.jit(do_not_specialize=["own_count", "other_count", "width"])
@@ -117,14 +117,14 @@ def list_kernel(
     query_ranges,
     key_tiles,
     key_ranges,
-    any_words,
-    all_words,
-    key_words,
+    any_bits,
+    all_bits,
+    key_bits,
     counts,
     lists,
     own_count,
     other_count,
-    width,
+    word_count,
     CHANNELS: tl.constexpr,
     KEY_TILE: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -161,11 +161,11 @@ def list_kernel(
         if SELECT:
             some = place < 0
             every = place >= 0
-            for word in range(width + 1):
-                held = tl.load(key_words + key_tile * (width + 1) + word)
-                chosen = (head * query_count + query_tile) * (width + 1) + word
-                some = some | ((tl.load(any_words + chosen) & held) != 0)
-                every = every & ((tl.load(all_words + chosen) & held) == held)
+            for word in range(word_count + 1):
+                held = tl.load(key_bits + key_tile * (word_count + 1) + word)
+                chosen = (head * query_count + query_tile) * (word_count + 1) + word
+                some = some | ((tl.load(any_bits + chosen) & held) != 0)
+                every = every & ((tl.load(all_bits + chosen) & held) == held)
             visible = visible & some
             full = full & every
         full = (full & visible).to(tl.int32)
@@ -216,7 +216,7 @@ def launch_lists(
     level: torch.Tensor,
     query_offsets: torch.Tensor,
     key_offsets: torch.Tensor,
-    words: torch.Tensor | None,
+    selection_bits: torch.Tensor | None,
     block: torch.Tensor | None,
     sizes: tuple[int, int],
     capacities: tuple[int, int],
@@ -226,18 +226,26 @@ def launch_lists(
     rows, columns = capacities
     query_tiles, query_ranges = launch_cut(query_offsets, low, high, low.shape[1], sizes[0], rows, -1, channels)
     key_tiles, key_ranges = launch_cut(key_offsets, level, level, level.shape[1], sizes[1], columns, -2, channels)
-    heads = 1 if words is None else words.shape[0]
-    width = 0 if words is None else words.shape[2]
-    any_words = torch.empty(heads, rows, width + 1, dtype=torch.int32, device=device)
-    all_words, key_words = (
-        torch.empty_like(any_words),
-        torch.empty(columns, width + 1, dtype=torch.int32, device=device),
+    heads = 1 if selection_bits is None else selection_bits.shape[0]
+    word_count = 0 if selection_bits is None else selection_bits.shape[2]
+    any_bits = torch.empty(heads, rows, word_count + 1, dtype=torch.int32, device=device)
+    all_bits, key_bits = (
+        torch.empty_like(any_bits),
+        torch.empty(columns, word_count + 1, dtype=torch.int32, device=device),
     )
-    if words is not None:
-        query_choice_kernel[(rows, heads)](
-            words, query_tiles, any_words, all_words, words.shape[1], rows, width, SIZE=sizes[0], num_warps=1
+    if selection_bits is not None:
+        query_selection_kernel[(rows, heads)](
+            selection_bits,
+            query_tiles,
+            any_bits,
+            all_bits,
+            selection_bits.shape[1],
+            rows,
+            word_count,
+            SIZE=sizes[0],
+            num_warps=1,
         )
-        key_choice_kernel[(columns,)](block, key_tiles, key_words, width, SIZE=sizes[1], num_warps=1)
+        key_selection_kernel[(columns,)](block, key_tiles, key_bits, word_count, SIZE=sizes[1], num_warps=1)
     written = []
     for own, other, transposed in ((rows, columns, False), (columns, rows, True)):
         counts = torch.empty(heads, own, 2, dtype=torch.int32, device=device)
@@ -247,18 +255,18 @@ def launch_lists(
             query_ranges,
             key_tiles,
             key_ranges,
-            any_words,
-            all_words,
-            key_words,
+            any_bits,
+            all_bits,
+            key_bits,
             counts,
             lists,
             own,
             other,
-            width,
+            word_count,
             CHANNELS=channels,
             KEY_TILE=sizes[1],
             COLUMNS=transposed,
-            SELECT=words is not None,
+            SELECT=selection_bits is not None,
             CHUNK=128,
             num_warps=1,
         )

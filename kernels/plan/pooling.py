@@ -18,7 +18,11 @@ def pool(tokens: torch.Tensor, blocks: Blocks) -> torch.Tensor:
     Sums are taken in float32, in a fixed order both ways. Raises ValueError for what does not fit.
     """
     expect_tensor(
-        tokens, "tokens", shape=(blocks.local.shape[0], None, None), dtypes=FLOATS, device=blocks.tiles.device
+        tokens,
+        "tokens",
+        shape=(blocks.block_in_segment.shape[0], None, None),
+        dtypes=FLOATS,
+        device=blocks.tiles.device,
     )
     return block_means(tokens, blocks.tiles)
 
@@ -27,33 +31,33 @@ def _fake_means(tokens, tiles):
     return tokens.new_empty(tiles.shape[0], *tokens.shape[1:])
 
 
-def _fake_spread(gradient, tiles, count):
+def _fake_means_backward(gradient, tiles, count):
     return gradient.new_empty(count, *gradient.shape[1:])
 
 
-@operator("block_means_backward", fake=_fake_spread)
+@operator("block_means_backward", fake=_fake_means_backward)
 def block_means_backward(gradient: torch.Tensor, tiles: torch.Tensor, count: int) -> torch.Tensor:
     """Return the gradient [T, H, D] of `count` tokens from that of the means [n, H, D]."""
     if runs_in_triton(gradient):
-        from .pooling_kernel import launch_spread
+        from .pooling_kernel import launch_means_backward
 
         with device_of(gradient):
-            return launch_spread(gradient, tiles, count)
-    each = gradient / tiles[:, 1].clamp(min=1)[:, None, None]
-    return each[_owners(tiles)].to(gradient.dtype)
+            return launch_means_backward(gradient, tiles, count)
+    token_share = gradient / tiles[:, 1].clamp(min=1)[:, None, None]
+    return token_share[_block_of_token(tiles)].to(gradient.dtype)
 
 
-def _remember(ctx, inputs, output) -> None:
+def _setup_context(ctx, inputs, output) -> None:
     tokens, tiles = inputs
     ctx.save_for_backward(tiles)
     ctx.count = tokens.shape[0]
 
 
-def _gradients(ctx, gradient) -> tuple:
+def _backward(ctx, gradient) -> tuple:
     return block_means_backward(gradient, ctx.saved_tensors[0], ctx.count), None
 
 
-@operator("block_means", fake=_fake_means, gradients=_gradients, remember=_remember)
+@operator("block_means", fake=_fake_means, gradients=_backward, setup_context=_setup_context)
 def block_means(tokens: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
     """Return [n, H, D] of tokens [T, H, D]; `tiles` int32 [n, 3], which together cover all tokens in order."""
     if runs_in_triton(tokens):
@@ -67,10 +71,10 @@ def block_means(tokens: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
 def means_in_torch(tokens: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
     """Return what `block_means` does."""
     exact = tokens if tokens.dtype == torch.float64 else tokens.float()
-    sums = exact.new_zeros(tiles.shape[0], *tokens.shape[1:]).index_add_(0, _owners(tiles), exact)
+    sums = exact.new_zeros(tiles.shape[0], *tokens.shape[1:]).index_add_(0, _block_of_token(tiles), exact)
     return (sums / tiles[:, 1].clamp(min=1)[:, None, None]).to(tokens.dtype)
 
 
-def _owners(tiles: torch.Tensor) -> torch.Tensor:
+def _block_of_token(tiles: torch.Tensor) -> torch.Tensor:
     """Return each token's block."""
     return torch.repeat_interleave(torch.arange(len(tiles)), tiles[:, 1].long())

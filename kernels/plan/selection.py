@@ -23,21 +23,23 @@ class Selection(NamedTuple):
     block_size: int
 
 
-def pack(chosen: torch.Tensor, blocks: Blocks, always: torch.Tensor | None = None) -> Selection:
+def pack_selection(chosen: torch.Tensor, blocks: Blocks, always_visible: torch.Tensor | None = None) -> Selection:
     """Return the selection of `chosen`, boolean [H, Tq, C]: which of the C blocks of its segment each query chose.
 
-    `always`: boolean [Tk], keys that are seen unchosen, such as those of the instruction.
+    `always_visible`: boolean [Tk], keys that are seen unchosen, such as those of the instruction.
     """
-    expect_tensor(chosen, "chosen", shape=(None, None, blocks.most), dtypes=(torch.bool,))
+    expect_tensor(chosen, "chosen", shape=(None, None, blocks.max_per_segment), dtypes=(torch.bool,))
     words = -(-chosen.shape[-1] // 32)
     bits = torch.nn.functional.pad(chosen.long(), (0, words * 32 - chosen.shape[-1])).unflatten(-1, (words, 32))
     packed = (bits << torch.arange(32, device=chosen.device)).sum(-1)
     # The last bit is the sign: the sum is brought into the range of 32 bits before it is cast.
     packed = torch.where(packed >= 2**31, packed - 2**32, packed).int()
-    if always is None:
-        return Selection(packed.contiguous(), blocks.local.int().contiguous(), blocks.size)
-    expect_tensor(always, "always", shape=(blocks.local.shape[0],), dtypes=(torch.bool,), device=chosen.device)
-    return Selection(packed.contiguous(), blocks.local.masked_fill(always, -1).int().contiguous(), 1)
+    if always_visible is None:
+        return Selection(packed.contiguous(), blocks.block_in_segment.int().contiguous(), blocks.size)
+    expect_tensor(
+        always_visible, "always", shape=(blocks.block_in_segment.shape[0],), dtypes=(torch.bool,), device=chosen.device
+    )
+    return Selection(packed.contiguous(), blocks.block_in_segment.masked_fill(always_visible, -1).int().contiguous(), 1)
 
 
 def complement(selection: Selection, blocks: torch.Tensor) -> Selection:
@@ -51,7 +53,7 @@ def complement(selection: Selection, blocks: torch.Tensor) -> Selection:
 def block_scores(query: torch.Tensor, pooled: torch.Tensor, blocks: Blocks, segment: torch.Tensor) -> torch.Tensor:
     """Return how well each query's segment's blocks fit it, float32 [HQ, Tq, C]; -inf where there is no such block.
 
-    `query` [Tq, HQ, D], `pooled` [n, HK, D] the blocks' means, `segment` [Tq] each query's; C is `blocks.most`.
+    `query` [Tq, HQ, D], `pooled` [n, HK, D] the blocks' means, `segment` [Tq] each query's; C is `blocks.max_per_segment`.
     The dot product is unscaled, as in VMoBA (arXiv 2506.23858).
     """
     expect(query.dim() == 3, "query", list(query.shape), "the shape [Tq, HQ, D]")
@@ -63,17 +65,17 @@ def block_scores(query: torch.Tensor, pooled: torch.Tensor, blocks: Blocks, segm
         device=query.device,
     )
     group = query.shape[1] // pooled.shape[1]
-    every = torch.einsum("thd,nhd->htn", query.float(), pooled.float().repeat_interleave(group, 1))
-    number = blocks.first[segment.clamp(min=0)][:, None] + torch.arange(blocks.most, device=query.device)
-    there = (torch.arange(blocks.most, device=query.device) < blocks.count[segment.clamp(min=0)][:, None]) & (
-        segment[:, None] >= 0
-    )
+    all_scores = torch.einsum("thd,nhd->htn", query.float(), pooled.float().repeat_interleave(group, 1))
+    number = blocks.first[segment.clamp(min=0)][:, None] + torch.arange(blocks.max_per_segment, device=query.device)
+    is_present = (
+        torch.arange(blocks.max_per_segment, device=query.device) < blocks.count[segment.clamp(min=0)][:, None]
+    ) & (segment[:, None] >= 0)
     number = number.clamp(max=pooled.shape[0] - 1)
-    scores = every.gather(2, number.long().expand(len(every), -1, -1))
-    return scores.masked_fill(~there, float("-inf"))
+    scores = all_scores.gather(2, number.long().expand(len(all_scores), -1, -1))
+    return scores.masked_fill(~is_present, float("-inf"))
 
 
-def choose_top(scores: torch.Tensor, count: int, forced: torch.Tensor | None = None) -> torch.Tensor:
+def select_top_k(scores: torch.Tensor, count: int, forced: torch.Tensor | None = None) -> torch.Tensor:
     """Return each query's `count` best blocks, boolean [H, Tq, C], and those `forced` (boolean, broadcast).
 
     Blocks of score -inf are never chosen. Ties go to the same block every time.
@@ -86,7 +88,7 @@ def choose_top(scores: torch.Tensor, count: int, forced: torch.Tensor | None = N
     return chosen & (scores > float("-inf"))
 
 
-def choose_share(
+def select_top_p(
     scores: torch.Tensor,
     share: float,
     *,
@@ -102,7 +104,7 @@ def choose_share(
     """
     expect(0 < share <= 1, "share", share, "more than 0, at most 1")
     expect(scope in ("row", "head"), "scope", repr(scope), "'row' or 'head'")
-    there = scores > float("-inf")
+    is_present = scores > float("-inf")
     heads, queries, count = scores.shape
     if scope == "row":
         group = torch.arange(queries, device=scores.device)[:, None].expand(queries, count)
@@ -112,7 +114,7 @@ def choose_share(
         group = (number + 1)[:, None].expand(queries, count)
         groups = queries + 2
     group = group.reshape(1, -1).expand(heads, -1)
-    flat, valid = scores.reshape(heads, -1), there.reshape(heads, -1)
+    flat, valid = scores.reshape(heads, -1), is_present.reshape(heads, -1)
     least = _by_group(flat.masked_fill(~valid, float("inf")), group, groups, "amin")
     greatest = _by_group(flat.masked_fill(~valid, float("-inf")), group, groups, "amax")
     spread = (greatest - least).clamp(min=torch.finfo(flat.dtype).tiny)
@@ -126,9 +128,9 @@ def choose_share(
     order = order.gather(1, group.gather(1, order).sort(dim=1, stable=True).indices)
     sorted_group, sorted_weight = group.gather(1, order), weight.gather(1, order).double()
     total = _by_group(sorted_weight, sorted_group, groups, "sum")
-    before = sorted_weight.cumsum(1) - sorted_weight
-    behind = total.cumsum(1) - total
-    reached = before - behind.gather(1, sorted_group) >= share * total.gather(1, sorted_group)
+    weight_before = sorted_weight.cumsum(1) - sorted_weight
+    weight_before_group = total.cumsum(1) - total
+    reached = weight_before - weight_before_group.gather(1, sorted_group) >= share * total.gather(1, sorted_group)
     chosen = torch.zeros_like(valid).scatter(1, order, ~reached) & valid
     if forced is not None:
         chosen = chosen | kept
@@ -147,7 +149,7 @@ def _by_group(values: torch.Tensor, group: torch.Tensor, groups: int, how: str) 
     return empty.scatter_reduce(1, group, values, how)
 
 
-def choose_keys(score: torch.Tensor, count: int, offsets: torch.Tensor | None = None) -> torch.Tensor:
+def top_k_key_bias(score: torch.Tensor, count: int, offsets: torch.Tensor | None = None) -> torch.Tensor:
     """Return the bias of the `count` best keys of each segment: their score, -inf for all others, [H, Tk].
 
     `score`: [H, Tk], differentiable where a key is kept; `offsets`: int32 [N + 1], None for one segment. This is the
@@ -156,11 +158,11 @@ def choose_keys(score: torch.Tensor, count: int, offsets: torch.Tensor | None = 
     expect(count >= 0, "count", count, "0 or more")
     expect(score.dim() == 2, "score", list(score.shape), "the shape [H, Tk]")
     tokens = score.shape[1]
-    place = torch.arange(tokens, device=score.device)
+    position = torch.arange(tokens, device=score.device)
     ends = offsets[1:] if offsets is not None else torch.full((1,), tokens, device=score.device)
-    segment = torch.searchsorted(ends.contiguous(), place, right=True).expand_as(score)
+    segment = torch.searchsorted(ends.contiguous(), position, right=True).expand_as(score)
     order = score.detach().sort(dim=1, descending=True, stable=True).indices
     order = order.gather(1, segment.gather(1, order).sort(dim=1, stable=True).indices)
     starts = torch.cat([ends.new_zeros(1), ends])
-    rank = torch.empty_like(order).scatter(1, order, place.expand_as(order)) - starts[segment]
+    rank = torch.empty_like(order).scatter(1, order, position.expand_as(order)) - starts[segment]
     return score.masked_fill(rank >= count, float("-inf"))

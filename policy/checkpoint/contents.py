@@ -11,7 +11,7 @@ import torch
 from ...errors import InputError
 from ..network.architecture import Architecture
 from ..network.model import SaccadeModel
-from ..network.tokenizer import TOKENIZER
+from ..network.tokenizer import TOKENIZER_FILE
 from .folder import Checkpoint
 
 
@@ -35,7 +35,7 @@ PREFIX = "model."
 """How the names of the network's weights begin in a checkpoint."""
 
 
-SKILLS = "skills.json"
+SKILLS_FILE = "skills.json"
 """The file of a merged checkpoint that says which skills it has, and how they were merged."""
 
 
@@ -48,29 +48,33 @@ def read_tokenizer_text(folder: str | Path, checkpoint: Checkpoint, architecture
     """Return the text of a checkpoint's tokenizer, None where it reads bytes; InputError if it is not part of it."""
     if architecture.tokenizer == "bytes":
         return None
-    if TOKENIZER not in checkpoint.provenance["files"]:
+    if TOKENIZER_FILE not in checkpoint.provenance["files"]:
         raise InputError(
-            f"checkpoint {folder}", got=f"no {TOKENIZER}", expected="the trunk's tokenizer", fix="Copy it again."
+            f"checkpoint {folder}", got=f"no {TOKENIZER_FILE}", expected="the trunk's tokenizer", fix="Copy it again."
         )
-    return (Path(folder) / TOKENIZER).read_text(encoding="utf-8")
+    return (Path(folder) / TOKENIZER_FILE).read_text(encoding="utf-8")
 
 
 def load_tensors(
-    model: SaccadeModel, tensors: Mapping[str, torch.Tensor], source: str, *, grow: bool = False
+    model: SaccadeModel, tensors: Mapping[str, torch.Tensor], source: str, *, initialize_missing: bool = False
 ) -> tuple[str, ...]:
     """Load weights, every one of them; raises InputError that names what is missing, left over or of another shape.
 
     A model that was built on the meta device takes the tensors themselves, on their device and in their dtype. With
-    `grow`, a part that has a method `start_as_identity`, and of which nothing is there, starts so; the names of such
+    `initialize_missing`, a part that has a method `start_as_identity`, and of which nothing is there, starts so; the names of such
     parameters are returned.
     """
-    tensors, fresh = dict(tensors), {}
+    tensors, new_parameters = dict(tensors), {}
     for name, part in model.named_modules():
-        if grow and hasattr(part, "start_as_identity") and not any(each.startswith(f"{name}.") for each in tensors):
-            like = next(iter(tensors.values()))
-            part.to_empty(device=like.device).to(like.dtype).start_as_identity()
-            fresh |= {f"{name}.{each}": tensor for each, tensor in part.state_dict().items()}
-    tensors |= fresh
+        if (
+            initialize_missing
+            and hasattr(part, "start_as_identity")
+            and not any(each.startswith(f"{name}.") for each in tensors)
+        ):
+            reference = next(iter(tensors.values()))
+            part.to_empty(device=reference.device).to(reference.dtype).start_as_identity()
+            new_parameters |= {f"{name}.{each}": tensor for each, tensor in part.state_dict().items()}
+    tensors |= new_parameters
     own = model.state_dict()
     missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
     other = sorted(name for name in set(own) & set(tensors) if own[name].shape != tensors[name].shape)
@@ -86,8 +90,8 @@ def load_tensors(
             expected=f"exactly the {len(own)} tensors of this architecture",
             fix="The configuration and the weights are not of one checkpoint.",
         )
-    without_memory = any(tensor.is_meta for tensor in own.values())
-    model.load_state_dict(tensors, assign=without_memory)
-    if without_memory:
+    on_meta_device = any(tensor.is_meta for tensor in own.values())
+    model.load_state_dict(tensors, assign=on_meta_device)
+    if on_meta_device:
         model.trunk.restore_rotation()
-    return tuple(fresh)
+    return tuple(new_parameters)

@@ -30,8 +30,13 @@ from ..contract import Contract
 if TYPE_CHECKING:
     import torch
 
-MODEL, CONFIG, CONTRACT, PROVENANCE = "model.safetensors", "config.json", "contract.json", "provenance.json"
-PICKLED = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+MODEL_FILE, CONFIG_FILE, CONTRACT_FILE, PROVENANCE_FILE = (
+    "model.safetensors",
+    "config.json",
+    "contract.json",
+    "provenance.json",
+)
+PICKLE_SUFFIXES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 COPY_AGAIN = "It was damaged after it was written: copy the checkpoint again from where it was trained, or train again."
 PACKAGES = (
     *("lerobot_policy_saccade", "accelerate", "gymnasium", "lerobot", "mujoco", "numpy"),
@@ -39,14 +44,14 @@ PACKAGES = (
 )
 
 
-STARTER = Path(__file__).resolve().parents[2] / "starter"
+STARTER_FOLDER = Path(__file__).resolve().parents[2] / "starter"
 """The checkpoint that ships in the package."""
 
 
 def find_checkpoint(name: str) -> Path:
     """Return a checkpoint's folder: `starter` is the one that ships in the package, a training's folder will do too."""
     if name == "starter":
-        return STARTER
+        return STARTER_FOLDER
     folder = Path(name)
     return folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder
 
@@ -76,7 +81,11 @@ def write_checkpoint(
     name is not a plain one, and if the disk refuses.
     """
     folder = Path(os.path.abspath(folder))
-    texts = {CONFIG: _json_text(config), CONTRACT: contract.to_json(), **_checked_names(extra_files or {})}
+    texts = {
+        CONFIG_FILE: _json_text(config),
+        CONTRACT_FILE: contract.to_json(),
+        **_check_extra_names(extra_files or {}),
+    }
     # Through JSON once, so that what is digested now is what a reader will find.
     record = json.loads(_json_text(provenance))
     if reserved := {"files", "digest"} & set(record):
@@ -84,14 +93,14 @@ def write_checkpoint(
         raise InputError("provenance", got=f"the key {min(reserved)}", expected="keys of your own", fix=fix)
     staging = folder.with_name(f".{folder.name}.partial")
     try:
-        _refuse_foreign(folder)
+        _refuse_foreign_files(folder)
         shutil.rmtree(staging, ignore_errors=True)  # what an earlier run, killed half-way, has left
         staging.mkdir(parents=True)
-        _write_tensors(staging / MODEL, tensors)
+        _write_tensors(staging / MODEL_FILE, tensors)
         for name, text in texts.items():
             (staging / name).write_text(text, encoding="utf-8")
-        record["files"] = {name: _fingerprint(staging / name) for name in sorted([MODEL, *texts])}
-        (staging / PROVENANCE).write_text(_json_text({**record, "digest": _digest(record)}), encoding="utf-8")
+        record["files"] = {name: _file_record(staging / name) for name in sorted([MODEL_FILE, *texts])}
+        (staging / PROVENANCE_FILE).write_text(_json_text({**record, "digest": _digest(record)}), encoding="utf-8")
         for path in (*staging.iterdir(), staging):
             flush(path)
         _put_in_place(staging, folder)
@@ -115,34 +124,34 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
     import safetensors.torch
 
     folder = Path(folder)
-    checkpoint = verified_checkpoint(folder)
+    checkpoint = verify_checkpoint(folder)
     try:
-        tensors = safetensors.torch.load_file(folder / MODEL)
+        tensors = safetensors.torch.load_file(folder / MODEL_FILE)
     except safetensors.SafetensorError as error:
-        raise InputError(str(folder / MODEL), got=error, expected="safetensors", fix=COPY_AGAIN) from None
+        raise InputError(str(folder / MODEL_FILE), got=error, expected="safetensors", fix=COPY_AGAIN) from None
     return replace(checkpoint, tensors=tensors)
 
 
-def verified_checkpoint(folder: str | Path, *, weights: bool = True) -> Checkpoint:
+def verify_checkpoint(folder: str | Path, *, weights: bool = True) -> Checkpoint:
     """Verify a checkpoint and read all of it but its weights, for those who open the file of weights themselves.
 
     Without `weights` that file is not verified: for those who verify what they read of it. Raises InputError as
     `read_checkpoint` does.
     """
     folder = Path(folder)
-    provenance = _verified_provenance(folder)
+    provenance = _verify_provenance(folder)
     contract = read_contract(folder, provenance)
     for name in provenance["files"]:
-        if weights or name != MODEL:
-            _verify(folder, name, provenance)
-    return Checkpoint({}, _read_object(folder / CONFIG), contract, provenance)
+        if weights or name != MODEL_FILE:
+            _verify_file(folder, name, provenance)
+    return Checkpoint({}, _read_object(folder / CONFIG_FILE), contract, provenance)
 
 
 def read_contract(folder: str | Path, provenance: Mapping[str, Any] | None = None) -> Contract:
     """Read and verify a checkpoint's contract alone, without torch; `provenance` spares reading it again."""
     folder = Path(folder)
-    _verify(folder, CONTRACT, provenance or _verified_provenance(folder))
-    return Contract.from_json((folder / CONTRACT).read_bytes(), str(folder / CONTRACT))
+    _verify_file(folder, CONTRACT_FILE, provenance or _verify_provenance(folder))
+    return Contract.from_json((folder / CONTRACT_FILE).read_bytes(), str(folder / CONTRACT_FILE))
 
 
 def collect_provenance(command: list[str], seeds: Mapping[str, int], dataset_fingerprint: str | None) -> dict[str, Any]:
@@ -169,34 +178,34 @@ def collect_provenance(command: list[str], seeds: Mapping[str, int], dataset_fin
 def _commit(package: Path) -> str | None:
     """Return the commit of the checkout whose root is `package`; a package installed into another checkout has none."""
 
-    def answer(*arguments: str) -> str:
+    def git_output(*arguments: str) -> str:
         command = ["git", "-C", str(package), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        if Path(answer("rev-parse", "--show-toplevel")).resolve() != package:
+        if Path(git_output("rev-parse", "--show-toplevel")).resolve() != package:
             return None
-        return answer("rev-parse", "HEAD") + ("+changes" if answer("status", "--porcelain") else "")
+        return git_output("rev-parse", "HEAD") + ("+changes" if git_output("status", "--porcelain") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _verified_provenance(folder: Path) -> dict[str, Any]:
+def _verify_provenance(folder: Path) -> dict[str, Any]:
     _require_files(folder)
-    path = folder / PROVENANCE
+    path = folder / PROVENANCE_FILE
     provenance = _read_object(path)
     digest = provenance.pop("digest", None)
     if digest != _digest(provenance):
         raise InputError(str(path), got="contents that do not match their digest", expected="its own", fix=COPY_AGAIN)
-    if not _records_files(provenance.get("files")):
+    if not _is_file_record(provenance.get("files")):
         raise InputError(f"{path}: files", got="no list of files", expected="bytes and sha256 of each", fix=COPY_AGAIN)
     return provenance
 
 
-def _records_files(files: object) -> bool:
-    if not isinstance(files, dict) or not {MODEL, CONFIG, CONTRACT} <= set(files):
+def _is_file_record(files: object) -> bool:
+    if not isinstance(files, dict) or not {MODEL_FILE, CONFIG_FILE, CONTRACT_FILE} <= set(files):
         return False
-    return all(map(_is_plain, files)) and all(
+    return all(map(_is_plain_file_name, files)) and all(
         isinstance(each, dict) and set(each) == {"bytes", "sha256"} for each in files.values()
     )
 
@@ -206,24 +215,26 @@ def _require_files(folder: Path) -> None:
         _previous(folder).rename(folder)  # a kill came between the two renames of `_put_in_place`
     if not folder.is_dir():
         got = "a file" if folder.exists() else "no such folder"
-        fix = f"Give the folder that holds {MODEL} and {CONTRACT}."
+        fix = f"Give the folder that holds {MODEL_FILE} and {CONTRACT_FILE}."
         raise InputError(f"checkpoint {folder}", got=got, expected="a folder", fix=fix)
-    for name in (CONTRACT, MODEL, CONFIG, PROVENANCE):
+    for name in (CONTRACT_FILE, MODEL_FILE, CONFIG_FILE, PROVENANCE_FILE):
         if (folder / name).is_file():
             continue
         fix = COPY_AGAIN
-        if name == CONTRACT:
+        if name == CONTRACT_FILE:
             fix = "A policy must not act without its conventions and statistics: take the file that training wrote."
-        if name == MODEL and any(path.suffix in PICKLED for path in folder.iterdir()):
+        if name == MODEL_FILE and any(path.suffix in PICKLE_SUFFIXES for path in folder.iterdir()):
             fix = "Pickled weights are never opened: convert them to safetensors first."
         raise InputError(str(folder / name), got="no such file", expected="a complete checkpoint", fix=fix)
 
 
-def _verify(folder: Path, name: str, provenance: Mapping[str, Any]) -> None:
+def _verify_file(folder: Path, name: str, provenance: Mapping[str, Any]) -> None:
     path, recorded = folder / name, provenance["files"][name]
     if not path.is_file():
-        raise InputError(str(path), got="no such file", expected=f"the one recorded in {PROVENANCE}", fix=COPY_AGAIN)
-    got = _fingerprint(path)
+        raise InputError(
+            str(path), got="no such file", expected=f"the one recorded in {PROVENANCE_FILE}", fix=COPY_AGAIN
+        )
+    got = _file_record(path)
     if got != recorded:
         shown, expected = (f"{each['bytes']} bytes with sha256 {each['sha256'][:12]}" for each in (got, recorded))
         raise InputError(str(path), got=shown, expected=expected, fix=COPY_AGAIN)
@@ -239,19 +250,19 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _is_plain(name: str) -> bool:
+def _is_plain_file_name(name: str) -> bool:
     return Path(name).name == name and name not in ("", "..")
 
 
-def _checked_names(extra_files: Mapping[str, str]) -> Mapping[str, str]:
+def _check_extra_names(extra_files: Mapping[str, str]) -> Mapping[str, str]:
     for name in extra_files:
-        if not _is_plain(name) or name in (MODEL, CONFIG, CONTRACT, PROVENANCE):
+        if not _is_plain_file_name(name) or name in (MODEL_FILE, CONFIG_FILE, CONTRACT_FILE, PROVENANCE_FILE):
             fix = "Name a file of its own, without a folder."
             raise InputError(f"extra file {name!r}", got="a reserved name or a path", expected="a plain name", fix=fix)
     return extra_files
 
 
-def _refuse_foreign(folder: Path) -> None:
+def _refuse_foreign_files(folder: Path) -> None:
     """Raise InputError unless the folder is absent, empty, or holds what `write_checkpoint` has written and no more."""
     fix = "Choose another folder, or move its contents elsewhere first."
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -260,11 +271,11 @@ def _refuse_foreign(folder: Path) -> None:
     if not present:
         return
     known: set[str] = set()
-    if PROVENANCE in present:
+    if PROVENANCE_FILE in present:
         # A damaged checkpoint may be replaced too: what cannot be read there vouches for no file but the four.
         with contextlib.suppress(InputError):
-            known = set(_read_object(folder / PROVENANCE).get("files", ()))
-        known |= {MODEL, CONFIG, CONTRACT, PROVENANCE}
+            known = set(_read_object(folder / PROVENANCE_FILE).get("files", ()))
+        known |= {MODEL_FILE, CONFIG_FILE, CONTRACT_FILE, PROVENANCE_FILE}
     foreign = sorted(present - known)
     if foreign:
         got = f"a folder that holds {', '.join(foreign[:3])}{' and more' if len(foreign) > 3 else ''}"
@@ -316,7 +327,7 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def _file_record(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 

@@ -3,11 +3,11 @@
 The standard library and numpy are all that it needs: a world or a robot reads a contract on a machine without torch.
 """
 
-from .contract import METHODS, Contract, Normalization
+from .contract import NORMALIZATION_METHODS, Contract, Normalization
 from .mismatch import ContractMismatch, Difference
 from .offer import (
-    FRAMES,
-    KINDS,
+    ACTION_FRAMES,
+    ACTION_KINDS,
     QUARTER_TURNS,
     ROTATIONS,
     UNITS,
@@ -21,9 +21,9 @@ from .offer import (
 from .specification import Specification
 
 __all__ = [
-    "FRAMES",
-    "KINDS",
-    "METHODS",
+    "ACTION_FRAMES",
+    "ACTION_KINDS",
+    "NORMALIZATION_METHODS",
     "QUARTER_TURNS",
     "ROTATIONS",
     "UNITS",

@@ -15,7 +15,7 @@ from .mismatch import ContractMismatch, Difference, find_differences
 from .offer import Offer
 from .specification import Specification
 
-METHODS = ("quantile_relative", "bounds")
+NORMALIZATION_METHODS = ("quantile_relative", "bounds")
 
 
 @dataclass(frozen=True)
@@ -35,32 +35,34 @@ class Normalization(Specification):
     relative: tuple[bool, ...]
     method: str = "quantile_relative"
 
-    when_missing: ClassVar[str] = "A policy must not act without its statistics: take the contract that training wrote."
+    missing_fix: ClassVar[str] = "A policy must not act without its statistics: take the contract that training wrote."
 
     def _validate(self) -> None:
-        if self.method not in METHODS:
-            raise unknown_name("Normalization.method", self.method, METHODS)
+        if self.method not in NORMALIZATION_METHODS:
+            raise unknown_name("Normalization.method", self.method, NORMALIZATION_METHODS)
         if self.method == "bounds" and any(self.relative):
-            raise self._refusal("relative", got="true", expected="false for every element under the method bounds")
+            raise self._field_error("relative", got="true", expected="false for every element under the method bounds")
         for low, high in (("state_low", "state_high"), ("action_low", "action_high")):
             if len(getattr(self, low)) != len(getattr(self, high)):
-                raise self._refusal(
+                raise self._field_error(
                     high, got=f"length {len(getattr(self, high))}", expected=f"that of {low}, {len(getattr(self, low))}"
                 )
-        self._ordered("state_low", "state_high", self.state_low, self.state_high)
+        self._check_ordered("state_low", "state_high", self.state_low, self.state_high)
         for step, (low, high) in enumerate(zip(self.action_low, self.action_high, strict=True)):
             for field, row in ((f"action_low[{step}]", low), (f"action_high[{step}]", high)):
                 if len(row) != len(self.relative):
-                    raise self._refusal(
+                    raise self._field_error(
                         field, got=f"{len(row)} numbers", expected=f"one for each of {len(self.relative)} action names"
                     )
-            self._ordered(f"action_low[{step}]", f"action_high[{step}]", low, high)
+            self._check_ordered(f"action_low[{step}]", f"action_high[{step}]", low, high)
 
-    def _ordered(self, low_field: str, high_field: str, lows: tuple[float, ...], highs: tuple[float, ...]) -> None:
+    def _check_ordered(
+        self, low_field: str, high_field: str, lows: tuple[float, ...], highs: tuple[float, ...]
+    ) -> None:
         for index, (low, high) in enumerate(zip(lows, highs, strict=True)):
             if not low < high:
                 fix = "It never moved in the demonstrations: collect some where it does, or fit with a least span."
-                raise self._refusal(
+                raise self._field_error(
                     f"{high_field}[{index}]", got=high, expected=f"above {low_field}[{index}] ({low})", fix=fix
                 )
 
@@ -76,16 +78,16 @@ class Contract(Offer):
     chunk: int
     execute: int
 
-    when_missing: ClassVar[str] = "Take the contract that training wrote, or train again."
+    missing_fix: ClassVar[str] = "Take the contract that training wrote, or train again."
 
     def _validate(self) -> None:
         super()._validate()
         if not self.cameras:
-            raise self._refusal("cameras", got="none", expected="at least one camera")
+            raise self._field_error("cameras", got="none", expected="at least one camera")
         if self.chunk < 1:
-            raise self._refusal("chunk", got=self.chunk, expected="at least 1 step")
+            raise self._field_error("chunk", got=self.chunk, expected="at least 1 step")
         if not 1 <= self.execute <= self.chunk:
-            raise self._refusal("execute", got=self.execute, expected=f"between 1 and chunk ({self.chunk})")
+            raise self._field_error("execute", got=self.execute, expected=f"between 1 and chunk ({self.chunk})")
         statistics, states, actions = (self.normalization, self.state.names, self.action.names)
         for field, got, expected in (
             ("state_low", len(statistics.state_low), len(states)),
@@ -94,14 +96,14 @@ class Contract(Offer):
         ):
             if got != expected:
                 fix = "These statistics belong to another layout: fit them on the demonstrations of this policy."
-                raise self._refusal(f"normalization.{field}", got=f"length {got}", expected=str(expected), fix=fix)
+                raise self._field_error(f"normalization.{field}", got=f"length {got}", expected=str(expected), fix=fix)
         for index, relative in enumerate(statistics.relative):
             target = (self.action.names[index], self.action.units[index])
             measured = (states[index], self.state.units[index]) if index < len(states) else None
             if relative and (target != measured or self.action.kind != "absolute"):
                 fix = "Only an absolute target whose own state stands at the same place can be taken relative to it."
                 expected = f"false, as {' in '.join(target)} ({self.action.kind}) has no such state"
-                raise self._refusal(f"normalization.relative[{index}]", got="true", expected=expected, fix=fix)
+                raise self._field_error(f"normalization.relative[{index}]", got="true", expected=expected, fix=fix)
 
     def differences(self, offer: Offer) -> tuple[Difference, ...]:
         """Return every way in which `offer` does not fit; cameras that the policy does not look at are none."""

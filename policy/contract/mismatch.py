@@ -96,11 +96,11 @@ def _vector_differences(field: str, wanted: VectorSpec, offered: VectorSpec) -> 
             Difference(f"{field}.names", ", ".join(offered.names), ", ".join(wanted.names), fix[0].upper() + fix[1:])
         )
     units = dict(zip(offered.names, offered.units, strict=True))
-    clashes: dict[tuple[str, str], list[str]] = {}
+    unit_conflicts: dict[tuple[str, str], list[str]] = {}
     for name, unit in zip(wanted.names, wanted.units, strict=True):
         if units.get(name, unit) != unit:
-            clashes.setdefault((units[name], unit), []).append(name)
-    for (got, expected), names in clashes.items():
+            unit_conflicts.setdefault((units[name], unit), []).append(name)
+    for (got, expected), names in unit_conflicts.items():
         # A state flows to the policy and an action from it, so the conversion that mends a unit runs the other way.
         way = (
             f"{got} to {expected} before the policy sees"

@@ -16,10 +16,10 @@ UNITS = (
 ROTATIONS = ("none", "quaternion_wxyz", "quaternion_xyzw", "axis_angle", "euler_xyz", "matrix_6d")
 
 
-KINDS = ("absolute", "relative")
+ACTION_KINDS = ("absolute", "relative")
 
 
-FRAMES = ("joint", "base", "world", "tool")
+ACTION_FRAMES = ("joint", "base", "world", "tool")
 
 
 QUARTER_TURNS = (0, 90, 180, 270)
@@ -42,11 +42,11 @@ class CameraSpec(Specification):
     def _validate(self) -> None:
         for side in ("height", "width"):
             if getattr(self, side) < 1:
-                raise self._refusal(side, got=getattr(self, side), expected="at least 1 pixel")
+                raise self._field_error(side, got=getattr(self, side), expected="at least 1 pixel")
         if self.rotation_degrees not in QUARTER_TURNS:
-            raise self._refusal("rotation_degrees", got=self.rotation_degrees, expected="0, 90, 180 or 270")
+            raise self._field_error("rotation_degrees", got=self.rotation_degrees, expected="0, 90, 180 or 270")
         if not 0.0 < self.crop <= 1.0:
-            raise self._refusal("crop", got=self.crop, expected="a fraction above 0 and at most 1")
+            raise self._field_error("crop", got=self.crop, expected="a fraction above 0 and at most 1")
 
     def __str__(self) -> str:
         return f"{self.name} ({self.height}x{self.width} pixels)"
@@ -61,18 +61,18 @@ class VectorSpec(Specification):
 
     def _validate(self) -> None:
         if not self.names:
-            raise self._refusal("names", got="no names", expected="at least one")
+            raise self._field_error("names", got="no names", expected="at least one")
         repeated = sorted({name for name in self.names if self.names.count(name) > 1})
         if repeated:
-            raise self._refusal("names", got=f"{', '.join(repeated)} more than once", expected="every name once")
+            raise self._field_error("names", got=f"{', '.join(repeated)} more than once", expected="every name once")
         if len(self.units) != len(self.names):
-            raise self._refusal(
+            raise self._field_error(
                 "units", got=f"{len(self.units)} units", expected=f"one for each of {len(self.names)} names"
             )
         for index, unit in enumerate(self.units):
-            self._one_of(f"units[{index}]", unit, UNITS)
+            self._check_choice(f"units[{index}]", unit, UNITS)
 
-    def _one_of(self, field: str, name: str, choices: tuple[str, ...]) -> None:
+    def _check_choice(self, field: str, name: str, choices: tuple[str, ...]) -> None:
         if name not in choices:
             raise unknown_name(f"{type(self).__name__}.{field}", name, choices)
 
@@ -85,7 +85,7 @@ class StateSpec(VectorSpec):
 
     def _validate(self) -> None:
         super()._validate()
-        self._one_of("rotation", self.rotation, ROTATIONS)
+        self._check_choice("rotation", self.rotation, ROTATIONS)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class GripperSpec(Specification):
 
     def _validate(self) -> None:
         if self.closed == self.open:
-            raise self._refusal("open", got=self.open, expected=f"a value other than closed ({self.closed:g})")
+            raise self._field_error("open", got=self.open, expected=f"a value other than closed ({self.closed:g})")
 
     def __str__(self) -> str:
         return f"{self.name} closed at {self.closed:g}, open at {self.open:g}"
@@ -114,10 +114,10 @@ class ActionSpec(VectorSpec):
 
     def _validate(self) -> None:
         super()._validate()
-        self._one_of("kind", self.kind, KINDS)
-        self._one_of("frame", self.frame, FRAMES)
+        self._check_choice("kind", self.kind, ACTION_KINDS)
+        self._check_choice("frame", self.frame, ACTION_FRAMES)
         if self.gripper is not None:
-            self._one_of("gripper.name", self.gripper.name, self.names)
+            self._check_choice("gripper.name", self.gripper.name, self.names)
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,6 @@ class Offer(Specification):
     def _validate(self) -> None:
         names = [camera.name for camera in self.cameras]
         if len(set(names)) < len(names):
-            raise self._refusal("cameras", got=f"the names {', '.join(names)}", expected="every name once")
+            raise self._field_error("cameras", got=f"the names {', '.join(names)}", expected="every name once")
         if self.control_hz <= 0:
-            raise self._refusal("control_hz", got=self.control_hz, expected="a rate above 0 Hz")
+            raise self._field_error("control_hz", got=self.control_hz, expected="a rate above 0 Hz")

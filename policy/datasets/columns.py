@@ -14,8 +14,8 @@ import numpy as np
 from ...errors import InputError
 from ..contract import Offer
 
-STATE, ACTION, GROUNDING = "observation.state", "action", "grounding"
-RECOLLECT = "Copy or collect the dataset again."
+STATE_KEY, ACTION_KEY, GROUNDING_KEY = "observation.state", "action", "grounding"
+COLLECT_AGAIN = "Copy or collect the dataset again."
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class DatasetColumns:
         return tuple(key for key, feature in self.features.items() if feature["dtype"] in ("video", "image"))
 
 
-def refuse(root: Path, got: object, expected: str, fix: str = RECOLLECT) -> InputError:
+def dataset_error(root: Path, got: object, expected: str, fix: str = COLLECT_AGAIN) -> InputError:
     """Build the error for a dataset that cannot be read."""
     return InputError(f"dataset {root}", got=got, expected=expected, fix=fix)
 
@@ -70,26 +70,28 @@ def read_columns(root: Path) -> DatasetColumns:
     root = Path(root)
     info = _read_info(root)
     numeric = [key for key, feature in info["features"].items() if _is_numeric(feature)]
-    for key in (STATE, ACTION):
+    for key in (STATE_KEY, ACTION_KEY):
         if key not in numeric:
-            raise refuse(root, f"features {', '.join(info['features'])}", f"{key} among them", "Choose demonstrations.")
+            raise dataset_error(
+                root, f"features {', '.join(info['features'])}", f"{key} among them", "Choose demonstrations."
+            )
     table = _read_parquet(root, "data", numeric)
     vectors = {key: _as_array(table[key]) for key in numeric}
     if len(vectors["index"]) != info["total_frames"] or (np.diff(vectors["index"]) != 1).any():
-        raise refuse(
+        raise dataset_error(
             root, f"{len(vectors['index'])} frames in data/", f"{info['total_frames']}, as meta/info.json says"
         )
     episodes = _read_parquet(root, "meta/episodes", None)
     wanted = [name for name in episodes.column_names if not name.startswith("stats/")]
     rows = tuple(sorted(episodes.select(wanted).to_pylist(), key=lambda row: row["episode_index"]))
     if len(rows) != info["total_episodes"]:
-        raise refuse(root, f"{len(rows)} episodes", f"{info['total_episodes']}, as meta/info.json says")
+        raise dataset_error(root, f"{len(rows)} episodes", f"{info['total_episodes']}, as meta/info.json says")
     ends = np.array([row["dataset_to_index"] for row in rows], dtype=np.int64)
     starts = np.array([row["dataset_from_index"] for row in rows], dtype=np.int64)
     if len(rows) == 0:
-        raise refuse(root, "no episodes", "at least one")
+        raise dataset_error(root, "no episodes", "at least one")
     if starts[0] != 0 or ends[-1] != info["total_frames"] or (starts[1:] != ends[:-1]).any() or (ends <= starts).any():
-        raise refuse(root, "episodes with gaps between them", "episodes that cover all frames")
+        raise dataset_error(root, "episodes with gaps between them", "episodes that cover all frames")
     offer = root / "meta" / "offer.json"
     return DatasetColumns(
         root=root,
@@ -122,15 +124,15 @@ def _read_info(root: Path) -> dict[str, Any]:
     path = root / "meta" / "info.json"
     if not path.is_file():
         got = "no meta/info.json" if root.is_dir() else "no such folder"
-        raise refuse(root, got, "a LeRobotDataset v3", "Check the path, or collect one with 'saccade collect'.")
+        raise dataset_error(root, got, "a LeRobotDataset v3", "Check the path, or collect one with 'saccade collect'.")
     try:
         info = json.loads(path.read_text())
         version, _ = info["codebase_version"], (info["features"], info["fps"], info["total_frames"])
     except (ValueError, KeyError, TypeError) as error:
-        raise refuse(root, f"an unreadable meta/info.json ({error})", "that of a LeRobotDataset v3") from error
+        raise dataset_error(root, f"an unreadable meta/info.json ({error})", "that of a LeRobotDataset v3") from error
     if not str(version).startswith("v3."):
         fix = "Convert it with LeRobot's dataset conversion scripts."
-        raise refuse(root, f"format {version}", "format v3.x", fix)
+        raise dataset_error(root, f"format {version}", "format v3.x", fix)
     return info
 
 
@@ -144,16 +146,16 @@ def _read_parquet(root: Path, folder: str, columns: list[str] | None) -> Any:
 
     paths = sorted((root / folder).glob("*/*.parquet"))
     if not paths:
-        raise refuse(root, f"no parquet file in {folder}/", "at least one")
+        raise dataset_error(root, f"no parquet file in {folder}/", "at least one")
     tables = []
     for path in paths:
         try:
             tables.append(pq.read_table(path, columns=columns, partitioning=None))
         except (pa.ArrowException, OSError, KeyError) as error:
             got = f"a damaged {path.relative_to(root)} ({str(error).splitlines()[0]})"
-            raise refuse(root, got, "whole parquet files") from error
+            raise dataset_error(root, got, "whole parquet files") from error
         if missing := set(columns or ()) - set(tables[-1].column_names):
-            raise refuse(root, f"{path.relative_to(root)} without {', '.join(sorted(missing))}", "all features")
+            raise dataset_error(root, f"{path.relative_to(root)} without {', '.join(sorted(missing))}", "all features")
     return pa.concat_tables(tables, promote_options="default")
 
 
@@ -171,5 +173,5 @@ def _read_tasks(root: Path) -> tuple[str, ...]:
     try:
         table = pandas.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise refuse(root, f"no readable meta/tasks.parquet ({error})", "the instructions in it") from error
+        raise dataset_error(root, f"no readable meta/tasks.parquet ({error})", "the instructions in it") from error
     return tuple(str(task) for task in table.sort_values("task_index").index)

@@ -10,9 +10,9 @@ from ...errors import InputError
 from ..contract import ActionSpec, CameraSpec, Contract, GripperSpec, Offer, StateSpec
 from ..lerobot_files import camera_name
 from ..normalization import demonstration_normalization
-from .columns import ACTION, STATE, DatasetColumns, refuse
+from .columns import ACTION_KEY, STATE_KEY, DatasetColumns, dataset_error
 
-LEAST_SPAN = 1e-3
+MINIMUM_SPAN = 1e-3
 """Least distance between a statistic's low and high end, in the contract's units, for what hardly ever moved."""
 
 
@@ -28,7 +28,7 @@ def dataset_offer(columns: DatasetColumns) -> Offer:
         CameraSpec(name=camera_name(key), height=features[key]["shape"][0], width=features[key]["shape"][1])
         for key in columns.camera_keys
     )
-    state, action = (_names(features[key], key) for key in (STATE, ACTION))
+    state, action = (_names(features[key], key) for key in (STATE_KEY, ACTION_KEY))
     declared = columns.offer
     if declared is None:
         grippers = [name for name in action if _unit(name) == "percent"]
@@ -48,7 +48,9 @@ def dataset_offer(columns: DatasetColumns) -> Offer:
     ):
         if got != expected:
             fix = "The two do not belong together: collect or copy the dataset again."
-            raise refuse(columns.root, f"{what} {got} in meta/info.json", f"{expected}, as meta/offer.json says", fix)
+            raise dataset_error(
+                columns.root, f"{what} {got} in meta/info.json", f"{expected}, as meta/offer.json says", fix
+            )
     return declared
 
 
@@ -62,16 +64,16 @@ def relative_elements(offer: Offer) -> tuple[bool, ...]:
     return tuple(
         action.kind == "absolute"
         and not (action.gripper is not None and action.gripper.name == name)
-        and place < len(measured)
-        and measured[place] == (name, unit)
-        for place, (name, unit) in enumerate(zip(action.names, action.units, strict=True))
+        and index < len(measured)
+        and measured[index] == (name, unit)
+        for index, (name, unit) in enumerate(zip(action.names, action.units, strict=True))
     )
 
 
-def demonstrated_contract(columns: DatasetColumns, *, chunk: int, execute: int) -> Contract:
+def fit_dataset_contract(columns: DatasetColumns, *, chunk: int, execute: int) -> Contract:
     """Return the contract of a policy that learns from a dataset alone, with statistics over all of its frames."""
     ends = columns.ends.repeat(columns.ends - columns.starts)
-    state, action = columns.vectors[STATE], columns.vectors[ACTION]
+    state, action = columns.vectors[STATE_KEY], columns.vectors[ACTION_KEY]
     return fit_contract(dataset_offer(columns), state, action, ends, chunk=chunk, execute=execute)
 
 
@@ -83,7 +85,7 @@ def fit_contract(
     state [F, S], action [F, A], ends int [F]: the frame after the last one of each frame's episode.
     """
     normalization = demonstration_normalization(
-        state, action, ends, chunk=chunk, relative=relative_elements(offer), least_span=LEAST_SPAN
+        state, action, ends, chunk=chunk, relative=relative_elements(offer), minimum_span=MINIMUM_SPAN
     )
     return Contract(
         cameras=offer.cameras,
@@ -101,7 +103,7 @@ def _names(feature: dict[str, Any], key: str) -> tuple[str, ...]:
     names, width = feature.get("names"), feature["shape"][0]
     if isinstance(names, dict):
         names = [name for group in names.values() for name in group] if len(names) == 1 else list(names)
-    names = tuple(map(str, names or (f"{key}.{place}" for place in range(width))))
+    names = tuple(map(str, names or (f"{key}.{index}" for index in range(width))))
     if len(names) != width:
         raise InputError(
             f"{key}: names", got=len(names), expected=f"one for each of {width}", fix="Mend meta/info.json."

@@ -19,9 +19,17 @@ from ...errors import InputError
 from ..core import build_model
 from ..network.architecture import Architecture
 from .platforms import released_contract
-from .released import ADAPTER, Imported, ImportOptions, Released
-from .towers import RELEASED_NAMES, add_linears, add_modulation, add_tower, image_size, released_colours, tower_names
-from .weights import Conversion, Weights, adapted
+from .released import ADAPTER, ImportedPolicy, ImportOptions, ReleasedCheckpoint
+from .towers import (
+    RELEASED_NAMES,
+    add_linears,
+    add_modulation,
+    add_tower,
+    image_size,
+    released_colour_normalization,
+    tower_names,
+)
+from .weights import Conversion, WeightSource, with_adapter
 
 if TYPE_CHECKING:
     from ..network.model import SaccadeModel
@@ -53,17 +61,17 @@ TRUNK_FIXED = {
 
 
 @dataclass(frozen=True)
-class _Files:
+class _CogvlaWeights:
     """The weights of a folder: the model, the trained towers where they have a file of their own, head, state."""
 
-    model: Weights
-    vision: Weights | None
-    head: Weights
-    state: Weights
-    others: tuple[Weights, ...] = ()
+    model: WeightSource
+    vision: WeightSource | None
+    head: WeightSource
+    state: WeightSource
+    others: tuple[WeightSource, ...] = ()
 
     @property
-    def all(self) -> tuple[Weights, ...]:
+    def all(self) -> tuple[WeightSource, ...]:
         return (self.model, *((self.vision,) if self.vision else ()), self.head, self.state, *self.others)
 
 
@@ -72,7 +80,7 @@ def is_cogvla(config: Mapping[str, Any]) -> bool:
     return "use_aggr" in config or "use_lfp" in _text_config(config)
 
 
-def import_cogvla(released: Released, options: ImportOptions) -> Imported:
+def import_cogvla(released: ReleasedCheckpoint, options: ImportOptions) -> ImportedPolicy:
     """Read a folder of CogVLA or OpenVLA-OFT, merged or, with `options.trunk_base`, as adapter beside its base.
 
     Raises InputError for what is missing, left over, damaged, of another method, or not supported.
@@ -81,7 +89,7 @@ def import_cogvla(released: Released, options: ImportOptions) -> Imported:
     architecture = _architecture(config, files, options.text_length)
     contract = released_contract(
         options.platform,
-        released.document("dataset_statistics.json"),
+        released.read_json("dataset_statistics.json"),
         options.statistics,
         image_size=image_size(config),
         state=files.state.shape("fc1.weight", 2)[1],
@@ -100,8 +108,8 @@ def import_cogvla(released: Released, options: ImportOptions) -> Imported:
     conversion.add("slots", (files.model, EMBEDDINGS), make=lambda table: _slots(table, slots))
     files.model.ignore(r"language_model\.lm_head\.", "output of the language model, which no action comes from")
     tensors = conversion.run(files.all, network.state_dict(), progress=options.progress)
-    return Imported(
-        recognised=_recognised(config, architecture, merged=released.merged),
+    return ImportedPolicy(
+        description=_describe(config, architecture, merged=released.merged),
         architecture=architecture,
         contract=contract,
         tensors=tensors,
@@ -110,7 +118,7 @@ def import_cogvla(released: Released, options: ImportOptions) -> Imported:
     )
 
 
-def _open(released: Released, options: ImportOptions) -> tuple[_Files, dict[str, Any]]:
+def _open(released: ReleasedCheckpoint, options: ImportOptions) -> tuple[_CogvlaWeights, dict[str, Any]]:
     """Open all that the policy consists of; the configuration is the base's where the folder has none."""
     head = released.part("action_head")
     if not released.has_part("proprio_projector"):
@@ -123,8 +131,8 @@ def _open(released: Released, options: ImportOptions) -> tuple[_Files, dict[str,
     state = released.part("proprio_projector")
     vision = released.part("vision_backbone") if released.has_part("vision_backbone") else None
     if released.merged:
-        config = released.document("config.json")
-        files = _Files(released.model(), vision, head, state)
+        config = released.read_json("config.json")
+        files = _CogvlaWeights(released.model(), vision, head, state)
     else:
         if options.base is None:
             raise InputError(
@@ -133,10 +141,10 @@ def _open(released: Released, options: ImportOptions) -> tuple[_Files, dict[str,
                 expected="the merged model, or --trunk-base",
                 fix="Give the folder of the model that was adapted, such as openvla-7b, with --trunk-base.",
             )
-        config = (released if released.has("config.json") else options.base).document("config.json")
+        config = (released if released.has("config.json") else options.base).read_json("config.json")
         adapter = released.adapter()
         trained = released.part("non_lora_trainables") if released.has_part("non_lora_trainables") else None
-        model = adapted(options.base.model(), adapter, trained, released.scaling())
+        model = with_adapter(options.base.model(), adapter, trained, released.lora_scaling())
         if vision:
             adapter.ignore(
                 r"base_model\.model\.vision_backbone\.", "adapter of the towers, which their own file has too"
@@ -144,13 +152,13 @@ def _open(released: Released, options: ImportOptions) -> tuple[_Files, dict[str,
         adapter.ignore(
             r"base_model\.model\.language_model\.lm_head\.", "adapter of an output that no action comes from"
         )
-        files = _Files(model, vision, head, state, (adapter, *((trained,) if trained else ())))
+        files = _CogvlaWeights(model, vision, head, state, (adapter, *((trained,) if trained else ())))
     if is_cogvla(config) and config.get("use_film") and vision is None:
         released.part("vision_backbone")  # says that it is missing
     return files, config
 
 
-def _architecture(config: Mapping[str, Any], files: _Files, text_length: int) -> Architecture:
+def _architecture(config: Mapping[str, Any], files: _CogvlaWeights, text_length: int) -> Architecture:
     vision, head, cogvla = files.vision, files.head, is_cogvla(config)
     text = _text_config(config)
     for field, expected in TRUNK_FIXED.items():
@@ -225,14 +233,24 @@ def _pruning(text: Mapping[str, Any], layers: int) -> tuple[int, float]:
     return next((layer for layer, fraction in enumerate(fractions) if fraction <= begin), layers), floor
 
 
-def _add_vision(conversion: Conversion, released: Released, files: _Files, network: SaccadeModel) -> None:
+def _add_vision(
+    conversion: Conversion, released: ReleasedCheckpoint, files: _CogvlaWeights, network: SaccadeModel
+) -> None:
     """Convert towers, what modulates them, their aggregation tokens, and what brings them to the trunk's width."""
     model, shape = files.model, network.architecture
     weights = files.vision or model
-    colours = released_colours(released)
+    colour_normalization = released_colour_normalization(released)
     for number, name in enumerate(RELEASED_NAMES):
         tower, target, prefix = network.tower.towers[number], f"tower.towers.{number}.", f"vision_backbone.{name}."
-        add_tower(conversion, f"{target}encoder.", tower, weights, prefix, colours[number], released.scaling())
+        add_tower(
+            conversion,
+            f"{target}encoder.",
+            tower,
+            weights,
+            prefix,
+            colour_normalization[number],
+            released.lora_scaling(),
+        )
         if shape.tower_film:
             add_modulation(conversion, f"{target}film.", tower, weights, prefix)
         if shape.aggregation_tokens:
@@ -250,7 +268,7 @@ def _add_vision(conversion: Conversion, released: Released, files: _Files, netwo
     add_linears(conversion, model, {f"tower.fusion.router.{n}": f"{router}{n}" for n in (0, 2)})
 
 
-def _add_trunk(conversion: Conversion, model: Weights, network: SaccadeModel) -> None:
+def _add_trunk(conversion: Conversion, model: WeightSource, network: SaccadeModel) -> None:
     """Convert the decoder, which has the same names, and its routers; without FiLM these scale by 1 and shift by 0."""
     wanted = network.state_dict()
     for target in wanted:
@@ -268,7 +286,7 @@ def _add_trunk(conversion: Conversion, model: Weights, network: SaccadeModel) ->
                 conversion.add(name, make=lambda size=wanted[name].shape: torch.zeros(size))
 
 
-def _add_head(conversion: Conversion, files: _Files, architecture: Architecture) -> None:
+def _add_head(conversion: Conversion, files: _CogvlaWeights, architecture: Architecture) -> None:
     names = {"enter_norm": "layer_norm1", "enter": "fc1", "norm": "layer_norm2", "head": "fc2"}
     for block in range(architecture.expert_blocks):
         names |= {f"blocks.{block}.{part}": f"mlp_resnet_blocks.{block}.ffn.{part}" for part in (0, 1)}
@@ -283,7 +301,7 @@ def _slots(embeddings: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     return slots
 
 
-def _recognised(config: Mapping[str, Any], shape: Architecture, *, merged: bool) -> str:
+def _describe(config: Mapping[str, Any], shape: Architecture, *, merged: bool) -> str:
     parts = [
         f"{shape.aggregation_tokens} aggregation tokens" if shape.aggregation_tokens else "all patches",
         "FiLM in the towers" if shape.tower_film else "no FiLM",

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from ...errors import InputError
 from .cogvla import is_cogvla
-from .released import Released
-from .weights import Weights
+from .released import ReleasedCheckpoint
+from .weights import WeightSource
 
 LAYOUTS = ("cogvla", "openvla-oft", "vla-adapter", "mergevla")
 
 
-def find_layout(released: Released, base: Released | None, wanted: str | None = None) -> str:
+def find_layout(
+    released: ReleasedCheckpoint, base: ReleasedCheckpoint | None, expected_layout: str | None = None
+) -> str:
     """Return the layout of a folder; `base` is that of the model it adapts, where its adapter is not merged.
 
     Raises InputError for a folder of none of `LAYOUTS`, for action heads that are not supported, and unless what is
-    found is `wanted`.
+    found is `expected_layout`.
     """
     if not released.has_part("action_head"):
         raise InputError(
@@ -23,17 +25,17 @@ def find_layout(released: Released, base: Released | None, wanted: str | None = 
             expected=f"a policy of {', '.join(LAYOUTS)} with a head for continuous actions",
             fix="Check the path; policies that write actions as words, such as OpenVLA itself, cannot be imported.",
         )
-    found = _of_head(released.part("action_head"))
+    found = _layout_of_head(released.part("action_head"))
     if found is None:
         described = released if released.has("config.json") else base
-        found = "cogvla" if described is not None and is_cogvla(described.document("config.json")) else "openvla-oft"
-    if wanted not in (None, found):
+        found = "cogvla" if described is not None and is_cogvla(described.read_json("config.json")) else "openvla-oft"
+    if expected_layout not in (None, found):
         fix = f"Leave --layout out, or give --layout {found}."
-        raise InputError("layout", got=wanted, expected=f"{found}, as the files say", fix=fix)
+        raise InputError("layout", got=expected_layout, expected=f"{found}, as the files say", fix=fix)
     return found
 
 
-def _of_head(head: Weights) -> str | None:
+def _layout_of_head(head: WeightSource) -> str | None:
     """Return the layout that a head belongs to, None for the one that CogVLA and OpenVLA-OFT share."""
     names = list(head)
     if any("noise_predictor" in name for name in names):

@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import InputError, unknown_name
 from ..contract import ActionSpec, CameraSpec, Contract, GripperSpec, Normalization, StateSpec
 
-LEAST = 1e-8
+SPAN_EPSILON = 1e-8
 """What the released code adds to every span, so that none is zero."""
 
 
@@ -31,7 +31,7 @@ class Platform:
 
 
 _POSITION = tuple(f"end_effector.{axis}" for axis in "xyz")
-_TURN = tuple(f"end_effector.rotation_{axis}" for axis in "xyz")
+_ROTATION = tuple(f"end_effector.rotation_{axis}" for axis in "xyz")
 _ARM = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 _TWO_ARMS = tuple(f"{side}_{joint}" for side in ("left", "right") for joint in _ARM)
 _TWO_ARMS_UNITS = tuple("unitless" if name.endswith("gripper") else "radians" for name in _TWO_ARMS)
@@ -46,13 +46,13 @@ PLATFORMS = {
                 CameraSpec("wrist", 224, 224, rotation_degrees=180, crop=0.9),
             ),
             state=StateSpec(
-                (*_POSITION, *_TURN, "gripper.left", "gripper.right"),
+                (*_POSITION, *_ROTATION, "gripper.left", "gripper.right"),
                 (*["metres"] * 3, *["radians"] * 3, *["metres"] * 2),
                 rotation="axis_angle",
             ),
             # What robosuite's controller takes: fractions of its greatest step, and here, unlike there, 1 is open.
             action=ActionSpec(
-                (*_POSITION, *_TURN, "gripper"),
+                (*_POSITION, *_ROTATION, "gripper"),
                 ("unitless",) * 7,
                 kind="relative",
                 frame="world",
@@ -75,12 +75,12 @@ PLATFORMS = {
             name="bridge",
             cameras=(CameraSpec("primary", 224, 224, crop=0.9),),
             state=StateSpec(
-                (*_POSITION, *_TURN, "gripper"),
+                (*_POSITION, *_ROTATION, "gripper"),
                 (*["metres"] * 3, *["radians"] * 3, "unitless"),
                 rotation="euler_xyz",
             ),
             action=ActionSpec(
-                (*_POSITION, *_TURN, "gripper"),
+                (*_POSITION, *_ROTATION, "gripper"),
                 (*["metres"] * 3, *["radians"] * 3, "unitless"),
                 kind="relative",
                 frame="base",
@@ -103,7 +103,7 @@ def find_platform(name: str) -> Platform:
 def released_contract(
     platform: Platform,
     statistics: Mapping[str, Any],
-    chosen: str | None,
+    dataset_name: str | None,
     *,
     image_size: int,
     state: int,
@@ -111,7 +111,7 @@ def released_contract(
 ) -> Contract:
     """Return a released policy's contract: its platform's conventions and its own statistics.
 
-    `statistics`: what dataset_statistics.json holds; `chosen`: the data set whose statistics are meant, None where
+    `statistics`: what dataset_statistics.json holds; `dataset_name`: the data set whose statistics are meant, None where
     there is one alone; `state`, `action`: how many numbers the weights take and give. Raises InputError for another
     platform than theirs, a data set that is not there, one that has to be chosen, and statistics that do not fit.
     """
@@ -128,7 +128,7 @@ def released_contract(
                 expected=f"{got}, as the checkpoint's weights have it",
                 fix=f"It fits --platform {' or '.join(fits)}." if fits else "No platform here has these sizes.",
             )
-    entry = _entry(statistics, chosen)
+    entry = _entry(statistics, dataset_name)
     low, high = platform.bounds
     action_low, action_high = _bounds(entry, "action", low, high, action)
     state_low, state_high = _bounds(entry, "proprio", low, high, state)
@@ -150,8 +150,8 @@ def released_contract(
     )
 
 
-def _entry(statistics: Mapping[str, Any], chosen: str | None) -> Mapping[str, Any]:
-    if chosen is None:
+def _entry(statistics: Mapping[str, Any], dataset_name: str | None) -> Mapping[str, Any]:
+    if dataset_name is None:
         if len(statistics) != 1:
             raise InputError(
                 "statistics",
@@ -159,23 +159,27 @@ def _entry(statistics: Mapping[str, Any], chosen: str | None) -> Mapping[str, An
                 expected="one",
                 fix=f"Choose with --statistics: {', '.join(sorted(statistics)) or 'there are none'}.",
             )
-        chosen = next(iter(statistics))
-    if chosen not in statistics:
+        dataset_name = next(iter(statistics))
+    if dataset_name not in statistics:
         raise InputError(
             "statistics",
-            got=repr(chosen),
+            got=repr(dataset_name),
             expected="a data set that the checkpoint has statistics of",
             fix=f"Choose with --statistics: {', '.join(sorted(statistics)) or 'there are none'}.",
         )
-    return statistics[chosen]
+    return statistics[dataset_name]
 
 
 def _bounds(
     entry: Mapping[str, Any], part: str, low: str, high: str, width: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return what becomes -1 and what becomes 1; elements that the mask leaves out stay as they are."""
-    given = entry.get(part) if isinstance(entry, Mapping) else None
-    lists = [given.get(low), given.get(high), given.get("mask", [True] * width)] if isinstance(given, Mapping) else []
+    part_statistics = entry.get(part) if isinstance(entry, Mapping) else None
+    lists = (
+        [part_statistics.get(low), part_statistics.get(high), part_statistics.get("mask", [True] * width)]
+        if isinstance(part_statistics, Mapping)
+        else []
+    )
     numbers = all(
         isinstance(each, list) and len(each) == width and all(isinstance(value, int | float) for value in each)
         for each in lists
@@ -188,5 +192,5 @@ def _bounds(
             fix="Choose the platform that the policy was trained for, or copy dataset_statistics.json again.",
         )
     lows = tuple(first if used else -1.0 for first, used in zip(lists[0], lists[2], strict=True))
-    highs = tuple(last + LEAST if used else 1.0 for last, used in zip(lists[1], lists[2], strict=True))
+    highs = tuple(last + SPAN_EPSILON if used else 1.0 for last, used in zip(lists[1], lists[2], strict=True))
     return lows, highs

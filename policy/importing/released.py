@@ -22,7 +22,7 @@ from ...errors import InputError
 from ..contract import Contract
 from ..network.architecture import Architecture
 from .platforms import Platform
-from .weights import Weights, unfit
+from .weights import WeightSource, tensor_mismatch
 
 MODEL, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER, ADAPTER_CONFIG = "lora_adapter/adapter_model.safetensors", "lora_adapter/adapter_config.json"
@@ -40,7 +40,7 @@ class ImportOptions:
     platform: Platform
     statistics: str | None = None
     text_length: int = 64
-    base: Released | None = None
+    base: ReleasedCheckpoint | None = None
     progress: bool = False
 
     def __post_init__(self) -> None:
@@ -49,18 +49,18 @@ class ImportOptions:
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportedPolicy:
     """A policy in our terms: `tensors` by the network's own names, `tokenizer_text` the text of its tokenizer.json.
 
-    `recognised` says in words what the folder holds; `files`: the weights that it was read from.
+    `description` says in words what the folder holds; `files`: the weights that it was read from.
     """
 
-    recognised: str
+    description: str
     architecture: Architecture
     contract: Contract
     tensors: dict[str, torch.Tensor]
     tokenizer_text: str
-    files: tuple[Weights, ...]
+    files: tuple[WeightSource, ...]
 
     @property
     def used(self) -> int:
@@ -73,7 +73,7 @@ class Imported:
         return dict(Counter(reason for weights in self.files for reason in weights.ignored.values()))
 
 
-class Released:
+class ReleasedCheckpoint:
     """A released folder; `part` and the like read what is in it, and it remembers which files it has opened.
 
     Raises InputError for a folder that is not there, files that are missing, damaged or hold more than tensors.
@@ -99,7 +99,7 @@ class Released:
         """Whether a file is there."""
         return (self.folder / name).is_file()
 
-    def document(self, name: str) -> dict[str, Any]:
+    def read_json(self, name: str) -> dict[str, Any]:
         """Return a JSON document."""
         text = self.text(name)
         try:
@@ -119,7 +119,7 @@ class Released:
         except UnicodeDecodeError as error:
             raise InputError(str(self.folder / name), got=error, expected="text", fix=COPY_AGAIN) from None
 
-    def model(self) -> Weights:
+    def model(self) -> WeightSource:
         """Return the model's weights, over however many files they are spread."""
         if not self.merged:
             pickled = sorted(path.name for path in self.folder.glob("pytorch_model*.bin"))
@@ -131,20 +131,20 @@ class Released:
             )
         files = [MODEL]
         if self.has(INDEX):
-            placed = self.document(INDEX).get("weight_map")
+            placed = self.read_json(INDEX).get("weight_map")
             if not isinstance(placed, dict) or not all(isinstance(file, str) for file in placed.values()):
                 raise InputError(str(self.folder / INDEX), got="no weight_map", expected="one", fix=COPY_AGAIN)
             files = sorted(set(placed.values()))
         weights = self._safetensors(files, "the model")
         if self.has(INDEX) and (missing := sorted(set(placed) - set(weights))):
-            raise unfit("the model", missing=missing)
+            raise tensor_mismatch("the model", missing=missing)
         return weights
 
-    def adapter(self) -> Weights:
+    def adapter(self) -> WeightSource:
         """Return the factors of the low-rank adapter."""
         return self._safetensors([ADAPTER], ADAPTER)
 
-    def scaling(self) -> float:
+    def lora_scaling(self) -> float:
         """Return what the product of an adapter's factors is multiplied with: lora_alpha / r.
 
         Where the adapter's configuration is not in the folder, OpenVLA-OFT takes rank 32 and alpha 16, as its loader
@@ -152,7 +152,7 @@ class Released:
         """
         if not self.has(ADAPTER_CONFIG):
             return 16 / 32
-        config = self.document(ADAPTER_CONFIG)
+        config = self.read_json(ADAPTER_CONFIG)
         rank, alpha = config.get("r"), config.get("lora_alpha")
         for field in ("use_dora", "use_rslora", "fan_in_fan_out", "rank_pattern", "alpha_pattern"):
             if config.get(field):
@@ -167,7 +167,7 @@ class Released:
         """Whether a part of the policy, such as `action_head`, has a file of its own."""
         return bool(self._parts(name))
 
-    def part(self, name: str) -> Weights:
+    def part(self, name: str) -> WeightSource:
         """Return the tensors of `NAME--STEP_checkpoint.pt`, without the `module.` that distributed training puts first.
 
         Several steps side by side are an InputError.
@@ -180,11 +180,11 @@ class Released:
                 expected="one of a single step",
                 fix="Leave those of one step in the folder." if found else COPY_AGAIN,
             )
-        tensors = _unpickled(self._path(found[0].name))
+        tensors = _load_pickle(self._path(found[0].name))
         prefix = "module." if tensors and all(each.startswith("module.") for each in tensors) else ""
         tensors = {each.removeprefix(prefix): tensor for each, tensor in tensors.items()}
         shapes = {each: tuple(tensor.shape) for each, tensor in tensors.items()}
-        return Weights(found[0].name, shapes, lambda each: _own(tensors[each]))
+        return WeightSource(found[0].name, shapes, lambda each: _copy(tensors[each]))
 
     def fingerprints(self, *, progress: bool = False) -> dict[str, dict[str, Any]]:
         """Return size and sha256 of every file that was opened."""
@@ -211,7 +211,7 @@ class Released:
         self._opened.add(name)
         return path
 
-    def _safetensors(self, files: Iterable[str], source: str) -> Weights:
+    def _safetensors(self, files: Iterable[str], source: str) -> WeightSource:
         places, shapes = {}, {}
         for file in files:
             path = self._path(file)
@@ -225,21 +225,21 @@ class Released:
         def read(name: str) -> torch.Tensor:
             # Opened anew each time: what stays mapped would count as memory until the end.
             with safe_open(places[name], "pt") as opened:
-                return _own(opened.get_tensor(name))
+                return _copy(opened.get_tensor(name))
 
-        return Weights(source, shapes, read)
+        return WeightSource(source, shapes, read)
 
 
-def _own(tensor: torch.Tensor) -> torch.Tensor:
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor in memory of its own, which no longer hangs on the file that it was mapped from."""
     return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
-def _unpickled(path: Path) -> dict[str, torch.Tensor]:
+def _load_pickle(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a pickled file; anything else in it is refused and never run."""
     fix = "Take the file from the release itself; what holds code is never opened."
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_archive(path))
+        value = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
         raise InputError(str(path), got=_first_line(error), expected="tensors and nothing else", fix=fix) from None
     except Exception as error:  # the loader trusts its input: damage surfaces as whatever fails first
@@ -257,7 +257,7 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _is_archive(path: Path) -> bool:
+def _is_zip(path: Path) -> bool:
     """Whether a file is of the kind that can be mapped into memory rather than read."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"

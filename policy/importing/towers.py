@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import InputError
-from .released import Released
-from .weights import Conversion, Weights, fold
+from .released import ReleasedCheckpoint
+from .weights import Conversion, WeightSource, merge_lora
 
 if TYPE_CHECKING:
     from ...perception.pretrained_tower import PretrainedTower
 
-type Colours = tuple[Sequence[float], Sequence[float]]
+type ColourNormalization = tuple[Sequence[float], Sequence[float]]
 """Mean and standard deviation of the three colours, as fractions of white."""
 
 RELEASED_NAMES = ("featurizer", "fused_featurizer")
 """What the first and the second tower are called."""
 
-BEHIND = r"(blocks\.{last}\.|norm\.|fc_norm\.|attn_pool\.|head)"
+UNUSED_LAYERS = r"(blocks\.{last}\.|norm\.|fc_norm\.|attn_pool\.|head)"
 """What follows the block whose features are taken."""
 
 
@@ -47,7 +47,7 @@ def image_size(config: Mapping[str, Any]) -> int:
     return sizes[0]
 
 
-def released_colours(released: Released) -> list[Colours]:
+def released_colour_normalization(released: ReleasedCheckpoint) -> list[ColourNormalization]:
     """Return by what the pictures of each tower are normalised.
 
     `tvf_normalize_params` wins over `means` and `stds`, as in the released code: the former were rounded to bfloat16
@@ -60,40 +60,42 @@ def released_colours(released: Released) -> list[Colours]:
         both = isinstance(means, list) and isinstance(stds, list)
         given = [{"mean": mean, "std": std} for mean, std in zip(means, stds, strict=False)] if both else (means, stds)
     towers = given if isinstance(given, list) and all(isinstance(each, dict) for each in given) else []
-    colours = [(each.get("mean"), each.get("std")) for each in towers]
-    fits = all(_are_colours(part) for pair in colours for part in pair) and all(min(std) > 0 for _, std in colours)
-    if len(colours) != 2 or not fits:
+    colour_normalization = [(each.get("mean"), each.get("std")) for each in towers]
+    fits = all(_are_three_numbers(part) for pair in colour_normalization for part in pair) and all(
+        min(std) > 0 for _, std in colour_normalization
+    )
+    if len(colour_normalization) != 2 or not fits:
         fix = "Copy the file again from the release."
         what = "preprocessor_config.json: tvf_normalize_params"
         raise InputError(what, got=given, expected="mean and std of three colours for two towers", fix=fix)
-    return colours
+    return colour_normalization
 
 
 def add_tower(
     conversion: Conversion,
     target: str,
     tower: PretrainedTower,
-    weights: Weights,
+    weights: WeightSource,
     prefix: str,
-    colours: Colours,
-    scaling: float,
+    colour_normalization: ColourNormalization,
+    lora_scaling: float,
 ) -> None:
     """Convert a tower's encoder: theirs under `prefix` becomes ours under `target`, and what it never runs is ignored.
 
-    Linear layers and the patch embedding may carry factors of an adapter, with its `scaling`, and blocks may be wrapped
+    Linear layers and the patch embedding may carry factors of an adapter, with its `lora_scaling`, and blocks may be wrapped
     for FiLM. Colours normalised otherwise than ours become part of the patch embedding.
     """
-    weights.ignore(re.escape(prefix) + BEHIND.format(last=tower.depth), "tower behind the block that is read")
-    wrapped = any(name.startswith(prefix) and ".block." in name for name in weights)
+    weights.ignore(re.escape(prefix) + UNUSED_LAYERS.format(last=tower.depth), "tower behind the block that is read")
+    has_film_wrappers = any(name.startswith(prefix) and ".block." in name for name in weights)
     names = list(tower.encoder.state_dict())
     patch = "patch_embed.proj."
     for name in names:
         if name.startswith(patch):
             continue
-        sources, make = _located(weights, prefix, name, wrapped, scaling)
+        sources, make = _source_tensors(weights, prefix, name, has_film_wrappers, lora_scaling)
         conversion.add(target + name, *((weights, each) for each in sources), make=make)
-    sources, make = _located(weights, prefix, patch + "weight", False, scaling)
-    scale, shift = _recolouring(colours, (tower.mean, tower.std))
+    sources, make = _source_tensors(weights, prefix, patch + "weight", False, lora_scaling)
+    scale, shift = _normalization_change(colour_normalization, (tower.mean, tower.std))
     conversion.add(
         f"{target}{patch}weight",
         *((weights, each) for each in sources),
@@ -104,7 +106,7 @@ def add_tower(
             fix = "Only towers whose patch embedding has a bias can take another normalisation of colours."
             raise InputError(f"{prefix}{patch}bias", got="none", expected="a bias", fix=fix)
         return
-    bias, _ = _located(weights, prefix, patch + "bias", False, scaling)
+    bias, _ = _source_tensors(weights, prefix, patch + "bias", False, lora_scaling)
     conversion.add(
         f"{target}{patch}bias",
         *((weights, each) for each in (*bias, *sources)),
@@ -112,7 +114,9 @@ def add_tower(
     )
 
 
-def add_modulation(conversion: Conversion, target: str, tower: PretrainedTower, weights: Weights, prefix: str) -> None:
+def add_modulation(
+    conversion: Conversion, target: str, tower: PretrainedTower, weights: WeightSource, prefix: str
+) -> None:
     """Convert what modulates a tower's blocks: two linear layers of theirs become one of ours."""
     for block in range(tower.depth):
         for leaf in ("weight", "bias"):
@@ -120,14 +124,14 @@ def add_modulation(conversion: Conversion, target: str, tower: PretrainedTower, 
             conversion.add(f"{target}{block}.project.{leaf}", *pair, make=lambda *parts: torch.cat(parts))
 
 
-def add_linears(conversion: Conversion, weights: Weights, pairs: Mapping[str, str]) -> None:
+def add_linears(conversion: Conversion, weights: WeightSource, pairs: Mapping[str, str]) -> None:
     """Convert layers that have a weight and a bias, ours by theirs."""
     for target, source in pairs.items():
         for leaf in ("weight", "bias"):
             conversion.add(f"{target}.{leaf}", (weights, f"{source}.{leaf}"))
 
 
-def _are_colours(value: object) -> bool:
+def _are_three_numbers(value: object) -> bool:
     """Whether a value is a list of three finite numbers."""
     return (
         isinstance(value, list)
@@ -136,10 +140,12 @@ def _are_colours(value: object) -> bool:
     )
 
 
-def _located(weights: Weights, prefix: str, name: str, wrapped: bool, scaling: float) -> tuple[list[str], Any]:
+def _source_tensors(
+    weights: WeightSource, prefix: str, name: str, has_film_wrappers: bool, lora_scaling: float
+) -> tuple[list[str], Any]:
     """Return the names of the tensors that make a weight of the encoder, and how they make it."""
     path = prefix + name.replace(".gamma", ".scale_factor")
-    if wrapped:
+    if has_film_wrappers:
         path = re.sub(r"(\.blocks\.\d+\.)", r"\1block.", path)
     stem, _, leaf = path.rpartition(".")
     if f"{stem}.base_layer.{leaf}" not in weights:
@@ -147,10 +153,10 @@ def _located(weights: Weights, prefix: str, name: str, wrapped: bool, scaling: f
     if leaf != "weight":
         return [f"{stem}.base_layer.{leaf}"], lambda bias: bias
     factors = [f"{stem}.lora_{side}.default.weight" for side in "AB"]
-    return [f"{stem}.base_layer.weight", *factors], lambda weight, down, up: fold(weight, down, up, scaling)
+    return [f"{stem}.base_layer.weight", *factors], lambda weight, down, up: merge_lora(weight, down, up, lora_scaling)
 
 
-def _recolouring(given: Colours, ours: Colours) -> tuple[torch.Tensor, torch.Tensor]:
+def _normalization_change(given: ColourNormalization, ours: ColourNormalization) -> tuple[torch.Tensor, torch.Tensor]:
     """Return scale and shift, by colour, that turn colours normalised as ours into colours normalised as given."""
     mean, std = (torch.tensor(part, dtype=torch.float64) for part in given)
     our_mean, our_std = (torch.tensor(part, dtype=torch.float64) for part in ours)

@@ -16,11 +16,11 @@ import torch
 from ...errors import InputError
 from ..core import build_model
 from ..network.architecture import Architecture
-from ..network.tokenizer import TOKENIZER, make_tokenizer
+from ..network.tokenizer import TOKENIZER_FILE, make_tokenizer
 from .platforms import released_contract
-from .released import ADAPTER, Imported, ImportOptions, Released
-from .towers import RELEASED_NAMES, add_linears, add_tower, image_size, released_colours, tower_names
-from .weights import Conversion, Weights
+from .released import ADAPTER, ImportedPolicy, ImportOptions, ReleasedCheckpoint
+from .towers import RELEASED_NAMES, add_linears, add_tower, image_size, released_colour_normalization, tower_names
+from .weights import Conversion, WeightSource
 
 if TYPE_CHECKING:
     from ..network.model import SaccadeModel
@@ -29,14 +29,14 @@ PROMPT = (
     "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
     "<|im_start|>user\nWhat action should the robot take to {instruction}?<|im_end|>\n<|im_start|>assistant\n"
 )
-SPECIAL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+SPECIAL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 """Tokens that the prompt is made of, and last the one that pads it."""
 
-EMBEDDINGS, QUERIES = "language_model.model.embed_tokens.weight", "action_queries.weight"
-SKILLS = ("task2idx.pt", "tall_masks.pt")
+EMBEDDINGS, ACTION_QUERIES = "language_model.model.embed_tokens.weight", "action_queries.weight"
+MERGED_SKILL_FILES = ("task2idx.pt", "tall_masks.pt")
 """Files that only a folder of several merged skills has."""
 
-HEADS = 8
+EXPERT_HEADS = 8
 TRUNK_DEFAULTS = {
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
@@ -58,23 +58,23 @@ TRUNK_FIXED = {
 
 
 @dataclass(frozen=True)
-class Head:
+class ReleasedHead:
     """One of the released experts: the fields of an architecture, and whose tensors make each of our projections.
 
-    `mark` is a tensor that every block of it has and no block of the others.
+    `distinctive_layer` is a tensor that every block of it has and no block of the others.
     """
 
     method: str
-    mark: str
+    distinctive_layer: str
     readout: str
     rotation: str
     projections: Mapping[str, tuple[str, ...]]
 
 
 RELEASED_HEADS = (
-    Head(
+    ReleasedHead(
         "MergeVLA, a single skill",
-        mark="q_proj_task",
+        distinctive_layer="q_proj_task",
         readout="mergevla",
         rotation="mixed",
         projections={
@@ -84,9 +84,9 @@ RELEASED_HEADS = (
             "key_value_seen": ("k_task", "v_task"),
         },
     ),
-    Head(
+    ReleasedHead(
         "VLA-Adapter Pro",
-        mark="k_self",
+        distinctive_layer="k_self",
         readout="vla_adapter",
         rotation="mixed",
         projections={
@@ -96,10 +96,10 @@ RELEASED_HEADS = (
             "key_value_seen": ("k_task", "v_task"),
         },
     ),
-    Head(
+    ReleasedHead(
         # Nothing in it tells the steps apart but the noise that only training starts them from.
         "VLA-Adapter before Pro, whose chunks repeat one and the same action for all their steps",
-        mark="k_proj",
+        distinctive_layer="k_proj",
         readout="vla_adapter",
         rotation="none",
         projections={
@@ -113,36 +113,36 @@ RELEASED_HEADS = (
 
 
 @dataclass(frozen=True)
-class _Files:
+class _VlaAdapterWeights:
     """The weights of a folder by what they are."""
 
-    model: Weights
-    head: Weights
-    state: Weights
+    model: WeightSource
+    head: WeightSource
+    state: WeightSource
 
     @property
-    def all(self) -> tuple[Weights, ...]:
+    def all(self) -> tuple[WeightSource, ...]:
         return (self.model, self.head, self.state)
 
 
-def import_vla_adapter(released: Released, options: ImportOptions) -> Imported:
+def import_vla_adapter(released: ReleasedCheckpoint, options: ImportOptions) -> ImportedPolicy:
     """Read a folder of VLA-Adapter, or of one skill of MergeVLA, with the adapter merged into the model.
 
     Raises InputError for what is missing, left over, damaged, of another method, several skills merged into one, and an
     adapter alone.
     """
     files, head = _open(released)
-    config = released.document("config.json")
+    config = released.read_json("config.json")
     architecture = _architecture(config, files, head, _padding(released), options)
     contract = released_contract(
         options.platform,
-        released.document("dataset_statistics.json"),
+        released.read_json("dataset_statistics.json"),
         options.statistics,
         image_size=image_size(config),
         state=files.state.shape("fc1.weight")[1],
         action=files.head.shape("model.fc2.weight")[0],
     )
-    tokenizer_text = released.text(TOKENIZER)
+    tokenizer_text = released.text(TOKENIZER_FILE)
     make_tokenizer(architecture, tokenizer_text)  # refuses one that does not fit before the weights are read
     # Only names and shapes of the network matter here, so it gets no memory.
     with torch.device("meta"):
@@ -152,8 +152,8 @@ def import_vla_adapter(released: Released, options: ImportOptions) -> Imported:
     _add_trunk(conversion, files.model, network)
     _add_expert(conversion, files, head, architecture)
     tensors = conversion.run(files.all, network.state_dict(), progress=options.progress)
-    return Imported(
-        recognised=f"{head.method}: all patches of {' and '.join(architecture.towers)}",
+    return ImportedPolicy(
+        description=f"{head.method}: all patches of {' and '.join(architecture.towers)}",
         architecture=architecture,
         contract=contract,
         tensors=tensors,
@@ -162,11 +162,11 @@ def import_vla_adapter(released: Released, options: ImportOptions) -> Imported:
     )
 
 
-def _open(released: Released) -> tuple[_Files, Head]:
+def _open(released: ReleasedCheckpoint) -> tuple[_VlaAdapterWeights, ReleasedHead]:
     """Open all that the policy consists of and tell which expert it has."""
-    skills = [name for name in SKILLS if released.has(name)]
+    skills = [name for name in MERGED_SKILL_FILES if released.has(name)]
     if skills:
-        raise _several_skills(released, " and ".join(skills))
+        raise _several_skills_error(released, " and ".join(skills))
     if not released.merged and released.has(ADAPTER):
         raise InputError(
             str(released.folder),
@@ -176,14 +176,14 @@ def _open(released: Released) -> tuple[_Files, Head]:
         )
     weights = released.part("action_head")
     if any("mlp_resnet_moe_blocks." in name for name in weights):
-        raise _several_skills(released, f"an expert in several versions in {weights.source}")
+        raise _several_skills_error(released, f"an expert in several versions in {weights.source}")
     blocks = "model.mlp_resnet_blocks.0."
-    head = next((each for each in RELEASED_HEADS if f"{blocks}{each.mark}.weight" in weights), None)
+    head = next((each for each in RELEASED_HEADS if f"{blocks}{each.distinctive_layer}.weight" in weights), None)
     if head is None:
         raise InputError(
             weights.source,
             got="the head of another method",
-            expected=f"{blocks}NAME.weight with {', '.join(each.mark for each in RELEASED_HEADS)} for NAME",
+            expected=f"{blocks}NAME.weight with {', '.join(each.distinctive_layer for each in RELEASED_HEADS)} for NAME",
             fix="CogVLA and OpenVLA-OFT have a layout of their own: see --layout.",
         )
     if not released.has_part("proprio_projector"):
@@ -193,10 +193,10 @@ def _open(released: Released) -> tuple[_Files, Head]:
             expected="a policy that is told the arm's state",
             fix="Copy it from the release; policies trained without it cannot be imported.",
         )
-    return _Files(released.model(), weights, released.part("proprio_projector")), head
+    return _VlaAdapterWeights(released.model(), weights, released.part("proprio_projector")), head
 
 
-def _several_skills(released: Released, got: str) -> InputError:
+def _several_skills_error(released: ReleasedCheckpoint, got: str) -> InputError:
     return InputError(
         str(released.folder),
         got=f"several skills merged by MergeVLA ({got}): differences to a base and masks, not a policy's weights",
@@ -206,7 +206,7 @@ def _several_skills(released: Released, got: str) -> InputError:
 
 
 def _architecture(
-    config: Mapping[str, Any], files: _Files, head: Head, padding: int, options: ImportOptions
+    config: Mapping[str, Any], files: _VlaAdapterWeights, head: ReleasedHead, padding: int, options: ImportOptions
 ) -> Architecture:
     text = config.get("text_config")
     if not isinstance(text, dict):
@@ -216,9 +216,9 @@ def _architecture(
         if text.get(field, expected) != expected:
             fix = "Only checkpoints whose trunk is a plain Qwen2 can be imported by this layout."
             raise InputError(f"config.json: text_config.{field}", got=text[field], expected=expected, fix=fix)
-    trunk = {field: text.get(field, usual) for field, usual in TRUNK_DEFAULTS.items()}
+    trunk = {field: text.get(field, default) for field, default in TRUNK_DEFAULTS.items()}
     vocabulary, width = files.model.shape(EMBEDDINGS)
-    layers, queries = trunk["num_hidden_layers"], files.model.shape(QUERIES)[0]
+    layers, queries = trunk["num_hidden_layers"], files.model.shape(ACTION_QUERIES)[0]
     steps = options.platform.chunk
     if queries < steps:
         got, fix = f"{steps} steps", "Choose the platform that the policy was trained for."
@@ -254,57 +254,61 @@ def _architecture(
         readout=head.readout,
         expert_width=width,
         expert_blocks=layers,
-        expert_heads=HEADS,
+        expert_heads=EXPERT_HEADS,
         expert_rotation=head.rotation,
         expert_start="zero",
     )
 
 
-def _padding(released: Released) -> int:
+def _padding(released: ReleasedCheckpoint) -> int:
     """Return the number of the token that pads a prompt; config.json's is Llama's, and an ordinary word of Qwen2.
 
     Raises InputError unless the tokenizer is Qwen2's.
     """
-    added = released.document(TOKENIZER).get("added_tokens")
+    added = released.read_json(TOKENIZER_FILE).get("added_tokens")
     try:
         numbers = {token["content"]: int(token["id"]) for token in added}
     except (TypeError, KeyError, ValueError):
         numbers = {}
-    if missing := [token for token in SPECIAL if token not in numbers]:
+    if missing := [token for token in SPECIAL_TOKENS if token not in numbers]:
         raise InputError(
-            f"{released.folder}/{TOKENIZER}",
+            f"{released.folder}/{TOKENIZER_FILE}",
             got=f"a tokenizer without {', '.join(missing)}",
             expected="that of Qwen2, which the policy was trained with",
             fix="Copy the file from the release, or from the Qwen2.5-0.5B that it was trained from.",
         )
-    return numbers[SPECIAL[-1]]
+    return numbers[SPECIAL_TOKENS[-1]]
 
 
-def _add_vision(conversion: Conversion, released: Released, model: Weights, network: SaccadeModel) -> None:
+def _add_vision(
+    conversion: Conversion, released: ReleasedCheckpoint, model: WeightSource, network: SaccadeModel
+) -> None:
     """Convert the towers and what brings their patches to the trunk's width."""
-    colours = released_colours(released)
+    colour_normalization = released_colour_normalization(released)
     for number, name in enumerate(RELEASED_NAMES):
         tower, prefix = network.tower.towers[number], f"vision_backbone.{name}."
-        add_tower(conversion, f"tower.towers.{number}.encoder.", tower, model, prefix, colours[number], 1.0)
+        add_tower(
+            conversion, f"tower.towers.{number}.encoder.", tower, model, prefix, colour_normalization[number], 1.0
+        )
     add_linears(conversion, model, {f"tower.fusion.project.{2 * n}": f"projector.fc{n + 1}" for n in range(3)})
     views = network.view_condition.shape
     conversion.add("view_condition", make=lambda: torch.zeros(views))
 
 
-def _add_trunk(conversion: Conversion, model: Weights, network: SaccadeModel) -> None:
+def _add_trunk(conversion: Conversion, model: WeightSource, network: SaccadeModel) -> None:
     """Convert the decoder, which has the same names, and the action queries."""
     prefix = "trunk.decoder."
     for target in network.state_dict():
         if target.startswith(prefix):
             conversion.add(target, (model, f"language_model.model.{target.removeprefix(prefix)}"))
-    conversion.add("slots", (model, QUERIES), make=_slots)
+    conversion.add("slots", (model, ACTION_QUERIES), make=_slots)
     model.ignore(r"language_model\.lm_head\.", "output of the language model, which no action comes from")
 
 
 def _slots(queries: torch.Tensor) -> torch.Tensor:
     if not queries.any():
         raise InputError(
-            QUERIES,
+            ACTION_QUERIES,
             got="zeros",
             expected="what was learned",
             fix="They were lost when the adapter was merged: take the model.safetensors that training itself wrote.",
@@ -312,7 +316,9 @@ def _slots(queries: torch.Tensor) -> torch.Tensor:
     return queries[None]
 
 
-def _add_expert(conversion: Conversion, files: _Files, head: Head, architecture: Architecture) -> None:
+def _add_expert(
+    conversion: Conversion, files: _VlaAdapterWeights, head: ReleasedHead, architecture: Architecture
+) -> None:
     """Convert the expert and the projection of the state."""
     theirs = files.head
     names = {"start.norm": "layer_norm1", "start.project": "fc1", "norm": "layer_norm2", "head": "fc2"}

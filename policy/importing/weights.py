@@ -10,7 +10,7 @@ import torch
 from ...errors import InputError
 
 
-class Weights:
+class WeightSource:
     """Named tensors of a file or of several, each read when it is asked for.
 
     It knows which were claimed for the policy and which are ignored on purpose, so that none is forgotten in silence.
@@ -31,7 +31,7 @@ class Weights:
     def shape(self, name: str, dimensions: int | None = None) -> tuple[int, ...]:
         """Return a tensor's shape; raises InputError if there is no such tensor, or not of so many `dimensions`."""
         if name not in self:
-            raise unfit(self.source, missing=[name])
+            raise tensor_mismatch(self.source, missing=[name])
         shape = self._shapes[name]
         if dimensions not in (None, len(shape)):
             what, fix = f"{name} of {self.source}", "The file is of another method, or damaged: copy it again."
@@ -48,7 +48,7 @@ class Weights:
             if name not in self.claimed and re.match(pattern, name):
                 self.ignored.setdefault(name, reason)
 
-    def left_over(self) -> list[str]:
+    def unexpected(self) -> list[str]:
         """Return the names that are neither claimed nor ignored."""
         return sorted(set(self) - self.claimed - set(self.ignored))
 
@@ -57,18 +57,18 @@ class Conversion:
     """Which tensors of a folder become which of ours; read and written out once all are known to be there."""
 
     def __init__(self) -> None:
-        self._steps: dict[str, tuple[list[tuple[Weights, str]], Callable[..., torch.Tensor]]] = {}
+        self._conversions: dict[str, tuple[list[tuple[WeightSource, str]], Callable[..., torch.Tensor]]] = {}
 
     def add(
-        self, target: str, *sources: tuple[Weights, str], make: Callable[..., torch.Tensor] = lambda weight: weight
+        self, target: str, *sources: tuple[WeightSource, str], make: Callable[..., torch.Tensor] = lambda weight: weight
     ) -> None:
         """Make our tensor `target` out of some of theirs, each given as where it is and its name; one is copied."""
         for weights, name in sources:
             weights.claimed.add(name)
-        self._steps[target] = (list(sources), make)
+        self._conversions[target] = (list(sources), make)
 
     def run(
-        self, files: Iterable[Weights], wanted: Mapping[str, torch.Tensor], *, progress: bool
+        self, files: Iterable[WeightSource], wanted: Mapping[str, torch.Tensor], *, progress: bool
     ) -> dict[str, torch.Tensor]:
         """Return our tensors by name; `wanted` are the network's own, of which the shapes count.
 
@@ -80,14 +80,17 @@ class Conversion:
         files = list(files)
         for weights in files:
             missing = sorted(weights.claimed - set(weights))
-            if missing or weights.left_over():
-                raise unfit(weights.source, missing=missing, left_over=weights.left_over())
-        unmade, unknown = sorted(set(wanted) - set(self._steps)), sorted(set(self._steps) - set(wanted))
-        if unmade or unknown:
-            raise unfit("the released folder", missing=unmade, left_over=unknown)
-        made = {}
+            if missing or weights.unexpected():
+                raise tensor_mismatch(weights.source, missing=missing, unexpected=weights.unexpected())
+        missing_targets, unknown = (
+            sorted(set(wanted) - set(self._conversions)),
+            sorted(set(self._conversions) - set(wanted)),
+        )
+        if missing_targets or unknown:
+            raise tensor_mismatch("the released folder", missing=missing_targets, unexpected=unknown)
+        converted = {}
         for target, (sources, make) in tqdm(
-            self._steps.items(), desc="converting", unit="tensor", disable=not progress, leave=False
+            self._conversions.items(), desc="converting", unit="tensor", disable=not progress, leave=False
         ):
             parts = [weights.read(name) for weights, name in sources]
             try:
@@ -106,11 +109,13 @@ class Conversion:
                     expected=f"{list(wanted[target].shape)}, as config.json and the other tensors have it",
                     fix="Files of several checkpoints are mixed: copy the folder again.",
                 )
-            made[target] = tensor
-        return made
+            converted[target] = tensor
+        return converted
 
 
-def adapted(base: Weights, adapter: Weights, trained: Weights | None, scaling: float) -> Weights:
+def with_adapter(
+    base: WeightSource, adapter: WeightSource, trained: WeightSource | None, lora_scaling: float
+) -> WeightSource:
     """Return a model's weights with an adapter folded in, and with those `trained` as a whole in place of the base's.
 
     Which of the adapter's factors belong to no tensor of the model is left to the caller to ignore or refuse.
@@ -131,15 +136,15 @@ def adapted(base: Weights, adapter: Weights, trained: Weights | None, scaling: f
         weight = base.read(name)
         if name not in factors:
             return weight
-        return fold(weight, *(adapter.read(each) for each in factors[name]), scaling).to(weight.dtype)
+        return merge_lora(weight, *(adapter.read(each) for each in factors[name]), lora_scaling).to(weight.dtype)
 
     shapes = {name: base.shape(name) for name in base}
     if trained is not None:
         shapes |= {name: trained.shape(name) for name in trained}
-    return Weights(f"{base.source} with its adapter", shapes, read)
+    return WeightSource(f"{base.source} with its adapter", shapes, read)
 
 
-def fold(weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scaling: float) -> torch.Tensor:
+def merge_lora(weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, lora_scaling: float) -> torch.Tensor:
     """Return a weight with the product of its adapter's two factors added, in float32; convolutions too.
 
     Raises InputError for factors of another weight.
@@ -153,19 +158,19 @@ def fold(weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, scaling: fl
             expected=f"those of a weight of {list(weight.shape)}",
             fix="Adapter and model are not of one training: give the model that was adapted.",
         )
-    return weight.float() + scaling * (up.float() @ down.float()).view_as(weight)
+    return weight.float() + lora_scaling * (up.float() @ down.float()).view_as(weight)
 
 
-def unfit(source: str, *, missing: Iterable[str] = (), left_over: Iterable[str] = ()) -> InputError:
+def tensor_mismatch(source: str, *, missing: Iterable[str] = (), unexpected: Iterable[str] = ()) -> InputError:
     """Return the error for tensors that a source lacks or that it should not have."""
-    faults = (("missing", sorted(missing)), ("left over", sorted(left_over)))
+    problems = (("missing", sorted(missing)), ("left over", sorted(unexpected)))
     return InputError(
         f"tensors of {source}",
-        got="; ".join(f"{len(names)} {what}: {_some(names)}" for what, names in faults if names),
+        got="; ".join(f"{len(names)} {what}: {_first_names(names)}" for what, names in problems if names),
         expected="every tensor of this layout and no other",
         fix="The folder is of another method, or its files are of several checkpoints: see --layout, or copy it again.",
     )
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

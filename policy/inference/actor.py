@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..loading import load_core
+from ..loading import load_policy
 from ..network.capture import CapturedPolicy
-from ..network.history import Memory
-from ..network.model import Decision, Instructed
-from .gaze import gaze
-from .skill_choice import SkillChoice, checked_skill
+from ..network.history import FrameMemory
+from ..network.model import InstructionPlan, PolicyOutput
+from .skill_selector import SkillSelector, validate_skill
+from .token_overlay import token_overlay
 
 
 class PolicyActor:
@@ -42,44 +42,44 @@ class PolicyActor:
         if threads is not None:
             torch.set_num_threads(threads)
         change = () if kernels is None else (f"kernels={kernels}",)
-        self.core = load_core(checkpoint, device=device, dtype=dtype, change=change)
+        self.core = load_policy(checkpoint, device=device, dtype=dtype, change=change)
         self.contract = self.core.contract
-        skill = checked_skill(self.core, skill)
-        self.skills = SkillChoice(self.core, skill) if self.core.skills else None
-        self.decision: Decision | None = None
+        skill = validate_skill(self.core, skill)
+        self.skills = SkillSelector(self.core, skill) if self.core.skills else None
+        self.decision: PolicyOutput | None = None
         self.decision_seconds: list[float] = []
         self._queue: list[np.ndarray] = []
         self._instruction = ""
-        self._said: tuple[str | None, str] | None = None
-        self._instructed: Instructed | None = None
-        self._capture = torch.device(device).type == "cuda"
-        self._captured: CapturedPolicy | None = None
+        self._plan_key: tuple[str | None, str] | None = None
+        self._instruction_plan: InstructionPlan | None = None
+        self._uses_cuda_graph = torch.device(device).type == "cuda"
+        self._captured_policy: CapturedPolicy | None = None
         self._images: torch.Tensor | None = None
-        self._memory: Memory | None = None
+        self._memory: FrameMemory | None = None
         self._overlay: dict[str, np.ndarray] | None = None
 
     def reset(self, instruction: str, seed: int) -> None:
         """Begin an episode; what was still queued is dropped. The policy draws nothing, so the seed changes nothing."""
         self._queue, self.decision, self.decision_seconds, self._overlay = [], None, [], None
-        self._memory = self.core.nothing_remembered(1)
+        self._memory = self.core.empty_memory(1)
         if self.skills is not None:
             self.core.tokenizer([instruction])  # words that do not fit are refused at once
             self._instruction = instruction
             self.skills.begin()
         else:
-            self._instruct(instruction)
+            self._set_instruction(instruction)
 
-    def _instruct(self, instruction: str) -> None:
+    def _set_instruction(self, instruction: str) -> None:
         """Prepare for an instruction, unless that is done: by the weights that the policy has now."""
-        said = self.skill, instruction
-        if said == self._said:
+        plan_key = self.skill, instruction
+        if plan_key == self._plan_key:
             return
-        self._said, self._instruction = said, instruction
-        self._instructed = self.core.instruct([instruction])
-        if self._captured is not None:
-            self._captured.instruct(self._instructed)
-        elif self._capture:
-            self._captured = self.core.capture(self._instructed)
+        self._plan_key, self._instruction = plan_key, instruction
+        self._instruction_plan = self.core.encode_instruction([instruction])
+        if self._captured_policy is not None:
+            self._captured_policy.encode_instruction(self._instruction_plan)
+        elif self._uses_cuda_graph:
+            self._captured_policy = self.core.capture(self._instruction_plan)
 
     @property
     def skill(self) -> str | None:
@@ -112,23 +112,25 @@ class PolicyActor:
         state = torch.from_numpy(np.asarray(observation["agent_pos"], dtype=np.float32))[None]
         self._images = images
         if self.skills is not None:
-            if not self.skills.find(images, self._instruction, state):
+            if not self.skills.select_skill(images, self._instruction, state):
                 self.decision = self._overlay = None
                 return self.skills.hold(state[0].numpy())
-            self._instruct(self._instruction)
-        chunk, self.decision = self.core.decide(images, self._instructed, state, self._captured, self._memory)
+            self._set_instruction(self._instruction)
+        chunk, self.decision = self.core.decide(
+            images, self._instruction_plan, state, self._captured_policy, self._memory
+        )
         if self._memory is not None:
-            self._memory = self._memory.with_newest(self.decision.remembered)
+            self._memory = self._memory.with_new_frame(self.decision.frame_tokens)
         self._overlay = None
         return chunk[0].cpu().numpy()
 
     def overlay(self) -> dict[str, np.ndarray] | None:
-        """Return where the visual tokens of the last decision look: per camera float [M, 4], see `gaze.gaze`.
+        """Return where the visual tokens of the last decision look: per camera float [M, 4], see `token_overlay.token_overlay`.
 
         None before the first decision, and for a policy that all patches pass: it looks everywhere.
         """
-        looks_somewhere = self.core.architecture.aggregation_tokens > 0
-        if self._overlay is None and self.decision is not None and looks_somewhere:
-            looks = gaze(self.core.model, self._images, self._instructed, self.decision)
-            self._overlay = {camera.name: view for camera, view in zip(self.contract.cameras, looks, strict=True)}
+        has_aggregation_tokens = self.core.architecture.aggregation_tokens > 0
+        if self._overlay is None and self.decision is not None and has_aggregation_tokens:
+            overlays = token_overlay(self.core.model, self._images, self._instruction_plan, self.decision)
+            self._overlay = {camera.name: view for camera, view in zip(self.contract.cameras, overlays, strict=True)}
         return self._overlay

@@ -35,27 +35,27 @@ class WeightReport:
 def compare(
     name: str,
     vectors: Sequence[TaskVector],
-    changes: Sequence[torch.Tensor],
+    deltas: Sequence[torch.Tensor],
     merged: torch.Tensor,
     masks: Sequence[torch.Tensor],
     scales: Sequence[float],
 ) -> WeightReport:
     """Compare the skills' changes [m, n] of one weight, as factors and dense, with what each gets of the merged one."""
-    norms = [max(float(vector.inner(vector)), 0.0) ** 0.5 for vector in vectors]
+    norms = [max(float(vector.inner_product(vector)), 0.0) ** 0.5 for vector in vectors]
     cosine = tuple(
-        tuple(float(one.inner(two)) / (a * b) if a * b else 0.0 for two, b in zip(vectors, norms, strict=True))
+        tuple(float(one.inner_product(two)) / (a * b) if a * b else 0.0 for two, b in zip(vectors, norms, strict=True))
         for one, a in zip(vectors, norms, strict=True)
     )
     taken = torch.stack(list(masks)).sum(0)
     errors = [
-        float((scale * mask * merged - change).norm()) / norm if norm else 0.0
-        for change, mask, scale, norm in zip(changes, masks, scales, norms, strict=True)
+        float((scale * mask * merged - delta).norm()) / norm if norm else 0.0
+        for delta, mask, scale, norm in zip(deltas, masks, scales, norms, strict=True)
     ]
     # A sign counts only where a change is not small beside its skill's own.
     signs = torch.stack(
         [
-            (change * (change.abs() > norm / change.numel() ** 0.5)).sign()
-            for change, norm in zip(changes, norms, strict=True)
+            (delta * (delta.abs() > norm / delta.numel() ** 0.5)).sign()
+            for delta, norm in zip(deltas, norms, strict=True)
         ]
     )
     return WeightReport(
@@ -70,19 +70,19 @@ def compare(
     )
 
 
-def compare_kept(name: str, vectors: Sequence[TaskVector], kept: Sequence[TaskVector]) -> WeightReport:
+def compare_factored(name: str, vectors: Sequence[TaskVector], truncated_vectors: Sequence[TaskVector]) -> WeightReport:
     """Compare the skills' changes of a weight of which each keeps factors of its own: nothing is taken from others."""
-    changes = [vector.dense() for vector in vectors]
-    masks = [torch.ones_like(change, dtype=torch.bool) for change in changes]
-    report = compare(name, vectors, changes, torch.zeros_like(changes[0]), masks, [1.0] * len(vectors))
+    deltas = [vector.dense() for vector in vectors]
+    masks = [torch.ones_like(delta, dtype=torch.bool) for delta in deltas]
+    report = compare(name, vectors, deltas, torch.zeros_like(deltas[0]), masks, [1.0] * len(vectors))
     lost = [
-        float((thin.dense() - change).norm() / change.norm()) if change.any() else 0.0
-        for thin, change in zip(kept, changes, strict=True)
+        float((thin.dense() - delta).norm() / delta.norm()) if delta.any() else 0.0
+        for thin, delta in zip(truncated_vectors, deltas, strict=True)
     ]
     return replace(report, density=(0.0,) * len(vectors), error=tuple(lost), selfish=0.0, shared=0.0)
 
 
-def part_of(name: str) -> str:
+def module_of(name: str) -> str:
     """Return the part of the policy to which a weight belongs: a layer of the trunk, a block of tower or expert."""
     found = re.match(
         r"(trunk\.decoder\.layers\.\d+|trunk\.[a-z_]+|tower\.[a-z_]+(?:\.\d+)?|expert\.blocks\.\d+|[a-z_]+)", name
@@ -90,11 +90,11 @@ def part_of(name: str) -> str:
     return found.group(1).replace("trunk.decoder.layers", "trunk") if found else name
 
 
-def by_part(report: Sequence[WeightReport]) -> list[dict[str, Any]]:
+def by_module(report: Sequence[WeightReport]) -> list[dict[str, Any]]:
     """Return the report's figures for every part of the policy, in the network's order, weighed by size."""
     parts: dict[str, list[WeightReport]] = {}
     for weight in report:
-        parts.setdefault(part_of(weight.name), []).append(weight)
+        parts.setdefault(module_of(weight.name), []).append(weight)
     rows = []
     for part, weights in parts.items():
         sizes = torch.tensor([float(weight.elements) for weight in weights])
@@ -109,13 +109,13 @@ def by_part(report: Sequence[WeightReport]) -> list[dict[str, Any]]:
 
 def table(report: Sequence[WeightReport], names: Sequence[str]) -> list[str]:
     """Return the figures of every part as lines for people."""
-    width = max(len(row["part"]) for row in by_part(report))
+    width = max(len(row["part"]) for row in by_module(report))
     head = "  ".join(f"{name[:11]:>11}" for name in names)
     lines = [
         f"{'':<{width}}  cosine  conflicts  selfish  shared   of its own change a skill lost",
         f"{'part':<{width}}  {'':>6}  {'':>9}  {'':>7}  {'':>6}   {head}",
     ]
-    for row in by_part(report):
+    for row in by_module(report):
         errors = "  ".join(f"{100 * error:9.0f} %" for error in row["error"])
         lines.append(
             f"{row['part']:<{width}}  {off_diagonal(row['cosine']):6.2f}  {100 * row['conflicts']:7.1f} %"
@@ -131,11 +131,11 @@ def off_diagonal(matrix: Sequence[Sequence[float]]) -> float:
     return sum(rest) / max(1, count * (count - 1))
 
 
-def draw(report: Sequence[WeightReport], names: Sequence[str], title: str, path: Path) -> None:
+def plot(report: Sequence[WeightReport], names: Sequence[str], title: str, path: Path) -> None:
     """Draw the figures of every part of the policy, and write the picture to `path`."""
     from matplotlib.figure import Figure
 
-    rows = by_part(report)
+    rows = by_module(report)
     parts = [row["part"] for row in rows]
     figure = Figure(figsize=(13, 0.24 * len(rows) + 2.4), layout="constrained")
     similar, taken, lost = figure.subplots(1, 3, sharey=True)
@@ -171,4 +171,4 @@ def draw(report: Sequence[WeightReport], names: Sequence[str], title: str, path:
 
 def as_json(report: Sequence[WeightReport], names: Sequence[str]) -> dict[str, Any]:
     """Return everything that `compare` found, for programs."""
-    return {"skills": list(names), "parts": by_part(report), "weights": [asdict(weight) for weight in report]}
+    return {"skills": list(names), "parts": by_module(report), "weights": [asdict(weight) for weight in report]}

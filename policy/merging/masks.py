@@ -13,7 +13,7 @@ import torch
 from ...errors import InputError
 
 
-def task_mask(change: torch.Tensor, merged: torch.Tensor, strictness: float) -> torch.Tensor:
+def task_mask(delta: torch.Tensor, merged: torch.Tensor, strictness: float) -> torch.Tensor:
     """Return where a skill takes the merged change, boolean [m, n]: |own| > strictness * |merged - own|.
 
     With strictness 1 no other mask brings the merged change nearer to the skill's own. Below it, entries enter whose
@@ -21,14 +21,14 @@ def task_mask(change: torch.Tensor, merged: torch.Tensor, strictness: float) -> 
     """
     if not strictness > 0:
         raise InputError("mask: strictness", got=strictness, expected="above 0", fix="MergeVLA uses 0.6.")
-    return change.abs() > strictness * (merged - change).abs()
+    return delta.abs() > strictness * (merged - delta).abs()
 
 
-def best_scale(change: torch.Tensor, masked: torch.Tensor) -> float:
+def least_squares_scale(delta: torch.Tensor, masked: torch.Tensor) -> float:
     """Return the factor that brings the masked merged change [m, n] nearest to a skill's own, 0 where it is empty."""
-    change, masked = change.flatten(), masked.flatten()
-    power = torch.dot(masked, masked).item()
-    return torch.dot(change, masked).item() / power if power else 0.0
+    delta, masked = delta.flatten(), masked.flatten()
+    squared_norm = torch.dot(masked, masked).item()
+    return torch.dot(delta, masked).item() / squared_norm if squared_norm else 0.0
 
 
 def consensus(masks: Sequence[torch.Tensor], least: int = 2) -> torch.Tensor:
@@ -43,13 +43,13 @@ def consensus(masks: Sequence[torch.Tensor], least: int = 2) -> torch.Tensor:
     return torch.stack(list(masks)).sum(0) >= least
 
 
-def pack(mask: torch.Tensor) -> torch.Tensor:
+def pack_bits(mask: torch.Tensor) -> torch.Tensor:
     """Return a boolean mask as bits, uint8 [ceil(elements / 8)], its first element in the highest bit."""
     return torch.from_numpy(np.packbits(mask.numpy()))
 
 
-def unpack(bits: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Return the boolean mask of a shape from its bits; the inverse of `pack`.
+def unpack_bits(bits: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Return the boolean mask of a shape from its bits; the inverse of `pack_bits`.
 
     Raises InputError when the bits are not those of such a mask.
     """

@@ -17,17 +17,24 @@ from typing import Any
 import torch
 
 from ...errors import InputError, unknown_name
-from ..checkpoint.contents import SKILLS, load_tensors, network_tensors
+from ..checkpoint.contents import SKILLS_FILE, load_tensors, network_tensors
 from ..checkpoint.folder import Checkpoint
 from ..contract import Contract, Normalization
-from ..core import Core
+from ..core import PolicyCore
 from ..network.architecture import Architecture
 from ..normalization import Normalizer
-from .masks import unpack
-from .quantisation import restore
-from .router import Route, Router
+from .masks import unpack_bits
+from .quantisation import dequantise
+from .router import Router, RoutingDecision
 
-CHANGE, STEP, MASK, SCALE, OWN, FACTOR = "change.", "step.", "mask.", "scale.", "own.", "factor."
+DELTA_PREFIX, STEP_PREFIX, MASK_PREFIX, SCALE_PREFIX, OWN_PREFIX, FACTOR_PREFIX = (
+    "change.",
+    "step.",
+    "mask.",
+    "scale.",
+    "own.",
+    "factor.",
+)
 """How the names of tensors begin: of a merged change its entries and steps, of skill k mask and own tensors
 (`mask.k.NAME`), every skill's scales [K], and of kept factors entries and steps (`factor.k.up.NAME`)."""
 
@@ -55,22 +62,24 @@ class SkillTable:
     @classmethod
     def read(cls, text: str, source: str) -> SkillTable:
         values = json.loads(text)
-        known = {field.name for field in fields(cls)}
-        if not isinstance(values, dict) or set(values) != known:
+        field_names = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or set(values) != field_names:
             got = ", ".join(values) if isinstance(values, dict) else type(values).__name__
             fix = "Use the version that merged the skills, or merge them again."
-            raise InputError(f"{source}/{SKILLS}", got=got, expected=", ".join(sorted(known)), fix=fix)
+            raise InputError(f"{source}/{SKILLS_FILE}", got=got, expected=", ".join(sorted(field_names)), fix=fix)
         ranks = values["factored"]
         skills = len(values["names"])
         if not isinstance(ranks, dict) or not all(isinstance(r, list) and len(r) == skills for r in ranks.values()):
             expected = "for every weight with factors a rank of each skill"
-            raise InputError(f"{source}/{SKILLS}: factored", got="others", expected=expected, fix="Merge them again.")
+            raise InputError(
+                f"{source}/{SKILLS_FILE}: factored", got="others", expected=expected, fix="Merge them again."
+            )
         values |= {name: tuple(values[name]) for name in ("names", "changed", "own")}
         values["normalization"] = tuple(Normalization(**each) for each in values["normalization"])
         return cls(**values)
 
 
-class MergedCore(Core):
+class MergedCore(PolicyCore):
     """The policy of a merged checkpoint: `route` to find the skill, `select` to become it, then decide as any other.
 
     `switch`: when a skill is looked for, at a new "instruction" or episode, or before every "chunk".
@@ -90,24 +99,24 @@ class MergedCore(Core):
         self.active: int | None = None
         self._table = table
         self._router = Router.read(tensors, table.router, source)
-        self._stored = {name: tensor for name, tensor in tensors.items() if name.startswith(_STORED)}
-        self._beginning: dict[str, torch.Tensor] = {}
+        self._skill_tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(_SKILL_PREFIXES)}
+        self._base_weights: dict[str, torch.Tensor] = {}
         self._check(source)
 
     def _check(self, source: str) -> None:
         count = len(self.skills)
-        wanted = {f"{kind}{name}" for name in self._table.changed for kind in (CHANGE, STEP, SCALE)}
-        wanted |= {f"{OWN}{skill}.{name}" for name in self._table.own for skill in range(count)}
+        wanted = {f"{kind}{name}" for name in self._table.changed for kind in (DELTA_PREFIX, STEP_PREFIX, SCALE_PREFIX)}
+        wanted |= {f"{OWN_PREFIX}{skill}.{name}" for name in self._table.own for skill in range(count)}
         wanted |= {
-            f"{FACTOR}{skill}.{part}.{name}"
+            f"{FACTOR_PREFIX}{skill}.{part}.{name}"
             for name in self._table.factored
             for part in FACTOR_PARTS
             for skill in range(count)
         }
         if self._table.masked:
-            wanted |= {f"{MASK}{skill}.{name}" for name in self._table.changed for skill in range(count)}
-        if wanted != set(self._stored) or self._router.skills != count:
-            odd = sorted(wanted ^ set(self._stored)) or [f"a router of {self._router.skills} skills"]
+            wanted |= {f"{MASK_PREFIX}{skill}.{name}" for name in self._table.changed for skill in range(count)}
+        if wanted != set(self._skill_tensors) or self._router.skills != count:
+            odd = sorted(wanted ^ set(self._skill_tensors)) or [f"a router of {self._router.skills} skills"]
             fix = "Merge the skills again."
             raise InputError(f"{source}", got=f"{odd[0]} missing or left over", expected="a whole merge", fix=fix)
 
@@ -115,14 +124,14 @@ class MergedCore(Core):
         """Put the weights of the beginning in place; raises InputError for those that do not fit."""
         load_tensors(self.model, tensors, source)
         own = self.model.state_dict()
-        self._beginning = {
+        self._base_weights = {
             name: own[name].clone() for name in (*self._table.changed, *self._table.factored, *self._table.own)
         }
 
-    def route(self, images: torch.Tensor, instruction: str, state: torch.Tensor) -> Route:
+    def route(self, images: torch.Tensor, instruction: str, state: torch.Tensor) -> RoutingDecision:
         """Return which skill one observation [1, ...] under an instruction asks for, in one pass for all of them."""
         self.select(None)
-        return self._router.route(self.describe(images, [instruction], state)[0].cpu(), self.skills)
+        return self._router.route(self.routing_features(images, [instruction], state)[0].cpu(), self.skills)
 
     def number(self, skill: str) -> int:
         """Return a skill's number; an unknown name is an InputError with the nearest one."""
@@ -138,34 +147,46 @@ class MergedCore(Core):
         # In place, so that a captured decision goes on with the new weights.
         weights = self.model.state_dict()
         for name in (*self._table.changed, *self._table.factored):
-            weights[name].copy_(self._beginning[name])
+            weights[name].copy_(self._base_weights[name])
             if skill is not None:
-                weights[name].add_(self._change(name, skill).to(weights[name].device, weights[name].dtype))
+                weights[name].add_(self._delta(name, skill).to(weights[name].device, weights[name].dtype))
         for name in self._table.own:
-            weights[name].copy_(self._beginning[name] if skill is None else self._stored[f"{OWN}{skill}.{name}"])
+            weights[name].copy_(
+                self._base_weights[name] if skill is None else self._skill_tensors[f"{OWN_PREFIX}{skill}.{name}"]
+            )
         number = 0 if skill is None else skill
         self.normalizer = Normalizer(self._table.normalization[number])
         self.active = skill
 
-    def _change(self, name: str, skill: int) -> torch.Tensor:
+    def _delta(self, name: str, skill: int) -> torch.Tensor:
         """Return what a skill adds to a weight."""
-        shape = self._beginning[name].shape
-        if FACTOR + f"{skill}.up.{name}" in self._stored:
-            return self._product(name, skill).view(shape)
-        change = restore(self._stored[CHANGE + name], self._stored[STEP + name], shape, self._table.bits)
-        change = change * self._stored[SCALE + name][skill]
-        return change * unpack(self._stored[f"{MASK}{skill}.{name}"], shape) if self._table.masked else change
+        shape = self._base_weights[name].shape
+        if FACTOR_PREFIX + f"{skill}.up.{name}" in self._skill_tensors:
+            return self._factor_product(name, skill).view(shape)
+        delta = dequantise(
+            self._skill_tensors[DELTA_PREFIX + name], self._skill_tensors[STEP_PREFIX + name], shape, self._table.bits
+        )
+        delta = delta * self._skill_tensors[SCALE_PREFIX + name][skill]
+        return (
+            delta * unpack_bits(self._skill_tensors[f"{MASK_PREFIX}{skill}.{name}"], shape)
+            if self._table.masked
+            else delta
+        )
 
-    def _product(self, name: str, skill: int) -> torch.Tensor:
+    def _factor_product(self, name: str, skill: int) -> torch.Tensor:
         """Return the product of a skill's factors for a weight, [m, n]."""
-        up, up_step, down, down_step = (self._stored[f"{FACTOR}{skill}.{part}.{name}"] for part in FACTOR_PARTS)
-        rows = len(self._beginning[name])
-        columns = self._beginning[name].numel() // rows
+        up, up_step, down, down_step = (
+            self._skill_tensors[f"{FACTOR_PREFIX}{skill}.{part}.{name}"] for part in FACTOR_PARTS
+        )
+        rows = len(self._base_weights[name])
+        columns = self._base_weights[name].numel() // rows
         rank = self._table.factored[name][skill]
-        return restore(up, up_step, (rows, rank), FACTOR_BITS) @ restore(down, down_step, (rank, columns), FACTOR_BITS)
+        return dequantise(up, up_step, (rows, rank), FACTOR_BITS) @ dequantise(
+            down, down_step, (rank, columns), FACTOR_BITS
+        )
 
 
-_STORED = (CHANGE, STEP, MASK, SCALE, OWN, FACTOR)
+_SKILL_PREFIXES = (DELTA_PREFIX, STEP_PREFIX, MASK_PREFIX, SCALE_PREFIX, OWN_PREFIX, FACTOR_PREFIX)
 
 
 def load_merged(
@@ -178,7 +199,7 @@ def load_merged(
     dtype: torch.dtype = torch.float32,
 ) -> MergedCore:
     """Build the policy of a merged checkpoint; raises InputError for a damaged one."""
-    table = SkillTable.read((Path(folder) / SKILLS).read_text(encoding="utf-8"), str(folder))
+    table = SkillTable.read((Path(folder) / SKILLS_FILE).read_text(encoding="utf-8"), str(folder))
     with torch.device("meta"):
         core = MergedCore(architecture, checkpoint.contract, tokenizer_text, table, checkpoint.tensors, str(folder))
     weights = network_tensors(checkpoint)

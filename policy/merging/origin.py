@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..pretrained.adaptation import EXPERT
+from ..pretrained.adaptation import EXPERT_PREFIX
 from .profile import PREFIX as ROUTING
 
 PREFIX = "model."
@@ -31,7 +31,7 @@ def origin(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     A skill's checkpoint holds the others as they were, beside its factors; those of the expert are needed again when
     skills are merged.
     """
-    expert = {name: tensor for name, tensor in tensors.items() if name.startswith(EXPERT)}
+    expert = {name: tensor for name, tensor in tensors.items() if name.startswith(EXPERT_PREFIX)}
     return {"weights": weights_digest(tensors), "expert": weights_digest(expert)}
 
 
@@ -40,5 +40,5 @@ def learned_digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
     It is all that merging reads of a skill, so that nothing else has to be read to know that it is whole.
     """
-    names = [name for name in tensors if re.search(rf"\.lora_[AB]\.|^{PREFIX}{EXPERT}|^{ROUTING}", name)]
+    names = [name for name in tensors if re.search(rf"\.lora_[AB]\.|^{PREFIX}{EXPERT_PREFIX}|^{ROUTING}", name)]
     return weights_digest({name: tensors[name] for name in names})

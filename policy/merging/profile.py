@@ -17,12 +17,12 @@ from ...errors import InputError
 PREFIX = "routing."
 """How the names of a profile's tensors begin in a skill's checkpoint."""
 
-HELD_OUT = 5
+HELD_OUT_EVERY = 5
 """One of so many demonstrations of an instruction calibrates, and is not part of the means."""
 
 
 @dataclass(frozen=True)
-class Profile:
+class SkillProfile:
     """Features of a skill's demonstrations: `means` [n, d] and `counts` [n] of its n instructions.
 
     `scatter` [d, d]: the sum of squared deviations from the own instruction's mean; `held_out` [h, d]: features of
@@ -35,25 +35,28 @@ class Profile:
     held_out: torch.Tensor
 
     @classmethod
-    def of(cls, features: torch.Tensor, instructions: Sequence[int], episodes: Sequence[int]) -> Profile:
+    def of(cls, features: torch.Tensor, instructions: Sequence[int], episodes: Sequence[int]) -> SkillProfile:
         """Return the profile of features [n, d] of frames with these instructions and episodes.
 
         An instruction's second demonstration, and every fifth from there on, is held out. Where no instruction has a
         second one, all of them calibrate what they have fitted themselves, and the router will be too sure.
         """
         features = features.float()
-        numbers, place = torch.unique(torch.as_tensor(instructions), return_inverse=True)
+        instruction_numbers, instruction_index = torch.unique(torch.as_tensor(instructions), return_inverse=True)
         episodes = torch.as_tensor(episodes)
-        apart = torch.zeros(len(features), dtype=torch.bool)
-        for number in range(len(numbers)):
-            own = torch.unique(episodes[place == number])
-            chosen = own[torch.arange(len(own)) % HELD_OUT == 1]
-            apart |= (place == number) & torch.isin(episodes, chosen)
-        seen, where = features[~apart], place[~apart]
-        counts = torch.bincount(where, minlength=len(numbers))
-        means = torch.zeros(len(numbers), features.shape[1]).index_add_(0, where, seen) / counts[:, None]
-        deviations = (seen - means[where]).double()
-        held_out = features[apart] if apart.any() else features
+        is_held_out = torch.zeros(len(features), dtype=torch.bool)
+        for number in range(len(instruction_numbers)):
+            own = torch.unique(episodes[instruction_index == number])
+            chosen = own[torch.arange(len(own)) % HELD_OUT_EVERY == 1]
+            is_held_out |= (instruction_index == number) & torch.isin(episodes, chosen)
+        fitted, fitted_instruction = features[~is_held_out], instruction_index[~is_held_out]
+        counts = torch.bincount(fitted_instruction, minlength=len(instruction_numbers))
+        means = (
+            torch.zeros(len(instruction_numbers), features.shape[1]).index_add_(0, fitted_instruction, fitted)
+            / counts[:, None]
+        )
+        deviations = (fitted - means[fitted_instruction]).double()
+        held_out = features[is_held_out] if is_held_out.any() else features
         return cls(means, counts, (deviations.T @ deviations).float(), held_out)
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -61,7 +64,7 @@ class Profile:
         return {f"{PREFIX}{name}": getattr(self, name) for name in self.__dataclass_fields__}
 
     @classmethod
-    def read(cls, tensors: Mapping[str, torch.Tensor], source: str) -> Profile:
+    def read(cls, tensors: Mapping[str, torch.Tensor], source: str) -> SkillProfile:
         """Read a profile back from a checkpoint's tensors; raises InputError where there is none, or a damaged one."""
         missing = [name for name in cls.__dataclass_fields__ if PREFIX + name not in tensors]
         if missing:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, fields, replace
 import torch
 
 from ...errors import InputError
-from .profile import Profile
+from .profile import SkillProfile
 
-PREFIX = "router."
+ROUTER_PREFIX = "router."
 """How the names of a router's tensors begin in a checkpoint."""
 
 SHRINKAGE = 0.001
@@ -25,7 +25,7 @@ its words, tells best what is asked for, and an observation that differs there i
 
 
 @dataclass(frozen=True)
-class Route:
+class RoutingDecision:
     """What the router found: `skill`, its number, or None where it abstains, for `reason`.
 
     `probabilities` [K] of the skills, should it be one of them; `margin`, the greatest less the second; `distance`, in
@@ -64,7 +64,7 @@ class Router:
             raise InputError("router: margin", got=self.margin, expected="0 up to below 1", fix="0.5 is usual.")
 
     @classmethod
-    def fit(cls, profiles: Sequence[Profile], *, margin: float = 0.5, reach: float = 1.5) -> Router:
+    def fit(cls, profiles: Sequence[SkillProfile], *, margin: float = 0.5, reach: float = 1.5) -> Router:
         """Fit a router to the profiles of K skills, calibrated on what these have held out."""
         widths = {profile.means.shape[1] for profile in profiles}
         if len(widths) != 1:
@@ -72,31 +72,37 @@ class Router:
             raise InputError(
                 "router", got=f"features of {got}", expected="one width", fix="Use skills of one beginning."
             )
-        within = sum(profile.scatter.double() for profile in profiles)
-        within = within / max(1, sum(int(profile.counts.sum()) - len(profile.counts) for profile in profiles))
-        within += SHRINKAGE * within.diagonal().mean() * torch.eye(len(within), dtype=within.dtype)
-        values, directions = torch.linalg.eigh(within)
+        within_covariance = sum(profile.scatter.double() for profile in profiles)
+        within_covariance = within_covariance / max(
+            1, sum(int(profile.counts.sum()) - len(profile.counts) for profile in profiles)
+        )
+        within_covariance += (
+            SHRINKAGE
+            * within_covariance.diagonal().mean()
+            * torch.eye(len(within_covariance), dtype=within_covariance.dtype)
+        )
+        values, directions = torch.linalg.eigh(within_covariance)
         whitening = (directions * values.rsqrt()).float()
         owner = torch.cat([torch.full((len(each.means),), number) for number, each in enumerate(profiles)])
         centres = torch.cat([profile.means for profile in profiles]) @ whitening
         router = cls(centres, owner, whitening, torch.ones(len(profiles)), margin=margin, reach=reach)
-        own = [router._nearest(each.held_out)[:, number] for number, each in enumerate(profiles)]
+        own = [router._skill_distances(each.held_out)[:, number] for number, each in enumerate(profiles)]
         usual = torch.stack([distances.quantile(0.99) for distances in own])
-        return replace(router, usual=usual, temperature=router._temperature(profiles))
+        return replace(router, usual=usual, temperature=router._fit_temperature(profiles))
 
     @property
     def skills(self) -> int:
         """How many skills it knows, K."""
         return len(self.usual)
 
-    def _nearest(self, features: torch.Tensor) -> torch.Tensor:
+    def _skill_distances(self, features: torch.Tensor) -> torch.Tensor:
         """Return the squared distance to the nearest instruction of every skill: [B, d] to [B, K]."""
-        apart = torch.cdist(features.float() @ self.whitening, self.centres).square()
-        return torch.stack([apart[:, self.owner == skill].amin(1) for skill in range(self.skills)], dim=1)
+        squared_distances = torch.cdist(features.float() @ self.whitening, self.centres).square()
+        return torch.stack([squared_distances[:, self.owner == skill].amin(1) for skill in range(self.skills)], dim=1)
 
-    def _temperature(self, profiles: Sequence[Profile]) -> float:
+    def _fit_temperature(self, profiles: Sequence[SkillProfile]) -> float:
         """Return the temperature under which held-out observations are most likely their own skills'."""
-        distances = torch.cat([self._nearest(profile.held_out) for profile in profiles])
+        distances = torch.cat([self._skill_distances(profile.held_out) for profile in profiles])
         target = torch.cat([torch.full((len(each.held_out),), number) for number, each in enumerate(profiles)])
         choices = torch.logspace(-1, 4, 101)
         losses = [torch.nn.functional.cross_entropy(-distances / (2 * each), target).item() for each in choices]
@@ -105,31 +111,31 @@ class Router:
 
     def probabilities(self, features: torch.Tensor) -> torch.Tensor:
         """Return how likely each skill is, should it be one of them: [B, d] to [B, K]."""
-        return (-self._nearest(features) / (2 * self.temperature)).softmax(1)
+        return (-self._skill_distances(features) / (2 * self.temperature)).softmax(1)
 
-    def route(self, feature: torch.Tensor, names: Sequence[str]) -> Route:
+    def route(self, feature: torch.Tensor, names: Sequence[str]) -> RoutingDecision:
         """Return the skill for one feature [d]; `names` are for the reason to abstain."""
-        distances = self._nearest(feature[None])[0]
-        chances = (-distances / (2 * self.temperature)).softmax(0)
-        best = int(chances.argmax())
-        ordered = chances.sort(descending=True).values
+        distances = self._skill_distances(feature[None])[0]
+        skill_probabilities = (-distances / (2 * self.temperature)).softmax(0)
+        best = int(skill_probabilities.argmax())
+        ordered = skill_probabilities.sort(descending=True).values
         margin = float(ordered[0] - ordered[1]) if len(ordered) > 1 else 1.0
         distance = float(distances[best] / self.usual[best])
-        found = Route(best, tuple(map(float, chances)), margin, distance)
+        decision = RoutingDecision(best, tuple(map(float, skill_probabilities)), margin, distance)
         if not distance <= self.reach:  # not a number is far away, too
             reason = (
                 f"nothing like it was demonstrated: {distance:.1f} times as far from {names[best]} as is usual there"
             )
-            return replace(found, skill=None, reason=reason)
+            return replace(decision, skill=None, reason=reason)
         if not margin >= self.margin:
-            second = names[int(chances.argsort(descending=True)[1])]
+            second = names[int(skill_probabilities.argsort(descending=True)[1])]
             reason = f"it could be {names[best]} or {second}: {100 * margin:.0f} % between them"
-            return replace(found, skill=None, reason=reason)
-        return found
+            return replace(decision, skill=None, reason=reason)
+        return decision
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the tensors by the names that they have in a checkpoint."""
-        return {PREFIX + each.name: getattr(self, each.name) for each in fields(self) if each.name in _TENSORS}
+        return {ROUTER_PREFIX + each.name: getattr(self, each.name) for each in fields(self) if each.name in _TENSORS}
 
     def settings(self) -> dict[str, float]:
         """Return the numbers that stand in a checkpoint's configuration."""
@@ -138,11 +144,11 @@ class Router:
     @classmethod
     def read(cls, tensors: Mapping[str, torch.Tensor], settings: Mapping[str, float], source: str) -> Router:
         """Read a router back; raises InputError for one that is not whole."""
-        missing = [name for name in _TENSORS if PREFIX + name not in tensors]
+        missing = [name for name in _TENSORS if ROUTER_PREFIX + name not in tensors]
         if missing or set(settings) != {"temperature", "margin", "reach"}:
-            got = f"no {PREFIX}{missing[0]}" if missing else ", ".join(settings)
+            got = f"no {ROUTER_PREFIX}{missing[0]}" if missing else ", ".join(settings)
             raise InputError(f"{source}: router", got=got, expected="a whole router", fix="Merge the skills again.")
-        return cls(**{name: tensors[PREFIX + name] for name in _TENSORS}, **settings)
+        return cls(**{name: tensors[ROUTER_PREFIX + name] for name in _TENSORS}, **settings)
 
 
 _TENSORS = ("centres", "owner", "whitening", "usual")

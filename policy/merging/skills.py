@@ -12,36 +12,36 @@ import torch
 
 from ...errors import InputError
 from ..checkpoint.contents import PREFIX, architecture_from_dict, read_tokenizer_text
-from ..checkpoint.folder import COPY_AGAIN, MODEL, Checkpoint, find_checkpoint, verified_checkpoint
+from ..checkpoint.folder import COPY_AGAIN, MODEL_FILE, Checkpoint, find_checkpoint, verify_checkpoint
 from ..contract import Contract
 from ..network.architecture import Architecture
-from ..pretrained.adaptation import EXPERT, Adaptation, read_adaptation
+from ..pretrained.adaptation import EXPERT_PREFIX, LoraAdaptation, read_lora_adaptation
 from .operators.task_vector import TaskVector
 from .origin import learned_digest
 from .profile import PREFIX as ROUTING
-from .profile import Profile
+from .profile import SkillProfile
 
 BASE, DOWN, UP = ".base_layer", ".lora_A.default.weight", ".lora_B.default.weight"
 
 
 @dataclass(frozen=True)
-class Skill:
+class SkillCheckpoint:
     """A skill's checkpoint: `tensors` are read one by one, by the names they have in the file.
 
-    `plain` maps the names of a policy without factors to those in the file.
+    `unadapted_names` maps the names of a policy without factors to those in the file.
     """
 
     name: str
     folder: Path
     architecture: Architecture
-    adaptation: Adaptation
+    adaptation: LoraAdaptation
     contract: Contract
     tokenizer_text: str | None
     origin: Mapping[str, str]
     init: str
     digest: str
     tensors: Mapping[str, torch.Tensor]
-    plain: Mapping[str, str]
+    unadapted_names: Mapping[str, str]
 
     @property
     def factored(self) -> list[str]:
@@ -51,7 +51,7 @@ class Skill:
             name.removeprefix(PREFIX).removesuffix(ending) + ".weight" for name in self.tensors if name.endswith(ending)
         )
 
-    def change(self, name: str) -> TaskVector:
+    def delta(self, name: str) -> TaskVector:
         """Return what the skill added to a factored weight, from its factors in float32.
 
         A convolution's kernel counts as a matrix of its outputs. Raises InputError for a factor that is not finite.
@@ -66,11 +66,11 @@ class Skill:
 
     def weight(self, name: str) -> torch.Tensor:
         """Return a tensor of the policy by its plain name: without what factors add to it."""
-        return self.tensors[self.plain[name]]
+        return self.tensors[self.unadapted_names[name]]
 
-    def profile(self) -> Profile:
+    def profile(self) -> SkillProfile:
         """Return how the beginning sees the skill's demonstrations."""
-        return Profile.read(self.tensors, self.name)
+        return SkillProfile.read(self.tensors, self.name)
 
 
 class LazyTensors(Mapping[str, torch.Tensor]):
@@ -95,11 +95,11 @@ class LazyTensors(Mapping[str, torch.Tensor]):
         return len(self._names)
 
 
-def open_skill(folder: str, name: str) -> Skill:
+def open_skill(folder: str, name: str) -> SkillCheckpoint:
     """Open a skill's checkpoint; raises InputError for a damaged one, and for one that is no skill."""
     path = find_checkpoint(folder)
-    checkpoint = verified_checkpoint(path, weights=False)
-    adaptation = read_adaptation(checkpoint.config, f"{path}/config.json")
+    checkpoint = verify_checkpoint(path, weights=False)
+    adaptation = read_lora_adaptation(checkpoint.config, f"{path}/config.json")
     origin = checkpoint.provenance.get("skill")
     if adaptation is None or not adaptation.skill or not isinstance(origin, dict):
         raise InputError(
@@ -109,14 +109,14 @@ def open_skill(folder: str, name: str) -> Skill:
             fix="Train it with `saccade train --init CHECKPOINT --lora 16`.",
         )
     architecture = architecture_from_dict(checkpoint.config["architecture"], f"{path}/config.json")
-    tensors = LazyTensors(path / MODEL)
+    tensors = LazyTensors(path / MODEL_FILE)
     _verify_learned(path, checkpoint, tensors)
-    plain = {
+    unadapted_names = {
         name.removeprefix(PREFIX).replace(BASE, ""): name
         for name in tensors
         if not name.startswith(ROUTING) and not re.search(r"\.lora_[AB]\.", name)
     }
-    return Skill(
+    return SkillCheckpoint(
         name=name,
         folder=path,
         architecture=architecture,
@@ -125,9 +125,9 @@ def open_skill(folder: str, name: str) -> Skill:
         tokenizer_text=read_tokenizer_text(path, checkpoint, architecture),
         origin=origin,
         init=str(checkpoint.provenance.get("init")),
-        digest=checkpoint.provenance["files"][MODEL]["sha256"],
+        digest=checkpoint.provenance["files"][MODEL_FILE]["sha256"],
         tensors=tensors,
-        plain=plain,
+        unadapted_names=unadapted_names,
     )
 
 
@@ -135,15 +135,15 @@ def _verify_learned(path: Path, checkpoint: Checkpoint, tensors: LazyTensors) ->
     """Verify what merging reads of a skill, or the whole file where that was not recorded by itself."""
     recorded = checkpoint.provenance.get("learned")
     if recorded is None:
-        verified_checkpoint(path)
+        verify_checkpoint(path)
         return
     found = learned_digest(tensors)
     if found != recorded:
         got, expected = f"factors and expert with sha256 {found[:12]}", f"{str(recorded)[:12]}, as recorded"
-        raise InputError(str(path / MODEL), got=got, expected=expected, fix=COPY_AGAIN)
+        raise InputError(str(path / MODEL_FILE), got=got, expected=expected, fix=COPY_AGAIN)
 
 
-def check_alike(skills: Sequence[Skill]) -> None:
+def check_compatible(skills: Sequence[SkillCheckpoint]) -> None:
     """Raise InputError unless the skills can be merged: two or more, all different, of one beginning and one kind."""
     if len(skills) < 2:
         fix = "Name another one."
@@ -168,7 +168,7 @@ def check_alike(skills: Sequence[Skill]) -> None:
             )
 
 
-def _differences(first: Skill, other: Skill) -> list[tuple[str, str, str]]:
+def _differences(first: SkillCheckpoint, other: SkillCheckpoint) -> list[tuple[str, str, str]]:
     found = []
     one, two = asdict(first.architecture), asdict(other.architecture)
     found += [(f"architecture.{key}", str(two[key]), str(one[key])) for key in one if one[key] != two[key]]
@@ -185,6 +185,6 @@ def _differences(first: Skill, other: Skill) -> list[tuple[str, str, str]]:
     return found
 
 
-def expert_names(skill: Skill) -> list[str]:
+def expert_names(skill: SkillCheckpoint) -> list[str]:
     """Return the plain names of the expert's tensors."""
-    return sorted(name for name in skill.plain if name.startswith(EXPERT))
+    return sorted(name for name in skill.unadapted_names if name.startswith(EXPERT_PREFIX))

@@ -27,12 +27,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 """The values of the fields that choose a method."""
 
-MAY_BE_ZERO = (
+ZERO_ALLOWED_FIELDS = (
     *("prune_from", "aggregation_tokens", "trunk_key_value_heads", "trunk_head_size", "extra_slots", "padding"),
     *("history", "history_selected"),
 )
 
-MAY_BE_SWITCHED_ON = ("history", "history_selected", "kernels")
+ENABLEABLE_FIELDS = ("history", "history_selected", "kernels")
 """Fields that may be changed in a trained policy: what they add starts as the identity, or they change no weight."""
 
 
@@ -141,7 +141,7 @@ class Architecture:
         check_order(self.sequence)
         self._check_pruning()
         self._check_widths()
-        self._check_sight()
+        self._check_vision()
         self._check_history()
         self._check_readout()
 
@@ -152,7 +152,7 @@ class Architecture:
                 raise unknown_name(f"architecture.{name}", str(value), CHOICES[name])
         elif kind in ("int", "float"):
             kinds, wanted = ((int, float), "a number") if kind == "float" else ((int,), "a whole number")
-            above = type(value) in kinds and (0 < value < math.inf or (name in MAY_BE_ZERO and value == 0))
+            above = type(value) in kinds and (0 < value < math.inf or (name in ZERO_ALLOWED_FIELDS and value == 0))
             if not above:
                 raise InputError(f"architecture.{name}", got=value, expected=f"{wanted} above 0", fix="Set it.")
         elif kind == "bool" and type(value) is not bool:
@@ -212,7 +212,7 @@ class Architecture:
                 fix="Set it to that, or use ordered instruction features.",
             )
 
-    def _check_sight(self) -> None:
+    def _check_vision(self) -> None:
         if self.points < 2:
             raise InputError("architecture.points", got=self.points, expected="2 or more", fix="Two can be taught.")
         if self.stem_width % 16:
@@ -354,7 +354,7 @@ def find_preset(name: str) -> Architecture:
     return PRESETS[name]
 
 
-def changed(architecture: Architecture, changes: Sequence[str]) -> Architecture:
+def with_changes(architecture: Architecture, changes: Sequence[str]) -> Architecture:
     """Return an architecture with some fields changed, each given as FIELD=VALUE; lists as words with commas.
 
     Raises InputError for an unknown field, a value that is no value of the field, and values that do not fit.
@@ -367,28 +367,28 @@ def changed(architecture: Architecture, changes: Sequence[str]) -> Architecture:
             raise InputError("change", got=change, expected="FIELD=VALUE", fix="Write it like router=original.")
         if name not in kinds:
             raise unknown_name("architecture field", name, kinds)
-        values[name] = _parsed(text, kinds[name])
+        values[name] = _parse_value(text, kinds[name])
     return replace(architecture, **values)
 
 
-def switched_on(architecture: Architecture, changes: Sequence[str]) -> Architecture:
-    """Return a trained policy's architecture with some fields changed, as `changed` does.
+def with_enabled_fields(architecture: Architecture, changes: Sequence[str]) -> Architecture:
+    """Return a trained policy's architecture with some fields changed, as `with_changes` does.
 
     Raises InputError for a field that is not in MAY_BE_SWITCHED_ON, too.
     """
     names = [change.partition("=")[0] for change in changes]
     for name in names:
-        if name in Architecture.__dataclass_fields__ and name not in MAY_BE_SWITCHED_ON:
+        if name in Architecture.__dataclass_fields__ and name not in ENABLEABLE_FIELDS:
             raise InputError(
                 "change",
                 got=f"{name}, in a policy that is trained",
-                expected=f"one of {', '.join(MAY_BE_SWITCHED_ON)}: what they add changes nothing at first",
+                expected=f"one of {', '.join(ENABLEABLE_FIELDS)}: what they add changes nothing at first",
                 fix="Leave it out, as the checkpoint keeps its shape, or train from scratch.",
             )
-    return changed(architecture, changes)
+    return with_changes(architecture, changes)
 
 
-def _parsed(text: str, kind: str) -> object:
+def _parse_value(text: str, kind: str) -> object:
     """Return a field's value; a text that is none is handed on as it is, for the field's own check to refuse."""
     if kind.startswith("tuple"):
         return tuple(filter(None, text.split(",")))

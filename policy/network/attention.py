@@ -12,29 +12,31 @@ from torch import nn
 
 from ...errors import InputError
 from ...kernels.block_sparse import attention, batched_block_sparse_attention, interval_mask
-from ...kernels.block_sparse.packed import WIDEST_HEAD
+from ...kernels.block_sparse.packed import MAX_HEAD_SIZE
 from ...kernels.plan import AttentionPlan, batch_plan
 
 DECODER_ATTENTION = "saccade_block_sparse"
 """The name under which the library's decoders find `decoder_attention`."""
 
-type Visible = torch.Tensor | AttentionPlan
+type AttentionPattern = torch.Tensor | AttentionPlan
 """Who sees whom: a boolean mask [B, 1, Q, K], or a plan of the operator."""
 
 
-def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: Visible | None = None) -> torch.Tensor:
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_pattern: AttentionPattern | None = None
+) -> torch.Tensor:
     """Attend from `query` [B, heads, Q, d] to `key`, `value` [B, groups, K, d]; a query that sees nothing gets zero.
 
-    Without `visible` everything is seen. Groups are repeated for a mask; the operator takes them as they are.
+    Without `attention_pattern` everything is seen. Groups are repeated for a mask; the operator takes them as they are.
     """
-    if isinstance(visible, AttentionPlan):
+    if isinstance(attention_pattern, AttentionPlan):
         # Under autocast what was turned or scaled is in float32 again, and the operator takes one dtype.
         query, key = query.to(value.dtype), key.to(value.dtype)
-        return batched_block_sparse_attention(query, key, value, visible)[0]
+        return batched_block_sparse_attention(query, key, value, attention_pattern)[0]
     repeat = query.shape[1] // key.shape[1]
     if repeat > 1:
         key, value = (part.repeat_interleave(repeat, dim=1) for part in (key, value))
-    return attention(query, key, value, visible)
+    return attention(query, key, value, attention_pattern)
 
 
 def mask_by_levels(high: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
@@ -52,7 +54,7 @@ def plan_by_levels(high: torch.Tensor, level: torch.Tensor) -> AttentionPlan:
     return batch_plan(torch.zeros_like(high), high, level)
 
 
-def plan_of_everything(batch: int, queries: int, keys: int, device: torch.device) -> AttentionPlan:
+def full_attention_plan(batch: int, queries: int, keys: int, device: torch.device) -> AttentionPlan:
     """Return the operator's plan by which in each member of a batch every query sees every key."""
     high = torch.zeros(queries, dtype=torch.int32, device=device)
     return plan_by_levels(high, high.new_zeros(batch, keys))
@@ -60,11 +62,11 @@ def plan_of_everything(batch: int, queries: int, keys: int, device: torch.device
 
 def check_head_size(part: str, width: int) -> None:
     """Raise InputError for heads that are too wide for the operator."""
-    if width > WIDEST_HEAD:
+    if width > MAX_HEAD_SIZE:
         raise InputError(
             "architecture.kernels",
             got=f"saccade, with heads of {width} numbers in the {part}",
-            expected=f"heads of at most {WIDEST_HEAD}",
+            expected=f"heads of at most {MAX_HEAD_SIZE}",
             fix="Choose the kernels torch, or more heads.",
         )
 
@@ -74,7 +76,7 @@ def decoder_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: Visible,
+    attention_mask: AttentionPattern,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,

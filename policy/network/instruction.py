@@ -67,7 +67,7 @@ class InstructionEncoder(nn.Module):
         return self.norm(functional.gelu(self.merge(pooled)))
 
 
-class MeanInstruction(nn.Module):
+class MeanInstructionEncoder(nn.Module):
     """Sum an instruction up as the original does, by the mean of its word embeddings: a bag of words.
 
     With `padded` the padding is counted among the words, as in the original's training, where what an instruction

@@ -39,7 +39,7 @@ class TokenLayout:
         check_order(self.order)
 
     @property
-    def remembered(self) -> int:
+    def cached_text_length(self) -> int:
         """Text tokens that pass the trunk once for an instruction, ahead of the rest: all where they come first.
 
         Then nothing that is seen reaches them, so that their keys and values serve every decision. All other spans
@@ -49,7 +49,7 @@ class TokenLayout:
 
     def span(self, name: str) -> slice:
         """Return where a span stands in what follows the remembered text, empty for one that is not there."""
-        start = -self.remembered
+        start = -self.cached_text_length
         for each in self.order:
             size = self._size(each)
             if each == name:
@@ -80,7 +80,7 @@ class TokenLayout:
         """
         first = 1 if "start" in self.order else 0
         parts = {"start": text[:, :1], "visual": visual, "text": text[:, first:], "state": state, "slots": slots}
-        names = self.order[1:] if self.remembered else self.order
+        names = self.order[1:] if self.cached_text_length else self.order
         return torch.cat([parts[name].to(visual.dtype) for name in names], dim=1)
 
     def valid(self, text_valid: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,7 @@ class TokenLayout:
 
         `text_valid`: boolean [B, L].
         """
-        if self.remembered:
+        if self.cached_text_length:
             others = torch.ones(len(text_valid), self.length, dtype=torch.bool, device=text_valid.device)
             return torch.cat([text_valid, others], dim=1)
         valid = torch.ones(len(text_valid), self.length, dtype=torch.bool, device=text_valid.device)
@@ -107,7 +107,7 @@ class TokenLayout:
 
         In all but `full` nothing sees a slot but slots, and nothing sees padding in any. `text_valid`: boolean [B, L].
         """
-        device, before = text_valid.device, self.remembered
+        device, before = text_valid.device, self.cached_text_length
         level = torch.arange(before + self.length, device=device)
         high = level.clone()
         visual, slots = (slice(before + span.start, before + span.stop) for span in map(self.span, ("visual", "slots")))
@@ -129,12 +129,12 @@ class TokenLayout:
             return valid.long().cumsum(1) - 1
         return torch.arange(valid.shape[1], device=text_valid.device).expand(len(text_valid), -1)
 
-    def early_places(self, text_valid: torch.Tensor) -> torch.Tensor:
+    def preceding_indices(self, text_valid: torch.Tensor) -> torch.Tensor:
         """Return for every slot the place [B, slots] of the token before it, padding left out.
 
         A language model predicts a token there, and so do policies that read their slots one place early.
         """
-        places = torch.arange(self.length, device=text_valid.device)
-        valid = self.valid(text_valid)[:, self.remembered : self.remembered + self.prefix]
-        last = (places[: self.prefix] * valid).amax(1, keepdim=True)
-        return torch.cat([last, places[self.span("slots")][:-1].expand(len(last), -1)], dim=1)
+        indices = torch.arange(self.length, device=text_valid.device)
+        valid = self.valid(text_valid)[:, self.cached_text_length : self.cached_text_length + self.prefix]
+        last = (indices[: self.prefix] * valid).amax(1, keepdim=True)
+        return torch.cat([last, indices[self.span("slots")][:-1].expand(len(last), -1)], dim=1)

@@ -24,14 +24,14 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     return value
 
 
-def tensors_of(value: Any) -> list[torch.Tensor]:
+def list_tensors(value: Any) -> list[torch.Tensor]:
     """Return every tensor of a structure, in the order in which it was written; dictionaries in that of their keys."""
     if isinstance(value, torch.Tensor):
         return [value]
     if is_dataclass(value) and not isinstance(value, type):
-        return [tensor for each in fields(value) for tensor in tensors_of(getattr(value, each.name))]
+        return [tensor for each in fields(value) for tensor in list_tensors(getattr(value, each.name))]
     if isinstance(value, dict):
-        return [tensor for key in sorted(value) for tensor in tensors_of(value[key])]
+        return [tensor for key in sorted(value) for tensor in list_tensors(value[key])]
     if isinstance(value, list | tuple):
-        return [tensor for each in value for tensor in tensors_of(each)]
+        return [tensor for each in value for tensor in list_tensors(each)]
     return []

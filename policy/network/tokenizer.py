@@ -14,13 +14,13 @@ from ...errors import InputError
 from .architecture import Architecture
 from .instruction import PADDING, ByteTokenizer
 
-TOKENIZER = "tokenizer.json"
+TOKENIZER_FILE = "tokenizer.json"
 """The file of a Hugging Face tokenizer that a checkpoint keeps."""
 
 CHAT_TOKEN = re.compile(r"<[^<>\s]+>")
 """What looks like one special token in a prompt: `<|im_start|>`, `<start_of_turn>`, `</s>`."""
 
-SPACES = "\N{LOWER ONE EIGHTH BLOCK}\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"
+SPACE_MARKERS = "\N{LOWER ONE EIGHTH BLOCK}\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"
 """What SentencePiece and byte-level tokenizers write for a space."""
 
 
@@ -36,19 +36,19 @@ class TrunkTokenizer:
 
     def __init__(self, text: str, *, prompt: str, length: int, padding: int) -> None:
         self.prompt, self.length, self.padding = prompt, length, padding
-        self._tokenizer = _parsed(text)
+        self._tokenizer = _parse_tokenizer(text)
         # The file may ask for both; here nothing is cut, and padding is the architecture's.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._check_prompt()
-        self._bare = self._encode("")
+        self._prompt_tokens = self._encode("")
         self._check_padding()
         self._check_length()
-        self._unknown = _unknown_token(self._tokenizer, text)
+        self._unknown_id = _unknown_token(self._tokenizer, text)
         # Said aloud, these would end a turn or hide a word from the trunk.
-        self._reserved = {padding, *_special_tokens(self._tokenizer)} - {self._unknown}
+        self._reserved = {padding, *_special_tokens(self._tokenizer)} - {self._unknown_id}
         # Offsets are exact only in the text that the model itself sees.
-        self._unnormalized = _parsed(text)
+        self._unnormalized = _parse_tokenizer(text)
         self._unnormalized.normalizer = None
 
     def __call__(self, instructions: Sequence[str]) -> torch.Tensor:
@@ -64,7 +64,7 @@ class TrunkTokenizer:
             if len(found) > self.length:
                 raise InputError(
                     "instruction",
-                    got=f"{len(found)} tokens in {instruction!r}, {len(self._bare)} of them the prompt's",
+                    got=f"{len(found)} tokens in {instruction!r}, {len(self._prompt_tokens)} of them the prompt's",
                     expected=f"at most {self.length}",
                     fix=f"Say it in other words, or train with text_length={len(found)}.",
                 )
@@ -87,7 +87,9 @@ class TrunkTokenizer:
 
     def _check_reserved(self, found: Sequence[int], instruction: str) -> None:
         """Raise InputError unless the only reserved tokens of an instruction are those of the prompt."""
-        own, all_reserved = ([token for token in each if token in self._reserved] for each in (self._bare, found))
+        own, all_reserved = (
+            [token for token in each if token in self._reserved] for each in (self._prompt_tokens, found)
+        )
         if own != all_reserved:
             names = sorted({self._tokenizer.id_to_token(token) for token in set(all_reserved) - set(own) or own})
             raise InputError(
@@ -103,29 +105,33 @@ class TrunkTokenizer:
         The prompt may hold unknown tokens of its own; only what comes on top of them is the instruction's.
         """
         words = content.split()
-        lost = [word for word in words if not self._covers(word)]
-        if not lost and found.count(self._unknown) > self._bare.count(self._unknown):
-            lost = [word for word in words if self._unknown in self._tokenizer.encode(word).ids] or [content]
-        if not lost and found == self._bare:
-            lost = [content]
-        if lost:
+        unknown_words = [word for word in words if not self._is_covered(word)]
+        if not unknown_words and found.count(self._unknown_id) > self._prompt_tokens.count(self._unknown_id):
+            unknown_words = [word for word in words if self._unknown_id in self._tokenizer.encode(word).ids] or [
+                content
+            ]
+        if not unknown_words and found == self._prompt_tokens:
+            unknown_words = [content]
+        if unknown_words:
             raise InputError(
                 "instruction",
-                got=", ".join(map(repr, lost)),
+                got=", ".join(map(repr, unknown_words)),
                 expected="words that the tokenizer knows whole",
                 fix="Say it in other words, in a language that the trunk was trained in.",
             )
 
-    def _covers(self, word: str) -> bool:
+    def _is_covered(self, word: str) -> bool:
         """Whether every character of a word, as the tokenizer normalizes it, lies in a token."""
         normalizer = self._tokenizer.normalizer
         text = normalizer.normalize_str(word) if normalizer else word
         found = self._unnormalized.encode(text, add_special_tokens=False)
         # A space that is put before the word claims the place of its first letter.
-        spans = (span for token, span in zip(found.tokens, found.offsets, strict=True) if token.strip(SPACES))
-        covered = {place for span in spans for place in range(*span)}
-        visible = {place for place, letter in enumerate(text) if not letter.isspace() and letter not in SPACES}
-        return bool(visible) and visible <= covered
+        spans = (span for token, span in zip(found.tokens, found.offsets, strict=True) if token.strip(SPACE_MARKERS))
+        covered = {position for span in spans for position in range(*span)}
+        letters = {
+            position for position, letter in enumerate(text) if not letter.isspace() and letter not in SPACE_MARKERS
+        }
+        return bool(letters) and letters <= covered
 
     def _check_prompt(self) -> None:
         for name in CHAT_TOKEN.findall(self.prompt.replace("{instruction}", "")):
@@ -144,17 +150,17 @@ class TrunkTokenizer:
         if name is None:
             expected = f"one of the tokenizer's {self._tokenizer.get_vocab_size()} tokens"
             raise InputError("architecture.padding", got=self.padding, expected=expected, fix=fix)
-        if self.padding in self._bare:
+        if self.padding in self._prompt_tokens:
             got = f"{self.padding} ({name}), which the prompt uses"
             raise InputError("architecture.padding", got=got, expected="a token that it does not use", fix=fix)
 
     def _check_length(self) -> None:
-        if len(self._bare) >= self.length:
+        if len(self._prompt_tokens) >= self.length:
             raise InputError(
                 "architecture.text_length",
-                got=f"{self.length}, where the prompt alone takes {len(self._bare)} tokens",
-                expected=f"more than {len(self._bare)}: room for an instruction",
-                fix=f"Set text_length={len(self._bare) + 32}, or a shorter prompt.",
+                got=f"{self.length}, where the prompt alone takes {len(self._prompt_tokens)} tokens",
+                expected=f"more than {len(self._prompt_tokens)}: room for an instruction",
+                fix=f"Set text_length={len(self._prompt_tokens) + 32}, or a shorter prompt.",
             )
 
 
@@ -174,7 +180,7 @@ def make_tokenizer(architecture: Architecture, text: str | None) -> ByteTokenize
         return ByteTokenizer(architecture.text_length)
     if text is None:
         raise InputError(
-            TOKENIZER,
+            TOKENIZER_FILE,
             got="none",
             expected="the trunk's tokenizer, which the architecture asks for",
             fix="Name pretrained weights, with which it comes: --trunk; or use --change tokenizer=bytes.",
@@ -182,9 +188,9 @@ def make_tokenizer(architecture: Architecture, text: str | None) -> ByteTokenize
     tokenizer = TrunkTokenizer(
         text, prompt=architecture.prompt, length=architecture.text_length, padding=architecture.padding
     )
-    if (highest := max(_parsed(text).get_vocab().values())) >= architecture.vocabulary:
+    if (highest := max(_parse_tokenizer(text).get_vocab().values())) >= architecture.vocabulary:
         raise InputError(
-            TOKENIZER,
+            TOKENIZER_FILE,
             got=f"tokens up to {highest}",
             expected=f"tokens below {architecture.vocabulary}, the trunk's vocabulary",
             fix="Take the tokenizer that belongs to the trunk's weights.",
@@ -197,7 +203,7 @@ def find_padding(text: str, settings: Mapping[str, Any]) -> int:
 
     Raises InputError when none is named, or one that there is not: which token may stand for nothing is not guessed.
     """
-    tokenizer = _parsed(text)
+    tokenizer = _parse_tokenizer(text)
     named = settings.get("pad_token")
     named = named.get("content") if isinstance(named, Mapping) else named
     token = tokenizer.token_to_id(named) if isinstance(named, str) else None
@@ -224,12 +230,12 @@ def _unknown_token(tokenizer: Tokenizer, text: str) -> int | None:
     return tokenizer.token_to_id(model["unk_token"]) if model.get("unk_token") else None
 
 
-def _parsed(text: str) -> Tokenizer:
+def _parse_tokenizer(text: str) -> Tokenizer:
     try:
         return Tokenizer.from_str(text)
     except Exception as error:  # the library raises no narrower one
         raise InputError(
-            TOKENIZER,
+            TOKENIZER_FILE,
             got=f"no tokenizer ({error})",
             expected="a fast tokenizer of Hugging Face",
             fix="Save it with tokenizer.save_pretrained, which writes that file.",

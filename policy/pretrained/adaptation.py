@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from ..network.model import SaccadeModel
 
 
-EXPERT = "expert."
+EXPERT_PREFIX = "expert."
 """How the names of the action decoder's parts begin."""
 
 
 @dataclass(frozen=True)
-class Adaptation:
+class LoraAdaptation:
     """Factors of a rank beside every linear layer of the trunk and of pretrained towers, scaled by alpha / rank.
 
     Raises InputError for values that are none.
@@ -50,7 +50,7 @@ class Adaptation:
             raise InputError("adaptation.towers", got="false, in a skill", expected="true", fix=fix)
 
 
-def read_adaptation(config: Mapping[str, Any], source: str) -> Adaptation | None:
+def read_lora_adaptation(config: Mapping[str, Any], source: str) -> LoraAdaptation | None:
     """Read a checkpoint's adaptation back from its configuration; None where everything was trained.
 
     Raises InputError for one that this version does not know.
@@ -58,17 +58,17 @@ def read_adaptation(config: Mapping[str, Any], source: str) -> Adaptation | None
     values = config.get("adaptation")
     if values is None:
         return None
-    if not isinstance(values, dict) or not {"rank", "alpha"} <= set(values) <= set(Adaptation.__dataclass_fields__):
+    if not isinstance(values, dict) or not {"rank", "alpha"} <= set(values) <= set(LoraAdaptation.__dataclass_fields__):
         raise InputError(
             f"{source}: adaptation",
             got=values,
             expected="rank, alpha, towers and skill",
             fix="Use the version that wrote the checkpoint.",
         )
-    return Adaptation(**values)
+    return LoraAdaptation(**values)
 
 
-def adapt(model: SaccadeModel, adaptation: Adaptation) -> None:
+def add_lora(model: SaccadeModel, adaptation: LoraAdaptation) -> None:
     """Put factors into a model that has its weights, and freeze those weights.
 
     At first the factors change nothing. Unless it is a skill that is learned, what is not pretrained (routers, FiLM,
@@ -77,44 +77,44 @@ def adapt(model: SaccadeModel, adaptation: Adaptation) -> None:
     """
     from torch import nn
 
-    if any(True for _ in adapted_layers(model)):
+    if any(True for _ in lora_layers(model)):
         fix = "Fold them first, or go on with them."
         raise InputError("adaptation", got="a policy that has factors", expected="one without", fix=fix)
     if adaptation.skill:
-        layers = [name for name, module in model.named_modules() if _takes_factors(module, name)]
-        learns = {id(parameter) for parameter in model.expert.parameters() if parameter.requires_grad}
-        _inject(adaptation, model, layers)
+        layers = [name for name, module in model.named_modules() if _accepts_lora(module, name)]
+        trainable = {id(parameter) for parameter in model.expert.parameters() if parameter.requires_grad}
+        _inject_lora(adaptation, model, layers)
         for parameter in model.expert.parameters():
-            parameter.requires_grad_(id(parameter) in learns)
+            parameter.requires_grad_(id(parameter) in trainable)
         return
     decoder, *encoders = _pretrained(model)
     for part in (decoder, *encoders):
         part.requires_grad_(False)
     for part in (decoder, *encoders) if adaptation.towers else (decoder,):
-        _inject(adaptation, part, [name for name, module in part.named_modules() if isinstance(module, nn.Linear)])
+        _inject_lora(adaptation, part, [name for name, module in part.named_modules() if isinstance(module, nn.Linear)])
 
 
-def _takes_factors(module: nn.Module, name: str) -> bool:
+def _accepts_lora(module: nn.Module, name: str) -> bool:
     """Tell whether a layer of a skill gets factors; PEFT has none for a convolution with gaps, which stays as it is."""
     from torch import nn
 
     if isinstance(module, nn.Conv1d | nn.Conv2d):
-        return set(module.dilation) == {1} and module.groups == 1 and not name.startswith(EXPERT)
-    return isinstance(module, nn.Linear) and not name.startswith(EXPERT)
+        return set(module.dilation) == {1} and module.groups == 1 and not name.startswith(EXPERT_PREFIX)
+    return isinstance(module, nn.Linear) and not name.startswith(EXPERT_PREFIX)
 
 
-def _inject(adaptation: Adaptation, part: nn.Module, layers: list[str]) -> None:
+def _inject_lora(adaptation: LoraAdaptation, part: nn.Module, layers: list[str]) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     inject_adapter_in_model(LoraConfig(r=adaptation.rank, lora_alpha=adaptation.alpha, target_modules=layers), part)
 
 
-def fold(model: SaccadeModel) -> None:
+def fold_lora(model: SaccadeModel) -> None:
     """Add the factors to the weights and remove them: the same policy, as if all of it had been trained.
 
     The sum is rounded, so decisions agree to rounding. A model without factors is left alone.
     """
-    adapted = dict(adapted_layers(model))
+    adapted = dict(lora_layers(model))
     if not adapted:
         return
     for name, layer in adapted.items():
@@ -129,7 +129,7 @@ def fold(model: SaccadeModel) -> None:
             del part.peft_config
 
 
-def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that learn, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
@@ -152,7 +152,7 @@ def _pretrained_towers(model: SaccadeModel) -> list[Any]:
     return list(model.tower.towers) if model.architecture.towers else []
 
 
-def adapted_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+def lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield the layers that have factors, by name."""
     from peft.tuners.lora import LoraLayer
 

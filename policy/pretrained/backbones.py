@@ -22,10 +22,10 @@ from ...errors import InputError
 from ...perception.tower_set import PretrainedTowers
 from ..network.architecture import Architecture
 from ..network.build import trunk_configuration
-from ..network.tokenizer import TOKENIZER, find_padding
+from ..network.tokenizer import TOKENIZER_FILE, find_padding
 from ..network.trunk import Trunk
 
-FIELDS = {
+ARCHITECTURE_FIELDS = {
     "model_type": "trunk_family",
     "hidden_size": "trunk_width",
     "num_hidden_layers": "trunk_layers",
@@ -39,7 +39,7 @@ FIELDS = {
 }
 """The architecture's fields by the names that transformers has for them, in the order in which they are compared."""
 
-WITHOUT_EFFECT = {
+IGNORED_CONFIG_FIELDS = {
     *("max_position_embeddings", "initializer_range", "use_cache", "pad_token_id", "bos_token_id", "eos_token_id"),
     *("pretraining_tp", "tie_word_embeddings", "max_window_layers", "no_rope_layer_interval", "_attn_implementation"),
     *PretrainedConfig().to_dict(),
@@ -53,25 +53,27 @@ def trunk_fields(source: str, *, padding: bool = True) -> dict[str, Any]:
     Raises InputError for a source that cannot be read, for a decoder that the trunk cannot express, by the name of the
     field, and for a tokenizer that declares no padding.
     """
-    theirs = _configuration(source)
-    heads = theirs.num_attention_heads
+    source_config = _configuration(source)
+    heads = source_config.num_attention_heads
     fields: dict[str, Any] = {
         "tokenizer": "trunk",
-        "trunk_family": theirs.model_type,
-        "trunk_width": theirs.hidden_size,
-        "trunk_layers": theirs.num_hidden_layers,
+        "trunk_family": source_config.model_type,
+        "trunk_width": source_config.hidden_size,
+        "trunk_layers": source_config.num_hidden_layers,
         "trunk_heads": heads,
-        "trunk_key_value_heads": getattr(theirs, "num_key_value_heads", None) or heads,
-        "trunk_head_size": getattr(theirs, "head_dim", None) or theirs.hidden_size // heads,
-        "trunk_feed_forward": theirs.intermediate_size,
-        "vocabulary": theirs.vocab_size,
-        "rotary_base": _rotary_base(source, theirs.rope_parameters),
-        "norm_epsilon": theirs.rms_norm_eps,
+        "trunk_key_value_heads": getattr(source_config, "num_key_value_heads", None) or heads,
+        "trunk_head_size": getattr(source_config, "head_dim", None) or source_config.hidden_size // heads,
+        "trunk_feed_forward": source_config.intermediate_size,
+        "vocabulary": source_config.vocab_size,
+        "rotary_base": _rotary_base(source, source_config.rope_parameters),
+        "norm_epsilon": source_config.rms_norm_eps,
     }
     # Only what the trunk's configuration is made of matters here; the rest is the least that fits any trunk.
     shape = Architecture(**fields, padding=0, prune_from=1, expert_blocks=1)
-    for name, got, expected in _differences(theirs, trunk_configuration(shape, theirs.max_position_embeddings)):
-        raise _inexpressible(source, name, got, expected)
+    for name, got, expected in _differences(
+        source_config, trunk_configuration(shape, source_config.max_position_embeddings)
+    ):
+        raise _unsupported_decoder(source, name, got, expected)
     if padding:
         fields["padding"] = find_padding(*read_tokenizer(source))
     return fields
@@ -82,14 +84,14 @@ def read_tokenizer(source: str) -> tuple[str, dict[str, Any]]:
 
     Raises InputError for a source without one, and for settings that are damaged.
     """
-    text = _text(source, TOKENIZER)
+    text = _read_file(source, TOKENIZER_FILE)
     if text is None:
         fix = "Save the tokenizer once with transformers' save_pretrained, which writes it, or use tokenizer=bytes."
-        raise InputError(f"tokenizer of {source}", got=f"no {TOKENIZER}", expected="a fast tokenizer", fix=fix)
+        raise InputError(f"tokenizer of {source}", got=f"no {TOKENIZER_FILE}", expected="a fast tokenizer", fix=fix)
     settings: dict[str, Any] = {}
     # Older tokenizers keep their special tokens in a file of their own; the newer file decides.
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        found = _object(_text(source, name) or "{}", f"{name} of {source}")
+        found = _parse_object(_read_file(source, name) or "{}", f"{name} of {source}")
         settings |= {key: value for key, value in found.items() if value is not None}
     return text, settings
 
@@ -102,11 +104,11 @@ def load_trunk(trunk: Trunk, source: str) -> None:
     """
     what, own = f"weights of the trunk from {source}", trunk.decoder
     for name, got, expected in _differences(_configuration(source), own.config):
-        field = f"architecture.{FIELDS[name]}" if name in FIELDS else name
-        fix = f"Set {field}, or choose other weights." if name in FIELDS else "Choose other weights."
+        field = f"architecture.{ARCHITECTURE_FIELDS[name]}" if name in ARCHITECTURE_FIELDS else name
+        fix = f"Set {field}, or choose other weights." if name in ARCHITECTURE_FIELDS else "Choose other weights."
         raise InputError(f"{what}: {field}", got=got, expected=expected, fix=fix)
     try:
-        with _quiet():
+        with _silence_transformers():
             decoder, info = AutoModel.from_pretrained(
                 source,
                 attn_implementation="eager",
@@ -140,20 +142,20 @@ def load_towers(towers: torch.nn.Module, sources: Sequence[str]) -> None:
 
 def _configuration(source: str) -> PretrainedConfig:
     what = f"trunk {source}"
-    text = _text(source, "config.json", what)
+    text = _read_file(source, "config.json", what)
     if text is None:
         fix = "Give a repository's name on the Hugging Face hub, or a folder that save_pretrained has written."
         raise InputError(what, got="no config.json", expected="a model's config", fix=fix)
-    if (quantization := _object(text, f"{what}: config.json").get("quantization_config")) is not None:
+    if (quantization := _parse_object(text, f"{what}: config.json").get("quantization_config")) is not None:
         fix = "Choose the weights before they were quantized."
         raise InputError(f"{what}: quantization_config", got=quantization, expected="plain weights", fix=fix)
     try:
-        theirs = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        source_config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # each family checks its fields in its own way, and most trust them
         fix = "Repair its config.json, or choose another model."
-        raise InputError(what, got=_lines(error), expected="a model's config", fix=fix) from error
-    for name in FIELDS:
-        value = getattr(theirs, name, None)
+        raise InputError(what, got=_single_line(error), expected="a model's config", fix=fix) from error
+    for name in ARCHITECTURE_FIELDS:
+        value = getattr(source_config, name, None)
         # The two that have a usual value may lack.
         if value is None and name in ("num_key_value_heads", "head_dim"):
             continue
@@ -161,14 +163,14 @@ def _configuration(source: str) -> PretrainedConfig:
             _rotary_base(source, value)
         elif name != "model_type" and not _is_positive(value):
             got = "nothing" if value is None else repr(value)
-            raise _inexpressible(source, name, got, "a number above 0, as decoders like Llama and Qwen have it")
-    return theirs
+            raise _unsupported_decoder(source, name, got, "a number above 0, as decoders like Llama and Qwen have it")
+    return source_config
 
 
 def _rotary_base(source: str, rotary: object) -> float:
     base = rotary.get("rope_theta") if isinstance(rotary, dict) else None
     if not _is_positive(base):
-        raise _inexpressible(source, "rope_parameters", rotary, "one rope_theta above 0 for all layers")
+        raise _unsupported_decoder(source, "rope_parameters", rotary, "one rope_theta above 0 for all layers")
     return float(base)
 
 
@@ -177,7 +179,7 @@ def _is_positive(value: object) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_transformers() -> Iterator[None]:
     """Keep transformers from reporting on a load: what matters of it is checked and said here."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -190,30 +192,32 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _differences(theirs: PretrainedConfig, ours: PretrainedConfig) -> Iterator[tuple[str, object, object]]:
+def _differences(
+    source_config: PretrainedConfig, trunk_config: PretrainedConfig
+) -> Iterator[tuple[str, object, object]]:
     """Yield what a source's configuration has otherwise than ours: the field's name, its value, ours."""
-    wanted, found = ours.to_dict(), theirs.to_dict()
-    if theirs.model_type != ours.model_type:
-        yield "model_type", theirs.model_type, ours.model_type
+    wanted, found = trunk_config.to_dict(), source_config.to_dict()
+    if source_config.model_type != trunk_config.model_type:
+        yield "model_type", source_config.model_type, trunk_config.model_type
     # Families that slide by default have it in ours too.
     if found.get("sliding_window"):
         yield "sliding_window", found["sliding_window"], None
     # What our configuration does not know, our decoder does not compute with either.
-    for name in sorted(wanted.keys() - WITHOUT_EFFECT, key=lambda name: (name not in FIELDS, name)):
+    for name in sorted(wanted.keys() - IGNORED_CONFIG_FIELDS, key=lambda name: (name not in ARCHITECTURE_FIELDS, name)):
         got, expected = found.get(name), wanted[name]
         if name in ("num_key_value_heads", "head_dim") and got is None:
-            usual = theirs.num_attention_heads
-            got = usual if name == "num_key_value_heads" else theirs.hidden_size // usual
+            usual = source_config.num_attention_heads
+            got = usual if name == "num_key_value_heads" else source_config.hidden_size // usual
         if got != expected:
             yield name, got, expected
 
 
-def _inexpressible(source: str, name: str, got: object, expected: object) -> InputError:
+def _unsupported_decoder(source: str, name: str, got: object, expected: object) -> InputError:
     fix = "Choose a decoder that the trunk can express: plain rotary positions and attention over the whole sequence."
     return InputError(f"trunk {source}: {name}", got=got, expected=expected, fix=fix)
 
 
-def _text(source: str, name: str, what: str | None = None) -> str | None:
+def _read_file(source: str, name: str, what: str | None = None) -> str | None:
     """Return the text of a source's file, None if it has none; errors call it `what`."""
     what = what or f"{name} of {source}"
     try:
@@ -231,7 +235,7 @@ def _text(source: str, name: str, what: str | None = None) -> str | None:
         raise InputError(what, got=_first_line(error), expected="a file", fix=fix) from error
 
 
-def _object(text: str, what: str) -> dict[str, Any]:
+def _parse_object(text: str, what: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -241,7 +245,7 @@ def _object(text: str, what: str) -> dict[str, Any]:
     return value
 
 
-def _lines(error: Exception) -> str:
+def _single_line(error: Exception) -> str:
     """Return an error on one line: a field's validation says its name on the first and the fault on the next."""
     return " ".join(str(error).split()) or type(error).__name__
 

@@ -20,15 +20,15 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from ..network.architecture import Architecture
-from ..network.history import Past
+from ..network.history import PastFrames
 from ..network.losses import chunk_loss
 from ..network.model import SaccadeModel
-from ..network.tensor_tree import tensors_of
+from ..network.tensor_tree import list_tensors
 from ..pretrained.adaptation import set_checkpointing
 
 
 @dataclass(frozen=True)
-class Sizes:
+class InputSizes:
     """The sizes that the contract and not the architecture decides; LIBERO's, unless they are said."""
 
     views: int = 2
@@ -54,13 +54,13 @@ class Sizes:
         size = (self.batch, self.views, 3, self.image_size, self.image_size)
         return torch.randint(0, 256, size, dtype=torch.uint8, device=device)
 
-    def past(self, history: int, device: str | torch.device = "cpu") -> Past | None:
+    def past_frames(self, history: int, device: str | torch.device = "cpu") -> PastFrames | None:
         """Return what a training batch remembers: `history` frames of noise for each row; None without history."""
         if not history:
             return None
         rows = torch.arange(self.batch, device=device).repeat_interleave(history)
         place = torch.arange(len(rows), device=device).unflatten(0, (self.batch, history)) + self.batch
-        return Past(replace(self, batch=len(rows)).images(device), rows, place)
+        return PastFrames(replace(self, batch=len(rows)).images(device), rows, place)
 
     def tokens(self, architecture: Architecture, device: str | torch.device = "cpu") -> torch.Tensor:
         """Return text tokens [B, L] of an instruction that fills a fourth of its room."""
@@ -74,10 +74,10 @@ class Sizes:
         return torch.zeros(self.batch, self.state, device=device)
 
 
-class Imagined:
+class FakeNetwork:
     """A network without values: its shapes, dtypes and gradients are those of the real one, its memory is none.
 
-    `network` may be run, its backward pass too, within `running()`, on inputs that are made there.
+    `network` may be run, its backward pass too, within `fake_mode()`, on inputs that are made there.
     """
 
     def __init__(
@@ -89,16 +89,16 @@ class Imagined:
         self.network = network if dtype is None else network.to(dtype)
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         with self.mode:
-            _replace(self.network, device)
+            _fake_parameters(self.network, device)
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def fake_mode(self) -> Iterator[None]:
         """Let what is computed meanwhile be imagined."""
         with self.mode:
             yield
 
 
-def _replace(network: nn.Module, device: str) -> None:
+def _fake_parameters(network: nn.Module, device: str) -> None:
     """Put an imagined tensor on `device` in the place of every parameter and buffer; shared ones stay shared."""
     made: dict[int, torch.Tensor] = {}
     for module in network.modules():
@@ -143,7 +143,7 @@ def _planned_attention_backward_flops(
     return _planned_attention_flops(query, key, value, *rest[2:]) * 7 // 2
 
 
-OVERLOOKED = {
+EXTRA_FLOP_FORMULAS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
     torch.ops.saccade.block_sparse_attention: _planned_attention_flops,
@@ -161,7 +161,7 @@ def count_flops(run: Callable[[], object], network: nn.Module | None = None) -> 
     which computes scores twice instead of adding up in any order; sums, norms and activations count nothing.
     Under `no_grad` the counter stumbles over parameters that want gradients: freeze them before.
     """
-    with FlopCounterMode(display=False, custom_mapping=OVERLOOKED) as counter:
+    with FlopCounterMode(display=False, custom_mapping=EXTRA_FLOP_FORMULAS) as counter:
         run()
     counts = {name: sum(each.values()) for name, each in counter.get_flop_counts().items()}
     total = counts.pop("Global", 0)
@@ -180,7 +180,7 @@ def count_flops(run: Callable[[], object], network: nn.Module | None = None) -> 
 
 @dataclass(frozen=True)
 class DecisionCost:
-    """What a policy's decisions cost: `instruct` once for an instruction, `decide` every time.
+    """What a policy's decisions cost: `encode_instruction` once for an instruction, `decide` every time.
 
     `parameters`: of the whole network; `weight_bytes`: theirs in bfloat16; `peak_bytes`: weights and activations of a
     decision in bfloat16, without what the allocator and the libraries keep for themselves.
@@ -188,35 +188,41 @@ class DecisionCost:
 
     parameters: int
     weight_bytes: int
-    instruct: Flops
+    encode_instruction: Flops
     decide: Flops
     peak_bytes: int
 
 
-def decision_cost(architecture: Architecture, sizes: Sizes) -> DecisionCost:
+def decision_cost(architecture: Architecture, sizes: InputSizes) -> DecisionCost:
     """Return what decisions of a policy in bfloat16 cost; raises InputError for sizes that do not suit it."""
-    imagined = Imagined(lambda: sizes.build(architecture).requires_grad_(False).eval(), dtype=torch.bfloat16)
-    network = imagined.network
-    with imagined.running(), torch.no_grad():
+    fake_network = FakeNetwork(lambda: sizes.build(architecture).requires_grad_(False).eval(), dtype=torch.bfloat16)
+    network = fake_network.network
+    with fake_network.fake_mode(), torch.no_grad():
         images, tokens, state = sizes.images(), sizes.tokens(architecture), sizes.states()
-        instruct = count_flops(lambda: network.instruct(tokens), network)
-        instructed, memory = network.instruct(tokens), network.nothing_remembered(sizes.batch)
-        given = images, instructed, state, memory
-        decide = count_flops(lambda: network.decide(*given), network)
-        peak = peak_bytes(lambda: network.decide(*given), [network, *given])
+        encode_instruction = count_flops(lambda: network.encode_instruction(tokens), network)
+        instruction_plan, memory = network.encode_instruction(tokens), network.empty_memory(sizes.batch)
+        arguments = images, instruction_plan, state, memory
+        decide = count_flops(lambda: network.decide(*arguments), network)
+        peak = peak_bytes(lambda: network.decide(*arguments), [network, *arguments])
     parameters = sum(each.numel() for each in network.parameters())
-    return DecisionCost(parameters, 2 * parameters, instruct, decide, peak)
+    return DecisionCost(parameters, 2 * parameters, encode_instruction, decide, peak)
 
 
-def training_flops(build: Callable[[], SaccadeModel], sizes: Sizes, *, checkpointing: bool = False) -> Flops:
+def training_flops(build: Callable[[], SaccadeModel], sizes: InputSizes, *, checkpointing: bool = False) -> Flops:
     """Count a training step: forward, L1 loss over the chunk, backward; `build` says by `requires_grad` what learns."""
-    imagined = Imagined(lambda: build().train(), dtype=torch.bfloat16)
-    with imagined.running():
-        return count_flops(training_step(imagined.network, sizes, checkpointing=checkpointing), imagined.network)
+    fake_network = FakeNetwork(lambda: build().train(), dtype=torch.bfloat16)
+    with fake_network.fake_mode():
+        return count_flops(
+            training_step(fake_network.network, sizes, checkpointing=checkpointing), fake_network.network
+        )
 
 
-def training_peak(
-    build: Callable[[], SaccadeModel], sizes: Sizes, *, dtype: torch.dtype = torch.bfloat16, checkpointing: bool = False
+def training_peak_bytes(
+    build: Callable[[], SaccadeModel],
+    sizes: InputSizes,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    checkpointing: bool = False,
 ) -> int:
     """Return the peak of bytes in a training step under AdamW; `build` says by `requires_grad` what learns.
 
@@ -225,16 +231,16 @@ def training_peak(
     workspaces come on top. It is a processor's: the trunk's attention is held in float32 there, so that a GPU needs a
     little less.
     """
-    imagined = Imagined(lambda: build().train(), dtype=dtype)
-    network = imagined.network
-    with imagined.running():
+    fake_network = FakeNetwork(lambda: build().train(), dtype=dtype)
+    network = fake_network.network
+    with fake_network.fake_mode():
         step = training_step(network, sizes, checkpointing=checkpointing)
         moments = [torch.zeros_like(each) for each in network.parameters() if each.requires_grad for _ in range(2)]
         return peak_bytes(step, [network, moments])
 
 
 def training_step(
-    network: SaccadeModel, sizes: Sizes, *, device: str = "cpu", checkpointing: bool = False
+    network: SaccadeModel, sizes: InputSizes, *, device: str = "cpu", checkpointing: bool = False
 ) -> Callable[[], None]:
     """Return what goes forward and backward once, on a batch of noise on the device; it sets `checkpointing`."""
     set_checkpointing(network, checkpointing)
@@ -242,55 +248,55 @@ def training_step(
     state, target = sizes.states(device), torch.zeros(sizes.batch, sizes.chunk, sizes.action, device=device)
     padded = torch.zeros(sizes.batch, sizes.chunk, dtype=torch.bool, device=device)
 
-    past = sizes.past(network.architecture.history, device)
+    past_frames = sizes.past_frames(network.architecture.history, device)
 
     def step() -> None:
-        chunk_loss(network(images, tokens, state, past).actions, target, padded).mean().backward()
+        chunk_loss(network(images, tokens, state, past_frames).actions, target, padded).mean().backward()
 
     return step
 
 
-def peak_bytes(run: Callable[[], object], held: list[Any]) -> int:
-    """Return the most bytes of tensors that live at once while `run` runs, with what is `held` meanwhile.
+def peak_bytes(run: Callable[[], object], resident: list[Any]) -> int:
+    """Return the most bytes of tensors that live at once while `run` runs, with what is `resident` meanwhile.
 
-    `held`: tensors, modules, and structures of tensors. Every result of every operation is followed to the end of its
+    `resident`: tensors, modules, and structures of tensors. Every result of every operation is followed to the end of its
     memory, real or imagined, so that views count once; what an operation uses inside itself is not seen.
     """
-    with _LiveBytes() as live:
-        for each in held:
-            tensors = [*each.parameters(), *each.buffers()] if isinstance(each, nn.Module) else tensors_of(each)
+    with _PeakMemoryMode() as live:
+        for each in resident:
+            tensors = [*each.parameters(), *each.buffers()] if isinstance(each, nn.Module) else list_tensors(each)
             for tensor in tensors:
-                live.follow(tensor)
+                live.track(tensor)
         run()
     return live.peak
 
 
-class _LiveBytes(TorchDispatchMode):
+class _PeakMemoryMode(TorchDispatchMode):
     """Follow every tensor's memory from the operation that made it until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.live = self.peak = 0
-        self._known: set[int] = set()
+        self._tracked: set[int] = set()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         for each in tree_leaves(result):
             if isinstance(each, torch.Tensor):
-                self.follow(each)
+                self.track(each)
         return result
 
-    def follow(self, tensor: torch.Tensor) -> None:
+    def track(self, tensor: torch.Tensor) -> None:
         """Count a tensor's memory, unless it is counted already, until it is freed."""
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
+        if key in self._tracked:
             return
-        self._known.add(key)
+        self._tracked.add(key)
         self.live += size
         self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._forget, key, size)
+        weakref.finalize(storage, self._untrack, key, size)
 
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
+    def _untrack(self, key: int, size: int) -> None:
+        self._tracked.discard(key)
         self.live -= size

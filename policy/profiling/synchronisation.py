@@ -16,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-READS = frozenset(
+SYNCHRONISING_OPERATIONS = frozenset(
     {
         "_local_scalar_dense",
         "_linalg_check_errors",
@@ -50,16 +50,16 @@ def find_synchronisations(run: Callable[[], object]) -> list[Synchronisation]:
     These are operations that hand a value to the host (`item`, a tensor as a condition, a printed tensor), operations
     the shape of whose result is a value (`nonzero`, a boolean mask as an index, `unique`, `repeat_interleave` by a
     tensor), and copies between devices, in both directions. Copies are seen only where tensors are on another device
-    than the processor, or imagined there (`measure.Imagined`); tensors made out of Python's numbers, which become such
+    than the processor, or imagined there (`measure.FakeNetwork`); tensors made out of Python's numbers, which become such
     copies, are seen everywhere. `tolist` and `numpy` of a tensor on the processor are not seen: they read its memory.
     What is imagined has no values, so that it stops at what needs one: the error is PyTorch's.
     """
-    with _Watch() as watch:
+    with _SynchronisationMode() as watch:
         run()
     return watch.found
 
 
-class _Watch(TorchDispatchMode):
+class _SynchronisationMode(TorchDispatchMode):
     """Look at every operation below autograd."""
 
     def __init__(self) -> None:
@@ -69,11 +69,11 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = function.overloadpacket.__name__
-        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
-        if _waits(name, function, args, kwargs or {}, given) and not (
-            name == "_to_copy" and self._was_lifted(given[0])
+        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        if _synchronises(name, function, args, kwargs or {}, tensors) and not (
+            name == "_to_copy" and self._was_lifted(tensors[0])
         ):
-            self.found.append(Synchronisation(name, _asked_by()))
+            self.found.append(Synchronisation(name, _calling_line()))
         result = function(*args, **(kwargs or {}))
         if name == "lift_fresh" and result.ndim:
             self._lifted.append(result)
@@ -85,27 +85,27 @@ class _Watch(TorchDispatchMode):
         return any(memory == each.untyped_storage()._cdata for each in self._lifted)
 
 
-def _waits(name: str, function: Any, args: Any, kwargs: dict[str, Any], given: list[torch.Tensor]) -> bool:
-    if name in READS or (name == "repeat_interleave" and function._overloadname != "self_int"):
+def _synchronises(name: str, function: Any, args: Any, kwargs: dict[str, Any], tensors: list[torch.Tensor]) -> bool:
+    if name in SYNCHRONISING_OPERATIONS or (name == "repeat_interleave" and function._overloadname != "self_int"):
         return True
     if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
         return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
     if name == "lift_fresh":
         # What `torch.tensor(numbers)` begins with, on any device: from the processor's memory to the device's. A lone
         # number travels with the operation that it is for, or is copied, which is seen.
-        return given[0].ndim > 0
+        return tensors[0].ndim > 0
     if name in ("_to_copy", "copy_"):
-        devices = {each.device for each in given}
+        devices = {each.device for each in tensors}
         if kwargs.get("device") is not None:
             devices.add(torch.device(kwargs["device"]))
         return len({device.type for device in devices}) > 1
     return False
 
 
-def _asked_by() -> str:
+def _calling_line() -> str:
     """Return the innermost line outside PyTorch, as file:line and what it says."""
     library = str(Path(torch.__file__).parent)
-    modes = ("__torch_dispatch__", "__torch_function__", "_asked_by")
+    modes = ("__torch_dispatch__", "__torch_function__", "_calling_line")
     for frame in reversed(traceback.extract_stack()):
         if not frame.filename.startswith(library) and frame.name not in modes:
             return f"{frame.filename}:{frame.lineno} {frame.line}"

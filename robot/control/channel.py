@@ -16,28 +16,28 @@ import numpy as np
 
 from ...errors import WorldError
 
-LARGEST = 1 << 24
+MAX_MESSAGE_BYTES = 1 << 24
 """Bytes of a message; a larger one means that both ends do not speak the same."""
 
-BACKLOG = 1 << 20
+MAX_UNSENT_BYTES = 1 << 20
 """Bytes that may wait for a reader that does not read; what cannot be put off is dropped then."""
 
-KINDS = "fiub"
+DTYPE_KINDS = "fiub"
 """Kinds of numbers that a message carries."""
 
 
-class Closed(Exception):
+class ChannelClosed(Exception):
     """The other end is gone."""
 
 
 class Channel:
     """One end of a pair; neither `send`, which raises Closed once the other end is gone, nor `receive` ever blocks.
 
-    `gone` says why nothing more will come, None while something may.
+    `close_reason` says why nothing more will come, None while something may.
     """
 
     def __init__(self, end: socket.socket) -> None:
-        self._socket, self.gone = end, None
+        self._socket, self.close_reason = end, None
         self._socket.setblocking(False)
         self._read, self._unsent = bytearray(), bytearray()
 
@@ -50,18 +50,18 @@ class Channel:
         """Send a message, its `array` with it; `may_drop` messages are dropped while the other end does not read."""
         payload = b""
         if array is not None:
-            if array.dtype.kind not in KINDS:
+            if array.dtype.kind not in DTYPE_KINDS:
                 raise TypeError(f"an array of {array.dtype} cannot be sent")
             message = {**message, "dtype": array.dtype.str, "shape": list(array.shape)}
             payload = np.ascontiguousarray(array).tobytes()
-        head = json.dumps(message).encode()
-        size = len(head) + 1 + len(payload)
-        if size > LARGEST:
-            raise WorldError(f"a message of {size} bytes to the other process: more than {LARGEST}")
-        if may_drop and len(self._unsent) > BACKLOG:
+        header = json.dumps(message).encode()
+        size = len(header) + 1 + len(payload)
+        if size > MAX_MESSAGE_BYTES:
+            raise WorldError(f"a message of {size} bytes to the other process: more than {MAX_MESSAGE_BYTES}")
+        if may_drop and len(self._unsent) > MAX_UNSENT_BYTES:
             self.flush()
             return
-        self._unsent += size.to_bytes(4, "little") + head + b"\n" + payload
+        self._unsent += size.to_bytes(4, "little") + header + b"\n" + payload
         self.flush()
 
     def flush(self) -> None:
@@ -72,37 +72,37 @@ class Channel:
             except BlockingIOError:
                 return
             except OSError as error:
-                raise Closed(str(error)) from None
+                raise ChannelClosed(str(error)) from None
             del self._unsent[:sent]
 
     def receive(self) -> list[tuple[dict[str, Any], np.ndarray | None]]:
-        """Return every whole message that has arrived, in order; see `gone` for whether it was the last."""
-        while self.gone is None:
+        """Return every whole message that has arrived, in order; see `close_reason` for whether it was the last."""
+        while self.close_reason is None:
             try:
                 data = self._socket.recv(1 << 16)
             except BlockingIOError:
                 break
             except OSError as error:
-                self.gone = str(error)
+                self.close_reason = str(error)
                 break
             if not data:
-                self.gone = "closed"
+                self.close_reason = "closed"
             self._read += data
         messages = []
         while len(self._read) >= 4:
             size = int.from_bytes(self._read[:4], "little")
-            if size > LARGEST:
-                self.gone = "it does not speak our messages"
+            if size > MAX_MESSAGE_BYTES:
+                self.close_reason = "it does not speak our messages"
                 break
             if len(self._read) < 4 + size:
                 break
-            messages.append(_decoded(bytes(self._read[4 : 4 + size])))
+            messages.append(_decode_message(bytes(self._read[4 : 4 + size])))
             del self._read[: 4 + size]
         return messages
 
     def wait(self, seconds: float) -> None:
         """Wait until something arrives, but not longer than that."""
-        if self.gone is None:
+        if self.close_reason is None:
             select.select([self._socket], [], [], max(seconds, 0.0))
 
     def drain(self, seconds: float) -> None:
@@ -113,7 +113,7 @@ class Channel:
             while self._unsent and time.monotonic() < ends:
                 select.select([], [self._socket], [], 0.05)
                 self.flush()
-        except Closed:
+        except ChannelClosed:
             return
 
     def close(self) -> None:
@@ -121,9 +121,9 @@ class Channel:
         self._socket.close()
 
 
-def _decoded(frame: bytes) -> tuple[dict[str, Any], np.ndarray | None]:
-    head, _, payload = frame.partition(b"\n")
-    message = json.loads(head)
+def _decode_message(frame: bytes) -> tuple[dict[str, Any], np.ndarray | None]:
+    header, _, payload = frame.partition(b"\n")
+    message = json.loads(header)
     if "dtype" not in message:
         return message, None
     array = np.frombuffer(payload, dtype=np.dtype(message.pop("dtype"))).reshape(message.pop("shape"))

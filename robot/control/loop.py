@@ -17,19 +17,19 @@ import numpy as np
 
 from ...errors import InputError, SaccadeError
 from ..arm import Arm, ArmDescription, BusError
-from ..governor.chunk import Chunk
+from ..governor.chunk import ActionChunk
 from ..governor.recorder import RecordedGovernor
-from ..governor.verdict import Verdict
-from .channel import Channel, Closed
-from .loop_figures import Durations, LoopFigures, milliseconds
+from ..governor.verdict import GovernorVerdict
+from .channel import Channel, ChannelClosed
+from .loop_metrics import DurationHistogram, LoopMetrics, quantile_ms
 
-HELD_BEFORE_LEAVING = 0.1
+FINAL_HOLD_SECONDS = 0.1
 """Seconds for which the pose is still held, write after write, before the control process leaves the arm."""
 
-LIMP_SECONDS = 0.2
+PROTECTION_CHECK_SECONDS = 0.2
 """How often it is looked whether a motor has let go by itself."""
 
-SUSPENDED = 0.1
+MAX_SUSPEND_SECONDS = 0.1
 """Seconds by which the machine may have slept unnoticed by the steady clock; more, and what is queued is old."""
 
 
@@ -95,12 +95,12 @@ class ControlLoop:
         self._recorder_failure = recorder_failure
         names = governor.governor.rules.limits.names
         self._order = np.array([description.names.index(name) for name in names])
-        self._torque, self._leaves, self._running = False, False, False
-        self._heard = clock()
-        self._periods, self._work, self._round_trips = Durations(), Durations(), Durations()
-        self._observed: dict[int, float] = {}
-        self._bus_failures, self._blind, self._limp_again = 0, False, 0.0
-        self._slept = self._asleep()
+        self._torque_on, self._exit_requested, self._episode_running = False, False, False
+        self._last_message_time = clock()
+        self._periods, self._work, self._round_trips = DurationHistogram(), DurationHistogram(), DurationHistogram()
+        self._observation_times: dict[int, float] = {}
+        self._bus_failures, self._read_failed, self._next_protection_check = 0, False, 0.0
+        self._last_suspended_seconds = self._suspended_seconds()
         self._signals_seen = 0
 
     def run(self) -> None:
@@ -109,14 +109,14 @@ class ControlLoop:
         deadline = last = self._clock()
         overran = False
         try:
-            while not self._leaves:
+            while not self._exit_requested:
                 wait = deadline - self._clock()
                 if wait > 0:
                     self._sleep(wait)
                 started = self._clock()
                 self._periods.add(started - last)
                 last = started
-                if self._listen():
+                if self._handle_messages():
                     # An episode began or ended: torque takes its time, and that is no overrun.
                     deadline = self._clock()
                 self._tick(overran)
@@ -130,48 +130,48 @@ class ControlLoop:
             self._governor.stop(f"{type(error).__name__}: {error}", self._clock())
             raise
         finally:
-            self._keep_holding()
+            self._hold_before_exit()
 
     # What the session says.
 
-    def _listen(self) -> bool:
+    def _handle_messages(self) -> bool:
         """Do what the session asked for since the last tick; returns whether that took its time."""
         paused = False
-        self._notice_signals()
+        self._handle_signals()
         messages = self._channel.receive()
-        if self._channel.gone is not None and all(message["kind"] != "close" for message, _ in messages):
-            self._leaves = True
+        if self._channel.close_reason is not None and all(message["kind"] != "close" for message, _ in messages):
+            self._exit_requested = True
             self._governor.stop("the session process is gone", self._clock())
             return False
         if messages:
-            self._heard = self._clock()
+            self._last_message_time = self._clock()
         for message, array in messages:
-            paused |= self._obey(message, array)
-        if self._running and self._clock() - self._heard > self._settings.heartbeat_seconds:
+            paused |= self._handle_message(message, array)
+        if self._episode_running and self._clock() - self._last_message_time > self._settings.heartbeat_seconds:
             self._governor.hold("heartbeat", "the session process gives no sign of life", self._clock())
         return paused
 
-    def _obey(self, message: dict[str, Any], array: np.ndarray | None) -> bool:
+    def _handle_message(self, message: dict[str, Any], array: np.ndarray | None) -> bool:
         """Do what one message asks for; returns whether torque was switched, which takes its time."""
         kind, now = message["kind"], self._clock()
         if kind == "chunk":
             fields = ("session", "episode", "sequence", "observed", "period")
-            chunk = Chunk(**{field: message[field] for field in fields}, actions=array)
+            chunk = ActionChunk(**{field: message[field] for field in fields}, actions=array)
             verdict = self._governor.submit(chunk, now)
             if verdict.accepted:
-                self._observed[chunk.sequence] = chunk.observed
-                while len(self._observed) > 64:
-                    del self._observed[min(self._observed)]
+                self._observation_times[chunk.sequence] = chunk.observed
+                while len(self._observation_times) > 64:
+                    del self._observation_times[min(self._observation_times)]
             answer = {"sequence": chunk.sequence, "accepted": verdict.accepted}
-            self._tell({"kind": "verdict", **answer, "reason": verdict.reason, "detail": verdict.detail})
+            self._send_message({"kind": "verdict", **answer, "reason": verdict.reason, "detail": verdict.detail})
         elif kind == "begin":
             return self._begin(message["episode"])
         elif kind == "end":
             self._governor.end(now)
-            self._running = False
+            self._episode_running = False
             if message["release"]:
-                self._release()
-            self._tell({"kind": "ended"})
+                self._disable_torque()
+            self._send_message({"kind": "ended"})
             return True
         elif kind in ("fault", "hold"):
             getattr(self._governor, kind)(message["reason"], message["detail"], now)
@@ -184,9 +184,9 @@ class ControlLoop:
             return True
         elif kind == "close":
             self._governor.end(now)
-            self._running, self._leaves = False, True
+            self._episode_running, self._exit_requested = False, True
             if message["release"]:
-                self._release()
+                self._disable_torque()
         return False
 
     def _begin(self, episode: int) -> bool:
@@ -195,97 +195,97 @@ class ControlLoop:
             pose = self._arm.measure()
             verdict = self._governor.begin(episode, pose[self._order], self._clock())
             if verdict.accepted:
-                self._switch_on()
+                self._enable_torque()
         except BusError as error:
             self._bus_failures += 1
             self._governor.end(self._clock())
-            self._tell({"kind": "begun", "accepted": False, "reason": "bus", "detail": str(error)})
+            self._send_message({"kind": "begun", "accepted": False, "reason": "bus", "detail": str(error)})
             return True
-        self._running = verdict.accepted
-        self._heard = self._clock()
+        self._episode_running = verdict.accepted
+        self._last_message_time = self._clock()
         answer = {"accepted": verdict.accepted, "reason": verdict.reason, "detail": verdict.detail}
-        self._tell({"kind": "begun", **answer})
+        self._send_message({"kind": "begun", **answer})
         return True
 
-    def _switch_on(self) -> None:
+    def _enable_torque(self) -> None:
         # Also where it should be on: a servo may have lost it since, and the goal is the present pose in any case.
         if not self._settings.dry_run:
             self._arm.hold()
             self._arm.set_torque(True)
-            self._torque = True
+            self._torque_on = True
 
     def _rearm(self, now: float) -> None:
         verdict = self._governor.rearm(now)
         try:
-            if verdict.accepted and self._running:
-                self._switch_on()
+            if verdict.accepted and self._episode_running:
+                self._enable_torque()
         except BusError as error:
             self._bus_failures += 1
             self._governor.fault("bus", str(error), self._clock())
-            verdict = Verdict(False, "bus", str(error))
-        self._tell({"kind": "rearmed", "accepted": verdict.accepted, "detail": verdict.detail})
+            verdict = GovernorVerdict(False, "bus", str(error))
+        self._send_message({"kind": "rearmed", "accepted": verdict.accepted, "detail": verdict.detail})
 
-    def _release(self) -> None:
-        if self._torque:
+    def _disable_torque(self) -> None:
+        if self._torque_on:
             try:
                 self._arm.set_torque(False)
-                self._torque = False
+                self._torque_on = False
             except BusError as error:
                 self._bus_failures += 1
-                self._tell({"kind": "event", "events": [["bus", f"torque stays on: {error}", self._clock()]]})
+                self._send_message({"kind": "event", "events": [["bus", f"torque stays on: {error}", self._clock()]]})
 
-    def _notice_signals(self) -> None:
+    def _handle_signals(self) -> None:
         if self._signals is None:
             return
         for name in self._signals.received[self._signals_seen :]:
             self._signals_seen += 1
             self._governor.stop(name, self._clock())
             # Ctrl-C reaches the whole group, and the session will say what is to come; SIGTERM means this process.
-            self._leaves |= name == "SIGTERM"
+            self._exit_requested |= name == "SIGTERM"
 
     # One tick.
 
     def _tick(self, overran: bool) -> None:
-        self._watch_machine()
+        self._check_machine()
         measured = self._measure()
         now = self._clock()
         command = self._governor.tick(now, measured, measured_at=now, overran=overran)
-        if command.target is not None and self._torque:
+        if command.target is not None and self._torque_on:
             self._write(command.target, now)
-        observed = self._observed.pop(command.sequence, None)
+        observed = self._observation_times.pop(command.sequence, None)
         if observed is not None:
             self._round_trips.add(self._clock() - observed)
         governor = self._governor.governor
-        told = {"kind": "measurement", "time": now, "state": command.state, "reason": governor.reason}
-        told |= {"remaining": governor.remaining(now), "sequence": governor.sequence}
-        told["joints"] = None if measured is None else measured.tolist()
-        told["target"] = None if command.target is None else command.target.tolist()
+        status_message = {"kind": "measurement", "time": now, "state": command.state, "reason": governor.reason}
+        status_message |= {"remaining": governor.remaining(now), "sequence": governor.sequence}
+        status_message["joints"] = None if measured is None else measured.tolist()
+        status_message["target"] = None if command.target is None else command.target.tolist()
         if command.events:
-            told["events"] = [[event.kind, event.detail, event.time] for event in command.events]
-        self._tell(told, may_drop=not command.events)
+            status_message["events"] = [[event.kind, event.detail, event.time] for event in command.events]
+        self._send_message(status_message, may_drop=not command.events)
 
     def _measure(self) -> np.ndarray | None:
         """Return the joints in the governor's order, None where the bus gives none; notices servos that were reset."""
         try:
             measured = self._arm.measure()[self._order]
-            if self._blind and self._torque and not self._arm.has_torque():
+            if self._read_failed and self._torque_on and not self._arm.has_torque():
                 # Not to be switched on again unasked: nobody knows what the arm did meanwhile.
-                self._torque = False
+                self._torque_on = False
                 self._governor.fault("torque", "a servo has lost its torque", self._clock())
-            self._look_for_limp_motors()
-            self._blind = False
+            self._check_motor_protection()
+            self._read_failed = False
         except BusError:
             self._bus_failures += 1
-            self._blind = True
+            self._read_failed = True
             return None
         return measured
 
-    def _look_for_limp_motors(self) -> None:
+    def _check_motor_protection(self) -> None:
         """Stop where a motor lets go to protect itself; goals are still written, so that it never snaps back."""
-        if not self._torque or self._clock() < self._limp_again:
+        if not self._torque_on or self._clock() < self._next_protection_check:
             return
-        self._limp_again = self._clock() + LIMP_SECONDS
-        names = self._arm.lets_go()
+        self._next_protection_check = self._clock() + PROTECTION_CHECK_SECONDS
+        names = self._arm.motors_in_protection()
         if names:
             self._governor.fault("limp", f"{names} let go, too hot or with too much current", self._clock())
 
@@ -298,26 +298,28 @@ class ControlLoop:
             self._bus_failures += 1
             self._governor.hold("bus", f"the goal could not be written: {error}", now)
 
-    def _watch_machine(self) -> None:
-        asleep = self._asleep()
-        if asleep - self._slept > SUSPENDED:
+    def _check_machine(self) -> None:
+        suspended_seconds = self._suspended_seconds()
+        if suspended_seconds - self._last_suspended_seconds > MAX_SUSPEND_SECONDS:
             # The steady clock stands still while a machine sleeps, and chunks would look fresh after it.
-            self._governor.stop(f"the machine slept for {asleep - self._slept:.1f} s", self._clock())
-        self._slept = asleep
+            self._governor.stop(
+                f"the machine slept for {suspended_seconds - self._last_suspended_seconds:.1f} s", self._clock()
+            )
+        self._last_suspended_seconds = suspended_seconds
         failure = self._recorder_failure()
         if failure is not None and self._governor.governor.state != "stopped":
             self._governor.stop(f"the flight recorder failed: {failure}", self._clock())
 
     @staticmethod
-    def _asleep() -> float:
+    def _suspended_seconds() -> float:
         if not hasattr(time, "CLOCK_BOOTTIME"):
             return 0.0
         return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
 
-    def _keep_holding(self) -> None:
+    def _hold_before_exit(self) -> None:
         """Hold the pose for a moment, write after write, then leave; the servos keep their goal and their torque."""
-        ends = self._clock() + HELD_BEFORE_LEAVING
-        while self._torque and self._clock() < ends:
+        ends = self._clock() + FINAL_HOLD_SECONDS
+        while self._torque_on and self._clock() < ends:
             try:
                 self._hold_once()
             except Exception:
@@ -335,26 +337,26 @@ class ControlLoop:
         if command.target is not None:
             self._write(command.target, now)
 
-    def _tell(self, message: dict[str, Any], *, may_drop: bool = False) -> None:
+    def _send_message(self, message: dict[str, Any], *, may_drop: bool = False) -> None:
         # Whether the other end is gone is noticed where its messages are read.
-        with contextlib.suppress(Closed):
+        with contextlib.suppress(ChannelClosed):
             self._channel.send(message, may_drop=may_drop)
 
-    def figures(self) -> LoopFigures:
+    def figures(self) -> LoopMetrics:
         """Return what the loop has to say of itself; decisions are timed elsewhere."""
         governor = self._governor.governor
         counts, ticks = governor.counts, max(governor.counts["ticks"], 1)
-        return LoopFigures(
+        return LoopMetrics(
             loop_hz=self._settings.loop_hz,
             ticks=counts["ticks"],
             overruns=counts["overruns"],
             overrun_fraction=counts["overruns"] / ticks,
-            period_p50_ms=milliseconds(self._periods, 0.5),
-            period_p99_ms=milliseconds(self._periods, 0.99),
+            period_p50_ms=quantile_ms(self._periods, 0.5),
+            period_p99_ms=quantile_ms(self._periods, 0.99),
             period_max_ms=1000.0 * self._periods.longest if self._periods.count else None,
-            work_p99_ms=milliseconds(self._work, 0.99),
-            round_trip_p50_ms=milliseconds(self._round_trips, 0.5),
-            round_trip_p99_ms=milliseconds(self._round_trips, 0.99),
+            work_p99_ms=quantile_ms(self._work, 0.99),
+            round_trip_p50_ms=quantile_ms(self._round_trips, 0.5),
+            round_trip_p99_ms=quantile_ms(self._round_trips, 0.99),
             chunks=counts["accepted"],
             position_clamps=counts["position_clamps"],
             speed_clamps=counts["speed_clamps"],

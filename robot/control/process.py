@@ -23,22 +23,22 @@ import numpy as np
 
 from ...errors import InputError, SaccadeError, WorldError
 from ..arm import Arm, ArmDescription
-from ..governor.chunk import Chunk
+from ..governor.chunk import ActionChunk
 from ..governor.governor import Governor
 from ..governor.recorder import FlightRecorder, RecordedGovernor
 from ..governor.rules import Rules
-from ..governor.verdict import Event, Verdict
-from .channel import Channel, Closed
+from ..governor.verdict import Event, GovernorVerdict
+from .channel import Channel, ChannelClosed
 from .loop import ControlLoop, LoopSettings, Signals
-from .loop_figures import LoopFigures
+from .loop_metrics import LoopMetrics
 
 CONNECT_SECONDS = 120.0
 """How long an arm may take to be there: importing a driver alone takes many seconds on a busy machine."""
 
 ANSWER_SECONDS = 10.0
-KEPT_EVENTS = 10_000
-NICE = -10
-PRIORITY = 10
+MAX_KEPT_EVENTS = 10_000
+NICENESS = -10
+REALTIME_PRIORITY = 10
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ class ControlLink:
     def __init__(self, process: Any, channel: Channel, settings: LoopSettings) -> None:
         self._process, self._channel, self.settings = process, channel, settings
         self._answers: deque[dict[str, Any]] = deque()
-        self._verdicts: deque[tuple[int, Verdict]] = deque(maxlen=KEPT_EVENTS)
-        self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
+        self._verdicts: deque[tuple[int, GovernorVerdict]] = deque(maxlen=MAX_KEPT_EVENTS)
+        self._events: deque[Event] = deque(maxlen=MAX_KEPT_EVENTS)
         self._measurement: Measurement | None = None
         self._joints: tuple[np.ndarray, float] | None = None
-        self._judged = -1
+        self._last_judged_sequence = -1
 
     @classmethod
     def start(cls, make_arm: Callable[[], Arm], settings: LoopSettings | None = None) -> Self:
@@ -83,72 +83,74 @@ class ControlLink:
         does not fit and WorldError where the arm or the process fails.
         """
         settings = settings or LoopSettings()
-        ours, theirs = Channel.pair()
+        session_socket, control_socket = Channel.pair()
         # Spawned, as a copy of this process would bring along its threads, locks and open devices.
         process = multiprocessing.get_context("spawn").Process(
-            target=control_process, args=(theirs, make_arm, settings), name="saccade control", daemon=True
+            target=control_process, args=(control_socket, make_arm, settings), name="saccade control", daemon=True
         )
         process.start()
-        theirs.close()
-        link = cls(process, Channel(ours), settings)
+        control_socket.close()
+        link = cls(process, Channel(session_socket), settings)
         try:
-            answer = link._await("connected", CONNECT_SECONDS)
+            answer = link._wait_for_answer("connected", CONNECT_SECONDS)
             link.description = ArmDescription.from_json(json.dumps(answer["description"]), "the arm")
         except BaseException:
-            link._abandon()
+            link._end_process()
             raise
         return link
 
-    def govern(self, rules: Rules, record: Path | None = None) -> None:
+    def start_governor(self, rules: Rules, record: Path | None = None) -> None:
         """Give the process its rules and the file for its flight record; its loop runs from here on."""
-        self._say({"kind": "rules", "rules": rules.to_json(), "record": None if record is None else str(record)})
-        self._await("ready", ANSWER_SECONDS)
+        self._send_message(
+            {"kind": "rules", "rules": rules.to_json(), "record": None if record is None else str(record)}
+        )
+        self._wait_for_answer("ready", ANSWER_SECONDS)
 
-    def begin_episode(self, episode: int) -> Verdict:
+    def begin_episode(self, episode: int) -> GovernorVerdict:
         """Make the pose the goal, switch torque on, take chunks from now on; a refusal leaves the torque as it is."""
-        self._say({"kind": "begin", "episode": episode})
-        answer = self._await("begun", ANSWER_SECONDS)
-        self._judged = -1
+        self._send_message({"kind": "begin", "episode": episode})
+        answer = self._wait_for_answer("begun", ANSWER_SECONDS)
+        self._last_judged_sequence = -1
         self._verdicts.clear()
         self._measurement = None
-        return Verdict(answer["accepted"], answer["reason"], answer["detail"])
+        return GovernorVerdict(answer["accepted"], answer["reason"], answer["detail"])
 
     def end_episode(self, *, release: bool = False) -> None:
         """Hold, and take no more chunks; `release` switches torque off, and the arm may drop."""
-        self._say({"kind": "end", "release": release})
-        self._await("ended", ANSWER_SECONDS)
+        self._send_message({"kind": "end", "release": release})
+        self._wait_for_answer("ended", ANSWER_SECONDS)
 
-    def send(self, chunk: Chunk) -> None:
+    def send(self, chunk: ActionChunk) -> None:
         """Send a chunk; the governor judges it at its next tick (see `verdicts`)."""
         names = ("session", "episode", "sequence", "observed", "period")
         fields = {name: getattr(chunk, name) for name in names}
         if chunk.actions.dtype.kind not in "fiub":
-            self._say({"kind": "fault", "reason": "dtype", "detail": f"actions of type {chunk.actions.dtype}"})
+            self._send_message({"kind": "fault", "reason": "dtype", "detail": f"actions of type {chunk.actions.dtype}"})
             return
-        self._say({"kind": "chunk", **fields}, chunk.actions)
+        self._send_message({"kind": "chunk", **fields}, chunk.actions)
 
-    def beat(self) -> None:
+    def send_heartbeat(self) -> None:
         """Give a sign of life; owed every `heartbeat_seconds` of the settings while an episode runs."""
-        self._say({"kind": "beat"})
+        self._send_message({"kind": "beat"})
         self.poll()
 
     def stop(self, reason: str) -> None:
         """Stop the arm, latched until `rearm`."""
-        self._say({"kind": "stop", "reason": reason})
+        self._send_message({"kind": "stop", "reason": reason})
 
     def hold(self, reason: str, detail: str = "") -> None:
         """Hold the arm until a chunk arrives that was decided from a later observation."""
-        self._say({"kind": "hold", "reason": reason, "detail": detail})
+        self._send_message({"kind": "hold", "reason": reason, "detail": detail})
 
     def drop(self) -> None:
         """Forget what is queued, as the instruction has changed."""
-        self._say({"kind": "drop"})
+        self._send_message({"kind": "drop"})
 
-    def rearm(self) -> Verdict:
+    def rearm(self) -> GovernorVerdict:
         """End a stop."""
-        self._say({"kind": "rearm"})
-        answer = self._await("rearmed", ANSWER_SECONDS)
-        return Verdict(answer["accepted"], detail=answer["detail"])
+        self._send_message({"kind": "rearm"})
+        answer = self._wait_for_answer("rearmed", ANSWER_SECONDS)
+        return GovernorVerdict(answer["accepted"], detail=answer["detail"])
 
     def latest(self) -> Measurement | None:
         """Return the newest measurement, None before the first tick."""
@@ -166,37 +168,37 @@ class ControlLink:
         self._events.clear()
         return events
 
-    def take_verdicts(self) -> list[tuple[int, Verdict]]:
+    def take_verdicts(self) -> list[tuple[int, GovernorVerdict]]:
         """Return the sequence numbers of the chunks judged since the last call, with their verdicts."""
         verdicts = list(self._verdicts)
         self._verdicts.clear()
         return verdicts
 
     @property
-    def judged(self) -> int:
+    def last_judged_sequence(self) -> int:
         """The highest sequence number of this episode that the governor has judged, -1 before the first."""
-        return self._judged
+        return self._last_judged_sequence
 
     def poll(self) -> None:
         """Take in what the process has said; WorldError where it is gone."""
         for message, _ in self._channel.receive():
-            self._take(message)
-        if self._channel.gone is not None:
-            raise self._lost()
+            self._handle_message(message)
+        if self._channel.close_reason is not None:
+            raise self._process_ended_error()
 
     def wait(self, seconds: float) -> None:
         """Wait until the process says something, but not longer than that."""
         self._channel.wait(seconds)
 
-    def close(self, *, release: bool = False) -> LoopFigures | None:
+    def close(self, *, release: bool = False) -> LoopMetrics | None:
         """Hold, end the process and return the loop's figures; None where it was gone before or had no rules yet."""
         figures = None
         try:
-            self._say({"kind": "close", "release": release})
-            figures = LoopFigures(**self._await("figures", ANSWER_SECONDS)["figures"])
-        except (SaccadeError, Closed):
+            self._send_message({"kind": "close", "release": release})
+            figures = LoopMetrics(**self._wait_for_answer("figures", ANSWER_SECONDS)["figures"])
+        except (SaccadeError, ChannelClosed):
             pass
-        self._abandon()
+        self._end_process()
         return figures
 
     def kill_process(self) -> None:
@@ -207,7 +209,7 @@ class ControlLink:
     def process_id(self) -> int:
         return self._process.pid
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _handle_message(self, message: dict[str, Any]) -> None:
         kind = message["kind"]
         if kind == "measurement":
             joints = None if message["joints"] is None else np.array(message["joints"])
@@ -217,46 +219,46 @@ class ControlLink:
             if joints is not None:
                 self._joints = joints, message["time"]
         elif kind == "verdict":
-            self._judged = max(self._judged, message["sequence"])
-            verdict = Verdict(message["accepted"], message["reason"], message["detail"])
+            self._last_judged_sequence = max(self._last_judged_sequence, message["sequence"])
+            verdict = GovernorVerdict(message["accepted"], message["reason"], message["detail"])
             self._verdicts.append((message["sequence"], verdict))
         elif kind == "refused":
-            raise _refusal(message)
+            raise _refusal_error(message)
         elif kind != "event":
             self._answers.append(message)
         self._events += [Event(*event) for event in message.get("events", ())]
 
-    def _await(self, kind: str, seconds: float) -> dict[str, Any]:
+    def _wait_for_answer(self, kind: str, seconds: float) -> dict[str, Any]:
         ends = time.monotonic() + seconds
         while True:
             for message, _ in self._channel.receive():
-                self._take(message)
+                self._handle_message(message)
             while self._answers:
                 answer = self._answers.popleft()
                 if answer["kind"] == kind:
                     return answer
-            if self._channel.gone is not None:
-                raise self._lost()
+            if self._channel.close_reason is not None:
+                raise self._process_ended_error()
             if time.monotonic() > ends:
                 raise WorldError(f"the control process gave no answer ({kind}) within {seconds:g} s")
             self._channel.wait(0.1)
 
-    def _say(self, message: dict[str, Any], array: np.ndarray | None = None) -> None:
+    def _send_message(self, message: dict[str, Any], array: np.ndarray | None = None) -> None:
         try:
             self._channel.send(message, array)
-        except Closed:
+        except ChannelClosed:
             # What it said last tells why it went.
-            for told, _ in self._channel.receive():
-                self._take(told)
-            raise self._lost() from None
+            for last_reply, _ in self._channel.receive():
+                self._handle_message(last_reply)
+            raise self._process_ended_error() from None
 
-    def _lost(self) -> WorldError:
+    def _process_ended_error(self) -> WorldError:
         self._process.join(timeout=2.0)
         code = self._process.exitcode
         how = "without a word" if code is None else f"with code {code}"
         return WorldError(f"the control process ended {how}; the arm keeps its last goal")
 
-    def _abandon(self) -> None:
+    def _end_process(self) -> None:
         self._channel.close()
         self._process.join(timeout=5.0)
         if self._process.is_alive():
@@ -274,14 +276,14 @@ def control_process(end: socket.socket, make_arm: Callable[[], Arm], settings: L
         arm = make_arm()
         description = arm.connect()
         channel.send({"kind": "connected", "description": json.loads(description.to_json())})
-        message = _first_words(channel, signals)
+        message = _wait_for_rules(channel, signals)
         if message is None:
             return
         rules = Rules.from_json(message["rules"], "rules")
         if settings.raise_priority:
             # Before the recorder's thread is there, which inherits it.
             with contextlib.suppress(OSError):
-                os.nice(NICE)
+                os.nice(NICENESS)
         if message["record"] is not None:
             recorder = FlightRecorder(Path(message["record"]), rules)
         governor = RecordedGovernor(Governor(rules), recorder)
@@ -295,10 +297,10 @@ def control_process(end: socket.socket, make_arm: Callable[[], Arm], settings: L
         channel.send({"kind": "ready"})
         loop.run()
         channel.send({"kind": "figures", "figures": vars(loop.figures())})
-    except Closed:
+    except ChannelClosed:
         return
     except SaccadeError as error:
-        _refuse(channel, error)
+        _send_refusal(channel, error)
     finally:
         channel.drain(1.0)
         if recorder is not None:
@@ -307,13 +309,13 @@ def control_process(end: socket.socket, make_arm: Callable[[], Arm], settings: L
             arm.close()
 
 
-def _first_words(channel: Channel, signals: Signals) -> dict[str, Any] | None:
+def _wait_for_rules(channel: Channel, signals: Signals) -> dict[str, Any] | None:
     """Wait for the rules; None where the session leaves, or is made to leave, before it gives any."""
     while not signals.received:
         channel.wait(0.1)
         for message, _ in channel.receive():
             return message if message["kind"] == "rules" else None
-        if channel.gone is not None:
+        if channel.close_reason is not None:
             return None
     return None
 
@@ -325,20 +327,20 @@ def _raise_priority() -> None:
     """
     if hasattr(os, "sched_setscheduler"):
         with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(REALTIME_PRIORITY))
 
 
-def _refuse(channel: Channel, error: SaccadeError) -> None:
-    told: dict[str, Any] = {"kind": "refused", "text": str(error)}
+def _send_refusal(channel: Channel, error: SaccadeError) -> None:
+    last_reply: dict[str, Any] = {"kind": "refused", "text": str(error)}
     if isinstance(error, InputError):
-        told |= {"what": error.what, "got": str(error.got), "expected": str(error.expected), "fix": error.fix}
+        last_reply |= {"what": error.what, "got": str(error.got), "expected": str(error.expected), "fix": error.fix}
     try:
-        channel.send(told)
-    except Closed:
+        channel.send(last_reply)
+    except ChannelClosed:
         return
 
 
-def _refusal(message: dict[str, Any]) -> SaccadeError:
+def _refusal_error(message: dict[str, Any]) -> SaccadeError:
     if "what" in message:
         return InputError(message["what"], got=message["got"], expected=message["expected"], fix=message["fix"])
     return WorldError(message["text"])

@@ -19,23 +19,23 @@ import numpy as np
 from ...errors import InputError, SaccadeError, WorldError
 from ..arm import ArmDescription, BusError
 from ..limits import JointRange
-from .serial_bus import clear, open_port, torque_stays_off, tried
+from .serial_bus import call_with_retries, clear_input_buffers, keep_torque_off, open_port
 
-UNIT_OF = {"degrees": "degrees", "range_0_100": "percent", "range_m100_100": "unitless"}
+UNIT_BY_NORM_MODE = {"degrees": "degrees", "range_0_100": "percent", "range_m100_100": "unitless"}
 """What LeRobot's ways to normalise a motor's position are in a contract's words."""
 
-PATIENT = 0.5
+SLOW_REGISTER_SECONDS = 0.5
 """Seconds that a register may take before anything moves; some are in slow memory."""
 
-LETS_GO = 4 | 8
+PROTECTION_STATUS_BITS = 4 | 8
 """Bits of a Feetech servo's status on which it switches its torque off by itself: too hot, too much current."""
 
-IMPLAUSIBLE = 0.5
+MISREAD_MARGIN = 0.5
 """By what part of its range a joint may be read outside of it; more is a misread."""
 
 
 @dataclass(frozen=True)
-class _Part:
+class _MotorBus:
     """One bus of a robot: the prefix of its joints in the robot's names, the robot that owns it, and the bus."""
 
     prefix: str
@@ -53,7 +53,7 @@ class LeRobotArm:
     def __init__(self, config: Any, ranges: Sequence[JointRange] = ()) -> None:
         self._config, self._given_ranges = _without_cameras(config), tuple(ranges)
         self._robot: Any = None
-        self._parts: list[_Part] = []
+        self._motor_buses: list[_MotorBus] = []
         self._names: tuple[str, ...] = ()
         self._low = self._high = np.zeros(0)
         self.retries = 0
@@ -64,7 +64,7 @@ class LeRobotArm:
         Raises InputError for a port that is not there or taken, a servo that is missing or of another model, and a
         calibration that is absent or another arm's; WorldError where a driver fails otherwise.
         """
-        with _nobody_to_ask(self._config):
+        with _without_stdin(self._config):
             try:
                 description = self._connect()
             except (SaccadeError, EOFError):
@@ -75,12 +75,12 @@ class LeRobotArm:
                 kind = type(error).__name__
                 raise WorldError(f"the driver of {self._config.type} failed: {kind}: {error}") from error
         low, high = (np.array([getattr(joint, side) for joint in description.joints]) for side in ("low", "high"))
-        slack = IMPLAUSIBLE * (high - low)
+        slack = MISREAD_MARGIN * (high - low)
         self._names, self._low, self._high = description.names, low - slack, high + slack
         return description
 
     def measure(self) -> np.ndarray:
-        observation = self._tried(self._robot.get_observation, "reading the joints")
+        observation = self._call_with_retries(self._robot.get_observation, "reading the joints")
         pose = np.array([observation[name] for name in self._names], dtype=np.float64)
         if not np.isfinite(pose).all() or np.any((pose < self._low) | (pose > self._high)):
             raise BusError(f"reading the joints: {np.round(pose, 1).tolist()} cannot be")
@@ -90,65 +90,77 @@ class LeRobotArm:
         if not np.isfinite(target).all():
             raise WorldError(f"a goal that is not finite was about to be written: {target}")
         action = {name: float(value) for name, value in zip(self._names, target, strict=True)}
-        self._tried(lambda: self._robot.send_action(action), "writing the goal")
+        self._call_with_retries(lambda: self._robot.send_action(action), "writing the goal")
 
     def hold(self) -> np.ndarray:
         pose = self.measure()
-        if not self._parts:
+        if not self._motor_buses:
             self.command(pose)
             return pose
-        for part in self._parts:
+        for motor_bus in self._motor_buses:
             # In ticks, as converting to units and back could move a joint by one.
-            present = self._tried(lambda part=part: part.bus.sync_read("Present_Position", normalize=False), "reading")
-            self._tried(
-                lambda part=part, present=present: part.bus.sync_write("Goal_Position", present, normalize=False),
+            present = self._call_with_retries(
+                lambda motor_bus=motor_bus: motor_bus.bus.sync_read("Present_Position", normalize=False), "reading"
+            )
+            self._call_with_retries(
+                lambda motor_bus=motor_bus, present=present: motor_bus.bus.sync_write(
+                    "Goal_Position", present, normalize=False
+                ),
                 "writing the goal",
             )
-            written = self._tried(lambda part=part: part.bus.sync_read("Goal_Position", normalize=False), "reading")
+            written = self._call_with_retries(
+                lambda motor_bus=motor_bus: motor_bus.bus.sync_read("Goal_Position", normalize=False), "reading"
+            )
             if written != present:
                 raise BusError(f"the present pose was written as goal, and {written} read back instead of {present}")
         return pose
 
     def set_torque(self, on: bool) -> None:
-        for part in self._parts:
-            switch = part.bus.enable_torque if on else part.bus.disable_torque
-            self._tried(lambda switch=switch: switch(num_retry=2), "switching the torque", budget=PATIENT)
+        for motor_bus in self._motor_buses:
+            switch = motor_bus.bus.enable_torque if on else motor_bus.bus.disable_torque
+            self._call_with_retries(
+                lambda switch=switch: switch(num_retry=2), "switching the torque", budget=SLOW_REGISTER_SECONDS
+            )
 
     def has_torque(self) -> bool:
         """Return whether all motors have torque; a servo that lost its power for a moment has none."""
-        return all(all(self._registers(part, "Torque_Enable").values()) for part in self._parts)
+        return all(all(self._registers(motor_bus, "Torque_Enable").values()) for motor_bus in self._motor_buses)
 
-    def lets_go(self) -> str:
+    def motors_in_protection(self) -> str:
         """Return which motors have let go by themselves, as they are too hot or their current is; empty if none has."""
         return ", ".join(
-            part.prefix + name
-            for part in self._parts
+            motor_bus.prefix + name
+            for motor_bus in self._motor_buses
             # Feetech's; their torque's register stays as it is.
-            if "Status" in _control_table(part)
-            for name, status in self._registers(part, "Status").items()
-            if status & LETS_GO
+            if "Status" in _control_table(motor_bus)
+            for name, status in self._registers(motor_bus, "Status").items()
+            if status & PROTECTION_STATUS_BITS
         )
 
-    def _registers(self, part: _Part, name: str) -> dict[str, int]:
-        return self._tried(lambda: part.bus.sync_read(name, normalize=False), f"reading {name}")
+    def _registers(self, motor_bus: _MotorBus, name: str) -> dict[str, int]:
+        return self._call_with_retries(lambda: motor_bus.bus.sync_read(name, normalize=False), f"reading {name}")
 
     def close(self) -> None:
-        for part in self._parts:
+        for motor_bus in self._motor_buses:
             with contextlib.suppress(Exception):
                 # A port that vanished cannot be closed either; there is nothing more to do about it.
-                part.bus.disconnect(disable_torque=False)
-        if not self._parts and self._robot is not None and self._robot.is_connected:
+                motor_bus.bus.disconnect(disable_torque=False)
+        if not self._motor_buses and self._robot is not None and self._robot.is_connected:
             with contextlib.suppress(Exception):
                 self._robot.disconnect()
 
-    def _tried(self, call: Any, what: str, budget: float | None = None) -> Any:
-        buses = [part.bus for part in self._parts]
+    def _call_with_retries(self, call: Any, what: str, budget: float | None = None) -> Any:
+        buses = [motor_bus.bus for motor_bus in self._motor_buses]
         if not buses:
             try:
                 return call()
             except Exception as error:
                 raise BusError(f"{what}: {type(error).__name__}: {error}") from None
-        result, number = tried(buses, call, what) if budget is None else tried(buses, call, what, budget=budget)
+        result, number = (
+            call_with_retries(buses, call, what)
+            if budget is None
+            else call_with_retries(buses, call, what, budget=budget)
+        )
         self.retries += number > 1
         return result
 
@@ -167,22 +179,27 @@ class LeRobotArm:
                 expected="joint positions, named *.pos, alone",
                 fix="Drive its other parts by other means.",
             )
-        self._parts = _parts(self._robot)
+        self._motor_buses = _motor_buses(self._robot)
         ranges = {joint.name: joint for joint in self._given_ranges}
-        for part in self._parts:
-            what = f"{self._config.type} {part.owner.id or ''}".strip()
-            _check_calibration_file(part, what, self._config)
-            open_port(part.bus, what)
-            _check_servos(part, what)
-            _check_calibration(part, what, self._config)
-            with torque_stays_off(part.bus):
-                tried([part.bus], part.owner.configure, "configuring the servos", budget=4 * PATIENT)
-            clear([part.bus])
-            ranges |= {joint.name: joint for joint in _ranges(part)}
-        if not self._parts:
+        for motor_bus in self._motor_buses:
+            what = f"{self._config.type} {motor_bus.owner.id or ''}".strip()
+            _check_calibration_file(motor_bus, what, self._config)
+            open_port(motor_bus.bus, what)
+            _check_servos(motor_bus, what)
+            _check_calibration(motor_bus, what, self._config)
+            with keep_torque_off(motor_bus.bus):
+                call_with_retries(
+                    [motor_bus.bus],
+                    motor_bus.owner.configure,
+                    "configuring the servos",
+                    budget=4 * SLOW_REGISTER_SECONDS,
+                )
+            clear_input_buffers([motor_bus.bus])
+            ranges |= {joint.name: joint for joint in _ranges(motor_bus)}
+        if not self._motor_buses:
             self._robot.connect(calibrate=False)
             if not self._robot.is_calibrated:
-                raise _no_calibration(self._robot, self._config.type, self._config)
+                raise _missing_calibration_error(self._robot, self._config.type, self._config)
         missing = [name for name in names if name not in ranges]
         if missing:
             raise InputError(
@@ -194,10 +211,10 @@ class LeRobotArm:
         return ArmDescription(self._config.type, tuple(ranges[name] for name in names))
 
 
-def _control_table(part: _Part) -> Mapping[str, Any]:
+def _control_table(motor_bus: _MotorBus) -> Mapping[str, Any]:
     """Return the registers that all motors of a bus have, by name."""
-    motor = next(iter(part.bus.motors.values()))
-    return part.bus.model_ctrl_table[motor.model]
+    motor = next(iter(motor_bus.bus.motors.values()))
+    return motor_bus.bus.model_ctrl_table[motor.model]
 
 
 def _without_cameras(config: Any) -> Any:
@@ -217,15 +234,15 @@ def _without_cameras(config: Any) -> Any:
     return dataclasses.replace(config, **changes)
 
 
-def _parts(robot: Any) -> list[_Part]:
+def _motor_buses(robot: Any) -> list[_MotorBus]:
     """Return the serial buses of a robot, one, or those of a left and a right arm."""
     owners = [("", robot), ("left_", getattr(robot, "left_arm", None)), ("right_", getattr(robot, "right_arm", None))]
-    found = [_Part(prefix, owner, owner.bus) for prefix, owner in owners if getattr(owner, "bus", None) is not None]
-    return [part for part in found if hasattr(part.bus, "port_handler")]
+    found = [_MotorBus(prefix, owner, owner.bus) for prefix, owner in owners if getattr(owner, "bus", None) is not None]
+    return [motor_bus for motor_bus in found if hasattr(motor_bus.bus, "port_handler")]
 
 
 @contextlib.contextmanager
-def _nobody_to_ask(config: Any) -> Iterator[None]:
+def _without_stdin(config: Any) -> Iterator[None]:
     """Let a driver that asks a question fail instead of waiting for an answer."""
     before, sys.stdin = sys.stdin, io.StringIO("")
     try:
@@ -241,7 +258,7 @@ def _nobody_to_ask(config: Any) -> Iterator[None]:
         sys.stdin = before
 
 
-def _no_calibration(owner: Any, what: str, config: Any) -> InputError:
+def _missing_calibration_error(owner: Any, what: str, config: Any) -> InputError:
     return InputError(
         f"calibration of {what}",
         got=f"none at {owner.calibration_fpath}",
@@ -250,30 +267,32 @@ def _no_calibration(owner: Any, what: str, config: Any) -> InputError:
     )
 
 
-def _check_calibration_file(part: _Part, what: str, config: Any) -> None:
-    calibration = part.owner.calibration
+def _check_calibration_file(motor_bus: _MotorBus, what: str, config: Any) -> None:
+    calibration = motor_bus.owner.calibration
     if not calibration:
-        raise _no_calibration(part.owner, what, config)
-    wanted = {name: motor.id for name, motor in part.bus.motors.items()}
+        raise _missing_calibration_error(motor_bus.owner, what, config)
+    wanted = {name: motor.id for name, motor in motor_bus.bus.motors.items()}
     got = {name: each.id for name, each in calibration.items()}
     if got != wanted:
         raise InputError(
             f"calibration of {what}",
             got=f"one with the motors {got}",
             expected=str(wanted),
-            fix=f"{part.owner.calibration_fpath} is another arm's: name the arm's own id, or calibrate it.",
+            fix=f"{motor_bus.owner.calibration_fpath} is another arm's: name the arm's own id, or calibrate it.",
         )
 
 
-def _check_servos(part: _Part, what: str) -> None:
+def _check_servos(motor_bus: _MotorBus, what: str) -> None:
     missing, others = [], []
-    for name, motor in part.bus.motors.items():
+    for name, motor in motor_bus.bus.motors.items():
         try:
-            model, _ = tried([part.bus], lambda name=name: _ping(part.bus, name), "ping", budget=PATIENT)
+            model, _ = call_with_retries(
+                [motor_bus.bus], lambda name=name: _ping(motor_bus.bus, name), "ping", budget=SLOW_REGISTER_SECONDS
+            )
         except BusError:
             missing.append(f"{name} (id {motor.id})")
             continue
-        wanted = part.bus.model_number_table[motor.model]
+        wanted = motor_bus.bus.model_number_table[motor.model]
         if model != wanted:
             others.append(f"{name} (id {motor.id}) of model {model} instead of {motor.model} ({wanted})")
     if missing or others:
@@ -281,7 +300,7 @@ def _check_servos(part: _Part, what: str) -> None:
         raise InputError(
             f"servos of {what}",
             got="; ".join([*silent, *others]),
-            expected=f"{len(part.bus.motors)} servos of the arm",
+            expected=f"{len(motor_bus.bus.motors)} servos of the arm",
             fix="Check power and cables, and that this is the port of the arm.",
         )
 
@@ -293,35 +312,39 @@ def _ping(bus: Any, name: str) -> int:
     return model
 
 
-def _check_calibration(part: _Part, what: str, config: Any) -> None:
+def _check_calibration(motor_bus: _MotorBus, what: str, config: Any) -> None:
     """Compare the calibration file with what the servos keep themselves."""
-    found, _ = tried([part.bus], part.bus.read_calibration, "reading the calibration", budget=2 * PATIENT)
+    found, _ = call_with_retries(
+        [motor_bus.bus], motor_bus.bus.read_calibration, "reading the calibration", budget=2 * SLOW_REGISTER_SECONDS
+    )
     differences = []
-    for name, kept in found.items():
-        wanted = part.owner.calibration[name]
+    for name, stored in found.items():
+        wanted = motor_bus.owner.calibration[name]
         for field in ("homing_offset", "range_min", "range_max"):
-            if getattr(kept, field) != getattr(wanted, field):
-                differences.append(f"{name} {field} {getattr(kept, field)} (file: {getattr(wanted, field)})")
+            if getattr(stored, field) != getattr(wanted, field):
+                differences.append(f"{name} {field} {getattr(stored, field)} (file: {getattr(wanted, field)})")
     if differences:
         raise InputError(
             f"calibration in the servos of {what}",
             got=", ".join(differences),
-            expected=f"what {part.owner.calibration_fpath} says",
+            expected=f"what {motor_bus.owner.calibration_fpath} says",
             fix="This is another arm, or it was calibrated anew: name its own id, or run lerobot-calibrate.",
         )
 
 
-def _ranges(part: _Part) -> list[JointRange]:
+def _ranges(motor_bus: _MotorBus) -> list[JointRange]:
     joints = []
-    for name, motor in part.bus.motors.items():
-        kept = part.owner.calibration[name]
-        degrees = (kept.range_max - kept.range_min) * 360.0 / (part.bus.model_resolution_table[motor.model] - 1)
-        unit = UNIT_OF.get(str(motor.norm_mode.value))
+    for name, motor in motor_bus.bus.motors.items():
+        stored = motor_bus.owner.calibration[name]
+        degrees = (
+            (stored.range_max - stored.range_min) * 360.0 / (motor_bus.bus.model_resolution_table[motor.model] - 1)
+        )
+        unit = UNIT_BY_NORM_MODE.get(str(motor.norm_mode.value))
         if unit is None or not math.isfinite(degrees) or degrees <= 0:
             raise InputError(
-                f"calibration of {name}", got=f"{kept}", expected="a range of its positions", fix="Calibrate the arm."
+                f"calibration of {name}", got=f"{stored}", expected="a range of its positions", fix="Calibrate the arm."
             )
         low, high = {"degrees": (-degrees / 2, degrees / 2), "percent": (0.0, 100.0), "unitless": (-100.0, 100.0)}[unit]
         gripper = name.endswith("gripper")
-        joints.append(JointRange(f"{part.prefix}{name}.pos", unit, low, high, degrees, gripper=gripper))
+        joints.append(JointRange(f"{motor_bus.prefix}{name}.pos", unit, low, high, degrees, gripper=gripper))
     return joints

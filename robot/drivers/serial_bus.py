@@ -17,8 +17,8 @@ from typing import Any
 from ...errors import InputError
 from ..arm import BusError
 
-TRIES = 3
-BUDGET = 0.045
+MAX_TRIES = 3
+RETRY_BUDGET_SECONDS = 0.045
 """Seconds that all tries of a read may take together; 50 ms with what comes around them."""
 
 TRY_SECONDS = 0.02
@@ -42,23 +42,23 @@ def open_port(bus: Any, what: str) -> None:
         ) from None
     except Exception as error:
         # The driver raises whatever its libraries do; all of it means that this is no port to talk through.
-        got = f"{port}, which does not open ({_root(error)})"
+        got = f"{port}, which does not open ({_root_cause_text(error)})"
         raise InputError(f"port of {what}", got=got, expected="a serial port", fix=FIND_PORT) from None
-    _tame(bus.port_handler)
+    _bound_port_waits(bus.port_handler)
     if type(bus.packet_handler).__module__.startswith("scservo_sdk"):
-        _keep_in_step(bus.sync_reader, bus.packet_handler)
+        _reject_late_answers(bus.sync_reader, bus.packet_handler)
 
 
 FIND_PORT = "Plug the arm in and name its port; `lerobot-find-port` finds it."
 
 
-def _tame(handler: Any) -> None:
+def _bound_port_waits(handler: Any) -> None:
     """Give a port handler a steady clock, a bound on every wait, and a read that sleeps until there is something.
 
     The vendor's handler times its answers by the wall clock, which may jump, and asks the port again and again while
     it waits, which takes a processor from whoever is to answer.
     """
-    own_timeout = handler.setPacketTimeout
+    vendor_set_timeout = handler.setPacketTimeout
 
     def read_port(length: int) -> bytes:
         serial = handler.ser
@@ -68,7 +68,7 @@ def _tame(handler: Any) -> None:
         return serial.read(length)
 
     def set_packet_timeout(length: int) -> None:
-        own_timeout(length)
+        vendor_set_timeout(length)
         limit = getattr(handler, "saccade_limit", None)
         if limit is not None:
             handler.packet_timeout = min(handler.packet_timeout, 1000.0 * limit)
@@ -78,7 +78,7 @@ def _tame(handler: Any) -> None:
     handler.ser.write_timeout = WRITE_SECONDS
 
 
-def _keep_in_step(reader: Any, packets: Any) -> None:
+def _reject_late_answers(reader: Any, packets: Any) -> None:
     """Let no late answer pass for the answer to a later question.
 
     Feetech's protocol numbers nothing, so that an adapter which lags by more than a try lets every read return the
@@ -90,7 +90,7 @@ def _keep_in_step(reader: Any, packets: Any) -> None:
     def ask_for_more() -> int:
         wanted = reader.data_length
         room = LAST_REGISTER + 1 - reader.start_address - wanted
-        reader.data_length = wanted + next(number) % (1 + min(max(room, 0), LENGTHS - 1))
+        reader.data_length = wanted + next(number) % (1 + min(max(room, 0), ANSWER_LENGTHS - 1))
         try:
             return ask()
         finally:
@@ -109,7 +109,7 @@ def _keep_in_step(reader: Any, packets: Any) -> None:
 LAST_REGISTER = 70
 """Of an STS3215: the present current."""
 
-LENGTHS = 14
+ANSWER_LENGTHS = 14
 """How many lengths of answers there are: one that is late by fewer questions is noticed."""
 
 WRONG_ANSWER = -7
@@ -117,7 +117,7 @@ WRONG_ANSWER = -7
 
 
 @contextlib.contextmanager
-def answering_within(buses: list[Any], seconds: float) -> Iterator[None]:
+def answer_timeout(buses: list[Any], seconds: float) -> Iterator[None]:
     """Bound every wait for an answer; outside of this the driver's own 50 ms and more hold."""
     for bus in buses:
         bus.port_handler.saccade_limit = seconds
@@ -128,15 +128,20 @@ def answering_within(buses: list[Any], seconds: float) -> Iterator[None]:
             bus.port_handler.saccade_limit = None
 
 
-def clear(buses: list[Any]) -> None:
+def clear_input_buffers(buses: list[Any]) -> None:
     """Throw away what came in late: the vendor's own clearing leaves it there, to be taken for the next answer."""
     for bus in buses:
         bus.port_handler.is_using = False
         bus.port_handler.ser.reset_input_buffer()
 
 
-def tried[Result](
-    buses: list[Any], call: Callable[[], Result], what: str, *, budget: float = BUDGET, tries: int = TRIES
+def call_with_retries[Result](
+    buses: list[Any],
+    call: Callable[[], Result],
+    what: str,
+    *,
+    budget: float = RETRY_BUDGET_SECONDS,
+    tries: int = MAX_TRIES,
 ) -> tuple[Result, int]:
     """Return what a call on the buses returns, and at which try; BusError after at most so many, within the budget.
 
@@ -149,20 +154,20 @@ def tried[Result](
         if left <= 0.0:
             break
         try:
-            clear(buses)
-            with answering_within(buses, min(TRY_SECONDS, left)):
+            clear_input_buffers(buses)
+            with answer_timeout(buses, min(TRY_SECONDS, left)):
                 return call(), number
         except EOFError:
             # A driver asked somebody at the keyboard; trying again would ask again.
             raise
         except Exception as error:
             # Driver, SDK, pyserial and termios raise their own kinds; to an arm in motion they are all one.
-            failure = _root(error)
+            failure = _root_cause_text(error)
     raise BusError(f"{what}: no whole answer within {tries} tries and {1000 * budget:.0f} ms ({failure})")
 
 
 @contextlib.contextmanager
-def torque_stays_off(bus: Any) -> Iterator[None]:
+def keep_torque_off(bus: Any) -> Iterator[None]:
     """Let a driver configure its motors without the torque that it switches on in the end.
 
     It does so without setting the goal to where the arm is, and whoever moved the arm by hand would see it jump.
@@ -174,7 +179,7 @@ def torque_stays_off(bus: Any) -> Iterator[None]:
         del bus.enable_torque
 
 
-def _root(error: BaseException) -> str:
+def _root_cause_text(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -10,7 +10,7 @@ from ...errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
-class Chunk:
+class ActionChunk:
     """T steps decided at once; step i is for `observed + i * period` to `observed + (i + 1) * period`.
 
     `actions`: [T, A] in the contract's units. What they hold is not checked here: the governor refuses what must not

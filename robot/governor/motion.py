@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def advance(
+def limited_step(
     command: np.ndarray,
     velocity: np.ndarray,
     target: np.ndarray,
@@ -23,17 +23,19 @@ def advance(
     """
     if seconds <= 0.0:
         return command, velocity, False
-    room = target - command
-    wanted = np.clip(room / seconds, -speed, speed)
+    distance = target - command
+    desired_velocity = np.clip(distance / seconds, -speed, speed)
     # The fastest from which a joint can still brake before its target, counted in whole ticks.
     slack = 0.5 * acceleration * seconds
-    braking = np.sqrt(slack * slack + 2.0 * acceleration * np.abs(room)) - slack
-    braked = np.clip(wanted, -braking, braking)
-    change = acceleration * seconds
-    limited = np.clip(np.clip(braked, velocity - change, velocity + change), -speed, speed)
-    next_command = np.clip(command + limited * seconds, low, high)
+    max_braking_speed = np.sqrt(slack * slack + 2.0 * acceleration * np.abs(distance)) - slack
+    braked_velocity = np.clip(desired_velocity, -max_braking_speed, max_braking_speed)
+    max_velocity_change = acceleration * seconds
+    limited_velocity = np.clip(
+        np.clip(braked_velocity, velocity - max_velocity_change, velocity + max_velocity_change), -speed, speed
+    )
+    next_command = np.clip(command + limited_velocity * seconds, low, high)
     # Rounding must not add up to more than the limit.
     step = speed * seconds
     next_command = np.clip(next_command, command - step, command + step)
-    held_back = bool(np.any(np.abs(limited - wanted) > 1e-9 * speed))
+    held_back = bool(np.any(np.abs(limited_velocity - desired_velocity) > 1e-9 * speed))
     return next_command, (next_command - command) / seconds, held_back

@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from .chunk import Chunk
+from .chunk import ActionChunk
 from .governor import Governor
 from .rules import Rules
-from .verdict import Command, Verdict
+from .verdict import GovernorVerdict, MotorCommand
 
 VERSION = 1
 CALLS = ("begin", "end", "submit", "fault", "stop", "hold", "drop", "rearm", "tick")
-LARGEST_CHUNK = 1 << 16
+MAX_RECORDED_NUMBERS = 1 << 16
 """So many numbers of a chunk of the wrong shape are worth a record; of larger ones the shape alone is."""
 
-BACKLOG = 10_000
+MAX_PENDING_LINES = 10_000
 """Lines that may wait for the disk; more means that it does not take them any more."""
 
 
@@ -47,17 +47,17 @@ class FlightRecorder:
                 f"flight record {path}", got=error.strerror, expected="a new file", fix="Choose another folder."
             ) from None
         self.path, self.failure = path, None
-        self._lines: queue.Queue[str | None] = queue.Queue(BACKLOG)
+        self._lines: queue.Queue[str | None] = queue.Queue(MAX_PENDING_LINES)
         self._thread = threading.Thread(target=self._write, name="flight recorder", daemon=True)
         self._thread.start()
-        self.note({"call": "rules", "version": VERSION, "rules": json.loads(rules.to_json())})
+        self.write_line({"call": "rules", "version": VERSION, "rules": json.loads(rules.to_json())})
 
-    def note(self, line: dict[str, Any]) -> None:
+    def write_line(self, line: dict[str, Any]) -> None:
         """Take a line."""
         try:
-            self._lines.put_nowait(json.dumps(line, default=_plain, separators=(",", ":")) + "\n")
+            self._lines.put_nowait(json.dumps(line, default=_to_json_value, separators=(",", ":")) + "\n")
         except queue.Full:
-            self.failure = self.failure or f"{BACKLOG} lines wait for the disk"
+            self.failure = self.failure or f"{MAX_PENDING_LINES} lines wait for the disk"
 
     def close(self) -> None:
         """Write what waits and close the file."""
@@ -90,57 +90,59 @@ class RecordedGovernor:
     def __init__(self, governor: Governor, recorder: FlightRecorder | None) -> None:
         self.governor, self._recorder = governor, recorder
 
-    def begin(self, episode: int, measured: np.ndarray, now: float) -> Verdict:
+    def begin(self, episode: int, measured: np.ndarray, now: float) -> GovernorVerdict:
         verdict = self.governor.begin(episode, measured, now)
-        return self._noted({"call": "begin", "episode": episode, "measured": measured, "now": now}, verdict)
+        return self._record_call({"call": "begin", "episode": episode, "measured": measured, "now": now}, verdict)
 
-    def submit(self, chunk: Chunk, now: float) -> Verdict:
+    def submit(self, chunk: ActionChunk, now: float) -> GovernorVerdict:
         verdict = self.governor.submit(chunk, now)
-        return self._noted({"call": "submit", **_described(chunk), "now": now}, verdict)
+        return self._record_call({"call": "submit", **_chunk_to_line(chunk), "now": now}, verdict)
 
     def fault(self, reason: str, detail: str, now: float) -> None:
         self.governor.fault(reason, detail, now)
-        self._noted({"call": "fault", "reason": reason, "detail": detail, "now": now})
+        self._record_call({"call": "fault", "reason": reason, "detail": detail, "now": now})
 
     def stop(self, reason: str, now: float) -> None:
         self.governor.stop(reason, now)
-        self._noted({"call": "stop", "reason": reason, "now": now})
+        self._record_call({"call": "stop", "reason": reason, "now": now})
 
     def hold(self, reason: str, detail: str, now: float) -> None:
         self.governor.hold(reason, detail, now)
-        self._noted({"call": "hold", "reason": reason, "detail": detail, "now": now})
+        self._record_call({"call": "hold", "reason": reason, "detail": detail, "now": now})
 
     def drop(self, now: float) -> None:
         self.governor.drop(now)
-        self._noted({"call": "drop", "now": now})
+        self._record_call({"call": "drop", "now": now})
 
     def end(self, now: float) -> None:
         self.governor.end(now)
-        self._noted({"call": "end", "now": now})
+        self._record_call({"call": "end", "now": now})
 
-    def rearm(self, now: float) -> Verdict:
-        return self._noted({"call": "rearm", "now": now}, self.governor.rearm(now))
+    def rearm(self, now: float) -> GovernorVerdict:
+        return self._record_call({"call": "rearm", "now": now}, self.governor.rearm(now))
 
-    def tick(self, now: float, measured: np.ndarray | None, *, measured_at: float, overran: bool = False) -> Command:
+    def tick(
+        self, now: float, measured: np.ndarray | None, *, measured_at: float, overran: bool = False
+    ) -> MotorCommand:
         command = self.governor.tick(now, measured, measured_at=measured_at, overran=overran)
         if self._recorder is not None:
             line = {"call": "tick", "now": now, "measured": measured, "measured_at": measured_at, "overran": overran}
             line |= {"target": command.target, "state": command.state, "sequence": command.sequence}
             if command.events:
                 line["events"] = [[event.kind, event.detail, event.time] for event in command.events]
-            self._recorder.note(line)
+            self._recorder.write_line(line)
         return command
 
-    def _noted(self, line: dict[str, Any], verdict: Verdict | None = None) -> Verdict | None:
+    def _record_call(self, line: dict[str, Any], verdict: GovernorVerdict | None = None) -> GovernorVerdict | None:
         if self._recorder is not None:
             if verdict is not None:
                 line |= {"accepted": verdict.accepted, "reason": verdict.reason}
-            self._recorder.note(line)
+            self._recorder.write_line(line)
         return verdict
 
 
 @dataclass(frozen=True)
-class Replay:
+class ReplayReport:
     """What came of a replay: how many calls, commands and verdicts there were, and the first differences in words."""
 
     calls: int
@@ -152,7 +154,7 @@ class Replay:
         return not self.differences
 
 
-def read_record(path: Path) -> Iterator[dict[str, Any]]:
+def read_flight_record(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines of a flight record; a last line that was cut off by a crash is left out.
 
     Raises InputError where the file is none, or damaged before its end.
@@ -167,18 +169,18 @@ def read_record(path: Path) -> Iterator[dict[str, Any]]:
         try:
             read = json.loads(line)
         except ValueError:
-            raise _damaged(path, f"line {number}, which is no JSON") from None
+            raise _damaged_record_error(path, f"line {number}, which is no JSON") from None
         if not isinstance(read, dict) or "call" not in read:
-            raise _damaged(path, f"line {number} without a call")
+            raise _damaged_record_error(path, f"line {number} without a call")
         yield read
 
 
-def replay(path: Path, most_differences: int = 5) -> Replay:
+def replay_flight_record(path: Path, max_differences: int = 5) -> ReplayReport:
     """Give a governor what a record says it was given, and compare its commands and verdicts bit for bit."""
-    lines = read_record(path)
+    lines = read_flight_record(path)
     first = next(lines, {})
     if first.get("call") != "rules" or first.get("version") != VERSION:
-        raise _damaged(path, f"a first line without rules of version {VERSION}")
+        raise _damaged_record_error(path, f"a first line without rules of version {VERSION}")
     governor = Governor(Rules.from_json(json.dumps(first["rules"]), str(path)))
     calls, ticks, differences = 0, 0, []
     for number, line in enumerate(lines, start=2):
@@ -187,15 +189,15 @@ def replay(path: Path, most_differences: int = 5) -> Replay:
         calls += 1
         ticks += line["call"] == "tick"
         try:
-            differences += [f"line {number}: {each}" for each in _repeat(governor, line)]
+            differences += [f"line {number}: {each}" for each in _replay_call(governor, line)]
         except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(path, f"line {number}, which is no call ({error!r})") from None
-        if len(differences) >= most_differences:
+            raise _damaged_record_error(path, f"line {number}, which is no call ({error!r})") from None
+        if len(differences) >= max_differences:
             break
-    return Replay(calls, ticks, tuple(differences[:most_differences]))
+    return ReplayReport(calls, ticks, tuple(differences[:max_differences]))
 
 
-def _repeat(governor: Governor, line: dict[str, Any]) -> list[str]:
+def _replay_call(governor: Governor, line: dict[str, Any]) -> list[str]:
     """Make one recorded call again; returns how its answer differs from the recorded one."""
     call, now = line["call"], line["now"]
     if call == "tick":
@@ -209,7 +211,7 @@ def _repeat(governor: Governor, line: dict[str, Any]) -> list[str]:
     if call == "begin":
         verdict = governor.begin(line["episode"], np.array(line["measured"], dtype=np.float64), now)
     elif call == "submit":
-        verdict = governor.submit(_restored(line), now)
+        verdict = governor.submit(_chunk_from_line(line), now)
     elif call in ("fault", "hold"):
         getattr(governor, call)(line["reason"], line["detail"], now)
     elif call == "stop":
@@ -223,33 +225,33 @@ def _repeat(governor: Governor, line: dict[str, Any]) -> list[str]:
     return []
 
 
-def _described(chunk: Chunk) -> dict[str, Any]:
+def _chunk_to_line(chunk: ActionChunk) -> dict[str, Any]:
     actions = chunk.actions
     told: dict[str, Any] = {"dtype": actions.dtype.str, "shape": list(actions.shape)}
-    if actions.dtype.kind == "f" and actions.dtype.itemsize <= 8 and actions.size <= LARGEST_CHUNK:
+    if actions.dtype.kind == "f" and actions.dtype.itemsize <= 8 and actions.size <= MAX_RECORDED_NUMBERS:
         # Floats of four bytes are exact in eight, and a copy cannot be changed by whoever made them.
         told["actions"] = actions.astype(np.float64)
     names = ("session", "episode", "sequence", "observed", "period")
     return {**{name: getattr(chunk, name) for name in names}, **told}
 
 
-def _restored(line: dict[str, Any]) -> Chunk:
+def _chunk_from_line(line: dict[str, Any]) -> ActionChunk:
     shape, dtype = tuple(line["shape"]), np.dtype(line["dtype"] if line["dtype"] != "|O" else "S1")
     if "actions" in line:
         actions = np.array(line["actions"], dtype=np.float64).reshape(shape).astype(dtype)
     else:
         actions = np.broadcast_to(np.zeros((), dtype), shape)
     names = ("session", "episode", "sequence", "observed", "period")
-    return Chunk(**{name: line[name] for name in names}, actions=actions)
+    return ActionChunk(**{name: line[name] for name in names}, actions=actions)
 
 
-def _plain(value: Any) -> Any:
+def _to_json_value(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     raise TypeError(f"a {type(value).__name__} has no place in a flight record")
 
 
-def _damaged(path: Path, what: str) -> InputError:
+def _damaged_record_error(path: Path, what: str) -> InputError:
     return InputError(
         f"flight record {path}", got=what, expected="the lines that a run wrote", fix="Take an undamaged record."
     )

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from ...errors import unknown_name
 from ...policy.contract import Specification
-from ..limits import Limits
-from .schedule import AGGREGATIONS
+from ..limits import JointLimits
+from .action_queue import AGGREGATIONS
 
-STARTS = ("refuse", "ramp")
+START_MODES = ("refuse", "ramp")
 
-LONGEST_AGE = 0.5
+MAX_STEP_AGE = 0.5
 """Seconds after its observation at which any step is too old."""
 
 
-RAMP_SHARE = 1.0 / 3.0
+RAMP_SPEED_FRACTION = 1.0 / 3.0
 """Of the limit of the speed, in a ramp: 90 degrees a second leave people beside an arm the time to see it coming."""
 
 
@@ -33,19 +33,19 @@ class Rules(Specification):
     """
 
     session: str
-    limits: Limits
+    limits: JointLimits
     period: float
     tick: float
     chunk: int
     start: str = "refuse"
     aggregation: str = "latest"
     follows: bool = True
-    age_limit: float = LONGEST_AGE
+    age_limit: float = MAX_STEP_AGE
     measurement_age: float = 0.1
     speed_tolerance: float = 0.1
     in_a_row: int = 3
     at_once: float = 2.0
-    ramp_share: float = RAMP_SHARE
+    ramp_share: float = RAMP_SPEED_FRACTION
     ramp_seconds: float = 10.0
     resume_seconds: float = 2.0
     rest_seconds: float = 0.2
@@ -54,7 +54,7 @@ class Rules(Specification):
     slow_stop_seconds: float = 0.3
 
     def _validate(self) -> None:
-        for field, choices in (("start", STARTS), ("aggregation", AGGREGATIONS)):
+        for field, choices in (("start", START_MODES), ("aggregation", AGGREGATIONS)):
             if getattr(self, field) not in choices:
                 raise unknown_name(f"Rules.{field}", getattr(self, field), choices)
         positive = (
@@ -69,19 +69,19 @@ class Rules(Specification):
         )
         for field in (*positive, "overrun_share", "overrun_seconds", "slow_stop_seconds", "chunk", "in_a_row"):
             if getattr(self, field) <= 0:
-                raise self._refusal(field, got=getattr(self, field), expected="above 0")
-        if self.age_limit > LONGEST_AGE:
-            raise self._refusal("age_limit", got=self.age_limit, expected=f"at most {LONGEST_AGE} seconds")
+                raise self._field_error(field, got=getattr(self, field), expected="above 0")
+        if self.age_limit > MAX_STEP_AGE:
+            raise self._field_error("age_limit", got=self.age_limit, expected=f"at most {MAX_STEP_AGE} seconds")
         if self.speed_tolerance < 0 or self.at_once <= 1.0 + self.speed_tolerance:
-            raise self._refusal("at_once", got=self.at_once, expected="more than 1 + speed_tolerance")
+            raise self._field_error("at_once", got=self.at_once, expected="more than 1 + speed_tolerance")
         if self.ramp_share > 1:
-            raise self._refusal("ramp_share", got=self.ramp_share, expected="at most 1")
+            raise self._field_error("ramp_share", got=self.ramp_share, expected="at most 1")
         if self.tick > self.period * 1.000001:
             expected = f"at most the period between steps, {self.period:.4f} s"
             fix = "Run the control loop at least at the contract's rate."
-            raise self._refusal("tick", got=f"{self.tick:.4f} s", expected=expected, fix=fix)
+            raise self._field_error("tick", got=f"{self.tick:.4f} s", expected=expected, fix=fix)
 
     @property
-    def freshness(self) -> float:
+    def max_step_age(self) -> float:
         """How many seconds after its observation a step may be played: never longer than a chunk is."""
         return min(self.age_limit, self.chunk * self.period)

@@ -17,7 +17,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GovernorVerdict:
     """Whether a chunk was taken, and if not, why: `reason` is one word, `detail` a sentence."""
 
     accepted: bool
@@ -26,7 +26,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, eq=False)
-class Command:
+class MotorCommand:
     """What the motors are told in this tick: `target` float64 [A], or None where there is no pose to hold yet.
 
     `state`: the governor's. `sequence`: of the chunk that the target follows, -1 where none. `events`: all since the

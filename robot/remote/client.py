@@ -21,7 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 from ...errors import InputError, WorldError
 from ...policy.contract import Contract
 from . import protocol
-from .codec import LIMITS, CodecError, Limits, decode, encode
+from .codec import DEFAULT_MESSAGE_LIMITS, CodecError, MessageLimits, decode, encode
 
 CLOSE_SECONDS = 0.5
 
@@ -35,7 +35,7 @@ class DeadlineMissed(ConnectionLost):
 
 
 @dataclass(frozen=True)
-class Timing:
+class InferenceTiming:
     """How long the last answer took: as seen from here, and for the policy alone, in seconds."""
 
     round_trip: float
@@ -62,7 +62,7 @@ class RemotePolicy:
         reset_timeout: float = 30.0,
         connect_timeout: float = 10.0,
         certificate: Path | None = None,
-        limits: Limits = LIMITS,
+        limits: MessageLimits = DEFAULT_MESSAGE_LIMITS,
     ) -> None:
         self.url = _check_url(url, certificate)
         self.timeout, self.reset_timeout, self.connect_timeout = (
@@ -74,9 +74,9 @@ class RemotePolicy:
             )
         )
         self._token, self._certificate, self._limits = protocol.check_token(token, "the client"), certificate, limits
-        self.timing: Timing | None = None
+        self.timing: InferenceTiming | None = None
         self._connection: ClientConnection | None = None
-        self._begin()
+        self._start_session()
 
     @property
     def contract(self) -> Contract:
@@ -91,9 +91,9 @@ class RemotePolicy:
     def reset(self, instruction: str) -> None:
         """Begin an episode. Raises InputError for an instruction that is none, ConnectionLost where nobody answers."""
         instruction = protocol.check_instruction(instruction)
-        self._instructed = False
-        self._exchange({"request": "reset", "instruction": instruction}, self.reset_timeout)
-        self._instructed = True
+        self._is_reset = False
+        self._send_request({"request": "reset", "instruction": instruction}, self.reset_timeout)
+        self._is_reset = True
 
     def decide(self, observation: Mapping[str, Any]) -> np.ndarray:
         """Return a chunk float32 [T, A] for an observation of the desk's form.
@@ -101,14 +101,14 @@ class RemotePolicy:
         Raises InputError for an observation that does not fit the contract (the session goes on), DeadlineMissed after
         `timeout` and ConnectionLost for any other failure, a chunk that is not what the contract says among them.
         """
-        if not self._instructed and self.usable:
+        if not self._is_reset and self.usable:
             raise InputError("instruction", got="nothing", expected="a reset before", fix="Call reset first.")
         needed = protocol.check_observation(observation, self.contract)
-        reply = self._exchange({"request": "decide", **needed}, self.timeout)
+        reply = self._send_request({"request": "decide", **needed}, self.timeout)
         try:
             return protocol.check_actions(reply.get("actions"), self.contract, self.url)
         except InputError as error:
-            self._cut()
+            self._drop_connection()
             raise ConnectionLost(str(error)) from None
 
     def reconnect(self) -> None:
@@ -118,10 +118,10 @@ class RemotePolicy:
         """
         self.close()
         before = self._contract
-        self._begin()
+        self._start_session()
         if self._contract != before:
             self._contract = before
-            self._cut()
+            self._drop_connection()
             fix = "Start anew, so that the contract is checked against the arm."
             raise InputError(f"contract of {self.url}", got="another one", expected="the one from before", fix=fix)
 
@@ -137,28 +137,28 @@ class RemotePolicy:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _begin(self) -> None:
-        self._instructed, self._sequence = False, 0
+    def _start_session(self) -> None:
+        self._is_reset, self._sequence = False, 0
         deadline = time.monotonic() + self.connect_timeout
-        self._connection = self._connected()
+        self._connection = self._connect()
         try:
-            greeting = self._received(deadline)
+            greeting = self._receive(deadline)
             self.session, self._contract, self.policy = protocol.read_greeting(greeting, self.url)
         except CodecError as error:
-            self._cut()
+            self._drop_connection()
             fix = "Give the address of a `saccade serve`."
             raise InputError(f"protocol of {self.url}", got=error, expected=protocol.PROTOCOL, fix=fix) from None
         except BaseException:
-            self._cut()
+            self._drop_connection()
             raise
 
-    def _connected(self) -> ClientConnection:
+    def _connect(self) -> ClientConnection:
         """Return an open connection; the token is shown, and nothing has been said yet."""
         logger = logging.getLogger(f"{__name__}.wire")
         try:
             return connect(
                 self.url,
-                ssl=_context(self._certificate) if self.url.startswith("wss:") else None,
+                ssl=_tls_context(self._certificate) if self.url.startswith("wss:") else None,
                 additional_headers=protocol.authorization(self._token),
                 # A proxy that the environment names is for the web; it would see the token and slow every decision.
                 proxy=None,
@@ -171,32 +171,32 @@ class RemotePolicy:
                 logger=logger,
             )
         except InvalidStatus as error:
-            raise self._refused(error.response.status_code) from None
+            raise self._handshake_error(error.response.status_code) from None
         except (InvalidHandshake, InvalidURI, EOFError) as error:
-            raise self._foreign(f"no websocket ({error})") from None
+            raise self._protocol_error(f"no websocket ({error})") from None
         except ssl.SSLCertVerificationError as error:
             fix = "Give --certificate the file of the server's certificate, or the address it was made for."
             got = f"one that cannot be trusted ({error.verify_message})"
             raise InputError(f"certificate of {self.url}", got=got, expected="one that can", fix=fix) from None
         except ssl.SSLError as error:
-            raise self._foreign(f"no TLS ({error.reason})") from None
+            raise self._protocol_error(f"no TLS ({error.reason})") from None
         except TimeoutError:
             raise DeadlineMissed(f"{self.url} gave no answer within {self.connect_timeout:g} seconds") from None
         except OSError as error:
             said = error.strerror or error
             raise ConnectionLost(f"no policy server at {self.url} ({said}): start `saccade serve`") from None
 
-    def _refused(self, status: int) -> InputError:
+    def _handshake_error(self, status: int) -> InputError:
         if status != 401:
-            return self._foreign(f"the HTTP status {status}")
+            return self._protocol_error(f"the HTTP status {status}")
         fix = f"Take the one that the server was started with, or that it printed: {protocol.TOKEN_VARIABLE}=..."
         return InputError(f"token for {self.url}", got="a wrong one", expected="the server's token", fix=fix)
 
-    def _foreign(self, got: str) -> InputError:
+    def _protocol_error(self, got: str) -> InputError:
         fix = "Give the address of a `saccade serve`."
         return InputError(f"protocol of {self.url}", got=got, expected=protocol.PROTOCOL, fix=fix)
 
-    def _exchange(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+    def _send_request(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Return the reply to a request, within so many seconds; whatever fails but the input ends the session."""
         connection = self._connection
         if connection is None:
@@ -207,13 +207,13 @@ class RemotePolicy:
         self._sequence += 1
         try:
             self._send(connection, message, seconds)
-            reply = self._received(started + seconds)
-            refused = self._checked(reply, sequence)
+            reply = self._receive(started + seconds)
+            refused = self._check_reply(reply, sequence)
             if refused is None:
-                self.timing = Timing(time.monotonic() - started, _inference(reply))
+                self.timing = InferenceTiming(time.monotonic() - started, _inference_seconds(reply))
         # An interrupt, too, leaves a reply behind that must not be taken for the next one.
         except BaseException as error:
-            self._cut()
+            self._drop_connection()
             if isinstance(error, InputError):
                 raise ConnectionLost(f"{self.url} answered wrongly: {error}") from None
             raise
@@ -224,7 +224,7 @@ class RemotePolicy:
     def _send(self, connection: ClientConnection, message: bytes, seconds: float) -> None:
         # A peer that reads no more fills the buffers, and sending then waits for ever: cut the line from beside.
         began = time.monotonic()
-        watchdog = threading.Timer(seconds, _shut, (connection,))
+        watchdog = threading.Timer(seconds, _shutdown_socket, (connection,))
         watchdog.daemon = True
         watchdog.start()
         try:
@@ -232,11 +232,11 @@ class RemotePolicy:
         except ConnectionClosed as error:
             if time.monotonic() - began >= seconds:
                 raise DeadlineMissed(f"{self.url} took no message for {seconds:g} seconds") from None
-            raise self._closed(error) from None
+            raise self._connection_lost_error(error) from None
         finally:
             watchdog.cancel()
 
-    def _received(self, deadline: float) -> dict[str, Any]:
+    def _receive(self, deadline: float) -> dict[str, Any]:
         """Return the next message; raises DeadlineMissed, ConnectionLost and, for what is no message, CodecError."""
         if self._connection is None:
             raise ConnectionLost(f"the session with {self.url} is over")
@@ -245,12 +245,12 @@ class RemotePolicy:
         except TimeoutError:
             raise DeadlineMissed(f"{self.url} gave no answer in time: the session is over") from None
         except ConnectionClosed as error:
-            raise self._closed(error) from None
+            raise self._connection_lost_error(error) from None
         if isinstance(frame, str):
             raise ConnectionLost(f"{self.url} says: {frame[:500]}")
         return decode(frame, self._limits)
 
-    def _checked(self, reply: dict[str, Any], sequence: int) -> InputError | None:
+    def _check_reply(self, reply: dict[str, Any], sequence: int) -> InputError | None:
         """Return the error that a reply reports about the input, if any; raises for all else that is no answer."""
         for name, expected in (("session", self.session), ("sequence", sequence)):
             if type(reply.get(name)) is not type(expected) or reply[name] != expected:
@@ -262,24 +262,24 @@ class RemotePolicy:
             return error
         raise (DeadlineMissed if kind == "late" else ConnectionLost)(f"{self.url}: {error}")
 
-    def _closed(self, error: ConnectionClosed) -> ConnectionLost:
+    def _connection_lost_error(self, error: ConnectionClosed) -> ConnectionLost:
         said = error.rcvd.reason or error.rcvd.code if error.rcvd is not None else "the connection broke"
         return ConnectionLost(f"{self.url} is gone: {said}")
 
-    def _cut(self) -> None:
+    def _drop_connection(self) -> None:
         """End the session at once, without a word to a server that may not listen any more."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            _shut(connection)
+            _shutdown_socket(connection)
             connection.close()
 
 
-def _shut(connection: ClientConnection) -> None:
+def _shutdown_socket(connection: ClientConnection) -> None:
     with contextlib.suppress(OSError):
         connection.socket.shutdown(socket.SHUT_RDWR)
 
 
-def _inference(reply: dict[str, Any]) -> float:
+def _inference_seconds(reply: dict[str, Any]) -> float:
     timing = reply.get("server_timing")
     milliseconds = timing.get("infer_ms") if isinstance(timing, dict) else None
     if type(milliseconds) is not float or milliseconds < 0:
@@ -310,13 +310,13 @@ def _check_url(url: str, certificate: Path | None) -> str:
 
 
 def _check_seconds(name: str, seconds: float) -> float:
-    if not isinstance(seconds, int | float) or not 0 < seconds <= protocol.LONGEST_DEADLINE:
-        expected = f"seconds above 0 and at most {protocol.LONGEST_DEADLINE:g}"
+    if not isinstance(seconds, int | float) or not 0 < seconds <= protocol.MAX_DEADLINE_SECONDS:
+        expected = f"seconds above 0 and at most {protocol.MAX_DEADLINE_SECONDS:g}"
         raise InputError(name, got=seconds, expected=expected, fix=f"Set {name} within that.")
     return float(seconds)
 
 
-def _context(certificate: Path | None) -> ssl.SSLContext:
+def _tls_context(certificate: Path | None) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=certificate)
     except (OSError, ValueError) as error:

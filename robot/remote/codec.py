@@ -2,7 +2,7 @@
 
 What is acceptable, and nothing else is:
 
-    message  one map, at most `Limits.message` bytes, nothing behind it
+    message  one map, at most `MessageLimits.message` bytes, nothing behind it
     value    nil, bool, integer, finite float, text (valid UTF-8), list of values, map of text to values, array, scalar
     array    a map of exactly four binary keys: __ndarray__ true, dtype one of DTYPES, shape a list of 0 to 8 integers,
              each at least 1, data binary of exactly their product times the item's size; every number finite, every
@@ -34,11 +34,11 @@ from ...errors import InputError
 DTYPES = ("|b1", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "<f2", "<f4", "<f8")
 """The kinds of numbers that may travel, as numpy writes them; little-endian alone."""
 
-DIMENSIONS = 8
+MAX_DIMENSIONS = 8
 ARRAY_KEYS = frozenset({b"__ndarray__", b"dtype", b"shape", b"data"})
 SCALAR_KEYS = frozenset({b"__npgeneric__", b"dtype", b"data"})
 
-_KNOWN = {name: np.dtype(name) for name in DTYPES}
+_DTYPE_BY_NAME = {name: np.dtype(name) for name in DTYPES}
 
 
 class CodecError(InputError):
@@ -46,7 +46,7 @@ class CodecError(InputError):
 
 
 @dataclass(frozen=True)
-class Limits:
+class MessageLimits:
     """How much a message may hold: `message` bytes in all, `text` bytes in a text, `values` in all, `depth` levels.
 
     Every key and every element of a map or list is a value; an array is a map of four. Raises InputError for a limit
@@ -66,49 +66,51 @@ class Limits:
                 raise InputError(f"Limits.{name}", got=value, expected=expected, fix=f"Set {name} within that.")
 
 
-LIMITS = Limits()
+DEFAULT_MESSAGE_LIMITS = MessageLimits()
 
 
-def encode(message: Mapping[str, Any], limits: Limits = LIMITS) -> bytes:
+def encode(message: Mapping[str, Any], limits: MessageLimits = DEFAULT_MESSAGE_LIMITS) -> bytes:
     """Return a message's bytes; numpy arrays and scalars travel as msgpack-numpy writes them.
 
     Raises CodecError for whatever `decode` would not accept under the same limits: what leaves here arrives.
     """
     if not isinstance(message, Mapping):
-        raise _refused("the message", type(message).__name__, "a mapping", "Send a dictionary.")
-    packed = msgpack.packb(_Writer(limits).plain(message, 1), use_bin_type=True)
+        raise _codec_error("the message", type(message).__name__, "a mapping", "Send a dictionary.")
+    packed = msgpack.packb(_Writer(limits).packable(message, 1), use_bin_type=True)
     if len(packed) > limits.message:
-        raise _refused("the message", f"{len(packed)} bytes", f"at most {limits.message}", "Send smaller pictures.")
+        raise _codec_error("the message", f"{len(packed)} bytes", f"at most {limits.message}", "Send smaller pictures.")
     return packed
 
 
-def decode(message: bytes, limits: Limits = LIMITS) -> dict[str, Any]:
+def decode(message: bytes, limits: MessageLimits = DEFAULT_MESSAGE_LIMITS) -> dict[str, Any]:
     """Return what a message says; arrays are copies of their own that may be written to.
 
     Raises CodecError for anything that the module's definition does not allow; nothing else is raised.
     """
     if not isinstance(message, bytes):
-        raise _refused("the message", type(message).__name__, "bytes", "Send a binary frame.")
+        raise _codec_error("the message", type(message).__name__, "bytes", "Send a binary frame.")
     if len(message) > limits.message:
-        raise _refused("the message", f"{len(message)} bytes", f"at most {limits.message}", "Send smaller pictures.")
+        raise _codec_error(
+            "the message", f"{len(message)} bytes", f"at most {limits.message}", "Send smaller pictures."
+        )
     reader = _Reader(message, limits)
     value = reader.value(0)
     if type(value) is not dict:
-        raise _refused("the message", type(value).__name__, "a map", "Send a dictionary.")
+        raise _codec_error("the message", type(value).__name__, "a map", "Send a dictionary.")
     if reader.position != len(message):
-        raise _refused("the message", f"{len(message) - reader.position} bytes behind its end", "none", _BROKEN)
+        raise _codec_error("the message", f"{len(message) - reader.position} bytes behind its end", "none", _FIX_SENDER)
     return value
 
 
-_BROKEN = "The sender's codec is broken, or this is another protocol."
-_ENTANGLED = "Send a flatter, smaller message."
+_FIX_SENDER = "The sender's codec is broken, or this is another protocol."
+_FIX_SMALLER = "Send a flatter, smaller message."
 
 
-def _refused(what: str, got: object, expected: str, fix: str) -> CodecError:
+def _codec_error(what: str, got: object, expected: str, fix: str) -> CodecError:
     return CodecError(what, got=got, expected=expected, fix=fix)
 
 
-def _shown(value: object) -> str:
+def _short_repr(value: object) -> str:
     """Return a value for an error, short whatever a sender makes of it."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
@@ -117,77 +119,87 @@ def _shown(value: object) -> str:
 class _Writer:
     """Turns a value into what msgpack packs, and refuses what no reader would accept."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: MessageLimits) -> None:
         self.limits = limits
         self.values = 0
 
-    def plain(self, value: Any, depth: int) -> Any:
+    def packable(self, value: Any, depth: int) -> Any:
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, np.ndarray):
             return self._array(value, depth)
         if isinstance(value, np.generic):
-            self._open(3, depth)
+            self._count_container(3, depth)
             name = _dtype_name(value.dtype)
-            return {b"__npgeneric__": True, b"data": _finite(value.item(), f"a scalar {name}"), b"dtype": name}
+            return {
+                b"__npgeneric__": True,
+                b"data": _require_finite_number(value.item(), f"a scalar {name}"),
+                b"dtype": name,
+            }
         if isinstance(value, int):
             if not -(2**63) <= value < 2**64:
-                raise _refused("an integer", "more than 64 bits", "at most 64 bits", "Send it as text.")
+                raise _codec_error("an integer", "more than 64 bits", "at most 64 bits", "Send it as text.")
             return value
         if isinstance(value, float):
-            return _finite(value, "a number")
+            return _require_finite_number(value, "a number")
         if isinstance(value, str):
             return self._text(value)
         if isinstance(value, Mapping):
-            self._open(len(value), depth)
-            return {self._key(key): self.plain(item, depth + 1) for key, item in value.items()}
+            self._count_container(len(value), depth)
+            return {self._key(key): self.packable(item, depth + 1) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            self._open(len(value), depth, each=1)
-            return [self.plain(item, depth + 1) for item in value]
-        raise _refused("a value", type(value).__name__, "a number, text, list, mapping or array", "Leave it out.")
+            self._count_container(len(value), depth, each=1)
+            return [self.packable(item, depth + 1) for item in value]
+        raise _codec_error("a value", type(value).__name__, "a number, text, list, mapping or array", "Leave it out.")
 
-    def _open(self, length: int, depth: int, each: int = 2) -> None:
+    def _count_container(self, length: int, depth: int, each: int = 2) -> None:
         self.values += length * each
         if self.values > self.limits.values or depth > self.limits.depth:
             expected = f"at most {self.limits.values} values, {self.limits.depth} levels deep"
-            raise _refused("the message", "more", expected, _ENTANGLED)
+            raise _codec_error("the message", "more", expected, _FIX_SMALLER)
 
     def _key(self, key: Any) -> str:
         if not isinstance(key, str):
-            raise _refused("a key", type(key).__name__, "text", "Name it.")
+            raise _codec_error("a key", type(key).__name__, "text", "Name it.")
         return self._text(key)
 
     def _text(self, text: str) -> str:
         try:
             length = len(text.encode())
         except UnicodeEncodeError:
-            raise _refused("a text", _shown(text), "text that UTF-8 can hold", "Remove lone surrogates.") from None
+            raise _codec_error(
+                "a text", _short_repr(text), "text that UTF-8 can hold", "Remove lone surrogates."
+            ) from None
         if length > self.limits.text:
-            raise _refused("a text", f"{length} bytes", f"at most {self.limits.text}", "Shorten it.")
+            raise _codec_error("a text", f"{length} bytes", f"at most {self.limits.text}", "Shorten it.")
         return str(text)
 
     def _array(self, array: np.ndarray, depth: int) -> dict[bytes, Any]:
-        self._open(4, depth)
-        self._open(array.ndim, depth + 1, each=1)
+        self._count_container(4, depth)
+        self._count_container(array.ndim, depth + 1, each=1)
         name = _dtype_name(array.dtype)
-        if array.ndim > DIMENSIONS or 0 in array.shape:
-            expected = f"at most {DIMENSIONS} dimensions of at least 1"
-            raise _refused("an array's shape", _shown(array.shape), expected, "Leave empty arrays out.")
+        if array.ndim > MAX_DIMENSIONS or 0 in array.shape:
+            expected = f"at most {MAX_DIMENSIONS} dimensions of at least 1"
+            raise _codec_error("an array's shape", _short_repr(array.shape), expected, "Leave empty arrays out.")
         if array.nbytes > self.limits.message:
-            raise _refused("an array", f"{array.nbytes} bytes", f"at most {self.limits.message}", "Make it smaller.")
+            raise _codec_error(
+                "an array", f"{array.nbytes} bytes", f"at most {self.limits.message}", "Make it smaller."
+            )
         _require_finite(array)
         return {b"__ndarray__": True, b"data": array.tobytes(), b"dtype": name, b"shape": list(array.shape)}
 
 
 def _dtype_name(dtype: np.dtype) -> str:
-    if dtype.str not in _KNOWN:
-        raise _refused("an array's dtype", dtype, "bool, int, uint or float of at most 64 bits", "Convert it first.")
+    if dtype.str not in _DTYPE_BY_NAME:
+        raise _codec_error(
+            "an array's dtype", dtype, "bool, int, uint or float of at most 64 bits", "Convert it first."
+        )
     return dtype.str
 
 
-def _finite(number: Any, what: str) -> Any:
+def _require_finite_number(number: Any, what: str) -> Any:
     if type(number) is float and not math.isfinite(number):
-        raise _refused(what, number, "a finite number", "Find out what made it: it must reach no motor.")
+        raise _codec_error(what, number, "a finite number", "Find out what made it: it must reach no motor.")
     return number
 
 
@@ -195,58 +207,58 @@ def _require_finite(array: np.ndarray) -> None:
     # A sum would be quicker, but two infinities of opposite sign, or an overflow, must not decide.
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         fix = "Find out what made them: they must reach no motor."
-        raise _refused("an array", "numbers that are not finite", "finite numbers", fix)
+        raise _codec_error("an array", "numbers that are not finite", "finite numbers", fix)
 
 
 class _Reader:
     """Reads one value after the other, never more than is there and never more than the limits allow."""
 
-    def __init__(self, message: bytes, limits: Limits) -> None:
+    def __init__(self, message: bytes, limits: MessageLimits) -> None:
         self.message, self.limits = message, limits
         self.view = memoryview(message)
         self.position = self.values = 0
 
     def value(self, depth: int) -> Any:
         """Return the next value; `depth` maps and lists are open around it."""
-        head = self._byte()
-        if head <= 0x7F:
-            return head
-        if head >= 0xE0:
-            return head - 0x100
-        if head <= 0x8F:
-            return self._map(head & 0x0F, depth + 1)
-        if head <= 0x9F:
-            return self._list(head & 0x0F, depth + 1)
-        if head <= 0xBF:
-            return self._text(head & 0x1F)
-        if head in _CONSTANTS:
-            return _CONSTANTS[head]
-        if head in _NUMBERS:
-            return self._number(_NUMBERS[head])
-        if head in _TEXTS:
-            return self._text(self._number(_TEXTS[head]))
-        if head in _LISTS:
-            return self._list(self._number(_LISTS[head]), depth + 1)
-        if head in _MAPS:
-            return self._map(self._number(_MAPS[head]), depth + 1)
-        raise _refused("a value", f"the type 0x{head:02x}", "a number, text, list, map or array", _BROKEN)
+        type_byte = self._byte()
+        if type_byte <= 0x7F:
+            return type_byte
+        if type_byte >= 0xE0:
+            return type_byte - 0x100
+        if type_byte <= 0x8F:
+            return self._map(type_byte & 0x0F, depth + 1)
+        if type_byte <= 0x9F:
+            return self._list(type_byte & 0x0F, depth + 1)
+        if type_byte <= 0xBF:
+            return self._text(type_byte & 0x1F)
+        if type_byte in _CONSTANTS:
+            return _CONSTANTS[type_byte]
+        if type_byte in _NUMBERS:
+            return self._number(_NUMBERS[type_byte])
+        if type_byte in _TEXTS:
+            return self._text(self._number(_TEXTS[type_byte]))
+        if type_byte in _LISTS:
+            return self._list(self._number(_LISTS[type_byte]), depth + 1)
+        if type_byte in _MAPS:
+            return self._map(self._number(_MAPS[type_byte]), depth + 1)
+        raise _codec_error("a value", f"the type 0x{type_byte:02x}", "a number, text, list, map or array", _FIX_SENDER)
 
     def _byte(self) -> int:
         if self.position >= len(self.message):
             raise self._truncated()
-        head = self.message[self.position]
+        type_byte = self.message[self.position]
         self.position += 1
-        return head
+        return type_byte
 
     def _truncated(self) -> CodecError:
-        return _refused("the message", f"only {len(self.message)} bytes", "all that it declares", _BROKEN)
+        return _codec_error("the message", f"only {len(self.message)} bytes", "all that it declares", _FIX_SENDER)
 
     def _number(self, form: struct.Struct) -> Any:
         if len(self.message) - self.position < form.size:
             raise self._truncated()
         (number,) = form.unpack_from(self.message, self.position)
         self.position += form.size
-        return _finite(number, "a number")
+        return _require_finite_number(number, "a number")
 
     def _bytes(self, length: int) -> memoryview:
         if len(self.message) - self.position < length:
@@ -256,56 +268,56 @@ class _Reader:
 
     def _text(self, length: int) -> str:
         if length > self.limits.text:
-            raise _refused("a text", f"{length} bytes", f"at most {self.limits.text}", "Shorten it.")
+            raise _codec_error("a text", f"{length} bytes", f"at most {self.limits.text}", "Shorten it.")
         try:
             return str(self._bytes(length), "utf-8")
         except UnicodeDecodeError:
-            raise _refused("a text", "bytes that are no UTF-8", "UTF-8", _BROKEN) from None
+            raise _codec_error("a text", "bytes that are no UTF-8", "UTF-8", _FIX_SENDER) from None
 
-    def _open(self, values: int, depth: int) -> None:
+    def _count_container(self, values: int, depth: int) -> None:
         self.values += values
         if self.values > self.limits.values:
-            raise _refused("the message", "more values", f"at most {self.limits.values} in all", _ENTANGLED)
+            raise _codec_error("the message", "more values", f"at most {self.limits.values} in all", _FIX_SMALLER)
         if depth > self.limits.depth:
-            raise _refused("the message", "deeper", f"at most {self.limits.depth} levels", _ENTANGLED)
+            raise _codec_error("the message", "deeper", f"at most {self.limits.depth} levels", _FIX_SMALLER)
         # A value takes a byte at least, so a header that promises more than is left lies.
         if len(self.message) - self.position < values:
             raise self._truncated()
 
     def _list(self, length: int, depth: int) -> list[Any]:
-        self._open(length, depth)
+        self._count_container(length, depth)
         return [self.value(depth) for _ in range(length)]
 
     def _map(self, length: int, depth: int) -> Any:
-        self._open(2 * length, depth)
+        self._count_container(2 * length, depth)
         if length in (3, 4) and self._is_binary():
-            return self._numbers(length, depth)
+            return self._array_or_scalar(length, depth)
         found: dict[str, Any] = {}
         for _ in range(length):
             key = self._key()
             if key in found:
-                raise _refused("a map", f"the key {_shown(key)} twice", "every key once", _BROKEN)
+                raise _codec_error("a map", f"the key {_short_repr(key)} twice", "every key once", _FIX_SENDER)
             found[key] = self.value(depth)
         return found
 
     def _key(self) -> str:
-        head = self._byte()
-        if 0xA0 <= head <= 0xBF:
-            return self._text(head & 0x1F)
-        if head in _TEXTS:
-            return self._text(self._number(_TEXTS[head]))
-        raise _refused("a key", f"the type 0x{head:02x}", "text", _BROKEN)
+        type_byte = self._byte()
+        if 0xA0 <= type_byte <= 0xBF:
+            return self._text(type_byte & 0x1F)
+        if type_byte in _TEXTS:
+            return self._text(self._number(_TEXTS[type_byte]))
+        raise _codec_error("a key", f"the type 0x{type_byte:02x}", "text", _FIX_SENDER)
 
     def _is_binary(self) -> bool:
         return self.position < len(self.message) and self.message[self.position] in _BINARIES
 
     def _binary(self, what: str) -> memoryview:
-        head = self._byte()
-        if head not in _BINARIES:
-            raise _refused(what, f"the type 0x{head:02x}", "binary", _BROKEN)
-        return self._bytes(self._number(_BINARIES[head]))
+        type_byte = self._byte()
+        if type_byte not in _BINARIES:
+            raise _codec_error(what, f"the type 0x{type_byte:02x}", "binary", _FIX_SENDER)
+        return self._bytes(self._number(_BINARIES[type_byte]))
 
-    def _numbers(self, length: int, depth: int) -> Any:
+    def _array_or_scalar(self, length: int, depth: int) -> Any:
         """Return the array (a map of 4 binary keys) or the scalar (3) that begins here, keys in any order."""
         keys = ARRAY_KEYS if length == 4 else SCALAR_KEYS
         found: dict[bytes, Any] = {}
@@ -314,30 +326,34 @@ class _Reader:
             key = bytes(view) if len(view) <= 16 else b""
             if key not in keys or key in found:
                 expected = f"{', '.join(sorted(each.decode() for each in keys))}, each once"
-                raise _refused("an array's key", _shown(key), expected, _BROKEN)
+                raise _codec_error("an array's key", _short_repr(key), expected, _FIX_SENDER)
             found[key] = self._binary("an array's data") if key == b"data" and length == 4 else self.value(depth)
         if found[b"__ndarray__" if length == 4 else b"__npgeneric__"] is not True:
-            raise _refused("an array's mark", "another value", "true", _BROKEN)
+            raise _codec_error("an array's mark", "another value", "true", _FIX_SENDER)
         name = found[b"dtype"]
-        if type(name) is not str or name not in _KNOWN:
-            raise _refused("an array's dtype", _shown(name), f"one of {', '.join(DTYPES)}", "Convert it first.")
-        dtype = _KNOWN[name]
+        if type(name) is not str or name not in _DTYPE_BY_NAME:
+            raise _codec_error(
+                "an array's dtype", _short_repr(name), f"one of {', '.join(DTYPES)}", "Convert it first."
+            )
+        dtype = _DTYPE_BY_NAME[name]
         return _array(found, dtype) if length == 4 else _scalar(found[b"data"], dtype)
 
 
 def _array(found: dict[bytes, Any], dtype: np.dtype) -> np.ndarray:
     shape, data = found[b"shape"], found[b"data"]
-    whole = type(shape) is list and len(shape) <= DIMENSIONS and all(type(side) is int and side >= 1 for side in shape)
+    whole = (
+        type(shape) is list and len(shape) <= MAX_DIMENSIONS and all(type(side) is int and side >= 1 for side in shape)
+    )
     if not whole:
-        expected = f"at most {DIMENSIONS} whole numbers of at least 1"
-        raise _refused("an array's shape", _shown(shape), expected, "Leave empty arrays out.")
+        expected = f"at most {MAX_DIMENSIONS} whole numbers of at least 1"
+        raise _codec_error("an array's shape", _short_repr(shape), expected, "Leave empty arrays out.")
     # Python's integers do not overflow, so no product of huge sides can pass for a small one.
     size = math.prod(shape) * dtype.itemsize
     if size != len(data):
-        got, expected = f"{len(data)} bytes", f"those of {dtype.str} {_shown(shape)}"
-        raise _refused("an array's data", got, expected, _BROKEN)
+        got, expected = f"{len(data)} bytes", f"those of {dtype.str} {_short_repr(shape)}"
+        raise _codec_error("an array's data", got, expected, _FIX_SENDER)
     if dtype.kind == "b" and np.frombuffer(data, dtype=np.uint8).max() > 1:
-        raise _refused("an array of bools", "a byte above 1", "0 or 1", _BROKEN)
+        raise _codec_error("an array of bools", "a byte above 1", "0 or 1", _FIX_SENDER)
     array = np.frombuffer(data, dtype=dtype).reshape(shape).copy()
     _require_finite(array)
     return array
@@ -353,15 +369,16 @@ def _scalar(data: Any, dtype: np.dtype) -> np.generic:
         with np.errstate(over="ignore"):
             fits = bool(np.isfinite(dtype.type(data)))
     if not fits:
-        raise _refused("a scalar", _shown(data), f"a number that {dtype.str} can hold", _BROKEN)
+        raise _codec_error("a scalar", _short_repr(data), f"a number that {dtype.str} can hold", _FIX_SENDER)
     return dtype.type(data)
 
 
 _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
 _NUMBERS = {
-    head: struct.Struct(f">{form}") for head, form in zip(range(0xCA, 0xD4), ("f", "d", *"BHIQ", *"bhiq"), strict=True)
+    type_byte: struct.Struct(f">{form}")
+    for type_byte, form in zip(range(0xCA, 0xD4), ("f", "d", *"BHIQ", *"bhiq"), strict=True)
 }
-_TEXTS = {head: struct.Struct(f">{form}") for head, form in zip((0xD9, 0xDA, 0xDB), "BHI", strict=True)}
-_BINARIES = {head: struct.Struct(f">{form}") for head, form in zip((0xC4, 0xC5, 0xC6), "BHI", strict=True)}
-_LISTS = {head: struct.Struct(f">{form}") for head, form in zip((0xDC, 0xDD), "HI", strict=True)}
-_MAPS = {head: struct.Struct(f">{form}") for head, form in zip((0xDE, 0xDF), "HI", strict=True)}
+_TEXTS = {type_byte: struct.Struct(f">{form}") for type_byte, form in zip((0xD9, 0xDA, 0xDB), "BHI", strict=True)}
+_BINARIES = {type_byte: struct.Struct(f">{form}") for type_byte, form in zip((0xC4, 0xC5, 0xC6), "BHI", strict=True)}
+_LISTS = {type_byte: struct.Struct(f">{form}") for type_byte, form in zip((0xDC, 0xDD), "HI", strict=True)}
+_MAPS = {type_byte: struct.Struct(f">{form}") for type_byte, form in zip((0xDE, 0xDF), "HI", strict=True)}

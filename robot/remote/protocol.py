@@ -30,12 +30,12 @@ PROTOCOL = "saccade/1"
 TOKEN_VARIABLE = "SACCADE_TOKEN"
 SCHEME = "Api-Key"
 HEALTH_PATH = "/healthz"
-LONGEST_INSTRUCTION = 2000
-LONGEST_DEADLINE = 600.0
+MAX_INSTRUCTION_LENGTH = 2000
+MAX_DEADLINE_SECONDS = 600.0
 
-BUSY = 1013
+BUSY_CLOSE_CODE = 1013
 """How the connection of a second client is closed: try again later."""
-KINDS = ("input", "late", "failed")
+ERROR_KINDS = ("input", "late", "failed")
 """Kinds of errors: what was sent does not fit; the deadline has passed; the policy failed. Only the first goes on."""
 
 _TOKEN_LETTERS = frozenset(string.ascii_letters + string.digits + "-._~+/=")
@@ -45,7 +45,7 @@ _TOKEN_LETTERS = frozenset(string.ascii_letters + string.digits + "-._~+/=")
 class Request:
     """What a client asks for: a reset to `instruction`, or a decision from `pixels` and `state` when these are given.
 
-    `deadline` is in seconds from when it was sent, None where nobody said. openpi's bare observations are `plain`: they
+    `deadline` is in seconds from when it was sent, None where nobody said. openpi's bare observations are `is_openpi`: they
     have no session and no sequence, and both an instruction and an observation.
     """
 
@@ -55,7 +55,7 @@ class Request:
     session: str = ""
     sequence: int = -1
     deadline: float | None = None
-    plain: bool = False
+    is_openpi: bool = False
 
     @property
     def observation(self) -> dict[str, Any]:
@@ -104,14 +104,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def greeting(contract: Contract, policy: str, session: str, largest: int) -> dict[str, Any]:
+def greeting(contract: Contract, policy: str, session: str, max_message_bytes: int) -> dict[str, Any]:
     """Return what a server says first; openpi's client gives it as the server's metadata."""
     return {
         "protocol": PROTOCOL,
         "policy": policy,
         "session": session,
         "contract": contract.to_json(),
-        "largest_message": largest,
+        "largest_message": max_message_bytes,
     }
 
 
@@ -135,19 +135,23 @@ def read_request(message: Mapping[str, Any], contract: Contract) -> Request:
     """
     if "request" not in message:
         pixels, state = _observation(message, contract)
-        return Request(_instruction(message, "prompt"), pixels, state, plain=True)
+        return Request(_instruction(message, "prompt"), pixels, state, is_openpi=True)
     kind = _text(message, "request", "message")
     if kind not in ("reset", "decide"):
         raise InputError(
             "request", got=repr(kind[:40]), expected="reset or decide", fix=suggest(kind, ["reset", "decide"])
         )
     deadline = message.get("deadline")
-    if type(deadline) is not float or not 0.0 < deadline <= LONGEST_DEADLINE:
-        expected = f"seconds above 0 and at most {LONGEST_DEADLINE:g}"
-        raise InputError("deadline", got=_shown(deadline), expected=expected, fix="Say how long a reply is of use.")
+    if type(deadline) is not float or not 0.0 < deadline <= MAX_DEADLINE_SECONDS:
+        expected = f"seconds above 0 and at most {MAX_DEADLINE_SECONDS:g}"
+        raise InputError(
+            "deadline", got=_describe_number(deadline), expected=expected, fix="Say how long a reply is of use."
+        )
     sequence = message.get("sequence")
     if type(sequence) is not int or sequence < 0:
-        raise InputError("sequence", got=_shown(sequence), expected="a whole number from 0", fix="Count the requests.")
+        raise InputError(
+            "sequence", got=_describe_number(sequence), expected="a whole number from 0", fix="Count the requests."
+        )
     session = _text(message, "session", "message")
     if kind == "reset":
         return Request(_instruction(message, "instruction"), None, None, session, sequence, deadline)
@@ -174,7 +178,7 @@ def check_actions(actions: object, contract: Contract, source: str) -> np.ndarra
     expected = f"float32 {list(shape)}, all finite"
     fix = "Nothing of it may move an arm."
     if not isinstance(actions, np.ndarray) or actions.dtype != np.float32 or actions.shape != shape:
-        raise InputError(f"actions of {source}", got=_form(actions), expected=expected, fix=fix)
+        raise InputError(f"actions of {source}", got=_describe_type(actions), expected=expected, fix=fix)
     if not np.isfinite(actions).all():
         raise InputError(f"actions of {source}", got="numbers that are not finite", expected=expected, fix=fix)
     return actions
@@ -189,11 +193,11 @@ def error_fields(kind: str, error: InputError) -> dict[str, str]:
 def read_error(fields: object) -> tuple[str, InputError]:
     """Return kind and error of an error that has travelled; raises InputError when it is none."""
     if not isinstance(fields, Mapping):
-        raise InputError("error", got=_shown(fields), expected="a map", fix="The server is of another kind.")
+        raise InputError("error", got=_describe_number(fields), expected="a map", fix="The server is of another kind.")
     kind, what, got, expected, fix = (_text(fields, key, "error") for key in ("kind", "what", "got", "expected", "fix"))
-    if kind not in KINDS:
+    if kind not in ERROR_KINDS:
         raise InputError(
-            "error.kind", got=kind[:40], expected=", ".join(KINDS), fix="The server is of another version."
+            "error.kind", got=kind[:40], expected=", ".join(ERROR_KINDS), fix="The server is of another version."
         )
     return kind, InputError(what, got=got, expected=expected, fix=fix)
 
@@ -201,27 +205,27 @@ def read_error(fields: object) -> tuple[str, InputError]:
 def _observation(message: Mapping[str, Any], contract: Contract) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Return pictures and state of an observation in the desk's form, or in openpi's flat one (observation/...)."""
     flat = "pixels" not in message
-    pictures = message.get("pixels")
+    images = message.get("pixels")
     if flat:
         sent = (key for key in message if key.startswith("observation/"))
-        pictures = {key.removeprefix("observation/"): message[key] for key in sent}
+        images = {key.removeprefix("observation/"): message[key] for key in sent}
     place = "observation/" if flat else "pixels."
-    if not isinstance(pictures, Mapping):
+    if not isinstance(images, Mapping):
         fix = "Send a map of camera names to pictures."
-        raise InputError("pixels", got=_form(pictures), expected="a map", fix=fix)
+        raise InputError("pixels", got=_describe_type(images), expected="a map", fix=fix)
     pixels = {}
     for camera in contract.cameras:
         expected = f"uint8 [{camera.height}, {camera.width}, 3]"
-        if camera.name not in pictures:
+        if camera.name not in images:
             names = ", ".join(each.name for each in contract.cameras)
             fix = f"Send pictures of {names}, as pixels {{name: picture}} or as observation/NAME."
             raise InputError(f"camera {camera.name}", got="nothing", expected=expected, fix=fix)
-        picture = pictures[camera.name]
-        right = isinstance(picture, np.ndarray) and picture.dtype == np.uint8
-        if not right or picture.shape != (camera.height, camera.width, 3):
+        image = images[camera.name]
+        right = isinstance(image, np.ndarray) and image.dtype == np.uint8
+        if not right or image.shape != (camera.height, camera.width, 3):
             fix = "Resize the picture, height x width x RGB, bytes from 0 to 255, before it is sent."
-            raise InputError(f"{place}{camera.name}", got=_form(picture), expected=expected, fix=fix)
-        pixels[camera.name] = picture
+            raise InputError(f"{place}{camera.name}", got=_describe_type(image), expected=expected, fix=fix)
+        pixels[camera.name] = image
     return pixels, _state(message, "observation/state" if flat else "agent_pos", contract)
 
 
@@ -234,7 +238,7 @@ def _state(message: Mapping[str, Any], key: str, contract: Contract) -> np.ndarr
     # openpi's users send numpy's default, float64.
     if not isinstance(state, np.ndarray) or state.dtype not in (np.float32, np.float64) or state.shape != (len(names),):
         raise InputError(
-            key, got=_form(state), expected=expected, fix="Send the state in the contract's order and units."
+            key, got=_describe_type(state), expected=expected, fix="Send the state in the contract's order and units."
         )
     with np.errstate(over="ignore"):
         state = state.astype(np.float32)
@@ -246,9 +250,9 @@ def _state(message: Mapping[str, Any], key: str, contract: Contract) -> np.ndarr
 
 def _instruction(message: Mapping[str, Any], key: str) -> str:
     text = message.get(key)
-    if not isinstance(text, str) or not text.strip() or len(text) > LONGEST_INSTRUCTION:
-        got = f"{len(text)} characters" if isinstance(text, str) else _form(text)
-        expected = f"text of 1 to {LONGEST_INSTRUCTION} characters"
+    if not isinstance(text, str) or not text.strip() or len(text) > MAX_INSTRUCTION_LENGTH:
+        got = f"{len(text)} characters" if isinstance(text, str) else _describe_type(text)
+        expected = f"text of 1 to {MAX_INSTRUCTION_LENGTH} characters"
         raise InputError(key, got=got, expected=expected, fix="Say in words what is to be done.")
     return str(text)
 
@@ -257,17 +261,17 @@ def _text(message: Mapping[str, Any], key: str, source: str) -> str:
     text = message.get(key)
     if not isinstance(text, str):
         raise InputError(
-            f"{key} of {source}", got=_form(text), expected="text", fix="The other side is of another kind."
+            f"{key} of {source}", got=_describe_type(text), expected="text", fix="The other side is of another kind."
         )
     return text
 
 
-def _form(value: object) -> str:
+def _describe_type(value: object) -> str:
     """Return what a value is, never what is in it."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {list(value.shape)}"
     return "nothing" if value is None else f"a value of type {type(value).__name__}"
 
 
-def _shown(value: object) -> str:
-    return repr(value) if type(value) in (int, float, bool) and math.isfinite(value) else _form(value)
+def _describe_number(value: object) -> str:
+    return repr(value) if type(value) in (int, float, bool) and math.isfinite(value) else _describe_type(value)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...errors import InputError
 from . import protocol
-from .codec import LIMITS, Limits
+from .codec import DEFAULT_MESSAGE_LIMITS, MessageLimits
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ServerSettings:
     certificate: Path | None = None
     key: Path | None = None
     policy: str = "policy"
-    limits: Limits = LIMITS
+    limits: MessageLimits = DEFAULT_MESSAGE_LIMITS
     ping_seconds: float = 5.0
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class ServerSettings:
             raise InputError("certificate", got=got, expected="a certificate and its key", fix=fix) from None
         return context
 
-    def check_address(self) -> None:
+    def check_bindable(self) -> None:
         """Raise InputError where the server could not listen as things are, before a policy is loaded for it."""
         try:
             family, kind, _, _, address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]

@@ -14,12 +14,12 @@ from .server import GRACE_SECONDS, PolicyServer
 from .server_settings import ServerSettings
 
 if TYPE_CHECKING:
-    from ..decider import Decider
+    from ..chunk_policy import ChunkPolicy
 
 START_SECONDS = 30.0
 
 
-def serve_until_signal(decider: Decider, settings: ServerSettings, ready: Callable[[int], object]) -> None:
+def serve_until_signal(chunk_policy: ChunkPolicy, settings: ServerSettings, ready: Callable[[int], object]) -> None:
     """Serve in this, the main, thread until SIGTERM or SIGINT; what is being answered gets a few seconds to end.
 
     `ready` is told the port. Raises InputError as `PolicyServer.serve`.
@@ -29,32 +29,32 @@ def serve_until_signal(decider: Decider, settings: ServerSettings, ready: Callab
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await PolicyServer(decider, settings).serve(ready, stop)
+        await PolicyServer(chunk_policy, settings).serve(ready, stop)
 
     asyncio.run(main())
 
 
 @contextlib.contextmanager
-def serving(decider: Decider, settings: ServerSettings) -> Iterator[str]:
+def serving(chunk_policy: ChunkPolicy, settings: ServerSettings) -> Iterator[str]:
     """Serve in a thread beside this one for as long as the context lasts, and give the address (ws://HOST:PORT).
 
     Raises InputError as `PolicyServer.serve`.
     """
-    background = _Background(decider, settings)
-    background.start()
+    server_thread = _ServerThread(chunk_policy, settings)
+    server_thread.start()
     try:
-        yield settings.url(background.port)
+        yield settings.url(server_thread.port)
     finally:
-        background.stop()
+        server_thread.stop()
 
 
-class _Background:
+class _ServerThread:
     """A server's event loop in a thread."""
 
-    def __init__(self, decider: Decider, settings: ServerSettings) -> None:
+    def __init__(self, chunk_policy: ChunkPolicy, settings: ServerSettings) -> None:
         self.port = 0
-        self._server = PolicyServer(decider, settings)
-        self._opened = threading.Event()
+        self._server = PolicyServer(chunk_policy, settings)
+        self._ready_event = threading.Event()
         self._error: Exception | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
@@ -62,7 +62,7 @@ class _Background:
 
     def start(self) -> None:
         self._thread.start()
-        if not self._opened.wait(START_SECONDS):
+        if not self._ready_event.wait(START_SECONDS):
             raise WorldError(f"the policy server did not start within {START_SECONDS:g} seconds")
         if self._error is not None:
             raise self._error
@@ -81,7 +81,7 @@ class _Background:
         except Exception as error:
             self._error = error
         finally:
-            self._opened.set()
+            self._ready_event.set()
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -89,4 +89,4 @@ class _Background:
 
     def _ready(self, port: int) -> None:
         self.port = port
-        self._opened.set()
+        self._ready_event.set()

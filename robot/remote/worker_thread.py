@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Worker:
+class WorkerThread:
     """Runs functions in a thread of its own, in the order in which they were given.
 
     Always the same thread, for what a policy holds may belong to the thread that made it. It never keeps the process
@@ -45,10 +45,10 @@ class Worker:
                 outcome, failure = None, error
             # A loop that has ended takes no results.
             with contextlib.suppress(RuntimeError):
-                future.get_loop().call_soon_threadsafe(_settle, future, outcome, failure)
+                future.get_loop().call_soon_threadsafe(_set_outcome, future, outcome, failure)
 
 
-def _settle(future: asyncio.Future, outcome: Any, failure: BaseException | None) -> None:
+def _set_outcome(future: asyncio.Future, outcome: Any, failure: BaseException | None) -> None:
     if future.done():
         return
     if failure is None:

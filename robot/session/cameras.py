@@ -32,7 +32,7 @@ class ObservationRefused(WorldError):
 
 
 @dataclass(frozen=True)
-class WatchSettings:
+class FrameCheckSettings:
     """What frames have to be.
 
     `age_limit`: seconds. A picture is frozen when it came `identical_limit` times the same while the arm moved by more
@@ -54,47 +54,47 @@ class WatchSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
+class TimestampedFrame:
     """A picture, uint8 [H, W, 3], when it was taken in steady seconds, and how many came before it."""
 
-    picture: np.ndarray
+    image: np.ndarray
     captured: float
     number: int
 
 
-class FrameWatch:
+class FrameChecker:
     """Judge the frames of one camera; time and joints are passed in.
 
     `frame`: the newest, whatever it is worth. `fault`: reason and detail where the newest was of a wrong form.
     """
 
-    def __init__(self, spec: CameraSpec, settings: WatchSettings) -> None:
+    def __init__(self, spec: CameraSpec, settings: FrameCheckSettings) -> None:
         self.spec, self._settings = spec, settings
-        self.frame: Frame | None = None
-        self._same, self._first, self._blank = 1, math.inf, False
+        self.frame: TimestampedFrame | None = None
+        self._identical_count, self._first_identical_time, self._blank = 1, math.inf, False
         self._poses: deque[tuple[float, np.ndarray]] = deque()
         self.fault: tuple[str, str] | None = None
 
-    def note(self, frame: Frame) -> None:
+    def add(self, frame: TimestampedFrame) -> None:
         """Take a new frame; one of a wrong form, or older than the last, counts as none."""
         wanted = (self.spec.height, self.spec.width, 3)
-        picture = frame.picture
-        if not isinstance(picture, np.ndarray) or picture.shape != wanted or picture.dtype != np.uint8:
-            got = f"{getattr(picture, 'dtype', type(picture).__name__)} {getattr(picture, 'shape', '')}"
+        image = frame.image
+        if not isinstance(image, np.ndarray) or image.shape != wanted or image.dtype != np.uint8:
+            got = f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
             self.fault = "camera_size", f"camera {self.spec.name} gave {got}, expected uint8 {wanted}"
             return
         before = self.frame
         if before is not None and frame.captured < before.captured:
             return
         self.fault = None
-        if before is not None and np.array_equal(before.picture, picture):
-            self._same += 1
+        if before is not None and np.array_equal(before.image, image):
+            self._identical_count += 1
         else:
-            self._same, self._first = 1, frame.captured
-            self._blank = int(picture.max()) - int(picture.min()) < self._settings.blank
+            self._identical_count, self._first_identical_time = 1, frame.captured
+            self._blank = int(image.max()) - int(image.min()) < self._settings.blank
         self.frame = frame
 
-    def check(self, now: float, joints: np.ndarray | None = None) -> Frame:
+    def check(self, now: float, joints: np.ndarray | None = None) -> TimestampedFrame:
         """Return the newest frame; ObservationRefused where there is none that may be decided from.
 
         `joints`: where the arm is now; the oftener it is told, the sooner a frozen picture is noticed.
@@ -110,23 +110,23 @@ class FrameWatch:
             raise ObservationRefused("camera_age", detail)
         if joints is not None:
             self._poses.append((now, np.array(joints)))
-        moved = self._moved(frame)
-        if self._same >= settings.identical_limit and moved > settings.moved:
-            detail = f"camera {name} shows the same picture for {self._same} frames while the arm moved {moved:.1f}"
+        moved = self._joint_motion(frame)
+        if self._identical_count >= settings.identical_limit and moved > settings.moved:
+            detail = f"camera {name} shows the same picture for {self._identical_count} frames while the arm moved {moved:.1f}"
             raise ObservationRefused("camera_frozen", detail)
         if settings.blank and self._blank:
             raise ObservationRefused("camera_blank", f"camera {name} shows nothing")
         return frame
 
-    def _moved(self, frame: Frame) -> float:
+    def _joint_motion(self, frame: TimestampedFrame) -> float:
         """Return how far the joints moved between the first and the last of the equal pictures.
 
         Where they were when a picture was taken, that is: the arm may have set off since.
         """
-        while len(self._poses) > 1 and self._poses[1][0] <= self._first:
+        while len(self._poses) > 1 and self._poses[1][0] <= self._first_identical_time:
             self._poses.popleft()
-        seen = [pose for when, pose in self._poses if when <= frame.captured]
-        return float(np.abs(seen[-1] - seen[0]).max()) if len(seen) > 1 else 0.0
+        poses = [pose for when, pose in self._poses if when <= frame.captured]
+        return float(np.abs(poses[-1] - poses[0]).max()) if len(poses) > 1 else 0.0
 
 
 class Camera(Protocol):
@@ -139,16 +139,16 @@ class Camera(Protocol):
     def disconnect(self) -> None: ...
 
 
-class CameraWatch:
+class CameraReader:
     """Read cameras, each in a thread of its own, and give what they show when it may be decided from.
 
     `cameras` by name; those that the contract does not name are not read. Use `connect` before and `close` after.
     """
 
     def __init__(
-        self, cameras: Mapping[str, Camera], specs: tuple[CameraSpec, ...], settings: WatchSettings | None = None
+        self, cameras: Mapping[str, Camera], specs: tuple[CameraSpec, ...], settings: FrameCheckSettings | None = None
     ) -> None:
-        self._settings = settings or WatchSettings()
+        self._settings = settings or FrameCheckSettings()
         missing = [spec.name for spec in specs if spec.name not in cameras]
         if missing:
             raise InputError(
@@ -158,18 +158,18 @@ class CameraWatch:
                 fix="Name the arm's cameras as the policy knows them.",
             )
         self._cameras = {spec.name: cameras[spec.name] for spec in specs}
-        self._watches = {spec.name: FrameWatch(spec, self._settings) for spec in specs}
+        self._checkers = {spec.name: FrameChecker(spec, self._settings) for spec in specs}
         self._latency = dict(self._settings.latency)
         self._lock = threading.Lock()
-        self._ends = threading.Event()
+        self._stop_event = threading.Event()
         self._threads: list[threading.Thread] = []
         self._connected: list[Camera] = []
         self._errors: dict[str, str] = {}
 
     @classmethod
     def from_configs(
-        cls, configs: Mapping[str, Any], specs: tuple[CameraSpec, ...], settings: WatchSettings | None = None
-    ) -> CameraWatch:
+        cls, configs: Mapping[str, Any], specs: tuple[CameraSpec, ...], settings: FrameCheckSettings | None = None
+    ) -> CameraReader:
         """Make the cameras from LeRobot's configurations; those that no contract names are left alone."""
         from lerobot.cameras.utils import make_cameras_from_configs
 
@@ -192,34 +192,34 @@ class CameraWatch:
             self.close()
             raise
         for name, camera in self._cameras.items():
-            thread = threading.Thread(target=self._read, args=(name, camera), name=f"camera {name}", daemon=True)
+            thread = threading.Thread(target=self._read_loop, args=(name, camera), name=f"camera {name}", daemon=True)
             thread.start()
             self._threads.append(thread)
         ends = time.monotonic() + FIRST_FRAME_SECONDS
-        for name, watch in self._watches.items():
-            while watch.frame is None and watch.fault is None and time.monotonic() < ends:
+        for name, checker in self._checkers.items():
+            while checker.frame is None and checker.fault is None and time.monotonic() < ends:
                 time.sleep(0.01)
-            if watch.frame is None:
-                got = watch.fault[1] if watch.fault else self._errors.get(name, "no frame")
+            if checker.frame is None:
+                got = checker.fault[1] if checker.fault else self._errors.get(name, "no frame")
                 self.close()
                 raise InputError(
                     f"camera {name}", got=got, expected="pictures", fix="Check its cable and its settings."
                 )
 
-    def latest(self, joints: np.ndarray | None = None, now: float | None = None) -> dict[str, Frame]:
+    def latest(self, joints: np.ndarray | None = None, now: float | None = None) -> dict[str, TimestampedFrame]:
         """Return the newest frame of each camera; ObservationRefused where one may not be decided from."""
         with self._lock:
             now = time.monotonic() if now is None else now
-            return {name: watch.check(now, joints) for name, watch in self._watches.items()}
+            return {name: checker.check(now, joints) for name, checker in self._checkers.items()}
 
-    def pictures(self) -> dict[str, np.ndarray]:
+    def images(self) -> dict[str, np.ndarray]:
         """Return the newest picture of each camera whatever it is worth, for people to look at."""
         with self._lock:
-            return {name: watch.frame.picture for name, watch in self._watches.items() if watch.frame is not None}
+            return {name: checker.frame.image for name, checker in self._checkers.items() if checker.frame is not None}
 
     def close(self) -> None:
         """End the threads and let go of the cameras."""
-        self._ends.set()
+        self._stop_event.set()
         for thread in self._threads:
             thread.join(timeout=2.0)
         for camera in self._connected:
@@ -229,12 +229,12 @@ class CameraWatch:
         self._connected = []
 
     def _open(self, name: str, camera: Camera) -> None:
-        spec = self._watches[name].spec
+        spec = self._checkers[name].spec
         for side in ("height", "width"):
             size = getattr(camera, side, None)
             if size is not None and size != getattr(spec, side):
                 got = f"{getattr(camera, 'height', '?')}x{getattr(camera, 'width', '?')}"
-                raise self._other_size(spec, got)
+                raise self._size_error(spec, got)
         try:
             camera.connect()
         except SaccadeError:
@@ -253,10 +253,10 @@ class CameraWatch:
                 f"camera {name}", got=f"no picture ({error})", expected="pictures", fix="Check its cable."
             ) from None
         if shape != (spec.height, spec.width, 3):
-            raise self._other_size(spec, "x".join(map(str, shape[:2])))
+            raise self._size_error(spec, "x".join(map(str, shape[:2])))
 
     @staticmethod
-    def _other_size(spec: CameraSpec, got: str) -> InputError:
+    def _size_error(spec: CameraSpec, got: str) -> InputError:
         return InputError(
             f"camera {spec.name}",
             got=f"pictures of {got} pixels (height x width)",
@@ -264,27 +264,27 @@ class CameraWatch:
             fix="Set the camera to the size that the policy was trained with.",
         )
 
-    def _read(self, name: str, camera: Camera) -> None:
+    def _read_loop(self, name: str, camera: Camera) -> None:
         number = 0
         latency = self._latency.get(name, 0.0)
-        told = getattr(camera, "next_frame", None)
-        while not self._ends.is_set():
+        next_frame = getattr(camera, "next_frame", None)
+        while not self._stop_event.is_set():
             try:
-                if told is not None:
-                    frame = told(READ_TIMEOUT_MS)
-                    picture, captured = frame.image, frame.captured
+                if next_frame is not None:
+                    frame = next_frame(READ_TIMEOUT_MS)
+                    image, captured = frame.image, frame.captured
                 else:
-                    picture, captured = camera.async_read(timeout_ms=READ_TIMEOUT_MS), time.monotonic()
+                    image, captured = camera.async_read(timeout_ms=READ_TIMEOUT_MS), time.monotonic()
             except Exception as error:
                 # No frame: its age will tell. A camera that was unplugged must not be asked in a tight loop.
                 self._errors[name] = str(error)
-                self._ends.wait(0.01)
+                self._stop_event.wait(0.01)
                 continue
             number += 1
             with self._lock:
-                self._watches[name].note(Frame(picture, captured - latency, number))
+                self._checkers[name].add(TimestampedFrame(image, captured - latency, number))
 
 
-def oldest(frames: Mapping[str, Frame]) -> float:
+def oldest_capture_time(frames: Mapping[str, TimestampedFrame]) -> float:
     """Return when the oldest of some frames was taken; infinity where there are none."""
     return min((frame.captured for frame in frames.values()), default=math.inf)

@@ -13,7 +13,7 @@ import numpy as np
 
 
 @dataclass(frozen=True, eq=False)
-class Decision:
+class DecisionResult:
     """What came of one call: `actions`, None for a reset, or the `error` that it raised; `label` is the asker's."""
 
     label: Any
@@ -27,8 +27,8 @@ class DecisionThread:
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[tuple[Any, Callable[[], Any]] | None] = queue.SimpleQueue()
-        self._decisions: queue.SimpleQueue[Decision] = queue.SimpleQueue()
-        self._under_way, self._since = 0, 0.0
+        self._decisions: queue.SimpleQueue[DecisionResult] = queue.SimpleQueue()
+        self._pending_calls, self._busy_since = 0, 0.0
         # A daemon: a call that never returns must not keep the process.
         self._thread = threading.Thread(target=self._run, name="decisions", daemon=True)
         self._thread.start()
@@ -36,27 +36,27 @@ class DecisionThread:
     @property
     def busy_seconds(self) -> float:
         """For how long the present call has been under way, 0 where there is none."""
-        return time.monotonic() - self._since if self._under_way else 0.0
+        return time.monotonic() - self._busy_since if self._pending_calls else 0.0
 
     @property
     def is_busy(self) -> bool:
-        return self._under_way > 0
+        return self._pending_calls > 0
 
-    def ask(self, label: Any, call: Callable[[], Any]) -> None:
+    def submit(self, label: Any, call: Callable[[], Any]) -> None:
         """Let a call be made, after those that were asked for before; `take` gives what comes of each."""
-        if self._under_way == 0:
-            self._since = time.monotonic()
-        self._under_way += 1
+        if self._pending_calls == 0:
+            self._busy_since = time.monotonic()
+        self._pending_calls += 1
         self._calls.put((label, call))
 
-    def take(self) -> Decision | None:
+    def take(self) -> DecisionResult | None:
         """Return what came of the oldest call, None while it is under way or where there was none."""
         try:
             decision = self._decisions.get_nowait()
         except queue.Empty:
             return None
-        self._under_way -= 1
-        self._since = time.monotonic()
+        self._pending_calls -= 1
+        self._busy_since = time.monotonic()
         return decision
 
     def close(self) -> None:
@@ -64,12 +64,12 @@ class DecisionThread:
         self._calls.put(None)
 
     def _run(self) -> None:
-        while (asked := self._calls.get()) is not None:
-            label, call = asked
+        while (request := self._calls.get()) is not None:
+            label, call = request
             started, actions, error = time.monotonic(), None, None
             try:
                 actions = call()
             except BaseException as raised:
                 # It is raised again where the session can hold the arm.
                 error = raised
-            self._decisions.put(Decision(label, actions, error, time.monotonic() - started))
+            self._decisions.put(DecisionResult(label, actions, error, time.monotonic() - started))

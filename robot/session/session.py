@@ -16,89 +16,99 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, SaccadeError
-from ..arm import Arm, offer_of
+from ..arm import Arm, offer_from_arm
+from ..chunk_policy import ChunkPolicy, supports_chunk_continuation
 from ..control.process import ControlLink
-from ..decider import Decider, continues
 from ..governor.rules import Rules
-from ..limits import Limits
-from .cameras import CameraWatch
+from ..limits import JointLimits
+from .cameras import CameraReader
 from .decision_thread import DecisionThread
-from .episode import Conductor, call_within, see
-from .orders import Orders
+from .episode import EpisodeRunner, call_with_timeout, first_observation
+from .operator_commands import OperatorCommands
 from .settings import EpisodePlan, SessionSettings
-from .summary import EpisodeSummary, Observer, SessionSummary
+from .summary import EpisodeSummary, SessionObserver, SessionSummary
 
 
 def run_session(
     *,
-    decider: Decider,
+    chunk_policy: ChunkPolicy,
     make_arm: Callable[[], Arm],
-    cameras: CameraWatch,
+    cameras: CameraReader,
     episodes: Sequence[EpisodePlan],
     settings: SessionSettings | None = None,
     record: Path | None = None,
-    observer: Observer | None = None,
+    observer: SessionObserver | None = None,
     prepare: Callable[[int], str | None] | None = None,
     ended: Callable[[], Any] | None = None,
-    orders: Orders | None = None,
+    operator_commands: OperatorCommands | None = None,
 ) -> SessionSummary:
     """Check all, run the episodes, hold, and say how it went.
 
     `make_arm` builds the arm in the control process and must pass to it (a partial of a function or class). `cameras`
     are not connected yet. `record`: a new file for the flight record. `prepare(episode)` is called before each episode,
     the arm held or released, and may return the instruction. `ended()` is asked ten times a second and ends an episode
-    by what is not None, its outcome. `orders` lets other threads stop, re-arm, end, and change the instruction.
+    by what is not None, its outcome. `operator_commands` lets other threads stop, re-arm, end, and change the instruction.
 
     Raises InputError for whatever does not fit, before torque is on; WorldError where arm, cameras, decider or control
     process fail; and whatever decider, observer and callbacks raise. The arm is held in every case.
     """
-    settings, observer, orders = settings or SessionSettings(), observer or Observer(), orders or Orders()
+    settings, observer, operator_commands = (
+        settings or SessionSettings(),
+        observer or SessionObserver(),
+        operator_commands or OperatorCommands(),
+    )
     if not episodes:
         raise InputError("episodes", got="none", expected="at least one", fix="Say what to do.")
-    if settings.real_time_chunking and not continues(decider):
+    if settings.real_time_chunking and not supports_chunk_continuation(chunk_policy):
         raise InputError(
             "real_time_chunking",
             got="a policy that decides each chunk anew",
             expected="one that can continue a chunk",
             fix="Leave it off: its chunks are joined by --aggregation.",
         )
-    with _terminated_like_interrupted():
+    with _raise_on_sigterm():
         link = ControlLink.start(make_arm, settings.loop)
         decisions = DecisionThread()
         summaries: list[EpisodeSummary] = []
         try:
             cameras.connect()
-            rules = _rules(decider, link, settings)
-            link.govern(rules, record)
-            observer.started(link.description)
-            instruction = _prepared(prepare, 0, episodes[0])
-            warm_up = _warm_up(decider, link, cameras, decisions, rules, instruction, settings)
-            conductor = Conductor(decider, link, cameras, decisions, rules, settings, observer, orders, warm_up)
+            rules = _make_rules(chunk_policy, link, settings)
+            link.start_governor(rules, record)
+            observer.on_session_start(link.description)
+            instruction = _episode_instruction(prepare, 0, episodes[0])
+            warm_up = _warm_up(chunk_policy, link, cameras, decisions, rules, instruction, settings)
+            conductor = EpisodeRunner(
+                chunk_policy, link, cameras, decisions, rules, settings, observer, operator_commands, warm_up
+            )
             stopped = ""
             for index, plan in enumerate(episodes):
                 if index > 0:
-                    instruction = _prepared(prepare, index, plan)
+                    instruction = _episode_instruction(prepare, index, plan)
                 summary = conductor.run(index, instruction, plan.seconds, ended)
                 summaries.append(summary)
-                observer.episode_ended(summary)
-                link.end_episode(release=settings.release_between and index + 1 < len(episodes))
+                observer.on_episode_end(summary)
+                link.end_episode(release=settings.release_between_episodes and index + 1 < len(episodes))
                 if summary.ended_by.startswith("stopped"):
                     stopped = summary.ended_by.removeprefix("stopped: ")
-                    if not settings.rearm_between or orders.leaving or index + 1 == len(episodes):
+                    if (
+                        not settings.rearm_between_episodes
+                        or operator_commands.session_ending
+                        or index + 1 == len(episodes)
+                    ):
                         break
                     stopped = ""
                     link.rearm()
-                if orders.leaving:
+                if operator_commands.session_ending:
                     break
             figures = link.close(release=settings.release_at_end)
         except BaseException as error:
-            _hold_and_leave(link, error)
+            _stop_and_close(link, error)
             raise
         finally:
             decisions.close()
             cameras.close()
     if figures is not None:
-        figures = conductor.with_decisions(figures)
+        figures = conductor.with_decision_metrics(figures)
     return SessionSummary(
         episodes=tuple(summaries),
         figures=figures,
@@ -109,14 +119,14 @@ def run_session(
     )
 
 
-def _rules(decider: Decider, link: ControlLink, settings: SessionSettings) -> Rules:
+def _make_rules(chunk_policy: ChunkPolicy, link: ControlLink, settings: SessionSettings) -> Rules:
     """Check the contract against arm and cameras, and return the governor's rules."""
-    contract = decider.contract
+    contract = chunk_policy.contract
     # What the cameras give was compared with the contract, picture by picture, when they were connected.
-    contract.check(offer_of(link.description, contract.cameras, contract))
+    contract.check(offer_from_arm(link.description, contract.cameras, contract))
     return Rules(
         session=secrets.token_hex(8),
-        limits=Limits.derive(contract, link.description.joints, share=settings.share),
+        limits=JointLimits.derive(contract, link.description.joints, share=settings.share),
         period=1.0 / contract.control_hz,
         tick=settings.loop.tick,
         chunk=contract.chunk,
@@ -128,15 +138,15 @@ def _rules(decider: Decider, link: ControlLink, settings: SessionSettings) -> Ru
     )
 
 
-def _prepared(prepare: Callable[[int], str | None] | None, index: int, plan: EpisodePlan) -> str:
-    told = None if prepare is None else prepare(index)
-    return plan.instruction if told is None else told
+def _episode_instruction(prepare: Callable[[int], str | None] | None, index: int, plan: EpisodePlan) -> str:
+    prepared_instruction = None if prepare is None else prepare(index)
+    return plan.instruction if prepared_instruction is None else prepared_instruction
 
 
 def _warm_up(
-    decider: Decider,
+    chunk_policy: ChunkPolicy,
     link: ControlLink,
-    cameras: CameraWatch,
+    cameras: CameraReader,
     decisions: DecisionThread,
     rules: Rules,
     instruction: str,
@@ -146,27 +156,29 @@ def _warm_up(
 
     Raises InputError where it is too slow for the rate: half of the time that a chunk is fresh must be enough.
     """
-    call_within(link, decisions, lambda: decider.reset(instruction), settings.warm_up_seconds)
-    observation = see(link, cameras)
-    taken = []
+    call_with_timeout(link, decisions, lambda: chunk_policy.reset(instruction), settings.warm_up_seconds)
+    observation = first_observation(link, cameras)
+    durations = []
     for _ in range(settings.warm_up):
-        decision = call_within(link, decisions, lambda: decider.decide(observation), settings.warm_up_seconds)
-        taken.append(decision.seconds)
+        decision = call_with_timeout(
+            link, decisions, lambda: chunk_policy.decide(observation), settings.warm_up_seconds
+        )
+        durations.append(decision.seconds)
     # The first ones compile and fill caches.
-    usual = statistics.median(taken[1:])
-    allowed = 0.5 * rules.freshness
-    if usual > allowed:
+    median_seconds = statistics.median(durations[1:])
+    max_decision_seconds = 0.5 * rules.max_step_age
+    if median_seconds > max_decision_seconds:
         raise InputError(
             "policy",
-            got=f"a decision in {1000 * usual:.0f} ms",
-            expected=f"at most {1000 * allowed:.0f} ms, half of the time that its chunks are fresh",
+            got=f"a decision in {1000 * median_seconds:.0f} ms",
+            expected=f"at most {1000 * max_decision_seconds:.0f} ms, half of the time that its chunks are fresh",
             fix="Use a faster machine or a smaller policy: it is too slow for the rate that it was trained at.",
         )
-    return usual
+    return median_seconds
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def _raise_on_sigterm() -> Iterator[None]:
     """Turn SIGTERM into an exception, as SIGINT is one, so that the arm is held on the way out."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -182,7 +194,7 @@ def _terminated_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _hold_and_leave(link: ControlLink, error: BaseException) -> None:
+def _stop_and_close(link: ControlLink, error: BaseException) -> None:
     try:
         link.stop(f"{type(error).__name__}: {error}")
     except SaccadeError:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ...errors import InputError
 from ..control.loop import LoopSettings
-from ..governor.rules import RAMP_SHARE
+from ..governor.rules import RAMP_SPEED_FRACTION
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class SessionSettings:
 
     `start`: "refuse" or "ramp", where a first command lies far from the measured pose. `share`: of the servos' speed;
     `ramp_share`: of that in a ramp; a slow one shows a policy poses on the way that its demonstrations did not have.
-    `decision_seconds`: after so long without an answer the decider counts as hung. `stopped_seconds`: so long a stopped
-    arm waits to be re-armed before the episode ends. `rearm_between`: a stop ends its episode alone. `release_between`,
+    `decision_seconds`: after so long without an answer the decider counts as hung. `rearm_wait_seconds`: so long a stopped
+    arm waits to be re-armed before the episode ends. `rearm_between_episodes`: a stop ends its episode alone. `release_between_episodes`,
     `release_at_end`: switch torque off then, and let the arm drop.
     """
 
@@ -38,14 +38,14 @@ class SessionSettings:
     start: str = "refuse"
     aggregation: str = "latest"
     share: float = 1.0
-    ramp_share: float = RAMP_SHARE
+    ramp_share: float = RAMP_SPEED_FRACTION
     real_time_chunking: bool = False
     warm_up: int = 5
     decision_seconds: float = 10.0
     warm_up_seconds: float = 120.0
-    stopped_seconds: float = 0.0
-    rearm_between: bool = False
-    release_between: bool = False
+    rearm_wait_seconds: float = 0.0
+    rearm_between_episodes: bool = False
+    release_between_episodes: bool = False
     release_at_end: bool = False
     overrun_share: float = 0.05
 

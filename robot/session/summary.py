@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..arm import ArmDescription
-from ..control.loop_figures import LoopFigures
-from ..governor.chunk import Chunk
+from ..control.loop_metrics import LoopMetrics
+from ..governor.chunk import ActionChunk
 from ..governor.verdict import Event
-from .cameras import Frame
+from .cameras import TimestampedFrame
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class SessionSummary:
     """
 
     episodes: tuple[EpisodeSummary, ...]
-    figures: LoopFigures | None
+    figures: LoopMetrics | None
     record: Path | None
     warm_up_ms: float
     dry_run: bool
@@ -61,7 +61,7 @@ class SessionSummary:
 
 
 @dataclass(frozen=True, eq=False)
-class StepView:
+class StepSnapshot:
     """The session at one step of the contract's rate, for who shows or records it.
 
     `frames` by camera. `joints`: float64 [A], measured at `time`. `target`: what the motors are told, float64 [A], None
@@ -71,29 +71,29 @@ class StepView:
     time: float
     episode: int
     instruction: str
-    frames: Mapping[str, Frame]
+    frames: Mapping[str, TimestampedFrame]
     joints: np.ndarray
     target: np.ndarray | None
     state: str
 
 
-class Observer:
+class SessionObserver:
     """What a session tells whoever watches, in the session's own thread: be quick. An error raised here ends it."""
 
-    def started(self, arm: ArmDescription) -> None:
+    def on_session_start(self, arm: ArmDescription) -> None:
         """All was checked, and the loop runs; no torque yet."""
 
-    def episode_began(self, episode: int, instruction: str) -> None:
+    def on_episode_start(self, episode: int, instruction: str) -> None:
         """Torque is on."""
 
-    def stepped(self, view: StepView) -> None:
+    def on_step(self, view: StepSnapshot) -> None:
         """A step's time has passed."""
 
-    def decided(self, chunk: Chunk, seconds: float) -> None:
+    def on_chunk(self, chunk: ActionChunk, seconds: float) -> None:
         """A chunk was decided within so many seconds, and sent."""
 
-    def happened(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """The governor tells of something."""
 
-    def episode_ended(self, summary: EpisodeSummary) -> None:
+    def on_episode_end(self, summary: EpisodeSummary) -> None:
         """The arm is held."""

@@ -9,23 +9,23 @@ import tyro
 
 from ...errors import WorldError
 from .arm.command import ArmBenchConfig, run_arm_bench
-from .demonstrator import DemonstratorConfig, bench_demonstrator
-from .evaluation.command import EvaluationConfig, bench_evaluation
-from .figures import Figures, command_line, write_figures
-from .kernels.command import KernelsConfig, run_kernels
-from .latency.command import LatencyConfig, bench_latency
+from .demonstrator import DemonstratorBenchConfig, bench_demonstrator
+from .evaluation.command import EvaluationBenchConfig, bench_evaluation
+from .kernels.command import KernelBenchConfig, run_kernel_bench
+from .latency.command import LatencyBenchConfig, bench_latency
 from .merging.command import MergeBenchConfig, bench_merge
-from .merging.preset_small import MergeSmallConfig, bench_merge_small
-from .simulator import SimConfig, bench_sim
+from .merging.preset_small import MergeCostBenchConfig, bench_merge_small
+from .metrics import Metrics, command_line, write_metrics
+from .simulator import SimBenchConfig, bench_sim
 
 BenchConfig = (
-    Annotated[SimConfig, tyro.conf.subcommand("sim")]
-    | Annotated[DemonstratorConfig, tyro.conf.subcommand("demonstrator")]
-    | Annotated[LatencyConfig, tyro.conf.subcommand("latency")]
-    | Annotated[KernelsConfig, tyro.conf.subcommand("kernels")]
-    | Annotated[EvaluationConfig, tyro.conf.subcommand("evaluation")]
+    Annotated[SimBenchConfig, tyro.conf.subcommand("sim")]
+    | Annotated[DemonstratorBenchConfig, tyro.conf.subcommand("demonstrator")]
+    | Annotated[LatencyBenchConfig, tyro.conf.subcommand("latency")]
+    | Annotated[KernelBenchConfig, tyro.conf.subcommand("kernels")]
+    | Annotated[EvaluationBenchConfig, tyro.conf.subcommand("evaluation")]
     | Annotated[MergeBenchConfig, tyro.conf.subcommand("merge")]
-    | Annotated[MergeSmallConfig, tyro.conf.subcommand("merge-small")]
+    | Annotated[MergeCostBenchConfig, tyro.conf.subcommand("merge-small")]
     | Annotated[ArmBenchConfig, tyro.conf.subcommand("arm")]
 )
 """What to measure; each measurement has options of its own."""
@@ -33,34 +33,34 @@ BenchConfig = (
 
 def run(config: Any) -> int:
     """Measure what a `BenchConfig` says, print the figures, write them where asked, and return the exit code."""
-    if isinstance(config, KernelsConfig):
-        return run_kernels(config)
+    if isinstance(config, KernelBenchConfig):
+        return run_kernel_bench(config)
     if isinstance(config, ArmBenchConfig):
         return run_arm_bench(config)
-    if isinstance(config, LatencyConfig):
+    if isinstance(config, LatencyBenchConfig):
         command, (figures, lines) = "bench latency", bench_latency(config)
     elif isinstance(config, MergeBenchConfig):
         command, (figures, lines) = "bench merge", bench_merge(config)
-    elif isinstance(config, MergeSmallConfig):
+    elif isinstance(config, MergeCostBenchConfig):
         command, (figures, lines) = "bench merge-small", bench_merge_small(config)
-    elif isinstance(config, EvaluationConfig):
+    elif isinstance(config, EvaluationBenchConfig):
         command, (figures, lines) = "bench evaluation", bench_evaluation(config)
     else:
-        command, (figures, lines) = _run_world(config)
+        command, (figures, lines) = _run_simulator_bench(config)
     print("\n".join(lines))
     if config.out is not None:
-        write_figures(config.out, figures, command_line(command, config))
+        write_metrics(config.out, figures, command_line(command, config))
         print(f"Figures: {config.out}")
     return 0
 
 
-def _run_world(config: SimConfig | DemonstratorConfig) -> tuple[str, tuple[Figures, list[str]]]:
+def _run_simulator_bench(config: SimBenchConfig | DemonstratorBenchConfig) -> tuple[str, tuple[Metrics, list[str]]]:
     """Measure what needs the simulator and worker processes."""
     from ...sim.rendering import choose_backend
 
     choose_backend()
     try:
-        if isinstance(config, SimConfig):
+        if isinstance(config, SimBenchConfig):
             return "bench sim", bench_sim(config)
         return "bench demonstrator", bench_demonstrator(config)
     except BrokenProcessPool as error:

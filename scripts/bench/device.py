@@ -17,13 +17,15 @@ def find_device(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-MOST_WORDS = 90
+MAX_ERROR_CHARACTERS = 90
 """Characters of another project's error that are shown."""
 
 
-def refusal(error: Exception) -> str:
+def short_error(error: Exception) -> str:
     """Return in a few words why a contestant cannot take part."""
     said = " ".join(str(error).split()).split(". ")[0]
     return (
-        f"{type(error).__name__}: {said}" if len(said) <= MOST_WORDS else f"{said[:MOST_WORDS].rsplit(' ', 1)[0]} ..."
+        f"{type(error).__name__}: {said}"
+        if len(said) <= MAX_ERROR_CHARACTERS
+        else f"{said[:MAX_ERROR_CHARACTERS].rsplit(' ', 1)[0]} ..."
     )

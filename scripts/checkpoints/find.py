@@ -28,11 +28,13 @@ def checkpoint_folder(name: str) -> Path:
     if name == "starter" or folder.is_dir():
         return folder
     parent = folder.parent if folder.parent.is_dir() else Path()
-    beside = [str(path) for path in sorted(parent.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    near = suggest(name, ["starter", *beside])
+    sibling_folders = [
+        str(path) for path in sorted(parent.iterdir()) if path.is_dir() and not path.name.startswith(".")
+    ]
+    suggestion = suggest(name, ["starter", *sibling_folders])
     raise InputError(
         "checkpoint",
         got=repr(name),
         expected="the folder of a checkpoint, or 'starter'",
-        fix=near if near.startswith("Did") else "Give the folder that holds model.safetensors.",
+        fix=suggestion if suggestion.startswith("Did") else "Give the folder that holds model.safetensors.",
     )

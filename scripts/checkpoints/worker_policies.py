@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import torch
 
-    from ...sim.evaluation.shared_policy import SharedPolicy
+    from ...sim.evaluation.shared_policy import SharedPolicyFactory
 
-MODULE = "saccade.policy.inference.batched"
+PRELOADED_MODULE = "saccade.policy.inference.batched"
 """What takes a worker process most of its start, to be imported before there are workers."""
 
-CUDA_BATCH = 8
+CUDA_BATCH_SIZE = 8
 """Decisions that a GPU makes at once unless told otherwise; the same for any number of workers, for it decides bits."""
 
 Device = Literal["cpu", "cuda"]
@@ -22,7 +22,7 @@ Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
-class Policies:
+class PolicyFactory:
     """Loads a policy from its checkpoint folder, in any process, to run on one thread and act in one world."""
 
     folder: Path
@@ -43,48 +43,48 @@ class Policies:
             skill=self.skill,
         )
 
-    def at(self, folder: Path) -> Policies:
+    def with_folder(self, folder: Path) -> PolicyFactory:
         """Return the same for a copy of the checkpoint."""
         return replace(self, folder=folder)
 
 
 @dataclass(frozen=True)
-class BatchedPolicies:
-    """Loads a policy that makes up to `rows` decisions at once, for several worlds."""
+class BatchedPolicyFactory:
+    """Loads a policy that makes up to `max_batch_size` decisions at once, for several worlds."""
 
-    policies: Policies
-    rows: int
+    policies: PolicyFactory
+    max_batch_size: int
 
     def __call__(self) -> Any:
-        from ...policy.inference.batched import BatchedPolicy
+        from ...policy.inference.batched import BatchedActor
 
-        given = self.policies
-        return BatchedPolicy(
-            given.folder,
-            self.rows,
+        factory = self.policies
+        return BatchedActor(
+            factory.folder,
+            self.max_batch_size,
             threads=1,
-            device=given.device,
-            dtype=_dtype(given.precision),
-            kernels=given.kernels,
-            skill=given.skill,
+            device=factory.device,
+            dtype=_dtype(factory.precision),
+            kernels=factory.kernels,
+            skill=factory.skill,
         )
 
 
-def actors(policies: Policies, batch: int | None) -> Policies | SharedPolicy:
-    """Return what gives workers their actors: `batch` is how many decisions are made at once, as of `batch_size`."""
-    from ...sim.evaluation.shared_policy import SharedPolicy
+def worker_policy_factory(policies: PolicyFactory, batch: int | None) -> PolicyFactory | SharedPolicyFactory:
+    """Return what gives workers their actors: `batch` is how many decisions are made at once, as of `choose_batch_size`."""
+    from ...sim.evaluation.shared_policy import SharedPolicyFactory
 
-    return policies if batch is None else SharedPolicy(BatchedPolicies(policies, batch))
+    return policies if batch is None else SharedPolicyFactory(BatchedPolicyFactory(policies, batch))
 
 
-def batch_size(device: Device, batch: int | None) -> int | None:
+def choose_batch_size(device: Device, batch: int | None) -> int | None:
     """Return how many decisions are made at once, in one process for all workers; None where each makes its own.
 
     A GPU holds one policy and not one for every worker. On the CPU a batch saves little, and workers that decide for
     themselves use all cores without waiting for each other.
     """
     if batch is None and device == "cuda":
-        return CUDA_BATCH
+        return CUDA_BATCH_SIZE
     return batch
 
 

@@ -15,8 +15,8 @@ from ...errors import InputError, WorldError
 from ...sim import worlds
 from ...sim.perturbation.axes import parse_perturbations
 from ..checkpoints.find import _require_device, checkpoint_folder
-from ..checkpoints.worker_policies import MODULE, Policies, actors, batch_size
-from .episodes import plan
+from ..checkpoints.worker_policies import PRELOADED_MODULE, PolicyFactory, choose_batch_size, worker_policy_factory
+from .episodes import plan_jobs
 from .options import EvaluateConfig
 from .tables import results_table
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Worlds:
+class EnvironmentFactory:
     """Builds a world for a policy, in any process, and refuses one that the policy's contract does not fit."""
 
     contract: Contract
-    world: worlds.World
+    world: worlds.EvaluationWorld
 
     def __call__(self, suite: str, task: str) -> Any:
         env = self.world.environment(suite, task)
@@ -43,10 +43,10 @@ def evaluate(
 ) -> tuple[Path, dict[str, Any]]:
     """Evaluate, write everything into the output folder, and return that folder and the figures of `results.json`.
 
-    `jobs` are the episodes to run; those of `plan(config)` when left out. Raises InputError for what does not fit,
+    `jobs` are the episodes to run; those of `plan_jobs(config)` when left out. Raises InputError for what does not fit,
     before anything moves, and WorldError when no episode could be run.
     """
-    from ...policy.checkpoint.folder import PROVENANCE, read_contract
+    from ...policy.checkpoint.folder import PROVENANCE_FILE, read_contract
     from ...sim.evaluation.cluster import ClusterOptions, ClusterPool
     from ...sim.evaluation.pool import prepare_workers
     from ...sim.rendering import choose_backend
@@ -57,20 +57,20 @@ def evaluate(
         cluster = ClusterOptions(config.cluster, config.workers, gpu=config.device == "cuda")
     if cluster is None:
         _require_device(config.device)
-        prepare_workers([MODULE])
-    jobs = plan(config) if jobs is None else list(jobs)
+        prepare_workers([PRELOADED_MODULE])
+    jobs = plan_jobs(config) if jobs is None else list(jobs)
     contract = read_contract(folder)
     choose_backend()
-    from ...sim.evaluation.robustness import headline, memorising, robustness
-    from ...sim.evaluation.run_folder import RESULTS, prepare, read_evaluation, read_json, write_json
-    from ...sim.evaluation.runner import keep_records, run_jobs
+    from ...sim.evaluation.robustness import headline_records, memorisation_rows, robustness_summary
+    from ...sim.evaluation.run_folder import RESULTS_FILE, prepare_run_folder, read_evaluation, read_json, write_json
+    from ...sim.evaluation.runner import run_and_record, run_jobs
     from ...sim.evaluation.statistics import summarize
-    from ...sim.fingerprint import digest_of
+    from ...sim.fingerprint import fingerprint_digest
     from ...sim.report.report import write_report
 
-    world = worlds.world_for(worlds.find_family(config.suites), contract, config.libero)
-    provenance = read_json(folder / PROVENANCE)
-    batch = None if config.cluster else batch_size(config.device, config.batch)
+    world = worlds.make_evaluation_world(worlds.find_family(config.suites), contract, config.libero)
+    provenance = read_json(folder / PROVENANCE_FILE)
+    batch = None if config.cluster else choose_batch_size(config.device, config.batch)
     name = "starter" if config.checkpoint == "starter" else Path(config.checkpoint).resolve().name
     out = config.out or Path("evaluations") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     run = {
@@ -86,7 +86,7 @@ def evaluate(
             **({"kernels": config.kernels} if config.kernels else {}),
             **({"skill": config.skill} if config.skill else {}),
             **({"batch": batch} if batch else {}),
-            **_changes(config),
+            **_perturbation_protocol(config),
             **world.describe(),
         },
         "contract": read_json(folder / "contract.json"),
@@ -95,35 +95,35 @@ def evaluate(
         "planned": len(jobs),
     }
     fingerprint = world.fingerprint()
-    prepare(out, run, fingerprint, resume=config.resume, overwrite=config.overwrite)
+    prepare_run_folder(out, run, fingerprint, resume=config.resume, overwrite=config.overwrite)
     make_env, policies = (
-        Worlds(contract, world),
-        Policies(folder, config.device, config.precision, config.kernels, config.skill),
+        EnvironmentFactory(contract, world),
+        PolicyFactory(folder, config.device, config.precision, config.kernels, config.skill),
     )
-    kept = {"videos": config.videos, "progress": progress}
+    recording_options = {"videos": config.videos, "progress": progress}
     if cluster is None:
-        run_jobs(jobs, make_env, actors(policies, batch), config.workers, out, **kept)
+        run_jobs(jobs, make_env, worker_policy_factory(policies, batch), config.workers, out, **recording_options)
     else:
         make_pool = functools.partial(ClusterPool, cluster, make_env, policies, world.fingerprint, fingerprint, out)
-        keep_records(jobs, make_pool, out, **kept)
+        run_and_record(jobs, make_pool, out, **recording_options)
     # Figures and report are of the same episodes: all that the folder holds, those of an earlier command included.
     evaluation = read_evaluation(out)
     records = evaluation.records
     results = {
         **{key: run[key] for key in ("label", "command", "checkpoint", "protocol")},
-        "fingerprint_sha256": digest_of(fingerprint),
+        "fingerprint_sha256": fingerprint_digest(fingerprint),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        **summarize(headline(records)),
-        "robustness": robustness(records),
-        "swaps": memorising(records),
+        **summarize(headline_records(records)),
+        "robustness": robustness_summary(records),
+        "swaps": memorisation_rows(records),
     }
     results["errors"] = sum(record.outcome == "error" for record in records)
-    write_json(out / RESULTS, results)
+    write_json(out / RESULTS_FILE, results)
     write_report([evaluation], out / "report.html")
     return out, results
 
 
-def _changes(config: EvaluateConfig) -> dict[str, Any]:
+def _perturbation_protocol(config: EvaluateConfig) -> dict[str, Any]:
     """Return what of the protocol is perturbations and swaps: nothing where there are none."""
     if not (config.perturb or config.swap):
         return {}
@@ -172,9 +172,9 @@ def evaluate_all(config: EvaluateConfig, progress: bool = True) -> tuple[Path, i
     contracts = [read_contract(checkpoint_folder(name)) for name in names]
     choose_backend()
     for contract in contracts:
-        worlds.world_for(family, contract, config.libero)
+        worlds.make_evaluation_world(family, contract, config.libero)
     # A checkpoint's folder is often called "checkpoint": what tells them apart is the first part that differs.
-    labels = _distinct(names)
+    labels = _distinct_labels(names)
     out = config.out or Path("evaluations") / f"comparison-{datetime.now():%Y%m%d-%H%M%S}"
     folders, errors = [], 0
     for name, label in zip(names, labels, strict=True):
@@ -190,7 +190,7 @@ def evaluate_all(config: EvaluateConfig, progress: bool = True) -> tuple[Path, i
     return out, errors
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
+def _distinct_labels(names: Sequence[str]) -> list[str]:
     """Return short names of checkpoints' folders, all different; raises InputError for one that is named twice."""
     paths = [Path(name).resolve() for name in names]
     for depth in range(1, max(len(path.parts) for path in paths)):

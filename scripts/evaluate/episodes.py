@@ -17,7 +17,7 @@ def choose_tasks(config: EvaluateConfig) -> tuple[worlds.SuiteTask, ...]:
     return worlds.choose_tasks(config.suites, config.tasks, config.left_out)
 
 
-def plan(config: EvaluateConfig) -> list[Job]:
+def plan_jobs(config: EvaluateConfig) -> list[Job]:
     """Return the episodes to run, task by task; a task that a swap makes no sense in is left out of that swap."""
     from ...sim.job import Job, episode_seed
     from ...sim.perturbation.jobs import changed_jobs, require_swaps
@@ -27,14 +27,20 @@ def plan(config: EvaluateConfig) -> list[Job]:
     require_swaps(config.swap, [task.swaps for task in tasks])
     perturbations = parse_perturbations(config.perturb)
     for task in tasks:
-        foreign = tuple(other.instruction for other in worlds.find_family([task.suite]).tasks(task.suite))
+        other_task_instructions = tuple(
+            other.instruction for other in worlds.find_family([task.suite]).tasks(task.suite)
+        )
         for state in range(config.first_initial_state, config.first_initial_state + config.episodes):
             seed = episode_seed(config.seed, task.suite, task.name, state)
             instruction = None
             if config.instruction_from == "paraphrase" and task.paraphrases:
                 instruction = task.paraphrases[seed % len(task.paraphrases)]
-            words = tuple(each for each in foreign if each != task.instruction) if "instruction" in config.swap else ()
-            job = Job(task.suite, task.name, state, seed, instruction, foreign=words)
+            words = (
+                tuple(each for each in other_task_instructions if each != task.instruction)
+                if "instruction" in config.swap
+                else ()
+            )
+            job = Job(task.suite, task.name, state, seed, instruction, other_task_instructions=words)
             swaps = [swap for swap in task.swaps if swap in config.swap]
             plain = config.unchanged or not (config.perturb or config.swap)
             jobs += changed_jobs([job], perturbations, swaps, unchanged=plain)

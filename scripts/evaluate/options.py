@@ -94,7 +94,7 @@ class EvaluateConfig:
             raise InputError("batch", got="--batch and --cluster", expected="one of them", fix=fix)
         parse_perturbations(self.perturb)
         family.check(self.libero)
-        family.check_evaluated_states(self.first_initial_state, self.episodes)
+        family.check_evaluation_states(self.first_initial_state, self.episodes)
         if self.against and self.label is not None:
             fix = "Leave --label out: each is called after its folder."
             raise InputError("label", got="--label and --against", expected="one checkpoint to name", fix=fix)

@@ -7,12 +7,12 @@ from typing import Any
 
 def results_table(results: dict[str, Any]) -> str:
     """Return the figures as lines for people: a row for each task and one for all, then perturbations and swaps."""
-    from ...sim.evaluation.robustness import swap_table, table
+    from ...sim.evaluation.robustness import robustness_table, swap_table
 
     # Perturbed and swapped episodes of different kinds have no rate in common.
     parts = [_task_table(results)] if results["protocol"].get("unchanged", True) else []
     if results.get("robustness"):
-        parts.append(table(results["robustness"]))
+        parts.append(robustness_table(results["robustness"]))
     if results.get("swaps"):
         parts.append(swap_table(results["swaps"]))
     return "\n\n".join("\n".join(part) for part in parts)
@@ -22,10 +22,10 @@ def _task_table(results: dict[str, Any]) -> list[str]:
     rows = [(f"{task['suite']}/{task['task']}", task) for task in results["tasks"]] + [("all", results)]
     width = max(len(name) for name, _ in rows)
     lines = [f"{'task':<{width}}  {'success':>13}  95 % interval  episodes"]
-    for name, figures in rows:
-        if figures["rate"] is None:
+    for name, metrics in rows:
+        if metrics["rate"] is None:
             lines.append(f"{name:<{width}}  {'none could be run':>28}  {0:8d}")
             continue
-        interval = f"{100 * figures['low']:5.1f} to {100 * figures['high']:5.1f}"
-        lines.append(f"{name:<{width}}  {100 * figures['rate']:11.1f} %  {interval:>13}  {figures['episodes']:8d}")
+        interval = f"{100 * metrics['low']:5.1f} to {100 * metrics['high']:5.1f}"
+        lines.append(f"{name:<{width}}  {100 * metrics['rate']:11.1f} %  {interval:>13}  {metrics['episodes']:8d}")
     return lines

@@ -7,12 +7,12 @@ import shutil
 from dataclasses import asdict
 
 from ...errors import InputError
-from ..bench.figures import command_line, write_figures
-from .options import EVALUATED, FIGURES_FILE, OPTIONS_FILE, REPORT_FILE, TIMINGS_FILE, QuickstartConfig
-from .stages import Quickstart, judged, rate_in_words
+from ..bench.metrics import command_line, write_metrics
+from .options import EVALUATION_NAMES, METRICS_FILE, OPTIONS_FILE, REPORT_FILE, TIMINGS_FILE, QuickstartConfig
+from .stages import Quickstart, format_success_rate, select_result
 from .stopwatch import run_stages
 
-FREE_TO_CHANGE = ("out", "workers", "threads", "overwrite")
+CHANGEABLE_ON_RESUME = ("out", "workers", "threads", "overwrite")
 """Options that may differ from run to run: they do not change the result."""
 
 
@@ -29,10 +29,10 @@ def run(config: QuickstartConfig) -> int:
     claim_folder(config)
     print("Quickstart: collect, train, evaluate, report. Stop it whenever you like: the same command goes on.")
     seconds = run_stages(quickstart.stages(), config.out / TIMINGS_FILE)
-    figures = make_figures(quickstart, seconds)
-    write_figures(config.out / FIGURES_FILE, figures, command_line("quickstart", config))
+    metrics = make_metrics(quickstart, seconds)
+    write_metrics(config.out / METRICS_FILE, metrics, command_line("quickstart", config))
     write_comparison(quickstart)
-    print(summary(quickstart, figures))
+    print(summary(quickstart, metrics))
     return 0
 
 
@@ -41,7 +41,7 @@ def claim_folder(config: QuickstartConfig) -> None:
     from ...sim.evaluation.run_folder import read_json, write_json
 
     path = config.out / OPTIONS_FILE
-    options = {name: value for name, value in asdict(config).items() if name not in FREE_TO_CHANGE}
+    options = {name: value for name, value in asdict(config).items() if name not in CHANGEABLE_ON_RESUME}
     if config.overwrite and path.is_file():
         shutil.rmtree(config.out)
     if path.is_file():
@@ -61,10 +61,14 @@ def claim_folder(config: QuickstartConfig) -> None:
     write_json(path, json.loads(json.dumps(options)))
 
 
-def make_figures(quickstart: Quickstart, seconds: dict[str, float]) -> dict[str, float | int | None]:
+def make_metrics(quickstart: Quickstart, seconds: dict[str, float]) -> dict[str, float | int | None]:
     """Return the figures of a complete quickstart as one flat dictionary; None for what was left out."""
     before, after, swapped = map(quickstart.results, ("before", "after", "swapped"))
-    stages = {"minutes_collect": ("collect", "rehearsal"), "minutes_train": ("train",), "minutes_eval": EVALUATED}
+    stages = {
+        "minutes_collect": ("collect", "rehearsal"),
+        "minutes_train": ("train",),
+        "minutes_eval": EVALUATION_NAMES,
+    }
     minutes = {name: _minutes(seconds, parts) for name, parts in stages.items()}
     return {
         "success_rate": after and after["rate"],
@@ -72,7 +76,7 @@ def make_figures(quickstart: Quickstart, seconds: dict[str, float]) -> dict[str,
         "success_low": after and after["low"],
         "success_high": after and after["high"],
         "episodes": quickstart.config.episodes,
-        "swapped_success_rate": swapped and judged("swapped", swapped)["rate"],
+        "swapped_success_rate": swapped and select_result("swapped", swapped)["rate"],
         "minutes_total": _minutes(seconds, tuple(seconds)),
         **minutes,
     }
@@ -87,7 +91,7 @@ def write_comparison(quickstart: Quickstart) -> None:
     write_report([read_evaluation(folder) for folder in folders], quickstart.config.out / REPORT_FILE)
 
 
-def summary(quickstart: Quickstart, figures: dict[str, float | int | None]) -> str:
+def summary(quickstart: Quickstart, metrics: dict[str, float | int | None]) -> str:
     """Return the figures as lines for people, the report's path last."""
     titles = {
         "before": "before",
@@ -97,14 +101,14 @@ def summary(quickstart: Quickstart, figures: dict[str, float | int | None]) -> s
     lines = [""]
     for name in quickstart.evaluations:
         if results := quickstart.results(name):
-            lines.append(f"{titles[name]}: {rate_in_words(judged(name, results))}")
+            lines.append(f"{titles[name]}: {format_success_rate(select_result(name, results))}")
     parts = ", ".join(
         f"{part} {minutes:.1f}"
         for part in ("total", "collect", "train", "eval")
-        if (minutes := figures[f"minutes_{part}"]) is not None
+        if (minutes := metrics[f"minutes_{part}"]) is not None
     )
     out = quickstart.config.out
-    return "\n".join([*lines, f"minutes: {parts}", f"Figures: {out / FIGURES_FILE}", f"Report: {out / REPORT_FILE}"])
+    return "\n".join([*lines, f"minutes: {parts}", f"Figures: {out / METRICS_FILE}", f"Report: {out / REPORT_FILE}"])
 
 
 def _minutes(seconds: dict[str, float], parts: tuple[str, ...]) -> float | None:

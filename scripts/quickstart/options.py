@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ...errors import InputError
 from ...sim.desk.tasks import EVALUATION_STATES, SUITES, Task
-from ..bench.figures import usable_cores
+from ..bench.metrics import usable_cores
 
-OPTIONS_FILE, TIMINGS_FILE, FIGURES_FILE, REPORT_FILE = "options.json", "timings.json", "quickstart.json", "report.html"
+OPTIONS_FILE, TIMINGS_FILE, METRICS_FILE, REPORT_FILE = "options.json", "timings.json", "quickstart.json", "report.html"
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class QuickstartConfig:
 SUITE = "desk_object"
 
 
-EVALUATED = ("before", "after", "swapped")
+EVALUATION_NAMES = ("before", "after", "swapped")
 
 
 def new_tasks() -> tuple[Task, ...]:
     """Return the tasks that the starter has never seen."""
-    return tuple(task for task in SUITES[SUITE] if task.left_out)
+    return tuple(task for task in SUITES[SUITE] if task.held_out)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import WorldError
 from ...sim.desk.tasks import SUITES
-from .options import EVALUATED, SUITE, new_tasks
+from .options import EVALUATION_NAMES, SUITE, new_tasks
 from .stopwatch import Stage
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Quickstart:
     config: QuickstartConfig
 
     @property
-    def rehearses(self) -> bool:
+    def uses_rehearsal(self) -> bool:
         return self.config.rehearsal > 0 and not self.config.from_scratch
 
     @property
@@ -44,7 +44,7 @@ class Quickstart:
         return CollectConfig(
             out=self.config.out / ("rehearsal" if rehearsal else "demonstrations"),
             suites=(SUITE,),
-            left_out="without" if rehearsal else "only",
+            held_out="without" if rehearsal else "only",
             episodes=self.config.rehearsal if rehearsal else self.config.demonstrations,
             workers=self.config.workers,
             seed=self.config.seed,
@@ -69,7 +69,7 @@ class Quickstart:
             save_every=100,
         )
         return TrainConfig(
-            data=tuple(self.collection(part).out for part in ([False, True] if self.rehearses else [False])),
+            data=tuple(self.collection(part).out for part in ([False, True] if self.uses_rehearsal else [False])),
             out=out,
             init=None if scratch else "starter",
             loop=loop,
@@ -100,45 +100,53 @@ class Quickstart:
 
     @property
     def evaluations(self) -> tuple[str, ...]:
-        return EVALUATED[1:] if self.config.from_scratch else EVALUATED
+        return EVALUATION_NAMES[1:] if self.config.from_scratch else EVALUATION_NAMES
 
     def stages(self) -> list[Stage]:
         """Return the stages in their order."""
         tasks, known = len(new_tasks()), len(SUITES[SUITE]) - len(new_tasks())
         loop, workers = self.training.loop, self.config.workers
-        unseen = f"{self.config.episodes} initial states that no demonstration used"
-        fresh, old = self.config.demonstrations * tasks, self.config.rehearsal * known
-        judged = SECONDS_TO_START + SECONDS_PER_EPISODE * self.config.episodes * 2 / workers
+        unseen_states = f"{self.config.episodes} initial states that no demonstration used"
+        new_episodes, rehearsal_episodes = self.config.demonstrations * tasks, self.config.rehearsal * known
+        evaluate_seconds = SECONDS_TO_START + SECONDS_PER_EPISODE * self.config.episodes * 2 / workers
 
-        def collected(name: str, title: str, episodes: int, rehearsal: bool) -> Stage:
+        def collection_stage(name: str, title: str, episodes: int, rehearsal: bool) -> Stage:
             seconds = SECONDS_TO_START + SECONDS_PER_DEMONSTRATION * episodes * 2 / workers
-            return Stage(name, title, seconds, partial(self._collected, rehearsal), partial(self._collect, rehearsal))
+            return Stage(
+                name, title, seconds, partial(self._is_collected, rehearsal), partial(self._collect, rehearsal)
+            )
 
-        def evaluated(name: str, title: str) -> Stage:
-            return Stage(name, title, judged, partial(self._evaluated, name), partial(self._evaluate, name))
+        def evaluation_stage(name: str, title: str) -> Stage:
+            return Stage(
+                name, title, evaluate_seconds, partial(self._is_evaluated, name), partial(self._evaluate, name)
+            )
 
-        stages = [collected("collect", f"Collect {fresh} demonstrations of {tasks} new tasks", fresh, False)]
-        if self.rehearses:
-            title = f"Collect {old} demonstrations of {known} known tasks, against forgetting"
-            stages.append(collected("rehearsal", title, old, True))
+        stages = [
+            collection_stage(
+                "collect", f"Collect {new_episodes} demonstrations of {tasks} new tasks", new_episodes, False
+            )
+        ]
+        if self.uses_rehearsal:
+            title = f"Collect {rehearsal_episodes} demonstrations of {known} known tasks, against forgetting"
+            stages.append(collection_stage("rehearsal", title, rehearsal_episodes, True))
         if not self.config.from_scratch:
-            stages.append(evaluated("before", f"Evaluate the starter on {unseen}"))
+            stages.append(evaluation_stage("before", f"Evaluate the starter on {unseen_states}"))
         how = "Train from scratch" if self.config.from_scratch else "Fine-tune the starter"
         seconds = SECONDS_TO_START + SECONDS_PER_SAMPLE * loop.steps * loop.batch_size
-        stages.append(Stage("train", f"{how}, {loop.steps} steps", seconds, self._trained, self._train))
-        stages.append(evaluated("after", f"Evaluate what was trained on {unseen}"))
-        stages.append(evaluated("swapped", "Ask it for another object from the same initial states"))
+        stages.append(Stage("train", f"{how}, {loop.steps} steps", seconds, self._is_trained, self._train))
+        stages.append(evaluation_stage("after", f"Evaluate what was trained on {unseen_states}"))
+        stages.append(evaluation_stage("swapped", "Ask it for another object from the same initial states"))
         return stages
 
     def results(self, name: str) -> dict[str, Any] | None:
         """Return an evaluation's results, None when it was left out or is not complete."""
-        from ...sim.evaluation.run_folder import RESULTS, read_json
+        from ...sim.evaluation.run_folder import RESULTS_FILE, read_json
 
-        path = self.config.out / f"evaluation_{name}" / RESULTS
+        path = self.config.out / f"evaluation_{name}" / RESULTS_FILE
         results = read_json(path) if path.is_file() else None
         return results if results and not results["errors"] and results["episodes"] == self.config.episodes else None
 
-    def _collected(self, rehearsal: bool) -> bool:
+    def _is_collected(self, rehearsal: bool) -> bool:
         out = self.collection(rehearsal).out
         return (out / "collection.json").is_file() and not out.with_name(f"{out.name}.partial").exists()
 
@@ -149,11 +157,11 @@ class Quickstart:
         failures = sum(count.failures for count in summary.tasks)
         print(f"      {summary.episodes} demonstrations, {summary.frames} frames; {failures} failed and were not kept")
 
-    def _trained(self) -> bool:
-        from ...policy.checkpoint.folder import PROVENANCE
+    def _is_trained(self) -> bool:
+        from ...policy.checkpoint.folder import PROVENANCE_FILE
         from ...sim.evaluation.run_folder import read_json
 
-        path = self.checkpoint / PROVENANCE
+        path = self.checkpoint / PROVENANCE_FILE
         return path.is_file() and read_json(path).get("step") == self.training.loop.steps
 
     def _train(self) -> None:
@@ -162,17 +170,17 @@ class Quickstart:
         result = train_policy(self.training)
         print(f"      loss {result.loss:.4f} after {result.steps} steps; checkpoint in {result.checkpoint}")
 
-    def _evaluated(self, name: str) -> bool:
+    def _is_evaluated(self, name: str) -> bool:
         return self.results(name) is not None
 
     def _evaluate(self, name: str) -> None:
         from ..evaluate.command import evaluate
-        from ..evaluate.episodes import plan
+        from ..evaluate.episodes import plan_jobs
 
         config = self.evaluation(name)
         # Initial state s goes to one task, in turn, so that as many states as episodes are seen.
-        turn = {task: place for place, task in enumerate(config.tasks)}
-        jobs = [job for job in plan(config) if job.initial_state % len(turn) == turn[job.task]]
+        task_index = {task: place for place, task in enumerate(config.tasks)}
+        jobs = [job for job in plan_jobs(config) if job.initial_state % len(task_index) == task_index[job.task]]
         _, results = evaluate(config, jobs=jobs)
         if results["errors"]:
             raise WorldError(
@@ -180,15 +188,15 @@ class Quickstart:
                 "try them again; everything else is kept."
             )
         meaning = "picked the first object all the same" if name == "swapped" else "succeeded"
-        print(f"      {rate_in_words(judged(name, results))} {meaning}")
+        print(f"      {format_success_rate(select_result(name, results))} {meaning}")
 
 
-def judged(name: str, results: dict[str, Any]) -> dict[str, Any]:
+def select_result(name: str, results: dict[str, Any]) -> dict[str, Any]:
     """Return the rate that an evaluation is made for: with another object asked for, how often that was ignored."""
     return results["swaps"][0]["by_heart"] if name == "swapped" else results
 
 
-def rate_in_words(results: dict[str, Any]) -> str:
+def format_success_rate(results: dict[str, Any]) -> str:
     """Return a success rate with its interval."""
     return (
         f"{100 * results['rate']:.1f} % ({results['successes']} of {results['episodes']}, "

@@ -20,11 +20,11 @@ from ...robot.arm import Arm
 from ...robot.session.settings import EpisodePlan
 from .options import DEFAULT_TASK, RunConfig
 
-POSITIONAL = {"opencv": "index_or_path", "intelrealsense": "serial_number_or_name", "zmq": "server_address"}
+CAMERA_SOURCE_FIELDS = {"opencv": "index_or_path", "intelrealsense": "serial_number_or_name", "zmq": "server_address"}
 """What stands behind the colon of --cameras, by LeRobot's camera type."""
 
 DEFAULT_SECONDS = 20.0
-LONGEST_SECONDS = 120.0
+MAX_EPISODE_SECONDS = 120.0
 """Of an episode on the virtual arm, in its time: its tasks end before that."""
 
 FRAME_RATE = 30
@@ -41,7 +41,7 @@ class RunArm(Protocol):
 
     def prepare(self, episode: int) -> str | None: ...
 
-    def begun(self) -> None: ...
+    def start_clock(self) -> None: ...
 
     def ended(self) -> dict[str, Any] | None: ...
 
@@ -67,7 +67,7 @@ class VirtualRunArm:
 
     def __init__(self, config: RunConfig, contract: Contract, folder: Path) -> None:
         starts = desk_starts(config)
-        size = _one_size(contract.cameras)
+        size = _image_size(contract.cameras)
         from lerobot.robots.so_follower import SO101FollowerConfig
 
         from ...robot.drivers.lerobot_arm import LeRobotArm
@@ -90,7 +90,7 @@ class VirtualRunArm:
         robot = SO101FollowerConfig(port=self._world.port, id=VIRTUAL_ID, calibration_dir=calibration.parent)
         self.make_arm = functools.partial(LeRobotArm, robot)
         self.cameras = self._world.cameras
-        seconds = config.seconds or LONGEST_SECONDS / config.speed
+        seconds = config.seconds or MAX_EPISODE_SECONDS / config.speed
         self.episodes = [EpisodePlan(config.instruction or self._world.instruction, seconds) for _ in starts]
         self.description = f"virtual SO-101 at {self._world.port}, calibration {calibration}"
 
@@ -106,14 +106,14 @@ class VirtualRunArm:
         )
         return self._world.instruction
 
-    def begun(self) -> None:
+    def start_clock(self) -> None:
         """Let the episode's time begin."""
         self._world.begin()
 
     def ended(self) -> dict[str, Any] | None:
         """Return how the episode came out, None while it goes on."""
         outcome = self._world.outcome()
-        return self._told(outcome) if outcome["success"] or outcome["over"] else None
+        return self._outcome_fields(outcome) if outcome["success"] or outcome["over"] else None
 
     def label(self, episode: int) -> dict[str, Any]:
         """Return what tells an episode from the others."""
@@ -128,7 +128,7 @@ class VirtualRunArm:
         self._world.close()
 
     @staticmethod
-    def _told(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    def _outcome_fields(outcome: Mapping[str, Any]) -> dict[str, Any]:
         return {name: outcome[name] for name in ("success", "steps", "seconds", "picked")}
 
 
@@ -149,7 +149,7 @@ class PhysicalRunArm:
     def prepare(self, episode: int) -> None:
         return None
 
-    def begun(self) -> None:
+    def start_clock(self) -> None:
         return None
 
     def ended(self) -> None:
@@ -181,7 +181,7 @@ def desk_starts(config: RunConfig) -> list[DeskStart]:
     return starts
 
 
-def _one_size(cameras: tuple[CameraSpec, ...]) -> int:
+def _image_size(cameras: tuple[CameraSpec, ...]) -> int:
     sizes = {(camera.height, camera.width) for camera in cameras}
     if len(sizes) != 1 or len(set(*sizes)) != 1:
         got = ", ".join(f"{camera.name} {camera.height}x{camera.width}" for camera in cameras)
@@ -210,7 +210,7 @@ def robot_config(config: RunConfig) -> Any:
     from lerobot import robots
     from lerobot.robots import RobotConfig
 
-    _import_types(robots)
+    _register_lerobot_types(robots)
     known = RobotConfig.get_known_choices()
     if config.robot_type not in known:
         raise unknown_name("robot", config.robot, ["virtual-so101", "so101", *sorted(known)])
@@ -218,7 +218,7 @@ def robot_config(config: RunConfig) -> Any:
     fields |= {"port": config.port} if config.port else {}
     fields |= {"calibration_dir": str(config.calibration_dir)} if config.calibration_dir else {}
     for option in config.robot_options:
-        name, value = _assignment(option, "robot option", "use_degrees=true")
+        name, value = _parse_assignment(option, "robot option", "use_degrees=true")
         *folders, last = name.split(".")
         place = fields
         for folder in folders:
@@ -238,7 +238,9 @@ def robot_config(config: RunConfig) -> Any:
     if needs_port and "port" not in fields:
         fix = "Plug the arm in and give --port; `lerobot-find-port` finds it."
         raise InputError(f"port of {config.robot_type}", got="none", expected="a serial port", fix=fix)
-    return _decoded(RobotConfig, fields, f"configuration of {config.robot_type}", "See --port and --robot-options.")
+    return _decode_config(
+        RobotConfig, fields, f"configuration of {config.robot_type}", "See --port and --robot-options."
+    )
 
 
 def camera_configs(given: Sequence[str], specs: tuple[CameraSpec, ...]) -> dict[str, Any]:
@@ -246,11 +248,11 @@ def camera_configs(given: Sequence[str], specs: tuple[CameraSpec, ...]) -> dict[
     from lerobot import cameras
     from lerobot.cameras import CameraConfig
 
-    _import_types(cameras)
+    _register_lerobot_types(cameras)
     known, wanted = CameraConfig.get_known_choices(), {spec.name: spec for spec in specs}
     configs: dict[str, Any] = {}
     for option in given:
-        name, described = _assignment(option, "camera", "front=opencv:0", plain=True)
+        name, described = _parse_assignment(option, "camera", "front=opencv:0", as_text=True)
         first, *others = str(described).split(",")
         kind, _, where = first.partition(":")
         if kind not in known:
@@ -261,12 +263,12 @@ def camera_configs(given: Sequence[str], specs: tuple[CameraSpec, ...]) -> dict[
         fields = {"type": kind, "fps": FRAME_RATE}
         fields |= {"width": spec.width, "height": spec.height} if spec is not None else {}
         if where:
-            field = POSITIONAL.get(kind, "source")
+            field = CAMERA_SOURCE_FIELDS.get(kind, "source")
             fields[field] = int(where) if where.isdecimal() and kind == "opencv" else where
         for other in others:
-            field, value = _assignment(other, f"option of camera {name}", "fps=60")
+            field, value = _parse_assignment(other, f"option of camera {name}", "fps=60")
             fields[field] = value
-        configs[name] = _decoded(CameraConfig, fields, f"camera {name}", "Write it like front=opencv:0,fps=30.")
+        configs[name] = _decode_config(CameraConfig, fields, f"camera {name}", "Write it like front=opencv:0,fps=30.")
     missing = [name for name in wanted if name not in configs]
     if missing:
         raise InputError(
@@ -278,14 +280,14 @@ def camera_configs(given: Sequence[str], specs: tuple[CameraSpec, ...]) -> dict[
     return configs
 
 
-def _assignment(option: str, what: str, example: str, *, plain: bool = False) -> tuple[str, Any]:
+def _parse_assignment(option: str, what: str, example: str, *, as_text: bool = False) -> tuple[str, Any]:
     """Return name and value of NAME=VALUE; the value as YAML reads it, unless it is to stay as it is."""
     import yaml
 
     name, sign, value = option.partition("=")
     if not (name and sign and value):
         raise InputError(what, got=repr(option), expected="NAME=VALUE", fix=f"Write it like {example}.")
-    if plain:
+    if as_text:
         return name, value
     try:
         return name, yaml.safe_load(value)
@@ -293,7 +295,7 @@ def _assignment(option: str, what: str, example: str, *, plain: bool = False) ->
         return name, value
 
 
-def _decoded(kind: type, fields: dict[str, Any], what: str, fix: str) -> Any:
+def _decode_config(kind: type, fields: dict[str, Any], what: str, fix: str) -> Any:
     """Let LeRobot's own parser build a configuration; whatever it refuses is bad input."""
     import draccus
 
@@ -304,7 +306,7 @@ def _decoded(kind: type, fields: dict[str, Any], what: str, fix: str) -> Any:
         raise InputError(what, got=said, expected="fields of LeRobot's configuration", fix=fix) from None
 
 
-def _import_types(package: Any) -> None:
+def _register_lerobot_types(package: Any) -> None:
     """Let LeRobot's types and its plugins' register themselves; those whose libraries are missing stay away."""
     from lerobot.utils.import_utils import register_third_party_plugins
 

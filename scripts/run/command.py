@@ -22,42 +22,42 @@ from .options import RunConfig
 
 if TYPE_CHECKING:
     from ...policy.contract import Contract
-    from ...robot.decider import Decider
+    from ...robot.chunk_policy import ChunkPolicy
     from ...robot.remote.client import RemotePolicy
-    from ...robot.session.orders import Orders
-    from ...robot.session.summary import Observer, SessionSummary
+    from ...robot.session.operator_commands import OperatorCommands
+    from ...robot.session.summary import SessionObserver, SessionSummary
     from .arms import RunArm
     from .log import RunLog
 
 __all__ = ["RunConfig", "run", "run_arm"]
 
-INTERRUPTED = 130
-PRIORITY = -10
+EXIT_INTERRUPTED = 130
+NICENESS = -10
 """Of this process, as the system counts: lower ones go first, and the usual one is 0."""
 
 OVERRUN_SHARE, VIRTUAL_OVERRUNS = 0.05, 0.25
 """Share of late ticks within a second that stops the arm; more on the virtual one, whose world takes its time from the
 same machine. They are counted and told in any case."""
 
-REMOTE_SECONDS = 2.0
+REMOTE_TIMEOUT_SECONDS = 2.0
 """How long a remote decision may take, there and back; the session refuses slow policies long before."""
 
 
-class SlowedDecider:
+class TimeScaledPolicy:
     """A decider for an arm whose time passes at `speed`: its steps take longer by as much.
 
-    No step may be older than `LONGEST_AGE` of our time, however slowly the arm's passes: of a chunk only those that
+    No step may be older than `MAX_STEP_AGE` of our time, however slowly the arm's passes: of a chunk only those that
     may be played are given, and half of them are played before the next decision, if no more are in the contract.
     """
 
-    def __init__(self, decider: Decider, speed: float) -> None:
-        from ...robot.governor.rules import LONGEST_AGE
+    def __init__(self, chunk_policy: ChunkPolicy, speed: float) -> None:
+        from ...robot.governor.rules import MAX_STEP_AGE
 
-        given = decider.contract
+        given = chunk_policy.contract
         rate = given.control_hz * speed
-        steps = max(2, min(given.chunk, int(LONGEST_AGE * rate)))
+        steps = max(2, min(given.chunk, int(MAX_STEP_AGE * rate)))
         statistics = given.normalization
-        self._decider, self._steps = decider, steps
+        self._decider, self._steps = chunk_policy, steps
         self.contract = dataclasses.replace(
             given,
             control_hz=rate,
@@ -92,7 +92,7 @@ def run(config: RunConfig) -> int:
     summary = run_arm(config)
     ended = summary["ended"]
     if ended == "interrupted":
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     if ended != "done":
         raise WorldError(f"the arm was {ended}; see {Path(summary['folder']) / 'flight.jsonl'}")
     return 0
@@ -104,17 +104,17 @@ def run_arm(config: RunConfig) -> dict[str, Any]:
     from .log import SUMMARY
 
     check_port(config)
-    _go_first()
-    with contextlib.ExitStack() as closing:
+    _raise_priority()
+    with contextlib.ExitStack() as exit_stack:
         # What is cheap to refuse comes first; a checkpoint's policy takes many seconds to load, and comes last.
-        remote = _remote(config, closing)
+        remote = _remote(config, exit_stack)
         contract = remote.contract if remote is not None else _contract(config)
-        watchers = [_recorder(config, contract, closing), _live_view(config, contract, closing)]
+        observers = [_recorder(config, contract, exit_stack), _live_view(config, contract, exit_stack)]
         out = _new_folder(config)
         try:
-            arm = _arm(config, contract, out, closing)
-            decider = remote if remote is not None else _checkpoint(config)
-            return _session(config, decider, arm, out, [each for each in watchers if each is not None])
+            arm = _arm(config, contract, out, exit_stack)
+            chunk_policy = remote if remote is not None else _checkpoint(config)
+            return _session(config, chunk_policy, arm, out, [each for each in observers if each is not None])
         except InputError:
             if not (out / SUMMARY).exists():
                 # Nothing moved, and the same command is to be repeated.
@@ -125,57 +125,59 @@ def run_arm(config: RunConfig) -> dict[str, Any]:
             raise
 
 
-def _session(config: RunConfig, decider: Decider, arm: RunArm, out: Path, watchers: list[Observer]) -> dict[str, Any]:
+def _session(
+    config: RunConfig, chunk_policy: ChunkPolicy, arm: RunArm, out: Path, observers: list[SessionObserver]
+) -> dict[str, Any]:
     """Run the session, write the summary whatever comes of it, and return it.
 
     Where the arm, its cameras or the policy are refused before torque is on, there is none to write: InputError alone.
     """
     from ...robot.control.loop import LoopSettings
-    from ...robot.governor.rules import RAMP_SHARE
-    from ...robot.session.cameras import CameraWatch
-    from ...robot.session.orders import Orders
+    from ...robot.governor.rules import RAMP_SPEED_FRACTION
+    from ...robot.session.cameras import CameraReader
+    from ...robot.session.operator_commands import OperatorCommands
     from ...robot.session.session import run_session
     from ...robot.session.settings import SessionSettings
-    from .log import FLIGHT, RunLog, Watchers, summarize, summary_lines, write_summary
+    from .log import FLIGHT, ObserverList, RunLog, summarize, summary_lines, write_summary
     from .recording import RunRecorder
 
     dry_run = not config.has_torque
     if dry_run:
         print(_dry_run_notice(config), flush=True)
     print(f"{arm.description}\n{len(arm.episodes)} episodes: {arm.episodes[0].instruction!r}", flush=True)
-    slowed = decider if config.speed == 1.0 else SlowedDecider(decider, config.speed)
-    log, orders = RunLog(decider, arm.label, arm.begun, dry_run=dry_run), Orders()
+    time_scaled = chunk_policy if config.speed == 1.0 else TimeScaledPolicy(chunk_policy, config.speed)
+    log, operator_commands = RunLog(chunk_policy, arm.label, arm.start_clock, dry_run=dry_run), OperatorCommands()
     settings = SessionSettings(
         loop=LoopSettings(loop_hz=config.loop_hz, dry_run=dry_run),
         start=config.start or ("ramp" if config.is_virtual else "refuse"),
         aggregation=config.aggregation,
         share=config.share * config.speed,
-        ramp_share=config.ramp_share or (1.0 if config.is_virtual else RAMP_SHARE),
+        ramp_share=config.ramp_share or (1.0 if config.is_virtual else RAMP_SPEED_FRACTION),
         overrun_share=VIRTUAL_OVERRUNS if config.is_virtual else OVERRUN_SHARE,
         real_time_chunking=config.real_time_chunking,
         # Nobody gets hurt: a stop costs the virtual arm its episode alone. It is carried back without torque.
-        rearm_between=config.is_virtual,
-        release_between=config.is_virtual,
+        rearm_between_episodes=config.is_virtual,
+        release_between_episodes=config.is_virtual,
     )
-    recorder = next((each for each in watchers if isinstance(each, RunRecorder)), None)
+    recorder = next((each for each in observers if isinstance(each, RunRecorder)), None)
     session: SessionSummary | None = None
-    ended, facts = "done", _facts(config, decider, arm, out)
+    ended, facts = "done", _facts(config, chunk_policy, arm, out)
     try:
-        with _stopping_on_interrupt(log, orders) as interrupt:
+        with _stop_on_interrupt(log, operator_commands) as interrupt:
             session = run_session(
-                decider=slowed,
+                chunk_policy=time_scaled,
                 make_arm=arm.make_arm,
-                cameras=CameraWatch.from_configs(arm.cameras, decider.contract.cameras),
+                cameras=CameraReader.from_configs(arm.cameras, chunk_policy.contract.cameras),
                 episodes=arm.episodes,
                 settings=settings,
                 record=out / FLIGHT,
-                observer=Watchers([log, *watchers]),
+                observer=ObserverList([log, *observers]),
                 prepare=arm.prepare,
                 ended=arm.ended,
-                orders=orders,
+                operator_commands=operator_commands,
             )
         ended = f"stopped: {session.stopped}" if session.stopped else "done"
-        ended = "interrupted" if interrupt.asked else ended
+        ended = "interrupted" if interrupt.requested else ended
     except KeyboardInterrupt:
         ended = "interrupted"
     except BaseException as error:
@@ -202,11 +204,11 @@ class _Interrupt:
     """Whether somebody pressed Ctrl-C."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
 
 @contextlib.contextmanager
-def _stopping_on_interrupt(log: RunLog, orders: Orders) -> Iterator[_Interrupt]:
+def _stop_on_interrupt(log: RunLog, operator_commands: OperatorCommands) -> Iterator[_Interrupt]:
     """Let the first Ctrl-C of an episode stop the arm, which is held, and end the session in order."""
     interrupt = _Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -214,11 +216,11 @@ def _stopping_on_interrupt(log: RunLog, orders: Orders) -> Iterator[_Interrupt]:
         return
 
     def stop(number: int, frame: object) -> None:
-        if interrupt.asked or not log.running:
+        if interrupt.requested or not log.running:
             raise KeyboardInterrupt
-        interrupt.asked = True
+        interrupt.requested = True
         print("\nstopping: the arm holds its pose", file=sys.stderr, flush=True)
-        orders.leave("Ctrl-C")
+        operator_commands.end_session("Ctrl-C")
 
     before = signal.signal(signal.SIGINT, stop)
     try:
@@ -243,11 +245,11 @@ def _dataset(recorder: Any, log: RunLog, facts: Mapping[str, Any], *, broken: bo
     return {"folder": str(recorder.folder), "episodes": count, "frames": frames}
 
 
-def _go_first() -> None:
+def _raise_priority() -> None:
     """Let this process go before others, where that is allowed: an arm waits for its decisions."""
     if hasattr(os, "setpriority"):
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
+            os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
 
 
 def _contract(config: RunConfig) -> Contract:
@@ -257,21 +259,21 @@ def _contract(config: RunConfig) -> Contract:
     return read_contract(checkpoint_folder(config.checkpoint or "starter"))
 
 
-def _checkpoint(config: RunConfig) -> Decider:
-    from ..checkpoints.decider import CheckpointDecider
+def _checkpoint(config: RunConfig) -> ChunkPolicy:
+    from ..checkpoints.checkpoint_policy import CheckpointPolicy
     from ..checkpoints.find import checkpoint_folder
 
     folder = checkpoint_folder(config.checkpoint or "starter")
-    return CheckpointDecider(folder, device=config.device, precision=config.precision, threads=config.threads)
+    return CheckpointPolicy(folder, device=config.device, precision=config.precision, threads=config.threads)
 
 
-def _remote(config: RunConfig, closing: contextlib.ExitStack) -> RemotePolicy | None:
+def _remote(config: RunConfig, exit_stack: contextlib.ExitStack) -> RemotePolicy | None:
     if config.policy is None:
         return None
     from ...robot.remote.client import RemotePolicy
 
-    policy = RemotePolicy(config.policy, _token(config), REMOTE_SECONDS, certificate=config.certificate)
-    closing.callback(policy.close)
+    policy = RemotePolicy(config.policy, _token(config), REMOTE_TIMEOUT_SECONDS, certificate=config.certificate)
+    exit_stack.callback(policy.close)
     return policy
 
 
@@ -280,8 +282,8 @@ def _token(config: RunConfig) -> str:
     from ...robot.remote.protocol import TOKEN_VARIABLE
     from ..serve import ServeConfig, find_token
 
-    token, made = find_token(ServeConfig(token_file=config.token_file))
-    if made:
+    token, generated = find_token(ServeConfig(token_file=config.token_file))
+    if generated:
         raise InputError(
             "token",
             got="none",
@@ -291,31 +293,31 @@ def _token(config: RunConfig) -> str:
     return token
 
 
-def _arm(config: RunConfig, contract: Contract, out: Path, closing: contextlib.ExitStack) -> RunArm:
+def _arm(config: RunConfig, contract: Contract, out: Path, exit_stack: contextlib.ExitStack) -> RunArm:
     from .arms import PhysicalRunArm, VirtualRunArm
 
     arm = VirtualRunArm(config, contract, out) if config.is_virtual else PhysicalRunArm(config, contract)
-    closing.callback(arm.close)
+    exit_stack.callback(arm.close)
     return arm
 
 
-def _recorder(config: RunConfig, contract: Contract, closing: contextlib.ExitStack) -> Observer | None:
+def _recorder(config: RunConfig, contract: Contract, exit_stack: contextlib.ExitStack) -> SessionObserver | None:
     if config.record is None:
         return None
     from .recording import RunRecorder
 
     recorder = RunRecorder(config.record, contract, config.robot_type, only_successes=config.keep == "successes")
-    closing.callback(recorder.discard)
+    exit_stack.callback(recorder.discard)
     return recorder
 
 
-def _live_view(config: RunConfig, contract: Contract, closing: contextlib.ExitStack) -> Observer | None:
+def _live_view(config: RunConfig, contract: Contract, exit_stack: contextlib.ExitStack) -> SessionObserver | None:
     if not (config.live or config.live_file):
         return None
     from .live_view import LiveView
 
     view = LiveView(contract.action.names, viewer=config.live, file=config.live_file)
-    closing.callback(view.close)
+    exit_stack.callback(view.close)
     return view
 
 
@@ -332,7 +334,7 @@ def _new_folder(config: RunConfig) -> Path:
     return out
 
 
-def _facts(config: RunConfig, decider: Decider, arm: RunArm, out: Path) -> dict[str, Any]:
+def _facts(config: RunConfig, chunk_policy: ChunkPolicy, arm: RunArm, out: Path) -> dict[str, Any]:
     return {
         "command": shlex.join(["saccade", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...robot.governor.chunk import Chunk
+from ...robot.governor.chunk import ActionChunk
 from ...robot.governor.verdict import Event
-from ...robot.session.summary import EpisodeSummary, Observer, StepView
+from ...robot.session.summary import EpisodeSummary, SessionObserver, StepSnapshot
 
-WAITING = 8
+MAX_PENDING_ITEMS = 8
 """Things that may wait to be shown."""
 
 JPEG_QUALITY = 80
@@ -26,7 +26,7 @@ CLOSE_SECONDS = 5.0
 APPLICATION = "saccade run"
 
 
-class LiveView(Observer):
+class LiveView(SessionObserver):
     """Shows a session in rerun's viewer (`viewer`), writes it to a .rrd file (`file`), or both; `close` ends it.
 
     `names` are the joints'. Raises InputError where rerun is not installed or the file cannot be written.
@@ -48,67 +48,67 @@ class LiveView(Observer):
         sinks = [rerun.GrpcSink()] if viewer else []
         sinks += [rerun.FileSink(str(file))] if file is not None else []
         self._recording.set_sinks(*sinks)
-        self._things: queue.Queue[Any] = queue.Queue(WAITING)
+        self._items: queue.Queue[Any] = queue.Queue(MAX_PENDING_ITEMS)
         self._thread = threading.Thread(target=self._run, name="live view", daemon=True)
         self._thread.start()
 
-    def stepped(self, view: StepView) -> None:
-        self._show(view)
+    def on_step(self, view: StepSnapshot) -> None:
+        self._enqueue(view)
 
-    def decided(self, chunk: Chunk, seconds: float) -> None:
-        self._show((chunk.observed, seconds))
+    def on_chunk(self, chunk: ActionChunk, seconds: float) -> None:
+        self._enqueue((chunk.observed, seconds))
 
-    def happened(self, event: Event) -> None:
-        self._show(event)
+    def on_event(self, event: Event) -> None:
+        self._enqueue(event)
 
-    def episode_ended(self, summary: EpisodeSummary) -> None:
-        self._show(summary)
+    def on_episode_end(self, summary: EpisodeSummary) -> None:
+        self._enqueue(summary)
 
     def close(self) -> None:
         """Show what waits, and end."""
         try:
-            self._things.put(None, timeout=CLOSE_SECONDS)
+            self._items.put(None, timeout=CLOSE_SECONDS)
         except queue.Full:
             return
         self._thread.join(timeout=CLOSE_SECONDS)
         self._recording.flush()
         self._recording.disconnect()
 
-    def _show(self, thing: Any) -> None:
+    def _enqueue(self, item: Any) -> None:
         try:
-            self._things.put_nowait(thing)
+            self._items.put_nowait(item)
         except queue.Full:
             return
 
     def _run(self) -> None:
-        while (thing := self._things.get()) is not None:
-            if isinstance(thing, StepView):
-                self._log_step(thing)
-            elif isinstance(thing, Event):
-                self._at(thing.time)
-                self._log("events", self._rerun.TextLog(f"{thing.kind}: {thing.detail}"))
-            elif isinstance(thing, EpisodeSummary):
-                said = f"episode {thing.index} ended by {thing.ended_by}, {thing.outcome or 'no outcome'}"
+        while (item := self._items.get()) is not None:
+            if isinstance(item, StepSnapshot):
+                self._log_step(item)
+            elif isinstance(item, Event):
+                self._set_time(item.time)
+                self._log("events", self._rerun.TextLog(f"{item.kind}: {item.detail}"))
+            elif isinstance(item, EpisodeSummary):
+                said = f"episode {item.index} ended by {item.ended_by}, {item.outcome or 'no outcome'}"
                 self._log("events", self._rerun.TextLog(said))
             else:
-                self._at(thing[0])
-                self._log("decision_ms", self._rerun.Scalars([1000.0 * thing[1]]))
+                self._set_time(item[0])
+                self._log("decision_ms", self._rerun.Scalars([1000.0 * item[1]]))
 
-    def _log_step(self, view: StepView) -> None:
-        self._at(view.time)
+    def _log_step(self, view: StepSnapshot) -> None:
+        self._set_time(view.time)
         for name, frame in view.frames.items():
-            self._log(f"cameras/{name}", self._rerun.Image(frame.picture).compress(jpeg_quality=JPEG_QUALITY))
+            self._log(f"cameras/{name}", self._rerun.Image(frame.image).compress(jpeg_quality=JPEG_QUALITY))
         for index, name in enumerate(self._names):
             self._log(f"joints/{name}/measured", self._rerun.Scalars([float(view.joints[index])]))
             if view.target is not None:
                 self._log(f"joints/{name}/target", self._rerun.Scalars([float(view.target[index])]))
         self._log("instruction", self._rerun.TextDocument(f"episode {view.episode}: {view.instruction} ({view.state})"))
 
-    def _at(self, seconds: float) -> None:
+    def _set_time(self, seconds: float) -> None:
         self._recording.set_time("time", duration=seconds)
 
-    def _log(self, path: str, thing: Any) -> None:
-        self._recording.log(path, thing)
+    def _log(self, path: str, item: Any) -> None:
+        self._recording.log(path, item)
 
 
 def _open_viewer(rerun: Any) -> None:

@@ -10,72 +10,77 @@ from pathlib import Path
 from typing import Any
 
 from ...robot.arm import ArmDescription
-from ...robot.decider import Decider
-from ...robot.governor.chunk import Chunk
+from ...robot.chunk_policy import ChunkPolicy
+from ...robot.governor.chunk import ActionChunk
 from ...robot.governor.verdict import Event
-from ...robot.session.summary import EpisodeSummary, Observer, SessionSummary, StepView
+from ...robot.session.summary import EpisodeSummary, SessionObserver, SessionSummary, StepSnapshot
 from ...sim.demonstrations.staging import write_atomically
 
 SUMMARY, FLIGHT = "summary.json", "flight.jsonl"
 
 
-class Watchers(Observer):
+class ObserverList(SessionObserver):
     """Passes on what a session tells to several observers, one after the other."""
 
-    def __init__(self, watchers: Sequence[Observer]) -> None:
-        self._watchers = tuple(watchers)
+    def __init__(self, observers: Sequence[SessionObserver]) -> None:
+        self._observers = tuple(observers)
 
-    def started(self, arm: ArmDescription) -> None:
-        for each in self._watchers:
-            each.started(arm)
+    def on_session_start(self, arm: ArmDescription) -> None:
+        for each in self._observers:
+            each.on_session_start(arm)
 
-    def episode_began(self, episode: int, instruction: str) -> None:
-        for each in self._watchers:
-            each.episode_began(episode, instruction)
+    def on_episode_start(self, episode: int, instruction: str) -> None:
+        for each in self._observers:
+            each.on_episode_start(episode, instruction)
 
-    def stepped(self, view: StepView) -> None:
-        for each in self._watchers:
-            each.stepped(view)
+    def on_step(self, view: StepSnapshot) -> None:
+        for each in self._observers:
+            each.on_step(view)
 
-    def decided(self, chunk: Chunk, seconds: float) -> None:
-        for each in self._watchers:
-            each.decided(chunk, seconds)
+    def on_chunk(self, chunk: ActionChunk, seconds: float) -> None:
+        for each in self._observers:
+            each.on_chunk(chunk, seconds)
 
-    def happened(self, event: Event) -> None:
-        for each in self._watchers:
-            each.happened(event)
+    def on_event(self, event: Event) -> None:
+        for each in self._observers:
+            each.on_event(event)
 
-    def episode_ended(self, summary: EpisodeSummary) -> None:
-        for each in self._watchers:
-            each.episode_ended(summary)
+    def on_episode_end(self, summary: EpisodeSummary) -> None:
+        for each in self._observers:
+            each.on_episode_end(summary)
 
 
-class RunLog(Observer):
+class RunLog(SessionObserver):
     """Keeps what the summary needs, also of a run that breaks off, and prints a line for each episode.
 
-    `label` tells by its number what an episode is. `begun` is called when an episode has begun. `running`: whether one
+    `label` tells by its number what an episode is. `start_clock` is called when an episode has begun. `running`: whether one
     is under way.
     """
 
     def __init__(
-        self, decider: Decider, label: Callable[[int], dict[str, Any]], begun: Callable[[], None], *, dry_run: bool
+        self,
+        chunk_policy: ChunkPolicy,
+        label: Callable[[int], dict[str, Any]],
+        start_clock: Callable[[], None],
+        *,
+        dry_run: bool,
     ) -> None:
-        self._decider, self._label, self._begun, self._dry_run = decider, label, begun, dry_run
+        self._decider, self._label, self._start_clock, self._dry_run = chunk_policy, label, start_clock, dry_run
         self.episodes: list[dict[str, Any]] = []
         self.running = False
         self._abstained: Counter[str] = Counter()
         self._skills: Counter[str] = Counter()
 
-    def started(self, arm: ArmDescription) -> None:
+    def on_session_start(self, arm: ArmDescription) -> None:
         torque = "stays off" if self._dry_run else "comes on with the first episode"
         print(f"{len(arm.joints)} joints, calibrated, and cameras are there; torque {torque}", flush=True)
 
-    def episode_began(self, episode: int, instruction: str) -> None:
+    def on_episode_start(self, episode: int, instruction: str) -> None:
         self.running = True
         self._abstained, self._skills = Counter(), Counter()
-        self._begun()
+        self._start_clock()
 
-    def decided(self, chunk: Chunk, seconds: float) -> None:
+    def on_chunk(self, chunk: ActionChunk, seconds: float) -> None:
         reason = getattr(self._decider, "abstained", None)
         if reason is not None:
             if not self._abstained:
@@ -84,28 +89,33 @@ class RunLog(Observer):
         elif getattr(self._decider, "skill", None) is not None:
             self._skills[self._decider.skill] += 1
 
-    def episode_ended(self, summary: EpisodeSummary) -> None:
+    def on_episode_end(self, summary: EpisodeSummary) -> None:
         self.running = False
-        told = asdict(summary) | self._label(summary.index)
-        told["holds"], told["refused_observations"] = dict(summary.holds), dict(summary.refused_observations)
-        told["abstained"], told["skills"] = dict(self._abstained), dict(self._skills)
-        self.episodes.append(told)
-        print(_episode_line(told), flush=True)
+        record = asdict(summary) | self._label(summary.index)
+        record["holds"], record["refused_observations"] = dict(summary.holds), dict(summary.refused_observations)
+        record["abstained"], record["skills"] = dict(self._abstained), dict(self._skills)
+        self.episodes.append(record)
+        print(_episode_line(record), flush=True)
 
 
-def _episode_line(told: Mapping[str, Any]) -> str:
-    place = f"{told['suite']}/{told['task']} from state {told['initial_state']}" if "task" in told else ""
-    outcome = told["outcome"]
+def _episode_line(record: Mapping[str, Any]) -> str:
+    place = f"{record['suite']}/{record['task']} from state {record['initial_state']}" if "task" in record else ""
+    outcome = record["outcome"]
     if outcome is None:
-        how = told["ended_by"] if told["ended_by"].startswith("stopped") else f"ended by {told['ended_by']}"
-        came = f"{how} after {told['seconds']:.1f} s"
+        how = record["ended_by"] if record["ended_by"].startswith("stopped") else f"ended by {record['ended_by']}"
+        came = f"{how} after {record['seconds']:.1f} s"
     elif outcome["success"]:
         came = f"success after {outcome['seconds']:.1f} s"
     else:
         picked = f", picked {outcome['picked']}" if outcome.get("picked") else ""
         came = f"failure: not done within {outcome['seconds']:.1f} s{picked}"
-    holds = ", ".join(f"{reason} {count}" for reason, count in told["holds"].items())
-    parts = [f"episode {told['index']}", place or repr(told["instruction"]), came, f"{told['decisions']} decisions"]
+    holds = ", ".join(f"{reason} {count}" for reason, count in record["holds"].items())
+    parts = [
+        f"episode {record['index']}",
+        place or repr(record["instruction"]),
+        came,
+        f"{record['decisions']} decisions",
+    ]
     return "; ".join(parts) + (f"; holds: {holds}" if holds else "")
 
 

@@ -12,11 +12,11 @@ from ...errors import InputError
 from ..checkpoints.worker_policies import Device, Precision
 
 VIRTUAL = "virtual-so101"
-SHORT_NAMES = {"so101": "so101_follower", "so100": "so100_follower", "bi-so101": "bi_so_follower"}
+ROBOT_TYPE_ALIASES = {"so101": "so101_follower", "so100": "so100_follower", "bi-so101": "bi_so_follower"}
 """Names for LeRobot's robot types that are easier to remember; any other type goes by its own name."""
 
 DEFAULT_TASK = "desk_object/red_cube"
-SLOWEST = 0.25
+MIN_SPEED = 0.25
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ class RunConfig:
         for name, (value, least) in at_least.items():
             if value < least:
                 raise InputError(name, got=value, expected=f"{least} or more", fix=f"Raise --{name.replace('_', '-')}.")
-        if not SLOWEST <= self.speed <= 1.0:
-            raise InputError("speed", got=self.speed, expected=f"{SLOWEST:g} to 1", fix="1 is real time.")
+        if not MIN_SPEED <= self.speed <= 1.0:
+            raise InputError("speed", got=self.speed, expected=f"{MIN_SPEED:g} to 1", fix="1 is real time.")
         for name, value in (("share", self.share), ("ramp_share", self.ramp_share or 1.0)):
             if not 0.0 < value <= 1.0:
                 raise InputError(name, got=value, expected="above 0, at most 1", fix="1 is the servos' full speed.")
@@ -134,7 +134,7 @@ class RunConfig:
             raise InputError(
                 "keep", got=self.keep, expected="--record of the virtual arm", fix="Only there success is known."
             )
-        self._check_belongings()
+        self._check_arm_options()
 
     @property
     def is_virtual(self) -> bool:
@@ -148,9 +148,9 @@ class RunConfig:
     @property
     def robot_type(self) -> str:
         """LeRobot's name of the robot."""
-        return "so101_follower" if self.is_virtual else SHORT_NAMES.get(self.robot, self.robot)
+        return "so101_follower" if self.is_virtual else ROBOT_TYPE_ALIASES.get(self.robot, self.robot)
 
-    def _check_belongings(self) -> None:
+    def _check_arm_options(self) -> None:
         """Refuse options of the one kind of arm that are given for the other."""
         physical = ("port", "robot_id", "calibration_dir", "cameras", "robot_options", "move")
         virtual = ("task", "initial_state", "seed", "dry_run")

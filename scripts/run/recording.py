@@ -17,21 +17,21 @@ import numpy as np
 
 from ...errors import InputError
 from ...policy.contract import Contract, Offer
-from ...robot.session.summary import EpisodeSummary, Observer, StepView
-from ...sim.demonstrations.staging import Episode, frame_rate, stage_episode
+from ...robot.session.summary import EpisodeSummary, SessionObserver, StepSnapshot
+from ...sim.demonstrations.staging import RecordedEpisode, frame_rate, stage_episode
 
 
 @dataclass
-class _Take:
+class _EpisodeBuffer:
     """An episode being recorded: its instruction, where its pictures go, and one row a step."""
 
     instruction: str
-    films: dict[str, BinaryIO]
+    image_files: dict[str, BinaryIO]
     states: list[np.ndarray] = field(default_factory=list)
     targets: list[np.ndarray] = field(default_factory=list)
 
 
-class RunRecorder(Observer):
+class RunRecorder(SessionObserver):
     """Records a session's episodes for the new dataset `folder`; `finish` builds it.
 
     A step is what was seen, where the joints were and what the motors were told then; steps at which nothing could be
@@ -52,63 +52,63 @@ class RunRecorder(Observer):
         except OSError as error:
             fix = "Choose a folder that you may write to."
             raise InputError(f"record {folder}", got=error.strerror, expected="a new folder", fix=fix) from None
-        self._take: _Take | None = None
+        self._buffer: _EpisodeBuffer | None = None
         self._count = 0
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="recording")
         self._staged: list[tuple[Path, Future[None]]] = []
 
-    def episode_began(self, episode: int, instruction: str) -> None:
-        films = {
+    def on_episode_start(self, episode: int, instruction: str) -> None:
+        image_files = {
             camera.name: (self._staging / f"{self._count:06d}.{camera.name}.rgb").open("wb")
             for camera in self._offer.cameras
         }
-        self._take = _Take(instruction, films)
+        self._buffer = _EpisodeBuffer(instruction, image_files)
 
-    def stepped(self, view: StepView) -> None:
-        take = self._take
-        if take is None or view.target is None:
+    def on_step(self, view: StepSnapshot) -> None:
+        buffer = self._buffer
+        if buffer is None or view.target is None:
             return
-        for name, film in take.films.items():
-            film.write(np.ascontiguousarray(view.frames[name].picture).data)
-        take.states.append(np.array(view.joints, dtype=np.float32))
-        take.targets.append(np.array(view.target, dtype=np.float32))
-        take.instruction = view.instruction
+        for name, image_file in buffer.image_files.items():
+            image_file.write(np.ascontiguousarray(view.frames[name].image).data)
+        buffer.states.append(np.array(view.joints, dtype=np.float32))
+        buffer.targets.append(np.array(view.target, dtype=np.float32))
+        buffer.instruction = view.instruction
 
-    def episode_ended(self, summary: EpisodeSummary) -> None:
-        take, self._take = self._take, None
-        if take is None:
+    def on_episode_end(self, summary: EpisodeSummary) -> None:
+        buffer, self._buffer = self._buffer, None
+        if buffer is None:
             return
-        for film in take.films.values():
-            film.close()
+        for image_file in buffer.image_files.values():
+            image_file.close()
         failed = self._only_successes and not (summary.outcome or {}).get("success")
         number, self._count = self._count, self._count + 1
-        if failed or not take.states:
-            _remove(take)
+        if failed or not buffer.states:
+            _remove(buffer)
             return
         path = self._staging / f"{number:06d}.npz"
-        self._staged.append((path, self._encoder.submit(self._stage, path, take)))
+        self._staged.append((path, self._encoder.submit(self._stage, path, buffer)))
 
-    def finish(self, told: Mapping[str, Any]) -> tuple[int, int]:
+    def finish(self, run_facts: Mapping[str, Any]) -> tuple[int, int]:
         """Build the dataset of the episodes that ended; return how many, and their frames.
 
-        `told` goes into `meta/run.json`. Raises WorldError for what the worlds gave wrongly. Without an episode there
+        `run_facts` goes into `meta/run.json`. Raises WorldError for what the worlds gave wrongly. Without an episode there
         is no dataset.
         """
         self.close()
         for _, future in self._staged:
             future.result()
         paths = [path for path, _ in self._staged]
-        frames = self._build(paths, told) if paths else 0
+        frames = self._build(paths, run_facts) if paths else 0
         shutil.rmtree(self._staging)
         return len(paths), frames
 
     def close(self) -> None:
         """Drop an episode that did not end, and wait until the others are encoded."""
-        take, self._take = self._take, None
-        if take is not None:
-            for film in take.films.values():
-                film.close()
-            _remove(take)
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            for image_file in buffer.image_files.values():
+                image_file.close()
+            _remove(buffer)
         self._encoder.shutdown(wait=True)
 
     def discard(self) -> None:
@@ -116,7 +116,7 @@ class RunRecorder(Observer):
         self.close()
         shutil.rmtree(self._staging, ignore_errors=True)
 
-    def _build(self, paths: list[Path], told: Mapping[str, Any]) -> int:
+    def _build(self, paths: list[Path], run_facts: Mapping[str, Any]) -> int:
         import json
 
         from ...sim.demonstrations.dataset_writer import write_dataset
@@ -127,22 +127,22 @@ class RunRecorder(Observer):
         shutil.rmtree(building, ignore_errors=True)
         frames = write_dataset(building, self._offer, paths, robot_type=self._robot_type, grounding=False)
         write_exact_statistics(building)
-        write_atomically(building / "meta" / "run.json", json.dumps(told, indent=2).encode())
+        write_atomically(building / "meta" / "run.json", json.dumps(run_facts, indent=2).encode())
         building.rename(self.folder)
         return frames
 
-    def _stage(self, path: Path, take: _Take) -> None:
+    def _stage(self, path: Path, buffer: _EpisodeBuffer) -> None:
         shapes = {camera.name: (-1, camera.height, camera.width, 3) for camera in self._offer.cameras}
         images = {
-            name: np.memmap(film.name, dtype=np.uint8, mode="r").reshape(shapes[name])
-            for name, film in take.films.items()
+            name: np.memmap(image_file.name, dtype=np.uint8, mode="r").reshape(shapes[name])
+            for name, image_file in buffer.image_files.items()
         }
-        state, action = np.stack(take.states), np.stack(take.targets)
-        stage_episode(path, Episode(images, state, action, None, take.instruction), self._offer)
+        state, action = np.stack(buffer.states), np.stack(buffer.targets)
+        stage_episode(path, RecordedEpisode(images, state, action, None, buffer.instruction), self._offer)
         del images
-        _remove(take)
+        _remove(buffer)
 
 
-def _remove(take: _Take) -> None:
-    for film in take.films.values():
-        Path(film.name).unlink(missing_ok=True)
+def _remove(buffer: _EpisodeBuffer) -> None:
+    for image_file in buffer.image_files.values():
+        Path(image_file.name).unlink(missing_ok=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .options import TrainConfig
 
 OPTIONS_FILE = "train.json"
-FREE_TO_CHANGE = (
+CHANGEABLE_ON_RESUME = (
     *("resume", "overwrite", "out", "data", "threads", "report_to", "log_every", "save_every"),
     "checkpointing",
 )
@@ -26,7 +26,7 @@ Folders may have moved; that the demonstrations are the same is told by their fi
 """
 
 
-def earlier_options(config: TrainConfig) -> dict[str, Any]:
+def read_earlier_options(config: TrainConfig) -> dict[str, Any]:
     """Make sure that --out may be written to; return the options of the training that is in it, if there is one."""
     path = config.out / OPTIONS_FILE
     if config.out.exists() and not config.out.is_dir():
@@ -70,30 +70,30 @@ def _read_options(path: Path) -> dict[str, Any]:
     return options
 
 
-def check_unchanged(config: TrainConfig, before: dict[str, Any], now: dict[str, Any]) -> None:
+def check_unchanged(config: TrainConfig, earlier: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise InputError for the first option that a resumed training may not change.
 
     One that is missing is younger than that training; its default is what was done before there was a choice.
     """
     defaults = {each.name: each.default for each in fields(config) if each.default is not MISSING}
-    before, now = _flat(json.loads(json.dumps(defaults)) | before), _flat(now)
-    for key in [*before, *(key for key in now if key not in before)]:
-        if key not in FREE_TO_CHANGE and before.get(key) != now.get(key):
+    earlier, now = _flatten_options(json.loads(json.dumps(defaults)) | earlier), _flatten_options(now)
+    for key in [*earlier, *(key for key in now if key not in earlier)]:
+        if key not in CHANGEABLE_ON_RESUME and earlier.get(key) != now.get(key):
             raise InputError(
                 f"resume: {key}",
                 got=now.get(key),
-                expected=before.get(key),
+                expected=earlier.get(key),
                 fix="Resume with the options and the data of the first run, or train into a new folder.",
             )
 
 
 def prepare_folder(config: TrainConfig, options: dict[str, Any]) -> None:
     """Throw an earlier training away if that was asked for, and write the options down."""
-    from ...training.disk import write_whole, writing
+    from ...training.disk import disk_errors_to_input_error, write_atomically
     from ...training.loop import CHECKPOINT_FOLDER, LOG_FILE, STATE_FOLDER
     from ...training.state import discard_state
 
-    with writing(config.out):
+    with disk_errors_to_input_error(config.out):
         config.out.mkdir(parents=True, exist_ok=True)
     if config.overwrite:
         discard_state(config.out / STATE_FOLDER)
@@ -101,15 +101,15 @@ def prepare_folder(config: TrainConfig, options: dict[str, Any]) -> None:
         for path in (config.out / CHECKPOINT_FOLDER, *config.out.glob(f".{CHECKPOINT_FOLDER}.*")):
             shutil.rmtree(path, ignore_errors=True)
         (config.out / LOG_FILE).unlink(missing_ok=True)
-    write_whole(config.out / OPTIONS_FILE, json.dumps(options, indent=2) + "\n")
+    write_atomically(config.out / OPTIONS_FILE, json.dumps(options, indent=2) + "\n")
 
 
-def plain(config: TrainConfig) -> dict[str, Any]:
+def to_json_values(config: TrainConfig) -> dict[str, Any]:
     """Return the options as plain JSON values."""
     return json.loads(json.dumps(asdict(config), default=os.fspath))
 
 
-def _flat(options: dict[str, Any]) -> dict[str, Any]:
+def _flatten_options(options: dict[str, Any]) -> dict[str, Any]:
     """Return options by the names that the command line has for them: those of the loop have no prefix."""
     loop = options.get("loop")
     return {key: value for key, value in options.items() if key != "loop"} | (loop if isinstance(loop, dict) else {})

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import InputError
-from ...policy.network.architecture import Architecture, changed, find_preset
+from ...policy.network.architecture import Architecture, find_preset, with_changes
 from ...training.configuration import LoopConfig
 
 if TYPE_CHECKING:
-    from ...policy.pretrained.adaptation import Adaptation
+    from ...policy.pretrained.adaptation import LoraAdaptation
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,12 @@ class TrainConfig:
         if self.lora and self.init is None:
             named = [change for change in self.change if change.startswith("towers=")]
             has_towers = named[-1] != "towers=" if named else bool(find_preset(self.preset).towers)
-            lacking = ["--trunk"] * (self.trunk is None) + ["--towers"] * (has_towers and not self.towers)
-            if lacking:
+            missing_options = ["--trunk"] * (self.trunk is None) + ["--towers"] * (has_towers and not self.towers)
+            if missing_options:
                 fix = "Name them, go on from a checkpoint with --init, or train all weights."
-                raise InputError("lora", got=f"no {' and no '.join(lacking)}", expected="pretrained weights", fix=fix)
+                raise InputError(
+                    "lora", got=f"no {' and no '.join(missing_options)}", expected="pretrained weights", fix=fix
+                )
         if self.lora_alpha is not None and not (self.lora and 0 < self.lora_alpha < float("inf")):
             got = f"{self.lora_alpha} with rank {self.lora}"
             fix = "Set --lora too, or leave it out."
@@ -113,12 +115,14 @@ class TrainConfig:
             from ...policy.pretrained.backbones import trunk_fields
 
             found = trunk_fields(self.trunk, padding=not any(each.startswith("padding=") for each in self.change))
-        return changed(find_preset(self.preset), [*(f"{name}={value}" for name, value in found.items()), *self.change])
+        return with_changes(
+            find_preset(self.preset), [*(f"{name}={value}" for name, value in found.items()), *self.change]
+        )
 
-    def adaptation(self) -> Adaptation | None:
+    def adaptation(self) -> LoraAdaptation | None:
         """Return how pretrained parts learn, None for as a whole."""
-        from ...policy.pretrained.adaptation import Adaptation
+        from ...policy.pretrained.adaptation import LoraAdaptation
 
         if not self.lora:
             return None
-        return Adaptation(self.lora, self.lora_alpha or float(self.lora), skill=self.init is not None)
+        return LoraAdaptation(self.lora, self.lora_alpha or float(self.lora), skill=self.init is not None)

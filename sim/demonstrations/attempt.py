@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ...errors import WorldError
-from .staging import Episode, stage_episode, write_atomically
+from .staging import RecordedEpisode, stage_episode, write_atomically
 
 if TYPE_CHECKING:
     from ...policy.contract import Offer
@@ -53,7 +53,7 @@ class Attempt:
         return f"{self.suite}.{self.task}.{self.number:06d}"
 
 
-def demonstrate(world: DemonstrationWorld, environment: Any, attempt: Attempt) -> Episode | None:
+def run_attempt(world: DemonstrationWorld, environment: Any, attempt: Attempt) -> RecordedEpisode | None:
     """Run one attempt; return its episode, or None when the demonstrator failed."""
     observation, _ = environment.reset(
         seed=attempt.seed, options={"initial_state": attempt.initial_state, "instruction": attempt.instruction}
@@ -73,10 +73,10 @@ def demonstrate(world: DemonstrationWorld, environment: Any, attempt: Attempt) -
     if not success:
         return None
     images = {camera: np.stack([frame[camera] for frame in pixels]) for camera in pixels[0]}
-    return Episode(images, np.stack(state), np.stack(actions), np.stack(grounding), attempt.instruction)
+    return RecordedEpisode(images, np.stack(state), np.stack(actions), np.stack(grounding), attempt.instruction)
 
 
-class Worker:
+class DemonstrationWorker:
     """The state of one worker process: the world, and the environment of the task that it last worked on."""
 
     def __init__(self, world: DemonstrationWorld, staging: Path) -> None:
@@ -84,14 +84,14 @@ class Worker:
         self.environment: Any = None
         self.task: tuple[str, str] | None = None
 
-    def settle(self, attempt: Attempt) -> bool:
+    def process_attempt(self, attempt: Attempt) -> bool:
         """Run an attempt and commit its outcome as one file; tell whether it succeeded."""
         if self.task != (attempt.suite, attempt.task):
             if self.environment is not None:
                 self.environment.close()
             self.environment = self.world.environment(attempt.suite, attempt.task)
             self.task = (attempt.suite, attempt.task)
-        episode = demonstrate(self.world, self.environment, attempt)
+        episode = run_attempt(self.world, self.environment, attempt)
         if episode is None:
             write_atomically(self.staging / f"{attempt.name}.failed.json", json.dumps(asdict(attempt)).encode())
             return False
@@ -99,30 +99,30 @@ class Worker:
         return True
 
 
-_worker: Worker | None = None
+_worker: DemonstrationWorker | None = None
 
 
-def start_worker(world: DemonstrationWorld, staging: Path) -> None:
+def initialize_worker(world: DemonstrationWorld, staging: Path) -> None:
     """Make a worker process ready: the initializer of a process pool."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process alone answers Ctrl-C
     parent = parent_process()
 
-    def leave_with_parent() -> None:
+    def exit_with_parent() -> None:
         if parent is not None:
             parent.join()  # a killed parent cannot say goodbye: without this, workers wait forever
             os._exit(1)
 
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-    _worker = Worker(world, staging)
+    threading.Thread(target=exit_with_parent, daemon=True).start()
+    _worker = DemonstrationWorker(world, staging)
 
 
-def settle(attempt: Attempt) -> bool:
+def process_attempt(attempt: Attempt) -> bool:
     """Settle one attempt in a worker process; tell whether it succeeded."""
     if _worker is None:
         raise WorldError("attempts are settled in worker processes: start_worker was not called in this one")
     try:
-        return _worker.settle(attempt)
+        return _worker.process_attempt(attempt)
     except (OSError, WorldError):
         raise
     except Exception as error:  # whatever a simulator throws must survive the way between processes

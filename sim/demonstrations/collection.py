@@ -26,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ...errors import InputError, WorldError
-from .attempt import Attempt, DemonstrationWorld, settle, start_worker
+from .attempt import Attempt, DemonstrationWorld, initialize_worker, process_attempt
 from .dataset_writer import write_dataset
 from .staging import frame_rate, write_atomically
 
@@ -107,7 +107,7 @@ def plan_attempt(request: CollectionRequest, task: CollectedTask, number: int) -
 
 
 @contextmanager
-def _plain_disk_errors(out: Path) -> Iterator[None]:
+def _disk_errors_as_input_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -144,28 +144,28 @@ def collect(
         raise InputError("workers", got=workers, expected="1 or more", fix="The number of CPU cores is a good choice.")
     frame_rate(world.offer())
     out = Path(out).absolute()
-    described = json.loads(json.dumps({"request": asdict(request), "world": repr(world)}))
+    request_content = json.loads(json.dumps({"request": asdict(request), "world": repr(world)}))
     staging, building = out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}.building")
-    with _plain_disk_errors(out):
-        if _is_complete(out, described, resume, overwrite):
-            if _read_json(staging / REQUEST_FILE) == described:
+    with _disk_errors_as_input_errors(out):
+        if _is_complete(out, request_content, resume, overwrite):
+            if _read_json(staging / REQUEST_FILE) == request_content:
                 shutil.rmtree(staging)  # killed between the last two lines of this block
             return _read_summary(out)
-        _open_staging(staging, described, resume, overwrite)
-        kept = _settle_all(request, world, staging, workers, progress)
+        _open_staging(staging, request_content, resume, overwrite)
+        kept_attempts = _process_all_attempts(request, world, staging, workers, progress)
         shutil.rmtree(building, ignore_errors=True)
-        paths = [staging / f"{attempt.name}.npz" for attempts in kept.values() for attempt in attempts]
-        shown = tqdm(paths, desc="writing the dataset", unit="episode", disable=not progress)
-        frames = write_dataset(building, world.offer(), shown, robot_type=world.robot_type)
+        paths = [staging / f"{attempt.name}.npz" for attempts in kept_attempts.values() for attempt in attempts]
+        paths_with_progress = tqdm(paths, desc="writing the dataset", unit="episode", disable=not progress)
+        frames = write_dataset(building, world.offer(), paths_with_progress, robot_type=world.robot_type)
         if finish is not None:
             finish(building)
         counts = tuple(
             TaskCount(
                 task.suite, task.task, len(attempts), (task.recordings or attempts[-1].number + 1) - len(attempts)
             )
-            for task, attempts in kept.items()
+            for task, attempts in kept_attempts.items()
         )
-        content = described | {
+        content = request_content | {
             "episodes": len(paths),
             "frames": frames,
             "tasks": [asdict(count) for count in counts],
@@ -176,7 +176,7 @@ def collect(
     return CollectionSummary(out, len(paths), frames, counts, time.perf_counter() - started)
 
 
-def _is_complete(out: Path, described: dict[str, Any], resume: bool, overwrite: bool) -> bool:
+def _is_complete(out: Path, request_content: dict[str, Any], resume: bool, overwrite: bool) -> bool:
     """Tell whether this very dataset is there already; refuse to touch anything else that is."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
@@ -191,7 +191,7 @@ def _is_complete(out: Path, described: dict[str, Any], resume: bool, overwrite: 
             expected="no folder yet",
             fix="Choose another --out, keep it with --resume, or replace it with --overwrite.",
         )
-    _same_request(out, _read_json(out / SUMMARY_FILE), described)
+    _require_same_request(out, _read_json(out / SUMMARY_FILE), request_content)
     return True
 
 
@@ -202,7 +202,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _open_staging(staging: Path, described: dict[str, Any], resume: bool, overwrite: bool) -> None:
+def _open_staging(staging: Path, request_content: dict[str, Any], resume: bool, overwrite: bool) -> None:
     if staging.exists() and overwrite and not resume:
         shutil.rmtree(staging)
     if staging.exists():
@@ -214,27 +214,27 @@ def _open_staging(staging: Path, described: dict[str, Any], resume: bool, overwr
                 fix="Carry on with --resume, or start over with --overwrite.",
             )
         if (staging / REQUEST_FILE).is_file():
-            _same_request(staging, _read_json(staging / REQUEST_FILE), described)
-        for stray in staging.glob("*.tmp"):
-            stray.unlink(missing_ok=True)
+            _require_same_request(staging, _read_json(staging / REQUEST_FILE), request_content)
+        for leftover in staging.glob("*.tmp"):
+            leftover.unlink(missing_ok=True)
     staging.mkdir(parents=True, exist_ok=True)
-    write_atomically(staging / REQUEST_FILE, json.dumps(described).encode())
+    write_atomically(staging / REQUEST_FILE, json.dumps(request_content).encode())
 
 
-def _same_request(folder: Path, found: dict[str, Any], described: dict[str, Any]) -> None:
-    was = {"world": found.get("world"), **(found.get("request") or {})}
-    wanted = {"world": described["world"], **described["request"]}
-    different = [key for key in wanted if was.get(key) != wanted[key]]
+def _require_same_request(folder: Path, found: dict[str, Any], request_content: dict[str, Any]) -> None:
+    previous = {"world": found.get("world"), **(found.get("request") or {})}
+    wanted = {"world": request_content["world"], **request_content["request"]}
+    different = [key for key in wanted if previous.get(key) != wanted[key]]
     if different:
         raise InputError(
             f"resuming {folder}",
             got="; ".join(f"{key} {wanted[key]!r}"[:160] for key in different),
-            expected="; ".join(f"{key} {was.get(key)!r}"[:160] for key in different),
+            expected="; ".join(f"{key} {previous.get(key)!r}"[:160] for key in different),
             fix="Repeat the first command's options, choose another --out, or start over with --overwrite.",
         )
 
 
-def _settle_all(
+def _process_all_attempts(
     request: CollectionRequest, world: DemonstrationWorld, staging: Path, workers: int, progress: bool
 ) -> dict[CollectedTask, list[Attempt]]:
     """Settle attempts until every task has its successes; return the kept attempts in order."""
@@ -245,7 +245,7 @@ def _settle_all(
     plan: dict[CollectedTask, list[Attempt]] = {task: [] for task in request.tasks}
     running: dict[Future[bool], tuple[CollectedTask, Attempt]] = {}
     # Spawned, not forked: a renderer's context does not survive a fork.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), start_worker, (world, staging))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initialize_worker, (world, staging))
     wanted = sum(request.episodes if task.recordings is None else task.recordings for task in plan)
     bar = tqdm(total=wanted, desc="collecting", unit="episode", disable=not progress)
 
@@ -270,7 +270,7 @@ def _settle_all(
                 if attempt.name in outcome:
                     bar.update(outcome[attempt.name])
                 else:
-                    running[pool.submit(settle, attempt)] = (task, attempt)
+                    running[pool.submit(process_attempt, attempt)] = (task, attempt)
 
     try:
         for task in request.tasks:
@@ -289,11 +289,13 @@ def _settle_all(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         bar.close()
-    kept = {task: [attempt for attempt in attempts if outcome[attempt.name]] for task, attempts in plan.items()}
-    for task, attempts in kept.items():
+    kept_attempts = {
+        task: [attempt for attempt in attempts if outcome[attempt.name]] for task, attempts in plan.items()
+    }
+    for task, attempts in kept_attempts.items():
         if not attempts:
             raise WorldError(f"none of the {task.recordings} recordings of {task.suite}/{task.task} succeeds here")
-    return kept
+    return kept_attempts
 
 
 def _move_into_place(building: Path, out: Path) -> None:

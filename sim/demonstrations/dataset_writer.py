@@ -11,10 +11,10 @@ import numpy as np
 
 from .staging import (
     CODEC,
-    GROUP,
+    CRF,
+    GOP_SIZE,
     PIXEL_FORMAT,
     PRESET,
-    QUALITY,
     camera_key,
     dataset_features,
     frame_rate,
@@ -32,7 +32,9 @@ OFFER_FILE = "meta/offer.json"
 DATA_FILE_BYTES, VIDEO_FILE_BYTES = 100 * 2**20, 200 * 2**20
 
 
-def write_dataset(root: Path, offer: Offer, staged: Iterable[Path], *, robot_type: str, grounding: bool = True) -> int:
+def write_dataset(
+    root: Path, offer: Offer, staged_episodes: Iterable[Path], *, robot_type: str, grounding: bool = True
+) -> int:
     """Build a LeRobotDataset v3 in the new folder `root` from staged episodes, in the order given; return its frames.
 
     `grounding` tells whether the episodes have it; all have, or none.
@@ -51,8 +53,8 @@ def write_dataset(root: Path, offer: Offer, staged: Iterable[Path], *, robot_typ
         robot_type=robot_type,
     )
     table = _TableWriter(meta)
-    shelves = {key: _VideoShelf(meta, key) for key in meta.video_keys}
-    for index, path in enumerate(staged):
+    video_writers = {key: _VideoWriter(meta, key) for key in meta.video_keys}
+    for index, path in enumerate(staged_episodes):
         with np.load(path, allow_pickle=False) as episode:
             instruction, length = str(episode["instruction"]), len(episode["state"])
             meta.save_episode_tasks([instruction])
@@ -60,13 +62,13 @@ def write_dataset(root: Path, offer: Offer, staged: Iterable[Path], *, robot_typ
             statistics = {k: {name: np.array(value) for name, value in row.items()} for k, row in statistics.items()}
             row, vector_statistics = table.append(index, episode, meta.get_task_index(instruction))
             for camera in offer.cameras:
-                shelf = shelves[camera_key(camera.name)]
-                row |= shelf.place(index, episode[f"video/{camera.name}"].tobytes(), length)
+                video_writer = video_writers[camera_key(camera.name)]
+                row |= video_writer.add_episode(index, episode[f"video/{camera.name}"].tobytes(), length)
         meta.save_episode(index, length, [instruction], vector_statistics | statistics, row)
     table.close()
-    encoder = RGBEncoderConfig(vcodec=CODEC, pix_fmt=PIXEL_FORMAT, g=GROUP, crf=QUALITY, preset=PRESET)
-    for key, shelf in shelves.items():
-        shelf.close()
+    encoder = RGBEncoderConfig(vcodec=CODEC, pix_fmt=PIXEL_FORMAT, g=GOP_SIZE, crf=CRF, preset=PRESET)
+    for key, video_writer in video_writers.items():
+        video_writer.close()
         meta.update_video_info(key, video_encoder=encoder)
     meta.finalize()
     _write_json(root / "meta" / "info.json", meta.info.to_dict())
@@ -145,7 +147,7 @@ class _TableWriter:
         return self._writer
 
 
-class _VideoShelf:
+class _VideoWriter:
     """Collects one camera's episode videos and joins them, without encoding again, into the files of `videos/`."""
 
     def __init__(self, meta: LeRobotDatasetMetadata, key: str) -> None:
@@ -155,7 +157,7 @@ class _VideoShelf:
         self._parts: list[Path] = []
         self._bytes, self._frames = 0, 0
 
-    def place(self, index: int, video: bytes, length: int) -> dict[str, Any]:
+    def add_episode(self, index: int, video: bytes, length: int) -> dict[str, Any]:
         """Take one episode's MP4 of `length` frames; return the row that finds it again."""
         if self._parts and self._bytes + len(video) > VIDEO_FILE_BYTES:
             self._join()

@@ -22,13 +22,13 @@ from ...errors import InputError, WorldError
 if TYPE_CHECKING:
     from ...policy.contract import Offer
 
-CODEC, PIXEL_FORMAT, GROUP, QUALITY, PRESET = "h264", "yuv444p", 10, 12, "ultrafast"
+CODEC, PIXEL_FORMAT, GOP_SIZE, CRF, PRESET = "h264", "yuv444p", 10, 12, "ultrafast"
 STATISTICS_FRAMES = 24
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 
 
 @dataclass(frozen=True)
-class Episode:
+class RecordedEpisode:
     """One demonstration of F frames: what was seen before each action, and the action.
 
     `images` uint8 [F, H, W, 3] by camera; `state` [F, S], `action` [F, A] and `grounding` [F, G] float32, None where
@@ -109,7 +109,7 @@ def encode_video(frames: np.ndarray, fps: int) -> bytes:
     import av
 
     target = io.BytesIO()
-    options = {"crf": str(QUALITY), "preset": PRESET, "g": str(GROUP), "threads": "1"}
+    options = {"crf": str(CRF), "preset": PRESET, "g": str(GOP_SIZE), "threads": "1"}
     with av.open(target, "w", format="mp4") as container:
         stream = container.add_stream(CODEC, fps, options=options)
         stream.height, stream.width = frames.shape[1:3]
@@ -151,7 +151,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def stage_episode(path: Path, episode: Episode, offer: Offer) -> None:
+def stage_episode(path: Path, episode: RecordedEpisode, offer: Offer) -> None:
     """Encode an episode and commit it as one `.npz` file, atomically; WorldError when it is not what was offered."""
     columns = {"observation.state" if name == "state" else name: column for name, column in episode.vectors.items()}
     columns |= {camera_key(name): frames for name, frames in episode.images.items()}

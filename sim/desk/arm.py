@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-PAN = np.array([0.0388353, 0.0])
+PAN_AXIS_POSITION = np.array([0.0388353, 0.0])
 """Where on the desk the axis of the first joint stands, in metres."""
 
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
 FEATURE_NAMES = tuple(f"{joint}.pos" for joint in JOINTS)
 
-RANGES = np.array(
+JOINT_RANGES = np.array(
     [
         (-1.91986, 1.91986),
         (-1.74533, 1.74533),
@@ -35,7 +35,7 @@ CONTROL_HZ = 30
 def to_units(radians: np.ndarray) -> np.ndarray:
     """Convert joint positions [..., 6] from radians to degrees and gripper percent (0 closed, 100 open)."""
     units = np.rad2deg(radians)
-    low, high = RANGES[5]
+    low, high = JOINT_RANGES[5]
     units[..., 5] = (radians[..., 5] - low) / (high - low) * 100.0
     return units
 
@@ -43,14 +43,14 @@ def to_units(radians: np.ndarray) -> np.ndarray:
 def to_radians(units: np.ndarray) -> np.ndarray:
     """Convert joint positions [..., 6] from degrees and gripper percent to radians; the inverse of `to_units`."""
     radians = np.deg2rad(units)
-    low, high = RANGES[5]
+    low, high = JOINT_RANGES[5]
     radians[..., 5] = low + units[..., 5] / 100.0 * (high - low)
     return radians
 
 
-def unit_limits() -> tuple[np.ndarray, np.ndarray]:
+def joint_limits() -> tuple[np.ndarray, np.ndarray]:
     """Return the lowest and the highest joint positions [6] in degrees and gripper percent."""
-    return to_units(RANGES[:, 0].copy()), to_units(RANGES[:, 1].copy())
+    return to_units(JOINT_RANGES[:, 0].copy()), to_units(JOINT_RANGES[:, 1].copy())
 
 
 DEFAULTS = """
@@ -72,7 +72,7 @@ def _inertial(mass: float, centre: str, inertia: str) -> str:
 
 
 def _joint(name: str) -> str:
-    low, high = RANGES[JOINTS.index(name)]
+    low, high = JOINT_RANGES[JOINTS.index(name)]
     return f'<joint name="{name}" range="{low} {high}"/>'
 
 
@@ -128,6 +128,6 @@ def actuator_xml() -> str:
     force = {"gripper": 'forcerange="-1.47 1.47"'}
     servos = (
         f'<position class="so101" name="{joint}" joint="{joint}" ctrlrange="{low} {high}" {force.get(joint, "")}/>'
-        for joint, (low, high) in zip(JOINTS, RANGES, strict=True)
+        for joint, (low, high) in zip(JOINTS, JOINT_RANGES, strict=True)
     )
     return f"<actuator>{''.join(servos)}</actuator>"

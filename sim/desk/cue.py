@@ -9,8 +9,8 @@ from .objects import DeskObject
 HALO, GO_LAMP = "halo", "go_lamp"
 """Names of the two lamps' geometries in the model."""
 
-SHINING, HIDDEN = (0.0, 0.72, 0.95, 1.0), (0.0, 0.0, 0.0, 0.0)
-GO, WAIT = (0.15, 1.0, 0.25, 1.0), (0.16, 0.17, 0.16, 1.0)
+HALO_ON, HALO_OFF = (0.0, 0.72, 0.95, 1.0), (0.0, 0.0, 0.0, 0.0)
+GO_LAMP_ON, GO_LAMP_OFF = (0.15, 1.0, 0.25, 1.0), (0.16, 0.17, 0.16, 1.0)
 """Colours of the halo and of the go lamp, on and off; the halo leaves no trace when it is off."""
 
 GO_LAMP_POSITION = (0.10, -0.20)
@@ -19,13 +19,13 @@ GO_LAMP_POSITION = (0.10, -0.20)
 
 @dataclass(frozen=True)
 class Cue:
-    """`lit` has the halo for the first `lit_steps` control steps; from `go_step` on the go lamp tells the arm to move.
+    """`lit_object` has the halo for the first `lit_steps` control steps; from `go_step` on the go lamp tells the arm to move.
 
     A policy that decides 16 steps at once must still see nothing, and be shown nothing, of where the arm will go in
     the decision after the last lit frame: `go_step` lies more than 16 steps after `lit_steps`.
     """
 
-    lit: DeskObject
+    lit_object: DeskObject
     lit_steps: int = 12
     go_step: int = 34
 
@@ -43,4 +43,7 @@ class Cue:
 
     def colours(self, step: int) -> dict[str, tuple[float, ...]]:
         """Return the colour of each lamp after this many control steps."""
-        return {HALO: SHINING if step < self.lit_steps else HIDDEN, GO_LAMP: GO if step >= self.go_step else WAIT}
+        return {
+            HALO: HALO_ON if step < self.lit_steps else HALO_OFF,
+            GO_LAMP: GO_LAMP_ON if step >= self.go_step else GO_LAMP_OFF,
+        }

@@ -16,30 +16,30 @@ from .objects import ring
 Colour = tuple[float, float, float, float]
 
 
-class Desk(Protocol):
+class DeskState(Protocol):
     """What a fixture, a goal and a skill may ask of the world; `DeskEnv` answers."""
 
-    in_play: tuple[str, ...]
-    latched: set[str]
+    present_bodies: tuple[str, ...]
+    pressed_buttons: set[str]
     """Bodies of the buttons that were pressed since the start."""
 
     def position(self, body: str) -> np.ndarray: ...
 
-    def axes(self, body: str) -> np.ndarray: ...
+    def rotation(self, body: str) -> np.ndarray: ...
 
-    def joint(self, name: str) -> float: ...
+    def joint_position(self, name: str) -> float: ...
 
     def finger_contacts(self, body: str) -> int: ...
 
 
-def in_frame(desk: Desk, body: str, point: np.ndarray) -> np.ndarray:
+def world_to_body(desk: DeskState, body: str, point: np.ndarray) -> np.ndarray:
     """Return a point [3] of the world in a body's own frame."""
-    return desk.axes(body).T @ (point - desk.position(body))
+    return desk.rotation(body).T @ (point - desk.position(body))
 
 
-def from_frame(desk: Desk, body: str, point: tuple[float, float, float]) -> np.ndarray:
+def body_to_world(desk: DeskState, body: str, point: tuple[float, float, float]) -> np.ndarray:
     """Return a point of a body's own frame in the world [3]."""
-    return desk.position(body) + desk.axes(body) @ point
+    return desk.position(body) + desk.rotation(body) @ point
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,15 @@ class Drawer:
     """A drawer in a low cabinet, with an upright handle in front that a finger hooks from behind."""
 
     body = "cabinet"
-    part, joint = "drawer", "drawer_slide"
+    part, joint_position = "drawer", "drawer_slide"
     travel = 0.06
-    let_go_height, let_go_within = 0.028, 0.014
-    handle = 0.070
+    release_height, release_tolerance = 0.028, 0.014
+    handle_offset = 0.070
     """How far in front of the drawer's middle its handle stands."""
 
     def xml(self) -> str:
         wood, front = 'rgba="0.62 0.44 0.26 1"', 'rgba="0.80 0.62 0.40 1"'
-        inside, handle = 'rgba="0.93 0.88 0.78 1"', 'rgba="0.15 0.30 0.60 1"'
+        inside, handle_offset = 'rgba="0.93 0.88 0.78 1"', 'rgba="0.15 0.30 0.60 1"'
         smooth = 'friction="0.6 0.02 0.001"'
         return f"""
 <body name="cabinet" mocap="true">
@@ -70,29 +70,29 @@ class Drawer:
     <geom type="box" pos="-0.029 0 0.013" size="0.0015 0.030 0.011" mass="0.005" {inside}/>
     <geom type="box" pos="0 0.0295 0.013" size="0.030 0.0015 0.011" mass="0.005" {inside}/>
     <geom type="box" pos="0 -0.0295 0.013" size="0.030 0.0015 0.011" mass="0.005" {inside}/>
-    <geom type="box" pos="0.050 0 0.0035" size="0.018 0.006 0.0015" mass="0.003" {handle}/>
-    <geom type="box" pos="{self.handle} 0 0.019" size="0.003 0.015 0.016" mass="0.005" {handle} {smooth}/>
+    <geom type="box" pos="0.050 0 0.0035" size="0.018 0.006 0.0015" mass="0.003" {handle_offset}/>
+    <geom type="box" pos="{self.handle_offset} 0 0.019" size="0.003 0.015 0.016" mass="0.005" {handle_offset} {smooth}/>
   </body>
 </body>"""
 
-    def opening(self, desk: Desk) -> float:
+    def opening(self, desk: DeskState) -> float:
         """Return how far it is open, from 0 to 1."""
-        return desk.joint(self.joint) / self.travel
+        return desk.joint_position(self.joint_position) / self.travel
 
-    def handle_at(self, desk: Desk, opening: float | None = None) -> np.ndarray:
+    def handle_position(self, desk: DeskState, opening: float | None = None) -> np.ndarray:
         """Return where the handle is [3], or would be at an opening from 0 to 1."""
         shift = 0.0 if opening is None else (opening - self.opening(desk)) * self.travel
-        return from_frame(desk, "drawer", (self.handle + shift, 0.0, 0.020))
+        return body_to_world(desk, "drawer", (self.handle_offset + shift, 0.0, 0.020))
 
-    def outward(self, desk: Desk) -> np.ndarray:
+    def pull_direction(self, desk: DeskState) -> np.ndarray:
         """Return the horizontal direction [2] in which it opens."""
-        return desk.axes("cabinet")[:2, 0]
+        return desk.rotation("cabinet")[:2, 0]
 
-    def middle(self, desk: Desk) -> np.ndarray:
-        return from_frame(desk, "drawer", (0.003, 0.0, 0.005))
+    def placement_point(self, desk: DeskState) -> np.ndarray:
+        return body_to_world(desk, "drawer", (0.003, 0.0, 0.005))
 
-    def holds(self, desk: Desk, body: str) -> bool:
-        x, y, z = in_frame(desk, "drawer", desk.position(body))
+    def contains(self, desk: DeskState, body: str) -> bool:
+        x, y, z = world_to_body(desk, "drawer", desk.position(body))
         return bool(abs(x) < 0.028 and abs(y) < 0.029 and z < 0.036)
 
 
@@ -101,7 +101,7 @@ class Button:
     """A button that is pressed from above; its cap shines from then on."""
 
     body = "button"
-    part, joint = "button_cap", "button_slide"
+    part, joint_position = "button_cap", "button_slide"
     press_depth = 0.004
 
     def xml(self) -> str:
@@ -119,11 +119,11 @@ class Button:
         """Return the colour of what changes when it was pressed."""
         return {"button_cap": (0.10, 0.95, 0.20, 1.0) if pressed else (0.55, 0.02, 0.02, 1.0)}
 
-    def is_down(self, desk: Desk) -> bool:
-        return desk.joint(self.joint) > self.press_depth
+    def is_pressed(self, desk: DeskState) -> bool:
+        return desk.joint_position(self.joint_position) > self.press_depth
 
-    def top(self, desk: Desk) -> np.ndarray:
-        return from_frame(desk, "button_cap", (0.0, 0.0, 0.023))
+    def top(self, desk: DeskState) -> np.ndarray:
+        return body_to_world(desk, "button_cap", (0.0, 0.0, 0.023))
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,10 @@ class Knob:
     """A knob with a lever, turned by pushing the lever anticlockwise to the green mark."""
 
     body = "knob"
-    part, joint = "knob_lever", "knob_hinge"
-    turned = 1.25
+    part, joint_position = "knob_lever", "knob_hinge"
+    target_angle = 1.25
     """Angle from which on it counts as turned; it stops at 1.6."""
-    grip = 0.033
+    push_radius = 0.033
     """Where along the lever it is pushed, from the axis."""
 
     def xml(self) -> str:
@@ -152,14 +152,16 @@ class Knob:
   </body>
 </body>"""
 
-    def lever_at(self, desk: Desk, angle: float | None = None) -> np.ndarray:
+    def lever_position(self, desk: DeskState, angle: float | None = None) -> np.ndarray:
         """Return where the lever is pushed [3], or would be at an angle."""
-        turn = 0.0 if angle is None else angle - desk.joint(self.joint)
-        return from_frame(desk, "knob_lever", (self.grip * np.cos(turn), self.grip * np.sin(turn), 0.020))
+        turn = 0.0 if angle is None else angle - desk.joint_position(self.joint_position)
+        return body_to_world(
+            desk, "knob_lever", (self.push_radius * np.cos(turn), self.push_radius * np.sin(turn), 0.020)
+        )
 
-    def push_direction(self, desk: Desk) -> np.ndarray:
+    def push_direction(self, desk: DeskState) -> np.ndarray:
         """Return the horizontal direction [2] in which the lever turns."""
-        return desk.axes("knob_lever")[:2, 1]
+        return desk.rotation("knob_lever")[:2, 1]
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ class Basin:
 
     body = "basin"
     radius, height = 0.034, 0.020
-    let_go_height, let_go_within = 0.024, 0.014
+    release_height, release_tolerance = 0.024, 0.014
 
     def xml(self) -> str:
         look = 'rgba="0.10 0.55 0.60 1"'
@@ -176,10 +178,10 @@ class Basin:
         wall = ring(self.radius, 0.002, 0.0, self.height, look)
         return f'<body name="basin" mocap="true">{floor}{wall}</body>'
 
-    def middle(self, desk: Desk) -> np.ndarray:
-        return from_frame(desk, "basin", (0.0, 0.0, 0.004))
+    def placement_point(self, desk: DeskState) -> np.ndarray:
+        return body_to_world(desk, "basin", (0.0, 0.0, 0.004))
 
-    def holds(self, desk: Desk, body: str) -> bool:
+    def contains(self, desk: DeskState, body: str) -> bool:
         offset = desk.position(body) - desk.position("basin")
         return bool(np.linalg.norm(offset[:2]) < self.radius - 0.004 and offset[2] < self.height + 0.012)
 
@@ -197,9 +199,9 @@ class Mat:
             'rgba="0.20 0.35 0.75 1" contype="0" conaffinity="0"/></body>'
         )
 
-    def middle(self, desk: Desk) -> np.ndarray:
-        return from_frame(desk, "mat", (0.0, 0.0, 0.0))
+    def placement_point(self, desk: DeskState) -> np.ndarray:
+        return body_to_world(desk, "mat", (0.0, 0.0, 0.0))
 
-    def holds(self, desk: Desk, body: str) -> bool:
+    def contains(self, desk: DeskState, body: str) -> bool:
         offset = desk.position(body) - desk.position("mat")
         return bool(np.linalg.norm(offset[:2]) < self.radius - 0.020 and offset[2] < 0.030)

@@ -7,133 +7,146 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arm import PAN
-from .arrangement import SPACING, Pose, pickable, stand
+from .arm import PAN_AXIS_POSITION
+from .arrangement import SPACING, Pose, is_pickable, standing_pose
 from .fixtures import Basin, Button, Drawer, Knob, Mat
-from .objects import DeskObject, Fixture
+from .objects import DeskObject, LandmarkObject
 
-Dish = Basin | Mat | Fixture
+CentralFixture = Basin | Mat | LandmarkObject
 """What lies among the things: the bowl, the mat, or the plate."""
 
-SECTOR, RADII, NEAR_RADII = (-50.0, 8.0), (0.130, 0.222), (0.135, 0.170)
+OBJECT_SECTOR, OBJECT_RADII, NEAR_OBJECT_RADII = (-50.0, 8.0), (0.130, 0.222), (0.135, 0.170)
 """Where things start, seen from the arm's first joint: angles in degrees from straight ahead, distances in metres."""
 
-DISH_SECTOR, DISH_RADII, DISH_SPACING = (-42.0, 4.0), (0.150, 0.195), 0.086
+CENTRAL_FIXTURE_SECTOR, CENTRAL_FIXTURE_RADII, CENTRAL_FIXTURE_SPACING = (-42.0, 4.0), (0.150, 0.195), 0.086
 KNOB_SPACING, HANDLE_SPACING = 0.080, 0.062
 """Least distance of a thing's centre from the dish, the knob, and wherever the drawer's handle may come."""
 
 TRIES = 40
 """How often a place is drawn for one thing before all are drawn anew."""
 
-Landmark = tuple[np.ndarray, float]
+KeepOutZone = tuple[np.ndarray, float]
 """A position [2], and how far from it others have to stay."""
 
 
-def polar(angle: float, radius: float) -> np.ndarray:
+def polar_to_position(angle: float, radius: float) -> np.ndarray:
     """Return the position [2] at an angle in degrees from straight ahead, counted to the front camera's right."""
-    return PAN + radius * np.array([np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))])
+    return PAN_AXIS_POSITION + radius * np.array([np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))])
 
 
 @dataclass(frozen=True)
-class Kitchen:
+class KitchenArrangement:
     """Fixtures that stand a little differently at every start, a dish, and things between.
 
     The drawer starts open, shut or, without a say, either way; without a drawer the bin stands in its place. Things
-    that are `near` stand where the hand comes straight down; `ball` lies on the first thing. `dish_radii` says how far
+    that are `near_objects` stand where the hand comes straight down; `ball` lies on the first thing. `central_fixture_radii` says how far
     the dish stands from the arm's first joint, in metres.
     """
 
-    things_standing: tuple[DeskObject, ...]
-    dish: Dish
+    upright_objects: tuple[DeskObject, ...]
+    central_fixture: CentralFixture
     drawer: Drawer | None
     starts_open: bool | None = None
-    near: tuple[DeskObject, ...] = ()
+    near_objects: tuple[DeskObject, ...] = ()
     ball: DeskObject | None = None
-    dish_radii: tuple[float, float] = DISH_RADII
+    central_fixture_radii: tuple[float, float] = CENTRAL_FIXTURE_RADII
 
     @property
-    def things(self) -> tuple[DeskObject, ...]:
-        return (*self.things_standing, *((self.ball,) if self.ball else ()))
+    def objects(self) -> tuple[DeskObject, ...]:
+        return (*self.upright_objects, *((self.ball,) if self.ball else ()))
 
     @property
-    def fixtures(self) -> tuple[Drawer | Button | Knob | Dish, ...]:
-        return (*((self.drawer,) if self.drawer else ()), Button(), Knob(), self.dish)
+    def fixtures(self) -> tuple[Drawer | Button | Knob | CentralFixture, ...]:
+        return (*((self.drawer,) if self.drawer else ()), Button(), Knob(), self.central_fixture)
 
     @property
     def has_bin(self) -> bool:
         return self.drawer is None
 
-    def holds(self, positions: Mapping[str, np.ndarray]) -> bool:
+    def is_valid(self, positions: Mapping[str, np.ndarray]) -> bool:
         """Tell whether, with bodies at these positions [2], things stand clear of each other, dish and knob."""
-        landmarks = [(positions[self.dish.body], DISH_SPACING), (positions["knob"], KNOB_SPACING)]
-        spots = [positions[thing.body] for thing in self.things_standing]
-        for spot in spots:
-            if not _clear(spot, landmarks):
+        landmarks = [(positions[self.central_fixture.body], CENTRAL_FIXTURE_SPACING), (positions["knob"], KNOB_SPACING)]
+        object_positions = [positions[thing.body] for thing in self.upright_objects]
+        for object_position in object_positions:
+            if not _is_clear(object_position, landmarks):
                 return False
-            landmarks.append((spot, SPACING))
+            landmarks.append((object_position, SPACING))
         return True
 
     def sample(self, rng: np.random.Generator) -> dict[str, Pose]:
         """Return the pose of every body in play and, under the name of a fixture's joint, its position alone."""
         while True:
-            poses, handles = self._place_drawer(rng) if self.drawer else ({}, ())
-            poses["button"] = (*polar(rng.uniform(98, 106), rng.uniform(0.165, 0.185)), 0.0, 0.0)
-            knob = polar(rng.uniform(-84, -76), rng.uniform(0.165, 0.180))
+            poses, handles = self._sample_drawer(rng) if self.drawer else ({}, ())
+            poses["button"] = (*polar_to_position(rng.uniform(98, 106), rng.uniform(0.165, 0.185)), 0.0, 0.0)
+            knob = polar_to_position(rng.uniform(-84, -76), rng.uniform(0.165, 0.180))
             poses["knob"] = (*knob, 0.0, np.deg2rad(rng.uniform(-35, 5)))
             poses["knob_hinge"] = (rng.uniform(0.0, 0.1),)
-            landmarks = [(knob, KNOB_SPACING), *((handle, HANDLE_SPACING) for handle in handles)]
-            dish = _draw(rng, DISH_SECTOR, self.dish_radii, landmarks)
-            spots = self._draw_spots(rng, [*landmarks, (dish, DISH_SPACING)]) if dish is not None else None
-            if spots is not None:
-                return poses | self._stand(spots, dish, rng)
+            landmarks = [(knob, KNOB_SPACING), *((handle_offset, HANDLE_SPACING) for handle_offset in handles)]
+            central_fixture = _sample_position(rng, CENTRAL_FIXTURE_SECTOR, self.central_fixture_radii, landmarks)
+            object_positions = (
+                self._sample_object_positions(rng, [*landmarks, (central_fixture, CENTRAL_FIXTURE_SPACING)])
+                if central_fixture is not None
+                else None
+            )
+            if object_positions is not None:
+                return poses | self._object_poses(object_positions, central_fixture, rng)
 
-    def _draw_spots(self, rng: np.random.Generator, landmarks: list[Landmark]) -> list[np.ndarray] | None:
+    def _sample_object_positions(
+        self, rng: np.random.Generator, landmarks: list[KeepOutZone]
+    ) -> list[np.ndarray] | None:
         """Draw where the things stand, one after the other; None when there is no room for one."""
-        spots: list[np.ndarray] = []
-        for thing in self.things_standing:
-            others = [(spot, SPACING) for spot in spots]
-            spot = _draw(rng, SECTOR, NEAR_RADII if thing in self.near else RADII, [*landmarks, *others])
-            if spot is None:
+        object_positions: list[np.ndarray] = []
+        for thing in self.upright_objects:
+            others = [(object_position, SPACING) for object_position in object_positions]
+            object_position = _sample_position(
+                rng,
+                OBJECT_SECTOR,
+                NEAR_OBJECT_RADII if thing in self.near_objects else OBJECT_RADII,
+                [*landmarks, *others],
+            )
+            if object_position is None:
                 return None
-            spots.append(spot)
-        return spots
+            object_positions.append(object_position)
+        return object_positions
 
-    def _place_drawer(self, rng: np.random.Generator) -> tuple[dict[str, Pose], tuple[np.ndarray, ...]]:
+    def _sample_drawer(self, rng: np.random.Generator) -> tuple[dict[str, Pose], tuple[np.ndarray, ...]]:
         """Draw where the cabinet stands and how far it is open; return where its handle may come, too."""
         angle = rng.uniform(36, 44)
         # Halfway, the handle moves along the tangent around the arm, as the closed fingers do that hook it.
-        halfway = polar(angle, rng.uniform(0.183, 0.195))
+        halfway = polar_to_position(angle, rng.uniform(0.183, 0.195))
         yaw = np.deg2rad(angle - 90 + rng.uniform(-4, 4))
         outward = np.array([np.cos(yaw), np.sin(yaw)])
-        cabinet = halfway - (self.drawer.handle + self.drawer.travel / 2) * outward
+        cabinet = halfway - (self.drawer.handle_offset + self.drawer.travel / 2) * outward
         starts_open = bool(rng.integers(2)) if self.starts_open is None else self.starts_open
         opening = rng.uniform(0.92, 1.0) if starts_open else rng.uniform(0.0, 0.05)
         poses = {"cabinet": (*cabinet, 0.0, yaw), "drawer_slide": (opening * self.drawer.travel,)}
         return poses, tuple(halfway + shift * outward for shift in (0.0, 0.03, 0.06))
 
-    def _stand(self, spots: list[np.ndarray], dish: np.ndarray, rng: np.random.Generator) -> dict[str, Pose]:
-        poses: dict[str, Pose] = {self.dish.body: (*dish, 0.0, 0.0)}
-        for thing, spot in zip(self.things_standing, spots, strict=True):
-            poses[thing.body] = stand(thing, spot, rng)
+    def _object_poses(
+        self, object_positions: list[np.ndarray], central_fixture: np.ndarray, rng: np.random.Generator
+    ) -> dict[str, Pose]:
+        poses: dict[str, Pose] = {self.central_fixture.body: (*central_fixture, 0.0, 0.0)}
+        for thing, object_position in zip(self.upright_objects, object_positions, strict=True):
+            poses[thing.body] = standing_pose(thing, object_position, rng)
         if self.ball:
-            x, y, z, _ = poses[self.things_standing[0].body]
-            poses[self.ball.body] = (x, y, z + self.things_standing[0].rest_height + self.ball.rest_height, 0.0)
+            x, y, z, _ = poses[self.upright_objects[0].body]
+            poses[self.ball.body] = (x, y, z + self.upright_objects[0].rest_height + self.ball.rest_height, 0.0)
         return poses
 
 
-def _draw(
+def _sample_position(
     rng: np.random.Generator,
     sector: tuple[float, float],
     radii: tuple[float, float],
-    landmarks: Sequence[Landmark],
+    landmarks: Sequence[KeepOutZone],
 ) -> np.ndarray | None:
     """Return a place that is clear of all landmarks, None when there seems to be none."""
     for _ in range(TRIES):
-        spot = polar(rng.uniform(*sector), rng.uniform(*radii))
-        if _clear(spot, landmarks):
-            return spot
+        object_position = polar_to_position(rng.uniform(*sector), rng.uniform(*radii))
+        if _is_clear(object_position, landmarks):
+            return object_position
     return None
 
 
-def _clear(spot: np.ndarray, landmarks: Sequence[Landmark]) -> bool:
-    return pickable(spot) and all(np.hypot(*(spot - at)) >= least for at, least in landmarks)
+def _is_clear(object_position: np.ndarray, landmarks: Sequence[KeepOutZone]) -> bool:
+    return is_pickable(object_position) and all(np.hypot(*(object_position - at)) >= least for at, least in landmarks)

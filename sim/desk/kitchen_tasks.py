@@ -3,42 +3,55 @@
 from __future__ import annotations
 
 from .fixtures import Basin, Button, Drawer, Knob, Mat
-from .goals import Goal, Opened, Poured, Pressed, Pushed, Put, Shut, Turned
-from .kitchen import Dish, Kitchen
-from .objects import DeskObject, Fixture
-from .places import Bin, Plate, Top
+from .goals import CloseDrawerGoal, Goal, OpenDrawerGoal, PlaceGoal, PourGoal, PressButtonGoal, PushGoal, TurnKnobGoal
+from .kitchen import CentralFixture, KitchenArrangement
+from .objects import DeskObject, LandmarkObject
+from .receptacles import Bin, Plate, Top
 from .task import Task
 
 RED, BLUE = DeskObject("red", "cube"), DeskObject("blue", "cube")
 PUCK, DISC = DeskObject("orange", "puck"), DeskObject("orange", "disc")
 CUP, BALL = DeskObject("white", "cup"), DeskObject("orange", "ball")
-DRAWER, BUTTON, KNOB, BOWL, MAT, PLATE = Drawer(), Button(), Knob(), Basin(), Mat(), Fixture("plate")
+DRAWER, BUTTON, KNOB, BOWL, MAT, PLATE = Drawer(), Button(), Knob(), Basin(), Mat(), LandmarkObject("plate")
 
-FAR_ENOUGH_TO_LEAN = (0.175, 0.200)
+POURING_BOWL_RADII = (0.175, 0.200)
 """How far the bowl stands from the first joint, so that the hand can lean outward behind it when it pours: metres."""
 
 
-def _kitchen(dish: Dish, *, starts_open: bool | None = None, has_bin: bool = False) -> Kitchen:
+def _kitchen(
+    central_fixture: CentralFixture, *, starts_open: bool | None = None, has_bin: bool = False
+) -> KitchenArrangement:
     # The disc, which is to be pushed, lies where the hand gets behind it on every side.
-    third, near = (DISC, (DISC,)) if dish == MAT else (PUCK, ())
-    return Kitchen((RED, BLUE, third), dish, None if has_bin else DRAWER, starts_open=starts_open, near=near)
+    third, near_objects = (DISC, (DISC,)) if central_fixture == MAT else (PUCK, ())
+    return KitchenArrangement(
+        (RED, BLUE, third),
+        central_fixture,
+        None if has_bin else DRAWER,
+        starts_open=starts_open,
+        near_objects=near_objects,
+    )
 
 
-def _goal(name: str, arrangement: Kitchen, goal: Goal, *sentences: str) -> Task:
-    return Task("desk_goal", name, sentences, arrangement, (goal,))
+def _goal(name: str, arrangement: KitchenArrangement, goal: Goal, *instructions: str) -> Task:
+    return Task("desk_goal", name, instructions, arrangement, (goal,))
 
 
 def _long(
-    name: str, arrangement: Kitchen, goals: tuple[Goal, ...], max_steps: int, *sentences: str, in_order: bool = False
+    name: str,
+    arrangement: KitchenArrangement,
+    goals: tuple[Goal, ...],
+    max_steps: int,
+    *instructions: str,
+    in_order: bool = False,
 ) -> Task:
-    return Task("desk_long", name, sentences, arrangement, goals, max_steps=max_steps, in_order=in_order)
+    return Task("desk_long", name, instructions, arrangement, goals, max_steps=max_steps, in_order=in_order)
 
 
 GOAL_TASKS = (
     _goal(
         "open_drawer",
         _kitchen(PLATE, starts_open=False),
-        Opened(DRAWER),
+        OpenDrawerGoal(DRAWER),
         "open the drawer",
         "pull the drawer open",
         "slide the drawer out",
@@ -47,7 +60,7 @@ GOAL_TASKS = (
     _goal(
         "close_drawer",
         _kitchen(PLATE, starts_open=True),
-        Shut(DRAWER),
+        CloseDrawerGoal(DRAWER),
         "close the drawer",
         "push the drawer shut",
         "slide the drawer in",
@@ -56,7 +69,7 @@ GOAL_TASKS = (
     _goal(
         "press_button",
         _kitchen(PLATE),
-        Pressed(BUTTON),
+        PressButtonGoal(BUTTON),
         "press the button",
         "push the button down",
         "hit the red button",
@@ -65,7 +78,7 @@ GOAL_TASKS = (
     _goal(
         "turn_knob",
         _kitchen(PLATE),
-        Turned(KNOB),
+        TurnKnobGoal(KNOB),
         "turn the knob to the green mark",
         "turn the knob",
         "push the lever of the knob round",
@@ -74,7 +87,7 @@ GOAL_TASKS = (
     _goal(
         "push_disc",
         _kitchen(MAT),
-        Pushed(DISC, MAT),
+        PushGoal(DISC, MAT),
         "push the disc onto the mat",
         "slide the disc onto the mat",
         "shove the orange disc onto the blue mat",
@@ -83,7 +96,7 @@ GOAL_TASKS = (
     _goal(
         "stack_cubes",
         _kitchen(MAT),
-        Put(RED, Top(BLUE)),
+        PlaceGoal(RED, Top(BLUE)),
         "stack the red cube on the blue cube",
         "put the red cube on top of the blue one",
         "set the red cube on the blue cube",
@@ -91,8 +104,10 @@ GOAL_TASKS = (
     ),
     _goal(
         "pour_ball",
-        Kitchen((CUP, RED), BOWL, DRAWER, near=(CUP,), ball=BALL, dish_radii=FAR_ENOUGH_TO_LEAN),
-        Poured(CUP, BALL, BOWL),
+        KitchenArrangement(
+            (CUP, RED), BOWL, DRAWER, near_objects=(CUP,), ball=BALL, central_fixture_radii=POURING_BOWL_RADII
+        ),
+        PourGoal(CUP, BALL, BOWL),
         "pour the ball from the cup into the bowl",
         "tip the cup over the bowl",
         "tip the ball into the bowl",
@@ -101,7 +116,7 @@ GOAL_TASKS = (
     _goal(
         "cube_in_drawer",
         _kitchen(PLATE, starts_open=True),
-        Put(RED, DRAWER),
+        PlaceGoal(RED, DRAWER),
         "put the red cube in the drawer",
         "drop the red cube into the drawer",
         "place the red cube in the drawer",
@@ -110,7 +125,7 @@ GOAL_TASKS = (
     _goal(
         "cube_on_plate",
         _kitchen(PLATE),
-        Put(RED, Plate()),
+        PlaceGoal(RED, Plate()),
         "put the red cube on the plate",
         "set the red cube on the plate",
         "place the red cube on the plate",
@@ -119,7 +134,7 @@ GOAL_TASKS = (
     _goal(
         "puck_in_bowl",
         _kitchen(BOWL),
-        Put(PUCK, BOWL),
+        PlaceGoal(PUCK, BOWL),
         "put the orange puck in the bowl",
         "drop the puck into the bowl",
         "place the orange puck in the bowl",
@@ -131,7 +146,7 @@ LONG_TASKS = (
     _long(
         "open_and_fill",
         _kitchen(PLATE, starts_open=False),
-        (Opened(DRAWER), Put(RED, DRAWER)),
+        (OpenDrawerGoal(DRAWER), PlaceGoal(RED, DRAWER)),
         420,
         "open the drawer and put the red cube in it",
         "pull the drawer open and put the red cube inside",
@@ -141,7 +156,7 @@ LONG_TASKS = (
     _long(
         "fill_and_close",
         _kitchen(PLATE, starts_open=True),
-        (Put(RED, DRAWER), Shut(DRAWER)),
+        (PlaceGoal(RED, DRAWER), CloseDrawerGoal(DRAWER)),
         420,
         "put the red cube in the drawer and close it",
         "drop the red cube in the drawer and shut it",
@@ -151,7 +166,7 @@ LONG_TASKS = (
     _long(
         "open_fill_close",
         _kitchen(PLATE, starts_open=False),
-        (Put(RED, DRAWER), Shut(DRAWER)),
+        (PlaceGoal(RED, DRAWER), CloseDrawerGoal(DRAWER)),
         600,
         "open the drawer, put the red cube in, close it",
         "open the drawer, stow the red cube, shut it",
@@ -161,7 +176,7 @@ LONG_TASKS = (
     _long(
         "bowl_then_button",
         _kitchen(BOWL),
-        (Put(RED, BOWL), Pressed(BUTTON)),
+        (PlaceGoal(RED, BOWL), PressButtonGoal(BUTTON)),
         420,
         "put the red cube in the bowl, then press the button",
         "red cube into the bowl, then press the button",
@@ -172,7 +187,7 @@ LONG_TASKS = (
     _long(
         "button_then_knob",
         _kitchen(PLATE),
-        (Pressed(BUTTON), Turned(KNOB)),
+        (PressButtonGoal(BUTTON), TurnKnobGoal(KNOB)),
         420,
         "press the button, then turn the knob",
         "hit the button, then turn the knob to green",
@@ -183,7 +198,7 @@ LONG_TASKS = (
     _long(
         "stack_then_button",
         _kitchen(MAT),
-        (Put(RED, Top(BLUE)), Pressed(BUTTON)),
+        (PlaceGoal(RED, Top(BLUE)), PressButtonGoal(BUTTON)),
         420,
         "stack red on blue, then press the button",
         "put the red cube on the blue, then hit the button",
@@ -194,7 +209,7 @@ LONG_TASKS = (
     _long(
         "close_then_knob",
         _kitchen(PLATE, starts_open=True),
-        (Shut(DRAWER), Turned(KNOB)),
+        (CloseDrawerGoal(DRAWER), TurnKnobGoal(KNOB)),
         420,
         "close the drawer, then turn the knob",
         "shut the drawer, then turn the knob to green",
@@ -205,7 +220,7 @@ LONG_TASKS = (
     _long(
         "push_then_button",
         _kitchen(MAT),
-        (Pushed(DISC, MAT), Pressed(BUTTON)),
+        (PushGoal(DISC, MAT), PressButtonGoal(BUTTON)),
         420,
         "push the disc onto the mat, then press the button",
         "slide the disc onto the mat, then hit the button",
@@ -216,7 +231,7 @@ LONG_TASKS = (
     _long(
         "two_in_bin",
         _kitchen(PLATE, has_bin=True),
-        (Put(RED, Bin()), Put(PUCK, Bin())),
+        (PlaceGoal(RED, Bin()), PlaceGoal(PUCK, Bin())),
         420,
         "put the red cube and the puck in the bin",
         "bin the red cube and the orange puck",
@@ -226,7 +241,7 @@ LONG_TASKS = (
     _long(
         "bin_and_plate",
         _kitchen(PLATE, has_bin=True),
-        (Put(PUCK, Bin()), Put(RED, Plate())),
+        (PlaceGoal(PUCK, Bin()), PlaceGoal(RED, Plate())),
         420,
         "put the puck in the bin, the red cube on the plate",
         "puck to the bin and red cube to the plate",

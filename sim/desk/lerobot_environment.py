@@ -20,15 +20,15 @@ from .tasks import EVALUATION_STATES, find_suite, find_task
 
 
 class DeskRollouts(gymnasium.Wrapper):
-    """One of `count` desks that share the evaluation of a task: rollout k of desk i begins in state k * count + i.
+    """One of `env_count` desks that share the evaluation of a task: rollout k of desk i begins in state k * count + i.
 
     Only a reset that LeRobot marks as a new rollout moves on; a repeated one begins where the last did. States count
     anew after the last one that is meant for evaluation.
     """
 
-    def __init__(self, env: gymnasium.Env, place: int, count: int) -> None:
+    def __init__(self, env: gymnasium.Env, env_index: int, env_count: int) -> None:
         super().__init__(env)
-        self._place, self._count, self._rollout = place, count, -1
+        self._env_index, self._env_count, self._rollout = env_index, env_count, -1
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -36,16 +36,16 @@ class DeskRollouts(gymnasium.Wrapper):
         options = dict(options or {})
         if options.pop(NEW_ROLLOUT_OPTION, False) or self._rollout < 0:
             self._rollout += 1
-        state = (self._rollout * self._count + self._place) % EVALUATION_STATES
+        state = (self._rollout * self._env_count + self._env_index) % EVALUATION_STATES
         return self.env.reset(seed=seed, options={"initial_state": state, **options})
 
 
-def make_desk(suite: str, task: str, image_size: int, place: int, count: int) -> gymnasium.Env:
+def make_desk(suite: str, task: str, image_size: int, env_index: int, env_count: int) -> gymnasium.Env:
     """Return one desk for LeRobot's rollouts, in this process or in a worker's."""
     choose_backend()
     from .environment import DeskEnv
 
-    return DeskRollouts(DeskEnv(suite, task, image_size=image_size), place, count)
+    return DeskRollouts(DeskEnv(suite, task, image_size=image_size), env_index, env_count)
 
 
 @EnvConfig.register_subclass("saccade_desk")
@@ -105,8 +105,8 @@ class SaccadeDeskEnvConfig(EnvConfig):
             if self.tasks and task.name not in self.tasks:
                 continue
             desks = [
-                functools.partial(make_desk, self.task, task.name, self.image_size, place, n_envs)
-                for place in range(n_envs)
+                functools.partial(make_desk, self.task, task.name, self.image_size, env_index, n_envs)
+                for env_index in range(n_envs)
             ]
             environments[number] = _together(desks, use_async_envs and n_envs > 1)
         return {self.task: environments}

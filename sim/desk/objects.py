@@ -49,7 +49,7 @@ class DeskObject:
 
     colour: str
     shape: str
-    copy: int = 0
+    instance: int = 0
 
     @property
     def name(self) -> str:
@@ -57,7 +57,7 @@ class DeskObject:
 
     @property
     def body(self) -> str:
-        return f"{self.colour}_{self.shape}_{self.copy}"
+        return f"{self.colour}_{self.shape}_{self.instance}"
 
     @property
     def rest_height(self) -> float:
@@ -84,7 +84,7 @@ class DeskObject:
 
 
 @dataclass(frozen=True)
-class Fixture:
+class LandmarkObject:
     """A thing that stands on the desk as a landmark and is never picked: a bowl or a plate."""
 
     kind: str

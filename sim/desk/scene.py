@@ -31,18 +31,20 @@ def _bin_xml() -> str:
     return "".join(parts)
 
 
-class Drawn(Protocol):
+class SceneElement(Protocol):
     """Whatever adds bodies to the desk: a thing, a fixture, a cue."""
 
     def xml(self) -> str: ...
 
 
-def scene_xml(objects: Sequence[Drawn], fixtures: Sequence[Drawn], *, has_bin: bool = True) -> str:
+def scene_xml(objects: Sequence[SceneElement], fixtures: Sequence[SceneElement], *, has_bin: bool = True) -> str:
     """Return the model of a desk with these things on it; poses are set at reset."""
     things = "".join(thing.xml() for thing in (*fixtures, *objects))
     # The parts of a fixture slide in each other: what holds them is their joint, not contact.
     exclusions = "".join(
-        f'<exclude body1="{fixture.body}" body2="{fixture.part}"/>' for fixture in fixtures if hasattr(fixture, "part")
+        f'<exclude body1="{fixture.body}" body2="{fixture.moving_body}"/>'
+        for fixture in fixtures
+        if hasattr(fixture, "moving_body")
     )
     timestep = 1.0 / arm.CONTROL_HZ / PHYSICS_STEPS
     return f"""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .arrangement import Related, Scattered
+from .arrangement import ScatteredArrangement, SpatialRelationArrangement
 from .cue import Cue
 from .goals import Goal
-from .kitchen import Kitchen
+from .kitchen import KitchenArrangement
 
 if TYPE_CHECKING:
     from ..perturbation.swap import Swap
@@ -25,14 +25,14 @@ class Task:
 
     suite: str
     name: str
-    sentences: tuple[str, ...]
+    instructions: tuple[str, ...]
     """The instruction first, then its paraphrases."""
-    arrangement: Scattered | Related | Kitchen
+    arrangement: ScatteredArrangement | SpatialRelationArrangement | KitchenArrangement
     goals: tuple[Goal, ...]
     """All of them have to hold in the end."""
     in_order: bool = False
     """Whether they have to be achieved one after the other for the first time."""
-    left_out: bool = False
+    held_out: bool = False
     """Whether the starter checkpoint never saw it."""
     max_steps: int = MAX_STEPS
     cue: Cue | None = None
@@ -42,11 +42,11 @@ class Task:
 
     @property
     def instruction(self) -> str:
-        return self.sentences[0]
+        return self.instructions[0]
 
     @property
     def paraphrases(self) -> tuple[str, ...]:
-        return self.sentences[1:]
+        return self.instructions[1:]
 
     @property
     def target(self) -> str:
@@ -57,8 +57,8 @@ class Task:
     def swaps(self) -> tuple[Swap, ...]:
         """The swaps that make sense in it: equal things that exchange places would look as before."""
         swaps: list[Swap] = ["instruction"]
-        names = {thing.body: thing.name for thing in self.arrangement.things}
-        if isinstance(self.arrangement, Scattered) and len(set(names.values())) > 1:
+        names = {thing.body: thing.name for thing in self.arrangement.objects}
+        if isinstance(self.arrangement, ScatteredArrangement) and len(set(names.values())) > 1:
             swaps.insert(0, "position")
         if self.other_nouns != ():
             swaps.insert(0, "object")

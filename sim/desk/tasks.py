@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ...errors import unknown_name
-from .arrangement import Related, Scattered
+from .arrangement import ScatteredArrangement, SpatialRelationArrangement
 from .cue import Cue
-from .goals import Put
+from .goals import PlaceGoal
 from .kitchen_tasks import GOAL_TASKS, LONG_TASKS
 from .objects import DeskObject
-from .places import Bin
+from .receptacles import Bin
 from .task import Task
 
 EVALUATION_STATES = 50
@@ -17,7 +17,7 @@ EVALUATION_STATES = 50
 FIRST_DEMONSTRATION_STATE = 1000
 """Demonstrations start from initial states of this number on, so that no evaluated start was ever seen."""
 
-FRAMES = (
+INSTRUCTION_TEMPLATES = (
     "put the {} in the bin",
     "move the {} into the bin",
     "drop the {} in the bin",
@@ -26,12 +26,12 @@ FRAMES = (
 """How to ask for a thing in the bin: the instruction first, then its paraphrases."""
 
 
-def binned(noun: str) -> tuple[str, ...]:
+def bin_instructions(noun: str) -> tuple[str, ...]:
     """Return the sentences that ask for a thing in the bin."""
-    return tuple(frame.format(noun) for frame in FRAMES)
+    return tuple(template.format(noun) for template in INSTRUCTION_TEMPLATES)
 
 
-CATALOGUE = tuple(
+OBJECT_CATALOGUE = tuple(
     DeskObject(colour, shape)
     for shape, colours in (
         ("cube", ("red", "green", "blue", "yellow")),
@@ -41,19 +41,19 @@ CATALOGUE = tuple(
     for colour in colours
 )
 
-LEFT_OUT = ("blue cube", "yellow can", "purple puck")
+HELD_OUT_OBJECTS = ("blue cube", "yellow can", "purple puck")
 """What the starter never learns to pick: seen colours on an unseen shape, and a colour it never hears of."""
 
 
 def _object_task(target: DeskObject) -> Task:
-    others = tuple(thing for thing in CATALOGUE if thing != target)
+    others = tuple(thing for thing in OBJECT_CATALOGUE if thing != target)
     return Task(
         suite="desk_object",
         name=target.name.replace(" ", "_"),
-        sentences=binned(target.name),
-        arrangement=Scattered(target, others),
-        goals=(Put(target, Bin()),),
-        left_out=target.name in LEFT_OUT,
+        instructions=bin_instructions(target.name),
+        arrangement=ScatteredArrangement(target, others),
+        goals=(PlaceGoal(target, Bin()),),
+        held_out=target.name in HELD_OUT_OBJECTS,
     )
 
 
@@ -80,30 +80,30 @@ RELATIONS = {
 
 
 def _spatial_task(relation: str, noun: str) -> Task:
-    arrangement = Related(relation, DeskObject("red", "cube", 0), DeskObject("red", "cube", 1))
+    arrangement = SpatialRelationArrangement(relation, DeskObject("red", "cube", 0), DeskObject("red", "cube", 1))
     opposite = {**OPPOSITE, **{second: first for first, second in OPPOSITE.items()}}[relation]
     other_nouns = (RELATIONS[opposite],)
     return Task(
         suite="desk_spatial",
         name=relation,
-        sentences=binned(noun),
+        instructions=bin_instructions(noun),
         arrangement=arrangement,
-        goals=(Put(arrangement.target, Bin()),),
+        goals=(PlaceGoal(arrangement.target, Bin()),),
         other_nouns=other_nouns,
     )
 
 
 def _memory_task(name: str, noun: str, colour: str, shape: str, count: int) -> Task:
     """Declare a task among equal things, of which the first is meant; where they stand is drawn alike for all."""
-    target, *others = (DeskObject(colour, shape, copy) for copy in range(count))
+    target, *others = (DeskObject(colour, shape, instance) for instance in range(count))
     unlit = "not lit" in noun
     words = ("was lit", "was not lit")
     return Task(
         suite="desk_memory",
         name=name,
-        sentences=binned(noun),
-        arrangement=Scattered(target, tuple(others), count=count - 1),
-        goals=(Put(target, Bin()),),
+        instructions=bin_instructions(noun),
+        arrangement=ScatteredArrangement(target, tuple(others), count=count - 1),
+        goals=(PlaceGoal(target, Bin()),),
         max_steps=280,
         cue=Cue(others[0] if unlit else target),
         other_nouns=(noun.replace(*(words[::-1] if unlit else words)),) if count == 2 else (),
@@ -111,7 +111,7 @@ def _memory_task(name: str, noun: str, colour: str, shape: str, count: int) -> T
 
 
 SUITES: dict[str, tuple[Task, ...]] = {
-    "desk_object": tuple(_object_task(target) for target in CATALOGUE),
+    "desk_object": tuple(_object_task(target) for target in OBJECT_CATALOGUE),
     "desk_spatial": tuple(_spatial_task(relation, noun) for relation, noun in RELATIONS.items()),
     "desk_memory": (
         _memory_task("lit_cube", "cube that was lit", "red", "cube", 2),

@@ -30,9 +30,9 @@ class DeskWorld:
         return DeskEnv(suite, task, image_size=self.image_size)
 
     def demonstrator(self, environment: Any, generator: np.random.Generator) -> Any:
-        from .demonstrator.demonstrator import Demonstrator
+        from .demonstrator.demonstrator import DeskDemonstrator
 
-        return Demonstrator(environment, generator)
+        return DeskDemonstrator(environment, generator)
 
     def describe(self) -> dict[str, Any]:
         return {}

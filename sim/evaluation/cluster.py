@@ -22,21 +22,21 @@ from typing import Any
 
 from ...errors import InputError, WorldError
 from ..job import Job
-from .cluster_node import PortableActors, Setup, play, shipped
-from .pool import ATTEMPTS, ONE_THREAD, raise_from_process
+from .cluster_node import NodeSetup, RelocatableActorFactory, run_on_node, with_checkpoint_files
+from .pool import ATTEMPTS, SINGLE_THREAD_VARIABLES, raise_from_process
 from .records import error_record
-from .worker import Finished, MakeEnv, Order
+from .worker import EnvFactory, EpisodeRequest, EpisodeResult
 
-LOSSES = 10
+MAX_NODE_LOSSES = 10
 """How often an episode may lose its node before it is recorded as an error."""
 
 OBJECT_STORE_BYTES = 256 * 2**20
 """Memory for what Ray passes around on one machine: a small checkpoint, and films."""
 
-SILENCE_SECONDS = 10
+HEAD_TIMEOUT_SECONDS = 10
 """How long the head may not answer before it is given up: Ray itself would end this process after a minute."""
 
-ON_LOSS = "The episodes that finished are recorded: start the cluster again, and repeat the command with --resume."
+RESUME_HINT = "The episodes that finished are recorded: start the cluster again, and repeat the command with --resume."
 
 
 @dataclass(frozen=True)
@@ -63,38 +63,38 @@ class ClusterOptions:
 class ClusterPool:
     """Runs jobs on a Ray cluster, as many at once as it has room for; `order` turns a job into what a node is sent.
 
-    `out` is where films go. `lost` counts how often an episode lost its node and was run again. Another process speaks
-    with Ray (see `drive`), for Ray ends the process that loses its head.
+    `out` is where films go. `node_losses` counts how often an episode lost its node and was run again. Another process speaks
+    with Ray (see `run_ray_driver`), for Ray ends the process that loses its head.
     """
 
     def __init__(
         self,
         options: ClusterOptions,
-        make_env: MakeEnv,
-        make_actor: PortableActors,
+        make_env: EnvFactory,
+        make_actor: RelocatableActorFactory,
         fingerprint: Callable[[], Mapping[str, Any]],
         expected: Mapping[str, Any],
         out: Path,
         jobs: Sequence[Job],
-        order: Callable[[Job], Order],
+        order: Callable[[Job], EpisodeRequest],
         *,
         episode_seconds: float = 600.0,
     ) -> None:
-        self._options, self._out, self._order = options, out, order
+        self._options, self._out, self._make_request = options, out, order
         self._waiting = [(job, 1) for job in jobs]
         self._running: dict[str, tuple[Job, int]] = {}
         self._losses: Counter[str] = Counter()
-        self._setup = Setup(make_env, make_actor, fingerprint, expected, ONE_THREAD, episode_seconds)
+        self._setup = NodeSetup(make_env, make_actor, fingerprint, expected, SINGLE_THREAD_VARIABLES, episode_seconds)
         self._driver: Any = None
         self._connection: Any = None
         self._head: str | None = None
-        self._heard = time.monotonic()
+        self._last_contact = time.monotonic()
 
     @property
-    def lost(self) -> int:
+    def node_losses(self) -> int:
         return self._losses.total()
 
-    def run(self) -> Iterator[Finished]:
+    def run(self) -> Iterator[EpisodeResult]:
         """Yield what came of every job, as they finish.
 
         Raises InputError without Ray, where no cluster answers and for a node that does not fit; WorldError when the
@@ -111,15 +111,15 @@ class ClusterPool:
             except (EOFError, OSError):
                 self._driver.join(timeout=5)
                 raise WorldError(
-                    f"cluster {self._options.address}: Ray gave up (exit code {self._driver.exitcode}). {ON_LOSS}"
+                    f"cluster {self._options.address}: Ray gave up (exit code {self._driver.exitcode}). {RESUME_HINT}"
                 ) from None
             raise_from_process(kind, content, "the cluster")
             if kind == "ready":
                 self._head = content[0]
             elif kind == "room":
-                self._connection.send(self._orders(content[0]))
+                self._connection.send(self._next_requests(content[0]))
             else:
-                finished = self._settle(kind, *content)
+                finished = self._finish_job(kind, *content)
                 if finished is not None:
                     yield finished
 
@@ -135,7 +135,7 @@ class ClusterPool:
         self._driver = None
 
     def _start(self) -> None:
-        if self._options.address != "local" and not _answers(self._options.address, seconds=5.0):
+        if self._options.address != "local" and not _accepts_connections(self._options.address, seconds=5.0):
             raise InputError(
                 "cluster",
                 got=f"{self._options.address}, where nobody answers",
@@ -143,52 +143,54 @@ class ClusterPool:
                 fix="Start one with `ray start --head`, or use --cluster local.",
             )
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._driver = context.Process(target=drive, args=(theirs, self._options, self._setup), daemon=True)
+        self._connection, child_connection = context.Pipe()
+        self._driver = context.Process(
+            target=run_ray_driver, args=(child_connection, self._options, self._setup), daemon=True
+        )
         self._driver.start()
-        theirs.close()
+        child_connection.close()
 
-    def _orders(self, room: int) -> list[Order]:
+    def _next_requests(self, free_slots: int) -> list[EpisodeRequest]:
         """Return the next orders; which films are wanted is decided only now."""
-        orders = []
-        while self._waiting and len(orders) < room:
+        requests = []
+        while self._waiting and len(requests) < free_slots:
             job, attempt = self._waiting.pop(0)
             self._running[job.key] = job, attempt
-            orders.append(replace(self._order(job), folder=None))
-        return orders
+            requests.append(replace(self._make_request(job), folder=None))
+        return requests
 
-    def _settle(self, kind: str, key: str, content: Any) -> Finished | None:
+    def _finish_job(self, kind: str, key: str, content: Any) -> EpisodeResult | None:
         """Return what came of a job, or put it back."""
         job, attempt = self._running.pop(key)
         if kind == "lost":
             self._losses[key] += 1
-            if self._losses[key] > LOSSES:
-                return Finished(error_record(job, f"lost {LOSSES} nodes; the last: {content}", attempt))
+            if self._losses[key] > MAX_NODE_LOSSES:
+                return EpisodeResult(error_record(job, f"lost {MAX_NODE_LOSSES} nodes; the last: {content}", attempt))
             self._waiting.insert(0, (job, attempt))
             return None
         if kind == "error":
             if attempt >= ATTEMPTS:
-                return Finished(error_record(job, content, attempt))
+                return EpisodeResult(error_record(job, content, attempt))
             self._waiting.append((job, attempt + 1))
             return None
-        finished, film = content
-        if film is not None:
+        finished, video_bytes = content
+        if video_bytes is not None:
             path = self._out / finished.record.video
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(film)
+            path.write_bytes(video_bytes)
         return replace(finished, record=replace(finished.record, attempts=attempt))
 
     def _reachable(self) -> bool:
-        return self._head is None or _answers(self._head, seconds=1.0)
+        return self._head is None or _accepts_connections(self._head, seconds=1.0)
 
     def _require_head(self) -> None:
         if self._reachable():
-            self._heard = time.monotonic()
-        elif time.monotonic() - self._heard > SILENCE_SECONDS:
-            raise WorldError(f"cluster {self._head}: the head does not answer any more. {ON_LOSS}")
+            self._last_contact = time.monotonic()
+        elif time.monotonic() - self._last_contact > HEAD_TIMEOUT_SECONDS:
+            raise WorldError(f"cluster {self._head}: the head does not answer any more. {RESUME_HINT}")
 
 
-def drive(connection: Connection, options: ClusterOptions, setup: Setup) -> None:
+def run_ray_driver(connection: Connection, options: ClusterOptions, setup: NodeSetup) -> None:
     """Speak with Ray: take orders from `connection` and have them run, until it closes or sends None.
 
     Sends ("ready", the head's address), then ("room", episodes) and expects a list of orders; for every order
@@ -199,17 +201,17 @@ def drive(connection: Connection, options: ClusterOptions, setup: Setup) -> None
         ray = _connect(options)
         connection.send(("ready", ray.get_runtime_context().gcs_address))
         resources = {"num_gpus": 1} if options.gpu else {}
-        remote = ray.remote(num_cpus=1, max_retries=0, **resources)(play)
-        reference, running = ray.put(shipped(setup, send=options.address != "local")), {}
+        remote = ray.remote(num_cpus=1, max_retries=0, **resources)(run_on_node)
+        reference, running = ray.put(with_checkpoint_files(setup, send=options.address != "local")), {}
         while True:
-            connection.send(("room", _room(ray, options, len(running))))
-            orders = connection.recv()
-            if orders is None:
+            connection.send(("room", _free_slots(ray, options, len(running))))
+            requests = connection.recv()
+            if requests is None:
                 break
-            for order in orders:
+            for order in requests:
                 running[remote.remote([reference], order)] = order.job.key
-            for done in ray.wait(list(running), num_returns=1, timeout=1.0)[0] if running else ():
-                connection.send(_outcome(ray, done, running.pop(done)))
+            for finished_task in ray.wait(list(running), num_returns=1, timeout=1.0)[0] if running else ():
+                connection.send(_outcome(ray, finished_task, running.pop(finished_task)))
         ray.shutdown()
     except InputError as error:
         connection.send(("refused", error.what, str(error.got), str(error.expected), error.fix))
@@ -221,7 +223,7 @@ def drive(connection: Connection, options: ClusterOptions, setup: Setup) -> None
         connection.send(("broken", traceback.format_exc()))
 
 
-def _room(ray: Any, options: ClusterOptions, running: int) -> int:
+def _free_slots(ray: Any, options: ClusterOptions, running: int) -> int:
     """Return how many more episodes the cluster has room for now; nodes may come and go."""
     kind = "GPU" if options.gpu else "CPU"
     capacity = int(ray.cluster_resources().get(kind, 0))
@@ -277,7 +279,7 @@ def _host_and_port(address: str) -> tuple[str, int] | None:
     return (host, int(port)) if host and "/" not in host and port.isdecimal() and 0 < int(port) < 65536 else None
 
 
-def _answers(address: str, seconds: float) -> bool:
+def _accepts_connections(address: str, seconds: float) -> bool:
     try:
         with socket.create_connection(_host_and_port(address) or ("", 0), timeout=seconds):
             return True

@@ -18,35 +18,35 @@ from typing import Any, Protocol
 from ...errors import InputError
 from ..fingerprint import differences
 from .episode import Actor
-from .worker import MakeEnv, Order, Player
+from .worker import EnvFactory, EpisodeRequest, EpisodeWorker
 
-SHIPPED_BYTES = 2 * 2**30
+MAX_TRANSFER_BYTES = 2 * 2**30
 """What a checkpoint may weigh to be sent to the nodes; a larger one belongs on a disk that all of them see."""
 
-MAY_DIFFER = ("processor", "cores")
+IGNORED_FINGERPRINT_FIELDS = ("processor", "cores")
 """What of the fingerprint may differ between machines: the last bits of a result may do so, too."""
 
 
-class PortableActors(Protocol):
+class RelocatableActorFactory(Protocol):
     """An actor factory that can be told where its checkpoint lies."""
 
     folder: Path
 
     def __call__(self) -> Actor: ...
 
-    def at(self, folder: Path) -> PortableActors: ...
+    def with_folder(self, folder: Path) -> RelocatableActorFactory: ...
 
 
 @dataclass(frozen=True)
-class Setup:
+class NodeSetup:
     """What every node needs; `fingerprint` is called there and compared with `expected`, the head's.
 
-    Once `shipped`: `digest` is `folder_digest`'s of the checkpoint, and `files` are its files by name, None where it is
+    Once `with_checkpoint_files`: `digest` is `folder_digest`'s of the checkpoint, and `files` are its files by name, None where it is
     too large to be sent.
     """
 
-    make_env: MakeEnv
-    make_actor: PortableActors
+    make_env: EnvFactory
+    make_actor: RelocatableActorFactory
     fingerprint: Callable[[], Mapping[str, Any]]
     expected: Mapping[str, Any]
     environment: Mapping[str, str]
@@ -55,13 +55,13 @@ class Setup:
     files: Mapping[str, bytes] | None = None
 
 
-def play(setup: Sequence[Any], order: Order) -> tuple[Any, ...]:
+def run_on_node(setup: Sequence[Any], request: EpisodeRequest) -> tuple[Any, ...]:
     """Run one episode in a process of a node, and return what a worker would send, with the film's bytes.
 
     `setup` holds the reference to a Setup: the world and the actor are kept for the process's next episode.
     """
     try:
-        player, seconds = _player(setup[0])
+        episode_worker, seconds = _cached_episode_worker(setup[0])
     except InputError as error:
         return "refused", error.what, str(error.got), str(error.expected), error.fix
     except Exception:
@@ -70,10 +70,10 @@ def play(setup: Sequence[Any], order: Order) -> tuple[Any, ...]:
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            finished = player.run(replace(order, folder=Path(folder)))
+            finished = episode_worker.run(replace(request, folder=Path(folder)))
             video = finished.record.video
-            film = (Path(folder) / Path(video).name).read_bytes() if video else None
-        return "finished", (finished, film)
+            video_bytes = (Path(folder) / Path(video).name).read_bytes() if video else None
+        return "finished", (finished, video_bytes)
     except InputError as error:
         return "refused", error.what, str(error.got), str(error.expected), error.fix
     except Exception:
@@ -83,14 +83,14 @@ def play(setup: Sequence[Any], order: Order) -> tuple[Any, ...]:
 
 
 @functools.lru_cache(maxsize=1)
-def _player(reference: Any) -> tuple[Player, float]:
+def _cached_episode_worker(reference: Any) -> tuple[EpisodeWorker, float]:
     """Return this process's player, built for the setup that a reference names, and how long an episode may take."""
     import ray
 
-    setup: Setup = ray.get(reference)
+    setup: NodeSetup = ray.get(reference)
     os.environ.update(setup.environment)
     here = setup.fingerprint()
-    other = [line for line in differences(setup.expected, here) if line.split(":")[0] not in MAY_DIFFER]
+    other = [line for line in differences(setup.expected, here) if line.split(":")[0] not in IGNORED_FINGERPRINT_FIELDS]
     if other:
         raise InputError(
             f"node {socket.gethostname()}",
@@ -99,10 +99,10 @@ def _player(reference: Any) -> tuple[Player, float]:
             fix="Install the same versions on all machines: uv sync.",
         )
     with _checkpoint(setup) as folder:
-        return Player(setup.make_env, setup.make_actor.at(Path(folder))()), setup.episode_seconds
+        return EpisodeWorker(setup.make_env, setup.make_actor.with_folder(Path(folder))()), setup.episode_seconds
 
 
-def _checkpoint(setup: Setup) -> Any:
+def _checkpoint(setup: NodeSetup) -> Any:
     """Return a context that gives the checkpoint's folder: one that all machines see, or a copy of the head's."""
     folder = setup.make_actor.folder
     if folder.is_dir() and folder_digest(folder) == setup.digest:
@@ -111,7 +111,7 @@ def _checkpoint(setup: Setup) -> Any:
         raise InputError(
             f"checkpoint on node {socket.gethostname()}",
             got=f"no such files in {folder}",
-            expected=f"the head's, which are too large to be sent (more than {SHIPPED_BYTES / 2**30:.0f} GiB)",
+            expected=f"the head's, which are too large to be sent (more than {MAX_TRANSFER_BYTES / 2**30:.0f} GiB)",
             fix="Put the checkpoint on a disk that all machines see under the same path.",
         )
     copy = tempfile.TemporaryDirectory()
@@ -132,12 +132,12 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def shipped(setup: Setup, *, send: bool = True) -> Setup:
+def with_checkpoint_files(setup: NodeSetup, *, send: bool = True) -> NodeSetup:
     """Return a setup with the checkpoint's digest, and its files, unless not to be sent or too large."""
     folder = setup.make_actor.folder
     paths = _paths(folder)
     files = None
-    if send and sum(path.stat().st_size for path in paths) <= SHIPPED_BYTES:
+    if send and sum(path.stat().st_size for path in paths) <= MAX_TRANSFER_BYTES:
         files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
     return replace(setup, digest=folder_digest(folder), files=files)
 

@@ -17,7 +17,7 @@ class Comparison:
     """Episodes that two runs share, counted by who succeeded; errors of either run are left out.
 
     `difference` is the second success rate minus the first, with its 95 % interval `low` to `high`; all three are None
-    without shared episodes. `chance` is how often coins alone would part equal policies at least as far.
+    without shared episodes. `p_value` is how often coins alone would part equal policies at least as far.
     """
 
     both: int
@@ -27,16 +27,16 @@ class Comparison:
     difference: float | None
     low: float | None
     high: float | None
-    chance: float
+    p_value: float
 
     @property
     def episodes(self) -> int:
         return self.both + self.only_first + self.only_second + self.neither
 
     @property
-    def differs(self) -> bool:
+    def is_significant(self) -> bool:
         """Whether equal policies would part so far in less than one of twenty comparisons."""
-        return self.chance < 1 - CONFIDENCE
+        return self.p_value < 1 - CONFIDENCE
 
     def __str__(self) -> str:
         if self.difference is None or self.low is None or self.high is None:
@@ -44,7 +44,7 @@ class Comparison:
         return (
             f"{100 * self.difference:+.1f} points (95 % interval {100 * self.low:+.1f} to {100 * self.high:+.1f}), "
             f"{self.only_second} won and {self.only_first} lost of {self.episodes} shared episodes, "
-            f"p = {self.chance:.2g}"
+            f"p = {self.p_value:.2g}"
         )
 
 
@@ -60,7 +60,7 @@ def compare(first: Iterable[EpisodeRecord], second: Iterable[EpisodeRecord]) -> 
     only_second, neither = pairs.count((False, True)), pairs.count((False, False))
     if not pairs:
         return Comparison(0, 0, 0, 0, None, None, None, 1.0)
-    low, high = paired_interval(both, only_first, only_second, neither)
+    low, high = newcombe_interval(both, only_first, only_second, neither)
     return Comparison(
         both,
         only_first,
@@ -69,11 +69,11 @@ def compare(first: Iterable[EpisodeRecord], second: Iterable[EpisodeRecord]) -> 
         (only_second - only_first) / len(pairs),
         low,
         high,
-        chance_of_difference(only_first, only_second),
+        mcnemar_p_value(only_first, only_second),
     )
 
 
-def chance_of_difference(only_first: int, only_second: int) -> float:
+def mcnemar_p_value(only_first: int, only_second: int) -> float:
     """Return the two-sided p-value of McNemar's exact test: a fair coin for every episode that only one run won."""
     discordant = only_first + only_second
     fewer = min(only_first, only_second)
@@ -82,7 +82,7 @@ def chance_of_difference(only_first: int, only_second: int) -> float:
     return min(1.0, float(2 * tail / 2**discordant))
 
 
-def paired_interval(both: int, only_first: int, only_second: int, neither: int) -> tuple[float, float]:
+def newcombe_interval(both: int, only_first: int, only_second: int, neither: int) -> tuple[float, float]:
     """Return the 95 % interval of the second success rate minus the first, over paired episodes.
 
     Newcombe's hybrid score interval with the correlation of the pairs (Statistics in Medicine 17, 1998, method 10).
@@ -98,10 +98,10 @@ def paired_interval(both: int, only_first: int, only_second: int, neither: int) 
         agreement = max(agreement - episodes / 2, 0)
     correlation = agreement / math.sqrt(margins) if margins else 0.0
 
-    def reach(one: float, other: float) -> float:
+    def bound_distance(one: float, other: float) -> float:
         return math.sqrt(max(one**2 - 2 * correlation * one * other + other**2, 0.0))
 
     difference = after - before
-    low = difference - reach(after - low_after, high_before - before)
-    high = difference + reach(high_after - after, before - low_before)
+    low = difference - bound_distance(after - low_after, high_before - before)
+    high = difference + bound_distance(high_after - after, before - low_before)
     return max(low, -1.0), min(high, 1.0)

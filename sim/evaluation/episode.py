@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import InputError, WorldError
 from ..job import Job
-from ..perturbation.environment import disturbed
+from ..perturbation.environment import perturbed_environment
 from .records import EpisodeRecord
 
 Overlay = Mapping[str, np.ndarray]
@@ -20,7 +20,7 @@ Overlay = Mapping[str, np.ndarray]
 weight (0 to 1) and kept (1 for a token that reached the last layer, 0 for one that was dropped on the way)."""
 
 
-class Watcher(Protocol):
+class StepCallback(Protocol):
     """What looks on: called with every observation and the overlay of the decision that follows it; changes neither.
 
     `stride`: it needs the pictures of the first observation and of every such one after it; others may come without.
@@ -50,35 +50,35 @@ class Actor(Protocol):
         ...
 
 
-def run_episode(env: Any, actor: Actor, job: Job, watch: Watcher | None = None) -> EpisodeRecord:
+def run_episode(env: Any, actor: Actor, job: Job, step_callback: StepCallback | None = None) -> EpisodeRecord:
     """Run one episode and return its record.
 
     `env` is a gymnasium environment whose infos hold `is_success` and `instruction` (and `target` and `picked`, where
     there is something to pick), whose reset takes the options `initial_state` and `instruction`, and which names its
-    limit of steps `_max_episode_steps`. A world that has the attribute `draws` is told by it to leave `pixels` out of
-    the observations of steps at which neither the actor nor `watch` looks. A perturbation or swap of the job is made
+    limit of steps `_max_episode_steps`. A world that has the attribute `rendering_enabled` is told by it to leave `pixels` out of
+    the observations of steps at which neither the actor nor `step_callback` looks. A perturbation or swap of the job is made
     for this episode alone.
 
     An action with a number that is not finite, and changed words that the policy cannot take, end the
     episode as a failure: that is the policy's doing. Raises WorldError for a world without a limit, and whatever the
     world or the actor raise.
     """
-    with disturbed(env, job) as world:
-        return _run(world, actor, job, watch)
+    with perturbed_environment(env, job) as world:
+        return _run(world, actor, job, step_callback)
 
 
-def _run(env: Any, actor: Actor, job: Job, watch: Watcher | None) -> EpisodeRecord:
+def _run(env: Any, actor: Actor, job: Job, step_callback: StepCallback | None) -> EpisodeRecord:
     started = time.perf_counter()
     limit = getattr(env.unwrapped, "_max_episode_steps", None)
     if not limit:
         raise WorldError(f"world {job.suite}: got no limit of steps, expected _max_episode_steps to be set.")
     # Drawing is most of a world's time, and a policy looks once for many steps.
-    may_skip = hasattr(env, "draws")
-    if hasattr(env.unwrapped, "draws"):
-        env.unwrapped.draws = True
+    may_skip = hasattr(env, "rendering_enabled")
+    if hasattr(env.unwrapped, "rendering_enabled"):
+        env.unwrapped.rendering_enabled = True
     options = {"initial_state": job.initial_state, "instruction": job.instruction}
     observation, info = env.reset(seed=job.seed, options=options)
-    error = _instruct(actor, str(info["instruction"]), job)
+    error = _reset_actor(actor, str(info["instruction"]), job)
     overlay = getattr(actor, "overlay", None)
 
     act_seconds: list[float] = []
@@ -88,22 +88,22 @@ def _run(env: Any, actor: Actor, job: Job, watch: Watcher | None) -> EpisodeReco
         before = time.perf_counter()
         action = np.asarray(actor.act(observation))
         act_seconds.append(time.perf_counter() - before)
-        if watch is not None:
-            watch(observation, overlay() if overlay is not None else None)
+        if step_callback is not None:
+            step_callback(observation, overlay() if overlay is not None else None)
         if not np.isfinite(action).all():
             error = f"the policy's action at step {steps} is not finite"
             break
         trajectory.update(np.ascontiguousarray(action).tobytes())
         if may_skip:
-            watched = watch is not None and (steps + 1) % watch.stride == 0
-            env.draws = watched or getattr(actor, "pending", 0) == 0
+            frame_needed = step_callback is not None and (steps + 1) % step_callback.stride == 0
+            env.rendering_enabled = frame_needed or getattr(actor, "pending", 0) == 0
         observation, _, terminated, truncated, info = env.step(action)
         steps += 1
         if terminated or truncated or steps >= limit:
             break
-    tokens = overlay() if watch is not None and overlay is not None else None
-    if watch is not None and error is None:
-        watch(observation, tokens)
+    tokens = overlay() if step_callback is not None and overlay is not None else None
+    if step_callback is not None and error is None:
+        step_callback(observation, tokens)
 
     decision_seconds = list(getattr(actor, "decision_seconds", act_seconds))
     return EpisodeRecord(
@@ -133,12 +133,12 @@ def _run(env: Any, actor: Actor, job: Job, watch: Watcher | None) -> EpisodeReco
     )
 
 
-def _instruct(actor: Actor, instruction: str, job: Job) -> str | None:
+def _reset_actor(actor: Actor, instruction: str, job: Job) -> str | None:
     """Tell the actor its words; return why it cannot take them, when they are not the task's own."""
     try:
         actor.reset(instruction, job.seed)
     except InputError as refusal:
-        if not job.says_otherwise:
+        if not job.changes_instruction:
             raise
         return f"the policy cannot take these words: {refusal}"
     return None

@@ -15,8 +15,8 @@ from typing import Any
 from ...errors import InputError, WorldError
 from ..job import Job
 from .records import error_record
-from .shared_policy import Questions, SharedPolicy, serve
-from .worker import Finished, MakeActor, MakeEnv, Order, work
+from .shared_policy import PolicyProcess, SharedPolicyFactory, serve_policy
+from .worker import ActorFactory, EnvFactory, EpisodeRequest, EpisodeResult, worker_main
 
 ATTEMPTS = 2
 """How often an episode is tried before it is recorded as an error."""
@@ -24,7 +24,7 @@ ATTEMPTS = 2
 START_SECONDS = 600.0
 """How long a process may take to import its libraries and load its policy."""
 
-ONE_THREAD = {
+SINGLE_THREAD_VARIABLES = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -32,15 +32,15 @@ ONE_THREAD = {
     "LP_NUM_THREADS": "0",
 }
 
-RENDERING = ("MUJOCO_GL", "PYOPENGL_PLATFORM")
+RENDERER_VARIABLES = ("MUJOCO_GL", "PYOPENGL_PLATFORM")
 """What a worker must be told of this process: its own environment may be older."""
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def single_thread_environment() -> Iterator[None]:
     """Give child processes one thread each, from before their libraries load; this process keeps its own setting."""
-    before = {name: os.environ.get(name) for name in ONE_THREAD}
-    os.environ.update(ONE_THREAD)
+    before = {name: os.environ.get(name) for name in SINGLE_THREAD_VARIABLES}
+    os.environ.update(SINGLE_THREAD_VARIABLES)
     try:
         yield
     finally:
@@ -59,8 +59,8 @@ def prepare_workers(modules: Sequence[str] = ()) -> None:
     if _start_method() == "forkserver":
         from multiprocessing import forkserver
 
-        multiprocessing.get_context("forkserver").set_forkserver_preload([work.__module__, *modules])
-        with one_thread():
+        multiprocessing.get_context("forkserver").set_forkserver_preload([worker_main.__module__, *modules])
+        with single_thread_environment():
             forkserver.ensure_running()
 
 
@@ -70,7 +70,7 @@ def _start_method() -> str:
 
 
 @dataclass
-class _Worker:
+class _WorkerProcess:
     """A worker process, the job it has (None while it is idle) and the moment by which it must have answered."""
 
     slot: int
@@ -79,45 +79,45 @@ class _Worker:
     deadline: float
     ready: bool = False
     job: Job | None = None
-    scene: tuple[str, str] | None = None
+    suite_task: tuple[str, str] | None = None
 
 
 class LocalPool:
-    """Runs jobs in `workers` processes; `order` turns a job into what a worker is sent.
+    """Runs jobs in `workers` processes; `make_request` turns a job into what a worker is sent.
 
-    With a SharedPolicy one more process decides for all of them.
+    With a SharedPolicyFactory one more process decides for all of them.
     """
 
     def __init__(
         self,
         jobs: Sequence[Job],
-        make_env: MakeEnv,
-        make_actor: MakeActor | SharedPolicy,
+        make_env: EnvFactory,
+        make_actor: ActorFactory | SharedPolicyFactory,
         workers: int,
         episode_seconds: float,
-        order: Callable[[Job], Order],
+        make_request: Callable[[Job], EpisodeRequest],
     ) -> None:
         self._waiting = [(job, 1) for job in jobs]
         self._attempts = dict.fromkeys((job.key for job in jobs), 1)
-        self._make_env, self._make_actor, self._order = make_env, make_actor, order
+        self._make_env, self._make_actor, self._make_request = make_env, make_actor, make_request
         self._count = min(workers, len(jobs))
         self._episode_seconds = episode_seconds
-        self._workers: list[_Worker] = []
-        self._policy: Questions | None = None
+        self._workers: list[_WorkerProcess] = []
+        self._policy: PolicyProcess | None = None
         self._slots = count()
         self._context = multiprocessing.get_context(_start_method())
 
-    def run(self) -> Iterator[Finished]:
+    def run(self) -> Iterator[EpisodeResult]:
         """Yield what came of every job, as they finish."""
-        left = len(self._waiting)
-        if left:
+        remaining_jobs = len(self._waiting)
+        if remaining_jobs:
             prepare_workers()
-        if isinstance(self._make_actor, SharedPolicy) and left:
+        if isinstance(self._make_actor, SharedPolicyFactory) and remaining_jobs:
             self._policy = self._start_policy(self._make_actor)
         self._workers = [self._start() for _ in range(self._count)]
-        while left:
-            for finished in self._turn():
-                left -= 1
+        while remaining_jobs:
+            for finished in self._poll():
+                remaining_jobs -= 1
                 yield finished
 
     def close(self) -> None:
@@ -130,83 +130,86 @@ class LocalPool:
                 worker.process.kill()
         for worker in self._workers:
             worker.process.join(timeout=5)
-            _end(worker)
+            _kill_process(worker)
         self._workers = []
         if self._policy is not None:
-            _end(self._policy)
+            _kill_process(self._policy)
             self._policy = None
 
-    def _turn(self) -> Iterator[Finished]:
+    def _poll(self) -> Iterator[EpisodeResult]:
         """Wait for news, hear it, and give idle workers something to do."""
         policy = self._policy
         processes = [*self._workers, *([policy] if policy else [])]
-        pause = min(1.0, max(0.0, min(each.deadline for each in processes) - time.monotonic()))
-        patience = policy.patience(self._playing()) if policy else None
-        answering = wait([each.connection for each in processes], pause if patience is None else min(pause, patience))
-        if policy is not None and policy.connection in answering:
-            self._hear_policy(policy)
+        poll_timeout = min(1.0, max(0.0, min(each.deadline for each in processes) - time.monotonic()))
+        seconds_until_batch = policy.seconds_until_batch(self._count_busy_workers()) if policy else None
+        readable_connections = wait(
+            [each.connection for each in processes],
+            poll_timeout if seconds_until_batch is None else min(poll_timeout, seconds_until_batch),
+        )
+        if policy is not None and policy.connection in readable_connections:
+            self._receive_from_policy(policy)
         elif policy is not None and time.monotonic() > policy.deadline:
-            self._lose_policy(policy, f"no decision within {self._episode_seconds:.0f} s")
+            self._replace_policy_process(policy, f"no decision within {self._episode_seconds:.0f} s")
         for worker in list(self._workers):
             finished = None
-            if worker.connection in answering:
-                finished = self._hear(worker)
+            if worker.connection in readable_connections:
+                finished = self._receive(worker)
             elif time.monotonic() > worker.deadline:
-                finished = self._lose(worker, f"no answer within {self._episode_seconds:.0f} s")
+                finished = self._replace_worker(worker, f"no answer within {self._episode_seconds:.0f} s")
             if finished is not None:
                 yield finished
         for worker in self._workers:
             if worker.ready and worker.job is None and self._waiting:
                 self._send(worker)
-        if self._policy is not None and self._policy.patience(self._playing()) == 0.0:
-            self._policy.send_open(self._episode_seconds)
+        if self._policy is not None and self._policy.seconds_until_batch(self._count_busy_workers()) == 0.0:
+            self._policy.send_batch(self._episode_seconds)
 
-    def _playing(self) -> int:
+    def _count_busy_workers(self) -> int:
         return sum(worker.job is not None for worker in self._workers)
 
-    def _start(self) -> _Worker:
-        environment = {name: os.environ[name] for name in RENDERING if name in os.environ}
-        process, ours = self._launch(work, environment, self._make_env, self._make_actor)
-        return _Worker(next(self._slots), process, ours, time.monotonic() + START_SECONDS)
+    def _start(self) -> _WorkerProcess:
+        environment = {name: os.environ[name] for name in RENDERER_VARIABLES if name in os.environ}
+        process, parent_connection = self._launch(worker_main, environment, self._make_env, self._make_actor)
+        return _WorkerProcess(next(self._slots), process, parent_connection, time.monotonic() + START_SECONDS)
 
-    def _start_policy(self, shared: SharedPolicy) -> Questions:
-        process, ours = self._launch(serve, shared.make_policy)
-        return Questions(process, ours, time.monotonic() + START_SECONDS)
+    def _start_policy(self, shared: SharedPolicyFactory) -> PolicyProcess:
+        process, parent_connection = self._launch(serve_policy, shared.make_policy)
+        return PolicyProcess(process, parent_connection, time.monotonic() + START_SECONDS)
 
     def _launch(self, target: Callable[..., None], *arguments: Any) -> tuple[Any, Any]:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=target, args=(theirs, *arguments), daemon=True)
-        with one_thread():
+        parent_connection, child_connection = self._context.Pipe()
+        process = self._context.Process(target=target, args=(child_connection, *arguments), daemon=True)
+        with single_thread_environment():
             process.start()
-        theirs.close()
-        return process, ours
+        child_connection.close()
+        return process, parent_connection
 
-    def _send(self, worker: _Worker) -> None:
+    def _send(self, worker: _WorkerProcess) -> None:
         """Give a worker its next job: of the scene it has built, else of one that no other worker is at."""
-        taken = {other.scene for other in self._workers if other is not worker}
+        taken = {other.suite_task for other in self._workers if other is not worker}
 
         def distance(entry: tuple[Job, int]) -> int:
-            scene = (entry[0].suite, entry[0].task)
-            return 0 if scene == worker.scene else 2 if scene in taken else 1
+            suite_task = (entry[0].suite, entry[0].task)
+            return 0 if suite_task == worker.suite_task else 2 if suite_task in taken else 1
 
         entry = min(self._waiting, key=distance)
         self._waiting.remove(entry)
         worker.job, self._attempts[entry[0].key] = entry
-        worker.scene = (worker.job.suite, worker.job.task)
+        worker.suite_task = (worker.job.suite, worker.job.task)
         worker.deadline = time.monotonic() + self._episode_seconds
         with suppress(OSError):  # It died while it was idle: its closed connection is heard next.
-            worker.connection.send(self._order(worker.job))
+            worker.connection.send(self._make_request(worker.job))
 
-    def _hear(self, worker: _Worker) -> Finished | None:
+    def _receive(self, worker: _WorkerProcess) -> EpisodeResult | None:
         """Take a worker's message and return what it settles, if it settles a job."""
         try:
             kind, *content = worker.connection.recv()
         except (EOFError, OSError):
             worker.process.join(timeout=5)
-            return self._lose(worker, f"the worker died (exit code {worker.process.exitcode})")
+            return self._replace_worker(worker, f"the worker died (exit code {worker.process.exitcode})")
         if kind == "ask":
-            if self._policy is None or not self._policy.ask(worker.slot, *content):
-                _tell(worker, False, "it began anew in the middle of the episode")
+            if self._policy is None or not self._policy.submit_request(worker.slot, *content):
+                _reply(worker, False, "it began anew in the middle of the episode")
             return None
         worker.deadline = float("inf")
         if kind == "ready":
@@ -221,52 +224,52 @@ class LocalPool:
         finished = content[0]
         return replace(finished, record=replace(finished.record, attempts=self._attempts[job.key]))
 
-    def _lose(self, worker: _Worker, reason: str) -> Finished | None:
+    def _replace_worker(self, worker: _WorkerProcess, reason: str) -> EpisodeResult | None:
         """Replace a worker that died or hangs, and settle its job."""
         if not worker.ready:
             raise WorldError(f"a worker could not start: {reason}. Fewer workers need less memory.")
         job = worker.job
-        _end(worker)
+        _kill_process(worker)
         if self._policy is not None:
-            self._policy.forget(worker.slot)
+            self._policy.drop_slot(worker.slot)
         self._workers[self._workers.index(worker)] = self._start()
         return self._retry(job, reason) if job is not None else None
 
-    def _retry(self, job: Job, reason: str) -> Finished | None:
+    def _retry(self, job: Job, reason: str) -> EpisodeResult | None:
         attempt = self._attempts[job.key]
         if attempt >= ATTEMPTS:
-            return Finished(error_record(job, reason, attempt))
+            return EpisodeResult(error_record(job, reason, attempt))
         self._waiting.append((job, attempt + 1))
         return None
 
-    def _hear_policy(self, policy: Questions) -> None:
+    def _receive_from_policy(self, policy: PolicyProcess) -> None:
         try:
             kind, *content = policy.connection.recv()
         except (EOFError, OSError):
             policy.process.join(timeout=5)
-            self._lose_policy(policy, f"it died (exit code {policy.process.exitcode})")
+            self._replace_policy_process(policy, f"it died (exit code {policy.process.exitcode})")
             return
         if kind == "ready":
-            policy.rows, policy.deadline = content[0], float("inf")
-        elif kind == "broken" and policy.rows is not None:
-            self._lose_policy(policy, content[0].strip())
+            policy.max_batch_size, policy.deadline = content[0], float("inf")
+        elif kind == "broken" and policy.max_batch_size is not None:
+            self._replace_policy_process(policy, content[0].strip())
         else:
             raise_from_process(kind, content, "the policy's process")
             policy.answered(content[0])
             asking = {worker.slot: worker for worker in self._workers}
             for slot, answer in content[0]:
                 if slot in asking:
-                    _tell(asking[slot], True, answer)
+                    _reply(asking[slot], True, answer)
 
-    def _lose_policy(self, policy: Questions, reason: str) -> None:
+    def _replace_policy_process(self, policy: PolicyProcess, reason: str) -> None:
         """Replace a policy's process that died or hangs; the episodes that wait for it are tried again."""
-        if policy.rows is None or not isinstance(self._make_actor, SharedPolicy):
+        if policy.max_batch_size is None or not isinstance(self._make_actor, SharedPolicyFactory):
             raise WorldError(f"the policy's process could not start: {reason}.")
-        _end(policy)
+        _kill_process(policy)
         self._policy = self._start_policy(self._make_actor)
         for worker in self._workers:
-            if worker.slot in policy.asked or worker.slot in policy.open:
-                _tell(worker, False, reason)
+            if worker.slot in policy.awaiting_slots or worker.slot in policy.pending_observations:
+                _reply(worker, False, reason)
 
 
 def raise_from_process(kind: str, content: Sequence[Any], who: str) -> None:
@@ -278,12 +281,12 @@ def raise_from_process(kind: str, content: Sequence[Any], who: str) -> None:
         raise WorldError(f"{who} could not start: {content[0].strip()}")
 
 
-def _tell(worker: _Worker, answered: bool, content: Any) -> None:
+def _reply(worker: _WorkerProcess, answered: bool, content: Any) -> None:
     with suppress(OSError):  # It died: its closed connection is heard next.
         worker.connection.send((answered, content))
 
 
-def _end(other: _Worker | Questions) -> None:
+def _kill_process(other: _WorkerProcess | PolicyProcess) -> None:
     other.process.kill()
     other.process.join()
     other.connection.close()

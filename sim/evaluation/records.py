@@ -113,11 +113,13 @@ def episodes_that_differ(first: Iterable[EpisodeRecord], second: Iterable[Episod
     """Return the keys of episodes that two runs share and that did not go alike, to the last bit of every action."""
     others = {record.key: record for record in second}
 
-    def course(record: EpisodeRecord) -> tuple[object, ...]:
+    def compared_fields(record: EpisodeRecord) -> tuple[object, ...]:
         return record.outcome, record.picked, record.steps, record.instruction, record.trajectory
 
     return tuple(
-        record.key for record in first if record.key in others and course(record) != course(others[record.key])
+        record.key
+        for record in first
+        if record.key in others and compared_fields(record) != compared_fields(others[record.key])
     )
 
 

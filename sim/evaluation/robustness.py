@@ -11,24 +11,24 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..perturbation.axes import AXES, LEVELS, parse_perturbation
-from ..perturbation.swap import QUESTIONS
-from .statistics import Rate, success_rate, wilson_interval
+from ..perturbation.swap import SWAP_DESCRIPTIONS
+from .statistics import SuccessRate, success_rate, wilson_interval
 
 if TYPE_CHECKING:
     from .records import EpisodeRecord
 
 
-def unchanged(records: Iterable[EpisodeRecord]) -> list[EpisodeRecord]:
+def unchanged_records(records: Iterable[EpisodeRecord]) -> list[EpisodeRecord]:
     """Return the episodes that were neither perturbed nor swapped."""
     return [record for record in records if record.perturbation is None and record.swap is None]
 
 
-def headline(records: Sequence[EpisodeRecord]) -> list[EpisodeRecord]:
+def headline_records(records: Sequence[EpisodeRecord]) -> list[EpisodeRecord]:
     """Return the episodes that an evaluation's plain figures are about: the unchanged ones, all when there are none."""
-    return unchanged(records) or list(records)
+    return unchanged_records(records) or list(records)
 
 
-def robustness(records: Sequence[EpisodeRecord]) -> dict[str, Any] | None:
+def robustness_summary(records: Sequence[EpisodeRecord]) -> dict[str, Any] | None:
     """Return the figures of all perturbed episodes as plain JSON values; None when there are none.
 
     `cells` has a row for each axis and level, `axes` one for each axis over all of its levels. `refused` counts the
@@ -46,45 +46,45 @@ def robustness(records: Sequence[EpisodeRecord]) -> dict[str, Any] | None:
     for axis, words in AXES.items():
         members = {level: by_cell[axis, level] for level in LEVELS if (axis, level) in by_cell}
         if members:
-            cells += [{"axis": axis, "level": level, **_figures(each)} for level, each in members.items()]
-            axes.append({"axis": axis, "words": words, **_figures([each for row in members.values() for each in row])})
+            cells += [{"axis": axis, "level": level, **_metrics(each)} for level, each in members.items()]
+            axes.append({"axis": axis, "words": words, **_metrics([each for row in members.values() for each in row])})
     rates = [axis["rate"] for axis in axes if axis["rate"] is not None]
     return {
-        "unperturbed": _figures(unchanged(records)) if unchanged(records) else None,
+        "unperturbed": _metrics(unchanged_records(records)) if unchanged_records(records) else None,
         "cells": cells,
         "axes": axes,
         "mean_of_axes": sum(rates) / len(rates) if rates else None,
-        "mean_of_episodes": _figures(perturbed),
+        "mean_of_episodes": _metrics(perturbed),
     }
 
 
-def memorising(records: Sequence[EpisodeRecord]) -> list[dict[str, Any]]:
+def memorisation_rows(records: Sequence[EpisodeRecord]) -> list[dict[str, Any]]:
     """Return, for each swap that was made, how often its words were followed and how often the old way was taken.
 
-    `followed` is None where the words ask for nothing (see `swap`); both are rates with 95 % intervals. `by_chance` is
-    how often a thing that is lifted without a thought is the one that counts as `by_heart`; None where nobody knows.
+    `followed_instruction` is None where the words ask for nothing (see `swap`); both are rates with 95 % intervals. `by_chance` is
+    how often a thing that is lifted without a thought is the one that counts as `acted_from_memorisation`; None where nobody knows.
     """
     rows = []
-    for swap, question in QUESTIONS.items():
+    for swap, question in SWAP_DESCRIPTIONS.items():
         finished = [record for record in records if record.swap == swap and record.outcome != "error"]
         if not finished:
             continue
         things = [record.drawn["things"] for record in finished if record.drawn and record.drawn.get("things")]
-        counted = [each for each in map(followed, finished) if each is not None]
+        counted = [each for each in map(followed_instruction, finished) if each is not None]
         rows.append(
             {
                 "swap": swap,
                 "question": question,
                 "followed": asdict(_rate(counted)) if counted else None,
-                "by_heart": asdict(_rate([by_heart(record) for record in finished])),
+                "by_heart": asdict(_rate([acted_from_memorisation(record) for record in finished])),
                 "by_chance": sum(1 / count for count in things) / len(things) if things else None,
             }
         )
     return rows
 
 
-def table(figures: dict[str, Any]) -> list[str]:
-    """Return the figures of `robustness` as lines for people: an axis a row, a level a column, then both averages."""
+def robustness_table(figures: dict[str, Any]) -> list[str]:
+    """Return the figures of `robustness_summary` as lines for people: an axis a row, a level a column, then both averages."""
     levels = sorted({cell["level"] for cell in figures["cells"]})
     rates = {(cell["axis"], cell["level"]): cell for cell in figures["cells"]}
     width = max(len("mean of episodes"), *map(len, AXES))
@@ -106,7 +106,7 @@ def table(figures: dict[str, Any]) -> list[str]:
 
 
 def swap_table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the rows of `memorising` as lines for people."""
+    """Return the rows of `memorisation_rows` as lines for people."""
     width = max(len(row["question"]) for row in rows)
     lines = [f"{'swap':<11}  {'':<{width}}  followed  by heart  95 % interval  by chance  episodes"]
     for row in rows:
@@ -118,7 +118,7 @@ def swap_table(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _figures(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
+def _metrics(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
     finished = [record for record in records if record.outcome != "error"]
     return {
         **asdict(success_rate(records)),
@@ -127,9 +127,9 @@ def _figures(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
     }
 
 
-def _rate(values: Sequence[bool]) -> Rate:
+def _rate(values: Sequence[bool]) -> SuccessRate:
     low, high = wilson_interval(sum(values), len(values))
-    return Rate(sum(values), len(values), sum(values) / len(values), low, high)
+    return SuccessRate(sum(values), len(values), sum(values) / len(values), low, high)
 
 
 def _percent(figures: dict[str, Any] | None) -> str:
@@ -140,12 +140,12 @@ def _interval(figures: dict[str, Any]) -> str:
     return "" if figures["rate"] is None else f"{100 * figures['low']:5.1f} to {100 * figures['high']:5.1f}"
 
 
-def followed(record: EpisodeRecord) -> bool | None:
+def followed_instruction(record: EpisodeRecord) -> bool | None:
     """Tell whether an episode with a swap went as the words asked; None where they asked for nothing."""
     return None if record.swap == "instruction" else record.outcome == "success"
 
 
-def by_heart(record: EpisodeRecord) -> bool:
+def acted_from_memorisation(record: EpisodeRecord) -> bool:
     """Tell whether an episode with a swap went as it would have without: as what was learned by heart has it."""
     if record.swap == "position":
         return record.picked is not None and record.picked == record.other

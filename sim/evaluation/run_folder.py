@@ -20,7 +20,7 @@ from ...errors import InputError
 from .. import fingerprint as fingerprints
 from .records import EpisodeRecord, RecordFile
 
-RUN, FINGERPRINT, RECORDS, RESULTS, REPORT = (
+RUN_FILE, FINGERPRINT_FILE, RECORDS_FILE, RESULTS_FILE, REPORT_FILE = (
     "run.json",
     "fingerprint.json",
     "records.jsonl",
@@ -43,7 +43,9 @@ class Evaluation:
     records: tuple[EpisodeRecord, ...]
 
 
-def prepare(folder: Path, run: dict[str, Any], fingerprint: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+def prepare_run_folder(
+    folder: Path, run: dict[str, Any], fingerprint: dict[str, Any], *, resume: bool, overwrite: bool
+) -> None:
     """Make `folder` ready for the episodes of `run`.
 
     Raises InputError when it holds anything and neither `resume` nor `overwrite` was asked for; when it is to be
@@ -54,33 +56,33 @@ def prepare(folder: Path, run: dict[str, Any], fingerprint: dict[str, Any], *, r
         raise InputError("out", got="--resume and --overwrite", expected="one of them", fix="Leave one out.")
     if folder.exists() and not folder.is_dir():
         raise InputError("out", got=f"{folder}, a file", expected="a folder", fix="Choose another name.")
-    occupied = folder.is_dir() and any(folder.iterdir())
-    known = (folder / RUN).is_file()
-    if occupied and not known:
+    is_not_empty = folder.is_dir() and any(folder.iterdir())
+    known = (folder / RUN_FILE).is_file()
+    if is_not_empty and not known:
         raise InputError(
             "out", got=f"{folder}, which holds other files", expected="a new folder", fix="Choose another name."
         )
     # A run that was refused before its first episode leaves nothing to lose.
-    replaced = occupied and (overwrite or not (folder / RECORDS).is_file())
-    if occupied and resume and not replaced:
-        earlier = read_json(folder / RUN)
-        clashes = [
+    replaced = is_not_empty and (overwrite or not (folder / RECORDS_FILE).is_file())
+    if is_not_empty and resume and not replaced:
+        earlier = read_json(folder / RUN_FILE)
+        conflicts = [
             f"{name}: {earlier.get(name)} and {run[name]}"
             for name in ("checkpoint", "protocol")
             if earlier.get(name) != run[name]
         ]
-        clashes += fingerprints.differences(read_json(folder / FINGERPRINT), fingerprint)
-        if clashes:
+        conflicts += fingerprints.differences(read_json(folder / FINGERPRINT_FILE), fingerprint)
+        if conflicts:
             raise InputError(
                 f"resuming {folder}",
-                got=f"another evaluation ({'; '.join(clashes)})",
+                got=f"another evaluation ({'; '.join(conflicts)})",
                 expected="the same checkpoint, protocol and environment",
                 fix="Evaluate into a new folder, or replace this one with --overwrite.",
             )
         # More tasks or episodes may be asked for than before; what is there counts towards them.
-        write_json(folder / RUN, {**run, "started": earlier.get("started", run["started"])})
+        write_json(folder / RUN_FILE, {**run, "started": earlier.get("started", run["started"])})
         return
-    if occupied and not replaced:
+    if is_not_empty and not replaced:
         raise InputError(
             "out",
             got=f"{folder}, which holds an evaluation",
@@ -90,20 +92,20 @@ def prepare(folder: Path, run: dict[str, Any], fingerprint: dict[str, Any], *, r
     if replaced:
         shutil.rmtree(folder)
     # The environment first: run.json is what makes the folder an evaluation.
-    write_json(folder / FINGERPRINT, fingerprint)
-    write_json(folder / RUN, run)
+    write_json(folder / FINGERPRINT_FILE, fingerprint)
+    write_json(folder / RUN_FILE, run)
 
 
 def read_evaluation(folder: Path) -> Evaluation:
     """Read an evaluation, finished or not; raises InputError when the folder holds none."""
-    if not (folder / RUN).is_file():
+    if not (folder / RUN_FILE).is_file():
         raise InputError(
             "run folder",
             got=str(folder),
-            expected=f"a folder with {RUN} and {RECORDS}",
+            expected=f"a folder with {RUN_FILE} and {RECORDS_FILE}",
             fix="Give the folder that was named with `saccade eval --out`.",
         )
-    records = RecordFile(folder / RECORDS).load()
+    records = RecordFile(folder / RECORDS_FILE).load()
     if not records:
         raise InputError(
             f"run folder {folder}",
@@ -111,14 +113,14 @@ def read_evaluation(folder: Path) -> Evaluation:
             expected="at least one",
             fix="Go on with it: saccade eval --resume.",
         )
-    run = read_json(folder / RUN)
-    order = {tuple(scene): place for place, scene in enumerate(run.get("tasks", ()))}
+    run = read_json(folder / RUN_FILE)
+    order = {tuple(suite_task): place for place, suite_task in enumerate(run.get("tasks", ()))}
 
     def place(record: EpisodeRecord) -> tuple[int, str, str, int, int]:
-        scene = (record.suite, record.task)
-        return (order.get(scene, len(order)), *scene, record.initial_state, record.seed)
+        suite_task = (record.suite, record.task)
+        return (order.get(suite_task, len(order)), *suite_task, record.initial_state, record.seed)
 
-    fingerprint = read_json(folder / FINGERPRINT)
+    fingerprint = read_json(folder / FINGERPRINT_FILE)
     return Evaluation(folder, run, fingerprint, tuple(sorted(records.values(), key=place)))
 
 

@@ -13,24 +13,24 @@ from tqdm import tqdm
 
 from ...errors import InputError, WorldError
 from ..job import Job
-from .episode import Actor, Overlay, Watcher, run_episode
+from .episode import Actor, Overlay, StepCallback, run_episode
 from .pool import LocalPool
 from .records import EpisodeRecord, RecordFile
-from .shared_policy import SharedPolicy
-from .worker import Finished, MakeActor, MakeEnv, Order
+from .shared_policy import SharedPolicyFactory
+from .worker import ActorFactory, EnvFactory, EpisodeRequest, EpisodeResult
 
-__all__ = ["Actor", "EpisodeRecord", "Job", "Overlay", "Watcher", "run_episode", "run_jobs"]
+__all__ = ["Actor", "EpisodeRecord", "Job", "Overlay", "StepCallback", "run_episode", "run_jobs"]
 
-RECORDS = "records.jsonl"
+RECORDS_FILE = "records.jsonl"
 
-HOPELESS = 3
+MAX_INITIAL_ERRORS = 3
 """After so many errors without a single episode that ran to its end, the fault is not an episode's."""
 
 
 class Pool(Protocol):
     """What runs jobs: processes of this machine, or a cluster."""
 
-    def run(self) -> Iterator[Finished]:
+    def run(self) -> Iterator[EpisodeResult]:
         """Yield what came of every job, as they finish."""
         ...
 
@@ -40,8 +40,8 @@ class Pool(Protocol):
 
 def run_jobs(
     jobs: Sequence[Job],
-    make_env: MakeEnv,
-    make_actor: MakeActor | SharedPolicy,
+    make_env: EnvFactory,
+    make_actor: ActorFactory | SharedPolicyFactory,
     workers: int,
     out: Path,
     *,
@@ -51,25 +51,25 @@ def run_jobs(
 ) -> list[EpisodeRecord]:
     """Run every job that `out` holds no finished record of, on this machine; return all records in the jobs' order.
 
-    Each worker is a fresh process with one thread, its own world and its own actor, or all of them ask a SharedPolicy.
+    Each worker is a fresh process with one thread, its own world and its own actor, or all of them ask a SharedPolicyFactory.
     An episode depends on its job alone: the same jobs give the same records, however many workers share them. A worker
     that dies, raises or takes longer than `episode_seconds` costs its episode a second attempt and then an error
-    record. For records, films and errors see `keep_records`.
+    record. For records, films and errors see `run_and_record`.
     """
     if workers < 1:
         raise InputError("workers", got=workers, expected="1 or more", fix="One for each CPU core is a good choice.")
     if episode_seconds <= 0:
         raise InputError("episode_seconds", got=episode_seconds, expected="more than 0", fix="The default is 600.")
 
-    def make_pool(waiting: Sequence[Job], order: Callable[[Job], Order]) -> Pool:
-        return LocalPool(waiting, make_env, make_actor, workers, episode_seconds, order)
+    def make_pool(waiting: Sequence[Job], make_request: Callable[[Job], EpisodeRequest]) -> Pool:
+        return LocalPool(waiting, make_env, make_actor, workers, episode_seconds, make_request)
 
-    return keep_records(jobs, make_pool, out, videos=videos, progress=progress)
+    return run_and_record(jobs, make_pool, out, videos=videos, progress=progress)
 
 
-def keep_records(
+def run_and_record(
     jobs: Sequence[Job],
-    make_pool: Callable[[Sequence[Job], Callable[[Job], Order]], Pool],
+    make_pool: Callable[[Sequence[Job], Callable[[Job], EpisodeRequest]], Pool],
     out: Path,
     *,
     videos: int = 0,
@@ -84,49 +84,49 @@ def keep_records(
     Raises InputError for no jobs or doubled jobs, and whatever InputError the pool's factories raise (a contract that
     does not fit); WorldError when the pool cannot start or nothing at all can be run.
     """
-    _check(jobs, videos)
-    file = RecordFile(out / RECORDS)
+    _check_jobs(jobs, videos)
+    file = RecordFile(out / RECORDS_FILE)
     wanted = {job.key for job in jobs}
     records = {key: record for key, record in file.load().items() if key in wanted and record.outcome != "error"}
-    films = _Films(out, videos, jobs, records.values())
-    pool = make_pool([job for job in jobs if job.key not in records], films.order)
-    astray = 0
+    video_quota = _VideoQuota(out, videos, jobs, records.values())
+    pool = make_pool([job for job in jobs if job.key not in records], video_quota.make_request)
+    not_repeated = 0
     with tqdm(total=len(jobs), initial=len(records), unit="episode", mininterval=0.5, disable=not progress) as bar:
         _show_rate(bar, records)
         try:
             for finished in pool.run():
                 if finished.record.key in records:
                     continue
-                record = films.keep(finished.record)
+                record = video_quota.keep(finished.record)
                 file.append(record)
                 records[record.key] = record
-                astray += not finished.repeated
+                not_repeated += not finished.repeated
                 _show_rate(bar, records)
                 bar.update()
                 outcomes = Counter(each.outcome for each in records.values())
-                if outcomes["error"] >= HOPELESS and outcomes["error"] == len(records):
+                if outcomes["error"] >= MAX_INITIAL_ERRORS and outcomes["error"] == len(records):
                     raise WorldError(f"no episode could be run; the last error was: {record.error}")
         finally:
             pool.close()
-    if astray:
-        warn = f"{astray} episodes went another way when they were run again for the film, and were not filmed:"
+    if not_repeated:
+        warn = f"{not_repeated} episodes went another way when they were run again for the film, and were not filmed:"
         print(f"saccade: warning: {warn} this world or policy does not repeat.", file=sys.stderr)
     return [records[job.key] for job in jobs]
 
 
-def _check(jobs: Sequence[Job], videos: int) -> None:
+def _check_jobs(jobs: Sequence[Job], videos: int) -> None:
     if not jobs:
         raise InputError("episodes", got="none", expected="at least one", fix="Ask for one or more episodes.")
-    doubled = [key for key, count in Counter(job.key for job in jobs).items() if count > 1]
-    if doubled:
+    duplicate_keys = [key for key, count in Counter(job.key for job in jobs).items() if count > 1]
+    if duplicate_keys:
         raise InputError(
-            "episodes", got=f"{doubled[0]} twice", expected="each episode once", fix="Give repeats another seed."
+            "episodes", got=f"{duplicate_keys[0]} twice", expected="each episode once", fix="Give repeats another seed."
         )
     if videos < 0:
         raise InputError("videos", got=videos, expected="0 or more", fix="0 films nothing.")
 
 
-class _Films:
+class _VideoQuota:
     """Which films are still wanted: `videos` of every outcome for each task.
 
     Beside unchanged episodes, which reports show one by one, those that are perturbed or swapped are not filmed.
@@ -134,27 +134,27 @@ class _Films:
 
     def __init__(self, out: Path, videos: int, jobs: Sequence[Job], records: Iterable[EpisodeRecord]) -> None:
         self._out, self._videos = out, videos
-        self._shown = {job.key for job in jobs if job.unchanged} or {job.key for job in jobs}
-        self._kept = Counter(self._kind(record) for record in records if record.video)
+        self._recordable_jobs = {job.key for job in jobs if job.unchanged} or {job.key for job in jobs}
+        self._video_counts = Counter(self._outcome_key(record) for record in records if record.video)
 
-    def order(self, job: Job) -> Order:
+    def make_request(self, job: Job) -> EpisodeRequest:
         """Return what a worker is sent: the job, and the outcomes that it should film."""
-        kinds = ("success", "failure") if job.key in self._shown else ()
-        wanted = {kind for kind in kinds if self._kept[job.suite, job.task, kind] < self._videos}
-        return Order(job, frozenset(wanted), self._out / "videos" if wanted else None)
+        kinds = ("success", "failure") if job.key in self._recordable_jobs else ()
+        wanted = {kind for kind in kinds if self._video_counts[job.suite, job.task, kind] < self._videos}
+        return EpisodeRequest(job, frozenset(wanted), self._out / "videos" if wanted else None)
 
     def keep(self, record: EpisodeRecord) -> EpisodeRecord:
         """Count an episode's film, or delete it where others of its kind have come before it in the meantime."""
         if record.video is None:
             return record
-        if self._kept[self._kind(record)] >= self._videos:
+        if self._video_counts[self._outcome_key(record)] >= self._videos:
             (self._out / record.video).unlink(missing_ok=True)
             return replace(record, video=None)
-        self._kept[self._kind(record)] += 1
+        self._video_counts[self._outcome_key(record)] += 1
         return record
 
     @staticmethod
-    def _kind(record: EpisodeRecord) -> tuple[str, str, str]:
+    def _outcome_key(record: EpisodeRecord) -> tuple[str, str, str]:
         return record.suite, record.task, record.outcome
 
 

@@ -23,7 +23,7 @@ from .episode import Overlay
 class BatchedPolicy(Protocol):
     """A policy that decides for several episodes at once; each has a slot, a number that stays with its worker."""
 
-    rows: int
+    max_batch_size: int
 
     def begin(self, slot: int, instruction: str, seed: int) -> None:
         """Start an episode: forget the slot's last one."""
@@ -38,7 +38,7 @@ class BatchedPolicy(Protocol):
 
 
 @dataclass(frozen=True)
-class SharedPolicy:
+class SharedPolicyFactory:
     """Stands for an actor factory where all workers are to share what `make_policy` builds, in a process of its own."""
 
     make_policy: Callable[[], BatchedPolicy]
@@ -52,29 +52,29 @@ class RemoteActor:
         self._connection = connection
         self._queue: list[np.ndarray] = []
         self._overlay: Overlay | None = None
-        self._looked = True
+        self._overlay_fetched = True
 
     @property
     def pending(self) -> int:
         return len(self._queue)
 
     def reset(self, instruction: str, seed: int) -> None:
-        self._queue, self.decision_seconds, self._overlay, self._looked = [], [], None, True
+        self._queue, self.decision_seconds, self._overlay, self._overlay_fetched = [], [], None, True
         self._connection.send(("ask", "begin", (instruction, seed)))
 
     def act(self, observation: Mapping[str, Any]) -> np.ndarray:
         if not self._queue:
-            actions, seconds = self._ask("decide", observation)
-            self._queue, self._looked = list(actions), False
+            actions, seconds = self._request("decide", observation)
+            self._queue, self._overlay_fetched = list(actions), False
             self.decision_seconds.append(seconds)
         return self._queue.pop(0)
 
     def overlay(self) -> Overlay | None:
-        if not self._looked:
-            self._overlay, self._looked = self._ask("overlay", None), True
+        if not self._overlay_fetched:
+            self._overlay, self._overlay_fetched = self._request("overlay", None), True
         return self._overlay
 
-    def _ask(self, what: str, content: Any) -> Any:
+    def _request(self, what: str, content: Any) -> Any:
         self._connection.send(("ask", what, content))
         answered, content = self._connection.recv()
         if not answered:
@@ -82,7 +82,7 @@ class RemoteActor:
         return content
 
 
-def serve(connection: Connection, make_policy: Callable[[], BatchedPolicy]) -> None:
+def serve_policy(connection: Connection, make_policy: Callable[[], BatchedPolicy]) -> None:
     """Answer questions from `connection` with a policy, until it closes.
 
     Sends ("ready", rows), then lists of (slot, answer), and ("refused", four strings) or ("broken", traceback) before
@@ -90,7 +90,7 @@ def serve(connection: Connection, make_policy: Callable[[], BatchedPolicy]) -> N
     """
     try:
         policy = make_policy()
-        connection.send(("ready", policy.rows))
+        connection.send(("ready", policy.max_batch_size))
         while True:
             what, content = connection.recv()
             if what == "begin":
@@ -110,71 +110,71 @@ def serve(connection: Connection, make_policy: Callable[[], BatchedPolicy]) -> N
 
 
 @dataclass
-class Questions:
+class PolicyProcess:
     """What the parent knows of the policy's process: who waits for an answer, and when it is due.
 
-    `open`: slots that wait to be gathered, with their observations; `asked`: slots that wait for an answer.
+    `pending_observations`: slots that wait to be gathered, with their observations; `awaiting_slots`: slots that wait for an answer.
     """
 
     process: Any
     connection: Connection
     deadline: float
-    rows: int | None = None
-    open: dict[int, Mapping[str, Any]] = field(default_factory=dict)
-    asked: set[int] = field(default_factory=set)
-    begun: set[int] = field(default_factory=set)
-    _since: float = 0.0
-    _pass_seconds: float = 0.0
-    _sent: float = 0.0
+    max_batch_size: int | None = None
+    pending_observations: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    awaiting_slots: set[int] = field(default_factory=set)
+    started_slots: set[int] = field(default_factory=set)
+    _oldest_pending_at: float = 0.0
+    _inference_seconds: float = 0.0
+    _sent_at: float = 0.0
 
-    def ask(self, slot: int, what: str, content: Any) -> bool:
+    def submit_request(self, slot: int, what: str, content: Any) -> bool:
         """Take a slot's question; returns False when it belongs to an episode that this process knows nothing of."""
         if what == "begin":
-            self.begun.add(slot)
+            self.started_slots.add(slot)
             self._send(("begin", (slot, *content)))
             return True
-        if slot not in self.begun:
+        if slot not in self.started_slots:
             return False
         if what == "overlay":
-            self.asked.add(slot)
+            self.awaiting_slots.add(slot)
             self._send(("overlay", slot))
         else:
-            self._since = self._since if self.open else time.monotonic()
-            self.open[slot] = content
+            self._oldest_pending_at = self._oldest_pending_at if self.pending_observations else time.monotonic()
+            self.pending_observations[slot] = content
         return True
 
-    def patience(self, playing: int) -> float | None:
+    def seconds_until_batch(self, busy_workers: int) -> float | None:
         """Return in how many seconds the open questions should be sent, 0 for now, None for not before news.
 
-        `playing`: how many workers are in an episode. They are gathered for no longer than a decision takes: then
+        `busy_workers`: how many workers are in an episode. They are gathered for no longer than a decision takes: then
         deciding twice is no slower than waiting.
         """
-        if not self.open or self.rows is None or self.asked:
+        if not self.pending_observations or self.max_batch_size is None or self.awaiting_slots:
             return None
-        if len(self.open) >= min(self.rows, playing):
+        if len(self.pending_observations) >= min(self.max_batch_size, busy_workers):
             return 0.0
-        return max(0.0, self._since + self._pass_seconds - time.monotonic())
+        return max(0.0, self._oldest_pending_at + self._inference_seconds - time.monotonic())
 
-    def send_open(self, episode_seconds: float) -> None:
+    def send_batch(self, episode_seconds: float) -> None:
         """Send as many open questions as are decided at once, the oldest first."""
-        slots = list(self.open)[: self.rows]
-        self._sent = time.monotonic()
-        self.deadline = self._sent + episode_seconds
-        self.asked.update(slots)
-        self._send(("decide", {slot: self.open.pop(slot) for slot in slots}))
-        self._since = self._sent
+        slots = list(self.pending_observations)[: self.max_batch_size]
+        self._sent_at = time.monotonic()
+        self.deadline = self._sent_at + episode_seconds
+        self.awaiting_slots.update(slots)
+        self._send(("decide", {slot: self.pending_observations.pop(slot) for slot in slots}))
+        self._oldest_pending_at = self._sent_at
 
     def answered(self, answers: list[tuple[int, Any]]) -> None:
         """Note that answers have come."""
-        self.asked.difference_update(slot for slot, _ in answers)
-        if not self.asked:
+        self.awaiting_slots.difference_update(slot for slot, _ in answers)
+        if not self.awaiting_slots:
             self.deadline = float("inf")
-        self._pass_seconds = time.monotonic() - self._sent
+        self._inference_seconds = time.monotonic() - self._sent_at
 
-    def forget(self, slot: int) -> None:
+    def drop_slot(self, slot: int) -> None:
         """Drop a slot whose worker is gone; what is still being decided for it will be of no use to anybody."""
-        self.open.pop(slot, None)
-        self.begun.discard(slot)
+        self.pending_observations.pop(slot, None)
+        self.started_slots.discard(slot)
 
     def _send(self, message: tuple[str, Any]) -> None:
         with suppress(OSError):  # It died: its closed connection is heard next.

@@ -13,7 +13,7 @@ from .records import EpisodeRecord
 
 
 @dataclass(frozen=True)
-class Rate:
+class SuccessRate:
     """A success rate and the interval that holds the true one; all three are `None` when nothing was counted."""
 
     successes: int
@@ -57,14 +57,14 @@ def wilson_interval(successes: int, episodes: int, confidence: float = 0.95) -> 
     return low, high
 
 
-def success_rate(records: Iterable[EpisodeRecord]) -> Rate:
+def success_rate(records: Iterable[EpisodeRecord]) -> SuccessRate:
     """Count successes among the episodes that ran to an end; an error is neither a success nor a failure."""
     outcomes = [record.outcome for record in records if record.outcome != "error"]
     successes = outcomes.count("success")
     if not outcomes:
-        return Rate(0, 0, None, None, None)
+        return SuccessRate(0, 0, None, None, None)
     low, high = wilson_interval(successes, len(outcomes))
-    return Rate(successes, len(outcomes), successes / len(outcomes), low, high)
+    return SuccessRate(successes, len(outcomes), successes / len(outcomes), low, high)
 
 
 def median(values: Iterable[float]) -> float | None:
@@ -73,7 +73,7 @@ def median(values: Iterable[float]) -> float | None:
     return statistics.median(values) if values else None
 
 
-def _group(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
+def _summarize_group(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
     finished = [record for record in records if record.outcome != "error"]
     return {
         **asdict(success_rate(records)),
@@ -97,14 +97,14 @@ def summarize(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
         suites.setdefault(record.suite, []).append(record)
         tasks.setdefault((record.suite, record.task), []).append(record)
     return {
-        **_group(records),
-        "suites": [{"suite": suite, **_group(members)} for suite, members in suites.items()],
+        **_summarize_group(records),
+        "suites": [{"suite": suite, **_summarize_group(members)} for suite, members in suites.items()],
         "tasks": [
             {
                 "suite": suite,
                 "task": task,
                 "instructions": sorted({record.instruction for record in members if record.instruction}),
-                **_group(members),
+                **_summarize_group(members),
             }
             for (suite, task), members in tasks.items()
         ],

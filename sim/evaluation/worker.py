@@ -15,91 +15,98 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ..film import Film
 from ..job import Job
+from ..video_recorder import VideoRecorder
 from .episode import Actor, run_episode
 from .records import EpisodeRecord, episodes_that_differ
-from .shared_policy import RemoteActor, SharedPolicy
+from .shared_policy import RemoteActor, SharedPolicyFactory
 
-MakeEnv = Callable[[str, str], Any]
+EnvFactory = Callable[[str, str], Any]
 """(suite, task) to a gymnasium environment; must be importable by name, for it is called in another process."""
 
-MakeActor = Callable[[], Actor]
+ActorFactory = Callable[[], Actor]
 
-OUTCOMES = frozenset({"success", "failure"})
+COMPLETED_OUTCOMES = frozenset({"success", "failure"})
 """How an episode may end that ran to its end."""
 
 
 @dataclass(frozen=True)
-class Order:
+class EpisodeRequest:
     """An episode to run, and the outcomes that are to be filmed; `folder` is where films go."""
 
     job: Job
-    filmed: frozenset[str] = frozenset()
+    outcomes_to_film: frozenset[str] = frozenset()
     folder: Path | None = None
 
 
 @dataclass(frozen=True)
-class Finished:
+class EpisodeResult:
     """An episode that ran to its end; `repeated` is False when it went another way while it was filmed."""
 
     record: EpisodeRecord
     repeated: bool = True
 
 
-class Player:
+class EpisodeWorker:
     """Runs episodes with one actor, in a world that is kept for as long as the task stays the same."""
 
-    def __init__(self, make_env: MakeEnv, actor: Actor) -> None:
+    def __init__(self, make_env: EnvFactory, actor: Actor) -> None:
         self._make_env, self._actor = make_env, actor
         self._env: Any = None
-        self._scene: tuple[str, str] | None = None
+        self._suite_task: tuple[str, str] | None = None
 
-    def run(self, order: Order) -> Finished:
+    def run(self, request: EpisodeRequest) -> EpisodeResult:
         """Run an episode, and film it where its film is wanted however it ends.
 
         Where that depends on its outcome it is run again for the film: a step that nobody watches costs a fraction.
         Raises whatever the world or the actor raise; the world is built anew then, for what is left of it may not be
         trusted.
         """
-        job = order.job
+        job = request.job
         try:
-            if self._scene != (job.suite, job.task):
+            if self._suite_task != (job.suite, job.task):
                 self.close()
-                self._env, self._scene = self._make_env(job.suite, job.task), (job.suite, job.task)
-            film = Film() if order.folder is not None and order.filmed >= OUTCOMES else None
-            record = self._play(job, film)
-            if record.outcome not in order.filmed or order.folder is None:
-                return Finished(record)
-            if film is None:
-                film = Film()
-                again = self._play(job, film)
+                self._env, self._suite_task = self._make_env(job.suite, job.task), (job.suite, job.task)
+            video_recorder = (
+                VideoRecorder()
+                if request.folder is not None and request.outcomes_to_film >= COMPLETED_OUTCOMES
+                else None
+            )
+            record = self._run_job(job, video_recorder)
+            if record.outcome not in request.outcomes_to_film or request.folder is None:
+                return EpisodeResult(record)
+            if video_recorder is None:
+                video_recorder = VideoRecorder()
+                again = self._run_job(job, video_recorder)
                 if episodes_that_differ([record], [again]):
-                    return Finished(record, repeated=False)
+                    return EpisodeResult(record, repeated=False)
                 seen = {"visual_tokens": again.visual_tokens, "visual_tokens_kept": again.visual_tokens_kept}
                 record = replace(record, **seen)
             name = f"{job.file_stem}.mp4"
-            film.save(order.folder / name, self._env.metadata.get("render_fps", 30))
-            return Finished(replace(record, video=f"videos/{name}"))
+            video_recorder.save(request.folder / name, self._env.metadata.get("render_fps", 30))
+            return EpisodeResult(replace(record, video=f"videos/{name}"))
         except Exception:
             self.close()
             raise
 
     def close(self) -> None:
-        env, self._env, self._scene = self._env, None, None
+        env, self._env, self._suite_task = self._env, None, None
         if env is not None:
             with suppress(Exception):  # A world that broke may not close; there is nothing left to lose.
                 env.close()
 
-    def _play(self, job: Job, film: Film | None) -> EpisodeRecord:
+    def _run_job(self, job: Job, video_recorder: VideoRecorder | None) -> EpisodeRecord:
         # Nothing of ours draws from the global generators; a world that does must still repeat.
         random.seed(job.seed)
         np.random.seed(job.seed)
-        return run_episode(self._env, self._actor, job, watch=film)
+        return run_episode(self._env, self._actor, job, step_callback=video_recorder)
 
 
-def work(
-    connection: Connection, environment: Mapping[str, str], make_env: MakeEnv, make_actor: MakeActor | SharedPolicy
+def worker_main(
+    connection: Connection,
+    environment: Mapping[str, str],
+    make_env: EnvFactory,
+    make_actor: ActorFactory | SharedPolicyFactory,
 ) -> None:
     """Run orders from `connection` until it closes or sends `None`.
 
@@ -108,14 +115,14 @@ def work(
     an InputError while setting up or writing a film, which no further try would mend.
     """
     os.environ.update(environment)
-    player = None
+    episode_worker = None
     try:
-        actor = RemoteActor(connection) if isinstance(make_actor, SharedPolicy) else make_actor()
-        player = Player(make_env, actor)
+        actor = RemoteActor(connection) if isinstance(make_actor, SharedPolicyFactory) else make_actor()
+        episode_worker = EpisodeWorker(make_env, actor)
         connection.send(("ready",))
-        while (order := connection.recv()) is not None:
+        while (request := connection.recv()) is not None:
             try:
-                connection.send(("finished", player.run(order)))
+                connection.send(("finished", episode_worker.run(request)))
             except (InputError, EOFError, BrokenPipeError):
                 raise
             except Exception:
@@ -126,5 +133,5 @@ def work(
         pass  # Whoever sent the orders is gone; there is nobody left to tell.
     except Exception:
         connection.send(("broken", traceback.format_exc()))
-    if player is not None:
-        player.close()
+    if episode_worker is not None:
+        episode_worker.close()

@@ -17,7 +17,7 @@ REPOSITORY = "lerobot/libero-assets"
 REVISION = "main"
 """The hub's revision that is asked for; which one it was, and what it held, stands in every result."""
 
-VARIABLE = "SACCADE_LIBERO_ASSETS"
+ASSETS_VARIABLE = "SACCADE_LIBERO_ASSETS"
 
 MANIFEST = "MANIFEST.json"
 """Where a folder says which of its files are stand-ins for the published ones, under the key `stand_ins`."""
@@ -54,7 +54,7 @@ def find_assets(folder: str | Path | None = None, needed: Iterable[str] | None =
     The hub's are fetched once, into its own cache. Raises InputError for a folder that lacks files, with their names,
     and WorldError when the hub cannot be reached.
     """
-    given = folder or os.environ.get(VARIABLE) or None
+    given = folder or os.environ.get(ASSETS_VARIABLE) or None
     needed = needed_files() if needed is None else tuple(needed)
     if given is None:
         root = download()
@@ -70,7 +70,7 @@ def inspect_folder(root: Path, needed: Iterable[str], *, source: str) -> Assets:
             "LIBERO assets",
             got=f"{root}, no folder",
             expected="the folder with scenes/, textures/ and the objects",
-            fix=f"Name it with --libero-assets or {VARIABLE}; without either they come from the hub.",
+            fix=f"Name it with --libero-assets or {ASSETS_VARIABLE}; without either they come from the hub.",
         )
     missing = [name for name in needed if not (root / name).is_file()]
     if missing:
@@ -97,7 +97,7 @@ def same_assets(assets: Assets) -> Assets:
             f"LIBERO assets in {found.folder}",
             got=f"sha256 {found.sha256[:16]}…",
             expected=f"{assets.sha256[:16]}…, as where the evaluation was started",
-            fix=f"Name a copy of the same folder with {VARIABLE} on every machine.",
+            fix=f"Name a copy of the same folder with {ASSETS_VARIABLE} on every machine.",
         )
     return found
 
@@ -114,7 +114,7 @@ def download() -> Path:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WorldError(
             f"LIBERO assets: the hub's {REPOSITORY} cannot be had ({reason}). "
-            f"Fetch it where there is a network, and name the folder with --libero-assets or {VARIABLE}."
+            f"Fetch it where there is a network, and name the folder with --libero-assets or {ASSETS_VARIABLE}."
         ) from error
 
 

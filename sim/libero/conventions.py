@@ -20,15 +20,15 @@ CONTROL_HZ = 20
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
 """Our name of each camera, and robosuite's."""
 
-POSITION = tuple(f"end_effector.{axis}" for axis in "xyz")
-TURN = tuple(f"end_effector.rotation_{axis}" for axis in "xyz")
-OPENING = -1.0
+POSITION_NAMES = tuple(f"end_effector.{axis}" for axis in "xyz")
+ROTATION_NAMES = tuple(f"end_effector.rotation_{axis}" for axis in "xyz")
+GRIPPER_OPEN_COMMAND = -1.0
 """What robosuite's Panda takes for an opening gripper; 1 closes it, and only the sign counts."""
 
 PUBLISHED_RENDER_SIZE = 256
 """The size at which the published demonstrations were drawn, in pixels, before anything was cropped or scaled."""
 
-NO_OPERATION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, OPENING])
+NO_OPERATION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, GRIPPER_OPEN_COMMAND])
 """The action that lets a scene settle: no motion, gripper open."""
 
 
@@ -46,7 +46,7 @@ class Conventions:
     rotation_degrees: int = 180
     crop: float = 1.0
     gripper_closed: float = 1.0
-    gripper_open: float = OPENING
+    gripper_open: float = GRIPPER_OPEN_COMMAND
     render_size: int | None = None
 
     def __post_init__(self) -> None:
@@ -64,20 +64,20 @@ class Conventions:
             raise InputError("gripper", got=f"{self.gripper_open} for open and closed", expected="two values", fix=fix)
 
     @classmethod
-    def of(cls, contract: Contract) -> Conventions:
+    def from_contract(cls, contract: Contract) -> Conventions:
         """Return the conventions that a contract asks for, as far as LIBERO can follow; its check tells the rest."""
         camera = contract.cameras[0]
-        gripper = contract.action.gripper
+        gripper = contract.from_robosuite_action.gripper
         return cls(
             image_size=camera.height,
             rotation_degrees=camera.rotation_degrees if camera.rotation_degrees in (0, 180) else 180,
             crop=camera.crop,
             gripper_closed=gripper.closed if gripper else 1.0,
-            gripper_open=gripper.open if gripper else OPENING,
+            gripper_open=gripper.open if gripper else GRIPPER_OPEN_COMMAND,
         )
 
     @property
-    def drawn_size(self) -> int:
+    def rendered_size(self) -> int:
         """The size at which robosuite draws, in pixels."""
         return self.render_size or (PUBLISHED_RENDER_SIZE if self.crop < 1.0 else self.image_size)
 
@@ -89,13 +89,13 @@ class Conventions:
         return Offer(
             cameras=tuple(cameras),
             state=StateSpec(
-                (*POSITION, *TURN, "gripper.left", "gripper.right"),
+                (*POSITION_NAMES, *ROTATION_NAMES, "gripper.left", "gripper.right"),
                 (*["metres"] * 3, *["radians"] * 3, *["metres"] * 2),
                 rotation="axis_angle",
             ),
             # Fractions of the controller's greatest step: 5 cm and 0.5 radians along and about the world's axes.
-            action=ActionSpec(
-                (*POSITION, *TURN, "gripper"),
+            from_robosuite_action=ActionSpec(
+                (*POSITION_NAMES, *ROTATION_NAMES, "gripper"),
                 ("unitless",) * 7,
                 kind="relative",
                 frame="world",
@@ -109,46 +109,46 @@ class Conventions:
         ends = (self.gripper_closed, self.gripper_open)
         return np.float32([-1.0] * 6 + [min(ends)]), np.float32([1.0] * 6 + [max(ends)])
 
-    def command(self, action: np.ndarray) -> np.ndarray:
+    def to_robosuite_action(self, from_robosuite_action: np.ndarray) -> np.ndarray:
         """Return robosuite's action float64 [7] for one in these conventions."""
-        share = (action[6] - self.gripper_open) / (self.gripper_closed - self.gripper_open)
-        return np.clip(np.append(action[:6], OPENING + 2.0 * share), -1.0, 1.0)
+        closed_fraction = (from_robosuite_action[6] - self.gripper_open) / (self.gripper_closed - self.gripper_open)
+        return np.clip(np.append(from_robosuite_action[:6], GRIPPER_OPEN_COMMAND + 2.0 * closed_fraction), -1.0, 1.0)
 
-    def action(self, command: np.ndarray) -> np.ndarray:
-        """Return the action float32 [7] in these conventions for one of robosuite's: the inverse of `command`."""
-        share = (command[6] - OPENING) / 2.0
-        gripper = self.gripper_open + share * (self.gripper_closed - self.gripper_open)
-        return np.append(command[:6], gripper).astype(np.float32)
+    def from_robosuite_action(self, to_robosuite_action: np.ndarray) -> np.ndarray:
+        """Return the action float32 [7] in these conventions for one of robosuite's: the inverse of `to_robosuite_action`."""
+        closed_fraction = (to_robosuite_action[6] - GRIPPER_OPEN_COMMAND) / 2.0
+        gripper = self.gripper_open + closed_fraction * (self.gripper_closed - self.gripper_open)
+        return np.append(to_robosuite_action[:6], gripper).astype(np.float32)
 
-    def picture(self, drawn: np.ndarray) -> np.ndarray:
+    def to_policy_image(self, rendered: np.ndarray) -> np.ndarray:
         """Return a picture uint8 [image_size, image_size, 3] as the policy sees it, of one as robosuite draws it.
 
         Turned, scaled with Lanczos, then cropped and scaled back bilinearly: the order of OpenVLA's evaluation.
         """
-        turned = drawn[::-1, ::-1] if self.rotation_degrees == 180 else drawn
+        turned = rendered[::-1, ::-1] if self.rotation_degrees == 180 else rendered
         if turned.shape[0] != self.image_size:
             size = (self.image_size, self.image_size)
             turned = np.asarray(Image.fromarray(turned.copy()).resize(size, Image.Resampling.LANCZOS))
         return np.ascontiguousarray(turned if self.crop == 1.0 else crop_centre(turned, self.crop))
 
-    def seen(self, point: np.ndarray) -> np.ndarray:
-        """Return where a point [2] of the upright, unmirrored view (fractions from the upper left) is in `picture`."""
+    def to_image_point(self, point: np.ndarray) -> np.ndarray:
+        """Return where a point [2] of the upright, unmirrored view (fractions from the upper left) is in `to_policy_image`."""
         across, down = point
         turned = np.array([1.0 - across, down] if self.rotation_degrees == 180 else [across, 1.0 - down])
         return 0.5 + (turned - 0.5) / np.sqrt(self.crop)
 
 
-def crop_centre(picture: np.ndarray, crop: float) -> np.ndarray:
+def crop_centre(to_policy_image: np.ndarray, crop: float) -> np.ndarray:
     """Return the middle of a square picture uint8 [H, H, 3], `crop` of its area, scaled back to its size.
 
     Bilinear, with the corners of the crop on the corners of the result, as TensorFlow's crop_and_resize does.
     """
-    last = picture.shape[0] - 1
+    last = to_policy_image.shape[0] - 1
     side = np.sqrt(crop)
-    at = np.linspace((1 - side) / 2 * last, (1 + side) / 2 * last, picture.shape[0])
+    at = np.linspace((1 - side) / 2 * last, (1 + side) / 2 * last, to_policy_image.shape[0])
     low = np.floor(at).astype(int)
     high, part = np.minimum(low + 1, last), (at - low).astype(np.float32)
-    rows = picture[low] * (1 - part)[:, None, None] + picture[high] * part[:, None, None]
+    rows = to_policy_image[low] * (1 - part)[:, None, None] + to_policy_image[high] * part[:, None, None]
     both = rows[:, low] * (1 - part)[:, None] + rows[:, high] * part[:, None]
     return np.clip(both + 0.5, 0, 255).astype(np.uint8)
 

@@ -9,12 +9,12 @@ import gymnasium
 import numpy as np
 
 from ...errors import InputError
-from ..projection import NOWHERE, project
+from ..projection import POINT_NOT_VISIBLE, project_point
 from ..reset import ResetOptions
 from .assets import Assets, find_assets
 from .conventions import CAMERAS, CONTROL_HZ, NO_OPERATION, Conventions, axis_angle
-from .disturbance import Disturbable
-from .protocols import LEROBOT, Protocol
+from .perturbation_mixin import PerturbationMixin
+from .protocols import LEROBOT, EvaluationProtocol
 from .simulation import Simulation
 from .tasks import EVALUATION_STATES, find_task
 from .visuals import Visuals
@@ -23,14 +23,14 @@ FILM_SIZE = 384
 STATE_LOW = np.float32([-3.0] * 3 + [-7.0] * 3 + [-0.1] * 2)
 
 
-class LiberoEnv(Disturbable, gymnasium.Env):
+class LiberoEnv(PerturbationMixin, gymnasium.Env):
     """One task of a LIBERO suite.
 
     Observations: `pixels` (uint8 [H, W, 3] for each camera) and `agent_pos` (float32 [8]: position of the hand in
     metres, its axis-angle in radians, both fingers in metres); actions: float32 [7], see `Conventions`. `reset` takes
     `options={"initial_state": int, "instruction": str | None}`; without a state one of the benchmark's 50 is drawn from
     the seed. It lets the scene settle, so the first observation is the one that published policies act on first. While
-    `draws` is False, observations lack `pixels`: for steps that nobody looks at.
+    `rendering_enabled` is False, observations lack `pixels`: for steps that nobody looks at.
 
     `assets` is a folder, assets that were found already, or None for the hub's. Raises InputError for an unknown suite
     or task, missing packages or assets, and actions of another shape; WorldError when the scene cannot be built.
@@ -44,22 +44,22 @@ class LiberoEnv(Disturbable, gymnasium.Env):
         task: str,
         *,
         conventions: Conventions | None = None,
-        protocol: Protocol = LEROBOT,
+        protocol: EvaluationProtocol = LEROBOT,
         visuals: Visuals = "stock",
         assets: Assets | str | Path | None = None,
         render_mode: str = "rgb_array",
     ) -> None:
-        self.spec_task = find_task(suite, task)
-        self.task = self.spec_task.name
-        self.task_description = self.spec_task.instruction
+        self.task_spec = find_task(suite, task)
+        self.task = self.task_spec.name
+        self.task_description = self.task_spec.instruction
         self.conventions = conventions or Conventions()
         self.protocol = protocol
         self.render_mode = render_mode
         self.offer = self.conventions.offer()
-        self.draws = True
-        self._max_episode_steps = protocol.steps(self.spec_task.suite)
+        self.rendering_enabled = True
+        self._max_episode_steps = protocol.steps(self.task_spec.suite)
         found = assets if isinstance(assets, Assets) else find_assets(assets)
-        self.simulation = Simulation(self.spec_task, found, size=self.conventions.drawn_size, visuals=visuals)
+        self.simulation = Simulation(self.task_spec, found, size=self.conventions.rendered_size, visuals=visuals)
 
         low, high = self.conventions.action_bounds()
         size = self.conventions.image_size
@@ -76,16 +76,16 @@ class LiberoEnv(Disturbable, gymnasium.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         super().reset(seed=seed)
-        asked = ResetOptions.read(options)
-        state = asked.initial_state
+        reset_options = ResetOptions.read(options)
+        state = reset_options.initial_state
         self.initial_state = int(self.np_random.integers(EVALUATION_STATES)) if state is None else int(state)
-        self.instruction = asked.instruction or self.spec_task.instruction
+        self.instruction = reset_options.instruction or self.task_spec.instruction
         self.task_description = self.instruction
         settling = self.protocol.settle_steps
-        self.simulation.draws = self.draws and not settling
-        self._begin(self.initial_state)
+        self.simulation.rendering_enabled = self.rendering_enabled and not settling
+        self._start_episode(self.initial_state)
         for step in range(settling):
-            self.simulation.draws = self.draws and step == settling - 1
+            self.simulation.rendering_enabled = self.rendering_enabled and step == settling - 1
             self.simulation.step(NO_OPERATION)
         self.steps = 0
         return self._observation(), self._info()
@@ -96,15 +96,15 @@ class LiberoEnv(Disturbable, gymnasium.Env):
             raise InputError(
                 "action", got=f"{action!r}", expected="7 finite numbers", fix="Check the policy's output and contract."
             )
-        self.simulation.draws = self.draws
-        self.simulation.step(self.conventions.command(action))
+        self.simulation.rendering_enabled = self.rendering_enabled
+        self.simulation.step(self.conventions.to_robosuite_action(action))
         self.steps += 1
         success = self.simulation.success
         return self._observation(), float(success), success, self.steps >= self._max_episode_steps, self._info()
 
     def render(self) -> np.ndarray:
         """Return the agent's view, 384 pixels square, right way up and not mirrored, for people."""
-        return self.simulation.draw("agentview", FILM_SIZE)[::-1].copy()
+        return self.simulation.render_camera("agentview", FILM_SIZE)[::-1].copy()
 
     def close(self) -> None:
         self.simulation.close()
@@ -118,15 +118,19 @@ class LiberoEnv(Disturbable, gymnasium.Env):
         """
         _, *things = self.simulation.next_goal
         points = (self.simulation.position(things[0]), self.simulation.position(things[-1]))
-        seen = (self._project(camera, point) for camera in CAMERAS for point in points)
-        return np.concatenate([*points, *seen]).astype(np.float32)
+        to_image_point = (self._project(camera, point) for camera in CAMERAS for point in points)
+        return np.concatenate([*points, *to_image_point]).astype(np.float32)
 
-    def _begin(self, initial_state: int) -> None:
+    def _start_episode(self, initial_state: int) -> None:
         self.simulation.reset(initial_state)
 
     def _project(self, camera: str, point: np.ndarray) -> np.ndarray:
-        seen = project(self.simulation.model, self.simulation.data, CAMERAS[camera], point)
-        return NOWHERE if seen is None else np.clip(self.conventions.seen(seen), -1.0, 2.0)
+        to_image_point = project_point(self.simulation.model, self.simulation.data, CAMERAS[camera], point)
+        return (
+            POINT_NOT_VISIBLE
+            if to_image_point is None
+            else np.clip(self.conventions.to_image_point(to_image_point), -1.0, 2.0)
+        )
 
     def _observation(self) -> dict[str, Any]:
         observed = self.simulation.observation
@@ -138,9 +142,11 @@ class LiberoEnv(Disturbable, gymnasium.Env):
             ]
         )
         measured = {"agent_pos": state.astype(np.float32)}
-        if not self.draws:
+        if not self.rendering_enabled:
             return measured
-        pixels = {name: self.conventions.picture(observed[f"{camera}_image"]) for name, camera in CAMERAS.items()}
+        pixels = {
+            name: self.conventions.to_policy_image(observed[f"{camera}_image"]) for name, camera in CAMERAS.items()
+        }
         return {"pixels": pixels, **measured}
 
     def _info(self) -> dict[str, Any]:

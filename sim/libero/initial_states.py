@@ -16,7 +16,7 @@ REINSTALL = "Install hf-libero 0.1.4 again: uv sync --extra libero --reinstall-p
 def problem_file(package: Path, task: LiberoTask) -> Path:
     """Return a task's problem file; InputError unless it is the one that the benchmark was published with."""
     path = package / "bddl_files" / task.suite / f"{task.name}.bddl"
-    _verified(path, task.problem_sha256)
+    _read_verified(path, task.problem_sha256)
     return path
 
 
@@ -28,7 +28,7 @@ def read_initial_states(package: Path, task: LiberoTask) -> np.ndarray:
     for contents that are no such array.
     """
     path = package / "init_files" / task.suite / f"{task.name}.pruned_init"
-    return parse_initial_states(_verified(path, task.initial_states_sha256), path.name)
+    return parse_initial_states(_read_verified(path, task.initial_states_sha256), path.name)
 
 
 def parse_initial_states(content: bytes, name: str) -> np.ndarray:
@@ -56,7 +56,7 @@ def parse_initial_states(content: bytes, name: str) -> np.ndarray:
     return states
 
 
-def _verified(path: Path, sha256: str) -> bytes:
+def _read_verified(path: Path, sha256: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -35,15 +35,15 @@ def package_folder() -> Path:
 
 
 @dataclass(frozen=True)
-class Library:
+class LiberoLibrary:
     """The imported module `libero.libero`, and the private folder that its settings are in until the process ends."""
 
     root: ModuleType
-    private: tempfile.TemporaryDirectory[str] | None
+    settings_folder: tempfile.TemporaryDirectory[str] | None
 
 
 @functools.cache
-def library() -> Library:
+def import_libero() -> LiberoLibrary:
     """Import `libero.libero`, its environments included; a second call costs nothing.
 
     Raises InputError where the packages are missing or the chosen renderer is none of robosuite's, and WorldError when
@@ -56,7 +56,7 @@ def library() -> Library:
             "MUJOCO_GL", got=backend, expected="egl or osmesa", fix="Unset it to have the one that works chosen."
         )
     try:
-        with _quiet(), _private_settings(folder) as private:
+        with _quiet(), _private_settings(folder) as settings_folder:
             root = importlib.import_module("libero.libero")
             importlib.import_module("libero.libero.envs")
     except PermissionError as error:
@@ -66,7 +66,7 @@ def library() -> Library:
         ) from error
     except (ImportError, RuntimeError) as error:
         raise WorldError(f"LIBERO could not be imported with renderer {backend}: {error}. {INSTALL}") from error
-    return Library(root, private)
+    return LiberoLibrary(root, settings_folder)
 
 
 @contextlib.contextmanager
@@ -79,18 +79,20 @@ def _private_settings(package: Path) -> Iterator[tempfile.TemporaryDirectory[str
         yield None
         return
     before = os.environ.get("LIBERO_CONFIG_PATH")
-    private = tempfile.TemporaryDirectory(prefix="saccade-libero-")
+    settings_folder = tempfile.TemporaryDirectory(prefix="saccade-libero-")
     places = {
         "benchmark_root": package,
         "bddl_files": package / "bddl_files",
         "init_states": package / "init_files",
-        "datasets": Path(private.name) / "datasets",
+        "datasets": Path(settings_folder.name) / "datasets",
         "assets": package / "assets",
     }
-    (Path(private.name) / "config.yaml").write_text("".join(f'{key}: "{place}"\n' for key, place in places.items()))
-    os.environ["LIBERO_CONFIG_PATH"] = private.name
+    (Path(settings_folder.name) / "config.yaml").write_text(
+        "".join(f'{key}: "{place}"\n' for key, place in places.items())
+    )
+    os.environ["LIBERO_CONFIG_PATH"] = settings_folder.name
     try:
-        yield private
+        yield settings_folder
     finally:
         if before is None:
             os.environ.pop("LIBERO_CONFIG_PATH", None)

@@ -32,7 +32,7 @@ PUBLISHED_MM, TOLERANCE_MM = 14.5, 3.0
 
 
 @dataclass(frozen=True)
-class Settling:
+class SettlingResult:
     """How far apart bowl and ramekin came to rest, on the mean, and under which simulator."""
 
     settle_task5_mm: float
@@ -43,7 +43,7 @@ class Settling:
     def as_published(self) -> bool:
         return abs(self.settle_task5_mm - PUBLISHED_MM) <= TOLERANCE_MM
 
-    def require(self, allowed: bool) -> None:
+    def require_published(self, allowed: bool) -> None:
         """Raise WorldError unless the scene settles as published, or it was `allowed` not to."""
         if self.as_published or allowed:
             return
@@ -55,14 +55,14 @@ class Settling:
         )
 
 
-def settling(assets: Assets, progress: bool = True) -> Settling:
+def check_settling(assets: Assets, progress: bool = True) -> SettlingResult:
     """Return how the scene settles here; measured once for each simulator and set of assets, and then remembered."""
     versions = {name: importlib.metadata.version(name) for name in ("mujoco", "robosuite")}
     path = cache_folder() / f"settling-{versions['mujoco']}-{versions['robosuite']}-{assets.sha256[:16]}.json"
     try:
-        return Settling(**json.loads(path.read_bytes()))
+        return SettlingResult(**json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):
-        found = Settling(measure(assets, progress=progress), **versions)
+        found = SettlingResult(measure_settle_distance(assets, progress=progress), **versions)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.tmp")
     partial.write_text(json.dumps(asdict(found)))
@@ -70,7 +70,7 @@ def settling(assets: Assets, progress: bool = True) -> Settling:
     return found
 
 
-def measure(assets: Assets, states: int = STATES, progress: bool = False) -> float:
+def measure_settle_distance(assets: Assets, states: int = STATES, progress: bool = False) -> float:
     """Return the mean horizontal distance of bowl and ramekin after settling, in millimetres."""
     simulation = Simulation(find_task(SUITE, TASK), assets)
     try:

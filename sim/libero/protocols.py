@@ -9,7 +9,7 @@ from ...errors import unknown_name
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EvaluationProtocol:
     """The numbers that make two results comparable; `limits` are the greatest steps of an episode, by suite."""
 
     name: str
@@ -30,16 +30,16 @@ def _limits(spatial: int, object_: int, goal: int, long: int) -> tuple[tuple[str
     return (("libero_spatial", spatial), ("libero_object", object_), ("libero_goal", goal), ("libero_10", long))
 
 
-OPENVLA = Protocol("openvla", _limits(220, 280, 300, 520))
+OPENVLA = EvaluationProtocol("openvla", _limits(220, 280, 300, 520))
 """OpenVLA (Kim et al., 2024) and the policies that descend from it: 50 trials, one from each initial state."""
 
-LEROBOT = Protocol("lerobot", _limits(280, 280, 300, 520))
+LEROBOT = EvaluationProtocol("lerobot", _limits(280, 280, 300, 520))
 """LeRobot's evaluation: longer in the spatial suite."""
 
 PROTOCOLS = {protocol.name: protocol for protocol in (OPENVLA, LEROBOT)}
 
 
-def find_protocol(name: str) -> Protocol:
+def find_protocol(name: str) -> EvaluationProtocol:
     """Return a protocol; an unknown name is an InputError with the nearest one."""
     if name not in PROTOCOLS:
         raise unknown_name("protocol", name, PROTOCOLS)

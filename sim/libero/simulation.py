@@ -16,20 +16,20 @@ from . import visuals as looks
 from .assets import Assets
 from .conventions import CAMERAS, CONTROL_HZ
 from .initial_states import problem_file, read_initial_states
-from .installation import library, package_folder
+from .installation import import_libero, package_folder
 from .tasks import EVALUATION_STATES, LiberoTask, check_initial_state
 
-PLACEMENTS = 100
+PLACEMENT_ATTEMPTS = 100
 """How often the placement of the things in a scene is drawn before it is given up."""
 
-RESTORED = ("body_pos", "body_quat", "geom_rgba", "site_rgba")
+RESTORED_MODEL_FIELDS = ("body_pos", "body_quat", "geom_rgba", "site_rgba")
 """What the library changes of a model while an episode runs or begins: fixtures that it places, lights of a stove."""
 
 
 class Simulation:
     """LIBERO's own environment for one task, robosuite's numbers in and out.
 
-    `size` is that of the pictures, None draws nothing. While `draws` is False, pictures are black and cost nothing: for
+    `size` is that of the pictures, None draws nothing. While `rendering_enabled` is False, pictures are black and cost nothing: for
     steps that nobody looks at. Raises InputError where the packages or the task's files are
     missing or changed, and WorldError when the scene cannot be built.
     """
@@ -37,15 +37,15 @@ class Simulation:
     def __init__(
         self, task: LiberoTask, assets: Assets, *, size: int | None = None, visuals: looks.Visuals = "stock"
     ) -> None:
-        self.task, self.assets, self.size, self.draws = task, assets, size, True
+        self.task, self.assets, self.size, self.rendering_enabled = task, assets, size, True
         package = package_folder()
         problem = problem_file(package, task)
         self.initial_states = read_initial_states(package, task)
-        self._library = library()
+        self._library = import_libero()
         self._environment = self._build(problem, looks.check_visuals(visuals))
         for ours, theirs in CAMERAS.items() if size is not None else ():
-            self._environment.modify_observable(f"{theirs}_image", "sensor", self._eye(ours))
-        self._pristine = {name: getattr(self.model, name).copy() for name in RESTORED}
+            self._environment.modify_observable(f"{theirs}_image", "sensor", self._camera_sensor(ours))
+        self._initial_model_fields = {name: getattr(self.model, name).copy() for name in RESTORED_MODEL_FIELDS}
         self.observation: Mapping[str, Any] = {}
         self.success = False
 
@@ -70,7 +70,7 @@ class Simulation:
         return tuple(tuple(state) for state in self._environment.parsed_problem["goal_state"])
 
     @property
-    def things_of_interest(self) -> tuple[str, ...]:
+    def objects_of_interest(self) -> tuple[str, ...]:
         """What the instruction speaks of: first what to move, last where to."""
         return tuple(self._environment.obj_of_interest)
 
@@ -80,11 +80,11 @@ class Simulation:
         unmet = (state for state in self.goal if not self._environment._eval_predicate(list(state)))
         return next(unmet, self.goal[-1])
 
-    def position(self, thing: str) -> np.ndarray:
+    def position(self, object_name: str) -> np.ndarray:
         """Return where an object, a fixture or a region of either is, float64 [3] in metres."""
-        if thing in self._environment.obj_body_id:
-            return self.data.xpos[self._environment.obj_body_id[thing]].copy()
-        return self.data.site(thing).xpos.copy()
+        if object_name in self._environment.obj_body_id:
+            return self.data.xpos[self._environment.obj_body_id[object_name]].copy()
+        return self.data.site(object_name).xpos.copy()
 
     def reset(self, initial_state: int) -> None:
         """Bring the scene to an initial state; which one it is follows from the task and the number alone.
@@ -92,8 +92,8 @@ class Simulation:
         States 0 to 49 are the benchmark's; those from 1000 on are drawn from the task's regions.
         """
         state = check_initial_state(initial_state)
-        self._renew(state)
-        self._begin(self.initial_states[state] if state < EVALUATION_STATES else None)
+        self._restore_model(state)
+        self._start_episode(self.initial_states[state] if state < EVALUATION_STATES else None)
 
     def restore(self, start: np.ndarray, bodies: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
         """Bring the scene to a recorded start [D], with its fixtures where they stood: their bodies' poses by name.
@@ -108,24 +108,24 @@ class Simulation:
                 expected=f"[{expected}]: time, positions and velocities",
                 fix="The recording was made in another scene, or by another version of robosuite.",
             )
-        self._renew(0)
+        self._restore_model(0)
         for fixture in self._environment.fixtures_dict.values():
             if fixture.root_body in bodies:
                 body = self.model.body(fixture.root_body)
                 body.pos[:], body.quat[:] = bodies[fixture.root_body]
-        self._begin(start)
+        self._start_episode(start)
 
-    def _renew(self, initial_state: int) -> None:
+    def _restore_model(self, initial_state: int) -> None:
         """Put everything back that an episode may have changed, and place all anew."""
-        for name, values in self._pristine.items():
+        for name, values in self._initial_model_fields.items():
             getattr(self.model, name)[:] = values
         for robot in self._environment.robots:
             # The gripper keeps the last episode's command across the library's own reset.
             robot.gripper.current_action = np.zeros_like(robot.gripper.current_action)
-        with _drawn_from(self.task.start_seed(initial_state)), _plain_failures(self.task):
-            self.observation = self._placed()
+        with _seeded_global_generators(self.task.start_seed(initial_state)), _translated_errors(self.task):
+            self.observation = self._reset_until_placed()
 
-    def _begin(self, start: np.ndarray | None) -> None:
+    def _start_episode(self, start: np.ndarray | None) -> None:
         """Start an episode from a state [D], or from where everything was placed."""
         environment = self._environment
         if start is not None:
@@ -140,23 +140,23 @@ class Simulation:
 
     def step(self, command: np.ndarray) -> None:
         """Advance by one control step under robosuite's action float64 [7]."""
-        with _plain_failures(self.task):
+        with _translated_errors(self.task):
             self.observation, _, done, _ = self._environment.step(command)
         if not np.isfinite(self.data.qpos).all():
             raise WorldError(f"the physics of {self.task.suite}/{self.task.name} diverged: positions are not finite")
         self.success = bool(done)
 
-    def look(self) -> None:
+    def refresh_observation(self) -> None:
         """Take the observation anew, of the state as it is; nothing moves."""
         self._environment._update_observables(force=True)
         self.observation = self._environment._get_observations()
 
-    def hold(self) -> None:
+    def hold_current_pose(self) -> None:
         """Make the pose that the arm has now the one that its controller holds."""
         robot = self._environment.robots[0]
         robot.controller.update_initial_joints(self.data.qpos[robot._ref_joint_pos_indexes])
 
-    def solved(self) -> bool:
+    def is_goal_satisfied(self) -> bool:
         """Tell whether all of the goal's predicates hold in the state as it is."""
         return all(self._environment._eval_predicate(list(state)) for state in self.goal)
 
@@ -169,7 +169,7 @@ class Simulation:
             for texture in range(self.model.ntex):
                 mujoco.mjr_uploadTexture(self.model, context.con, texture)
 
-    def draw(self, camera: str, size: int) -> np.ndarray:
+    def render_camera(self, camera: str, size: int) -> np.ndarray:
         """Return a camera's picture uint8 [size, size, 3] as robosuite hands it over, its lowest row first."""
         self._make_current()
         return self._environment.sim.render(camera_name=CAMERAS[camera], width=size, height=size)
@@ -188,28 +188,30 @@ class Simulation:
             context.gl_ctx.make_current()
         return context
 
-    def _eye(self, camera: str) -> Any:
-        """Return robosuite's sensor for a camera, which looks only while `draws` holds; its times stay the same."""
+    def _camera_sensor(self, camera: str) -> Any:
+        """Return robosuite's sensor for a camera, which looks only while `rendering_enabled` holds; its times stay the same."""
         from robosuite.utils.observables import sensor
 
         unseen = np.zeros((self.size, self.size, 3), np.uint8)
 
         @sensor(modality="image")
-        def look(_: Any) -> np.ndarray:
-            return self.draw(camera, self.size) if self.draws else unseen
+        def refresh_observation(_: Any) -> np.ndarray:
+            return self.render_camera(camera, self.size) if self.rendering_enabled else unseen
 
-        return look
+        return refresh_observation
 
-    def _placed(self) -> Mapping[str, Any]:
+    def _reset_until_placed(self) -> Mapping[str, Any]:
         """Reset the library's environment; where things overlap it gives up, and the next draw may fit."""
         from robosuite.utils.errors import RandomizationError
 
-        for _ in range(PLACEMENTS):
+        for _ in range(PLACEMENT_ATTEMPTS):
             try:
                 return self._environment.reset()
             except RandomizationError:
                 continue
-        raise WorldError(f"{self.task.suite}/{self.task.name}: no placement without overlaps in {PLACEMENTS} draws")
+        raise WorldError(
+            f"{self.task.suite}/{self.task.name}: no placement without overlaps in {PLACEMENT_ATTEMPTS} draws"
+        )
 
     def _build(self, problem: Path, visuals: looks.Visuals) -> Any:
         from libero.libero.envs import TASK_MAPPING
@@ -219,7 +221,7 @@ class Simulation:
         # The library looks here before it looks into the user's cache and asks the hub; its settings file has no say.
         self._library.root._assets_path_cache = str(self.assets.folder)
         drawing = self.size is not None
-        with _drawn_from(0), _plain_failures(self.task), contextlib.redirect_stdout(io.StringIO()):
+        with _seeded_global_generators(0), _translated_errors(self.task), contextlib.redirect_stdout(io.StringIO()):
             environment = TASK_MAPPING[get_problem_info(str(problem))["problem_name"]](
                 str(problem),
                 robots=["Panda"],
@@ -235,7 +237,7 @@ class Simulation:
             )
             if visuals == "fast":
                 folder = looks.cache_folder()
-                environment.set_xml_processor(lambda scene: looks.lighten(scene, folder))
+                environment.set_xml_processor(lambda scene: looks.simplify_scene(scene, folder))
                 # The processor takes effect when the scene is read again. The library would add what it draws of
                 # drawers and knobs to the list of the first reading, and draw everything twice ever after.
                 environment.object_property_initializers.clear()
@@ -247,7 +249,7 @@ class Simulation:
 
 
 @contextlib.contextmanager
-def _drawn_from(seed: int) -> Iterator[None]:
+def _seeded_global_generators(seed: int) -> Iterator[None]:
     """Seed the global generators, which the library draws from, and put them back as they were."""
     before, numpy_before = random.getstate(), np.random.get_state()
     random.seed(seed)
@@ -260,7 +262,7 @@ def _drawn_from(seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _plain_failures(task: LiberoTask) -> Iterator[None]:
+def _translated_errors(task: LiberoTask) -> Iterator[None]:
     """Turn what the libraries throw into one line that says where it happened."""
     try:
         yield

@@ -14,7 +14,7 @@ from ...errors import InputError, unknown_name
 if TYPE_CHECKING:
     from ..perturbation.swap import Swap
 
-CATALOGUE = Path(__file__).with_name("catalogue.json")
+TASK_CATALOGUE_FILE = Path(__file__).with_name("catalogue.json")
 """Names, sentences and sha256 sums of the two files of every task, as hf-libero 0.1.4 ships them."""
 
 EVALUATION_STATES = 50
@@ -36,7 +36,7 @@ class LiberoTask:
     instruction: str
     problem_sha256: str
     initial_states_sha256: str
-    left_out: bool = False
+    held_out: bool = False
     paraphrases: tuple[str, ...] = ()
 
     @property
@@ -52,7 +52,7 @@ class LiberoTask:
 @functools.cache
 def suites() -> dict[str, tuple[LiberoTask, ...]]:
     """Return the four suites, each with its ten tasks in the benchmark's order."""
-    content = json.loads(CATALOGUE.read_text())["suites"]
+    content = json.loads(TASK_CATALOGUE_FILE.read_text())["suites"]
     return {
         suite: tuple(LiberoTask(suite, number, **entry) for number, entry in enumerate(entries))
         for suite, entries in content.items()

@@ -42,7 +42,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "saccade" / "libero"
 
 
-def lighten(scene: str, meshes: Path) -> str:
+def simplify_scene(scene: str, meshes: Path) -> str:
     """Return a scene's XML with what `fast` changes; simplified meshes are kept in the folder `meshes`.
 
     Suits robosuite's `set_xml_processor`.
@@ -52,7 +52,7 @@ def lighten(scene: str, meshes: Path) -> str:
     for mesh in root.iter("mesh"):
         path = Path(mesh.get("file", ""))
         if mesh.get("name") not in collides and "robosuite" in path.parts:
-            mesh.set("file", str(simplified(path, meshes)))
+            mesh.set("file", str(simplify_mesh_file(path, meshes)))
     for material in root.iter("material"):
         material.attrib.pop("reflectance", None)
     visual = _child(root, "visual")
@@ -60,7 +60,7 @@ def lighten(scene: str, meshes: Path) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def simplified(source: Path, folder: Path) -> Path:
+def simplify_mesh_file(source: Path, folder: Path) -> Path:
     """Return the file of a mesh with fewer triangles, made at the first call; the mesh itself where it has few."""
     content = source.read_bytes()
     name = hashlib.sha256(content + f"/{CELLS}/{FEWEST_FACES}".encode()).hexdigest()[:16]
@@ -73,7 +73,7 @@ def simplified(source: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     # Several workers may make the same mesh at once: each writes a file of its own, and the last one stays.
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
-        file.write(stl(*cluster(vertices, faces)))
+        file.write(encode_stl(*cluster_vertices(vertices, faces)))
     os.replace(file.name, target)
     return target
 
@@ -90,7 +90,7 @@ def read_mesh(source: Path) -> tuple[np.ndarray, np.ndarray]:
     return model.mesh_vert.astype(np.float64) @ turn.reshape(3, 3).T + model.mesh_pos[0], model.mesh_face.copy()
 
 
-def cluster(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def cluster_vertices(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return a simplified mesh: the corners in each cell of a grid become their mean (Rossignac and Borrel, 1993)."""
     low = vertices.min(axis=0)
     side = np.ptp(vertices, axis=0).max() / CELLS
@@ -103,7 +103,7 @@ def cluster(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.nda
     return means, np.unique(corners[alive], axis=0)
 
 
-def stl(vertices: np.ndarray, faces: np.ndarray) -> bytes:
+def encode_stl(vertices: np.ndarray, faces: np.ndarray) -> bytes:
     """Return a mesh as a binary STL file."""
     triangles = np.zeros(len(faces), STL_TRIANGLE)
     triangles["corners"] = vertices[faces]

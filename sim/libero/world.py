@@ -10,8 +10,8 @@ from ..fingerprint import PACKAGES, environment_fingerprint
 from .assets import Assets, find_assets, same_assets
 from .conventions import Conventions
 from .installation import package_folder
-from .physics_check import Settling, settling
-from .protocols import Protocol, find_protocol
+from .physics_check import SettlingResult, check_settling
+from .protocols import EvaluationProtocol, find_protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LiberoWorld:
-    """LIBERO under one policy's conventions; `settled` is how its physics was found to behave."""
+    """LIBERO under one policy's conventions; `settling_result` is how its physics was found to behave."""
 
     conventions: Conventions
     assets: Assets
-    protocol: Protocol
+    protocol: EvaluationProtocol
     visuals: Visuals
-    settled: Settling
+    settling_result: SettlingResult
     robot_type: str = "panda_libero"
 
     def offer(self) -> Offer:
@@ -49,21 +49,21 @@ class LiberoWorld:
         )
 
     def demonstrator(self, environment: LiberoEnv, generator: np.random.Generator) -> Any:
-        from .demonstrator.demonstrator import Demonstrator
+        from .demonstrator.demonstrator import LiberoDemonstrator
 
-        return Demonstrator(environment, generator)
+        return LiberoDemonstrator(environment, generator)
 
     def describe(self) -> dict[str, Any]:
         return {
             "benchmark": self.protocol.describe(),
             "visuals": self.visuals,
-            "render_size": self.conventions.drawn_size,
-            "physics_as_published": self.settled.as_published,
+            "render_size": self.conventions.rendered_size,
+            "physics_as_published": self.settling_result.as_published,
         }
 
     def fingerprint(self) -> dict[str, Any]:
         packages = (*PACKAGES, "robosuite", "hf-libero")
-        world = {"assets": self.assets.describe(), "settle_task5_mm": self.settled.settle_task5_mm}
+        world = {"assets": self.assets.describe(), "settle_task5_mm": self.settling_result.settle_task5_mm}
         return {**environment_fingerprint(Path(__file__).parent, packages), "libero": world}
 
 
@@ -74,6 +74,6 @@ def libero_world(conventions: Conventions, options: LiberoOptions) -> LiberoWorl
     """
     package_folder()
     assets = find_assets(options.libero_assets)
-    settled = settling(assets)
-    settled.require(allowed=options.allow_physics)
-    return LiberoWorld(conventions, assets, find_protocol(options.protocol), options.visuals, settled)
+    settling_result = check_settling(assets)
+    settling_result.require_published(allowed=options.allow_physics)
+    return LiberoWorld(conventions, assets, find_protocol(options.protocol), options.visuals, settling_result)

@@ -27,7 +27,7 @@ AXES = {
 """Names and meanings, in the order of every table."""
 
 LEVELS = range(1, 6)
-STANDARD_LEVEL = 3
+DEFAULT_LEVEL = 3
 """What an axis without a level means."""
 
 ALL = "all"
@@ -43,7 +43,7 @@ class Perturbation:
     """
 
     axis: str
-    level: int = STANDARD_LEVEL
+    level: int = DEFAULT_LEVEL
 
     def __post_init__(self) -> None:
         if self.axis not in AXES:
@@ -84,7 +84,7 @@ def parse_perturbations(texts: Iterable[str]) -> tuple[Perturbation, ...]:
     for text in texts:
         name, equals, levels = text.strip().partition("=")
         for axis in AXES if name == ALL else (name,):
-            found |= {Perturbation(axis, level) for level in (_levels(text, levels) if equals else [STANDARD_LEVEL])}
+            found |= {Perturbation(axis, level) for level in (_levels(text, levels) if equals else [DEFAULT_LEVEL])}
     order = list(AXES)
     return tuple(sorted(found, key=lambda each: (order.index(each.axis), each.level)))
 

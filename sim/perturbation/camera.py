@@ -10,19 +10,19 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from .edits import Edits
-from .world import World
+from .edits import ModelEdits
+from .world import PerturbableWorld
 
-NEEDS = ("model", "data", "things", "observe")
+REQUIRED_MEMBERS = ("model", "data", "movable_objects", "observe")
 
 ORBIT_DEGREES, ELEVATION_DEGREES, DISTANCE, TURN_DEGREES, ZOOM = 4.0, 2.0, 0.03, 0.8, 0.02
 """How far one level goes, at most: around the scene, up or down, nearer or farther, turned aside, zoomed (shares)."""
 
 
-def disturb(world: World, edits: Edits, level: int, generator: np.random.Generator) -> dict[str, Any]:
+def perturb(world: PerturbableWorld, edits: ModelEdits, level: int, generator: np.random.Generator) -> dict[str, Any]:
     """Move the fixed cameras of a world; return where each of them went, in degrees, metres and shares."""
     positions, quaternions, fields = (edits.array(name) for name in ("cam_pos", "cam_quat", "cam_fovy"))
-    centre = np.mean([world.data.body(body).xpos for body in world.things()], axis=0)
+    centre = np.mean([world.data.body(body).xpos for body in world.movable_objects()], axis=0)
     drawn = {}
     for camera in range(world.model.ncam):
         body = int(world.model.cam_bodyid[camera])

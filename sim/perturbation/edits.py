@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 
-class Edits:
+class ModelEdits:
     """Hands out a model's arrays to be written to, and puts everything back as it was."""
 
     def __init__(self, model: Any) -> None:
@@ -18,9 +18,9 @@ class Edits:
 
     def array(self, name: str) -> np.ndarray:
         """Return one of the model's arrays, such as "cam_pos" or "vis.headlight.diffuse", to be changed in place."""
-        return self.part(name, 0, len(attrgetter(name)(self.model)))
+        return self.rows(name, 0, len(attrgetter(name)(self.model)))
 
-    def part(self, name: str, start: int, stop: int) -> np.ndarray:
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
         """Return the rows from `start` to `stop` of an array that is too large to be remembered whole."""
         view = attrgetter(name)(self.model)[start:stop]
         self._before.setdefault((name, start, stop), view.copy())
@@ -34,7 +34,7 @@ class Edits:
         setattr(holder, field, value)
 
     @property
-    def uploaded(self) -> bool:
+    def needs_new_renderer(self) -> bool:
         """Whether anything was changed that a renderer keeps a copy of."""
         return "vis.quality.shadowsize" in self._scalars or any(name == "tex_data" for name, *_ in self._before)
 

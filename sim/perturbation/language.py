@@ -12,11 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MEANINGS = {1: "other verbs", 2: "other order", 3: "polite", 4: "other names", 5: "everything, after a remark"}
+LEVEL_DESCRIPTIONS = {
+    1: "other verbs",
+    2: "other order",
+    3: "polite",
+    4: "other names",
+    5: "everything, after a remark",
+}
 
-CARRY, TAKE = ("put", "place", "move", "drop", "set"), ("pick up", "grab", "take")
+PLACE_VERBS, PICK_VERBS = ("put", "place", "move", "drop", "set"), ("pick up", "grab", "take")
 
-VERBS: Mapping[str, tuple[str, ...]] = {
+VERB_SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "put": ("place", "set", "lay"),
     "place": ("put", "set", "lay"),
     "move": ("bring", "transfer"),
@@ -47,7 +53,7 @@ PARTICIPLES = {
     "pour": "poured",
 }
 
-NAMES = {
+NOUN_SYNONYMS = {
     "cube": "block",
     "cubes": "blocks",
     "can": "tin",
@@ -97,16 +103,22 @@ NAMES = {
     "was not lit": "stayed dark",
 }
 
-POLITE = ("please {}", "{} please", "could you {}", "could you please {} for me", "now {} if you would, thanks")
+POLITE_TEMPLATES = (
+    "please {}",
+    "{} please",
+    "could you {}",
+    "could you please {} for me",
+    "now {} if you would, thanks",
+)
 
-REMARKS = (
+DISTRACTING_REMARKS = (
     "it has been a long day and the kettle is on.",
     "the others will be here at noon.",
     "i have just wiped everything clean.",
     "mind the cable behind you.",
 )
 
-PLACES = ("into", "inside", "in", "onto", "on", "to", "next to", "from")
+PREPOSITIONS = ("into", "inside", "in", "onto", "on", "to", "next to", "from")
 
 
 @dataclass(frozen=True)
@@ -125,25 +137,27 @@ def rephrase(instruction: str, level: int, generator: np.random.Generator) -> st
     """Return other words for an instruction; what no rule knows is at least wrapped in others."""
     choices = generator.integers(2**31, size=8)
     clauses = _clauses(instruction)
-    carried = _carried(clauses)
+    merged_clauses = _merge_pick_and_place(clauses)
     match level:
         case 1:
             words = _other_verbs(clauses, choices)
         case 2:
-            words = _other_order(carried, choices)
+            words = _other_order(merged_clauses, choices)
         case 3:
             words = _polite(_other_verbs(clauses, choices), choices)
         case 4:
             words = _other_names(_other_verbs(clauses, choices))
         case _:
-            remark = REMARKS[choices[6] % len(REMARKS)]
-            words = f"{remark} {_polite(_other_names(_other_order(carried, choices)), choices[1:], ordered=True)}"
+            remark = DISTRACTING_REMARKS[choices[6] % len(DISTRACTING_REMARKS)]
+            words = (
+                f"{remark} {_polite(_other_names(_other_order(merged_clauses, choices)), choices[1:], ordered=True)}"
+            )
     return words if words != instruction else _polite(instruction, choices)
 
 
 def _clauses(instruction: str) -> list[_Clause]:
     """Split a sentence into its requests; one that no rule knows is a request without a verb."""
-    verbs = "|".join(sorted(VERBS, key=len, reverse=True))
+    verbs = "|".join(sorted(VERB_SYNONYMS, key=len, reverse=True))
     parts = re.split(rf"(?:,? and |, then |, )(?=(?:{verbs})\b)", " ".join(instruction.lower().split()).rstrip("."))
     clauses = []
     for part in parts:
@@ -154,21 +168,21 @@ def _clauses(instruction: str) -> list[_Clause]:
     return clauses
 
 
-def _carried(clauses: list[_Clause]) -> list[_Clause]:
+def _merge_pick_and_place(clauses: list[_Clause]) -> list[_Clause]:
     """Return the requests with one for both, where a picking is followed by a placing of the same."""
     match clauses:
         case [_Clause(verb=take, thing=thing), _Clause(verb=carry, thing="it", place=place)]:
-            if take in TAKE and carry in CARRY:
+            if take in PICK_VERBS and carry in PLACE_VERBS:
                 return [_Clause("put", thing, place)]
     return clauses
 
 
 def _clause(verb: str, rest: str) -> _Clause:
     # Two places in one request cannot be told apart: such a one keeps its order.
-    if verb not in (*CARRY, "push", "turn", "stack", "pour") or ", " in rest:
+    if verb not in (*PLACE_VERBS, "push", "turn", "stack", "pour") or ", " in rest:
         return _Clause(verb, rest)
     # The last place is where it goes; those before it say which thing is meant.
-    places = "|".join(PLACES)
+    places = "|".join(PREPOSITIONS)
     found = re.fullmatch(rf"(.+?) ((?:{places}) (?:(?!.* (?:{places}) (?:the|it)\b).*)|inside)", rest)
     if rest.startswith("it "):
         found = re.fullmatch(r"(it) (.+)", rest)
@@ -176,42 +190,42 @@ def _clause(verb: str, rest: str) -> _Clause:
 
 
 def _other_verbs(clauses: Sequence[_Clause], choices: np.ndarray) -> str:
-    said = []
+    sentences = []
     for clause, choice in zip(clauses, choices, strict=False):
-        others = VERBS.get(clause.verb, (clause.verb,))
-        place = re.sub(r"^in\b", "into", clause.place) if clause.verb in CARRY else clause.place
-        said.append(str(_Clause(others[choice % len(others)], clause.thing, place)))
-    return " and ".join(said)
+        others = VERB_SYNONYMS.get(clause.verb, (clause.verb,))
+        place = re.sub(r"^in\b", "into", clause.place) if clause.verb in PLACE_VERBS else clause.place
+        sentences.append(str(_Clause(others[choice % len(others)], clause.thing, place)))
+    return " and ".join(sentences)
 
 
 def _other_order(clauses: Sequence[_Clause], choices: np.ndarray) -> str:
-    said = []
+    sentences = []
     for clause, choice in zip(clauses, choices, strict=False):
-        if clause.verb in CARRY and clause.place:
-            frames = (
+        if clause.verb in PLACE_VERBS and clause.place:
+            templates = (
                 "{thing} should go {place}",
                 "{place} is where {thing} should go",
                 "{place} is the place for {thing}",
             )
         elif clause.verb in PARTICIPLES:
-            frames = ("{thing} should be {done} {place}", "{thing} needs to be {done} {place}")
+            templates = ("{thing} should be {done} {place}", "{thing} needs to be {done} {place}")
         elif clause.verb:
-            frames = ("what to do: {whole}", "{whole}, that is the job")
+            templates = ("what to do: {whole}", "{whole}, that is the job")
         else:
-            frames = ("the job: {whole}",)
+            templates = ("the job: {whole}",)
         done = PARTICIPLES.get(clause.verb, "")
-        sentence = frames[choice % len(frames)].format(
+        sentence = templates[choice % len(templates)].format(
             thing=clause.thing, place=clause.place, done=done, whole=str(clause)
         )
-        said.append(sentence.strip())
-    return ", then ".join(said)
+        sentences.append(sentence.strip())
+    return ", then ".join(sentences)
 
 
 def _polite(words: str, choices: np.ndarray, ordered: bool = False) -> str:
-    frames = ("so {}, please", "{}, thank you", "remember: {}") if ordered else POLITE
-    return frames[choices[5] % len(frames)].format(words)
+    templates = ("so {}, please", "{}, thank you", "remember: {}") if ordered else POLITE_TEMPLATES
+    return templates[choices[5] % len(templates)].format(words)
 
 
 def _other_names(words: str) -> str:
-    names = "|".join(sorted(map(re.escape, NAMES), key=len, reverse=True))
-    return re.sub(rf"\b(?:{names})\b", lambda found: NAMES[found[0]], words)
+    names = "|".join(sorted(map(re.escape, NOUN_SYNONYMS), key=len, reverse=True))
+    return re.sub(rf"\b(?:{names})\b", lambda found: NOUN_SYNONYMS[found[0]], words)

@@ -7,10 +7,10 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from .edits import Edits
-from .world import World
+from .edits import ModelEdits
+from .world import PerturbableWorld
 
-NEEDS = ("model", "data", "observe", "renew_renderers")
+REQUIRED_MEMBERS = ("model", "data", "observe", "recreate_renderers")
 
 BRIGHTER, DARKER, TINT, DIRECTION_DEGREES = 0.10, -0.20, 0.055, 9.0
 """How far one level goes, at most: the logarithm of the strength, each colour channel (a share), the direction.
@@ -18,15 +18,15 @@ BRIGHTER, DARKER, TINT, DIRECTION_DEGREES = 0.10, -0.20, 0.055, 9.0
 A scene is lit so that pale surfaces are nearly white: there is more room below than above.
 """
 
-FARTHEST = 1.0
+MAX_LIGHT_SHIFT = 1.0
 """How far a lamp goes aside, at most, in metres."""
 
-SHADOWS_FROM = 3
+FIRST_SHADOW_LEVEL = 3
 SHADOW_SIZE = 1024
 """Side of the shadow map, in texels, for a model that draws no shadows of its own."""
 
 
-def disturb(world: World, edits: Edits, level: int, generator: np.random.Generator) -> dict[str, Any]:
+def perturb(world: PerturbableWorld, edits: ModelEdits, level: int, generator: np.random.Generator) -> dict[str, Any]:
     """Change the lamps and the headlight of a world; return how."""
     strength = float(np.exp(generator.choice((BRIGHTER, DARKER)) * generator.uniform(0.6, 1.0) * level))
     tint = 1.0 + generator.uniform(-1.0, 1.0, 3) * level * TINT
@@ -40,16 +40,16 @@ def disturb(world: World, edits: Edits, level: int, generator: np.random.Generat
         distance = np.linalg.norm(positions[light])
         before = directions[light].copy()
         sideways = np.array([np.cos(towards), np.sin(towards), 0.0])
-        directions[light] = _towards(before, sideways, tilt)
+        directions[light] = _rotate_towards(before, sideways, tilt)
         # The lamp goes to the other side, so that it still shines at the same spot, and stays within the room.
         shift = (directions[light] - before) * distance
-        positions[light] -= shift * min(1.0, FARTHEST / max(float(np.linalg.norm(shift)), 1e-9))
-    shadows = level >= SHADOWS_FROM and world.model.nlight > 0
+        positions[light] -= shift * min(1.0, MAX_LIGHT_SHIFT / max(float(np.linalg.norm(shift)), 1e-9))
+    shadows = level >= FIRST_SHADOW_LEVEL and world.model.nlight > 0
     if shadows:
         edits.array("light_castshadow")[0] = True
         if world.model.vis.quality.shadowsize == 0:
             edits.set("vis.quality.shadowsize", SHADOW_SIZE)
-            world.renew_renderers()
+            world.recreate_renderers()
     mujoco.mj_camlight(world.model, world.data)
     return {
         "strength": round(strength, 3),
@@ -59,7 +59,7 @@ def disturb(world: World, edits: Edits, level: int, generator: np.random.Generat
     }
 
 
-def _towards(direction: np.ndarray, sideways: np.ndarray, angle: float) -> np.ndarray:
+def _rotate_towards(direction: np.ndarray, sideways: np.ndarray, angle: float) -> np.ndarray:
     """Return a direction [3] turned by an angle, in radians, towards a horizontal one; it never points upward."""
     length = np.linalg.norm(direction)
     unit = direction / max(length, 1e-9)

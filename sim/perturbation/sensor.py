@@ -9,29 +9,29 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-KINDS = ("noise", "blur", "compression", "stains", "exposure", "state")
+CORRUPTIONS = ("noise", "blur", "compression", "stains", "exposure", "state")
 
-NOISE = 7.0
+NOISE_STD = 7.0
 """Standard deviation of the noise on images that one level adds, of 255."""
 
-BLUR = 0.004
+BLUR_STD = 0.004
 """Standard deviation of the blur that one level adds, as a share of the image's height."""
 
-QUALITY = {1: 40, 2: 25, 3: 15, 4: 10, 5: 6}
+JPEG_QUALITY = {1: 40, 2: 25, 3: 15, 4: 10, 5: 6}
 """JPEG's quality at each level, of 100."""
 
-STAINS, STAIN_SHARE = 4, 0.02
+STAIN_COUNT, STAIN_SHARE = 4, 0.02
 """Number of stains on each lens, and the share of the image that one level covers."""
 
 EXPOSURE = 0.16
 """What one level adds to the logarithm of the exposure, up or down."""
 
-STATE = {"degrees": 0.4, "percent": 0.8, "radians": 0.007, "metres": 0.002}
-OTHER_STATE = 0.004
+STATE_NOISE_STD = {"degrees": 0.4, "percent": 0.8, "radians": 0.007, "metres": 0.002}
+DEFAULT_STATE_NOISE_STD = 0.004
 """Standard deviation of the noise on the state that one level adds, by unit."""
 
 
-class Sensor:
+class SensorCorruption:
     """Spoils the observations of one episode.
 
     What it does follows from the generator and the number of the step alone, so that it does not matter which steps
@@ -39,13 +39,13 @@ class Sensor:
     """
 
     def __init__(self, level: int, generator: np.random.Generator, units: tuple[str, ...]) -> None:
-        self.kind = str(generator.choice(KINDS))
+        self.kind = str(generator.choice(CORRUPTIONS))
         self._level = level
         self._noise_seed, self._step = int(generator.integers(2**31)), -1
-        self._brighter = float(generator.choice((-1.0, 1.0)))
+        self._exposure_sign = float(generator.choice((-1.0, 1.0)))
         self._stain_seed = int(generator.integers(2**31))
         self._stains: dict[str, Image.Image] = {}
-        self._spread = level * np.array([STATE.get(unit, OTHER_STATE) for unit in units])
+        self._state_noise_std = level * np.array([STATE_NOISE_STD.get(unit, DEFAULT_STATE_NOISE_STD) for unit in units])
 
     @property
     def drawn(self) -> dict[str, Any]:
@@ -53,29 +53,29 @@ class Sensor:
 
     def __call__(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """Return what is measured instead of an observation: of the same shapes and types, in new arrays."""
-        spoiled = dict(observation)
+        corrupted = dict(observation)
         self._step += 1
         self._generator = np.random.default_rng([self._noise_seed, self._step])
         if self.kind == "state":
             state = np.asarray(observation["agent_pos"])
-            noisy = state + self._generator.normal(0.0, 1.0, state.shape) * self._spread
-            return spoiled | {"agent_pos": noisy.astype(state.dtype)}
+            noisy = state + self._generator.normal(0.0, 1.0, state.shape) * self._state_noise_std
+            return corrupted | {"agent_pos": noisy.astype(state.dtype)}
         if "pixels" not in observation:
-            return spoiled
-        return spoiled | {"pixels": {name: self._spoil(name, view) for name, view in observation["pixels"].items()}}
+            return corrupted
+        return corrupted | {"pixels": {name: self._corrupt(name, view) for name, view in observation["pixels"].items()}}
 
-    def _spoil(self, camera: str, view: np.ndarray) -> np.ndarray:
+    def _corrupt(self, camera: str, view: np.ndarray) -> np.ndarray:
         match self.kind:
             case "noise":
-                noisy = view + self._generator.normal(0.0, self._level * NOISE, view.shape)
+                noisy = view + self._generator.normal(0.0, self._level * NOISE_STD, view.shape)
             case "exposure":
-                noisy = view * np.exp(self._brighter * self._level * EXPOSURE)
+                noisy = view * np.exp(self._exposure_sign * self._level * EXPOSURE)
             case "blur":
-                blurred = ImageFilter.GaussianBlur(self._level * BLUR * view.shape[0])
+                blurred = ImageFilter.GaussianBlur(self._level * BLUR_STD * view.shape[0])
                 noisy = np.asarray(Image.fromarray(view).filter(blurred))
             case "compression":
                 content = io.BytesIO()
-                Image.fromarray(view).save(content, "JPEG", quality=QUALITY[self._level])
+                Image.fromarray(view).save(content, "JPEG", quality=JPEG_QUALITY[self._level])
                 noisy = np.asarray(Image.open(content).convert("RGB"))
             case "stains":
                 noisy = self._stain(camera, view)
@@ -95,8 +95,8 @@ class Sensor:
         generator = np.random.default_rng([self._stain_seed, place])
         cover = Image.new("L", (width, height))
         pen = ImageDraw.Draw(cover)
-        radius = np.sqrt(self._level * STAIN_SHARE * height * width / STAINS / np.pi)
-        for _ in range(STAINS):
+        radius = np.sqrt(self._level * STAIN_SHARE * height * width / STAIN_COUNT / np.pi)
+        for _ in range(STAIN_COUNT):
             x, y, stretch = generator.uniform(0, width), generator.uniform(0, height), generator.uniform(0.8, 1.25)
             pen.ellipse((x - radius * stretch, y - radius / stretch, x + radius * stretch, y + radius / stretch), 235)
         return cover.filter(ImageFilter.GaussianBlur(0.01 * height))

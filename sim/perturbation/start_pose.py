@@ -9,12 +9,12 @@ import mujoco
 import numpy as np
 
 from ...errors import WorldError
-from .edits import Edits
-from .world import World
+from .edits import ModelEdits
+from .world import PerturbableWorld
 
-NEEDS = ("model", "data", "arm_joints", "background", "things", "begin", "observe")
+REQUIRED_MEMBERS = ("model", "data", "arm_joints", "background", "movable_objects", "settle_and_start", "observe")
 
-RADIANS = 0.1
+RADIANS_PER_LEVEL = 0.1
 """Length of one level's displacement, over all joints together."""
 
 LIMIT_MARGIN = 0.03
@@ -26,7 +26,7 @@ CLEARANCE = 0.01
 TRIES = 200
 
 
-def disturb(world: World, edits: Edits, level: int, generator: np.random.Generator) -> dict[str, Any]:
+def perturb(world: PerturbableWorld, edits: ModelEdits, level: int, generator: np.random.Generator) -> dict[str, Any]:
     """Displace the arm of a world, clear of everything; return by how much each joint moved, in degrees.
 
     Raises WorldError when no displacement of this length is clear.
@@ -38,10 +38,10 @@ def disturb(world: World, edits: Edits, level: int, generator: np.random.Generat
     unlimited = ~np.array([bool(model.jnt_limited[joint.id]) for joint in joints])
     low, high = np.where(unlimited, -np.inf, low + LIMIT_MARGIN), np.where(unlimited, np.inf, high - LIMIT_MARGIN)
     before = data.qpos.copy()
-    pairs = _pairs(world, joints[0].id)
+    pairs = _clear_geom_pairs(world, joints[0].id)
     for _ in range(TRIES):
         direction = generator.normal(size=len(joints))
-        offset = level * RADIANS * direction / np.linalg.norm(direction)
+        offset = level * RADIANS_PER_LEVEL * direction / np.linalg.norm(direction)
         pose = before[addresses] + offset
         if np.any(pose < low) or np.any(pose > high):
             continue
@@ -50,16 +50,18 @@ def disturb(world: World, edits: Edits, level: int, generator: np.random.Generat
         if all(_distance(model, data, *pair) > CLEARANCE for pair in pairs):
             data.qvel[:] = 0.0
             mujoco.mj_forward(model, data)
-            world.begin()
+            world.settle_and_start()
             return {
                 f"{name}_degrees": round(float(part), 2)
                 for name, part in zip(world.arm_joints, np.rad2deg(offset), strict=True)
             }
     data.qpos[:] = before
-    raise WorldError(f"start pose: got no clear pose {level * RADIANS:.1f} rad away in {TRIES} tries, expected one.")
+    raise WorldError(
+        f"start pose: got no clear pose {level * RADIANS_PER_LEVEL:.1f} rad away in {TRIES} tries, expected one."
+    )
 
 
-def _pairs(world: World, first_joint: int) -> list[tuple[int, int]]:
+def _clear_geom_pairs(world: PerturbableWorld, first_joint: int) -> list[tuple[int, int]]:
     """Return the pairs of a geometry of the arm and one of a thing or the scenery that are clear of each other now."""
     model, data = world.model, world.data
     root = int(model.jnt_bodyid[first_joint])
@@ -67,19 +69,19 @@ def _pairs(world: World, first_joint: int) -> list[tuple[int, int]]:
     for body in range(root + 1, model.nbody):
         if int(model.body_parentid[body]) in arm:
             arm.add(body)
-    things = {model.body(name).id for name in world.things()}
-    others = [geom for geom in range(model.ngeom) if int(model.geom_bodyid[geom]) in things]
+    movable_objects = {model.body(name).id for name in world.movable_objects()}
+    others = [geom for geom in range(model.ngeom) if int(model.geom_bodyid[geom]) in movable_objects]
     others += world.background
     mujoco.mj_kinematics(model, data)
     return [
         (geom, other)
-        for geom in itertools.chain.from_iterable(_hull(model, body) for body in arm)
+        for geom in itertools.chain.from_iterable(_collision_geoms(model, body) for body in arm)
         for other in others
         if _distance(model, data, geom, other) > CLEARANCE
     ]
 
 
-def _hull(model: Any, body: int) -> list[int]:
+def _collision_geoms(model: Any, body: int) -> list[int]:
     """Return the geometries of a body that touch things; all of them where none does: those are drawn and simple."""
     first = int(model.body_geomadr[body])
     geoms = list(range(first, first + int(model.body_geomnum[body])))
@@ -93,11 +95,11 @@ def _distance(model: Any, data: Any, first: int, second: int) -> float:
         # How deep the other reaches down to the plane, by the sphere around it: never more than it is.
         frame = data.geom_xmat[first].reshape(3, 3)
         height = frame[:, 2] @ (data.geom_xpos[second] - data.geom_xpos[first])
-        return float(height - min(model.geom_rbound[second], _reach(model, data, second, frame[:, 2])))
+        return float(height - min(model.geom_rbound[second], _extent_along(model, data, second, frame[:, 2])))
     return float(mujoco.mj_geomDistance(model, data, first, second, 2 * CLEARANCE, None))
 
 
-def _reach(model: Any, data: Any, geom: int, direction: np.ndarray) -> float:
+def _extent_along(model: Any, data: Any, geom: int, direction: np.ndarray) -> float:
     """Return how far a geometry reaches from its centre along a direction, by the box around it."""
     centre, half = model.geom_aabb[geom][:3], model.geom_aabb[geom][3:]
     local = data.geom_xmat[geom].reshape(3, 3).T @ direction

@@ -19,27 +19,27 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ...errors import InputError
-from .world import require
+from .world import require_members
 
 Swap = Literal["object", "position", "instruction"]
 
 SWAPS: tuple[Swap, ...] = get_args(Swap)
 
-QUESTIONS: Mapping[str, str] = {
+SWAP_DESCRIPTIONS: Mapping[str, str] = {
     "object": "another thing asked for",
     "position": "the thing asked for and another exchanged",
     "instruction": "words that ask for nothing there",
 }
 
-SENSELESS = ("another task", "letters", "nothing")
+UNRELATED_KINDS = ("another task", "letters", "nothing")
 
 
-def other_thing(world: Any, seed: int) -> tuple[str, str | None]:
+def other_object_instruction(world: Any, seed: int) -> tuple[str, str | None]:
     """Return words that ask for another thing of a world's scene, picked by the seed, and that thing's body.
 
     Raises InputError when there is none, or when the world cannot say which body its words mean.
     """
-    others = require(world, ("other_instructions",), "swap object").other_instructions()
+    others = require_members(world, ("other_instructions",), "swap object").other_instructions()
     if not others:
         raise InputError(
             "instruction of another object",
@@ -50,23 +50,25 @@ def other_thing(world: Any, seed: int) -> tuple[str, str | None]:
     return list(others.items())[seed % len(others)]
 
 
-def senseless_words(world: Any, instruction: str, foreign: tuple[str, ...], seed: int) -> tuple[str, str]:
-    """Return words that ask for nothing that is there, and which of `SENSELESS` they are.
+def unrelated_instruction(
+    world: Any, instruction: str, other_task_instructions: tuple[str, ...], seed: int
+) -> tuple[str, str]:
+    """Return words that ask for nothing that is there, and which of `UNRELATED_KINDS` they are.
 
-    `foreign` are the words of other tasks; those that this scene could be asked for are passed by.
+    `other_task_instructions` are the words of other tasks; those that this scene could be asked for are passed by.
     """
-    askable = {instruction}
+    valid_instructions = {instruction}
     if hasattr(world, "other_instructions"):
-        askable |= set(world.other_instructions())
-    foreign = tuple(words for words in foreign if words not in askable)
-    kinds = SENSELESS if foreign else SENSELESS[1:]
+        valid_instructions |= set(world.other_instructions())
+    other_task_instructions = tuple(words for words in other_task_instructions if words not in valid_instructions)
+    kinds = UNRELATED_KINDS if other_task_instructions else UNRELATED_KINDS[1:]
     kind = kinds[seed % len(kinds)]
     if kind == "another task":
-        return foreign[(seed // len(kinds)) % len(foreign)], kind
-    return (_letters(instruction, seed) if kind == "letters" else ""), kind
+        return other_task_instructions[(seed // len(kinds)) % len(other_task_instructions)], kind
+    return (_random_letters(instruction, seed) if kind == "letters" else ""), kind
 
 
-def _letters(instruction: str, seed: int) -> str:
+def _random_letters(instruction: str, seed: int) -> str:
     """Return the same number of words of the same lengths, of random letters."""
     generator = np.random.default_rng(seed)
     alphabet = list("abcdefghijklmnopqrstuvwxyz")

@@ -11,7 +11,7 @@ from ...errors import InputError
 from ...policy.contract import Offer
 
 
-class World(Protocol):
+class PerturbableWorld(Protocol):
     """A MuJoCo world that can be disturbed between a reset and the first step; an axis needs some of this, not all."""
 
     model: Any
@@ -28,21 +28,21 @@ class World(Protocol):
         """Return the observation of the present state, drawn anew; nothing moves."""
         ...
 
-    def renew_renderers(self) -> None:
+    def recreate_renderers(self) -> None:
         """Make whatever draws take the model's textures and shadow size from the model again."""
 
-    def begin(self) -> None:
+    def settle_and_start(self) -> None:
         """Let what was displaced come to rest, the arm held where it is, and count the episode from there."""
 
-    def things(self) -> Mapping[str, str]:
+    def movable_objects(self) -> Mapping[str, str]:
         """Return, for the body of each thing in play, what it is; those that look alike are the same."""
         ...
 
-    def add_thing(self, generator: np.random.Generator) -> str | None:
+    def add_object(self, generator: np.random.Generator) -> str | None:
         """Put one more thing among those in play, as clutter; return its body, None when there is none or no room."""
         ...
 
-    def arrangement_holds(self) -> bool:
+    def is_layout_valid(self) -> bool:
         """Tell whether, as things stand now, the instruction is true of the scene and the task within reach."""
         ...
 
@@ -51,7 +51,7 @@ class World(Protocol):
         ...
 
 
-def require(world: Any, members: Sequence[str], purpose: str) -> World:
+def require_members(world: Any, members: Sequence[str], purpose: str) -> PerturbableWorld:
     """Return the world, typed; raises InputError, naming what it lacks, when it cannot be disturbed in this way."""
     missing = [name for name in members if not hasattr(world, name)]
     if missing:

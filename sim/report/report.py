@@ -16,7 +16,13 @@ import jinja2
 from .. import fingerprint as fingerprints
 from ..evaluation.comparison import compare
 from ..evaluation.records import EpisodeRecord
-from ..evaluation.robustness import by_heart, followed, headline, memorising, robustness
+from ..evaluation.robustness import (
+    acted_from_memorisation,
+    followed_instruction,
+    headline_records,
+    memorisation_rows,
+    robustness_summary,
+)
 from ..evaluation.run_folder import Evaluation, write_text
 from ..evaluation.statistics import summarize
 from ..video import MEDIA_TYPES, poster
@@ -32,7 +38,7 @@ POSTER_WIDTH = 384
 
 
 @dataclass(frozen=True)
-class Ending:
+class EpisodeEnding:
     """A way for an episode to end: `tone` is its colour, good, half, bad, none or error."""
 
     name: str
@@ -41,7 +47,7 @@ class Ending:
 
 
 ENDINGS = tuple(
-    Ending(*row)
+    EpisodeEnding(*row)
     for row in (
         ("done", "good", "success"),
         ("unfinished", "half", "right object picked, not finished"),
@@ -52,7 +58,7 @@ ENDINGS = tuple(
     )
 )
 SWAPPED_ENDINGS = tuple(
-    Ending(*row)
+    EpisodeEnding(*row)
     for row in (
         ("own", "bad", "the task's own object picked all the same"),
         ("asked", "good", "the object that was asked for picked"),
@@ -65,8 +71,8 @@ SWAPPED_ENDINGS = tuple(
 
 def write_report(evaluations: Sequence[Evaluation], path: Path) -> Path:
     """Write the report of one evaluation, or of several side by side, as one HTML file; return its path."""
-    films = _Films(path.parent, EMBEDDED_BYTES)
-    runs = [_run(evaluation, index, films) for index, evaluation in enumerate(evaluations)]
+    embedded_videos = _EmbeddedVideos(path.parent, EMBEDDED_BYTES)
+    runs = [_run_section(evaluation, index, embedded_videos) for index, evaluation in enumerate(evaluations)]
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -79,8 +85,8 @@ def write_report(evaluations: Sequence[Evaluation], path: Path) -> Path:
         runs=runs,
         radar=radar([{**run, "tone": f"run{run['index'] % 4}"} for run in runs if run["robustness"]]),
         suites=_suites(runs),
-        duels=_duels(runs, evaluations),
-        episodes=films.episodes,
+        comparisons=_compare_runs(runs, evaluations),
+        episodes=embedded_videos.episodes,
         clashes=[
             {"label": run["label"], "lines": lines}
             for run, evaluation in zip(runs, evaluations, strict=True)
@@ -96,7 +102,7 @@ def ending(record: EpisodeRecord, swapped: bool) -> str:
     if record.outcome == "error":
         return "error"
     if record.swap == "object" and record.picked is not None:
-        return "own" if by_heart(record) else "asked" if followed(record) else "other"
+        return "own" if acted_from_memorisation(record) else "asked" if followed_instruction(record) else "other"
     if record.outcome == "success":
         return "own" if swapped else "done"
     if record.picked is None:
@@ -104,22 +110,22 @@ def ending(record: EpisodeRecord, swapped: bool) -> str:
     return "unfinished" if record.picked == record.target else "other"
 
 
-class _Films:
+class _EmbeddedVideos:
     """The films and facts that the page's script shows, by number; films are embedded while there is room."""
 
-    def __init__(self, folder: Path, room: int) -> None:
-        self.folder, self.room = folder, room
+    def __init__(self, folder: Path, remaining_bytes: int) -> None:
+        self.folder, self.remaining_bytes = folder, remaining_bytes
         self.episodes: list[dict[str, Any]] = []
 
     def add(self, evaluation: Evaluation, record: EpisodeRecord, facts: dict[str, Any]) -> int:
-        film = evaluation.folder / record.video if record.video else None
+        video_path = evaluation.folder / record.video if record.video else None
         source, link = "", ""
-        if film is not None and film.is_file():
-            link = Path(os.path.relpath(film, self.folder)).as_posix()
-            size = film.stat().st_size * 4 // 3
-            if size <= self.room:
-                self.room -= size
-                source = _data_address(MEDIA_TYPES[film.suffix], film.read_bytes())
+        if video_path is not None and video_path.is_file():
+            link = Path(os.path.relpath(video_path, self.folder)).as_posix()
+            size = video_path.stat().st_size * 4 // 3
+            if size <= self.remaining_bytes:
+                self.remaining_bytes -= size
+                source = _data_address(MEDIA_TYPES[video_path.suffix], video_path.read_bytes())
         self.episodes.append({**facts, "film": source or link, "link": link})
         return len(self.episodes) - 1
 
@@ -128,8 +134,8 @@ def _data_address(media_type: str, content: bytes) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
-def _run(evaluation: Evaluation, index: int, films: _Films) -> dict[str, Any]:
-    run, records = evaluation.run, headline(evaluation.records)
+def _run_section(evaluation: Evaluation, index: int, embedded_videos: _EmbeddedVideos) -> dict[str, Any]:
+    run, records = evaluation.run, headline_records(evaluation.records)
     # Evaluations of earlier versions count how often the words were ignored, not how often they were followed.
     inverted = run.get("protocol", {}).get("instruction_from") == "other-object"
     swapped = inverted or all(record.swap == "object" for record in records)
@@ -142,23 +148,28 @@ def _run(evaluation: Evaluation, index: int, films: _Films) -> dict[str, Any]:
     shown = _gallery_order(records)
     numbers: dict[str, int] = {}
     for record in [*shown, *(record for record in records if record not in shown)]:
-        how = by_name[ending(record, swapped)]
-        facts = _facts(record, how, run["label"])
-        numbers[record.key] = films.add(evaluation, record, facts)
+        episode_ending = by_name[ending(record, swapped)]
+        facts = _facts(record, episode_ending, run["label"])
+        numbers[record.key] = embedded_videos.add(evaluation, record, facts)
         if record in shown and facts["outcome"] and record.video:
-            film = evaluation.folder / record.video
-            if film.is_file():
-                card = {**facts, "number": numbers[record.key], "poster": _poster(film)}
-                gallery["good" if how.tone == "good" else "bad"].append(card)
+            video_path = evaluation.folder / record.video
+            if video_path.is_file():
+                card = {**facts, "number": numbers[record.key], "poster": _poster(video_path)}
+                gallery["good" if episode_ending.tone == "good" else "bad"].append(card)
     for record in records:
-        how = by_name[ending(record, swapped)]
-        episode = films.episodes[numbers[record.key]]
-        cell = {"number": numbers[record.key], "tone": how.tone, "label": how.label, "state": record.initial_state}
+        episode_ending = by_name[ending(record, swapped)]
+        episode = embedded_videos.episodes[numbers[record.key]]
+        cell = {
+            "number": numbers[record.key],
+            "tone": episode_ending.tone,
+            "label": episode_ending.label,
+            "state": record.initial_state,
+        }
         cell["success"] = record.outcome == "success"
         cells.setdefault((record.suite, record.task), []).append({**cell, "link": episode["link"]})
     counts = {
-        scene: Counter(ending(record, swapped) for record in records if (record.suite, record.task) == scene)
-        for scene in cells
+        suite_task: Counter(ending(record, swapped) for record in records if (record.suite, record.task) == suite_task)
+        for suite_task in cells
     }
     seen = [record for record in records if record.visual_tokens]
     return {
@@ -167,9 +178,9 @@ def _run(evaluation: Evaluation, index: int, films: _Films) -> dict[str, Any]:
         "numbers": numbers,
         "swapped": swapped,
         "inverted": inverted,
-        "measure": _measure(swapped, inverted),
-        "robustness": robustness(evaluation.records),
-        "swaps": memorising(evaluation.records),
+        "measure": _success_definition(swapped, inverted),
+        "robustness": robustness_summary(evaluation.records),
+        "swaps": memorisation_rows(evaluation.records),
         "summary": summarize(records),
         "missing": max(0, run.get("planned", 0) - len(evaluation.records)),
         "endings": [each for each in endings if any(count[each.name] for count in counts.values())],
@@ -182,7 +193,7 @@ def _run(evaluation: Evaluation, index: int, films: _Films) -> dict[str, Any]:
         "command": run.get("command", ""),
         "checkpoint": run.get("checkpoint", {}),
         "environment": fingerprints.flatten(evaluation.fingerprint),
-        "environment_digest": fingerprints.digest_of(evaluation.fingerprint)[:12],
+        "environment_digest": fingerprints.fingerprint_digest(evaluation.fingerprint)[:12],
         "renderer": evaluation.fingerprint.get("renderer", {}).get("renderer", "unknown"),
         "simulator": evaluation.fingerprint.get("packages", {}).get("mujoco", "unknown"),
         "protocol": fingerprints.flatten(run.get("protocol", {})),
@@ -195,7 +206,7 @@ def _run(evaluation: Evaluation, index: int, films: _Films) -> dict[str, Any]:
     }
 
 
-def _measure(swapped: bool, inverted: bool) -> str:
+def _success_definition(swapped: bool, inverted: bool) -> str:
     """Return what the rates of a run count."""
     if inverted:
         return "picked the task's own object though another was asked for"
@@ -217,34 +228,34 @@ def _gallery_order(records: Sequence[EpisodeRecord]) -> list[EpisodeRecord]:
     return chosen
 
 
-def _facts(record: EpisodeRecord, how: Ending, label: str) -> dict[str, Any]:
+def _facts(record: EpisodeRecord, episode_ending: EpisodeEnding, label: str) -> dict[str, Any]:
     return {
         "run": label,
         "task": f"{record.suite} / {record.task}",
         "instruction": record.instruction,
-        "outcome": how.label,
-        "tone": how.tone,
+        "outcome": episode_ending.label,
+        "tone": episode_ending.tone,
         "facts": [
             ("initial state", str(record.initial_state)),
             ("seed", str(record.seed)),
             ("steps", str(record.steps)),
-            ("picked", _spoken(record.picked)),
-            ("target", _spoken(record.target)),
+            ("picked", _display_name(record.picked)),
+            ("target", _display_name(record.target)),
             ("decisions", f"{record.decisions}, median {record.decision_milliseconds:.1f} ms"),
             ("episode", f"{record.seconds:.1f} s"),
             *([("note", record.error.splitlines()[-1])] if record.error else []),
         ],
         "short": f"initial state {record.initial_state} · {record.steps} steps"
-        + (f" · picked {_spoken(record.picked)}" if record.picked not in (None, record.target) else ""),
+        + (f" · picked {_display_name(record.picked)}" if record.picked not in (None, record.target) else ""),
     }
 
 
-def _spoken(body: str | None) -> str:
+def _display_name(body: str | None) -> str:
     return body.removesuffix("_0").replace("_", " ") if body else "nothing"
 
 
-def _poster(film: Path) -> str:
-    picture = poster(film, at=0.55)
+def _poster(video_path: Path) -> str:
+    picture = poster(video_path, at=0.55)
     picture.thumbnail((POSTER_WIDTH, POSTER_WIDTH))
     content = io.BytesIO()
     picture.save(content, "JPEG", quality=72)
@@ -269,11 +280,11 @@ def _suites(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _duels(runs: Sequence[dict[str, Any]], evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+def _compare_runs(runs: Sequence[dict[str, Any]], evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
     """Return how every later run did beside the first on the episodes that they share, by suite and in all."""
-    duels = []
+    comparisons = []
     for run, evaluation in zip(runs[1:], evaluations[1:], strict=True):
-        before, after = (headline(each.records) for each in (evaluations[0], evaluation))
+        before, after = (headline_records(each.records) for each in (evaluations[0], evaluation))
         whole = compare(before, after)
         if not whole.episodes or run["measure"] != runs[0]["measure"]:
             continue  # Nothing in common, or what counts as a success is not the same.
@@ -283,21 +294,21 @@ def _duels(runs: Sequence[dict[str, Any]], evaluations: Sequence[Evaluation]) ->
             for suite in (suites if len(suites) > 1 else ())
         ]
         earlier = {record.key: record.outcome for record in before}
-        parted: dict[str, list[EpisodeRecord]] = {"success": [], "failure": []}
+        discordant: dict[str, list[EpisodeRecord]] = {"success": [], "failure": []}
         for record in after:
             if {record.outcome, earlier.get(record.key)} == {"success", "failure"}:
-                parted[record.outcome].append(record)
-        duels.append(
+                discordant[record.outcome].append(record)
+        comparisons.append(
             {
                 "run": run,
                 "rows": [*((suite, found) for suite, found in parts if found.episodes), ("all", whole)],
                 "whole": whole,
                 # The film of the failure is the one to learn from.
-                "won": [(runs[0]["numbers"][record.key], record) for record in parted["success"]],
-                "lost": [(run["numbers"][record.key], record) for record in parted["failure"]],
+                "won": [(runs[0]["numbers"][record.key], record) for record in discordant["success"]],
+                "lost": [(run["numbers"][record.key], record) for record in discordant["failure"]],
             }
         )
-    return duels
+    return comparisons
 
 
 def contract_lines(contract: dict[str, Any]) -> list[tuple[str, str]]:

@@ -6,36 +6,36 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-RADIUS, LABELS = 100.0, 116.0
+RADIUS, LABEL_RADIUS = 100.0, 116.0
 """How far from the middle a rate of 1 lies, and where the names of the axes stand."""
 
-RINGS = (0.25, 0.5, 0.75, 1.0)
+RING_RATES = (0.25, 0.5, 0.75, 1.0)
 
-FEWEST_AXES = 3
+MIN_AXES = 3
 """With fewer axes there is no area to look at."""
 
 
 def radar(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return the chart of what `robustness` found, None with fewer than three axes.
+    """Return the chart of what `robustness_summary` found, None with fewer than three axes.
 
-    `runs` have a `label`, a `tone` and the figures `robustness`. A single run gives an outline for each level, several
+    `runs` have a `label`, a `tone` and the figures `robustness_summary`. A single run gives an outline for each level, several
     give one each, over all levels. The middle is (0, 0); `spokes` have a name and where it stands, `rings` and `shapes`
     the corners of polygons as SVG writes them.
     """
     axes = list(dict.fromkeys(axis["axis"] for run in runs for axis in run["robustness"]["axes"]))
-    if len(axes) < FEWEST_AXES:
+    if len(axes) < MIN_AXES:
         return None
     directions = [math.tau * place / len(axes) - math.pi / 2 for place in range(len(axes))]
     spokes = [
         {
             "name": name.replace("_", " "),
             "end": _point(angle, RADIUS),
-            "at": _point(angle, LABELS),
+            "at": _point(angle, LABEL_RADIUS),
             "anchor": "middle" if abs(math.cos(angle)) < 0.3 else "start" if math.cos(angle) > 0 else "end",
         }
         for name, angle in zip(axes, directions, strict=True)
     ]
-    rings = [_corners(dict.fromkeys(axes, ring), axes, directions) for ring in RINGS]
+    rings = [_corners(dict.fromkeys(axes, ring), axes, directions) for ring in RING_RATES]
     return {"spokes": spokes, "rings": rings, "shapes": _shapes(runs, axes, directions)}
 
 

@@ -12,18 +12,18 @@ from contextlib import suppress
 from pathlib import Path
 
 from . import registers
-from .faults import Faults
+from .faults import FaultInjector
 from .servo import Servo
 
-PING, READ, WRITE, WRITE_LATER, ACTION, SYNC_READ, SYNC_WRITE = 1, 2, 3, 4, 5, 0x82, 0x83
-BROADCAST = 254
+PING, READ, WRITE, REG_WRITE, ACTION, SYNC_READ, SYNC_WRITE = 1, 2, 3, 4, 5, 0x82, 0x83
+BROADCAST_ID = 254
 HEADER = b"\xff\xff"
-SHORTEST_PACKET = 6
+MIN_PACKET_BYTES = 6
 
-LONGEST_CONTENT = 250
+MAX_READ_BYTES = 250
 """So many registers fit into one reply; asked for more, a servo keeps quiet."""
 
-ANSWERED = (PING, READ)
+ALWAYS_ANSWERED = (PING, READ)
 """What a servo answers even when its status level says that it should keep quiet."""
 
 IDLE_SECONDS = 0.05
@@ -31,20 +31,20 @@ CLOSED_SECONDS = 0.005
 """How long the bus waits for bytes before it looks after its faults, and how often while its port is gone."""
 
 
-def packet(identifier: int, second: int, parameters: bytes = b"") -> bytes:
-    """Return a packet: of instruction `second`, or of a status with that error byte."""
-    body = bytes([identifier, len(parameters) + 2, second, *parameters])
+def packet(identifier: int, instruction_or_error: int, parameters: bytes = b"") -> bytes:
+    """Return a packet: of instruction `instruction_or_error`, or of a status with that error byte."""
+    body = bytes([identifier, len(parameters) + 2, instruction_or_error, *parameters])
     return HEADER + body + bytes([~sum(body) & 0xFF])
 
 
-def take_packet(pending: bytearray) -> tuple[int, int, bytes] | None:
+def pop_packet(pending: bytearray) -> tuple[int, int, bytes] | None:
     """Remove the first whole packet from what came in; return its (identifier, second byte, parameters), or None.
 
     Bytes that belong to no packet, and packets with a wrong checksum, are skipped.
     """
-    while len(pending) >= SHORTEST_PACKET:
+    while len(pending) >= MIN_PACKET_BYTES:
         length = pending[3] + 4
-        if pending[:2] != HEADER or pending[2] == 0xFF or length < SHORTEST_PACKET:
+        if pending[:2] != HEADER or pending[2] == 0xFF or length < MIN_PACKET_BYTES:
             del pending[0]
             continue
         if len(pending) < length:
@@ -65,12 +65,12 @@ class Bus:
     reply takes beyond what the servos themselves wait, in seconds. `lock` is held while servos are read or changed.
     """
 
-    def __init__(self, servos: Sequence[Servo], faults: Faults, folder: Path, *, latency: float = 0.0) -> None:
+    def __init__(self, servos: Sequence[Servo], faults: FaultInjector, folder: Path, *, latency: float = 0.0) -> None:
         self.servos = tuple(servos)
         self.lock = threading.Lock()
         self.port = folder / "port"
         self.instructions = 0
-        self.commanded = False
+        self.goal_written = False
         """Whether a goal was written to a servo with torque since this was last set to False."""
         self._faults, self._latency = faults, latency
         self._master = self._slave = -1
@@ -78,7 +78,7 @@ class Bus:
         self._outgoing: list[tuple[float, bytes]] = []
         self._powered = True
         self._stopping = False
-        self._open()
+        self._open_port()
         self._thread = threading.Thread(target=self._run, name="bus", daemon=True)
         self._thread.start()
 
@@ -90,9 +90,9 @@ class Bus:
         """End the thread and take the port away."""
         self._stopping = True
         self._thread.join(timeout=2.0)
-        self._shut()
+        self._close_port()
 
-    def _open(self) -> None:
+    def _open_port(self) -> None:
         self._master, self._slave = os.openpty()
         # Our own hold on the far end keeps the port alive while nobody has it open.
         tty.setraw(self._slave)
@@ -100,7 +100,7 @@ class Bus:
         self.port.unlink(missing_ok=True)
         self.port.symlink_to(os.ttyname(self._slave))
 
-    def _shut(self) -> None:
+    def _close_port(self) -> None:
         if self._master < 0:
             return
         self.port.unlink(missing_ok=True)
@@ -113,32 +113,32 @@ class Bus:
 
     def _run(self) -> None:
         while not self._stopping:
-            self._look_after_faults()
+            self._update_faults()
             if self._master < 0:
                 time.sleep(CLOSED_SECONDS)
                 continue
-            readable, _, _ = select.select([self._master], [], [], self._patience())
+            readable, _, _ = select.select([self._master], [], [], self._select_timeout())
             if readable:
                 with suppress(OSError):
                     self._pending += os.read(self._master, 4096)
-                while (found := take_packet(self._pending)) is not None:
+                while (found := pop_packet(self._pending)) is not None:
                     self._handle(*found)
             self._send_due()
 
-    def _look_after_faults(self) -> None:
+    def _update_faults(self) -> None:
         gone = self._faults.active("port") is not None
         if gone and self._master >= 0:
-            self._shut()
+            self._close_port()
         elif not gone and self._master < 0:
-            self._open()
+            self._open_port()
         powered = self._faults.active("power") is None
         if powered and not self._powered:
             with self.lock:
                 for servo in self.servos:
-                    servo.start_up()
+                    servo.power_on()
         self._powered = powered
 
-    def _patience(self) -> float:
+    def _select_timeout(self) -> float:
         if not self._outgoing:
             return IDLE_SECONDS
         return min(max(self._outgoing[0][0] - time.monotonic(), 0.0), IDLE_SECONDS)
@@ -147,67 +147,69 @@ class Bus:
         self.instructions += 1
         with self.lock:
             if instruction == SYNC_READ:
-                if len(parameters) < 3 or parameters[1] > LONGEST_CONTENT:
+                if len(parameters) < 3 or parameters[1] > MAX_READ_BYTES:
                     return
                 address, length = parameters[:2]
-                asked = [servo for number in parameters[2:] for servo in self._hearing(number)]
-                for servo in asked:
-                    self._answer(servo, READ, servo.read(address, length))
+                addressed_servos = [servo for number in parameters[2:] for servo in self._responding_servos(number)]
+                for servo in addressed_servos:
+                    self._send_reply(servo, READ, servo.read(address, length))
             elif instruction == SYNC_WRITE:
                 if len(parameters) > 2:
                     self._sync_write(parameters[0], parameters[1], parameters[2:])
             else:
-                for servo in self._hearing(identifier):
-                    self._obey(servo, instruction, parameters, quiet=identifier == BROADCAST and instruction != PING)
+                for servo in self._responding_servos(identifier):
+                    self._execute_instruction(
+                        servo, instruction, parameters, quiet=identifier == BROADCAST_ID and instruction != PING
+                    )
 
-    def _hearing(self, identifier: int) -> list[Servo]:
-        named = (servo for servo in self.servos if identifier in (servo.identifier, BROADCAST))
-        return [servo for servo in named if servo.hears]
+    def _responding_servos(self, identifier: int) -> list[Servo]:
+        named = (servo for servo in self.servos if identifier in (servo.identifier, BROADCAST_ID))
+        return [servo for servo in named if servo.is_responding]
 
-    def _obey(self, servo: Servo, instruction: int, parameters: bytes, *, quiet: bool) -> None:
+    def _execute_instruction(self, servo: Servo, instruction: int, parameters: bytes, *, quiet: bool) -> None:
         content = b""
-        if instruction == READ and len(parameters) == 2 and parameters[1] <= LONGEST_CONTENT:
+        if instruction == READ and len(parameters) == 2 and parameters[1] <= MAX_READ_BYTES:
             content = servo.read(parameters[0], parameters[1])
         elif instruction == WRITE and len(parameters) > 1:
             self._write(servo, parameters[0], parameters[1:])
-        elif instruction == WRITE_LATER and len(parameters) > 1:
-            servo.write_later(parameters[0], parameters[1:])
+        elif instruction == REG_WRITE and len(parameters) > 1:
+            servo.reg_write(parameters[0], parameters[1:])
         elif instruction == ACTION:
-            servo.act()
-            self._note_command(servo)
+            servo.execute_reg_writes()
+            self._note_goal_write(servo)
         elif instruction != PING:
             return
         if not quiet:
-            self._answer(servo, instruction, content)
+            self._send_reply(servo, instruction, content)
 
     def _sync_write(self, address: int, length: int, blocks: bytes) -> None:
         for start in range(0, len(blocks) - length, length + 1):
-            for servo in self._hearing(blocks[start]):
+            for servo in self._responding_servos(blocks[start]):
                 self._write(servo, address, blocks[start + 1 : start + 1 + length])
 
     def _write(self, servo: Servo, address: int, content: bytes) -> None:
         servo.write(address, content)
         if address <= registers.GOAL_POSITION < address + len(content):
-            self._note_command(servo)
+            self._note_goal_write(servo)
 
-    def _note_command(self, servo: Servo) -> None:
+    def _note_goal_write(self, servo: Servo) -> None:
         if servo.table[registers.TORQUE_ENABLE]:
-            self.commanded = True
+            self.goal_written = True
 
-    def _answer(self, servo: Servo, instruction: int, content: bytes) -> None:
-        if not servo.table[registers.STATUS_LEVEL] and instruction not in ANSWERED:
+    def _send_reply(self, servo: Servo, instruction: int, content: bytes) -> None:
+        if not servo.table[registers.STATUS_LEVEL] and instruction not in ALWAYS_ANSWERED:
             return
-        if self._faults.strike("drop", servo.joint):
+        if self._faults.trigger("drop", servo.joint):
             return
         reply = bytearray(packet(servo.identifier, servo.errors(), content))
-        if self._faults.strike("corrupt", servo.joint):
+        if self._faults.trigger("corrupt", servo.joint):
             # Behind the header: there it may hit the length, the content or the checksum.
             bit = self._faults.flipped_bit(8 * (len(reply) - 2))
             reply[2 + bit // 8] ^= 1 << bit % 8
-        if self._faults.strike("truncate", servo.joint):
+        if self._faults.trigger("truncate", servo.joint):
             del reply[len(reply) // 2 :]
         wait = self._latency + servo.table[registers.RETURN_DELAY] * registers.RETURN_DELAY_UNIT
-        late = self._faults.strike("delay", servo.joint)
+        late = self._faults.trigger("delay", servo.joint)
         if late:
             wait += late.value or 0.0
         # Replies leave in the order of their time: one that is late comes after those that were asked for later.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
-from ..desk.arm import JOINTS, RANGES
+from ..desk.arm import JOINT_RANGES, JOINTS
 
 RESOLUTION = 4096
 MIDDLE = (RESOLUTION - 1) / 2
@@ -29,28 +29,28 @@ GRIPPER_RANGE = (1422, 2673)
 
 @dataclass(frozen=True)
 class Encoder:
-    """One servo's count of its joint: `zero` is the reported position at zero radians, in ticks."""
+    """One servo's count of its joint: `zero_ticks` is the reported position at zero radians, in ticks."""
 
     identifier: int
     homing_offset: int
     range_min: int
     range_max: int
-    zero: float
+    zero_ticks: float
     ticks_per_radian: float
 
     def ticks(self, radians: float) -> float:
         """Return the reported position at an angle, not rounded, for a servo calibrated like this."""
-        return self.zero + radians * self.ticks_per_radian
+        return self.zero_ticks + radians * self.ticks_per_radian
 
     def radians(self, ticks: float) -> float:
         """Return the angle of a reported position."""
-        return (ticks - self.zero) / self.ticks_per_radian
+        return (ticks - self.zero_ticks) / self.ticks_per_radian
 
 
 def encoders() -> dict[str, Encoder]:
     """Return the encoder of each joint, in the order of `JOINTS`."""
     made = {}
-    for number, (joint, (low, high), offset) in enumerate(zip(JOINTS, RANGES, HOMING_OFFSETS, strict=True)):
+    for number, (joint, (low, high), offset) in enumerate(zip(JOINTS, JOINT_RANGES, HOMING_OFFSETS, strict=True)):
         if joint == "gripper":
             first, last = GRIPPER_RANGE
             density = (last - first) / (high - low)
@@ -59,8 +59,8 @@ def encoders() -> dict[str, Encoder]:
             # It turns all around for LeRobot's calibration, whose middle a range that is not symmetric would shift.
             made[joint] = Encoder(number + 1, offset, 0, RESOLUTION - 1, MIDDLE, TICKS_PER_RADIAN)
         else:
-            reach = math.ceil(high * TICKS_PER_RADIAN - 0.5) + 0.5
-            first, last = int(MIDDLE - reach), int(MIDDLE + reach)
+            half_range = math.ceil(high * TICKS_PER_RADIAN - 0.5) + 0.5
+            first, last = int(MIDDLE - half_range), int(MIDDLE + half_range)
             made[joint] = Encoder(number + 1, offset, first, last, MIDDLE, TICKS_PER_RADIAN)
     return made
 

@@ -12,7 +12,7 @@ from lerobot.utils.errors import DeviceAlreadyConnectedError, DeviceNotConnected
 
 from ...errors import InputError
 from .config_camera import VirtualCameraConfig
-from .frames import Frame, FrameReader
+from .frames import FrameReader, SharedFrame
 
 FIRST_FRAME_MS = 5000.0
 POLL_SECONDS = 0.001
@@ -45,16 +45,16 @@ class VirtualCamera(Camera):
         if self._reader is not None:
             raise DeviceAlreadyConnectedError(f"{self.config.source} is already connected.")
         reader = FrameReader(Path(self.config.source))
-        asked = self.height or reader.height, self.width or reader.width
-        if asked != (reader.height, reader.width):
+        size = self.height or reader.height, self.width or reader.width
+        if size != (reader.height, reader.width):
             reader.close()
             raise InputError(
                 f"camera {self.config.source}",
                 got=f"frames of {reader.height} x {reader.width}",
-                expected=f"{asked[0]} x {asked[1]} (height x width)",
+                expected=f"{size[0]} x {size[1]} (height x width)",
                 fix="Give the sizes that the world was started with.",
             )
-        self.height, self.width = asked
+        self.height, self.width = size
         self._reader, self._consumed = reader, 0
         if warmup:
             self.next_frame(FIRST_FRAME_MS)
@@ -72,7 +72,7 @@ class VirtualCamera(Camera):
         """Return the newest frame at once, if it is young enough."""
         return self.latest_frame(max_age_ms).image
 
-    def next_frame(self, timeout_ms: float = 200.0) -> Frame:
+    def next_frame(self, timeout_ms: float = 200.0) -> SharedFrame:
         """Return the newest frame that no `next_frame`, `read` or `async_read` returned before."""
         reader = self._connected()
         deadline = time.monotonic() + timeout_ms / 1000
@@ -86,7 +86,7 @@ class VirtualCamera(Camera):
         self._consumed = frame.number
         return frame
 
-    def latest_frame(self, max_age_ms: float = 500.0) -> Frame:
+    def latest_frame(self, max_age_ms: float = 500.0) -> SharedFrame:
         """Return the newest frame at once, with the time when it was taken."""
         frame = self._connected().latest()
         if frame is None:

@@ -16,17 +16,17 @@ import numpy as np
 
 from ...errors import InputError, WorldError
 
-SLOTS = 6
+RING_SLOTS = 6
 """How many frames the ring holds: a reader has the time of some of them to copy one."""
 
 MAGIC = 0x53414343414445
 TRIES = 20
 
-_HEAD = np.dtype([("magic", "u8"), ("height", "u8"), ("width", "u8"), ("latest", "u8")])
+_HEADER_DTYPE = np.dtype([("magic", "u8"), ("height", "u8"), ("width", "u8"), ("latest", "u8")])
 
 
 @dataclass(frozen=True)
-class Frame:
+class SharedFrame:
     """A picture uint8 [H, W, 3], the steady time (time.monotonic) it was taken at, and its number, from 1 on."""
 
     image: np.ndarray
@@ -34,7 +34,7 @@ class Frame:
     number: int
 
 
-def _slot(height: int, width: int) -> np.dtype:
+def _slot_dtype(height: int, width: int) -> np.dtype:
     return np.dtype([("number", "u8"), ("captured", "f8"), ("image", "u1", (height, width, 3))])
 
 
@@ -43,27 +43,27 @@ class FrameWriter:
 
     def __init__(self, path: Path, height: int, width: int) -> None:
         self.path = path
-        slot = _slot(height, width)
-        size = _HEAD.itemsize + SLOTS * slot.itemsize
+        slot = _slot_dtype(height, width)
+        size = _HEADER_DTYPE.itemsize + RING_SLOTS * slot.itemsize
         # Only when it is whole may it have the name that readers look for.
         unfinished = path.with_suffix(".new")
         with open(unfinished, "w+b") as file:
             file.truncate(size)
             self._map = mmap.mmap(file.fileno(), size)
-        self._head = np.frombuffer(self._map, _HEAD, 1)
-        self._slots = np.frombuffer(self._map, slot, SLOTS, offset=_HEAD.itemsize)
-        self._head["magic"], self._head["height"], self._head["width"] = MAGIC, height, width
+        self._header = np.frombuffer(self._map, _HEADER_DTYPE, 1)
+        self._slots = np.frombuffer(self._map, slot, RING_SLOTS, offset=_HEADER_DTYPE.itemsize)
+        self._header["magic"], self._header["height"], self._header["width"] = MAGIC, height, width
         self._count = 0
         os.replace(unfinished, path)
 
-    def show(self, image: np.ndarray, captured: float) -> None:
+    def write(self, image: np.ndarray, captured: float) -> None:
         """Add a frame: uint8 [H, W, 3], taken at a steady time."""
         self._count += 1
-        slot = self._slots[self._count % SLOTS]
+        slot = self._slots[self._count % RING_SLOTS]
         slot["number"] = 0
         slot["image"], slot["captured"] = image, captured
         slot["number"] = self._count
-        self._head["latest"] = self._count
+        self._header["latest"] = self._count
 
 
 class FrameReader:
@@ -79,7 +79,7 @@ class FrameReader:
         except (OSError, ValueError) as error:
             fix = "Start the virtual arm first, and take its camera's configuration."
             raise InputError("camera source", got=f"{path} ({error})", expected="frames", fix=fix) from error
-        head = np.frombuffer(self._map, _HEAD, 1) if len(self._map) >= _HEAD.itemsize else None
+        head = np.frombuffer(self._map, _HEADER_DTYPE, 1) if len(self._map) >= _HEADER_DTYPE.itemsize else None
         if head is None or int(head["magic"][0]) != MAGIC:
             raise InputError(
                 "camera source",
@@ -87,25 +87,27 @@ class FrameReader:
                 expected="frames of a virtual arm",
                 fix="Use its camera's configuration.",
             )
-        self._head = head
+        self._header = head
         self.height, self.width = int(head["height"][0]), int(head["width"][0])
-        self._slots = np.frombuffer(self._map, _slot(self.height, self.width), SLOTS, offset=_HEAD.itemsize)
+        self._slots = np.frombuffer(
+            self._map, _slot_dtype(self.height, self.width), RING_SLOTS, offset=_HEADER_DTYPE.itemsize
+        )
 
     @property
     def latest_number(self) -> int:
         """The number of the newest frame, 0 before the first."""
-        return int(self._head["latest"][0])
+        return int(self._header["latest"][0])
 
-    def latest(self) -> Frame | None:
+    def latest(self) -> SharedFrame | None:
         """Return the newest frame, None before the first."""
         for _ in range(TRIES):
             number = self.latest_number
             if not number:
                 return None
-            slot = self._slots[number % SLOTS]
+            slot = self._slots[number % RING_SLOTS]
             image, captured = slot["image"].copy(), float(slot["captured"])
             if int(slot["number"]) == number:
-                return Frame(image, captured, number)
+                return SharedFrame(image, captured, number)
         raise WorldError(f"no frame could be read whole in {TRIES} tries: the machine is too busy for its cameras")
 
     def __enter__(self) -> Self:
@@ -116,6 +118,6 @@ class FrameReader:
 
     def close(self) -> None:
         """Let go of the file."""
-        del self._head, self._slots
+        del self._header, self._slots
         with suppress(BufferError):  # Somebody still copies a frame; then the map goes with the last view of it.
             self._map.close()

@@ -37,20 +37,20 @@ FULL_TORQUE = 1000
 """The count of `TORQUE_LIMIT`, `MAX_TORQUE` and `LOAD` for the torque at stall."""
 
 
-def delivered() -> bytearray:
+def factory_registers() -> bytearray:
     """Return the table [256] as a servo has it after its arm was set up, without identity, range and position."""
     table = bytearray(256)
     table[FIRMWARE_MAJOR], table[FIRMWARE_MINOR] = FIRMWARE
-    store(table, MODEL, MODEL_NUMBER)
+    store_word(table, MODEL, MODEL_NUMBER)
     table[STATUS_LEVEL] = 1
     table[MAX_TEMPERATURE], table[MAX_VOLTAGE], table[MIN_VOLTAGE] = 70, 80, 40
-    store(table, MAX_TORQUE, FULL_TORQUE)
+    store_word(table, MAX_TORQUE, FULL_TORQUE)
     table[PHASE] = 12
     table[UNLOADING], table[LED_ALARM] = 44, 47
     table[P_GAIN], table[D_GAIN], table[I_GAIN] = 16, 32, 0
-    store(table, STARTUP_FORCE, 16)
+    store_word(table, STARTUP_FORCE, 16)
     table[DEAD_ZONES] = table[DEAD_ZONES + 1] = 1
-    store(table, PROTECTION_CURRENT, 500)
+    store_word(table, PROTECTION_CURRENT, 500)
     table[RESOLUTION] = 1
     table[PROTECTIVE_TORQUE], table[PROTECTION_TIME], table[OVERLOAD_TORQUE] = 20, 200, 80
     table[LOCK] = 1
@@ -58,7 +58,7 @@ def delivered() -> bytearray:
     return table
 
 
-def store(table: bytearray, address: int, value: int) -> None:
+def store_word(table: bytearray, address: int, value: int) -> None:
     """Write a two-byte number."""
     table[address : address + 2] = value.to_bytes(2, "little")
 

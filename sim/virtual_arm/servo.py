@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from . import registers
 from .calibration import RESOLUTION, Encoder
-from .faults import Faults
+from .faults import FaultInjector
 
 NOMINAL_GAIN = 16
 """The value of `P_GAIN` that the desk's servos stand for, the one LeRobot writes."""
@@ -20,18 +20,18 @@ NOMINAL_GAIN = 16
 STALL_CURRENT = 2700.0
 """At full torque, in milliamperes."""
 
-AMBIENT, SUPPLY = 28.0, 7.4
+AMBIENT_CELSIUS, SUPPLY_VOLTS = 28.0, 7.4
 """Room temperature in degrees Celsius, and the supply's voltage."""
 
-HEATING, SLOWNESS = 25.0, 240.0
+STALL_HEATING, THERMAL_TIME_CONSTANT = 25.0, 240.0
 """How much warmer, in degrees, a servo gets at full torque for long, and in how many seconds two thirds of that."""
 
-SAG = 0.4
+VOLTAGE_SAG = 0.4
 """By how many volts the supply sags at full torque."""
 
 
 @dataclass(frozen=True)
-class Drive:
+class JointDrive:
     """What a servo does to its joint now.
 
     `goal` is the angle that it drives to in radians, None when it is limp; `stiffness` is relative to the desk's
@@ -43,7 +43,7 @@ class Drive:
     torque: float = 0.0
 
 
-LIMP = Drive(None)
+TORQUE_OFF = JointDrive(None)
 
 
 class Servo:
@@ -52,52 +52,52 @@ class Servo:
     `position` is its joint's angle in radians, `torque_limit` in thousandths of the torque at stall.
     """
 
-    def __init__(self, joint: str, encoder: Encoder, faults: Faults, position: float, torque_limit: int) -> None:
+    def __init__(self, joint: str, encoder: Encoder, faults: FaultInjector, position: float, torque_limit: int) -> None:
         self.joint = joint
         self._encoder, self._faults = encoder, faults
         self._position, self._velocity, self._effort = position, 0.0, 0.0
-        self._temperature = AMBIENT + 2.0
-        self._approach: float | None = None
-        self._waiting: list[tuple[int, bytes]] = []
-        self._struck: dict[str, bytes] = {}
-        self._drive = LIMP
-        table = registers.delivered()
+        self._temperature = AMBIENT_CELSIUS + 2.0
+        self._profiled_goal: float | None = None
+        self._pending_reg_writes: list[tuple[int, bytes]] = []
+        self._original_registers: dict[str, bytes] = {}
+        self._drive = TORQUE_OFF
+        table = registers.factory_registers()
         table[registers.IDENTIFIER] = encoder.identifier
-        registers.store(table, registers.MIN_POSITION, encoder.range_min)
-        registers.store(table, registers.MAX_POSITION, encoder.range_max)
-        registers.store(table, registers.MAX_TORQUE, torque_limit)
+        registers.store_word(table, registers.MIN_POSITION, encoder.range_min)
+        registers.store_word(table, registers.MAX_POSITION, encoder.range_max)
+        registers.store_word(table, registers.MAX_TORQUE, torque_limit)
         offset = registers.encode_sign(encoder.homing_offset, registers.OFFSET_SIGN)
-        registers.store(table, registers.HOMING_OFFSET, offset)
+        registers.store_word(table, registers.HOMING_OFFSET, offset)
         self.table = table
-        self.was_energised = False
+        self.had_torque = False
         """Whether it had torque since it was last released, however short."""
-        self._kept = bytes(table)
-        self.start_up()
+        self._eprom = bytes(table)
+        self.power_on()
 
     @property
     def identifier(self) -> int:
         return self.table[registers.IDENTIFIER]
 
     @property
-    def hears(self) -> bool:
+    def is_responding(self) -> bool:
         """Whether it takes part in what happens on the bus."""
         return not any(self._faults.active(kind, self.joint) for kind in ("silent", "missing", "power"))
 
-    def start_up(self) -> None:
+    def power_on(self) -> None:
         """Begin as when power comes on: EPROM as kept, torque off, the goal where the joint is."""
         self._powered = True
-        self.table[:] = self._kept
-        self._waiting.clear()
-        self._struck.clear()
-        self._approach = None
+        self.table[:] = self._eprom
+        self._pending_reg_writes.clear()
+        self._original_registers.clear()
+        self._profiled_goal = None
         limit = registers.load(self.table, registers.MAX_TORQUE)
-        registers.store(self.table, registers.TORQUE_LIMIT, limit)
-        registers.store(self.table, registers.GOAL_POSITION, self._reported())
+        registers.store_word(self.table, registers.TORQUE_LIMIT, limit)
+        registers.store_word(self.table, registers.GOAL_POSITION, self._reported_ticks())
 
-    def release(self) -> None:
+    def disable_torque(self) -> None:
         """Switch torque off, as a write of the register does, and forget that it was on."""
         self.table[registers.TORQUE_ENABLE] = 0
-        self.was_energised = False
+        self.had_torque = False
 
     def read(self, address: int, length: int) -> bytes:
         """Return the registers from `address` on, as many bytes as asked for; beyond the table they are 0."""
@@ -112,28 +112,28 @@ class Servo:
         for place, value in enumerate(content, start=address):
             if place < len(self.table) and not any(place in span for span in registers.READ_ONLY):
                 self.table[place] = value
-        self.was_energised |= bool(self.table[registers.TORQUE_ENABLE])
+        self.had_torque |= bool(self.table[registers.TORQUE_ENABLE])
         if not self.table[registers.LOCK]:
-            kept = bytearray(self._kept)
+            kept = bytearray(self._eprom)
             first, last = registers.EPROM.start, registers.EPROM.stop
             kept[first:last] = self.table[first:last]
-            self._kept = bytes(kept)
+            self._eprom = bytes(kept)
 
-    def write_later(self, address: int, content: bytes) -> None:
-        """Keep a write until `act`."""
-        self._waiting.append((address, content))
+    def reg_write(self, address: int, content: bytes) -> None:
+        """Keep a write until `execute_reg_writes`."""
+        self._pending_reg_writes.append((address, content))
 
-    def act(self) -> None:
-        """Carry out what `write_later` kept."""
-        for address, content in self._waiting:
+    def execute_reg_writes(self) -> None:
+        """Carry out what `reg_write` kept."""
+        for address, content in self._pending_reg_writes:
             self.write(address, content)
-        self._waiting.clear()
+        self._pending_reg_writes.clear()
 
-    def sense(self, position: float, velocity: float, effort: float, seconds: float) -> None:
+    def update_joint_state(self, position: float, velocity: float, effort: float, seconds: float) -> None:
         """Take in the joint's state: radians, radians per second, and effort as a signed part of the stall torque."""
         self._position, self._velocity, self._effort = position, velocity, effort
-        rest = AMBIENT + HEATING * effort * effort
-        self._temperature += (rest - self._temperature) * min(1.0, seconds / SLOWNESS)
+        rest = AMBIENT_CELSIUS + STALL_HEATING * effort * effort
+        self._temperature += (rest - self._temperature) * min(1.0, seconds / THERMAL_TIME_CONSTANT)
 
     def errors(self) -> int:
         """Return the bits of the error byte."""
@@ -148,31 +148,31 @@ class Servo:
             bits |= registers.OVERHEAT_ERROR
         return bits
 
-    def drive(self, seconds: float) -> Drive:
+    def drive(self, seconds: float) -> JointDrive:
         """Return what it does to its joint, `seconds` after it was asked last."""
         if self._faults.active("missing", self.joint) or self._faults.active("power"):
             self._powered = False
-            self._approach = None
-            return LIMP
+            self._profiled_goal = None
+            return TORQUE_OFF
         if not self._powered:
             # Before anything else: not for a moment may it go on from where it was.
-            self.start_up()
+            self.power_on()
         table = self.table
         if not table[registers.TORQUE_ENABLE] or table[registers.OPERATING_MODE] != registers.POSITION_MODE:
-            self._approach = None
-            return LIMP
+            self._profiled_goal = None
+            return TORQUE_OFF
         limit = min(registers.load(table, registers.TORQUE_LIMIT), registers.load(table, registers.MAX_TORQUE))
         unloading = self.errors() & table[registers.UNLOADING]
         if unloading & ~registers.OVERLOAD_ERROR:
-            return LIMP
+            return TORQUE_OFF
         if unloading:
             limit = min(limit, table[registers.PROTECTIVE_TORQUE] * registers.FULL_TORQUE // 100)
-        goal = self._follow(self.goal_ticks(), seconds)
+        goal = self._apply_goal_velocity(self.goal_ticks(), seconds)
         drive = self._drive
-        angle = self._encoder.radians(goal + self._mounting())
+        angle = self._encoder.radians(goal + self._homing_offset_error())
         stiffness, torque = table[registers.P_GAIN] / NOMINAL_GAIN, min(limit / registers.FULL_TORQUE, 1.0)
         if (drive.goal, drive.stiffness, drive.torque) != (angle, stiffness, torque):
-            self._drive = drive = Drive(angle, stiffness, torque)
+            self._drive = drive = JointDrive(angle, stiffness, torque)
         return drive
 
     def goal_ticks(self) -> int:
@@ -187,46 +187,48 @@ class Servo:
         maximum = registers.load(self.table, registers.MAX_POSITION)
         return minimum, maximum
 
-    def _follow(self, goal: int, seconds: float) -> float:
+    def _apply_goal_velocity(self, goal: int, seconds: float) -> float:
         """Return where a goal velocity lets the servo drive now; 0 stands for no limit."""
         speed = registers.load(self.table, registers.GOAL_VELOCITY) & 0x7FFF
         if not speed:
-            self._approach = None
+            self._profiled_goal = None
             return goal
-        here = self._approach
+        here = self._profiled_goal
         if here is None:
-            here = self._encoder.ticks(self._position) - self._mounting()
+            here = self._encoder.ticks(self._position) - self._homing_offset_error()
         step = speed * seconds
-        self._approach = goal if abs(goal - here) <= step else here + math.copysign(step, goal - here)
-        return self._approach
+        self._profiled_goal = goal if abs(goal - here) <= step else here + math.copysign(step, goal - here)
+        return self._profiled_goal
 
-    def _mounting(self) -> int:
+    def _homing_offset_error(self) -> int:
         """Return by how much the homing offset in the registers differs from the one of the arm's calibration."""
         word = registers.load(self.table, registers.HOMING_OFFSET)
         return registers.decode_sign(word, registers.OFFSET_SIGN) - self._encoder.homing_offset
 
-    def _reported(self) -> int:
+    def _reported_ticks(self) -> int:
         """Return the position in ticks: from 0 on, as long as the angle feedback mode is the plain one."""
-        ticks = round(self._encoder.ticks(self._position)) - self._mounting()
+        ticks = round(self._encoder.ticks(self._position)) - self._homing_offset_error()
         return ticks % RESOLUTION
 
     def _refresh(self) -> None:
-        table, pace = self.table, registers.POSITION_SIGN
+        table, velocity_sign = self.table, registers.POSITION_SIGN
         velocity = round(self._velocity * self._encoder.ticks_per_radian)
-        registers.store(table, registers.POSITION, registers.encode_sign(self._reported(), registers.POSITION_SIGN))
-        registers.store(table, registers.VELOCITY, registers.encode_sign(velocity, pace))
+        registers.store_word(
+            table, registers.POSITION, registers.encode_sign(self._reported_ticks(), registers.POSITION_SIGN)
+        )
+        registers.store_word(table, registers.VELOCITY, registers.encode_sign(velocity, velocity_sign))
         load = round(self._effort * registers.FULL_TORQUE)
-        registers.store(table, registers.LOAD, registers.encode_sign(load, registers.LOAD_SIGN))
+        registers.store_word(table, registers.LOAD, registers.encode_sign(load, registers.LOAD_SIGN))
         table[registers.VOLTAGE] = min(round(self._volts() / registers.VOLTAGE_UNIT), 255)
         table[registers.TEMPERATURE] = min(round(self._degrees()), 255)
         table[registers.STATUS] = self.errors()
         table[registers.MOVING] = int(abs(velocity) > table[registers.MOVING_THRESHOLD])
         current = round(abs(self._effort) * STALL_CURRENT / registers.CURRENT_UNIT)
-        registers.store(table, registers.CURRENT, current)
+        registers.store_word(table, registers.CURRENT, current)
 
     def _volts(self) -> float:
         forced = self._faults.active("voltage", self.joint)
-        return float(forced.value or 0) if forced else SUPPLY - SAG * abs(self._effort)
+        return float(forced.value or 0) if forced else SUPPLY_VOLTS - VOLTAGE_SAG * abs(self._effort)
 
     def _degrees(self) -> float:
         forced = self._faults.active("temperature", self.joint)
@@ -234,29 +236,29 @@ class Servo:
 
     def _apply_eprom_faults(self) -> None:
         """Falsify registers while a fault says so, and put them back when it is over."""
-        for kind, address, length in _FALSIFIED:
+        for kind, address, length in _OVERRIDABLE_REGISTERS:
             fault = self._faults.active(kind, self.joint)
-            if fault and kind not in self._struck:
-                self._struck[kind] = bytes(self.table[address : address + length])
-                self._falsify(kind, int(fault.value or 0))
-            elif not fault and kind in self._struck:
-                self.table[address : address + length] = self._struck.pop(kind)
+            if fault and kind not in self._original_registers:
+                self._original_registers[kind] = bytes(self.table[address : address + length])
+                self._override_register(kind, int(fault.value or 0))
+            elif not fault and kind in self._original_registers:
+                self.table[address : address + length] = self._original_registers.pop(kind)
 
-    def _falsify(self, kind: str, value: int) -> None:
+    def _override_register(self, kind: str, value: int) -> None:
         table = self.table
         if kind == "model":
-            registers.store(table, registers.MODEL, value)
+            registers.store_word(table, registers.MODEL, value)
         elif kind == "limits":
-            registers.store(table, registers.MIN_POSITION, registers.load(table, registers.MIN_POSITION) + value)
-            registers.store(table, registers.MAX_POSITION, registers.load(table, registers.MAX_POSITION) - value)
+            registers.store_word(table, registers.MIN_POSITION, registers.load(table, registers.MIN_POSITION) + value)
+            registers.store_word(table, registers.MAX_POSITION, registers.load(table, registers.MAX_POSITION) - value)
         else:
             word = registers.load(table, registers.HOMING_OFFSET)
             offset = registers.decode_sign(word, registers.OFFSET_SIGN) + value
             word = registers.encode_sign(offset, registers.OFFSET_SIGN)
-            registers.store(table, registers.HOMING_OFFSET, word)
+            registers.store_word(table, registers.HOMING_OFFSET, word)
 
 
-_FALSIFIED = (
+_OVERRIDABLE_REGISTERS = (
     ("model", registers.MODEL, 2),
     ("limits", registers.MIN_POSITION, 4),
     ("homing", registers.HOMING_OFFSET, 2),

@@ -19,19 +19,19 @@ from ..desk import arm
 from ..desk.environment import DeskEnv
 from ..desk.scene import PHYSICS_STEPS
 from .bus import Bus
-from .faults import Faults
-from .motion import MotionRecord
-from .servo import Drive, Servo
+from .faults import FaultInjector
+from .joint_trajectory import JointTrajectoryBuffer
+from .servo import JointDrive, Servo
 
 STALL_TORQUE = 2.94
 """Of the servo, in newton metres."""
 
-FORFEIT_SECONDS = 0.25
+MAX_LAG_SECONDS = 0.25
 """How far the physics may fall behind the clock before the time is given up, in the world's seconds."""
 
 
 @dataclass(frozen=True)
-class Episode:
+class EpisodeSetup:
     """What happens on the desk: suite and task, where it begins, and the words that are said, None for the task's."""
 
     suite: str
@@ -48,7 +48,7 @@ class Twin:
     Raises InputError for an unknown suite or task.
     """
 
-    def __init__(self, episode: Episode, image_size: int, faults: Faults, speed: float) -> None:
+    def __init__(self, episode: EpisodeSetup, image_size: int, faults: FaultInjector, speed: float) -> None:
         self.lock = threading.Lock()
         self.speed = speed
         self.failure = ""
@@ -59,8 +59,8 @@ class Twin:
         self._bus: Bus | None = None
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self._motion = MotionRecord()
-        self._scene: tuple[str, str] | None = None
+        self._motion = JointTrajectoryBuffer()
+        self._suite_task: tuple[str, str] | None = None
         self.prepare(episode)
 
     def attach(self, bus: Bus) -> None:
@@ -69,7 +69,7 @@ class Twin:
 
     def run(self) -> None:
         """Let time begin."""
-        self._anchor()
+        self._restart_clock()
         self._thread = threading.Thread(target=self._run, name="twin", daemon=True)
         self._thread.start()
 
@@ -80,38 +80,38 @@ class Twin:
             self._thread.join(timeout=2.0)
         self.env.close()
 
-    def prepare(self, episode: Episode) -> None:
+    def prepare(self, episode: EpisodeSetup) -> None:
         """Set up the desk for an episode: the arm at its start pose, held there until its servos have torque.
 
         Servos lose torque; their goals stay what they were, as if the arm had been carried back. The episode's steps
         count from the first goal that a servo with torque is given, or from `begin`.
         """
         with self.lock:
-            if self._scene != (episode.suite, episode.task):
-                if self._scene is not None:
+            if self._suite_task != (episode.suite, episode.task):
+                if self._suite_task is not None:
                     self.env.close()
                 self.env = DeskEnv(episode.suite, episode.task, image_size=self._image_size)
                 # The cameras draw; what the desk itself would draw nobody sees.
-                self.env.draws = False
-                self._scene = episode.suite, episode.task
-                self._learn_the_model()
-            self._restore_the_model()
+                self.env.rendering_enabled = False
+                self._suite_task = episode.suite, episode.task
+                self._read_model_indices()
+            self._reset_actuators()
             options = {"initial_state": episode.initial_state, "instruction": episode.instruction}
             self.env.reset(seed=episode.seed, options=options)
             self.start_pose = self.env.joints()
-            self._held = self.env.data.ctrl.copy()
-            self._propped = [True] * len(arm.JOINTS)
-            self._begun, self._slices, self._success = False, 0, False
-            self._release_servos()
-            self._let_servos_feel()
+            self._start_controls = self.env.data.ctrl.copy()
+            self._held_at_start = [True] * len(arm.JOINTS)
+            self._counting_steps, self._physics_step_count, self._success = False, 0, False
+            self._disable_servo_torque()
+            self._update_servo_states()
             self._motion.clear()
-            self._anchor()
+            self._restart_clock()
 
     def begin(self) -> None:
         """Count the episode's steps from now; lamps that show for its first steps show anew."""
         with self.lock:
-            self.env.count_from_here()
-            self._begun, self._slices, self._success = True, 0, False
+            self.env.start_episode()
+            self._counting_steps, self._physics_step_count, self._success = True, 0, False
 
     def advance(self, now: float) -> None:
         """Move the desk by one slice that ends at the steady time `now`; the lock is held by whoever calls."""
@@ -119,15 +119,15 @@ class Twin:
         if bus is None:
             return
         with bus.lock:
-            drives = [servo.drive(self._slice_seconds) for servo in self._servos]
-            self._propped = [not servo.was_energised for servo in self._servos]
-            commanded = bus.commanded
-            bus.commanded = False
-        if commanded and not self._begun:
-            self._begun, self._slices = True, 0
+            drives = [servo.drive(self._timestep_seconds) for servo in self._servos]
+            self._held_at_start = [not servo.had_torque for servo in self._servos]
+            goal_written = bus.goal_written
+            bus.goal_written = False
+        if goal_written and not self._counting_steps:
+            self._counting_steps, self._physics_step_count = True, 0
         goals = np.full(len(drives), np.nan)
         for number, drive in enumerate(drives):
-            self._push(number, drive)
+            self._apply_drive(number, drive)
             if drive.goal is not None:
                 goals[number] = drive.goal
         before = self.env.joints()
@@ -137,12 +137,12 @@ class Twin:
                 # Friction, however high, creeps in these physics; what is jammed does not.
                 self.env.data.qpos[self._addresses[number]] = before[number]
                 self.env.data.qvel[self._dofs[number]] = 0.0
-        self._let_servos_feel()
+        self._update_servo_states()
         self._motion.add(now, self.env.joints(), goals, time.monotonic() - now)
-        if self._begun:
-            self._slices += 1
-            if self._slices % PHYSICS_STEPS == 0 and not self._over():
-                self.env.take_stock()
+        if self._counting_steps:
+            self._physics_step_count += 1
+            if self._physics_step_count % PHYSICS_STEPS == 0 and not self._is_over():
+                self.env.update_progress()
                 self._success = self.env.success()
 
     def joints(self) -> np.ndarray:
@@ -150,7 +150,7 @@ class Twin:
         with self.lock:
             return arm.to_units(self.env.joints())
 
-    def motion(self, since: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def joint_trajectory(self, since: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return times [n], joint positions [n, 6], followed goals [n, 6] and lateness [n] recorded after `since`."""
         with self.lock:
             return self._motion.after(since)
@@ -160,52 +160,52 @@ class Twin:
         with self.lock:
             return {
                 "success": self._success,
-                "over": self._over(),
-                "steps": self.env.steps if self._begun else 0,
-                "seconds": self.env.steps / arm.CONTROL_HZ if self._begun else 0.0,
+                "over": self._is_over(),
+                "steps": self.env.steps if self._counting_steps else 0,
+                "seconds": self.env.steps / arm.CONTROL_HZ if self._counting_steps else 0.0,
                 "max_steps": self.env._max_episode_steps,
                 "picked": self.env.picked,
-                "target": self.env.spec_task.target,
+                "target": self.env.task_spec.target,
                 "instruction": self.env.instruction,
                 "initial_state": self.env.initial_state,
                 "lost_seconds": self.lost_seconds,
             }
 
-    def _over(self) -> bool:
+    def _is_over(self) -> bool:
         return self._success or self.env.steps >= self.env._max_episode_steps
 
-    def _learn_the_model(self) -> None:
+    def _read_model_indices(self) -> None:
         model = self.env.model
         self._actuators = np.array([model.actuator(joint).id for joint in arm.JOINTS])
         self._dofs = np.array([model.joint(joint).dofadr[0] for joint in arm.JOINTS])
         self._gains = model.actuator_gainprm.copy(), model.actuator_biasprm.copy()
         self._force_range = model.actuator_forcerange.copy()
         self._addresses = np.array([model.joint(joint).qposadr[0] for joint in arm.JOINTS])
-        self._slice_seconds = float(model.opt.timestep)
+        self._timestep_seconds = float(model.opt.timestep)
 
-    def _restore_the_model(self) -> None:
+    def _reset_actuators(self) -> None:
         model = self.env.model
         model.actuator_gainprm[:], model.actuator_biasprm[:] = self._gains
         model.actuator_forcerange[:] = self._force_range
         # What each actuator was set to last; None is the desk's own servo.
-        self._set: list[Drive | None] = [None] * len(arm.JOINTS)
+        self._last_drives: list[JointDrive | None] = [None] * len(arm.JOINTS)
 
-    def _release_servos(self) -> None:
+    def _disable_servo_torque(self) -> None:
         if self._bus is None:
             return
         with self._bus.lock:
             for servo in self._servos:
-                servo.release()
-            self._bus.commanded = False
+                servo.disable_torque()
+            self._bus.goal_written = False
 
-    def _anchor(self) -> None:
+    def _restart_clock(self) -> None:
         """Let the next slice be due now."""
-        self._next = time.monotonic() + self._slice_seconds / self.speed
+        self._next_step_at = time.monotonic() + self._timestep_seconds / self.speed
 
     def _run(self) -> None:
         try:
             while not self._stopping:
-                wait = self._next - time.monotonic()
+                wait = self._next_step_at - time.monotonic()
                 if wait > 0:
                     time.sleep(wait)
                 with self.lock:
@@ -217,36 +217,36 @@ class Twin:
 
     def _catch_up(self) -> None:
         """Do one slice, or as many as are due; what is due for too long is given up."""
-        behind = (time.monotonic() - self._next) * self.speed
-        if behind > FORFEIT_SECONDS:
+        behind = (time.monotonic() - self._next_step_at) * self.speed
+        if behind > MAX_LAG_SECONDS:
             self.lost_seconds += behind
-            self._anchor()
+            self._restart_clock()
             return
         # No more than a control step at once: others wait for the lock.
         for _ in range(PHYSICS_STEPS):
-            if time.monotonic() < self._next:
+            if time.monotonic() < self._next_step_at:
                 return
-            self.advance(self._next)
-            self._next += self._slice_seconds / self.speed
+            self.advance(self._next_step_at)
+            self._next_step_at += self._timestep_seconds / self.speed
 
-    def _push(self, number: int, drive: Drive) -> None:
+    def _apply_drive(self, number: int, drive: JointDrive) -> None:
         """Let a joint's actuator do what its servo does; a limp one that was never driven is held where it starts."""
         model, data, actuator = self.env.model, self.env.data, self._actuators[number]
-        if self._propped[number]:
-            data.ctrl[actuator] = self._held[actuator]
+        if self._held_at_start[number]:
+            data.ctrl[actuator] = self._start_controls[actuator]
             return
         if drive.goal is not None:
             data.ctrl[actuator] = drive.goal
-        set_to = self._set[number]
-        if set_to is None or (set_to.stiffness, set_to.torque) != (drive.stiffness, drive.torque):
+        last_drive = self._last_drives[number]
+        if last_drive is None or (last_drive.stiffness, last_drive.torque) != (drive.stiffness, drive.torque):
             gain, bias = (array[actuator] * drive.stiffness for array in self._gains)
             # The damping of the servo's loop does not grow with its gain, but goes with the torque.
             bias[2] = self._gains[1][actuator][2] * (drive.stiffness > 0)
             model.actuator_gainprm[actuator], model.actuator_biasprm[actuator] = gain, bias
             model.actuator_forcerange[actuator] = -drive.torque * STALL_TORQUE, drive.torque * STALL_TORQUE
-        self._set[number] = drive
+        self._last_drives[number] = drive
 
-    def _let_servos_feel(self) -> None:
+    def _update_servo_states(self) -> None:
         data = self.env.data
         positions, velocities = self.env.joints().tolist(), data.qvel[self._dofs].tolist()
         efforts = (data.actuator_force[self._actuators] / STALL_TORQUE).tolist()
@@ -255,4 +255,4 @@ class Twin:
         with self._bus.lock:
             states = zip(self._servos, positions, velocities, efforts, strict=True)
             for servo, position, velocity, effort in states:
-                servo.sense(position, velocity, effort, self._slice_seconds)
+                servo.update_joint_state(position, velocity, effort, self._timestep_seconds)

@@ -15,7 +15,7 @@ from ...errors import InputError, WorldError
 from ..desk.scene import CAMERAS
 from . import calibration
 from .faults import Fault
-from .world_process import WorldSettings, serve
+from .world_process import ArmSimulationSettings, serve_arm_simulation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 START_SECONDS = 180.0
 """How long a world may take to come up; choosing a renderer may try several."""
 
-ORDER_SECONDS = 60.0
+REQUEST_TIMEOUT_SECONDS = 60.0
 CLOSE_SECONDS = 10.0
 
 
-class Motion(NamedTuple):
+class JointTrajectory(NamedTuple):
     """What the twin's joints did: one row for each slice of its physics, 360 a second of its time.
 
     Steady times [n] in seconds, true joint positions [n, 6] and the goals [n, 6] that the servos followed, in the
@@ -49,7 +49,9 @@ class VirtualArm:
     Use it as a context manager, or `close` it. Methods raise WorldError when the world is gone or broke.
     """
 
-    def __init__(self, process: BaseProcess, connection: Connection, settings: WorldSettings, folder: Any) -> None:
+    def __init__(
+        self, process: BaseProcess, connection: Connection, settings: ArmSimulationSettings, folder: Any
+    ) -> None:
         self._process, self._connection, self._settings = process, connection, settings
         self._folder: tempfile.TemporaryDirectory = folder
         self.instruction: str = ""
@@ -68,12 +70,12 @@ class VirtualArm:
         speed: float = 1.0,
         latency: float = 0.0,
         frame_rate: float = 30.0,
-        draws: bool = True,
+        rendering_enabled: bool = True,
     ) -> Self:
         """Start the world of a desk task and return once its port and cameras are there.
 
         `speed` is how fast its time passes, 1 for real time; `latency` is what every reply on the bus takes, in
-        seconds; with `draws` False there are no cameras, and it costs much less. Raises InputError for what does not
+        seconds; with `rendering_enabled` False there are no cameras, and it costs much less. Raises InputError for what does not
         fit, WorldError when it cannot start.
         """
         if not 0.05 <= speed <= 20.0:
@@ -83,7 +85,7 @@ class VirtualArm:
         if not 1.0 <= frame_rate <= 120.0:
             raise InputError("frame_rate", got=frame_rate, expected="1 to 120", fix="The default is 30.")
         folder = tempfile.TemporaryDirectory(prefix="saccade-arm-", ignore_cleanup_errors=True)
-        settings = WorldSettings(
+        settings = ArmSimulationSettings(
             suite=suite,
             task=task,
             initial_state=initial_state,
@@ -93,18 +95,20 @@ class VirtualArm:
             speed=speed,
             latency=latency,
             frame_rate=frame_rate,
-            draws=draws,
+            rendering_enabled=rendering_enabled,
             folder=Path(folder.name),
         )
         # Spawned, not forked: MuJoCo must not be loaded before a renderer is chosen, and threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, settings), name="virtual-arm", daemon=True)
+        parent_connection, child_connection = context.Pipe()
+        process = context.Process(
+            target=serve_arm_simulation, args=(child_connection, settings), name="virtual-arm", daemon=True
+        )
         process.start()
-        theirs.close()
-        world = cls(process, ours, settings, folder)
+        child_connection.close()
+        world = cls(process, parent_connection, settings, folder)
         try:
-            world._note(world._answer("start", START_SECONDS))
+            world._update_instruction(world._receive("start", START_SECONDS))
         except BaseException:
             world.close()
             raise
@@ -131,7 +135,7 @@ class VirtualArm:
     @property
     def cameras(self) -> dict[str, VirtualCameraConfig]:
         """The configurations of LeRobot's cameras, by name; none when the world does not draw."""
-        if not self._settings.draws:
+        if not self._settings.rendering_enabled:
             return {}
         from .config_camera import VirtualCameraConfig
 
@@ -165,19 +169,19 @@ class VirtualArm:
             "suite": suite,
             "instruction": instruction,
         }
-        self._note(self._ask("reset", arguments))
+        self._update_instruction(self._request("reset", arguments))
 
     def begin(self) -> None:
         """Count the episode's steps from now: for tasks whose lamps show only at first, once everybody looks."""
-        self._ask("begin", {})
+        self._request("begin", {})
 
     def fault(self, fault: Fault) -> None:
         """Order a fault; its delay counts from now."""
-        self._ask("fault", {"fault": fault})
+        self._request("fault", {"fault": fault})
 
     def clear_faults(self) -> None:
         """End all faults; what they left behind, such as a lost torque, stays."""
-        self._ask("clear_faults", {})
+        self._request("clear_faults", {})
 
     def outcome(self) -> dict[str, Any]:
         """Return how the episode stands.
@@ -186,19 +190,19 @@ class VirtualArm:
         success), max_steps, picked, target, instruction, initial_state, and lost_seconds: the desk's time that
         the machine was too slow for, in all episodes.
         """
-        return self._ask("outcome", {})
+        return self._request("outcome", {})
 
-    def motion(self, since: float = 0.0) -> Motion:
+    def joint_trajectory(self, since: float = 0.0) -> JointTrajectory:
         """Return what was recorded after the steady time `since`, at most fifteen minutes and since the last reset."""
-        return Motion(*self._ask("motion", {"since": since}))
+        return JointTrajectory(*self._request("motion", {"since": since}))
 
     def joints(self) -> np.ndarray:
         """Return the true joint positions [6] now, in the contract's units."""
-        return self._ask("joints", {})
+        return self._request("joints", {})
 
     def counts(self) -> dict[str, float]:
         """Return instructions seen on the bus, pictures drawn, and the process's CPU time in seconds."""
-        return self._ask("counts", {})
+        return self._request("counts", {})
 
     def close(self) -> None:
         """End the world; its port and cameras vanish. May be called twice."""
@@ -217,17 +221,17 @@ class VirtualArm:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _note(self, outcome: dict[str, Any]) -> None:
+    def _update_instruction(self, outcome: dict[str, Any]) -> None:
         self.instruction = outcome["instruction"]
 
-    def _ask(self, order: str, arguments: dict[str, Any]) -> Any:
+    def _request(self, order: str, arguments: dict[str, Any]) -> Any:
         try:
             self._connection.send((order, arguments))
         except OSError as error:
             raise WorldError(f"the virtual arm is gone (exit code {self._process.exitcode}): start it anew") from error
-        return self._answer(order, ORDER_SECONDS)
+        return self._receive(order, REQUEST_TIMEOUT_SECONDS)
 
-    def _answer(self, order: str, seconds: float) -> Any:
+    def _receive(self, order: str, seconds: float) -> Any:
         try:
             if not self._connection.poll(seconds):
                 raise WorldError(f"the virtual arm did not answer to {order!r} within {seconds:g} s")

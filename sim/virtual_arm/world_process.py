@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, SaccadeError, WorldError
 from .calibration import encoders
-from .faults import Faults
+from .faults import FaultInjector
 from .registers import FULL_TORQUE
 
 if TYPE_CHECKING:
     from .bus import Bus
-    from .photographer import Photographer
+    from .camera_renderer import CameraRenderer
     from .twin import Twin
 
 TORQUE_LIMITS = {"gripper": 500}
@@ -31,12 +31,12 @@ TORQUE_LIMITS = {"gripper": 500}
 READY_SECONDS = 60.0
 """How long the first pictures may take; a renderer without a GPU compiles what it draws with."""
 
-PROMPT_SPEED = 1.5
+MAX_PRIORITY_SPEED = 1.5
 """Up to which speed the world may go before others: at real time it takes a fifth of a processor, far beyond all."""
 
 
 @dataclass(frozen=True)
-class WorldSettings:
+class ArmSimulationSettings:
     """How a virtual arm is started; `folder` is where its port and its frames appear."""
 
     suite: str
@@ -48,22 +48,22 @@ class WorldSettings:
     speed: float
     latency: float
     frame_rate: float
-    draws: bool
+    rendering_enabled: bool
     folder: Path
 
 
-class World:
+class ArmSimulation:
     """Everything of one virtual arm."""
 
-    def __init__(self, settings: WorldSettings) -> None:
+    def __init__(self, settings: ArmSimulationSettings) -> None:
         from .bus import Bus
-        from .photographer import Photographer
+        from .camera_renderer import CameraRenderer
         from .servo import Servo
-        from .twin import Episode, Twin
+        from .twin import EpisodeSetup, Twin
 
         self.settings = settings
-        self.faults = Faults(time.monotonic, settings.seed)
-        self._episode = Episode(
+        self.faults = FaultInjector(time.monotonic, settings.seed)
+        self._episode = EpisodeSetup(
             settings.suite, settings.task, settings.initial_state, settings.seed, settings.instruction
         )
         self.twin: Twin = Twin(self._episode, settings.image_size, self.faults, settings.speed)
@@ -73,16 +73,16 @@ class World:
         ]
         self.bus: Bus = Bus(servos, self.faults, settings.folder, latency=settings.latency)
         self.twin.attach(self.bus)
-        self.photographer: Photographer | None = None
-        if settings.draws:
-            self.photographer = Photographer(
+        self.camera_renderer: CameraRenderer | None = None
+        if settings.rendering_enabled:
+            self.camera_renderer = CameraRenderer(
                 self.twin, settings.folder, settings.image_size, settings.frame_rate, self.faults
             )
-            self.photographer.look_anew(READY_SECONDS)
+            self.camera_renderer.wait_for_new_frames(READY_SECONDS)
         # Only now may time begin: a renderer that is being made stops all threads for a while.
         self.twin.run()
 
-    def obey(self, order: str, arguments: dict[str, Any]) -> Any:
+    def handle_request(self, order: str, arguments: dict[str, Any]) -> Any:
         """Carry out one order of the handle and return its answer."""
         self._check_health()
         match order:
@@ -97,23 +97,27 @@ class World:
             case "outcome":
                 return self.twin.outcome()
             case "motion":
-                return self.twin.motion(arguments["since"])
+                return self.twin.joint_trajectory(arguments["since"])
             case "joints":
                 return self.twin.joints()
             case "counts":
-                pictures = self.photographer.pictures if self.photographer else 0
-                return {"instructions": self.bus.instructions, "pictures": pictures, "cpu_seconds": time.process_time()}
+                rendered_frames = self.camera_renderer.rendered_frames if self.camera_renderer else 0
+                return {
+                    "instructions": self.bus.instructions,
+                    "pictures": rendered_frames,
+                    "cpu_seconds": time.process_time(),
+                }
         raise WorldError(f"the virtual arm got an order that it does not know: {order}")
 
     def close(self) -> None:
         """Stop everything and remove what stood in the folder."""
-        if self.photographer:
-            self.photographer.close()
+        if self.camera_renderer:
+            self.camera_renderer.close()
         self.bus.close()
         self.twin.close()
 
     def _check_health(self) -> None:
-        failure = self.twin.failure or (self.photographer.failure if self.photographer else "")
+        failure = self.twin.failure or (self.camera_renderer.failure if self.camera_renderer else "")
         if not self.bus.alive:
             failure = "its bus does not answer any more"
         if failure:
@@ -122,10 +126,10 @@ class World:
     def _reset(
         self, initial_state: int | None, seed: int | None, task: str | None, suite: str | None, instruction: str | None
     ) -> dict[str, Any]:
-        from .twin import Episode
+        from .twin import EpisodeSetup
 
         now = self._episode
-        episode = Episode(
+        episode = EpisodeSetup(
             suite or now.suite,
             task or now.task,
             now.initial_state if initial_state is None else initial_state,
@@ -134,32 +138,32 @@ class World:
         )
         self.twin.prepare(episode)
         self._episode = episode
-        if self.photographer:
-            self.photographer.look_anew(READY_SECONDS)
+        if self.camera_renderer:
+            self.camera_renderer.wait_for_new_frames(READY_SECONDS)
         return self.twin.outcome()
 
 
-def serve(connection: Connection, settings: WorldSettings) -> None:
+def serve_arm_simulation(connection: Connection, settings: ArmSimulationSettings) -> None:
     """Run a world and obey orders from `connection`, (order, arguments), until it closes or says "close".
 
     Answers ("done", answer), ("refused", InputError) or ("broken", text); the first answer tells that all is up.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started the arm: an arm does not die of it
-    _leave_with_parent(settings.folder)
+    _exit_with_parent(settings.folder)
     world = None
     try:
         from ..rendering import choose_backend
 
         choose_backend()
-        _be_prompt(settings.speed)
-        world = World(settings)
+        _raise_priority(settings.speed)
+        world = ArmSimulation(settings)
         connection.send(("done", world.twin.outcome()))
         while True:
             order, arguments = connection.recv()
             if order == "close":
                 break
             try:
-                connection.send(("done", world.obey(order, arguments)))
+                connection.send(("done", world.handle_request(order, arguments)))
             except InputError as error:
                 connection.send(("refused", error))
     except InputError as error:
@@ -174,17 +178,17 @@ def serve(connection: Connection, settings: WorldSettings) -> None:
         world.close()
 
 
-def _be_prompt(speed: float) -> None:
+def _raise_priority(speed: float) -> None:
     """Let all threads from here on go before other processes, where that is allowed.
 
     They stand for hardware, which answers in time however busy the computer is.
     """
-    if speed <= PROMPT_SPEED and hasattr(os, "sched_setscheduler"):
+    if speed <= MAX_PRIORITY_SPEED and hasattr(os, "sched_setscheduler"):
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
 
-def _leave_with_parent(folder: Path) -> None:
+def _exit_with_parent(folder: Path) -> None:
     """End this process as soon as its parent does, and leave nothing behind."""
     parent = parent_process()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from saccade.kernels.block_sparse import Levels, block_sparse_attention
+from saccade.kernels.block_sparse import IntervalLevels, block_sparse_attention
 from saccade.kernels.block_sparse.reference import dense_attention, packed_mask
 from saccade.kernels.plan import Selection, build_plan
 
@@ -25,7 +25,7 @@ class Comparison:
 
 
 def compare_attention(
-    levels: Levels,
+    levels: IntervalLevels,
     query_lengths: list[int],
     key_lengths: list[int] | None = None,
     *,
@@ -57,7 +57,7 @@ def compare_attention(
     above, above_sum = numbers(rows, heads[0], width).to(device, dtype), numbers(heads[0], rows).to(device)
     placed = selection
     if selection is not None:
-        placed = Selection(selection.words.to(device), selection.block.to(device), selection.block_size)
+        placed = Selection(selection.selection_bits.to(device), selection.block.to(device), selection.block_size)
     plan = build_plan(
         *(part.to(device) for part in levels),
         query_lengths=query_lengths,

@@ -5,21 +5,21 @@ import torch
 import torch._dynamo.testing
 
 from saccade.kernels.block_sparse import (
-    attend_with_rest,
+    attend_with_pooled,
     batched_block_sparse_attention,
     block_sparse_attention,
     causal,
-    join,
-    rest_plan,
+    combine_attention,
+    plan_unselected,
 )
 from saccade.kernels.plan import (
     batch_plan,
     block_scores,
     build_plan,
-    choose_top,
     cut_blocks,
-    pack,
+    pack_selection,
     pool,
+    select_top_k,
 )
 
 
@@ -43,8 +43,11 @@ def test_operators_pass_the_check_of_torch():
     assert set(passed.values()) == {"SUCCESS"}
     offsets = torch.tensor([0, 20, 33], dtype=torch.int32)
     torch.library.opcheck(torch.ops.saccade.cut_tiles, (offsets, 40, 16, 5))
-    words, block = torch.randint(-99, 99, (2, 33, 1), dtype=torch.int32), torch.arange(33, dtype=torch.int32) // 8
-    given = (plan.low, plan.high, plan.level, offsets, offsets, words, block, 16, 16, 5, 5)
+    selection_bits, block = (
+        torch.randint(-99, 99, (2, 33, 1), dtype=torch.int32),
+        torch.arange(33, dtype=torch.int32) // 8,
+    )
+    given = (plan.low, plan.high, plan.level, offsets, offsets, selection_bits, block, 16, 16, 5, 5)
     torch.library.opcheck(torch.ops.saccade.tile_lists, given)
     torch.library.opcheck(torch.ops.saccade.block_means, (inputs(33)[0], cut_blocks(33, 7).tiles))
 
@@ -73,8 +76,8 @@ def test_planning_choosing_and_attending_compile_whole():
     def step(query, key, value, high):
         levels = (torch.zeros_like(high), high, high)
         blocks = cut_blocks(query.shape[0], 8, device=query.device)
-        chosen = choose_top(block_scores(query, pool(key, blocks), blocks, blocks.segment), 2)
-        plan = build_plan(*levels, selection=pack(chosen, blocks))
+        chosen = select_top_k(block_scores(query, pool(key, blocks), blocks, blocks.segment), 2)
+        plan = build_plan(*levels, selection=pack_selection(chosen, blocks))
         return block_sparse_attention(query, key, value, plan)[0]
 
     torch._dynamo.reset()
@@ -121,11 +124,11 @@ def test_what_was_not_chosen_counts_as_a_whole_in_the_same_softmax():
     levels = causal(104)
     blocks = cut_blocks(104, 8, lengths=lengths)
     query, key, value = inputs(104, heads=(2, 1))
-    chosen = torch.rand(2, 104, blocks.most, generator=torch.Generator().manual_seed(3)) < 0.4
-    selection = pack(chosen, blocks)
+    chosen = torch.rand(2, 104, blocks.max_per_segment, generator=torch.Generator().manual_seed(3)) < 0.4
+    selection = pack_selection(chosen, blocks)
     plan = build_plan(*levels, query_lengths=lengths, key_lengths=lengths, selection=selection)
-    rest = rest_plan(levels, blocks, selection, lengths)
-    output, log_sum_exp = attend_with_rest(query, key, value, plan, rest, blocks)
+    rest = plan_unselected(levels, blocks, selection, lengths)
+    output, log_sum_exp = attend_with_pooled(query, key, value, plan, rest, blocks)
 
     expected, sums = torch.zeros(104, 2, 8), torch.zeros(2, 104)
     starts = [(start, start + length, segment) for start, length, segment in blocks.tiles.tolist() if length]
@@ -165,7 +168,7 @@ def test_branches_over_disjoint_keys_are_joined_exactly_where_one_or_both_are_em
     others = (torch.where(place % 3 == 0, place, 2**31 - 1), torch.where(place % 3 == 0, 2**31 - 1, place))
     plans = (build_plan(low, high, level) for level in (place, *others))
     whole, *parts = (block_sparse_attention(query, key, value, plan) for plan in plans)
-    joined = join(*parts[0], *parts[1])
+    joined = combine_attention(*parts[0], *parts[1])
     torch.testing.assert_close(joined, whole, atol=1e-6, rtol=1e-6)
     assert joined[1][:, 50:].isneginf().all() and not joined[0][50:].any()
     losses = [output.sin().sum() + sums[:, :50].cos().sum() for output, sums in (joined, whole)]

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from saccade.kernels.block_sparse import batched_block_sparse_attention, block_sparse_attention, causal, neighbourhood
-from saccade.kernels.plan import Selection, batch_plan, box_partition, build_plan, choose_share, cut_blocks, pack, pool
+from saccade.kernels.plan import (
+    Selection,
+    batch_plan,
+    box_partition,
+    build_plan,
+    cut_blocks,
+    pack_selection,
+    pool,
+    select_top_p,
+)
 
 
 def given(**changed):
@@ -39,7 +48,7 @@ def test_attention_refuses(changed, message):
 
 def test_a_plan_for_other_heads_is_refused():
     blocks = cut_blocks(10, 4)
-    selection = pack(torch.ones(3, 10, 3, dtype=torch.bool), blocks)
+    selection = pack_selection(torch.ones(3, 10, 3, dtype=torch.bool), blocks)
     plan = build_plan(*causal(10), selection=selection)
     with pytest.raises(ValueError, match="plan: got 3 heads, expected a divisor of the query's number"):
         block_sparse_attention(**given(plan=plan))
@@ -95,8 +104,8 @@ def test_masks_and_blocks_refuse():
     with pytest.raises(ValueError, match="size: got 0, expected 1 or more"):
         cut_blocks(10, 0)
     with pytest.raises(ValueError, match="share: got 0, expected more than 0, at most 1"):
-        choose_share(torch.zeros(1, 2, 3), 0)
+        select_top_p(torch.zeros(1, 2, 3), 0)
     with pytest.raises(ValueError, match=r"tokens: got shape \[9, 1, 4\], expected \[10, any, any\]"):
         pool(torch.ones(9, 1, 4), cut_blocks(10, 5))
     with pytest.raises(ValueError, match=r"chosen: got shape \[1, 10, 3\], expected \[any, any, 2\]"):
-        pack(torch.ones(1, 10, 3, dtype=torch.bool), cut_blocks(10, 5))
+        pack_selection(torch.ones(1, 10, 3, dtype=torch.bool), cut_blocks(10, 5))

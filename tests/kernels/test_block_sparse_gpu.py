@@ -6,12 +6,12 @@ import torch
 from saccade.kernels.block_sparse import (
     block_sparse_attention,
     causal,
+    concatenate_segments,
     coupled,
-    everything,
+    full_attention,
     neighbourhood,
-    pack_segments,
 )
-from saccade.kernels.plan import build_plan, choose_top, cut_blocks, pack, pool, tile_lists
+from saccade.kernels.plan import build_plan, cut_blocks, pack_selection, pool, select_top_k, tile_lists
 from saccade.kernels.plan.index import lists_in_torch
 
 pytestmark = [
@@ -23,7 +23,7 @@ LENGTHS = [603, 1, 0, 130, 64]
 
 
 def ragged():
-    return pack_segments([coupled(length - length // 8, length // 8) for length in LENGTHS])
+    return concatenate_segments([coupled(length - length // 8, length // 8) for length in LENGTHS])
 
 
 def limits(dtype):
@@ -48,7 +48,15 @@ def test_tiles_and_splits(compare, tiles, splits):
     bias = torch.randn(2, 1000, generator=torch.Generator().manual_seed(0))
     bias[:, ::5] = float("-inf")
     errors = compare(
-        everything(56, 1000), [56], [1000], heads=(4, 2), width=64, bias=bias, tiles=tiles, splits=splits, device="cuda"
+        full_attention(56, 1000),
+        [56],
+        [1000],
+        heads=(4, 2),
+        width=64,
+        bias=bias,
+        tiles=tiles,
+        splits=splits,
+        device="cuda",
     ).errors
     assert max(errors.values()) < 1e-3
 
@@ -56,10 +64,10 @@ def test_tiles_and_splits(compare, tiles, splits):
 @pytest.mark.parametrize("size", [64, 20])
 def test_chosen_blocks_and_boxes(compare, size):
     blocks = cut_blocks(512, size)
-    chosen = torch.rand(4, 512, blocks.most, generator=torch.Generator().manual_seed(0)) < 0.3
+    chosen = torch.rand(4, 512, blocks.max_per_segment, generator=torch.Generator().manual_seed(0)) < 0.3
     levels = neighbourhood((8, 8, 8), (3, 5, 5))
     errors = compare(
-        levels, [512], heads=(4, 2), width=64, chosen=chosen, selection=pack(chosen, blocks), device="cuda"
+        levels, [512], heads=(4, 2), width=64, chosen=chosen, selection=pack_selection(chosen, blocks), device="cuda"
     ).errors
     assert max(errors.values()) < 1e-4
 
@@ -77,10 +85,10 @@ def test_lists_are_those_of_torch():
     low, level = (
         torch.randint(-9, 9, (2, 900), generator=generator, dtype=torch.int32).sort(1).values for _ in range(2)
     )
-    words = torch.randint(-(2**31), 2**31 - 1, (2, 900, 2), generator=generator, dtype=torch.int32)
+    selection_bits = torch.randint(-(2**31), 2**31 - 1, (2, 900, 2), generator=generator, dtype=torch.int32)
     block = torch.randint(-1, 64, (900,), generator=generator, dtype=torch.int32)
     offsets = torch.tensor([0, 400, 400, 850], dtype=torch.int32)
-    given = (low, low + 6, level, offsets, offsets, words, block)
+    given = (low, low + 6, level, offsets, offsets, selection_bits, block)
     found = tile_lists(*(part.cuda() for part in given), 64, 32, 18, 32)
     for result, reference in zip(found, lists_in_torch(*given, (64, 32), (18, 32)), strict=True):
         assert result.cpu().equal(reference)
@@ -94,14 +102,14 @@ def test_nothing_waits_for_the_host_and_a_graph_can_be_captured():
     def step():
         blocks = cut_blocks(900, 64, lengths=lengths, longest=500, device="cuda")
         means = pool(key, blocks)
-        scores = torch.randn(4, 900, blocks.most, device="cuda") + means.float().mean()
+        scores = torch.randn(4, 900, blocks.max_per_segment, device="cuda") + means.float().mean()
         plan = build_plan(
             high * 0,
             high,
             high,
             query_lengths=lengths,
             key_lengths=lengths,
-            selection=pack(choose_top(scores, 3), blocks),
+            selection=pack_selection(select_top_k(scores, 3), blocks),
         )
         return block_sparse_attention(query, key, value, plan)
 

@@ -10,19 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saccade.kernels.block_sparse import (
-    Levels,
+    IntervalLevels,
     attention,
     batched_block_sparse_attention,
     block_sparse_attention,
     causal,
+    concatenate_segments,
     coupled,
-    everything,
-    hide,
+    full_attention,
+    hide_keys,
     interval_mask,
     neighbourhood,
-    pack_segments,
-    sliding,
-    take,
+    select_tokens,
+    sliding_window,
 )
 from saccade.kernels.plan import (
     HIDDEN,
@@ -30,14 +30,14 @@ from saccade.kernels.plan import (
     block_scores,
     box_partition,
     build_plan,
-    choose_keys,
-    choose_share,
-    choose_top,
     cut_blocks,
-    pack,
+    pack_selection,
     partition_blocks,
     pool,
     recurrent_partition,
+    select_top_k,
+    select_top_p,
+    top_k_key_bias,
 )
 from saccade.policy.network.layout import MASKS, TokenLayout
 
@@ -50,7 +50,7 @@ def numbers(*shape, seed=0, dtype=torch.float32):
 @pytest.mark.parametrize("width", [1, 32, 72, 256])
 def test_ragged_segments_of_odd_sizes(agree, heads, width):
     lengths = [37, 1, 0, 64, 90]
-    levels = pack_segments([coupled(length - length // 3, length // 3) for length in lengths])
+    levels = concatenate_segments([coupled(length - length // 3, length // 3) for length in lengths])
     agree(levels, lengths, heads=heads, width=width)
 
 
@@ -67,11 +67,11 @@ def test_every_mask_of_the_trunk_pruned_and_padded(agree, mask):
     high = high.expand(2, -1)
     kept = torch.cat([torch.arange(0, 40, 3), torch.arange(40, high.shape[1])])
     high, level = high[:, kept].reshape(1, -1), level[:, kept].reshape(1, -1)
-    agree(Levels(torch.zeros_like(high), high, level), [len(kept)] * 2, heads=(2, 1))
+    agree(IntervalLevels(torch.zeros_like(high), high, level), [len(kept)] * 2, heads=(2, 1))
 
 
 def test_sliding_windows_see_what_is_near():
-    levels = sliding(9, before=2, behind=1)
+    levels = sliding_window(9, before=2, behind=1)
     seen = interval_mask(*levels)[0]
     assert seen.tolist() == [[-2 <= key - query <= 1 for key in range(9)] for query in range(9)]
     assert interval_mask(*causal(9, window=3))[0].tolist() == [[0 <= q - k < 3 for k in range(9)] for q in range(9)]
@@ -95,13 +95,13 @@ def test_neighbourhood_boxes_are_those_of_a_walk_through_the_grid(agree, grid, w
         [all(near(axis, query[axis], key[axis]) for axis in range(3)) for key in places] for query in places
     ]
     order = box_partition(grid, (2, 2, 2)).order
-    comparison = agree(take(levels, order, order), [len(places)])
+    comparison = agree(select_tokens(levels, order, order), [len(places)])
     plain = agree(levels, [len(places)])
     assert comparison.output.shape == plain.output.shape
 
 
 def test_hidden_keys_and_queries_that_see_nothing(agree):
-    levels = hide(causal(90), torch.arange(90) % 2 == 0)
+    levels = hide_keys(causal(90), torch.arange(90) % 2 == 0)
     levels = levels._replace(high=levels.high.clone(), low=levels.low.clone())
     levels.high[0, 30:50] = -1
     levels.low[0, 60:] = 1000
@@ -119,11 +119,11 @@ def test_no_bound_is_high_enough_for_a_hidden_key():
 
 @pytest.mark.parametrize(("queries", "keys"), [(0, 0), (0, 5), (5, 0), (1, 1), (1, 70), (70, 1)])
 def test_next_to_nothing(agree, queries, keys):
-    agree(everything(queries, keys), [queries], [keys], bias=numbers(1, keys))
+    agree(full_attention(queries, keys), [queries], [keys], bias=numbers(1, keys))
 
 
 def test_tokens_behind_the_last_segment_see_and_are_seen_by_nothing(agree):
-    levels = pack_segments([everything(20, 20), everything(30, 30)])
+    levels = concatenate_segments([full_attention(20, 20), full_attention(30, 30)])
     comparison = agree(levels, [20, 10])
     assert not comparison.output[30:].any() and comparison.log_sum_exp[:, 30:].isneginf().all()
     assert not any(gradient[30:].any() for gradient in comparison.gradients)
@@ -157,7 +157,7 @@ def test_any_levels_in_any_number_of_channels(data):
 
 
 def test_gradients_are_those_of_finite_differences():
-    levels = hide(coupled(9, 4), torch.arange(13) == 3)
+    levels = hide_keys(coupled(9, 4), torch.arange(13) == 3)
     plan = build_plan(*levels, query_lengths=[13], key_lengths=[13])
     parts = [numbers(13, heads, 5, seed=heads, dtype=torch.float64).requires_grad_() for heads in (4, 2, 2)]
     bias = numbers(2, 13, dtype=torch.float64).requires_grad_()
@@ -184,19 +184,19 @@ def test_results_repeat_bit_by_bit(compare):
 @pytest.mark.parametrize("scope", ["row", "head"])
 def test_blocks_that_each_query_chose(agree, scope):
     lengths = [100, 60]
-    levels = pack_segments([everything(length, length) for length in lengths])
+    levels = concatenate_segments([full_attention(length, length) for length in lengths])
     blocks = cut_blocks(160, 16, lengths=lengths, longest=100)
     query, key = numbers(160, 2, 32), numbers(160, 1, 32, seed=1)
     scores = block_scores(query, pool(key, blocks), blocks, blocks.segment)
-    own = torch.nn.functional.one_hot(blocks.local, blocks.most).bool()
+    own = torch.nn.functional.one_hot(blocks.block_in_segment, blocks.max_per_segment).bool()
     if scope == "row":
-        chosen = choose_top(scores, 2, forced=own)
+        chosen = select_top_k(scores, 2, forced=own)
         assert (chosen.sum(-1) <= 3).all() and (chosen & own).any(-1).all()
     else:
-        chosen = choose_share(scores, 0.25, scope="head", segment=blocks.segment, forced=own)
-    agree(levels, lengths, chosen=chosen, selection=pack(chosen, blocks), tiles=(64, 16))
+        chosen = select_top_p(scores, 0.25, scope="head", segment=blocks.segment, forced=own)
+    agree(levels, lengths, chosen=chosen, selection=pack_selection(chosen, blocks), tiles=(64, 16))
     always = torch.arange(160) >= 150
-    selection = pack(chosen, blocks, always)
+    selection = pack_selection(chosen, blocks, always)
     agree(levels, lengths, chosen=chosen, selection=selection)
 
 
@@ -204,14 +204,14 @@ def test_blocks_that_each_query_chose(agree, scope):
 def test_slabs_columns_and_boxes_of_a_grid_in_turn(agree, layer):
     partition = recurrent_partition((4, 5, 6), (2, (3, 3), (2, 3, 3)), layer)
     blocks = partition_blocks(partition, copies=2)
-    chosen = torch.rand(2, 240, blocks.most, generator=torch.Generator().manual_seed(layer)) < 0.4
-    levels = pack_segments([everything(120, 120)] * 2)
-    agree(levels, [120, 120], chosen=chosen, selection=pack(chosen, blocks))
+    chosen = torch.rand(2, 240, blocks.max_per_segment, generator=torch.Generator().manual_seed(layer)) < 0.4
+    levels = concatenate_segments([full_attention(120, 120)] * 2)
+    agree(levels, [120, 120], chosen=chosen, selection=pack_selection(chosen, blocks))
 
 
 def test_the_best_keys_of_a_learned_score(agree):
     score = numbers(1, 80)
-    bias = choose_keys(score, 7)
+    bias = top_k_key_bias(score, 7)
     assert bias.isfinite().sum() == 7 and bias.nan_to_num(neginf=0).sum() == score.topk(7).values.sum()
     agree(causal(80), [80], bias=bias)
 

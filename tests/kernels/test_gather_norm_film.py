@@ -5,7 +5,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from saccade.kernels.gate import gather_norm_film_cases
-from saccade.kernels.gate.compile import attempt, table
+from saccade.kernels.gate.compile import table, try_compile
 from saccade.kernels.gather_norm_film import gather_norm_film
 from saccade.kernels.gather_norm_film.reference import gather_norm_film_reference
 
@@ -29,11 +29,11 @@ def inputs(batch, sources, width, rows, *, dtype=torch.float32, modulated=True, 
     if dtype == torch.float64:
         weight, scale, shift = weight.double(), scale.double(), shift.double()
     parts = [part.detach().requires_grad_() for part in (tokens, weight, scale, shift)]
-    places = None
+    indices = None
     if rows is not None:
-        places = torch.rand(batch, sources, generator=generator).argsort(-1)[:, :rows].sort(-1).values
-        places[:, rows - absent :] = -1
-    return parts[0], places, parts[1], tuple(parts[2:]) if modulated else None
+        indices = torch.rand(batch, sources, generator=generator).argsort(-1)[:, :rows].sort(-1).values
+        indices[:, rows - absent :] = -1
+    return parts[0], indices, parts[1], tuple(parts[2:]) if modulated else None
 
 
 def with_gradients(function, given, *, residual=True, seed=1):
@@ -47,9 +47,9 @@ def with_gradients(function, given, *, residual=True, seed=1):
 
 
 def in_float64(given):
-    tokens, places, weight, modulation = given
+    tokens, indices, weight, modulation = given
     parts = [part.detach().double().requires_grad_() for part in (tokens, weight, *(modulation or ()))]
-    return parts[0], places, parts[1], tuple(parts[2:]) or None
+    return parts[0], indices, parts[1], tuple(parts[2:]) or None
 
 
 def assert_near(got, expected, tolerance):
@@ -93,17 +93,17 @@ def test_no_tokens_can_stand_for_none():
 
 
 def test_gradients_are_those_of_finite_differences():
-    tokens, places, weight, modulation = inputs(2, 4, 3, 2, dtype=torch.float64)
+    tokens, indices, weight, modulation = inputs(2, 4, 3, 2, dtype=torch.float64)
 
     def run(tokens, weight, *modulation):
-        return gather_norm_film(tokens, places, weight, modulation)
+        return gather_norm_film(tokens, indices, weight, modulation)
 
     assert torch.autograd.gradcheck(run, (tokens, weight, *modulation))
 
 
 def test_tokens_may_have_fewer_bits_than_what_modulates_them_and_places_any_integer():
-    tokens, places, weight, modulation = inputs(2, 9, 8, 4, dtype=torch.bfloat16)
-    kept, result = gather_norm_film(tokens, places.int(), weight, modulation)
+    tokens, indices, weight, modulation = inputs(2, 9, 8, 4, dtype=torch.bfloat16)
+    kept, result = gather_norm_film(tokens, indices.int(), weight, modulation)
     assert kept.dtype == result.dtype == torch.bfloat16
     result.float().sum().backward()
     assert [part.grad.dtype for part in (tokens, weight, *modulation)] == [torch.bfloat16, *[torch.float32] * 3]
@@ -132,8 +132,8 @@ def test_two_runs_agree_bit_by_bit_and_no_memory_is_left_unwritten(poisoned_memo
 
 @pytest.mark.parametrize(("rows", "modulated"), [(3, True), (None, True), (3, False)])
 def test_it_is_a_well_behaved_operator(rows, modulated):
-    tokens, places, weight, modulation = inputs(2, 5, 4, rows, modulated=modulated)
-    arguments = (tokens, places, weight, *(modulation or (None, None)), 1e-6)
+    tokens, indices, weight, modulation = inputs(2, 5, 4, rows, modulated=modulated)
+    arguments = (tokens, indices, weight, *(modulation or (None, None)), 1e-6)
     torch.library.opcheck(torch.ops.saccade.gather_norm_film.default, arguments)
 
 
@@ -153,16 +153,16 @@ class Norm(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(width))
 
-    def forward(self, tokens, places, scale, shift):
-        return gather_norm_film(tokens, places, self.weight, (scale, shift))
+    def forward(self, tokens, indices, scale, shift):
+        return gather_norm_film(tokens, indices, self.weight, (scale, shift))
 
 
 def test_it_exports_with_dynamic_lengths():
     module = Norm(8)
 
     def given(batch, sources, rows):
-        tokens, places, _, modulation = inputs(batch, sources, 8, rows)
-        return tuple(part.detach() for part in (tokens, places, *modulation))
+        tokens, indices, _, modulation = inputs(batch, sources, 8, rows)
+        return tuple(part.detach() for part in (tokens, indices, *modulation))
 
     batch, sources, rows = (torch.export.Dim.AUTO for _ in range(3))
     shapes = ({0: batch, 1: sources}, {0: batch, 1: rows}, {0: batch}, {0: batch})
@@ -205,10 +205,10 @@ def test_what_does_not_fit_is_named(argument, change, message):
 @pytest.mark.slow
 def test_the_kernels_compile_for_a_gpu():
     pytest.importorskip("triton")
-    results = [attempt(case) for case in gather_norm_film_cases.cases()]
+    results = [try_compile(case) for case in gather_norm_film_cases.cases()]
     print(table(results))
     assert results
-    assert not [(built.name, built.complaints) for built in results if built.complaints]
+    assert not [(result.name, result.complaints) for result in results if result.complaints]
 
 
 @pytest.mark.gpu
@@ -219,9 +219,9 @@ def test_the_kernels_compile_for_a_gpu():
 def test_the_kernels_agree_on_a_gpu(case, modulated, dtype, tolerance, poisoned_memory):
     given = inputs(*CASES[case], dtype=dtype, modulated=modulated)
     expected = with_gradients(gather_norm_film_reference, in_float64(given))
-    tokens, places, weight, modulation = given
+    tokens, indices, weight, modulation = given
     parts = [part.detach().cuda().requires_grad_() for part in (tokens, weight, *(modulation or ()))]
-    there = (parts[0], None if places is None else places.cuda(), parts[1], tuple(parts[2:]) or None)
+    there = (parts[0], None if indices is None else indices.cuda(), parts[1], tuple(parts[2:]) or None)
     first, second = ([part.cpu() for part in with_gradients(gather_norm_film, there)] for _ in range(2))
     assert_near(first, expected, tolerance)
     assert all(one.equal(other) for one, other in zip(first, second, strict=True))

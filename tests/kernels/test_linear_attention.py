@@ -7,8 +7,8 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from saccade.kernels.gate import linear_attention_cases
-from saccade.kernels.gate.compile import attempt, table
-from saccade.kernels.linear_attention import decay_ladder, linear_attention
+from saccade.kernels.gate.compile import table, try_compile
+from saccade.kernels.linear_attention import alibi_log_decays, linear_attention
 from saccade.kernels.linear_attention.reference import linear_attention_reference
 
 CASES = {
@@ -31,7 +31,7 @@ def inputs(lengths, tail, heads, width, value_width, dtype=torch.float32, seed=0
     state = state.double() if dtype == torch.float64 else state
     boundaries = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
     parts = [part.detach().requires_grad_() for part in (query, key, value, state)]
-    return (*parts[:3], decay_ladder(heads), boundaries, parts[3])
+    return (*parts[:3], alibi_log_decays(heads), boundaries, parts[3])
 
 
 def with_gradients(function, given, seed=1):
@@ -197,10 +197,10 @@ def test_what_does_not_fit_is_named(argument, change, message):
 @pytest.mark.slow
 def test_the_kernels_compile_for_a_gpu_and_use_its_tensor_cores():
     pytest.importorskip("triton")
-    results = [attempt(case) for case in linear_attention_cases.cases()]
+    results = [try_compile(case) for case in linear_attention_cases.cases()]
     print(table(results))
     assert results
-    assert not [(built.name, built.complaints) for built in results if built.complaints]
+    assert not [(result.name, result.complaints) for result in results if result.complaints]
 
 
 @pytest.mark.gpu
@@ -219,4 +219,4 @@ def test_the_kernels_agree_on_a_gpu(case, dtype, tolerance, poisoned_memory):
 
 
 def test_the_decay_ladder_is_that_of_alibi():
-    assert decay_ladder(8).tolist() == [-(2.0**-power) for power in range(1, 9)]
+    assert alibi_log_decays(8).tolist() == [-(2.0**-power) for power in range(1, 9)]

@@ -5,22 +5,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saccade.kernels.block_sparse import Levels, causal, interval_mask, of_blocks
+from saccade.kernels.block_sparse import IntervalLevels, block_levels, causal, interval_mask
 from saccade.kernels.block_sparse.reference import packed_mask
 from saccade.kernels.plan import (
     HIDDEN,
     block_scores,
     box_partition,
     build_plan,
-    choose_keys,
-    choose_share,
-    choose_top,
     complement,
     cut_blocks,
-    pack,
+    pack_selection,
     partition_blocks,
     pool,
     recurrent_partition,
+    select_top_k,
+    select_top_p,
+    top_k_key_bias,
 )
 
 
@@ -28,9 +28,9 @@ def numbers(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def bits(words):
+def bits(selection_bits):
     """Return a selection's words as booleans."""
-    return ((words[..., None] >> torch.arange(32, dtype=torch.int32)) & 1).bool().flatten(-2)
+    return ((selection_bits[..., None] >> torch.arange(32, dtype=torch.int32)) & 1).bool().flatten(-2)
 
 
 @settings(max_examples=60, deadline=None)
@@ -49,8 +49,8 @@ def test_lists_hold_every_pair_of_tiles_that_meets_and_call_whole_what_is_whole(
     selection = chosen = block = None
     if data.draw(st.booleans()):
         blocks = cut_blocks(sum(columns), data.draw(st.sampled_from([5, 16])), lengths=columns)
-        chosen = torch.rand(2, sum(rows) + 5, blocks.most, generator=generator) < data.draw(st.floats(0, 1))
-        selection = pack(chosen, blocks, torch.rand(sum(columns), generator=generator) < 0.1)
+        chosen = torch.rand(2, sum(rows) + 5, blocks.max_per_segment, generator=generator) < data.draw(st.floats(0, 1))
+        selection = pack_selection(chosen, blocks, torch.rand(sum(columns), generator=generator) < 0.1)
         block = selection.block
     plan = build_plan(
         low,
@@ -121,7 +121,7 @@ def test_blocks_and_their_means(lengths, behind, size):
         torch.testing.assert_close(means[number], expected)
         if segment >= 0:
             assert blocks.segment[start : start + length].eq(segment).all()
-            assert blocks.local[start : start + length].eq(number - blocks.first[segment]).all()
+            assert blocks.block_in_segment[start : start + length].eq(number - blocks.first[segment]).all()
     assert covered == list(range(tokens))
     assert blocks.count.tolist() == [-(-length // size) for length in lengths]
 
@@ -136,7 +136,7 @@ def test_scores_are_those_of_the_blocks_of_the_own_segment():
     blocks = cut_blocks(50, 8, lengths=[30, 15])
     query, key = numbers(50, 4, 16), numbers(50, 2, 16, seed=1)
     scores = block_scores(query, pool(key, blocks), blocks, blocks.segment)
-    assert scores.shape == (4, 50, blocks.most)
+    assert scores.shape == (4, 50, blocks.max_per_segment)
     for row, head in ((0, 0), (29, 3), (31, 2), (44, 1)):
         start, count = (0, 4) if row < 30 else (30, 2)
         end = 30 if row < 30 else 45
@@ -148,11 +148,11 @@ def test_scores_are_those_of_the_blocks_of_the_own_segment():
 
 def test_the_best_are_chosen_with_those_that_are_forced_and_none_that_are_not_there():
     scores = torch.tensor([[[3.0, 1.0, 2.0, 2.0], [float("-inf"), 5.0, float("-inf"), 0.0]]])
-    assert choose_top(scores, 2).int().tolist() == [[[1, 0, 1, 0], [0, 1, 0, 1]]]
+    assert select_top_k(scores, 2).int().tolist() == [[[1, 0, 1, 0], [0, 1, 0, 1]]]
     forced = torch.tensor([[False, True, False, False], [True, False, False, False]])
-    assert choose_top(scores, 1, forced).int().tolist() == [[[1, 1, 0, 0], [0, 1, 0, 0]]]
-    assert choose_top(scores, 9).sum().item() == 6
-    assert not choose_top(scores, 0).any()
+    assert select_top_k(scores, 1, forced).int().tolist() == [[[1, 1, 0, 0], [0, 1, 0, 0]]]
+    assert select_top_k(scores, 9).sum().item() == 6
+    assert not select_top_k(scores, 0).any()
 
 
 @pytest.mark.parametrize("scope", ["row", "head"])
@@ -163,7 +163,7 @@ def test_a_share_is_the_shortest_beginning_of_the_ranking_that_reaches_it(scope,
     for row in range(12):
         scores[:, row, 7 - int(segment[row]) :] = float("-inf")
     forced = torch.nn.functional.one_hot(torch.arange(12) % 5, 7).bool()
-    chosen = choose_share(scores, share, scope=scope, segment=segment, forced=forced)
+    chosen = select_top_p(scores, share, scope=scope, segment=segment, forced=forced)
     groups = (
         [[row] for row in range(12)] if scope == "row" else [(segment == n).nonzero()[:, 0].tolist() for n in range(3)]
     )
@@ -187,25 +187,25 @@ def test_a_share_is_the_shortest_beginning_of_the_ranking_that_reaches_it(scope,
 
 
 def test_scores_that_are_all_the_same_share_evenly():
-    chosen = choose_share(torch.zeros(1, 3, 8), 0.25)
+    chosen = select_top_p(torch.zeros(1, 3, 8), 0.25)
     assert chosen.sum(-1).tolist() == [[2, 2, 2]]
 
 
 def test_a_selection_is_packed_bit_by_bit():
     blocks = cut_blocks(150, 2)
     chosen = torch.rand(3, 150, 75, generator=torch.Generator().manual_seed(0)) < 0.5
-    selection = pack(chosen, blocks)
-    assert selection.words.shape == (3, 150, 3) and selection.words.dtype == torch.int32
-    assert bits(selection.words)[..., :75].equal(chosen) and not bits(selection.words)[..., 75:].any()
+    selection = pack_selection(chosen, blocks)
+    assert selection.selection_bits.shape == (3, 150, 3) and selection.selection_bits.dtype == torch.int32
+    assert bits(selection.selection_bits)[..., :75].equal(chosen) and not bits(selection.selection_bits)[..., 75:].any()
     assert selection.block.tolist() == [place // 2 for place in range(150)]
     rest = complement(selection, torch.arange(75))
-    assert bits(rest.words)[..., :75].equal(~chosen)
-    assert pack(chosen, blocks, torch.arange(150) == 7).block[7] == -1
+    assert bits(rest.selection_bits)[..., :75].equal(~chosen)
+    assert pack_selection(chosen, blocks, torch.arange(150) == 7).block[7] == -1
 
 
 def test_the_best_keys_of_every_segment_keep_their_score_and_its_gradient():
     score = numbers(2, 20).requires_grad_()
-    bias = choose_keys(score, 3, torch.tensor([0, 2, 12, 19], dtype=torch.int32))
+    bias = top_k_key_bias(score, 3, torch.tensor([0, 2, 12, 19], dtype=torch.int32))
     for head in range(2):
         for start, end in ((0, 2), (2, 12), (12, 19)):
             kept = bias[head, start:end] > float("-inf")
@@ -236,15 +236,17 @@ def test_partitions_take_turns_from_layer_to_layer():
     counts = [len(recurrent_partition(grid, sizes, layer).lengths) for layer in range(4)]
     assert counts == [2, 4, 8, 2]
     blocks = partition_blocks(recurrent_partition(grid, sizes, 2), copies=2)
-    assert blocks.size == 18 and blocks.most == 8 and blocks.count.tolist() == [8, 8]
-    assert blocks.local[144:].equal(blocks.local[:144]) and blocks.segment[144:].eq(1).all()
+    assert blocks.size == 18 and blocks.max_per_segment == 8 and blocks.count.tolist() == [8, 8]
+    assert blocks.block_in_segment[144:].equal(blocks.block_in_segment[:144]) and blocks.segment[144:].eq(1).all()
     assert partition_blocks(box_partition((5,), (2,))).size == 1
 
 
 def test_a_block_is_seen_where_all_its_tokens_are():
-    levels = Levels(torch.tensor([[0, 3]]), torch.tensor([[5, 9]]), torch.tensor([[0, 1, 2, 3, 4, 5, 6, HIDDEN, 8, 9]]))
+    levels = IntervalLevels(
+        torch.tensor([[0, 3]]), torch.tensor([[5, 9]]), torch.tensor([[0, 1, 2, 3, 4, 5, 6, HIDDEN, 8, 9]])
+    )
     blocks = cut_blocks(10, 3)
-    assert interval_mask(*of_blocks(levels, blocks)).all(0)[:, :4].tolist() == [
+    assert interval_mask(*block_levels(levels, blocks)).all(0)[:, :4].tolist() == [
         [True, True, False, False],
         [False, True, False, True],
     ]

@@ -21,10 +21,10 @@ NAMES = {
 
 def build(name="test_vit2", size=32, tokens=3, condition=5, seed=0):
     torch.manual_seed(seed)
-    return stir(PretrainedTower(name, image_size=size, aggregation_tokens=tokens, condition=condition))
+    return randomize_parameters(PretrainedTower(name, image_size=size, aggregation_tokens=tokens, condition=condition))
 
 
-def stir(module):
+def randomize_parameters(module):
     """Give every weight a say: LayerScale, tokens and FiLM start at next to nothing."""
     with torch.no_grad():
         for parameter in module.parameters():
@@ -46,7 +46,7 @@ def normalised(tower, given):
 
 
 def whole_model(tower, name, size):
-    whole = stir(timm.create_model(name, pretrained=False, num_classes=0, img_size=size))
+    whole = randomize_parameters(timm.create_model(name, pretrained=False, num_classes=0, img_size=size))
     whole.load_state_dict(tower.encoder.state_dict(), strict=False)
     return whole.eval()
 
@@ -106,7 +106,7 @@ def test_a_fresh_tower_listens_to_nothing_and_a_trained_one_does():
     tower = PretrainedTower("test_vit2", image_size=32, aggregation_tokens=3, condition=5)
     given, one, other = pictures(tower, 1), torch.randn(1, 5), torch.randn(1, 5)
     assert tower(given, tower.modulations(one)).equal(tower(given, tower.modulations(other)))
-    stir(tower)
+    randomize_parameters(tower)
     moved = (tower(given, tower.modulations(one)) - tower(given, tower.modulations(other))).abs().amax(-1)
     assert (moved > 1e-3).all()
 
@@ -222,7 +222,7 @@ def test_a_picture_of_another_size_is_refused():
 
 def trained(name="test_vit2", size=32, classes=0):
     torch.manual_seed(7)
-    return stir(timm.create_model(name, pretrained=False, num_classes=classes, img_size=size)).eval()
+    return randomize_parameters(timm.create_model(name, pretrained=False, num_classes=classes, img_size=size)).eval()
 
 
 def test_weights_come_from_a_folder_or_a_file(tmp_path):

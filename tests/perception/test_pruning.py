@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade.errors import InputError
-from saccade.perception.pruning import PruningRouter, keep_schedule, select
+from saccade.perception.pruning import PruningRouter, keep_schedule, select_top_tokens
 
 
 def test_the_schedule_of_the_tiny_preset():
@@ -41,7 +41,7 @@ def test_every_view_keeps_its_best_tokens_in_their_order(batch, views, per_view,
     keep = data.draw(st.integers(1, per_view))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     scores = torch.randn(batch, views * per_view, generator=generator)
-    places = select(scores, views, keep)
+    places = select_top_tokens(scores, views, keep)
     assert places.shape == (batch, views * keep)
     assert (places.diff(dim=1) > 0).all()
     for row in range(batch):
@@ -54,7 +54,7 @@ def test_every_view_keeps_its_best_tokens_in_their_order(batch, views, per_view,
 
 def test_a_view_that_scores_low_keeps_its_share():
     scores = torch.tensor([[9.0, 8, 7, 0.3, 0.1, 0.2]])
-    assert select(scores, groups=2, keep=2).tolist() == [[0, 1, 3, 5]]
+    assert select_top_tokens(scores, groups=2, keep=2).tolist() == [[0, 1, 3, 5]]
 
 
 def test_scores_change_with_the_instruction_once_it_has_learned():

@@ -15,7 +15,7 @@ def build(names=("test_vit", "test_vit3"), **changes):
     return PretrainedTowers(names, **(usual | changes))
 
 
-def stir(module):
+def randomize_parameters(module):
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -31,24 +31,24 @@ def pictures(batch=2):
 @pytest.mark.parametrize("aggregation_tokens", [0, 3])
 def test_tokens_leave_in_the_width_of_the_trunk(fusion, film, aggregation_tokens):
     towers = build(fusion=fusion, film=film, aggregation_tokens=aggregation_tokens)
-    steering = towers.modulations(torch.randn(2, 5))
-    seen = towers(pictures(), steering)
+    modulations = towers.modulations(torch.randn(2, 5))
+    seen = towers(pictures(), modulations)
     assert towers.tokens == (aggregation_tokens or 4)
     assert seen.tokens.shape == (2, towers.tokens, 8)
     assert seen.positions is None and seen.logits is None
-    assert [len(blocks) for blocks in steering.blocks] == ([5, 8] if film else [0, 0])
-    assert (steering.gate is None) == (fusion == "concatenated")
+    assert [len(blocks) for blocks in modulations.blocks] == ([5, 8] if film else [0, 0])
+    assert (modulations.gate is None) == (fusion == "concatenated")
 
 
 @pytest.mark.parametrize(("fusion", "film"), [("gated", True), ("gated", False), ("concatenated", True)])
 def test_the_instruction_moves_the_tokens(fusion, film):
-    towers = stir(build(fusion=fusion, film=film))
+    towers = randomize_parameters(build(fusion=fusion, film=film))
     one, other = (towers(pictures(1), towers.modulations(torch.randn(1, 5))).tokens for _ in range(2))
     assert ((one - other).abs().amax(-1) > 1e-5).all()
 
 
 def test_every_parameter_learns():
-    towers = stir(build())
+    towers = randomize_parameters(build())
     towers(pictures(), towers.modulations(torch.randn(2, 5))).tokens.square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in towers.parameters())
 
@@ -62,10 +62,10 @@ def test_towers_of_other_patches_and_colours_go_together_by_aggregation():
 
 
 def test_weights_in_bf16_run():
-    towers = stir(build()).bfloat16()
-    steering = towers.modulations(torch.randn(2, 5, dtype=torch.bfloat16))
+    towers = randomize_parameters(build()).bfloat16()
+    modulations = towers.modulations(torch.randn(2, 5, dtype=torch.bfloat16))
     for given in (pictures(), pictures().bfloat16()):
-        tokens = towers(given, steering).tokens
+        tokens = towers(given, modulations).tokens
         assert tokens.dtype == torch.bfloat16 and tokens.isfinite().all()
 
 
@@ -84,7 +84,7 @@ def test_the_towers_of_openvla_run_without_memory(aggregation_tokens, expected, 
 def test_each_tower_has_its_own_weights(tmp_path):
     names, wholes = ("test_vit", "test_vit3"), []
     for name in names:
-        wholes.append(stir(timm.create_model(name, num_classes=0, img_size=32)))
+        wholes.append(randomize_parameters(timm.create_model(name, num_classes=0, img_size=32)))
         save_file(wholes[-1].state_dict(), tmp_path / f"{name}.safetensors")
     towers, sources = build(names), [str(tmp_path / f"{name}.safetensors") for name in names]
     towers.load_pretrained(sources)

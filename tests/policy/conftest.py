@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saccade.policy.contract import ActionSpec, CameraSpec, Contract, GripperSpec, Normalization, StateSpec
-from saccade.policy.core import Core
+from saccade.policy.core import PolicyCore
 
 NAMES, UNITS = ("pan.pos", "gripper.pos"), ("degrees", "percent")
 
@@ -32,7 +32,7 @@ def two_camera_contract():
 def core(small_architecture, two_camera_contract):
     """A policy whose modulation has been stirred, so that it listens to the instruction as a trained one does."""
     torch.manual_seed(0)
-    core = Core(small_architecture, two_camera_contract)
+    core = PolicyCore(small_architecture, two_camera_contract)
     with torch.no_grad():
         for parameter in core.model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

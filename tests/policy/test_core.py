@@ -11,8 +11,8 @@ from saccade.errors import InputError
 from saccade.policy.checkpoint.contents import PREFIX, architecture_from_dict, load_tensors
 from saccade.policy.checkpoint.folder import write_checkpoint
 from saccade.policy.contract import CameraSpec
-from saccade.policy.core import Core, Demonstrated, build_model
-from saccade.policy.loading import load_core
+from saccade.policy.core import DemonstrationBatch, PolicyCore, build_model
+from saccade.policy.loading import load_policy
 
 SENTENCES = ["take the red cube", "take the can"]
 
@@ -24,13 +24,13 @@ def write(folder, core, **config):
 
 
 def decided(core, images, state):
-    return core.decide(images, core.instruct(SENTENCES), state)
+    return core.decide(images, core.encode_instruction(SENTENCES), state)
 
 
-def demonstrated(seen, **changes):
+def demonstration_batch(seen, **changes):
     images, state = seen
     action = torch.tensor([[[11.0, 90.0], [12, 90], [13, 90]], [[-40.0, 10.0], [-41, 10], [-42, 10]]])
-    batch = Demonstrated(images, SENTENCES, state, action, torch.zeros(2, 3, dtype=torch.bool))
+    batch = DemonstrationBatch(images, SENTENCES, state, action, torch.zeros(2, 3, dtype=torch.bool))
     return dataclasses.replace(batch, **changes)
 
 
@@ -48,15 +48,15 @@ def test_decisions_are_in_the_contract_s_units(core, seen):
 def test_what_it_would_decide_itself_costs_nothing_to_learn(core, seen):
     images, state = seen
     chunk, _ = decided(core, images, state)
-    own, _, _ = core.losses(demonstrated(seen, action=chunk.clone()))
-    other, grounding, _ = core.losses(demonstrated(seen))
+    own, _, _ = core.losses(demonstration_batch(seen, action=chunk.clone()))
+    other, grounding, _ = core.losses(demonstration_batch(seen))
     assert own.shape == (2,) and own.max() < 1e-4 < other.min()
     assert grounding == 0
 
 
 def test_padded_steps_cost_nothing(core, seen):
     padded = torch.tensor([[False, False, True], [False, True, True]])
-    batch = demonstrated(seen, padded=padded)
+    batch = demonstration_batch(seen, padded=padded)
     nonsense = batch.action.masked_fill(padded[..., None], 1e4)
     losses = [core.losses(dataclasses.replace(batch, action=action))[0] for action in (batch.action, nonsense)]
     torch.testing.assert_close(*losses)
@@ -64,13 +64,13 @@ def test_padded_steps_cost_nothing(core, seen):
 
 def test_labels_are_read_view_by_view(core, seen):
     out = torch.full((2, 6 + 2 * 2 * 2), -1.0)
-    assert core.losses(demonstrated(seen, grounding=out))[1] == 0
+    assert core.losses(demonstration_batch(seen, grounding=out))[1] == 0
     space = out.clone()
     space[:, :6] = 0.5  # metres in the arm's frame are no places in a picture
-    assert core.losses(demonstrated(seen, grounding=space))[1] == 0
+    assert core.losses(demonstration_batch(seen, grounding=space))[1] == 0
     wrist = out.clone()
     wrist[:, 10:12] = 0.5  # the wrist camera's first point
-    _, loss, decision = core.losses(demonstrated(seen, grounding=wrist))
+    _, loss, decision = core.losses(demonstration_batch(seen, grounding=wrist))
     (gradient,) = torch.autograd.grad(loss, decision.logits)
     assert gradient[:, 1, 0].any()
     gradient[:, 1, 0] = 0
@@ -79,23 +79,23 @@ def test_labels_are_read_view_by_view(core, seen):
 
 def test_labels_of_other_cameras_are_refused(core, seen):
     with pytest.raises(InputError, match=r"grounding: got labels of shape \[10\], expected \[14\], for 2 cameras"):
-        core.losses(demonstrated(seen, grounding=torch.zeros(2, 10)))
+        core.losses(demonstration_batch(seen, grounding=torch.zeros(2, 10)))
 
 
 def test_a_wrapper_stands_in_for_the_network(core, seen):
     calls = []
 
     class Wrapper(torch.nn.Module):
-        def forward(self, images, tokens, state, past):
+        def forward(self, images, tokens, state, past_frames):
             calls.append(tokens.shape)
-            return core.model(images, tokens, state, past)
+            return core.model(images, tokens, state, past_frames)
 
-    assert core.losses(demonstrated(seen), Wrapper())[0].equal(core.losses(demonstrated(seen))[0])
+    assert core.losses(demonstration_batch(seen), Wrapper())[0].equal(core.losses(demonstration_batch(seen))[0])
     assert calls == [(2, 24)]
 
 
 def test_a_checkpoint_decides_the_same(core, seen, tmp_path):
-    loaded = load_core(write(tmp_path / "checkpoint", core))
+    loaded = load_policy(write(tmp_path / "checkpoint", core))
     assert not loaded.model.training
     assert (loaded.contract, loaded.architecture) == (core.contract, core.architecture)
     images, state = seen
@@ -106,7 +106,7 @@ def test_weights_of_another_network_are_refused(core, tmp_path, small_architectu
     larger = dataclasses.replace(small_architecture, expert_width=32, expert_blocks=3)
     folder = write(tmp_path / "checkpoint", core, architecture=asdict(larger))
     with pytest.raises(InputError) as caught:
-        load_core(folder)
+        load_policy(folder)
     assert str(folder) in str(caught.value)
     assert "missing (expert.blocks.2." in caught.value.got and "of another shape (expert." in caught.value.got
 
@@ -131,7 +131,7 @@ def test_every_tensor_must_be_there_and_fit(core, change, message):
 def test_a_checkpoint_of_something_else_is_refused(core, tmp_path):
     folder = write_checkpoint(tmp_path / "other", {"weight": torch.zeros(1)}, {"type": "act"}, core.contract, {})
     with pytest.raises(InputError, match=r"config.json: got no architecture"):
-        load_core(folder)
+        load_policy(folder)
 
 
 def test_fields_of_another_version_are_refused(small_architecture):
@@ -158,7 +158,7 @@ def test_cameras_that_do_not_suit_the_network_are_refused(small_architecture, tw
 def test_any_number_of_cameras_will_do(small_architecture, two_camera_contract, seen):
     contract = dataclasses.replace(two_camera_contract, cameras=two_camera_contract.cameras[:1])
     images, state = seen
-    chunk, decision = decided(Core(small_architecture, contract), images[:, :1], state)
+    chunk, decision = decided(PolicyCore(small_architecture, contract), images[:, :1], state)
     assert chunk.shape == (2, 3, 2) and decision.positions.shape == (2, 1, 3, 2)
 
 
@@ -166,7 +166,7 @@ def test_a_checkpoint_is_loaded_without_drawing_random_weights(core, seen, tmp_p
     folder = write(tmp_path / "checkpoint", core)
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    loaded = load_core(folder, dtype=torch.bfloat16)
+    loaded = load_policy(folder, dtype=torch.bfloat16)
     assert torch.get_rng_state().equal(before)
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.bfloat16}
     images, state = seen

@@ -13,12 +13,12 @@ from lerobot.policies import make_policy, make_pre_post_processors
 from saccade.errors import InputError
 from saccade.policy.configuration_saccade import SaccadeConfig
 from saccade.policy.contract import ActionSpec, CameraSpec, GripperSpec, Offer, StateSpec
-from saccade.policy.core import Demonstrated
+from saccade.policy.core import DemonstrationBatch
 from saccade.policy.modeling_saccade import SaccadePolicy
 from saccade.policy.network.architecture import Architecture
-from saccade.policy.network.history import Past
+from saccade.policy.network.history import PastFrames
 from saccade.sim.demonstrations.dataset_writer import write_dataset
-from saccade.sim.demonstrations.staging import Episode, stage_episode
+from saccade.sim.demonstrations.staging import RecordedEpisode, stage_episode
 from saccade.training.dataset import DemonstrationDataset
 
 NAMES, UNITS = ("a.pos", "gripper.pos"), ("degrees", "percent")
@@ -43,7 +43,7 @@ def meta(tmp_path_factory):
         state, action = generator.normal(50, 9, (2, length, len(NAMES))).astype(np.float32)
         grounding = generator.uniform(size=(length, 6 + 4 * len(CAMERAS))).astype(np.float32)
         paths.append(folder / f"{number}.npz")
-        stage_episode(paths[-1], Episode(images, state, action, grounding, f"do task {number}"), world)
+        stage_episode(paths[-1], RecordedEpisode(images, state, action, grounding, f"do task {number}"), world)
     write_dataset(folder / "dataset", world, paths, robot_type="toy")
     return LeRobotDatasetMetadata("local/toy", root=folder / "dataset")
 
@@ -71,12 +71,12 @@ def test_decisions_remember_each_other_until_a_reset(policy):
     policy.reset()
     actions = [policy.select_action(observation(seed)) for seed in range(2 * EXECUTED)]
     policy.eval()
-    images, instructions, state = policy._observed(observation(0))
-    instructed, memory = policy.core.instruct(instructions), policy.core.nothing_remembered(2)
-    first, decision = policy.core.decide(images, instructed, state, memory=memory)
-    images, _, state = policy._observed(observation(EXECUTED))
-    memory = memory.with_newest(decision.remembered)
-    second, _ = policy.core.decide(images, instructed, state, memory=memory)
+    images, instructions, state = policy._read_observations(observation(0))
+    instruction_plan, memory = policy.core.encode_instruction(instructions), policy.core.empty_memory(2)
+    first, decision = policy.core.decide(images, instruction_plan, state, memory=memory)
+    images, _, state = policy._read_observations(observation(EXECUTED))
+    memory = memory.with_new_frame(decision.frame_tokens)
+    second, _ = policy.core.decide(images, instruction_plan, state, memory=memory)
     assert torch.equal(torch.stack(actions, 1), torch.cat([first[:, :EXECUTED], second[:, :EXECUTED]], 1))
     policy.reset()
     alone = policy.select_action(observation(EXECUTED))
@@ -97,16 +97,16 @@ def test_lerobot_s_batches_teach_what_ours_do(policy, meta, tmp_path):
     policy.train()
     loss, _ = policy(batch, reduction="none")
     mine = ours.batch(rows)
-    demonstrated = Demonstrated(
+    demonstration_batch = DemonstrationBatch(
         images=mine["images"],
         instructions=[ours.instructions[place] for place in mine["instruction"].tolist()],
         state=mine["state"],
         action=mine["action"],
         padded=mine["action_is_pad"],
         grounding=mine["grounding"],
-        past=Past(mine["past_images"], mine["past_member"], mine["past_place"]),
+        past_frames=PastFrames(mine["past_images"], mine["past_member"], mine["past_place"]),
     )
-    action, grounding, _ = policy.core.losses(demonstrated)
+    action, grounding, _ = policy.core.losses(demonstration_batch)
     torch.testing.assert_close(loss, action + 0.1 * grounding, atol=1e-5, rtol=1e-5)
     loss.sum().backward()
     assert policy.model.history.age.grad.abs().sum() > 0

@@ -23,12 +23,12 @@ from saccade.policy.datasets.columns import read_columns
 from saccade.policy.datasets.dataset_contract import dataset_offer, relative_elements
 from saccade.policy.inference.actor import PolicyActor
 from saccade.policy.lerobot_files import lerobot_files
-from saccade.policy.loading import load_core
+from saccade.policy.loading import load_policy
 from saccade.policy.modeling_saccade import SaccadePolicy
 from saccade.policy.network.architecture import Architecture
 from saccade.policy.processor_saccade import make_saccade_pre_post_processors
 from saccade.sim.demonstrations.dataset_writer import write_dataset
-from saccade.sim.demonstrations.staging import Episode, stage_episode
+from saccade.sim.demonstrations.staging import RecordedEpisode, stage_episode
 from saccade.training.configuration import LoopConfig
 
 NAMES, UNITS = ("a.pos", "b.pos", "gripper.pos"), ("degrees", "degrees", "percent")
@@ -56,7 +56,7 @@ def record(folder, world):
         state, action = generator.normal(50, 9, (2, length, len(NAMES))).astype(np.float32)
         grounding = generator.uniform(size=(length, 6 + 4 * len(world.cameras))).astype(np.float32)
         paths.append(folder / f"{number}.npz")
-        stage_episode(paths[-1], Episode(images, state, action, grounding, f"do task {number}"), world)
+        stage_episode(paths[-1], RecordedEpisode(images, state, action, grounding, f"do task {number}"), world)
     write_dataset(folder / "dataset", world, paths, robot_type="toy")
     return LeRobotDatasetMetadata("local/toy", root=folder / "dataset")
 
@@ -176,7 +176,7 @@ def test_a_saved_policy_is_a_whole_checkpoint_and_acts_alike_everywhere(policy, 
     checkpoint = read_checkpoint(saved)
     assert checkpoint.contract == policy.core.contract
     assert checkpoint.provenance["dataset_fingerprint"] == read_columns(meta.root).fingerprint
-    assert load_core(saved).architecture == SMALL
+    assert load_policy(saved).architecture == SMALL
     loaded = SaccadePolicy.from_pretrained(saved)
     batch = observation(frames=1)
     expected = policy.predict_action_chunk(batch)
@@ -235,7 +235,7 @@ def test_fine_tuning_keeps_the_contract_and_checks_the_demonstrations(saved, pol
     options = PreTrainedConfig.from_pretrained(saved)
     options.pretrained_path = saved
     tuned = make_policy(options, ds_meta=meta)
-    assert tuned.core.contract == policy.core.contract and tuned._labels is not None
+    assert tuned.core.contract == policy.core.contract and tuned._grounding_labels is not None
     units = ("radians", "radians", "percent")
     foreign = record(tmp_path, offer(state=StateSpec(NAMES, units), action=ActionSpec(NAMES, units)))
     with pytest.raises(ContractMismatch, match="degrees"):

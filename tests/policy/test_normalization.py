@@ -100,7 +100,7 @@ def test_fit_refuses_or_widens_what_never_moves():
     states, chunks = np.full((9, 1), 7.0), np.full((9, 2, 1), 7.0)
     with pytest.raises(InputError, match="never moved"):
         fit_normalization(states, chunks, (True,))
-    fitted = fit_normalization(states, chunks, (True,), least_span=2.0)
+    fitted = fit_normalization(states, chunks, (True,), minimum_span=2.0)
     assert (fitted.state_low, fitted.state_high, fitted.action_high[1]) == ((6.0,), (8.0,), (1.0,))
 
 

@@ -6,24 +6,24 @@ import numpy as np
 import pytest
 
 from saccade.policy.checkpoint.folder import read_contract
-from saccade.robot.governor.chunk import Chunk
+from saccade.robot.governor.chunk import ActionChunk
 from saccade.robot.governor.governor import Governor
 from saccade.robot.governor.rules import Rules
-from saccade.robot.limits import JointRange, Limits
+from saccade.robot.limits import JointLimits, JointRange
 from saccade.sim.desk import arm
-from saccade.sim.desk.demonstrator.demonstrator import Demonstrator
+from saccade.sim.desk.demonstrator.demonstrator import DeskDemonstrator
 from saccade.sim.desk.environment import DeskEnv
 
 PERIOD = 1.0 / arm.CONTROL_HZ
 
 
-def desk_limits() -> Limits:
+def desk_limits() -> JointLimits:
     contract = read_contract("starter")
-    low, high = arm.unit_limits()
-    degrees = np.rad2deg(arm.RANGES[:, 1] - arm.RANGES[:, 0])
+    low, high = arm.joint_limits()
+    degrees = np.rad2deg(arm.JOINT_RANGES[:, 1] - arm.JOINT_RANGES[:, 0])
     rows = zip(contract.action.names, contract.action.units, low, high, degrees, strict=True)
     ranges = [JointRange(*row[:2], *map(float, row[2:]), gripper=row[1] == "percent") for row in rows]
-    return Limits.derive(contract, ranges)
+    return JointLimits.derive(contract, ranges)
 
 
 @pytest.mark.parametrize(
@@ -38,15 +38,15 @@ def desk_limits() -> Limits:
 )
 def test_demonstrations_pass_the_governor_nearly_untouched(suite, task, noise):
     env = DeskEnv(suite, task, image_size=32)
-    env.draws = False
+    env.rendering_enabled = False
     observation, _ = env.reset(options={"initial_state": 1003})
-    demonstrator = Demonstrator(env, np.random.default_rng(3), noise=noise)
+    demonstrator = DeskDemonstrator(env, np.random.default_rng(3), noise=noise)
     governor = Governor(Rules("desk", desk_limits(), PERIOD, PERIOD, chunk=3, start="ramp"))
     now, success, changed, moving = 100.0, False, 0, 0
     governor.begin(0, observation["agent_pos"], now)
     for sequence in range(400):
         _, executed = demonstrator.decide()
-        chunk = Chunk("desk", 0, sequence, now, PERIOD, np.repeat(executed[None], 3, axis=0))
+        chunk = ActionChunk("desk", 0, sequence, now, PERIOD, np.repeat(executed[None], 3, axis=0))
         assert governor.submit(chunk, now).accepted
         command = governor.tick(now, observation["agent_pos"], measured_at=now)
         if command.state == "moving":

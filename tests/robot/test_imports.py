@@ -7,12 +7,12 @@ import pytest
 
 HEAVY = ("torch", "triton", "mujoco", "lerobot", "transformers", "scipy")
 MODULES = (
-    *("arm", "client", "decider", "limits"),
-    *(f"control.{name}" for name in ("channel", "loop", "loop_figures", "process")),
+    *("arm", "client", "chunk_policy", "limits"),
+    *(f"control.{name}" for name in ("channel", "loop", "loop_metrics", "process")),
     *(f"drivers.{name}" for name in ("lerobot_arm", "serial_bus")),
     *(
         f"governor.{name}"
-        for name in ("chunk", "governor", "judgement", "motion", "recorder", "rules", "schedule", "verdict")
+        for name in ("chunk", "governor", "chunk_checks", "motion", "recorder", "rules", "action_queue", "verdict")
     ),
     *(f"session.{name}" for name in ("cameras", "decision_thread", "episode", "session", "summary")),
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
-from saccade.robot.limits import JointRange, Limits
+from saccade.robot.limits import JointLimits, JointRange
 from saccade_testing.stand_in import RANGES, make_contract, make_limits
 
 
@@ -21,7 +21,7 @@ def test_limits_follow_from_calibration_servo_and_demonstrations():
 def test_demonstrations_narrow_the_range_to_what_they_showed_and_half_as_much_again():
     contract = make_contract()
     statistics = dataclasses.replace(contract.normalization, state_low=(-20, -10, 0), state_high=(20, 30, 100))
-    limits = Limits.derive(dataclasses.replace(contract, normalization=statistics), RANGES)
+    limits = JointLimits.derive(dataclasses.replace(contract, normalization=statistics), RANGES)
     assert (limits.low[0], limits.high[0]) == (-40.0, 40.0)
     assert (limits.low[1], limits.high[1]) == (-30.0, 50.0)
 
@@ -41,27 +41,27 @@ def test_radians_get_limits_in_radians():
         action=dataclasses.replace(contract.action, units=units),
     )
     ranges = (JointRange("shoulder_pan.pos", "radians", -1.92, 1.92, 220.0), *RANGES[1:])
-    assert Limits.derive(contract, ranges).speed[0] == pytest.approx(np.deg2rad(270.0), rel=1e-2)
+    assert JointLimits.derive(contract, ranges).speed[0] == pytest.approx(np.deg2rad(270.0), rel=1e-2)
 
 
 def test_an_arm_of_other_joints_or_units_is_refused():
     with pytest.raises(InputError, match="calibrated range of gripper.pos: got none"):
-        Limits.derive(make_contract(), RANGES[:2])
+        JointLimits.derive(make_contract(), RANGES[:2])
     other = JointRange("gripper.pos", "degrees", 0.0, 100.0, 100.0)
     with pytest.raises(InputError, match="got one in degrees, expected one in percent"):
-        Limits.derive(make_contract(), (*RANGES[:2], other))
+        JointLimits.derive(make_contract(), (*RANGES[:2], other))
 
 
 def test_a_calibration_of_another_arm_whose_range_the_demonstrations_never_touch_is_refused():
     contract = make_contract()
     statistics = dataclasses.replace(contract.normalization, state_low=(120, -90, 0), state_high=(130, 90, 100))
     with pytest.raises(InputError, match="range of shoulder_pan.pos"):
-        Limits.derive(dataclasses.replace(contract, normalization=statistics), RANGES)
+        JointLimits.derive(dataclasses.replace(contract, normalization=statistics), RANGES)
 
 
 def test_limits_check_themselves_and_pass_through_json():
     limits = make_limits()
-    assert Limits.from_json(limits.to_json()) == limits
+    assert JointLimits.from_json(limits.to_json()) == limits
     with pytest.raises(InputError, match="speed of elbow_flex.pos"):
         dataclasses.replace(limits, speed=(1.0, 0.0, 1.0))
     with pytest.raises(InputError, match="Limits.low"):

@@ -7,7 +7,7 @@ import pytest
 
 from saccade.errors import InputError, WorldError
 from saccade.scripts import report
-from saccade.scripts.main import COMMANDS, SPINS, main, overview, parse, wait_briefly
+from saccade.scripts.main import COMMANDS, OPENMP_SPIN_COUNT, limit_openmp_spinning, main, overview, parse
 
 HEAVY = (
     "torch",
@@ -131,12 +131,12 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ({}, {"GOMP_SPINCOUNT": SPINS}),
+        ({}, {"GOMP_SPINCOUNT": OPENMP_SPIN_COUNT}),
         ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
     ],
 )
 def test_torch_is_told_how_to_wait_unless_the_user_has_said_so(before, after):
     environment = dict(before)
-    wait_briefly(environment)
+    limit_openmp_spinning(environment)
     assert environment == after

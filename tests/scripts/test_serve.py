@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from saccade.errors import InputError
-from saccade.policy.checkpoint.folder import STARTER
+from saccade.policy.checkpoint.folder import STARTER_FOLDER
 from saccade.policy.inference.actor import PolicyActor
 from saccade.robot.remote.client import ConnectionLost, RemotePolicy
 from saccade.robot.remote.server_settings import ServerSettings
 from saccade.robot.remote.serving import serving
 from saccade.scripts.bench.arm.round_trip import measure_round_trip
-from saccade.scripts.checkpoints.decider import CheckpointDecider, blank_observation, warm_up
+from saccade.scripts.checkpoints.checkpoint_policy import CheckpointPolicy, blank_observation, warm_up
 from saccade.scripts.main import main
 from saccade.scripts.serve import ServeConfig, find_token
 
@@ -51,7 +51,7 @@ def served(*arguments, environment=None):
 def test_the_starter_is_served_decides_as_it_does_here_and_ends_on_a_signal():
     with served("starter", environment={"SACCADE_TOKEN": TOKEN}) as (process, printed, url):
         assert f"saccade run --policy {url}" in printed and TOKEN not in printed
-        actor = PolicyActor(STARTER)
+        actor = PolicyActor(STARTER_FOLDER)
         observation = blank_observation(actor.contract)
         observation["pixels"]["front"][40:80, 40:80] = (200, 30, 30)
         with RemotePolicy(url, TOKEN, WAIT, reset_timeout=WAIT) as policy:
@@ -140,16 +140,16 @@ def test_the_token_comes_from_the_file_then_the_environment_then_chance(files, m
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to decide on")
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(InputError, match="device: got cuda"):
-        CheckpointDecider(STARTER, device="cuda")
+        CheckpointPolicy(STARTER_FOLDER, device="cuda")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_decides_in_the_servers_thread_as_it_does_here():
-    actor, decider = PolicyActor(STARTER), CheckpointDecider(STARTER, device="cuda")
-    warm_up(decider)
+    actor, chunk_policy = PolicyActor(STARTER_FOLDER), CheckpointPolicy(STARTER_FOLDER, device="cuda")
+    warm_up(chunk_policy)
     observation = blank_observation(actor.contract)
-    with serving(decider, ServerSettings(token=TOKEN)) as url, RemotePolicy(url, TOKEN, WAIT) as policy:
+    with serving(chunk_policy, ServerSettings(token=TOKEN)) as url, RemotePolicy(url, TOKEN, WAIT) as policy:
         for instruction in ("put the red cube in the bin", "put the green cube in the bin"):
             policy.reset(instruction)
             actor.reset(instruction, seed=0)
@@ -157,11 +157,11 @@ def test_a_gpu_decides_in_the_servers_thread_as_it_does_here():
 
 
 def test_the_way_there_and_back_is_measured():
-    decider = CheckpointDecider(STARTER)
-    assert warm_up(decider, 2) > 0
-    figures = measure_round_trip(decider, 20)
+    chunk_policy = CheckpointPolicy(STARTER_FOLDER)
+    assert warm_up(chunk_policy, 2) > 0
+    figures = measure_round_trip(chunk_policy, 20)
     assert figures.decisions == 20
     assert 0 < figures.inference_p50_ms < figures.round_trip_p50_ms <= figures.round_trip_p99_ms
     assert all(value > 0 for value in dataclasses.astuple(figures))
     with pytest.raises(InputError, match="decisions"):
-        measure_round_trip(decider, 0)
+        measure_round_trip(chunk_policy, 0)

@@ -10,7 +10,7 @@ import pytest
 
 from saccade.errors import WorldError
 from saccade.sim import rendering
-from saccade.sim.fingerprint import differences, digest_of, environment_fingerprint, hash_sources
+from saccade.sim.fingerprint import differences, environment_fingerprint, fingerprint_digest, hash_sources
 
 
 @pytest.fixture
@@ -25,23 +25,23 @@ def before_mujoco(monkeypatch):
 
 
 def draws_with(*working):
-    def probe(backend):
+    def probe_renderer(backend):
         return ({"vendor": backend}, "") if backend in working else (None, f"no {backend} here")
 
-    return probe
+    return probe_renderer
 
 
 @pytest.mark.parametrize(("working", "chosen"), [(("egl", "osmesa"), "egl"), (("osmesa",), "osmesa")])
 def test_the_first_backend_that_draws_is_chosen_for_the_children_too(before_mujoco, monkeypatch, working, chosen):
-    monkeypatch.setattr(rendering, "probe", draws_with(*working))
+    monkeypatch.setattr(rendering, "probe_renderer", draws_with(*working))
     assert rendering.choose_backend() == chosen
     assert os.environ["MUJOCO_GL"] == chosen
-    monkeypatch.setattr(rendering, "probe", draws_with())  # a second call does not try again
+    monkeypatch.setattr(rendering, "probe_renderer", draws_with())  # a second call does not try again
     assert rendering.choose_backend() == chosen
 
 
 def test_without_a_renderer_the_packages_are_named(before_mujoco, monkeypatch):
-    monkeypatch.setattr(rendering, "probe", draws_with())
+    monkeypatch.setattr(rendering, "probe_renderer", draws_with())
     with pytest.raises(WorldError, match=r"no egl here; osmesa: no osmesa here.*libegl1.*libosmesa6"):
         rendering.choose_backend()
     assert "MUJOCO_GL" not in os.environ
@@ -49,7 +49,7 @@ def test_without_a_renderer_the_packages_are_named(before_mujoco, monkeypatch):
 
 def test_the_users_choice_is_left_alone(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "glfw")
-    monkeypatch.setattr(rendering, "probe", draws_with())
+    monkeypatch.setattr(rendering, "probe_renderer", draws_with())
     assert rendering.choose_backend() == "glfw"
     with pytest.raises(WorldError, match="renderer glfw"):
         rendering.describe_renderer()
@@ -64,7 +64,7 @@ def test_a_choice_that_comes_too_late_is_said(before_mujoco, monkeypatch):
 
 
 def test_a_backend_that_does_not_exist_says_why():
-    found, problem = rendering.probe("nonsense")
+    found, problem = rendering.probe_renderer("nonsense")
     assert found is None
     assert "nonsense" in problem
 
@@ -93,4 +93,4 @@ def test_a_fingerprint_names_what_differs(tmp_path, monkeypatch):
     there = {**here, "packages": {**here["packages"], "numpy": "1.0"}}
     assert differences(here, dict(here)) == []
     assert differences(here, there) == [f"packages.numpy: {here['packages']['numpy']} and 1.0"]
-    assert digest_of(here) == digest_of(dict(reversed(here.items()))) != digest_of(there)
+    assert fingerprint_digest(here) == fingerprint_digest(dict(reversed(here.items()))) != fingerprint_digest(there)

@@ -12,9 +12,9 @@ from saccade.errors import InputError
 from saccade.policy.contract import Contract, ContractMismatch, Normalization, Offer
 from saccade.sim import worlds
 from saccade.sim.desk.environment import desk_offer
-from saccade.sim.libero.assets import VARIABLE, Assets
+from saccade.sim.libero.assets import ASSETS_VARIABLE, Assets
 from saccade.sim.libero.conventions import Conventions
-from saccade.sim.libero.physics_check import Settling
+from saccade.sim.libero.physics_check import SettlingResult
 from saccade.sim.libero.protocols import OPENVLA
 from saccade.sim.libero.world import LiberoWorld
 
@@ -66,13 +66,13 @@ def test_tasks_of_libero_have_numbers_for_names_too():
 
 
 def test_evaluated_states_and_demonstrated_ones_are_apart():
-    worlds.LIBERO.check_evaluated_states(0, 50)
-    worlds.LIBERO.check_first_demonstrated_state(1000)
+    worlds.LIBERO.check_evaluation_states(0, 50)
+    worlds.LIBERO.check_first_demonstration_state(1000)
     with pytest.raises(InputError, match="got initial states 1 to 50, expected states below 50"):
-        worlds.LIBERO.check_evaluated_states(1, 50)
+        worlds.LIBERO.check_evaluation_states(1, 50)
     with pytest.raises(InputError, match="first_initial_state: got 50, expected 1000 or more"):
-        worlds.LIBERO.check_first_demonstrated_state(50)
-    worlds.DESK.check_evaluated_states(50, 100)
+        worlds.LIBERO.check_first_demonstration_state(50)
+    worlds.DESK.check_evaluation_states(50, 100)
 
 
 def test_the_desk_has_none_of_liberos_options():
@@ -83,29 +83,29 @@ def test_the_desk_has_none_of_liberos_options():
 
 def test_the_desk_is_built_in_the_pictures_size():
     contract = contract_for(desk_offer(96))
-    world = worlds.world_for(worlds.DESK, contract, worlds.LiberoOptions())
+    world = worlds.make_evaluation_world(worlds.DESK, contract, worlds.LiberoOptions())
     assert world.offer().cameras[0].height == 96 and pickle.loads(pickle.dumps(world)) == world
 
 
 def test_a_contract_of_another_world_is_refused_before_anything_is_looked_for(monkeypatch):
-    monkeypatch.setenv(VARIABLE, "/nowhere")
+    monkeypatch.setenv(ASSETS_VARIABLE, "/nowhere")
     with pytest.raises(ContractMismatch, match="control_hz"):
-        worlds.world_for(worlds.LIBERO, contract_for(desk_offer(96)), worlds.LiberoOptions())
+        worlds.make_evaluation_world(worlds.LIBERO, contract_for(desk_offer(96)), worlds.LiberoOptions())
     with pytest.raises(ContractMismatch, match="state.names"):
-        worlds.world_for(worlds.DESK, contract_for(Conventions().offer()), worlds.LiberoOptions())
+        worlds.make_evaluation_world(worlds.DESK, contract_for(Conventions().offer()), worlds.LiberoOptions())
 
 
 def test_libero_is_looked_for_where_the_options_say(tmp_path):
     pytest.importorskip("libero")
     options = worlds.LiberoOptions(libero_assets=tmp_path)
     with pytest.raises(InputError, match=f"LIBERO assets in {tmp_path}: got no "):
-        worlds.world_for(worlds.LIBERO, contract_for(Conventions().offer()), options)
+        worlds.make_evaluation_world(worlds.LIBERO, contract_for(Conventions().offer()), options)
 
 
 def test_a_result_says_what_it_depends_on(tmp_path):
     assets = Assets(tmp_path, "a" * 64, "folder", ("textures/b.png",))
-    settled = Settling(37.2, "3.8.1", "1.4.0")
-    world = LiberoWorld(Conventions(image_size=224, crop=0.9), assets, OPENVLA, "fast", settled)
+    settling_result = SettlingResult(37.2, "3.8.1", "1.4.0")
+    world = LiberoWorld(Conventions(image_size=224, crop=0.9), assets, OPENVLA, "fast", settling_result)
     described = world.describe()
     assert described["benchmark"]["name"] == "openvla" and described["benchmark"]["limits"]["libero_spatial"] == 220
     assert (described["visuals"], described["render_size"], described["physics_as_published"]) == ("fast", 256, False)

@@ -5,7 +5,7 @@ import pytest
 
 from saccade.policy.contract import ActionSpec, CameraSpec, Offer, StateSpec
 from saccade.sim.demonstrations.dataset_writer import write_dataset
-from saccade.sim.demonstrations.staging import Episode, stage_episode
+from saccade.sim.demonstrations.staging import RecordedEpisode, stage_episode
 
 NAMES = ("a.pos", "b.pos", "c.pos")
 
@@ -32,7 +32,7 @@ def make_dataset(tmp_path_factory):
                 (10 * number + generator.normal(0, 1, (length, width))).astype(np.float32)
                 for width in (3, 3, 6 + 4 * len(cameras))
             )
-            episodes.append(Episode(images, state, action, grounding, f"task {number % 2} of {seed}"))
+            episodes.append(RecordedEpisode(images, state, action, grounding, f"task {number % 2} of {seed}"))
             paths.append(folder / f"{number}.npz")
             stage_episode(paths[-1], episodes[-1], offer)
         write_dataset(folder / "dataset", offer, paths, robot_type="toy")

@@ -73,14 +73,14 @@ def threads():
 def test_batches_come_in_order_and_the_thread_ends():
     before = threads()
     steps = [np.arange(3) + step for step in range(7)]
-    found = [batch["index"].tolist() for batch in prefetch(Dataset(), iter(steps), ahead=2)]
+    found = [batch["index"].tolist() for batch in prefetch(Dataset(), iter(steps), depth=2)]
     assert found == [step.tolist() for step in steps]
     assert threads() == before
 
 
 def test_it_stays_only_a_little_ahead_and_stops_when_it_is_left():
     before, dataset = threads(), Dataset()
-    batches = prefetch(dataset, iter([np.arange(3)] * 100), ahead=2)
+    batches = prefetch(dataset, iter([np.arange(3)] * 100), depth=2)
     next(batches)
     deadline = time.monotonic() + 5
     while dataset.made < 4 and time.monotonic() < deadline:

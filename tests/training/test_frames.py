@@ -21,7 +21,7 @@ def opened(columns, folder, **options):
 def test_frames_are_those_that_lerobot_decodes(columns, tmp_path, monkeypatch):
     from lerobot.datasets import LeRobotDataset
 
-    monkeypatch.setattr(frames, "EPISODES_PER_RUN", 1)
+    monkeypatch.setattr(frames, "EPISODES_PER_TASK", 1)
     cache = opened(columns, tmp_path)
     assert cache.shape == (78, 2, 32, 32, 3) and cache.dtype == np.uint8
     dataset = LeRobotDataset("local/x", root=columns.root, video_backend="pyav", return_uint8=True)

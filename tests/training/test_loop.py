@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from saccade.errors import InputError
-from saccade.policy.core import Core
-from saccade.policy.datasets.dataset_contract import demonstrated_contract
+from saccade.policy.core import PolicyCore
+from saccade.policy.datasets.dataset_contract import fit_dataset_contract
 from saccade.training.configuration import LoopConfig
 from saccade.training.dataset import DemonstrationDataset
 from saccade.training.loop import train
@@ -43,7 +43,7 @@ def run(dataset, small_architecture):
     def run(folder, accelerator, config=CONFIG, *, data=dataset, contract=None, **options):
         torch.manual_seed(0)
         folder.mkdir(exist_ok=True)
-        core = Core(small_architecture, contract or demonstrated_contract(data.sources[0], chunk=3, execute=2))
+        core = PolicyCore(small_architecture, contract or fit_dataset_contract(data.sources[0], chunk=3, execute=2))
         saved = {}
         options = {"save": lambda path, tensors, step: saved.update({step: copied(tensors)})} | options
         result = train(core, data, config, folder, accelerator=accelerator, progress=False, **options)
@@ -166,7 +166,7 @@ def test_numbers_that_are_not_finite_end_it_before_anything_is_saved(run, plain,
     state = (tmp_path / "training_state" / "state.safetensors").read_bytes()
     monkeypatch.setattr(dataset, "action", dataset.action.copy())
     dataset.action[:] = float("nan")
-    contract = demonstrated_contract(dataset.sources[0], chunk=3, execute=2)
+    contract = fit_dataset_contract(dataset.sources[0], chunk=3, execute=2)
     saved = []
     config = dataclasses.replace(CONFIG, log_every=1000)
     with pytest.raises(InputError, match=r"training: got loss nan.*the last checkpoint is kept"):
@@ -192,14 +192,14 @@ def test_an_error_while_saving_ends_it_and_leaves_no_thread_behind(run, plain, t
 
 
 def test_cameras_are_found_by_name_whatever_their_order(run, plain, tmp_path, dataset, monkeypatch):
-    contract = demonstrated_contract(dataset.sources[0], chunk=3, execute=2)
-    batches, losses = [], Core.losses
+    contract = fit_dataset_contract(dataset.sources[0], chunk=3, execute=2)
+    batches, losses = [], PolicyCore.losses
 
     def noted(core, batch, model):
         batches.append(batch)
         return losses(core, batch, model)
 
-    monkeypatch.setattr(Core, "losses", noted)
+    monkeypatch.setattr(PolicyCore, "losses", noted)
     for name, cameras in (("recorded", contract.cameras), ("swapped", contract.cameras[::-1])):
         changed = dataclasses.replace(contract, cameras=cameras)
         run(tmp_path / name, plain, dataclasses.replace(CONFIG, steps=1), contract=changed)
@@ -211,7 +211,7 @@ def test_cameras_are_found_by_name_whatever_their_order(run, plain, tmp_path, da
 
 
 def test_a_camera_that_was_not_recorded_is_refused(run, plain, tmp_path, dataset):
-    contract = demonstrated_contract(dataset.sources[0], chunk=3, execute=2)
+    contract = fit_dataset_contract(dataset.sources[0], chunk=3, execute=2)
     cameras = (contract.cameras[0], dataclasses.replace(contract.cameras[1], name="top"))
     with pytest.raises(InputError, match="cameras: got front, wrist, expected top among them"):
         run(tmp_path, plain, contract=dataclasses.replace(contract, cameras=cameras))

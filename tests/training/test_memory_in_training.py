@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from saccade.errors import InputError
 from saccade.policy.checkpoint.folder import read_checkpoint
-from saccade.policy.loading import load_core
+from saccade.policy.loading import load_policy
 from saccade.policy.network.architecture import PRESETS
 from saccade.scripts.train.command import train_policy
 from saccade.scripts.train.options import TrainConfig
@@ -45,15 +45,15 @@ def test_it_is_switched_on_trained_and_said(train, capsys):
     capsys.readouterr()
     after = train("after", init=str(before), change=MEMORY)
     assert "new beside what" in (said := capsys.readouterr().out) and "history.age, history.norm.weight" in said
-    core = load_core(after / "checkpoint")
-    assert core.architecture.history == 3 and core.contract == load_core(before / "checkpoint").contract
+    core = load_policy(after / "checkpoint")
+    assert core.architecture.history == 3 and core.contract == load_policy(before / "checkpoint").contract
     assert core.model.history.output.weight.abs().sum() > 0
     provenance = read_checkpoint(after / "checkpoint").provenance
     assert len(provenance["fresh"]) == 12 and provenance["options"]["change"] == list(MEMORY)
     capsys.readouterr()
     again = train("again", init=str(after), change=("history_selected=3",))
     assert "new beside" not in capsys.readouterr().out
-    assert load_core(again / "checkpoint").model.history.selected == 3
+    assert load_policy(again / "checkpoint").model.history.selected == 3
 
 
 def test_a_killed_training_with_a_memory_goes_on_where_it_was(train, monkeypatch):

@@ -28,7 +28,7 @@ def test_without_history_nothing_is_remembered(dataset):
 
 
 def test_every_row_remembers_its_own_episode_and_no_other(dataset):
-    dataset.remember(HISTORY, APART)
+    dataset.set_history(HISTORY, APART)
     generator = np.random.default_rng(0)
     for _ in range(20):
         indices = generator.integers(0, 78, 9)
@@ -51,7 +51,7 @@ def test_every_row_remembers_its_own_episode_and_no_other(dataset):
 
 
 def test_a_frame_that_the_batch_decides_on_is_not_seen_twice(dataset):
-    dataset.remember(HISTORY, APART)
+    dataset.set_history(HISTORY, APART)
     batch = dataset.batch([12, 15, 12])
     assert batch["past_place"].tolist() == [[6, 5, 4, 3], [0, 6, 5, 4], [6, 5, 4, 3]]
     assert batch["past_place"][1, 0] == 0
@@ -60,13 +60,13 @@ def test_a_frame_that_the_batch_decides_on_is_not_seen_twice(dataset):
 
 
 def test_an_item_is_a_batch_of_one(dataset):
-    dataset.remember(HISTORY, APART)
+    dataset.set_history(HISTORY, APART)
     item, batch = dataset[20], dataset.batch([20])
     assert item["past_place"].equal(batch["past_place"][0]) and item["past_images"].equal(batch["past_images"])
 
 
 def test_runs_stay_in_their_episode_at_their_distance(dataset):
-    dataset.remember(HISTORY, APART)
+    dataset.set_history(HISTORY, APART)
     runs = dataset.runs(np.arange(78), 4).reshape(78, 4)
     assert (runs[:, 0] == np.arange(78)).all()
     assert (dataset.episode[runs] == dataset.episode[np.arange(78)][:, None]).all()
@@ -83,7 +83,7 @@ def test_runs_stay_in_their_episode_at_their_distance(dataset):
 
 
 def test_runs_share_what_they_remember(dataset):
-    dataset.remember(HISTORY, APART)
+    dataset.set_history(HISTORY, APART)
     alone = len(frames_of(dataset.batch([20, 23, 26, 29]))) / 4
     apart = len(frames_of(dataset.batch([20, 60, 25, 74]))) / 4
     assert alone == 2 and apart > 4
@@ -92,7 +92,7 @@ def test_runs_share_what_they_remember(dataset):
 def test_numbers_out_of_range_are_refused(dataset):
     for history, apart in ((-1, 1), (2, 0)):
         with pytest.raises(InputError, match=f"history: got {history} frames, {apart} steps apart"):
-            dataset.remember(history, apart)
+            dataset.set_history(history, apart)
     with pytest.raises(InputError, match="run: got 5, with a batch_size of 64, expected a divisor"):
         LoopConfig(run=5)
     with pytest.raises(InputError, match="run: got 0, expected 1 or more"):

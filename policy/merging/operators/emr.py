@@ -12,14 +12,14 @@ import torch
 from .ties import ties
 
 
-def unify(changes: Sequence[torch.Tensor]) -> torch.Tensor:
+def unify(deltas: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the elected sign times the largest magnitude among the changes, each [m, n], that have this sign."""
-    return ties(changes, majority=-1.0, aggregate="max")
+    return ties(deltas, majority=-1.0, aggregate="max")
 
 
-def agreement(change: torch.Tensor, unified: torch.Tensor) -> torch.Tensor:
+def sign_agreement(delta: torch.Tensor, unified: torch.Tensor) -> torch.Tensor:
     """Return where a skill's change has the unified one's sign, boolean [m, n]."""
-    return change * unified > 0
+    return delta * unified > 0
 
 
 def rescaler(own: float, masked: float) -> float:

@@ -11,7 +11,7 @@ import torch
 from ....errors import InputError, unknown_name
 from .arithmetic import drop_and_rescale, task_arithmetic
 from .emr import unify
-from .spectral import isotropic, isotropic_with_own, knots, task_singular_vectors
+from .spectral import iso_c, iso_cts, knots, task_singular_vectors
 from .task_vector import TaskVector
 from .ties import AGGREGATES, ties
 from .wudi import wudi
@@ -74,88 +74,90 @@ class MergeOptions:
                 raise InputError(name, got=getattr(self, name), expected=expected, fix=fix)
 
     @property
-    def kind_of_masks(self) -> str:
+    def mask_kind(self) -> str:
         """The masks that were asked for, or else the method's own."""
         return self.masks or METHODS[self.method].masks
 
 
-Changes = Sequence[TaskVector]
+TaskVectors = Sequence[TaskVector]
 
 
 @dataclass(frozen=True)
-class Method:
+class MergeMethod:
     """A method: `merge(vectors, options, thresholds, name)` returns a weight's merged change [m, n] before `scale`.
 
     `thresholds`: for methods that trim, the magnitude below which an entry of each skill does not take part. `source`:
     the paper.
     """
 
-    merge: Callable[[Changes, MergeOptions, Sequence[float] | None, str], torch.Tensor]
+    merge: Callable[[TaskVectors, MergeOptions, Sequence[float] | None, str], torch.Tensor]
     source: str
     masks: str = "task"
     trims: bool = False
 
 
-def _dense(vectors: Changes) -> list[torch.Tensor]:
+def _dense(vectors: TaskVectors) -> list[torch.Tensor]:
     return [vector.dense() for vector in vectors]
 
 
-def _mean(vectors: Changes, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
+def _mean(vectors: TaskVectors, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
     return task_arithmetic(_dense(vectors), scale=1 / len(vectors))
 
 
-def _sum(vectors: Changes, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
+def _sum(vectors: TaskVectors, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
     return task_arithmetic(_dense(vectors))
 
 
-def _ties(vectors: Changes, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
+def _ties(vectors: TaskVectors, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
     return ties(_dense(vectors), thresholds=thresholds, aggregate=options.aggregate)
 
 
-def _dare(vectors: Changes, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
+def _dare(vectors: TaskVectors, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
     # Seeded by the weight's name, so that what is drawn does not hang on the order of the weights.
     generator = torch.Generator().manual_seed(options.seed + (zlib.crc32(name.encode()) << 8))
-    dropped = [drop_and_rescale(change, options.drop, generator) for change in _dense(vectors)]
+    dropped = [drop_and_rescale(delta, options.drop, generator) for delta in _dense(vectors)]
     return task_arithmetic(dropped, scale=1 / len(vectors))
 
 
-def _emr(vectors: Changes, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
+def _emr(vectors: TaskVectors, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
     return unify(_dense(vectors))
 
 
-def _tsv(vectors: Changes, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
+def _tsv(vectors: TaskVectors, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
     if min(vectors[0].shape) < len(vectors):
         return _mean(vectors, options, thresholds, name)  # no direction is left for each: as for what is no matrix
     return task_singular_vectors(vectors)
 
 
-def _knots(vectors: Changes, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
+def _knots(vectors: TaskVectors, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
     return knots(vectors, keep=options.keep, aggregate=options.aggregate)
 
 
-def _wudi(vectors: Changes, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
+def _wudi(vectors: TaskVectors, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
     return wudi(vectors, ridge=options.ridge)
 
 
-def _iso(vectors: Changes, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
-    return isotropic(vectors)
+def _iso(vectors: TaskVectors, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
+    return iso_c(vectors)
 
 
-def _iso_own(vectors: Changes, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
-    return isotropic_with_own(vectors, common=options.common)
+def _iso_cts(
+    vectors: TaskVectors, options: MergeOptions, thresholds: Sequence[float] | None, name: str
+) -> torch.Tensor:
+    return iso_cts(vectors, common=options.common)
 
 
 METHODS = {
-    "mean": Method(_mean, "model soups, Wortsman et al. 2022"),
-    "task_arithmetic": Method(_sum, "Ilharco et al. 2023"),
-    "ties": Method(_ties, "Yadav et al. 2023", trims=True),
-    "dare": Method(_dare, "Yu et al. 2024"),
-    "emr": Method(_emr, "Huang et al. 2024", masks="agreement"),
-    "consensus": Method(_sum, "Wang et al. 2024", masks="consensus"),
-    "tsv": Method(_tsv, "Gargiulo et al. 2025"),
-    "knots": Method(_knots, "Stoica et al. 2025"),
-    "wudi": Method(_wudi, "Cheng et al. 2025"),
-    "iso": Method(_iso, "Marczak et al. 2025"),
-    "iso_own": Method(_iso_own, "Marczak et al. 2025"),
+    "mean": MergeMethod(_mean, "model soups, Wortsman et al. 2022"),
+    "task_arithmetic": MergeMethod(_sum, "Ilharco et al. 2023"),
+    "ties": MergeMethod(_ties, "Yadav et al. 2023", trims=True),
+    "dare": MergeMethod(_dare, "Yu et al. 2024"),
+    "emr": MergeMethod(_emr, "Huang et al. 2024", masks="agreement"),
+    "consensus": MergeMethod(_sum, "Wang et al. 2024", masks="consensus"),
+    "tsv": MergeMethod(_tsv, "Gargiulo et al. 2025"),
+    "knots": MergeMethod(_knots, "Stoica et al. 2025"),
+    "wudi": MergeMethod(_wudi, "Cheng et al. 2025"),
+    "iso": MergeMethod(_iso, "Marczak et al. 2025"),
+    "iso_own": MergeMethod(_iso_cts, "Marczak et al. 2025"),
 }
 """The methods by name; all but "emr" and "consensus" leave every skill its own task mask, after MergeVLA."""

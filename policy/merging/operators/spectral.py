@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from ....errors import InputError
-from .task_vector import TaskVector, same_shape, total
+from .task_vector import TaskVector, common_shape, sum_vectors
 from .ties import ties
 
 
@@ -17,15 +17,15 @@ def task_singular_vectors(vectors: Sequence[TaskVector], *, scale: float = 1.0) 
     TSV-M (Gargiulo et al., "Task Singular Vectors", 2025, algorithm 1): of each skill the top min(m, n) / K singular
     directions, but never more than its factors have: the others are rounding noise.
     """
-    share = min(same_shape(vectors)) // len(vectors)
+    share = min(common_shape(vectors)) // len(vectors)
     if not share:
         raise InputError(
             "tsv",
-            got=f"{len(vectors)} skills for a weight of {same_shape(vectors)}",
+            got=f"{len(vectors)} skills for a weight of {common_shape(vectors)}",
             expected="no more skills than the weight has rows and columns",
             fix="Merge fewer skills, or by another method.",
         )
-    parts = [tuple(part[:share] for part in (left.T, values, right)) for left, values, right in _singular(vectors)]
+    parts = [tuple(part[:share] for part in (left.T, values, right)) for left, values, right in _svds(vectors)]
     left, values, right = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
     return scale * (_orthogonal(left.T) * values) @ _orthogonal(right)
 
@@ -39,12 +39,12 @@ def knots(
     other are U S [V_1 .. V_K], and it is the V_k that are merged. Their plain sum would be task arithmetic. Of each
     V_k the `keep` largest fraction of entries takes part.
     """
-    columns = same_shape(vectors)[1]
-    basis, small = torch.linalg.qr(torch.cat([each.up for each in vectors], 1))
-    pieces = small.split([each.up.shape[1] for each in vectors], dim=1)
-    beside = torch.cat([piece @ each.down for piece, each in zip(pieces, vectors, strict=True)], 1)
-    left, values, right = torch.linalg.svd(beside, full_matrices=False)
-    left, values, right = _real(left, values, right)
+    columns = common_shape(vectors)[1]
+    basis, right_factor = torch.linalg.qr(torch.cat([each.up for each in vectors], 1))
+    pieces = right_factor.split([each.up.shape[1] for each in vectors], dim=1)
+    side_by_side = torch.cat([piece @ each.down for piece, each in zip(pieces, vectors, strict=True)], 1)
+    left, values, right = torch.linalg.svd(side_by_side, full_matrices=False)
+    left, values, right = _nonzero_directions(left, values, right)
     if not len(values):
         return torch.zeros(len(basis), columns)  # no skill has changed anything
     shared = right.split(columns, dim=1)
@@ -53,25 +53,25 @@ def knots(
     return scale * (basis @ left * values) @ merged
 
 
-def isotropic(vectors: Sequence[TaskVector], *, scale: float = 1.0) -> torch.Tensor:
+def iso_c(vectors: Sequence[TaskVector], *, scale: float = 1.0) -> torch.Tensor:
     """Return the sum of task vectors with all its singular values made equal, [m, n].
 
     Iso-C (Marczak et al., "No Task Left Behind", 2025, section 4.1), over the directions that the factors have: flat
     over all, the empty ones would get the mean too.
     """
-    left, values, right = _real(*total(vectors).singular())
+    left, values, right = _nonzero_directions(*sum_vectors(vectors).singular())
     return scale * _mean(values) * left @ right
 
 
-def isotropic_with_own(vectors: Sequence[TaskVector], *, common: float = 0.8, scale: float = 1.0) -> torch.Tensor:
-    """Merge as `isotropic`, but leave room for directions that only one skill needs; returns [m, n].
+def iso_cts(vectors: Sequence[TaskVector], *, common: float = 0.8, scale: float = 1.0) -> torch.Tensor:
+    """Merge as `iso_c`, but leave room for directions that only one skill needs; returns [m, n].
 
     Iso-CTS (the same paper, section 4.2): the first `common` fraction of directions are the sum's, the others come in
     equal shares from what each skill has beyond them. Raises InputError unless 0 < common <= 1.
     """
     if not 0 < common <= 1:
         raise InputError("iso-cts: common", got=common, expected="above 0, at most 1", fix="The paper takes 0.8.")
-    left, values, right = _real(*total(vectors).singular())
+    left, values, right = _nonzero_directions(*sum_vectors(vectors).singular())
     share = int((1 - common) * len(values)) // len(vectors)
     shared = len(values) - share * len(vectors)
     basis = left[:, :shared]
@@ -80,20 +80,20 @@ def isotropic_with_own(vectors: Sequence[TaskVector], *, common: float = 0.8, sc
         own = TaskVector(vector.up - basis @ (basis.T @ vector.up), vector.down)
         own_left, own_values, own_right = own.singular()
         parts.append((own_left.T[:share], own_values[:share], own_right[:share]))
-    rows, flat, columns = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
-    return scale * _mean(flat) * _orthogonal(rows.T) @ _orthogonal(columns)
+    rows, singular_values, columns = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+    return scale * _mean(singular_values) * _orthogonal(rows.T) @ _orthogonal(columns)
 
 
-def _singular(vectors: Sequence[TaskVector]) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+def _svds(vectors: Sequence[TaskVector]) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     return [vector.singular() for vector in vectors]
 
 
-def _real(
+def _nonzero_directions(
     left: torch.Tensor, values: torch.Tensor, right: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Leave out directions that are there by rounding alone."""
-    real = values > values[0] * 1e-6
-    return left[:, real], values[real], right[real]
+    nonzero = values > values[0] * 1e-6
+    return left[:, nonzero], values[nonzero], right[nonzero]
 
 
 def _mean(values: torch.Tensor) -> torch.Tensor:

@@ -40,10 +40,10 @@ class TaskVector:
                 )
 
     @classmethod
-    def of(cls, change: torch.Tensor) -> TaskVector:
+    def of(cls, delta: torch.Tensor) -> TaskVector:
         """Return the task vector of a weight that was trained as a whole, from its change [m, n]."""
-        identity = torch.eye(min(change.shape))
-        return cls(identity, change) if change.shape[0] <= change.shape[1] else cls(change, identity)
+        identity = torch.eye(min(delta.shape))
+        return cls(identity, delta) if delta.shape[0] <= delta.shape[1] else cls(delta, identity)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -58,19 +58,19 @@ class TaskVector:
         """Return the change itself, [m, n]."""
         return self.up @ self.down
 
-    def inner(self, other: TaskVector) -> torch.Tensor:
+    def inner_product(self, other: TaskVector) -> torch.Tensor:
         """Return the sum of the products of the two changes' elements, without making either dense."""
         return ((self.up.T @ other.up) * (self.down @ other.down.T)).sum()
 
     def singular(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return its singular vectors and values U [m, rank], S [rank], V^T [rank, n], largest first."""
-        left, small = torch.linalg.qr(self.up)
+        left, right_factor = torch.linalg.qr(self.up)
         right, other = torch.linalg.qr(self.down.T)
-        rows, values, columns = torch.linalg.svd(small @ other.T, full_matrices=False)
+        rows, values, columns = torch.linalg.svd(right_factor @ other.T, full_matrices=False)
         rank = self.rank
         return left @ rows[:, :rank], values[:rank], columns[:rank] @ right.T
 
-    def truncated(self, rank: int) -> TaskVector:
+    def truncate(self, rank: int) -> TaskVector:
         """Return the nearest change of at most so many independent directions, by Eckart and Young."""
         if rank >= self.up.shape[1]:
             return self
@@ -78,7 +78,7 @@ class TaskVector:
         return TaskVector(left[:, :rank] * values[:rank], right[:rank])
 
 
-def same_shape(vectors: Sequence[TaskVector]) -> tuple[int, int]:
+def common_shape(vectors: Sequence[TaskVector]) -> tuple[int, int]:
     """Return the one shape of task vectors; raises InputError for none and for different ones."""
     shapes = {vector.shape for vector in vectors}
     if len(shapes) != 1:
@@ -91,7 +91,7 @@ def same_shape(vectors: Sequence[TaskVector]) -> tuple[int, int]:
     return shapes.pop()
 
 
-def total(vectors: Sequence[TaskVector]) -> TaskVector:
+def sum_vectors(vectors: Sequence[TaskVector]) -> TaskVector:
     """Return the sum of task vectors as one, of the ranks' sum."""
-    same_shape(vectors)
+    common_shape(vectors)
     return TaskVector(torch.cat([each.up for each in vectors], 1), torch.cat([each.down for each in vectors]))

@@ -14,14 +14,14 @@ from ....errors import InputError
 AGGREGATES = ("mean", "sum", "max")
 
 
-def elected_signs(changes: Sequence[torch.Tensor], majority: float = 1.0) -> torch.Tensor:
+def elected_signs(deltas: Sequence[torch.Tensor], majority: float = 1.0) -> torch.Tensor:
     """Return the sign of the sum of the skills' changes, each [m, n]; `majority` where they cancel out."""
-    signs = sum(changes[1:], start=changes[0]).sign()
+    signs = sum(deltas[1:], start=deltas[0]).sign()
     return signs.masked_fill_(signs == 0, majority)
 
 
 def ties(
-    changes: Sequence[torch.Tensor],
+    deltas: Sequence[torch.Tensor],
     *,
     thresholds: Sequence[float] | None = None,
     majority: float = 1.0,
@@ -36,12 +36,12 @@ def ties(
     if aggregate not in AGGREGATES:
         raise InputError("ties: aggregate", got=aggregate, expected=" or ".join(AGGREGATES), fix="Choose one of them.")
     if thresholds is not None:
-        changes = [change * (change.abs() >= threshold) for change, threshold in zip(changes, thresholds, strict=True)]
-    signs = elected_signs(changes, majority)
+        deltas = [delta * (delta.abs() >= threshold) for delta, threshold in zip(deltas, thresholds, strict=True)]
+    signs = elected_signs(deltas, majority)
     # One skill at a time: all of them side by side would be many times a large weight's size.
     merged, agree = torch.zeros_like(signs), torch.zeros_like(signs)
-    for change in changes:
-        agreeing = (change * signs).clamp_(min=0)
+    for delta in deltas:
+        agreeing = (delta * signs).clamp_(min=0)
         if aggregate == "max":
             merged = torch.maximum(merged, agreeing)
         else:

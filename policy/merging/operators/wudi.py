@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .task_vector import TaskVector, same_shape
+from .task_vector import TaskVector, common_shape
 
 
 def wudi(vectors: Sequence[TaskVector], *, ridge: float = 1.0, scale: float = 1.0) -> torch.Tensor:
@@ -25,26 +25,28 @@ def wudi(vectors: Sequence[TaskVector], *, ridge: float = 1.0, scale: float = 1.
     most the ranks' sum. Without a `ridge` it is the exact minimiser of least norm, which pays for directions that are
     all but shared with changes many times the size of any skill's.
     """
-    rows, columns = same_shape(vectors)
-    heard = [vector for vector in vectors if vector.inner(vector) > 0]
-    if not heard:
+    rows, columns = common_shape(vectors)
+    nonzero_vectors = [vector for vector in vectors if vector.inner_product(vector) > 0]
+    if not nonzero_vectors:
         return torch.zeros(rows, columns)
-    basis, _ = torch.linalg.qr(torch.cat([each.down for each in heard]).T.double())
+    basis, _ = torch.linalg.qr(torch.cat([each.down for each in nonzero_vectors]).T.double())
     rank = basis.shape[1]
-    weighed, total = torch.zeros(2, rows, rank, dtype=torch.float64)
+    weighted_sum, total = torch.zeros(2, rows, rank, dtype=torch.float64)
     inputs = torch.zeros(rank, rank, dtype=torch.float64)
-    for vector in heard:
-        within = vector.down.double() @ basis
-        change = vector.up.double() @ within
-        own = change.T @ change / change.square().sum()
-        weighed += change @ own
+    for vector in nonzero_vectors:
+        factor_in_basis = vector.down.double() @ basis
+        delta = vector.up.double() @ factor_in_basis
+        own = delta.T @ delta / delta.square().sum()
+        weighted_sum += delta @ own
         inputs += own
-        total += change
+        total += delta
     if ridge == 0:
-        merged = weighed @ torch.linalg.pinv(inputs, hermitian=True)
+        merged = weighted_sum @ torch.linalg.pinv(inputs, hermitian=True)
     else:
-        near = ridge * inputs.trace() / rank
+        ridge_weight = ridge * inputs.trace() / rank
         merged = torch.linalg.solve(
-            inputs + near * torch.eye(rank, dtype=torch.float64), weighed + near * total, left=False
+            inputs + ridge_weight * torch.eye(rank, dtype=torch.float64),
+            weighted_sum + ridge_weight * total,
+            left=False,
         )
     return scale * (merged @ basis.T).float()

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from ....kernels.plan import AttentionPlan
-from ..attention import attend, check_head_size, plan_of_everything
+from ..attention import attend, check_head_size, full_attention_plan
 
 
 class ExpertBlock(nn.Module):
@@ -40,13 +40,15 @@ class ExpertBlock(nn.Module):
 
         With a `plan` the package's operator attends: it splits the many keys that the few queries see.
         """
-        seen_key, seen_value = self.seen(seen).chunk(2, dim=-1)
-        decided_key, decided_value = self.decided(decided).chunk(2, dim=-1)
+        visual_key, visual_value = self.seen(seen).chunk(2, dim=-1)
+        slot_key, slot_value = self.decided(decided).chunk(2, dim=-1)
         # The gate scales logits, not values: between 0 (blind averaging) and 2 (sharp), 1 at the start.
-        key = torch.cat([2 * torch.sigmoid(self.gate) * seen_key, decided_key], dim=1)
-        value = torch.cat([seen_value, decided_value], dim=1)
-        gathered = attend(*(self._split(part) for part in (self.query(self.query_norm(actions)), key, value)), plan)
-        actions = actions + self.output(gathered.transpose(1, 2).flatten(2))
+        key = torch.cat([2 * torch.sigmoid(self.gate) * visual_key, slot_key], dim=1)
+        value = torch.cat([visual_value, slot_value], dim=1)
+        attention_output = attend(
+            *(self._split(part) for part in (self.query(self.query_norm(actions)), key, value)), plan
+        )
+        actions = actions + self.output(attention_output.transpose(1, 2).flatten(2))
         return actions + self.contract(functional.gelu(self.expand(self.feed_forward_norm(actions))))
 
     def _split(self, part: torch.Tensor) -> torch.Tensor:
@@ -60,8 +62,8 @@ class Expert(nn.Module):
         self, *, chunk: int, width: int, trunk: int, blocks: int, heads: int, actions: int, kernels: str = "torch"
     ) -> None:
         super().__init__()
-        self.planned = kernels == "saccade"
-        if self.planned:
+        self.uses_plan = kernels == "saccade"
+        if self.uses_plan:
             check_head_size("expert", width // heads)
         self.queries = nn.Parameter(0.02 * torch.randn(1, chunk, width))
         self.blocks = nn.ModuleList(ExpertBlock(width, trunk, heads) for _ in range(blocks))
@@ -73,9 +75,9 @@ class Expert(nn.Module):
 
         It serves all blocks and decisions of a batch; None where PyTorch attends.
         """
-        if not self.planned:
+        if not self.uses_plan:
             return None
-        return plan_of_everything(batch, self.queries.shape[1], tokens, self.queries.device)
+        return full_attention_plan(batch, self.queries.shape[1], tokens, self.queries.device)
 
     def forward(
         self, seen: Sequence[torch.Tensor], decided: Sequence[torch.Tensor], plan: AttentionPlan | None = None

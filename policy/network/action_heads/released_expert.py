@@ -18,11 +18,11 @@ from torch.nn import functional
 from ....errors import InputError, unknown_name
 from ....kernels.plan import AttentionPlan
 from ..architecture import CHOICES
-from ..attention import attend, check_head_size, plan_of_everything
+from ..attention import attend, check_head_size, full_attention_plan
 
 GATES = {"tanh": torch.tanh, "sigmoid": torch.sigmoid}
-ROTATIONS = ("mixed", "paired", "none")
-STARTS = ("zero", "learned")
+ROTARY_VARIANTS = ("mixed", "paired", "none")
+START_VARIANTS = ("zero", "learned")
 ROTARY_BASE = 10000.0
 
 
@@ -64,8 +64,8 @@ class BridgeOptions:
     def __post_init__(self) -> None:
         for name, value, choices in (
             ("gate", self.gate, GATES),
-            ("rotation", self.rotation, ROTATIONS),
-            ("start", self.start, STARTS),
+            ("rotation", self.rotation, ROTARY_VARIANTS),
+            ("start", self.start, START_VARIANTS),
             ("kernels", self.kernels, CHOICES["kernels"]),
         ):
             if value not in choices:
@@ -88,18 +88,18 @@ class RotaryTable:
     sine: torch.Tensor
 
     @classmethod
-    def build(cls, positions: int, width: int, rotation: str, like: torch.Tensor) -> RotaryTable:
-        """Build the table for `positions` and an even head `width`, on the device and in the type of `like`."""
-        exponent = torch.arange(0, width, 2, device=like.device, dtype=torch.float32) / width
-        angle = torch.arange(positions, device=like.device, dtype=torch.float32)[:, None] / ROTARY_BASE**exponent
+    def build(cls, positions: int, width: int, rotation: str, reference: torch.Tensor) -> RotaryTable:
+        """Build the table for `positions` and an even head `width`, on the device and in the type of `reference`."""
+        exponent = torch.arange(0, width, 2, device=reference.device, dtype=torch.float32) / width
+        angle = torch.arange(positions, device=reference.device, dtype=torch.float32)[:, None] / ROTARY_BASE**exponent
         angle = torch.cat([angle, angle], dim=-1) if rotation == "mixed" else angle.repeat_interleave(2, dim=-1)
-        return cls(angle.cos().to(like.dtype), angle.sin().to(like.dtype))
+        return cls(angle.cos().to(reference.dtype), angle.sin().to(reference.dtype))
 
-    def turn(self, part: torch.Tensor) -> torch.Tensor:
+    def rotate(self, part: torch.Tensor) -> torch.Tensor:
         """Turn queries or keys [B, heads, n, head width], whose positions count from 0."""
         count = part.shape[-2]
-        across = torch.stack([-part[..., 1::2], part[..., ::2]], dim=-1).flatten(-2)
-        return part * self.cosine[:count] + across * self.sine[:count]
+        rotated_pairs = torch.stack([-part[..., 1::2], part[..., ::2]], dim=-1).flatten(-2)
+        return part * self.cosine[:count] + rotated_pairs * self.sine[:count]
 
 
 class BridgeBlock(nn.Module):
@@ -108,7 +108,7 @@ class BridgeBlock(nn.Module):
     def __init__(self, options: BridgeOptions) -> None:
         super().__init__()
         width = options.width
-        self.heads, self.squash = options.heads, GATES[options.gate]
+        self.heads, self.gate_activation = options.heads, GATES[options.gate]
         self.query = nn.Linear(width, width)
         # A query of its own for what was seen; with self-attention, the one above serves all streams.
         self.query_seen = None if options.self_attention else nn.Linear(width, width)
@@ -123,17 +123,17 @@ class BridgeBlock(nn.Module):
     def forward(
         self,
         actions: torch.Tensor,
-        seen: torch.Tensor,
-        decided: torch.Tensor,
+        visual_states: torch.Tensor,
+        slot_states: torch.Tensor,
         table: RotaryTable | None,
         plan: AttentionPlan | None = None,
     ) -> torch.Tensor:
-        """Map actions [B, T, D] with `seen` [B, N, D] and `decided` [B, n, D] to actions [B, T, D], none below 0."""
-        factor = self.squash(self.gate)
+        """Map actions [B, T, D] with `visual_states` [B, N, D] and `slot_states` [B, n, D] to actions [B, T, D], none below 0."""
+        factor = self.gate_activation(self.gate)
         query = self._split(self.query(actions), table)
-        decided_key, decided_value = self._key_value(self.key_value_decided, decided, table)
-        seen_key, seen_value = self._key_value(self.key_value_seen, seen, table)
-        keys, values = [decided_key, factor * seen_key], [decided_value, seen_value]
+        slot_key, slot_value = self._key_value(self.key_value_decided, slot_states, table)
+        visual_key, visual_value = self._key_value(self.key_value_seen, visual_states, table)
+        keys, values = [slot_key, factor * visual_key], [slot_value, visual_value]
         if self.key_value_self is not None:
             own_key, own_value = self._key_value(self.key_value_self, actions, table)
             keys, values = [own_key, *keys], [own_value, *values]
@@ -141,10 +141,12 @@ class BridgeBlock(nn.Module):
             # Two queries share a softmax: each has channels of its own, where the other stream's keys are zero. Twice
             # the channels divide the logits by sqrt(2) more than they should.
             query = torch.cat([query, self._split(self.query_seen(actions), table)], dim=-1) * 2**0.5
-            width = decided_key.shape[-1]
+            width = slot_key.shape[-1]
             keys = [functional.pad(keys[0], (0, width)), functional.pad(keys[1], (width, 0))]
-        gathered = attend(query, torch.cat(keys, dim=2), torch.cat(values, dim=2), plan).transpose(1, 2).flatten(2)
-        return functional.relu(self.feed_forward(self.feed_forward_norm(self.output(gathered) + actions)))
+        attention_output = (
+            attend(query, torch.cat(keys, dim=2), torch.cat(values, dim=2), plan).transpose(1, 2).flatten(2)
+        )
+        return functional.relu(self.feed_forward(self.feed_forward_norm(self.output(attention_output) + actions)))
 
     def _key_value(
         self, project: nn.Linear, stream: torch.Tensor, table: RotaryTable | None
@@ -155,7 +157,7 @@ class BridgeBlock(nn.Module):
     def _split(self, part: torch.Tensor, table: RotaryTable | None) -> torch.Tensor:
         """Split [B, n, D] into heads [B, heads, n, head width]; with a table, turn them by their positions."""
         part = part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        return part if table is None else table.turn(part)
+        return part if table is None else table.rotate(part)
 
 
 class ZeroStart(nn.Module):
@@ -191,8 +193,8 @@ class BridgeExpert(nn.Module):
     def __init__(self, options: BridgeOptions) -> None:
         super().__init__()
         self.options = options
-        self.planned = options.kernels == "saccade" and options.self_attention
-        if self.planned:
+        self.uses_plan = options.kernels == "saccade" and options.self_attention
+        if self.uses_plan:
             check_head_size("expert", options.width // options.heads)
         self.start = ZeroStart(options) if options.start == "zero" else LearnedStart(options)
         self.blocks = nn.ModuleList(BridgeBlock(options) for _ in range(options.blocks))
@@ -204,15 +206,15 @@ class BridgeExpert(nn.Module):
 
         None where PyTorch attends.
         """
-        if not self.planned:
+        if not self.uses_plan:
             return None
         steps = self.options.steps
-        return plan_of_everything(batch, steps, steps + tokens, self.head.weight.device)
+        return full_attention_plan(batch, steps, steps + tokens, self.head.weight.device)
 
     def forward(
         self,
-        seen: Sequence[torch.Tensor],
-        decided: Sequence[torch.Tensor],
+        visual_states: Sequence[torch.Tensor],
+        slot_states: Sequence[torch.Tensor],
         state: torch.Tensor,
         plan: AttentionPlan | None = None,
     ) -> torch.Tensor:
@@ -221,19 +223,19 @@ class BridgeExpert(nn.Module):
         The state is appended to what was decided, in every block; `plan`: see `plan`. Raises InputError unless there is
         one of each for every block.
         """
-        for name, stream in (("seen", seen), ("decided", decided)):
+        for name, stream in (("seen", visual_states), ("decided", slot_states)):
             if len(stream) != len(self.blocks):
                 expected = f"{len(self.blocks)}, one for each block"
                 fix = "Give the hidden states of every trunk layer, without the embeddings."
                 raise InputError(f"bridge expert: layers of {name}", got=len(stream), expected=expected, fix=fix)
         actions = self.start().expand(len(state), -1, -1)
-        table = self._table(max(actions.shape[1], decided[0].shape[1] + 1, seen[0].shape[1]), actions)
+        table = self._table(max(actions.shape[1], slot_states[0].shape[1] + 1, visual_states[0].shape[1]), actions)
         token = state[:, None]
-        for block, seen_layer, decided_layer in zip(self.blocks, seen, decided, strict=True):
-            actions = block(actions, seen_layer, torch.cat([decided_layer, token], dim=1), table, plan)
+        for block, visual_layer, slot_layer in zip(self.blocks, visual_states, slot_states, strict=True):
+            actions = block(actions, visual_layer, torch.cat([slot_layer, token], dim=1), table, plan)
         return self.head(self.norm(actions))
 
-    def _table(self, positions: int, like: torch.Tensor) -> RotaryTable | None:
+    def _table(self, positions: int, reference: torch.Tensor) -> RotaryTable | None:
         if self.options.rotation == "none":
             return None
-        return RotaryTable.build(positions, self.options.width // self.options.heads, self.options.rotation, like)
+        return RotaryTable.build(positions, self.options.width // self.options.heads, self.options.rotation, reference)

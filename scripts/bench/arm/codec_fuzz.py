@@ -20,23 +20,23 @@ import msgpack
 import numpy as np
 
 from ....errors import InputError
-from ....robot.remote.codec import DIMENSIONS, CodecError, Limits, decode, encode
+from ....robot.remote.codec import MAX_DIMENSIONS, CodecError, MessageLimits, decode, encode
 
-FORMS = {
+STRUCT_FORMATS = {
     **{"|b1": "?", "|i1": "b", "<i2": "h", "<i4": "i", "<i8": "q"},
     **{"|u1": "B", "<u2": "H", "<u4": "I", "<u8": "Q", "<f2": "e", "<f4": "f", "<f8": "d"},
 }
 """How `struct` names each dtype that may travel."""
 
-SMALL = Limits(message=1024, text=64, values=96, depth=6)
+SMALL_LIMITS = MessageLimits(message=1024, text=64, values=96, depth=6)
 """Limits that a mutation can reach, so that they are fuzzed as well."""
 
-SHOWN = 5
+MAX_EXAMPLES = 5
 PROGRESS_EVERY = 10_000
 
 
 @dataclass
-class FuzzFigures:
+class FuzzMetrics:
     """What came of fuzzing; `examples` has the first inputs that were judged wrongly, in hexadecimal."""
 
     inputs: int = 0
@@ -48,12 +48,12 @@ class FuzzFigures:
     examples: list[str] = field(default_factory=list)
 
     @property
-    def clean(self) -> bool:
+    def passed(self) -> bool:
         """Whether the codec and its judge agreed on every input, and nothing crashed."""
         return self.crashes == self.wrongly_accepted == self.wrongly_refused == 0
 
 
-def fuzz_codec(inputs: int = 1_000_000, seed: int = 0, progress: Callable[[int], object] | None = None) -> FuzzFigures:
+def fuzz_codec(inputs: int = 1_000_000, seed: int = 0, progress: Callable[[int], object] | None = None) -> FuzzMetrics:
     """Decode `inputs` broken messages and return what came of it; `progress` is told how many more are done.
 
     A crash is anything but a value or the codec's own error. The same seed gives the same inputs. Raises InputError for
@@ -61,19 +61,19 @@ def fuzz_codec(inputs: int = 1_000_000, seed: int = 0, progress: Callable[[int],
     """
     if inputs < 1:
         raise InputError("inputs", got=inputs, expected="1 or more", fix="Raise it; a million take a few minutes.")
-    figures, started = FuzzFigures(), time.monotonic()
+    figures, started = FuzzMetrics(), time.monotonic()
     for message, limits in broken_messages(inputs, seed):
-        judge_one(message, limits, figures)
+        check_message(message, limits, figures)
         if progress is not None and figures.inputs % PROGRESS_EVERY == 0:
             progress(PROGRESS_EVERY)
     figures.seconds = time.monotonic() - started
     return figures
 
 
-def judge_one(message: bytes, limits: Limits, figures: FuzzFigures) -> None:
+def check_message(message: bytes, limits: MessageLimits, figures: FuzzMetrics) -> None:
     """Decode one message, compare with the judge, and count."""
     figures.inputs += 1
-    expected = acceptable(message, limits)
+    expected = reference_decode(message, limits)
     problem = ""
     try:
         value = decode(message, limits)
@@ -85,11 +85,11 @@ def judge_one(message: bytes, limits: Limits, figures: FuzzFigures) -> None:
         problem = "crashes"
     else:
         figures.accepted += 1
-        if expected is None or not _same(value, expected):
+        if expected is None or not _is_equal(value, expected):
             problem = "wrongly_accepted"
     if problem:
         setattr(figures, problem, getattr(figures, problem) + 1)
-        if len(figures.examples) < SHOWN:
+        if len(figures.examples) < MAX_EXAMPLES:
             figures.examples.append(f"{problem}: {message[:200].hex()}")
 
 
@@ -97,7 +97,7 @@ class _Pairs(list):
     """A map as msgpack read it: its pairs in order, repeated keys included."""
 
 
-def acceptable(message: bytes, limits: Limits) -> _Pairs | None:
+def reference_decode(message: bytes, limits: MessageLimits) -> _Pairs | None:
     """Return the tree of a message that the definition allows, None for any other."""
     if len(message) > limits.message:
         return None
@@ -108,7 +108,7 @@ def acceptable(message: bytes, limits: Limits) -> _Pairs | None:
         return None
     if type(tree) is not _Pairs or _kind(tree) != "map":
         return None
-    if _count(tree) > limits.values or _height(tree) > limits.depth or not _allowed(tree, limits):
+    if _count(tree) > limits.values or _depth(tree) > limits.depth or not _is_allowed(tree, limits):
         return None
     return tree
 
@@ -128,13 +128,13 @@ def _count(tree: Any) -> int:
     return sum(1 + _count(item) for item in tree) if type(tree) is list else 0
 
 
-def _height(tree: Any) -> int:
+def _depth(tree: Any) -> int:
     if type(tree) is _Pairs:
-        return 1 + max((_height(value) for _, value in tree), default=0)
-    return 1 + max(map(_height, tree), default=0) if type(tree) is list else 0
+        return 1 + max((_depth(value) for _, value in tree), default=0)
+    return 1 + max(map(_depth, tree), default=0) if type(tree) is list else 0
 
 
-def _allowed(value: Any, limits: Limits) -> bool:
+def _is_allowed(value: Any, limits: MessageLimits) -> bool:
     if value is None or type(value) in (bool, int):
         return True
     if type(value) is float:
@@ -142,16 +142,16 @@ def _allowed(value: Any, limits: Limits) -> bool:
     if type(value) is str:
         return len(value.encode()) <= limits.text
     if type(value) is list:
-        return all(_allowed(item, limits) for item in value)
+        return all(_is_allowed(item, limits) for item in value)
     if type(value) is not _Pairs:
         return False
     kind = _kind(value)
     if kind == "map":
-        return all(_allowed(key, limits) and _allowed(item, limits) for key, item in value)
+        return all(_is_allowed(key, limits) and _is_allowed(item, limits) for key, item in value)
     if kind == "wrong":
         return False
     found = dict(value)
-    form = FORMS.get(found[b"dtype"]) if type(found[b"dtype"]) is str else None
+    form = STRUCT_FORMATS.get(found[b"dtype"]) if type(found[b"dtype"]) is str else None
     if form is None or len(found[b"dtype"]) > limits.text:
         return False
     return _array_allowed(found, form) if kind == "array" else _scalar_allowed(found, form)
@@ -161,7 +161,7 @@ def _array_allowed(found: dict[bytes, Any], form: str) -> bool:
     shape, data = found[b"shape"], found[b"data"]
     if found[b"__ndarray__"] is not True or type(data) is not bytes or type(shape) is not list:
         return False
-    if len(shape) > DIMENSIONS or not all(type(side) is int and side > 0 for side in shape):
+    if len(shape) > MAX_DIMENSIONS or not all(type(side) is int and side > 0 for side in shape):
         return False
     count, left = divmod(len(data), struct.calcsize(f"<{form}"))
     if left or math.prod(shape) != count:
@@ -183,22 +183,22 @@ def _scalar_allowed(found: dict[bytes, Any], form: str) -> bool:
     return kind is not float or math.isfinite(struct.unpack(f"<{form}", packed)[0])
 
 
-def _same(value: Any, tree: Any) -> bool:
+def _is_equal(value: Any, tree: Any) -> bool:
     """Return whether the codec's value is what the tree says, arrays owning their numbers."""
     if type(tree) is not _Pairs:
         if type(tree) is list:
-            return type(value) is list and len(value) == len(tree) and all(map(_same, value, tree))
+            return type(value) is list and len(value) == len(tree) and all(map(_is_equal, value, tree))
         return type(value) is type(tree) and value == tree
     kind = _kind(tree)
     if kind == "map":
         return (
             type(value) is dict
             and list(value) == [key for key, _ in tree]
-            and all(_same(value[key], item) for key, item in tree)
+            and all(_is_equal(value[key], item) for key, item in tree)
         )
     found = dict(tree)
     if kind == "scalar":
-        packed = struct.pack(f"<{FORMS[found[b'dtype']]}", found[b"data"])
+        packed = struct.pack(f"<{STRUCT_FORMATS[found[b'dtype']]}", found[b"data"])
         return isinstance(value, np.generic) and value.dtype.str == found[b"dtype"] and value.tobytes() == packed
     return (
         type(value) is np.ndarray
@@ -209,32 +209,32 @@ def _same(value: Any, tree: Any) -> bool:
     )
 
 
-def broken_messages(inputs: int, seed: int) -> Iterator[tuple[bytes, Limits]]:
+def broken_messages(inputs: int, seed: int) -> Iterator[tuple[bytes, MessageLimits]]:
     """Yield messages, most of them broken, each with the limits to read it under; the seed decides them all.
 
     Some are noise; the others are valid messages of which bytes, or parts before they were packed, are changed once to
     five times.
     """
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     trees = valid_trees()
     valid = [_pack(tree) for tree in trees]
-    ordinary = Limits()
+    ordinary = MessageLimits()
     for _ in range(inputs):
-        way = draw.random()
+        way = rng.random()
         if way < 0.05:
-            message = draw.randbytes(draw.randrange(64))
+            message = rng.randbytes(rng.randrange(64))
         elif way < 0.55:
-            message = draw.choice(valid)
-            for _ in range(draw.choice((1, 1, 1, 2, 3, 4))):
-                message = _change_bytes(message, valid, draw)
+            message = rng.choice(valid)
+            for _ in range(rng.choice((1, 1, 1, 2, 3, 4))):
+                message = _change_bytes(message, valid, rng)
         else:
-            tree = draw.choice(trees)
-            for _ in range(draw.choice((1, 1, 1, 2, 3))):
-                tree = _change_tree(tree, draw)
+            tree = rng.choice(trees)
+            for _ in range(rng.choice((1, 1, 1, 2, 3))):
+                tree = _change_tree(tree, rng)
             message = _pack(tree)
             if way > 0.9:
-                message = _change_bytes(message, valid, draw)
-        yield message, SMALL if draw.random() < 0.3 else ordinary
+                message = _change_bytes(message, valid, rng)
+        yield message, SMALL_LIMITS if rng.random() < 0.3 else ordinary
 
 
 def valid_trees() -> list[Any]:
@@ -243,8 +243,8 @@ def valid_trees() -> list[Any]:
     picture = numbers.integers(0, 256, (2, 2, 3), dtype=np.uint8)
     state, actions = (numbers.normal(size=size).astype(np.float32) for size in (6, (2, 6)))
     heading = {"session": "0123456789abcdef", "sequence": 7}
-    every = {name: np.ones(2, dtype=name) for name in FORMS}
-    scalars = {name: np.dtype(name).type(1) for name in FORMS}
+    every = {name: np.ones(2, dtype=name) for name in STRUCT_FORMATS}
+    scalars = {name: np.dtype(name).type(1) for name in STRUCT_FORMATS}
     messages = [
         {"observation/front": picture, "observation/state": state.astype(np.float64), "prompt": "pick it up"},
         {**heading, "request": "decide", "deadline": 0.25, "pixels": {"front": picture}, "agent_pos": state},
@@ -297,82 +297,82 @@ _VALUES = (
 _KEYS = ("", "session", "error", b"data", b"dtype", b"__ndarray__", b"__npgeneric__", "__ndarray__", "k" * 70, 3, None)
 
 
-def _change_bytes(message: bytes, valid: list[bytes], draw: random.Random) -> bytes:
+def _change_bytes(message: bytes, valid: list[bytes], rng: random.Random) -> bytes:
     """Return a message with one change that knows nothing of its structure, or only where headers may be."""
     if not message:
-        return draw.randbytes(3)
-    place = draw.randrange(len(message))
-    way = draw.randrange(8)
+        return rng.randbytes(3)
+    place = rng.randrange(len(message))
+    way = rng.randrange(8)
     if way == 0:
-        return message[:place] + bytes([message[place] ^ (1 << draw.randrange(8))]) + message[place + 1 :]
+        return message[:place] + bytes([message[place] ^ (1 << rng.randrange(8))]) + message[place + 1 :]
     if way == 1:
-        return message[:place] + bytes([draw.choice(_HEADS)]) + message[place + 1 :]
+        return message[:place] + bytes([rng.choice(_HEADS)]) + message[place + 1 :]
     if way == 2:
         return message[:place]
     if way == 3:
-        return message[:place] + message[place + draw.randrange(1, 9) :]
+        return message[:place] + message[place + rng.randrange(1, 9) :]
     if way == 4:
-        return message[:place] + draw.randbytes(draw.randrange(1, 9)) + message[place:]
+        return message[:place] + rng.randbytes(rng.randrange(1, 9)) + message[place:]
     if way == 5:
-        size = draw.choice((1, 2, 4))
-        length = draw.choice(_LENGTHS) % (1 << 8 * size)
+        size = rng.choice((1, 2, 4))
+        length = rng.choice(_LENGTHS) % (1 << 8 * size)
         return message[:place] + length.to_bytes(size, "big") + message[place + size :]
     if way == 6:
-        other = draw.choice(valid)
-        return message[:place] + other[draw.randrange(len(other)) :]
-    return message + draw.choice((b"\xc0", b"\x00", b"\xc1", message[:4]))
+        other = rng.choice(valid)
+        return message[:place] + other[rng.randrange(len(other)) :]
+    return message + rng.choice((b"\xc0", b"\x00", b"\xc1", message[:4]))
 
 
-def _change_tree(tree: Any, draw: random.Random) -> Any:
+def _change_tree(tree: Any, rng: random.Random) -> Any:
     """Return a tree with one change at a random place; the original stays as it is."""
     if type(tree) is _Pairs and tree:
-        place = draw.randrange(len(tree))
+        place = rng.randrange(len(tree))
         key, value = tree[place]
         changed = _Pairs(tree)
         # Deeper half of the time, so that arrays within pictures within observations are reached.
-        if type(value) in (_Pairs, list) and draw.random() < 0.6:
-            changed[place] = (key, _change_tree(value, draw))
-        elif _kind(tree) == "array" and draw.random() < 0.7:
-            changed[place] = (key, _change_array_part(key, value, draw))
+        if type(value) in (_Pairs, list) and rng.random() < 0.6:
+            changed[place] = (key, _change_tree(value, rng))
+        elif _kind(tree) == "array" and rng.random() < 0.7:
+            changed[place] = (key, _change_array_part(key, value, rng))
         else:
-            _change_pairs(changed, place, draw)
+            _change_pairs(changed, place, rng)
         return changed
     if type(tree) is list and tree:
-        place = draw.randrange(len(tree))
-        return [*tree[:place], draw.choice(_SIDES), *tree[place + draw.randrange(2) :]]
-    return draw.choice(_VALUES)
+        place = rng.randrange(len(tree))
+        return [*tree[:place], rng.choice(_SIDES), *tree[place + rng.randrange(2) :]]
+    return rng.choice(_VALUES)
 
 
-def _change_array_part(key: bytes, value: Any, draw: random.Random) -> Any:
+def _change_array_part(key: bytes, value: Any, rng: random.Random) -> Any:
     if key == b"dtype":
-        return draw.choice((*_DTYPES, *FORMS))
+        return rng.choice((*_DTYPES, *STRUCT_FORMATS))
     if key == b"shape" and type(value) is list:
-        return draw.choice(
-            ([], value[::-1], [*value, 1], [1, *value], [*value, draw.choice(_SIDES)], [1] * 9, [2**32] * 2)
+        return rng.choice(
+            ([], value[::-1], [*value, 1], [1, *value], [*value, rng.choice(_SIDES)], [1] * 9, [2**32] * 2)
         )
     if key == b"data" and type(value) is bytes:
         zeros, ones = bytes(len(value)), b"\xff" * len(value)
-        return draw.choice((value[:-1], value + b"\x00", b"", zeros, ones, value * 2, value.hex(), [value]))
-    return draw.choice((True, False, 1, *_VALUES))
+        return rng.choice((value[:-1], value + b"\x00", b"", zeros, ones, value * 2, value.hex(), [value]))
+    return rng.choice((True, False, 1, *_VALUES))
 
 
-def _change_pairs(pairs: _Pairs, place: int, draw: random.Random) -> None:
+def _change_pairs(pairs: _Pairs, place: int, rng: random.Random) -> None:
     """Change one map in place: another value or key, one pair less, more or twice, another order, a level more."""
     key, value = pairs[place]
-    way = draw.randrange(8)
+    way = rng.randrange(8)
     if way in (0, 1):
-        pairs[place] = (key, draw.choice(_VALUES))
+        pairs[place] = (key, rng.choice(_VALUES))
     elif way == 2:
-        pairs[place] = (draw.choice(_KEYS), value)
+        pairs[place] = (rng.choice(_KEYS), value)
     elif way == 3:
         del pairs[place]
     elif way == 4:
-        pairs.insert(place, (draw.choice(_KEYS), draw.choice(_VALUES)))
+        pairs.insert(place, (rng.choice(_KEYS), rng.choice(_VALUES)))
     elif way == 5:
         pairs.append(pairs[place])
     elif way == 6:
-        draw.shuffle(pairs)
+        rng.shuffle(pairs)
     else:
-        for _ in range(draw.choice((1, 2, 5, 20, 120))):
-            value = [value] if draw.random() < 0.5 else _Pairs([("k", value)])
+        for _ in range(rng.choice((1, 2, 5, 20, 120))):
+            value = [value] if rng.random() < 0.5 else _Pairs([("k", value)])
         pairs[place] = (key, value)

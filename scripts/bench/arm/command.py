@@ -13,7 +13,7 @@ from typing import Any
 
 from ....errors import InputError, unknown_name
 from ....sim.evaluation.run_folder import read_json, write_json
-from ..figures import command_line, write_figures
+from ..metrics import command_line, write_metrics
 
 PARTS = ("faults", "fuzz", "round_trip", "loop", "success", "soak", "lerobot")
 TASKS = (
@@ -84,7 +84,7 @@ def run_arm_bench(config: ArmBenchConfig) -> int:
         "loop": measure_loop,
         "success": measure_success,
         "soak": measure_soak,
-        "lerobot": look_at_lerobot,
+        "lerobot": check_lerobot_support,
     }
     config.folder.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
@@ -95,15 +95,15 @@ def run_arm_bench(config: ArmBenchConfig) -> int:
         if path.exists():
             print("\n".join(read_json(path)["lines"]), flush=True)
         if config.out is not None:
-            write_figures(config.out, collected(config.folder), command_line("bench arm", config))
-    figures = collected(config.folder)
+            write_metrics(config.out, collect_figures(config.folder), command_line("bench arm", config))
+    figures = collect_figures(config.folder)
     if config.out is not None:
         print(f"Figures: {config.out}")
     passed = figures["faults_passed"] == figures["faults_in_catalogue"] and not figures["unsafe_commands"]
     return 0 if passed else 3
 
 
-def collected(folder: Path) -> dict[str, float | int | None]:
+def collect_figures(folder: Path) -> dict[str, float | int | None]:
     """Return the figures of all parts that are there, and the load average of each as it was measured."""
     figures: dict[str, float | int | None] = dict.fromkeys(FIGURES)
     for part in PARTS:
@@ -124,16 +124,16 @@ def measure_faults(config: ArmBenchConfig) -> dict[str, Any]:
     Those that an interrupted run had got to are taken from the folder.
     """
     from ....sim.virtual_arm.world import VirtualArm
-    from .cases import CASES, ROWS, rig_rules
-    from .faults import Outcome, run_cases
-    from .page import fault_table, in_order
+    from .cases import CASES, CATALOGUE_ROWS, rig_rules
+    from .faults import FaultOutcome, run_cases
+    from .page import fault_table, sort_rows
     from .process_faults import SESSION_CASES, STATISTICS, foreign_statistics, run_session_cases
     from .rig import IMAGE_SIZE, LinkRig
 
     path = config.folder / "faults.json"
     done: dict[str, dict[str, Any]] = {} if config.again or not path.exists() else read_json(path)
 
-    def told(outcome: Outcome) -> None:
+    def told(outcome: FaultOutcome) -> None:
         done[outcome.name] = asdict(outcome)
         write_json(path, done)
         print(f"{'ok ' if outcome.passed else 'NOT'} {outcome.name}: {outcome.observed}", *outcome.problems, flush=True)
@@ -144,14 +144,14 @@ def measure_faults(config: ArmBenchConfig) -> dict[str, Any]:
             told(foreign_statistics(folder))
         cases = tuple(case for case in CASES if case.name not in done)
         if cases:
-            with VirtualArm.start(draws=False) as world:
+            with VirtualArm.start(rendering_enabled=False) as world:
                 run_cases(lambda rig: LinkRig(world, Path(tempfile.mkdtemp(dir=folder)), **rig_rules(rig)), cases, told)
         others = tuple(case for case in SESSION_CASES if case.name not in done)
         if others:
             with VirtualArm.start(image_size=IMAGE_SIZE) as world:
                 run_session_cases(world, folder, others, told)
     order = [STATISTICS, *(case.name for case in (*CASES, *SESSION_CASES))]
-    rows = in_order(sorted(done.values(), key=lambda row: order.index(row["name"])), ROWS)
+    rows = sort_rows(sorted(done.values(), key=lambda row: order.index(row["name"])), CATALOGUE_ROWS)
     (config.folder / "faults.md").write_text("\n".join(fault_table(rows)) + "\n", encoding="utf-8")
     return {"rows": rows, "figures": fault_figures(rows), "lines": fault_lines(rows)}
 
@@ -161,15 +161,17 @@ def fault_figures(rows: list[dict[str, Any]]) -> dict[str, float | int | None]:
 
     Of the software's times those are left out in which the control process itself was kept from running.
     """
-    from .cases import ROWS
+    from .cases import CATALOGUE_ROWS
 
-    passed = [row for row in ROWS if (of := [each for each in rows if each["row"] == row]) and _all_passed(of)]
+    passed = [
+        row for row in CATALOGUE_ROWS if (of := [each for each in rows if each["row"] == row]) and _all_passed(of)
+    ]
     devices = [each["device_ms"] for each in rows if each["device_ms"] is not None]
     running = [each for each in rows if each["row"] != "loop overrun" and each["software_ms"] is not None]
     bus = [each["software_ms"] for each in running if each["row"] == "serial bus"]
     software = [each["software_ms"] for each in running if each["row"] != "serial bus"]
     return {
-        "faults_in_catalogue": len(ROWS),
+        "faults_in_catalogue": len(CATALOGUE_ROWS),
         "faults_passed": len(passed),
         "fault_variants": len(rows),
         "fault_variants_passed": sum(not each["problems"] for each in rows),
@@ -207,11 +209,11 @@ def measure_fuzzing(config: ArmBenchConfig) -> dict[str, Any]:
 
 def measure_round_trips(config: ArmBenchConfig) -> dict[str, Any]:
     """Decide through a policy server of this machine."""
-    from ...checkpoints.decider import CheckpointDecider
+    from ...checkpoints.checkpoint_policy import CheckpointPolicy
     from ...checkpoints.find import checkpoint_folder
     from .round_trip import measure_round_trip
 
-    found = measure_round_trip(CheckpointDecider(checkpoint_folder("starter")), config.round_trips)
+    found = measure_round_trip(CheckpointPolicy(checkpoint_folder("starter")), config.round_trips)
     names = ("round_trip_p50_ms", "round_trip_p99_ms", "wire_p50_ms", "wire_p99_ms")
     figures = {name: _rounded(getattr(found, name)) for name in names}
     line = (
@@ -278,10 +280,10 @@ def measure_soak(config: ArmBenchConfig) -> dict[str, Any]:
     path = folder / "soak.json"
     if config.again or not path.exists() or read_json(path)["minutes"] < config.soak_minutes:
         soak(folder, config.soak_minutes, config.seed)
-    return soak_part(read_json(path))
+    return soak_figures(read_json(path))
 
 
-def soak_part(found: Mapping[str, Any]) -> dict[str, Any]:
+def soak_figures(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return figures and lines of a soak."""
     growths = [found[name] for name in ("session_growth", "control_growth") if found[name] is not None]
     faults = sum(found["faults"].values())
@@ -301,7 +303,7 @@ def soak_part(found: Mapping[str, Any]) -> dict[str, Any]:
     return {"figures": figures, "lines": [line, *found["unsafe"]]}
 
 
-def look_at_lerobot(config: ArmBenchConfig) -> dict[str, Any]:
+def check_lerobot_support(config: ArmBenchConfig) -> dict[str, Any]:
     """See whether LeRobot's asynchronous inference can run this policy; where it cannot, nothing is compared."""
     supported, reasons = _supported_by_lerobot(), []
     if "saccade" not in supported:

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ....errors import SaccadeError
-from ....sim.virtual_arm.world import Motion
-from .cases import CASES, ROWS, Case
+from ....sim.virtual_arm.world import JointTrajectory
+from .cases import CASES, CATALOGUE_ROWS, FaultCase
 from .judge import (
-    MOVING,
+    MOVING_STATES,
+    REST_TOLERANCE,
     SETTLE_SECONDS,
-    SETTLED,
     Hold,
     RecordTail,
-    holds,
+    find_holds,
     moved_while_held,
     rest_seconds,
     unsafe_goals,
@@ -32,7 +32,7 @@ TICK = 0.02
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FaultOutcome:
     """What came of a fault; times in milliseconds, None where nothing had to be held.
 
     `detection_ms`: from the fault to the hold, which includes what a rule waits for. `software_ms`: from its cause, as
@@ -56,7 +56,7 @@ class Outcome:
         return not self.problems
 
 
-def run_case(rig: LinkRig, case: Case, tail: RecordTail) -> Outcome:
+def run_case(rig: LinkRig, case: FaultCase, tail: RecordTail) -> FaultOutcome:
     """Let the arm move, bring a fault about, see what comes of it, and judge that."""
     world = rig.world
     world.clear_faults()
@@ -66,18 +66,18 @@ def run_case(rig: LinkRig, case: Case, tail: RecordTail) -> Outcome:
     if not case.rests:
         rig.feed(0.6)
     injected = time.monotonic()
-    case.act(rig)
+    case.inject(rig)
     began_after = time.monotonic()
     # Good chunks: what is latched must not move by them, what is not may.
-    rig.feed(case.after) if case.latched else rig.feed(case.after, chunks=0)
+    rig.feed(case.watch_seconds) if case.latched else rig.feed(case.watch_seconds, chunks=0)
     time.sleep(0.05)
-    lines, motion = tail.read(), world.motion(started)
+    lines, joint_trajectory = tail.read(), world.joint_trajectory(started)
     observed, problems = [], []
-    if not case.rests and not any(line["call"] == "tick" and line["state"] in MOVING for line in lines):
+    if not case.rests and not any(line["call"] == "tick" and line["state"] in MOVING_STATES for line in lines):
         problems.append("the arm did not move before")
-    found = holds(lines, injected)
+    found = find_holds(lines, injected)
     if case.rests:
-        found = rest_holds(lines, injected)
+        found = find_rest_holds(lines, injected)
     wanted = [hold for hold in found if hold.reason in case.reasons]
     hold = wanted[0] if wanted else None
     if case.reasons and hold is None:
@@ -89,21 +89,28 @@ def run_case(rig: LinkRig, case: Case, tail: RecordTail) -> Outcome:
         hold = early[0]
     if case.latched and not any(line["call"] == "tick" and line["state"] == "stopped" for line in lines[-5:]):
         problems.append("it was not latched")
-    problems += unsafe_targets(lines, rig.limits, TICK) + unsafe_goals(motion, rig.limits, TICK)
-    problems += [] if case.limp else unsafe_motion(motion, rig.limits)
-    observed.append(describe(hold, lines))
-    times, judged = judge_hold(hold, motion, injected, case.limp, case.latched)
+    problems += unsafe_targets(lines, rig.limits, TICK) + unsafe_goals(joint_trajectory, rig.limits, TICK)
+    problems += [] if case.limp else unsafe_motion(joint_trajectory, rig.limits)
+    observed.append(describe_hold(hold, lines))
+    times, judged = judge_hold(hold, joint_trajectory, injected, case.limp, case.latched)
     problems += judged
     if case.limp:
         world.clear_faults()
         world.reset()
     said = "; ".join(observed)
-    return Outcome(
-        case.name, ROWS[case.row], case.injected, case.required, said, *times, tuple(problems), worst_lateness(motion)
+    return FaultOutcome(
+        case.name,
+        CATALOGUE_ROWS[case.row],
+        case.injected,
+        case.required,
+        said,
+        *times,
+        tuple(problems),
+        max_lateness_ms(joint_trajectory),
     )
 
 
-def rest_holds(lines: list[dict], since: float) -> list[Hold]:
+def find_rest_holds(lines: list[dict], since: float) -> list[Hold]:
     """Return the refusals of a resting arm to set off as holds; they begin where it rests already."""
     found = []
     before = since
@@ -118,32 +125,32 @@ def rest_holds(lines: list[dict], since: float) -> list[Hold]:
     return [Hold(each.held, each.cause, 0, each.state, each.reason, last) for each in found]
 
 
-def worst_lateness(motion: Motion) -> float:
+def max_lateness_ms(joint_trajectory: JointTrajectory) -> float:
     """Return by how many milliseconds a virtual arm's physics was behind the clock at the worst."""
-    return 1000.0 * float(motion.late.max(initial=0.0))
+    return 1000.0 * float(joint_trajectory.late.max(initial=0.0))
 
 
 def judge_hold(
-    hold: Hold | None, motion: Motion, injected: float, limp: bool = False, latched: bool = False
+    hold: Hold | None, joint_trajectory: JointTrajectory, injected: float, limp: bool = False, latched: bool = False
 ) -> tuple[tuple[float | None, float | None, float | None], list[str]]:
-    """Return the times of a hold in milliseconds (see `Outcome`) and what was wrong about it."""
+    """Return the times of a hold in milliseconds (see `FaultOutcome`) and what was wrong about it."""
     if hold is None:
         return (None, None, None), []
     problems = []
     if hold.moved:
         problems.append(f"{hold.moved} ticks still moved")
-    rests = rest_seconds(motion, hold.held, hold.until)
+    rests = rest_seconds(joint_trajectory, hold.held, hold.until)
     device = None if rests is None or limp else 1000.0 * rests
     if not limp:
-        problems += unsafe_while_held(motion, hold.held, hold.until)
-        moved = moved_while_held(motion, hold.held, hold.until)
-        if moved > SETTLED:
+        problems += unsafe_while_held(joint_trajectory, hold.held, hold.until)
+        moved = moved_while_held(joint_trajectory, hold.held, hold.until)
+        if moved > REST_TOLERANCE:
             problems.append(f"the arm moved by {moved:.1f} more than {1000 * SETTLE_SECONDS:.0f} ms after the hold")
     software = 1000.0 * (hold.held - hold.cause)
     return (1000.0 * (hold.held - injected), software, device), problems
 
 
-def describe(hold: Hold | None, lines: list[dict]) -> str:
+def describe_hold(hold: Hold | None, lines: list[dict]) -> str:
     """Return in words what the governor did, by the flight record."""
     rejected: dict[str, int] = {}
     for line in lines:
@@ -156,10 +163,10 @@ def describe(hold: Hold | None, lines: list[dict]) -> str:
 
 def run_cases(
     make_rig: Callable[[str], LinkRig],
-    cases: tuple[Case, ...] = CASES,
-    told: Callable[[Outcome], object] = lambda outcome: None,
-) -> list[Outcome]:
-    """Run cases one after the other, those of one rig on one control process; `told` is given each outcome."""
+    cases: tuple[FaultCase, ...] = CASES,
+    on_outcome: Callable[[FaultOutcome], object] = lambda outcome: None,
+) -> list[FaultOutcome]:
+    """Run cases one after the other, those of one rig on one control process; `on_outcome` is given each outcome."""
     outcomes = []
     for name in dict.fromkeys(case.rig for case in cases):
         rig = make_rig(name)
@@ -167,19 +174,19 @@ def run_cases(
         try:
             for case in cases:
                 if case.rig == name:
-                    outcomes.append(_survived(rig, case, tail))
-                    told(outcomes[-1])
+                    outcomes.append(_run_case_safely(rig, case, tail))
+                    on_outcome(outcomes[-1])
         finally:
             rig.close()
     return outcomes
 
 
-def _survived(rig: LinkRig, case: Case, tail: RecordTail) -> Outcome:
+def _run_case_safely(rig: LinkRig, case: FaultCase, tail: RecordTail) -> FaultOutcome:
     try:
         return run_case(rig, case, tail)
     except SaccadeError as error:
         # One that breaks the rig is a finding about that fault, and the others are still to be looked at.
         rig.world.clear_faults()
         rig.world.reset()
-        row = ROWS[case.row]
-        return Outcome(case.name, row, case.injected, case.required, "", None, None, None, (f"broke: {error}",))
+        row = CATALOGUE_ROWS[case.row]
+        return FaultOutcome(case.name, row, case.injected, case.required, "", None, None, None, (f"broke: {error}",))

@@ -9,91 +9,91 @@ from typing import Any
 
 import numpy as np
 
-from ....robot.governor.judgement import FAULTS
-from ....robot.governor.rules import LONGEST_AGE
-from ....robot.limits import Limits
-from ....sim.virtual_arm.world import Motion
+from ....robot.governor.chunk_checks import FAULT_REASONS
+from ....robot.governor.rules import MAX_STEP_AGE
+from ....robot.limits import JointLimits
+from ....sim.virtual_arm.world import JointTrajectory
 
-ROUNDING = 0.2
+ROUNDING_TOLERANCE = 0.2
 """Units: a goal is written in ticks of 0.09 degrees, and two of them may be rounded apart."""
 
-OVERSHOOT = 4.0
+MAX_OVERSHOOT = 4.0
 """Units by which a true joint may swing beyond the range of its goals."""
 
-JUST_BEFORE = 0.15
+LOOKBACK_SECONDS = 0.15
 """Seconds: a goal where the joint truly was within so long before is a hold and no step; a reading may be that old."""
 
-HELD_WITHIN = 1.0
+HOLD_TOLERANCE = 1.0
 """Units by which it may differ from that."""
 
 LOST_WRITES = 2
 """Where a write is lost or late on the bus, the next one takes its step as well; that much a servo may see at once."""
 
-SNAP = 10.0
+MAX_TORQUE_ON_DISTANCE = 10.0
 """Units from its goal at which a joint may be when it gets torque: one that let go by itself falls a bit unnoticed."""
 
-SPEED_SLACK = 1.2
+SPEED_TOLERANCE_FACTOR = 1.2
 """By what factor a true joint may be faster than its goals: it catches up."""
 
-SETTLED = 2.0
+REST_TOLERANCE = 2.0
 """Units from where it ends within which an arm that is held counts as being at rest: it swings a little around that."""
 
 SETTLE_SECONDS = 0.1
 """What an arm may take at most from the command to hold until it is at rest."""
 
-GAP = 0.01
+MIN_GAP_SECONDS = 0.01
 """Seconds between two rows of a motion record, of which there are 360 a second, from which on rows are missing."""
 
 WINDOW = 0.1
-HELD = ("holding", "stopped", "idle")
-MOVING = ("ramping", "moving", "stopping")
+HELD_STATES = ("holding", "stopped", "idle")
+MOVING_STATES = ("ramping", "moving", "stopping")
 
 
-def unsafe_goals(motion: Motion, limits: Limits, tick: float) -> list[str]:
+def unsafe_goals(joint_trajectory: JointTrajectory, limits: JointLimits, tick: float) -> list[str]:
     """Return, in words, each goal that lies or steps beyond the limits; one that brings the arm to rest is no step."""
     found = []
-    goals, positions, times = motion.goals, motion.positions, motion.times
+    goals, positions, times = joint_trajectory.goals, joint_trajectory.positions, joint_trajectory.times
     low, high, speed = (np.array(each) for each in (limits.low, limits.high, limits.speed))
     # Physics that gave up time on a busy machine recorded none of the goals that came meanwhile.
     gaps = np.diff(times)
-    missed = np.where(gaps > GAP, gaps, 0.0)
+    missed = np.where(gaps > MIN_GAP_SECONDS, gaps, 0.0)
     for joint in range(goals.shape[1]):
         goal, position = goals[:, joint], positions[:, joint]
         known = np.isfinite(goal)
-        outside = known & ((goal < low[joint] - ROUNDING) | (goal > high[joint] + ROUNDING))
-        outside &= ~_found_there(goal, position, times)
+        outside = known & ((goal < low[joint] - ROUNDING_TOLERANCE) | (goal > high[joint] + ROUNDING_TOLERANCE))
+        outside &= ~_is_initial_goal(goal, position, times)
         if outside.any():
             found.append(f"{limits.names[joint]}: goal {goal[outside][0]:.1f} outside its range")
         change = np.diff(goal)
         change[~np.isfinite(change)] = 0.0
-        away = _away(goal, position, times)[1:]
-        rests = away <= HELD_WITHIN
-        began = known[1:] & ~known[:-1] & (away > SNAP)
+        away = _goal_distance(goal, position, times)[1:]
+        rests = away <= HOLD_TOLERANCE
+        began = known[1:] & ~known[:-1] & (away > MAX_TORQUE_ON_DISTANCE)
         if began.any():
             found.append(f"{limits.names[joint]}: torque came on with a goal {away[began].max():.1f} away")
         change[rests] = 0.0
         step = np.abs(change)
-        beyond = step > speed[joint] * (LOST_WRITES * tick + missed) + 2 * ROUNDING
+        beyond = step > speed[joint] * (LOST_WRITES * tick + missed) + 2 * ROUNDING_TOLERANCE
         if beyond.any():
             found.append(f"{limits.names[joint]}: a step of {step[beyond].max():.1f} within a tick")
         path = np.concatenate([[0.0], np.cumsum(step)])
         start = np.searchsorted(times, times - WINDOW)
-        allowed = speed[joint] * (WINDOW + 2 * tick) + 2 * ROUNDING
+        allowed = speed[joint] * (WINDOW + 2 * tick) + 2 * ROUNDING_TOLERANCE
         if len(path) and (path - path[start]).max() > allowed:
             found.append(f"{limits.names[joint]}: goals moved {(path - path[start]).max():.1f} within {WINDOW:g} s")
     return found
 
 
-def _found_there(goals: np.ndarray, positions: np.ndarray, times: np.ndarray) -> np.ndarray:
+def _is_initial_goal(goals: np.ndarray, positions: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Tell where [n] a joint's goal is still the pose in which it was given torque, before its governor told it any."""
-    if not len(goals) or not abs(goals[0] - positions[0]) <= HELD_WITHIN:
+    if not len(goals) or not abs(goals[0] - positions[0]) <= HOLD_TOLERANCE:
         return np.zeros(len(goals), dtype=bool)
-    return np.logical_and.accumulate(goals == goals[0]) & (times <= times[0] + JUST_BEFORE)
+    return np.logical_and.accumulate(goals == goals[0]) & (times <= times[0] + LOOKBACK_SECONDS)
 
 
-def _away(goals: np.ndarray, positions: np.ndarray, times: np.ndarray) -> np.ndarray:
+def _goal_distance(goals: np.ndarray, positions: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Return how far [n] each goal of a joint lies from where that joint was just before; NaN where it is limp."""
-    rows = np.searchsorted(times, times - JUST_BEFORE)
+    rows = np.searchsorted(times, times - LOOKBACK_SECONDS)
     low, high = positions.copy(), positions.copy()
     # In steps of a doubling width: the extremes of so many rows before each one.
     width = int((np.arange(len(times)) - rows).max(initial=1))
@@ -105,7 +105,7 @@ def _away(goals: np.ndarray, positions: np.ndarray, times: np.ndarray) -> np.nda
     return np.maximum(np.maximum(low - goals, goals - high), 0.0)
 
 
-def unsafe_targets(lines: list[dict[str, Any]], limits: Limits, tick: float) -> list[str]:
+def unsafe_targets(lines: list[dict[str, Any]], limits: JointLimits, tick: float) -> list[str]:
     """Return, in words, each target in lines of a flight record that the governor should not have given.
 
     While moving, no step beyond the speed of one tick; while held, nothing but the last target or a measured pose.
@@ -127,72 +127,76 @@ def unsafe_targets(lines: list[dict[str, Any]], limits: Limits, tick: float) -> 
         if before is not None:
             step = np.abs(target - before)
             held = any(np.array_equal(target, each) for each in poses)
-            if line["state"] in HELD and step.max() > 0.0 and not held:
+            if line["state"] in HELD_STATES and step.max() > 0.0 and not held:
                 found.append(f"a target that is neither the last one nor a measured pose, {line['state']}")
-            if line["state"] in MOVING and np.any(step > speed * tick + 1e-6) and not held:
+            if line["state"] in MOVING_STATES and np.any(step > speed * tick + 1e-6) and not held:
                 found.append(f"a target {step.max():.2f} away from the last one, {line['state']}")
         before = target
     return found
 
 
-def unsafe_motion(motion: Motion, limits: Limits) -> list[str]:
+def unsafe_motion(joint_trajectory: JointTrajectory, limits: JointLimits) -> list[str]:
     """Return, in words, where the joints truly were or moved beyond the limits; limp ones move as they fall."""
     found = []
-    if len(motion.times) < 16:
+    if len(joint_trajectory.times) < 16:
         return found
     low, high, speed = (np.array(each) for each in (limits.low, limits.high, limits.speed))
     rows = 7
-    for joint in range(motion.positions.shape[1]):
-        position = motion.positions[:, joint]
-        driven = np.isfinite(motion.goals[:, joint])
-        outside = driven & ((position < low[joint] - OVERSHOOT) | (position > high[joint] + OVERSHOOT))
+    for joint in range(joint_trajectory.positions.shape[1]):
+        position = joint_trajectory.positions[:, joint]
+        driven = np.isfinite(joint_trajectory.goals[:, joint])
+        outside = driven & ((position < low[joint] - MAX_OVERSHOOT) | (position > high[joint] + MAX_OVERSHOOT))
         if outside.any():
             found.append(f"{limits.names[joint]}: at {position[outside][0]:.1f}, outside its range")
-        seconds = motion.times[rows:] - motion.times[:-rows]
+        seconds = joint_trajectory.times[rows:] - joint_trajectory.times[:-rows]
         moved = np.abs(position[rows:] - position[:-rows]) / np.maximum(seconds, 1e-3)
-        fast = driven[rows:] & driven[:-rows] & (moved > SPEED_SLACK * speed[joint])
+        fast = driven[rows:] & driven[:-rows] & (moved > SPEED_TOLERANCE_FACTOR * speed[joint])
         if fast.any():
             found.append(f"{limits.names[joint]}: moved at {moved[fast].max():.0f} a second")
     return found
 
 
-def rest_seconds(motion: Motion, held: float, until: float) -> float | None:
+def rest_seconds(joint_trajectory: JointTrajectory, held: float, until: float) -> float | None:
     """Return how long after the steady time `held` the joints came to rest, where they still are at `until`.
 
     None where there is no record of it.
     """
-    during = (motion.times >= held) & (motion.times <= until)
+    during = (joint_trajectory.times >= held) & (joint_trajectory.times <= until)
     if during.sum() < 8:
         return None
-    times, positions = motion.times[during], motion.positions[during]
-    away = np.abs(positions - positions[-1]).max(axis=1) > SETTLED
+    times, positions = joint_trajectory.times[during], joint_trajectory.positions[during]
+    away = np.abs(positions - positions[-1]).max(axis=1) > REST_TOLERANCE
     return 0.0 if not away.any() else float(times[np.flatnonzero(away)[-1]] - held)
 
 
-def moved_while_held(motion: Motion, held: float, until: float) -> float:
+def moved_while_held(joint_trajectory: JointTrajectory, held: float, until: float) -> float:
     """Return how far, in units, any joint with torque was from where it ended when it should have been at rest."""
-    during = (motion.times >= held + SETTLE_SECONDS) & (motion.times <= until)
+    during = (joint_trajectory.times >= held + SETTLE_SECONDS) & (joint_trajectory.times <= until)
     if during.sum() < 2:
         return 0.0
-    positions, driven = motion.positions[during], np.isfinite(motion.goals[during]).all(axis=0)
+    positions, driven = joint_trajectory.positions[during], np.isfinite(joint_trajectory.goals[during]).all(axis=0)
     return float((np.abs(positions - positions[-1]).max(axis=0) * driven).max())
 
 
-def unsafe_while_held(motion: Motion, held: float, until: float, target: np.ndarray | None = None) -> list[str]:
+def unsafe_while_held(
+    joint_trajectory: JointTrajectory, held: float, until: float, target: np.ndarray | None = None
+) -> list[str]:
     """Return, in words, each goal that changed while the arm was held, but for one that holds it better.
 
     `target`: what the governor held [A]; a servo that heard of it only later was given no new command.
     """
-    during = (motion.times >= held + SETTLE_SECONDS) & (motion.times <= until)
-    goals, positions = motion.goals[during], motion.positions[during]
+    during = (joint_trajectory.times >= held + SETTLE_SECONDS) & (joint_trajectory.times <= until)
+    goals, positions = joint_trajectory.goals[during], joint_trajectory.positions[during]
     if len(goals) < 2:
         return []
     change = np.abs(np.diff(goals, axis=0))
-    moved = np.isfinite(change) & (change > ROUNDING)
+    moved = np.isfinite(change) & (change > ROUNDING_TOLERANCE)
     for joint in range(goals.shape[1]):
-        moved[:, joint] &= _away(goals[:, joint], positions[:, joint], motion.times[during])[1:] > HELD_WITHIN
+        moved[:, joint] &= (
+            _goal_distance(goals[:, joint], positions[:, joint], joint_trajectory.times[during])[1:] > HOLD_TOLERANCE
+        )
     if target is not None:
-        moved &= np.abs(goals[1:] - target) > ROUNDING
+        moved &= np.abs(goals[1:] - target) > ROUNDING_TOLERANCE
     return [f"a goal changed by {change[moved].max():.1f} while the arm was held"] if moved.any() else []
 
 
@@ -231,30 +235,32 @@ class Hold:
     until: float
 
 
-def holds(lines: list[dict[str, Any]], since: float = 0.0) -> list[Hold]:
+def find_holds(lines: list[dict[str, Any]], since: float = 0.0) -> list[Hold]:
     """Return the holds in lines of a flight record which began after the steady time `since`."""
     found: list[Hold] = []
     before, cause, moved, fresh_until = None, None, 0, 0.0
     for line in lines:
         call = line["call"]
         if call == "submit" and line["accepted"]:
-            fresh_until = line["observed"] + min(LONGEST_AGE, line["shape"][0] * line["period"])
-        if call in ("fault", "stop", "hold", "drop", "end") or (call == "submit" and line["reason"] in FAULTS):
+            fresh_until = line["observed"] + min(MAX_STEP_AGE, line["shape"][0] * line["period"])
+        if call in ("fault", "stop", "hold", "drop", "end") or (call == "submit" and line["reason"] in FAULT_REASONS):
             cause = line["now"] if cause is None else cause
         if call != "tick":
             continue
         state = line["state"]
-        if state in MOVING:
+        if state in MOVING_STATES:
             moved += cause is not None
-        elif before is not None and before["state"] in MOVING:
-            reason = next((detail.split(":")[0] for kind, detail, _ in line.get("events", []) if kind in HELD), "")
+        elif before is not None and before["state"] in MOVING_STATES:
+            reason = next(
+                (detail.split(":")[0] for kind, detail, _ in line.get("events", []) if kind in HELD_STATES), ""
+            )
             began = before["now"] if cause is None else cause
             if reason == "starved":
                 began = min(max(fresh_until, before["now"]), line["now"])
             found.append(Hold(line["now"], began, moved, state, reason, line["now"]))
         elif found:
             found[-1] = replace(found[-1], state=state, until=line["now"])
-        if state not in MOVING:
+        if state not in MOVING_STATES:
             cause, moved = None, 0
         before = line
     return [hold for hold in found if hold.held >= since]

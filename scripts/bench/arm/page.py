@@ -18,7 +18,7 @@ def fault_table(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def in_order(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[dict[str, Any]]:
+def sort_rows(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[dict[str, Any]]:
     """Return the rows in the catalogue's order."""
     return sorted(rows, key=lambda each: order.index(each["row"]))
 

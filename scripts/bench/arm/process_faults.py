@@ -18,12 +18,21 @@ import numpy as np
 from ....errors import InputError
 from ....policy.contract import Contract
 from ....sim.virtual_arm.faults import Fault
-from ....sim.virtual_arm.world import Motion, VirtualArm
-from .cases import ROWS
-from .faults import TICK, Outcome, describe, judge_hold, worst_lateness
-from .judge import MOVING, SETTLE_SECONDS, Hold, RecordTail, holds, unsafe_goals, unsafe_motion, unsafe_targets
-from .rig import Wanderer, small_contract
-from .wanderer import WandererSettings, WanderingSession
+from ....sim.virtual_arm.world import JointTrajectory, VirtualArm
+from .cases import CATALOGUE_ROWS
+from .faults import TICK, FaultOutcome, describe_hold, judge_hold, max_lateness_ms
+from .judge import (
+    MOVING_STATES,
+    SETTLE_SECONDS,
+    Hold,
+    RecordTail,
+    find_holds,
+    unsafe_goals,
+    unsafe_motion,
+    unsafe_targets,
+)
+from .rig import SwingPolicy, small_contract
+from .swing_policy import SwingSession, SwingSessionSettings
 
 MOVING_SECONDS = 20.0
 SERVER_SECONDS = 30.0
@@ -43,7 +52,7 @@ class Server:
 
 @dataclass(frozen=True)
 class SessionCase:
-    """A fault of cameras, network or processes; `act` brings it about while the arm moves.
+    """A fault of cameras, network or processes; `inject` brings it about while the arm moves.
 
     `reasons`: what the hold may be for; none where the control process is not there to hold. `ends`: the session ends
     by it, and nothing may move afterwards; else it goes on. `wait`: seconds that are watched.
@@ -53,7 +62,7 @@ class SessionCase:
     row: int
     injected: str
     required: str
-    act: Callable[[VirtualArm, WanderingSession, Server | None], object]
+    inject: Callable[[VirtualArm, SwingSession, Server | None], object]
     reasons: tuple[str, ...] = ()
     ends: bool = True
     server: bool = False
@@ -63,36 +72,36 @@ class SessionCase:
     slow: bool = True
 
 
-def _nothing(world: VirtualArm, session: WanderingSession, server: Server | None) -> None:
+def _nothing(world: VirtualArm, session: SwingSession, server: Server | None) -> None:
     """What goes wrong is in the settings."""
 
 
-def _signal(number: signal.Signals) -> Callable[[VirtualArm, WanderingSession, Server | None], object]:
+def _signal(number: signal.Signals) -> Callable[[VirtualArm, SwingSession, Server | None], object]:
     return lambda world, session, server: os.kill(session.process.pid or 0, number)
 
 
-def _control(number: signal.Signals) -> Callable[[VirtualArm, WanderingSession, Server | None], object]:
+def _control(number: signal.Signals) -> Callable[[VirtualArm, SwingSession, Server | None], object]:
     return lambda world, session, server: os.kill(session.control_process() or 0, number)
 
 
-def _server(number: signal.Signals) -> Callable[[VirtualArm, WanderingSession, Server | None], object]:
+def _server(number: signal.Signals) -> Callable[[VirtualArm, SwingSession, Server | None], object]:
     return lambda world, session, server: os.kill(server.process.pid or 0, number) if server else None
 
 
-def _camera(kind: str, **fields: object) -> Callable[[VirtualArm, WanderingSession, Server | None], object]:
+def _camera(kind: str, **fields: object) -> Callable[[VirtualArm, SwingSession, Server | None], object]:
     return lambda world, session, server: world.fault(Fault(kind, seconds=1.0, **fields))
 
 
-def _instruction(world: VirtualArm, session: WanderingSession, server: Server | None) -> None:
+def _instruction(world: VirtualArm, session: SwingSession, server: Server | None) -> None:
     session.order("change_instruction", "wander somewhere else")
 
 
-def _stop(world: VirtualArm, session: WanderingSession, server: Server | None) -> None:
+def _stop(world: VirtualArm, session: SwingSession, server: Server | None) -> None:
     session.order("stop", "asked for")
 
 
-ENDS = "held, the session ends, nothing moves again by itself"
-GONE = ("stop", "starved")
+EXPECT_SESSION_ENDS = "held, the session ends, nothing moves again by itself"
+STOP_REASONS = ("stop", "starved")
 SESSION_CASES = (
     SessionCase(
         "camera frozen",
@@ -153,15 +162,46 @@ SESSION_CASES = (
         ("stop",),
         False,
     ),
-    SessionCase("exception", 10, "an exception in the policy", ENDS, _nothing, GONE, settings=(("fails_after", 40),)),
     SessionCase(
-        "policy hangs", 10, "a decision that never comes", ENDS, _nothing, GONE, settings=(("hangs_after", 40),)
+        "exception",
+        10,
+        "an exception in the policy",
+        EXPECT_SESSION_ENDS,
+        _nothing,
+        STOP_REASONS,
+        settings=(("fails_after", 40),),
     ),
-    SessionCase("SIGINT", 10, "SIGINT to the session process", ENDS, _signal(signal.SIGINT), GONE),
-    SessionCase("SIGTERM", 10, "SIGTERM to the session process", ENDS, _signal(signal.SIGTERM), GONE),
-    SessionCase("kill -9", 10, "SIGKILL to the session process", ENDS, _signal(signal.SIGKILL), GONE, slow=False),
     SessionCase(
-        "SIGTERM, control", 10, "SIGTERM to the control process", ENDS, _control(signal.SIGTERM), ("SIGTERM", "stop")
+        "policy hangs",
+        10,
+        "a decision that never comes",
+        EXPECT_SESSION_ENDS,
+        _nothing,
+        STOP_REASONS,
+        settings=(("hangs_after", 40),),
+    ),
+    SessionCase(
+        "SIGINT", 10, "SIGINT to the session process", EXPECT_SESSION_ENDS, _signal(signal.SIGINT), STOP_REASONS
+    ),
+    SessionCase(
+        "SIGTERM", 10, "SIGTERM to the session process", EXPECT_SESSION_ENDS, _signal(signal.SIGTERM), STOP_REASONS
+    ),
+    SessionCase(
+        "kill -9",
+        10,
+        "SIGKILL to the session process",
+        EXPECT_SESSION_ENDS,
+        _signal(signal.SIGKILL),
+        STOP_REASONS,
+        slow=False,
+    ),
+    SessionCase(
+        "SIGTERM, control",
+        10,
+        "SIGTERM to the control process",
+        EXPECT_SESSION_ENDS,
+        _control(signal.SIGTERM),
+        ("SIGTERM", "stop"),
     ),
     SessionCase(
         "kill -9, control",
@@ -174,14 +214,28 @@ SESSION_CASES = (
         "port gone",
         7,
         "the serial port vanishes",
-        ENDS,
+        EXPECT_SESSION_ENDS,
         lambda world, *_: world.fault(Fault("port")),
         ("bus",),
         wait=4.0,
     ),
-    SessionCase("server killed", 5, "SIGKILL to the policy server", ENDS, _server(signal.SIGKILL), GONE, server=True),
     SessionCase(
-        "server half open", 5, "SIGSTOP to the policy server", ENDS, _server(signal.SIGSTOP), GONE, server=True
+        "server killed",
+        5,
+        "SIGKILL to the policy server",
+        EXPECT_SESSION_ENDS,
+        _server(signal.SIGKILL),
+        STOP_REASONS,
+        server=True,
+    ),
+    SessionCase(
+        "server half open",
+        5,
+        "SIGSTOP to the policy server",
+        EXPECT_SESSION_ENDS,
+        _server(signal.SIGSTOP),
+        STOP_REASONS,
+        server=True,
     ),
     SessionCase(
         "late answer",
@@ -189,20 +243,20 @@ SESSION_CASES = (
         "an answer that comes after its timeout",
         "never used, session over, held",
         _nothing,
-        GONE,
+        STOP_REASONS,
         server=True,
         slow_after=40,
     ),
 )
 
 
-def serve_wanderer(connection: Connection, contract: Contract, slow_after: int | None) -> None:
+def serve_swing_policy(connection: Connection, contract: Contract, slow_after: int | None) -> None:
     """Be a policy server; after so many decisions each comes too late."""
     from ....robot.remote.protocol import new_token
     from ....robot.remote.server_settings import ServerSettings
     from ....robot.remote.serving import serving
 
-    class Slow(Wanderer):
+    class Slow(SwingPolicy):
         count = 0
 
         def decide(self, observation: object) -> np.ndarray:
@@ -224,7 +278,7 @@ def policy_server(slow_after: int | None = None) -> Iterator[Server]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     arguments = (theirs, small_contract(), slow_after)
-    process = context.Process(target=serve_wanderer, args=arguments, name="policy server", daemon=True)
+    process = context.Process(target=serve_swing_policy, args=arguments, name="policy server", daemon=True)
     process.start()
     theirs.close()
     try:
@@ -240,13 +294,13 @@ def run_session_cases(
     world: VirtualArm,
     folder: Path,
     cases: tuple[SessionCase, ...] = SESSION_CASES,
-    told: Callable[[Outcome], object] = lambda outcome: None,
-) -> list[Outcome]:
+    told: Callable[[FaultOutcome], object] = lambda outcome: None,
+) -> list[FaultOutcome]:
     """Run cases; those that a session survives share one, whose episodes end by stops, each other one has its own."""
     outcomes = []
     shared = [case for case in cases if not case.ends]
     if shared:
-        settings = WandererSettings(_record(folder), episodes=1000, seconds=600.0, stopped_seconds=0.3)
+        settings = SwingSessionSettings(_record(folder), episodes=1000, seconds=600.0, rearm_wait_seconds=0.3)
         with _session(world, folder, settings) as (session, tail):
             for case in shared:
                 outcomes.append(run_session_case(world, session, tail, case, None))
@@ -256,7 +310,7 @@ def run_session_cases(
             continue
         with contextlib.ExitStack() as stack:
             server = stack.enter_context(policy_server(case.slow_after)) if case.server else None
-            settings = replace(WandererSettings(_record(folder)), **dict(case.settings))
+            settings = replace(SwingSessionSettings(_record(folder)), **dict(case.settings))
             if server is not None:
                 settings = replace(settings, server=(server.url, server.token, TIMEOUT))
             session, tail = stack.enter_context(_session(world, folder, settings))
@@ -266,8 +320,8 @@ def run_session_cases(
 
 
 def run_session_case(
-    world: VirtualArm, session: WanderingSession, tail: RecordTail, case: SessionCase, server: Server | None
-) -> Outcome:
+    world: VirtualArm, session: SwingSession, tail: RecordTail, case: SessionCase, server: Server | None
+) -> FaultOutcome:
     """Wait until the arm moves, bring a fault about, see what comes of it, and judge that."""
     problems: list[str] = []
     lines = _until_moving(session, tail)
@@ -276,56 +330,58 @@ def run_session_case(
         return _outcome(case, "", (None, None, None), [f"the arm did not begin to move: {told}"])
     started = lines[-1]["now"]
     injected = time.monotonic()
-    case.act(world, session, server)
+    case.inject(world, session, server)
     waits = time.monotonic() + case.wait
-    if case.act is _nothing:
+    if case.inject is _nothing:
         # It comes by itself, some decisions later.
         waits += MOVING_SECONDS
-        while time.monotonic() < waits and not any(each.reason in case.reasons for each in holds(lines, started)):
+        while time.monotonic() < waits and not any(each.reason in case.reasons for each in find_holds(lines, started)):
             session.listen(0.05)
             lines += tail.read()
-            if not session.runs:
+            if not session.is_running:
                 break
         waits = time.monotonic() + case.wait
     while (left := waits - time.monotonic()) > 0:
         session.listen(min(left, 0.1))
         time.sleep(min(max(waits - time.monotonic(), 0.0), 0.05))
     lines += tail.read()
-    motion = world.motion(started - 0.5)
-    found = holds(lines, started)
+    joint_trajectory = world.joint_trajectory(started - 0.5)
+    found = find_holds(lines, started)
     wanted = [each for each in found if each.reason in case.reasons]
     # A bus that lost an answer on a busy machine may have led to a hold just before; the session's end latches that.
     wanted += [each for each in found if case.ends and each.state == "stopped"]
     hold = wanted[0] if wanted else None
     if case.reasons and hold is None:
         problems.append(f"no hold for {' or '.join(case.reasons)}, but {[each.reason for each in found]}")
-    if hold is not None and case.act is _nothing:
+    if hold is not None and case.inject is _nothing:
         injected = hold.cause
     problems += unsafe_targets(lines, session.limits, TICK)
-    problems += unsafe_goals(motion, session.limits, TICK) + unsafe_motion(motion, session.limits)
+    problems += unsafe_goals(joint_trajectory, session.limits, TICK) + unsafe_motion(joint_trajectory, session.limits)
     if not case.reasons:
-        hold = Hold(injected, injected, 0, "stopped", "no control process", float(motion.times[-1]))
+        hold = Hold(injected, injected, 0, "stopped", "no control process", float(joint_trajectory.times[-1]))
     if hold is not None and case.ends:
-        hold = replace(hold, until=float(motion.times[-1]))
-    times, judged = judge_hold(hold, motion, injected)
+        hold = replace(hold, until=float(joint_trajectory.times[-1]))
+    times, judged = judge_hold(hold, joint_trajectory, injected)
     problems += judged
-    observed = describe(hold, lines)
+    observed = describe_hold(hold, lines)
     if case.ends:
         session.process.join(timeout=15.0)
         session.listen()
-        problems += _after_the_end(session, motion, found, hold)
+        problems += _after_the_end(session, joint_trajectory, found, hold)
         failed = [str(each[1]) for each in session.told if each[0] == "failed"]
         observed += f"; {failed[0][:90]}" if failed else ""
-    return _outcome(case, observed, times, problems, worst_lateness(motion))
+    return _outcome(case, observed, times, problems, max_lateness_ms(joint_trajectory))
 
 
-def _after_the_end(session: WanderingSession, motion: Motion, found: list[Hold], hold: Hold | None) -> list[str]:
+def _after_the_end(
+    session: SwingSession, joint_trajectory: JointTrajectory, found: list[Hold], hold: Hold | None
+) -> list[str]:
     problems = []
-    if session.runs:
+    if session.is_running:
         problems.append("the session process did not end")
     if hold is not None and any(each.held > hold.held + SETTLE_SECONDS for each in found):
         problems.append("it moved again by itself")
-    if not np.isfinite(motion.goals[-1]).all():
+    if not np.isfinite(joint_trajectory.goals[-1]).all():
         problems.append("the servos lost their torque")
     return problems
 
@@ -336,30 +392,32 @@ def _outcome(
     times: tuple[float | None, float | None, float | None],
     problems: list[str],
     late_ms: float = 0.0,
-) -> Outcome:
-    return Outcome(case.name, ROWS[case.row], case.injected, case.required, observed, *times, tuple(problems), late_ms)
+) -> FaultOutcome:
+    return FaultOutcome(
+        case.name, CATALOGUE_ROWS[case.row], case.injected, case.required, observed, *times, tuple(problems), late_ms
+    )
 
 
-def _until_moving(session: WanderingSession, tail: RecordTail) -> list[dict]:
+def _until_moving(session: SwingSession, tail: RecordTail) -> list[dict]:
     """Return the lines of the flight record up to where the arm has moved for half a second; none where it does not."""
     lines: list[dict] = []
     ends = time.monotonic() + MOVING_SECONDS
-    while time.monotonic() < ends and session.runs:
+    while time.monotonic() < ends and session.is_running:
         session.listen(0.05)
         lines += tail.read()
         ticks = [line for line in lines[-60:] if line["call"] == "tick"][-25:]
-        if len(ticks) == 25 and all(line["state"] in MOVING for line in ticks):
+        if len(ticks) == 25 and all(line["state"] in MOVING_STATES for line in ticks):
             return lines
     return []
 
 
 @contextlib.contextmanager
 def _session(
-    world: VirtualArm, folder: Path, settings: WandererSettings
-) -> Iterator[tuple[WanderingSession, RecordTail]]:
+    world: VirtualArm, folder: Path, settings: SwingSessionSettings
+) -> Iterator[tuple[SwingSession, RecordTail]]:
     world.clear_faults()
     world.reset()
-    session = WanderingSession.start(world, folder, settings)
+    session = SwingSession.start(world, folder, settings)
     try:
         yield session, RecordTail(settings.record)
     finally:
@@ -371,7 +429,7 @@ def _record(folder: Path) -> Path:
     return Path(tempfile.mkdtemp(dir=folder)) / "flight.jsonl"
 
 
-def foreign_statistics(folder: Path) -> Outcome:
+def foreign_statistics(folder: Path) -> FaultOutcome:
     """Try to load a checkpoint whose statistics are missing, and one with those of another contract."""
     import json
     import shutil
@@ -395,9 +453,9 @@ def foreign_statistics(folder: Path) -> Outcome:
             problems.append(f"statistics {name}: loaded")
         except InputError as error:
             said.append(str(error.what))
-    return Outcome(
+    return FaultOutcome(
         STATISTICS,
-        ROWS[12],
+        CATALOGUE_ROWS[12],
         "a checkpoint without them, and one with a number too few",
         "refused before anything is connected",
         f"refused: {', '.join(said)}",

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from ....errors import InputError
-from ....robot.decider import Decider
+from ....robot.chunk_policy import ChunkPolicy
 from ....robot.remote.client import RemotePolicy
 from ....robot.remote.protocol import new_token
 from ....robot.remote.server_settings import ServerSettings
 from ....robot.remote.serving import serving
-from ...checkpoints.decider import blank_observation
+from ...checkpoints.checkpoint_policy import blank_observation
 
 TIMEOUT = 30.0
 WARM_UP = 10
@@ -33,16 +33,18 @@ class RoundTrip:
     wire_p99_ms: float
 
 
-def measure_round_trip(decider: Decider, decisions: int = 1000, observation: dict[str, Any] | None = None) -> RoundTrip:
+def measure_round_trip(
+    chunk_policy: ChunkPolicy, decisions: int = 1000, observation: dict[str, Any] | None = None
+) -> RoundTrip:
     """Serve a decider in a thread of this process, decide through a client, and return how long that took.
 
     `observation` stands in for pictures of noise. Raises InputError for less than one decision.
     """
     if decisions < 1:
         raise InputError("decisions", got=decisions, expected="1 or more", fix="Raise it; 1000 give a p99.")
-    observation = observation or noise_observation(decider)
+    observation = observation or noise_observation(chunk_policy)
     token, times = new_token(), []
-    with serving(decider, ServerSettings(token=token)) as url, RemotePolicy(url, token, TIMEOUT) as policy:
+    with serving(chunk_policy, ServerSettings(token=token)) as url, RemotePolicy(url, token, TIMEOUT) as policy:
         policy.reset("measure")
         for number in range(WARM_UP + decisions):
             started = time.perf_counter()
@@ -54,8 +56,8 @@ def measure_round_trip(decider: Decider, decisions: int = 1000, observation: dic
     return RoundTrip(decisions, *figures)
 
 
-def noise_observation(decider: Decider) -> dict[str, Any]:
+def noise_observation(chunk_policy: ChunkPolicy) -> dict[str, Any]:
     """Return an observation that fits the decider's contract: pictures of noise, which nothing shrinks."""
-    blank, numbers = blank_observation(decider.contract), np.random.default_rng(0)
+    blank, numbers = blank_observation(chunk_policy.contract), np.random.default_rng(0)
     pixels = {name: numbers.integers(0, 256, each.shape, dtype=np.uint8) for name, each in blank["pixels"].items()}
     return {**blank, "pixels": pixels}

@@ -25,22 +25,22 @@ from ....errors import InputError, WorldError
 from ....sim.evaluation.run_folder import write_json
 from ....sim.virtual_arm.faults import Fault
 from ....sim.virtual_arm.world import VirtualArm
-from .judge import HELD, RecordTail, unsafe_goals, unsafe_motion, unsafe_targets, unsafe_while_held
+from .judge import HELD_STATES, RecordTail, unsafe_goals, unsafe_motion, unsafe_targets, unsafe_while_held
 from .rig import IMAGE_SIZE
-from .wanderer import WandererSettings, WanderingSession
+from .swing_policy import SwingSession, SwingSessionSettings
 
 JUDGE_SECONDS = 10.0
-LAST_SHARE = 0.12
+KILL_PHASE_FRACTION = 0.12
 """Part of the soak, at its end, in which processes die too; memory is watched before."""
 
-WARM_UP_SHARE = 0.1
+WARM_UP_FRACTION = 0.1
 SETTLE = 0.3
-LIFE_SECONDS = 25.0
+MAX_SESSION_SECONDS = 25.0
 """After so long at most, in the last part, a session is killed."""
 
 
 @dataclass
-class SoakFigures:
+class SoakMetrics:
     """What came of a soak; growth as a fraction of the memory after warm-up, None where a process lived too briefly."""
 
     minutes: float = 0.0
@@ -69,23 +69,28 @@ class SoakFigures:
 class Soak:
     """One soak; `run` returns its figures and writes them to `folder` as they come."""
 
-    def __init__(self, folder: Path, minutes: float, seed: int = 0, mischief: float = 0.015) -> None:
+    def __init__(self, folder: Path, minutes: float, seed: int = 0, fault_probability: float = 0.015) -> None:
         if not minutes > 0:
             raise InputError("soak minutes", got=minutes, expected="above 0", fix="60 are an hour of faults.")
-        self._folder, self._seconds, self._seed, self._mischief = folder, 60.0 * minutes, seed, mischief
-        self._draw = random.Random(seed)
+        self._folder, self._seconds, self._seed, self._fault_probability = (
+            folder,
+            60.0 * minutes,
+            seed,
+            fault_probability,
+        )
+        self._rng = random.Random(seed)
         self._counts: Counter[str] = Counter()
-        self.figures = SoakFigures()
-        self._lives = 0
+        self.figures = SoakMetrics()
+        self._session_count = 0
         self._memory: dict[str, list[tuple[float, float]]] = {"session": [], "control": []}
 
-    def run(self) -> SoakFigures:
+    def run(self) -> SoakMetrics:
         """Break things until the time is over."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with VirtualArm.start(image_size=IMAGE_SIZE, seed=self._seed) as world:
             self._started = time.monotonic()
             while self._elapsed() < self._seconds:
-                self._live(world)
+                self._run_session(world)
                 # Whatever it left behind, such as a limp arm, the next one begins at the start.
                 world.clear_faults()
                 world.reset()
@@ -95,48 +100,48 @@ class Soak:
     def _elapsed(self) -> float:
         return time.monotonic() - self._started
 
-    def _is_last_part(self) -> bool:
-        return self._elapsed() > (1.0 - LAST_SHARE) * self._seconds
+    def _in_kill_phase(self) -> bool:
+        return self._elapsed() > (1.0 - KILL_PHASE_FRACTION) * self._seconds
 
     # One life of a session.
 
-    def _live(self, world: VirtualArm) -> None:
-        self._lives += 1
-        record = self._folder / f"flight_{os.getpid()}_{self._lives}.jsonl"
-        settings = WandererSettings(
+    def _run_session(self, world: VirtualArm) -> None:
+        self._session_count += 1
+        record = self._folder / f"flight_{os.getpid()}_{self._session_count}.jsonl"
+        settings = SwingSessionSettings(
             record=record,
-            seed=self._seed + self._lives,
-            mischief=self._mischief,
+            seed=self._seed + self._session_count,
+            fault_probability=self._fault_probability,
             episodes=100_000,
             # Only stops end an episode: the bus must answer when the next one begins.
             seconds=3600.0,
-            stopped_seconds=2.5,
+            rearm_wait_seconds=2.5,
             overrun_share=0.2,
             decision_seconds=5.0,
         )
-        session = WanderingSession.start(world, self._folder, settings)
+        session = SwingSession.start(world, self._folder, settings)
         control = session.control_process()
         self._tail, self._judged_until = RecordTail(record), time.monotonic()
         self._held_since, self._last_state = None, ""
         self._lines: list[dict[str, Any]] = []
         self._memory = {"session": [], "control": []}
-        born, deadly = time.monotonic(), self._is_last_part()
-        next_judgement = born + JUDGE_SECONDS
+        session_started, kill_phase = time.monotonic(), self._in_kill_phase()
+        next_judgement = session_started + JUDGE_SECONDS
         try:
-            while session.runs and session.limits is not None and self._elapsed() < self._seconds:
-                if deadly != self._is_last_part():
+            while session.is_running and session.limits is not None and self._elapsed() < self._seconds:
+                if kill_phase != self._in_kill_phase():
                     break
                 self._lines += self._tail.read()
-                if self._moves():
-                    self._break_something(world, session, control)
-                self._wait(session, self._draw.uniform(0.5, 3.0))
+                if self._is_moving():
+                    self._inject_random_fault(world, session, control)
+                self._wait(session, self._rng.uniform(0.5, 3.0))
                 if time.monotonic() >= next_judgement:
                     next_judgement = time.monotonic() + JUDGE_SECONDS
                     self._judge(world, session)
-                    self._weigh(session, control)
+                    self._sample_memory(session, control)
                     self._note()
-                if deadly and time.monotonic() - born > self._draw.uniform(5.0, LIFE_SECONDS):
-                    self._kill(world, session, control)
+                if kill_phase and time.monotonic() - session_started > self._rng.uniform(5.0, MAX_SESSION_SECONDS):
+                    self._inject_fatal_fault(world, session, control)
                     break
             time.sleep(1.0)
             if session.limits is not None:
@@ -145,52 +150,52 @@ class Soak:
             session.close()
             ended = [told for kind, *told in session.told if kind in ("failed", "over")]
             self.figures.ended.append(str(ended[-1][0])[:200] if ended else f"exit code {session.process.exitcode}")
-            if not deadly:
+            if not kill_phase:
                 self._measure_growth()
             with contextlib.suppress(OSError):
                 record.unlink()
             self._note()
 
-    def _moves(self) -> bool:
+    def _is_moving(self) -> bool:
         """Return whether the arm is not stopped: a stopped one has nothing to be kept from."""
         last = next((line for line in reversed(self._lines) if line["call"] == "tick"), None)
         return last is not None and last["state"] not in ("stopped", "idle")
 
-    def _wait(self, session: WanderingSession, seconds: float) -> None:
+    def _wait(self, session: SwingSession, seconds: float) -> None:
         ends = time.monotonic() + seconds
-        while session.runs and (left := ends - time.monotonic()) > 0:
+        while session.is_running and (left := ends - time.monotonic()) > 0:
             session.listen(min(left, 0.2))
             time.sleep(min(max(ends - time.monotonic(), 0.0), 0.1))
 
     # What is broken.
 
-    def _break_something(self, world: VirtualArm, session: WanderingSession, control: int | None) -> None:
-        draw = self._draw
-        joint = draw.choice(("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"))
-        camera = draw.choice(("front", "wrist"))
-        short, long = draw.uniform(0.05, 0.5), draw.uniform(0.3, 1.5)
+    def _inject_random_fault(self, world: VirtualArm, session: SwingSession, control: int | None) -> None:
+        rng = self._rng
+        joint = rng.choice(("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"))
+        camera = rng.choice(("front", "wrist"))
+        short, long = rng.uniform(0.05, 0.5), rng.uniform(0.3, 1.5)
         faults: list[Fault | tuple[str, Callable[[], object]]] = [
-            Fault("drop", seconds=long, probability=draw.choice((0.02, 0.2, 1.0))),
-            Fault("drop", joint=joint, count=draw.randint(1, 5)),
-            Fault("corrupt", seconds=long, probability=draw.choice((0.02, 0.2, 1.0))),
-            Fault("truncate", seconds=long, probability=draw.choice((0.02, 0.2, 1.0))),
-            Fault("delay", value=draw.choice((0.002, 0.01, 0.03, 0.1)), seconds=long),
+            Fault("drop", seconds=long, probability=rng.choice((0.02, 0.2, 1.0))),
+            Fault("drop", joint=joint, count=rng.randint(1, 5)),
+            Fault("corrupt", seconds=long, probability=rng.choice((0.02, 0.2, 1.0))),
+            Fault("truncate", seconds=long, probability=rng.choice((0.02, 0.2, 1.0))),
+            Fault("delay", value=rng.choice((0.002, 0.01, 0.03, 0.1)), seconds=long),
             Fault("delay", joint=joint, value=0.2, count=1),
             Fault("silent", joint=joint, seconds=long),
             Fault("silent", seconds=short),
             Fault("stuck", joint=joint, seconds=long),
-            Fault("status", joint=joint, value=draw.choice((1, 8)), seconds=short),
+            Fault("status", joint=joint, value=rng.choice((1, 8)), seconds=short),
             Fault("camera_frozen", camera=camera, seconds=long),
             Fault("camera_dropped", camera=camera, seconds=long),
             Fault("camera_black", camera=camera, seconds=long),
-            Fault("camera_delayed", camera=camera, value=draw.uniform(0.05, 0.6), seconds=long),
+            Fault("camera_delayed", camera=camera, value=rng.uniform(0.05, 0.6), seconds=long),
             ("control process stands still", lambda: self._freeze(control, short)),
             ("session process stands still", lambda: self._freeze(session.process.pid, 2 * short)),
             ("stop", lambda: session.order("stop", "soak")),
             ("stop and re-arm", lambda: (session.order("stop", "soak"), time.sleep(short), session.order("rearm"))),
             ("instruction", lambda: session.order("change_instruction", "wander on")),
         ]
-        chosen = draw.choice(faults)
+        chosen = rng.choice(faults)
         if isinstance(chosen, Fault):
             self._counts[chosen.kind] += 1
             world.fault(chosen)
@@ -209,7 +214,7 @@ class Soak:
         finally:
             os.kill(process, signal.SIGCONT)
 
-    def _kill(self, world: VirtualArm, session: WanderingSession, control: int | None) -> None:
+    def _inject_fatal_fault(self, world: VirtualArm, session: SwingSession, control: int | None) -> None:
         ways: dict[str, Callable[[], object]] = {
             "session killed": lambda: session.process.kill(),
             "session terminated": lambda: session.process.terminate(),
@@ -219,33 +224,33 @@ class Soak:
             "port gone": lambda: world.fault(Fault("port", seconds=3.0)),
             "no power": lambda: world.fault(Fault("power", seconds=2.0)),
         }
-        name = self._draw.choice(sorted(ways))
+        name = self._rng.choice(sorted(ways))
         self._counts[name] += 1
         ways[name]()
         self._wait(session, 3.0)
 
     # What is judged.
 
-    def _judge(self, world: VirtualArm, session: WanderingSession) -> None:
+    def _judge(self, world: VirtualArm, session: SwingSession) -> None:
         """Judge what the twin did since the last time, but for the last moments, which are judged with the next."""
         until = time.monotonic() - SETTLE
-        motion = world.motion(self._judged_until - 2 * SETTLE)
+        joint_trajectory = world.joint_trajectory(self._judged_until - 2 * SETTLE)
         self._lines += self._tail.read()
-        if session.limits is None or len(motion.times) == 0:
+        if session.limits is None or len(joint_trajectory.times) == 0:
             return
         tick = 0.02
-        found = unsafe_goals(motion, session.limits, tick) + unsafe_motion(motion, session.limits)
+        found = unsafe_goals(joint_trajectory, session.limits, tick) + unsafe_motion(joint_trajectory, session.limits)
         # The last lines of what was judged before tell where this begins.
         new = [line for line in self._lines if line.get("now", 0.0) > self._judged_until - 2 * SETTLE]
         found += unsafe_targets(new, session.limits, tick)
         for held, ends, target in self._held_spans(until):
-            found += unsafe_while_held(motion, held, ends, target)
+            found += unsafe_while_held(joint_trajectory, held, ends, target)
         self.figures.judged_seconds += max(until - self._judged_until, 0.0)
         self._judged_until = until
         if found:
             self.figures.unsafe += [f"{self._elapsed():.0f} s: {each}" for each in found]
             path = self._folder / f"unsafe_{len(self.figures.unsafe)}.npz"
-            np.savez_compressed(path, **motion._asdict())
+            np.savez_compressed(path, **joint_trajectory._asdict())
             kept = self._lines[-1500:]
             write_json(path.with_suffix(".json"), {"found": found, "lines": kept})
         self._lines = self._lines[-1500:]
@@ -256,13 +261,13 @@ class Soak:
         for line in self._lines:
             if line["call"] != "tick" or line["now"] > until:
                 continue
-            held = line["state"] in HELD
+            held = line["state"] in HELD_STATES
             new = line["now"] > self._judged_until
             if new and last is not None:
                 seconds = min(line["now"] - last["now"], 1.0)
                 self.figures.held_seconds += seconds * held
                 self.figures.moving_seconds += seconds * (not held)
-                self.figures.holds += held and last["state"] not in HELD
+                self.figures.holds += held and last["state"] not in HELD_STATES
                 self.figures.stops += line["state"] == "stopped" and last["state"] != "stopped"
             if held and since is None:
                 since = line["now"]
@@ -275,7 +280,7 @@ class Soak:
             spans.append((since, last["now"], target))
         return [span for span in spans if span[1] > self._judged_until]
 
-    def _weigh(self, session: WanderingSession, control: int | None) -> None:
+    def _sample_memory(self, session: SwingSession, control: int | None) -> None:
         for name, process in (("session", session.process.pid), ("control", control)):
             mib = resident_mib(process)
             if mib is not None:
@@ -287,7 +292,7 @@ class Soak:
             if not rows or rows[-1][0] - rows[0][0] < 0.5 * self._seconds:
                 continue
             values = [mib for _, mib in rows]
-            warm, tenth = int(WARM_UP_SHARE * len(values)), max(len(values) // 10, 3)
+            warm, tenth = int(WARM_UP_FRACTION * len(values)), max(len(values) // 10, 3)
             before, after = statistics.median(values[warm : warm + tenth]), statistics.median(values[-tenth:])
             setattr(self.figures, f"{name}_growth", after / before - 1.0)
             setattr(self.figures, f"{name}_mib", (round(before, 2), round(after, 2)))
@@ -295,7 +300,7 @@ class Soak:
     def _note(self) -> None:
         self.figures.minutes = self._elapsed() / 60.0
         self.figures.faults = dict(self._counts)
-        self.figures.lives = self._lives
+        self.figures.lives = self._session_count
         self.figures.load = os.getloadavg()[2]
         write_json(self._folder / "soak.json", {**asdict(self.figures), "memory": self._memory})
 
@@ -311,7 +316,7 @@ def resident_mib(process: int | None) -> float | None:
     return None
 
 
-def soak(folder: Path, minutes: float, seed: int = 0) -> SoakFigures:
+def soak(folder: Path, minutes: float, seed: int = 0) -> SoakMetrics:
     """Run a soak and return its figures. Raises WorldError where nothing moved, and so nothing was shown."""
     figures = Soak(folder, minutes, seed).run()
     if figures.moving_seconds < 0.05 * figures.judged_seconds:

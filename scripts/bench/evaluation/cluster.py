@@ -14,7 +14,7 @@ from ....errors import InputError, WorldError
 
 if TYPE_CHECKING:
     from ....sim.evaluation.cluster import ClusterPool
-    from ....sim.evaluation.worker import Finished
+    from ....sim.evaluation.worker import EpisodeResult
 
 STORE_BYTES = 80 * 2**20
 """Memory of a test node's object store, the least that Ray takes."""
@@ -30,7 +30,7 @@ class ClusterRun:
     out: Path
 
 
-def lose_a_node(run: ClusterRun) -> dict[str, int]:
+def measure_node_loss(run: ClusterRun) -> dict[str, int]:
     """Kill one of two nodes of a Ray cluster on this machine in the middle of an evaluation, and count its episodes.
 
     Lost is an episode without a record that ran to its end, double a record too many, redone one that was on the node.
@@ -39,68 +39,75 @@ def lose_a_node(run: ClusterRun) -> dict[str, int]:
     from ....policy.checkpoint.folder import find_checkpoint, read_contract
     from ....sim.evaluation.cluster import ClusterOptions, ClusterPool
     from ....sim.evaluation.records import episodes_that_differ
-    from ....sim.evaluation.runner import keep_records, run_jobs
+    from ....sim.evaluation.runner import run_and_record, run_jobs
     from ....sim.job import Job, episode_seed
     from ....sim.libero.options import LiberoOptions
     from ....sim.rendering import choose_backend
-    from ....sim.worlds import find_family, world_for
-    from ...checkpoints.worker_policies import Policies
-    from ...evaluate.command import Worlds
+    from ....sim.worlds import find_family, make_evaluation_world
+    from ...checkpoints.worker_policies import PolicyFactory
+    from ...evaluate.command import EnvironmentFactory
 
     choose_backend()
     folder = find_checkpoint("starter")
     contract = read_contract(folder)
-    world = world_for(find_family((run.suite,)), contract, LiberoOptions())
-    make_env, policies = Worlds(contract, world), Policies(folder, "cpu", "fp32")
+    world = make_evaluation_world(find_family((run.suite,)), contract, LiberoOptions())
+    make_env, policies = EnvironmentFactory(contract, world), PolicyFactory(folder, "cpu", "fp32")
     jobs = [
         Job(run.suite, run.task, state, episode_seed(0, run.suite, run.task, state)) for state in range(run.episodes)
     ]
     expected = run_jobs(jobs, make_env, policies, 1, run.out / "here", progress=False)
     pools: list[ClusterPool] = []
-    with TwoNodes() as cluster:
+    with TwoNodeCluster() as cluster:
 
-        def make_pool(*waiting: Any) -> Interrupted:
+        def make_pool(*waiting: Any) -> InterruptedPool:
             options, fingerprint = ClusterOptions(cluster.address, cpus=1), world.fingerprint
             pools.append(
                 ClusterPool(options, make_env, policies, fingerprint, fingerprint(), run.out / "there", *waiting)
             )
-            return Interrupted(pools[0], max(1, len(jobs) // 3), cluster.kill_second)
+            return InterruptedPool(pools[0], max(1, len(jobs) // 3), cluster.kill_worker_node)
 
-        records = keep_records(jobs, make_pool, run.out / "there", progress=False)
+        records = run_and_record(jobs, make_pool, run.out / "there", progress=False)
     differ = episodes_that_differ(expected, records)
     if differ:
         raise WorldError(f"{', '.join(differ)} went another way on the cluster: no figure is given")
-    return {"ray_episodes": len(jobs), **count_records(run.out / "there", len(jobs)), "ray_redone": pools[0].lost}
+    return {
+        "ray_episodes": len(jobs),
+        **count_lost_and_duplicate(run.out / "there", len(jobs)),
+        "ray_redone": pools[0].node_losses,
+    }
 
 
-def count_records(out: Path, asked: int) -> dict[str, int]:
+def count_lost_and_duplicate(out: Path, requested: int) -> dict[str, int]:
     """Return how many of the episodes that were asked for are lost, and how many records are one too many."""
     written = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
-    ran = [
+    finished_keys = [
         (record["suite"], record["task"], record["initial_state"], record["seed"])
         for record in written
         if record["outcome"] != "error"
     ]
-    return {"ray_episodes_lost": asked - len(set(ran)), "ray_episodes_double": len(ran) - len(set(ran))}
+    return {
+        "ray_episodes_lost": requested - len(set(finished_keys)),
+        "ray_episodes_double": len(finished_keys) - len(set(finished_keys)),
+    }
 
 
-class Interrupted:
-    """A pool in whose middle something happens: `event` is called when `after` jobs have finished."""
+class InterruptedPool:
+    """A pool in whose middle something happens: `event` is called when `after_jobs` jobs have finished."""
 
-    def __init__(self, pool: ClusterPool, after: int, event: Callable[[], None]) -> None:
-        self._pool, self._after, self._event = pool, after, event
+    def __init__(self, pool: ClusterPool, after_jobs: int, event: Callable[[], None]) -> None:
+        self._pool, self._after_jobs, self._event = pool, after_jobs, event
 
-    def run(self) -> Iterator[Finished]:
+    def run(self) -> Iterator[EpisodeResult]:
         for number, finished in enumerate(self._pool.run(), start=1):
             yield finished
-            if number == self._after:
+            if number == self._after_jobs:
                 self._event()
 
     def close(self) -> None:
         self._pool.close()
 
 
-class TwoNodes:
+class TwoNodeCluster:
     """A Ray cluster of two nodes of one CPU each on this machine; `address` is its head's.
 
     Nothing is reported to anybody, no page is served, and it listens on the loopback interface alone, unless this
@@ -120,14 +127,14 @@ class TwoNodes:
         self._second = self._cluster.add_node(**node)
         self.address = self._cluster.address
 
-    def __enter__(self) -> TwoNodes:
+    def __enter__(self) -> TwoNodeCluster:
         return self
 
     def __exit__(self, *error: object) -> None:
         with suppress(Exception):  # What was killed is not there to be stopped.
             self._cluster.shutdown()
 
-    def kill_second(self) -> None:
+    def kill_worker_node(self) -> None:
         """Kill the node that is not the head, as a machine that loses its power."""
         self._cluster.remove_node(self._second, allow_graceful=False)
 

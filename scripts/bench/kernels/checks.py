@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..figures import Figures
+from ..metrics import Metrics
 
 CHECKS = {
     "plans": "what plans visit and take at the sizes of policies",
@@ -25,23 +25,23 @@ CHECKS = {
 }
 """What can be checked."""
 
-SUITE = Path(__file__).parents[3] / "tests" / "kernels" / "interpreted"
-MOST_SECONDS = 3600
+INTERPRETED_TESTS = Path(__file__).parents[3] / "tests" / "kernels" / "interpreted"
+TIMEOUT_SECONDS = 3600
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckResult:
     """What a check found: figures, lines for people, everything for the JSON, and in what it failed, if it did."""
 
-    figures: Figures
+    metrics: Metrics
     lines: list[str]
     content: Any
     wrong: str = ""
 
 
-def check(name: str, on_gpu: bool) -> Checked:
+def check(name: str, on_gpu: bool) -> CheckResult:
     """Run one of CHECKS in processes of its own."""
-    steps: dict[str, Callable[[], Checked]] = {
+    steps: dict[str, Callable[[], CheckResult]] = {
         "plans": check_plans,
         "errors": lambda: check_errors(on_gpu),
         "suite": check_suite,
@@ -50,7 +50,7 @@ def check(name: str, on_gpu: bool) -> Checked:
     return steps[name]()
 
 
-def _python(arguments: list[str], interpreted: bool) -> subprocess.CompletedProcess:
+def _run_python(arguments: list[str], interpreted: bool) -> subprocess.CompletedProcess:
     """Run Python where the package is; Triton reads TRITON_INTERPRET once, so it takes a process of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     if interpreted:
@@ -58,18 +58,18 @@ def _python(arguments: list[str], interpreted: bool) -> subprocess.CompletedProc
     command = [sys.executable, *arguments]
     try:
         return subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=MOST_SECONDS, check=False
+            command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 1, "", f"took more than {MOST_SECONDS} s")
+        return subprocess.CompletedProcess(command, 1, "", f"took more than {TIMEOUT_SECONDS} s")
 
 
-def _last_line(done: subprocess.CompletedProcess) -> str:
-    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-    return " ".join(lines[-1].split())[:200] if lines else f"exit code {done.returncode}"
+def _last_line(process: subprocess.CompletedProcess) -> str:
+    lines = (process.stderr.strip() or process.stdout.strip()).splitlines()
+    return " ".join(lines[-1].split())[:200] if lines else f"exit code {process.returncode}"
 
 
-def check_plans() -> Checked:
+def check_plans() -> CheckResult:
     """Find which share of tiles is visited, and the bytes of plans and of written masks, at full size."""
     from .memory import plan_costs
 
@@ -77,69 +77,71 @@ def check_plans() -> Checked:
     most = max(each["plan_bytes"] for each in content)
     masks = max(each["mask_bytes"] for each in content)
     line = f"plans at full size: {most / 2**20:.1f} MiB at most, masks written out {masks / 2**20:.0f} MiB at most"
-    return Checked({}, [line], content)
+    return CheckResult({}, [line], content)
 
 
-def check_errors(on_gpu: bool) -> Checked:
+def check_errors(on_gpu: bool) -> CheckResult:
     """Find the largest errors of our outputs and gradients, over all families and every way to compute."""
-    ways = {"torch": ("cpu", False)} | ({"gpu": ("cuda", False)} if on_gpu else {})
+    modes = {"torch": ("cpu", False)} | ({"gpu": ("cuda", False)} if on_gpu else {})
     if importlib.util.find_spec("triton") is not None:
-        ways["interpreter"] = ("cpu", True)
+        modes["interpreter"] = ("cpu", True)
     content, lines = {}, []
-    for way, (device, interpreted) in ways.items():
-        done = _python(["-m", "saccade.scripts.bench.kernels.errors", device], interpreted)
-        if done.returncode:
-            return Checked({}, lines, content, f"errors could not be measured ({way}): {_last_line(done)}")
-        content[way] = json.loads(done.stdout.strip().splitlines()[-1])
-        worst = [_worst(content[way], part) for part in ("forward", "backward")]
+    for mode, (device, interpreted) in modes.items():
+        process = _run_python(["-m", "saccade.scripts.bench.kernels.errors", device], interpreted)
+        if process.returncode:
+            return CheckResult({}, lines, content, f"errors could not be measured ({mode}): {_last_line(process)}")
+        content[mode] = json.loads(process.stdout.strip().splitlines()[-1])
+        worst = [_largest_error(content[mode], part) for part in ("forward", "backward")]
         lines.append(
-            f"float32 against float64, {way}: outputs off by {worst[0]:.1e} of the largest number at most, gradients "
+            f"float32 against float64, {mode}: outputs off by {worst[0]:.1e} of the largest number at most, gradients "
             f"by {worst[1]:.1e}"
         )
     wrong = [
-        f"{way}, {each['case']}: {each['wrong']}" for way, found in content.items() for each in found if each["wrong"]
+        f"{mode}, {each['case']}: {each['wrong']}" for mode, found in content.items() for each in found if each["wrong"]
     ]
     every = [each for found in content.values() for each in found]
-    figures = {
-        "worst_forward_error_fp32": _worst(every, "forward"),
-        "worst_gradient_error_fp32": _worst(every, "backward"),
+    metrics = {
+        "worst_forward_error_fp32": _largest_error(every, "forward"),
+        "worst_gradient_error_fp32": _largest_error(every, "backward"),
     }
-    return Checked(figures, lines, content, wrong[0] if wrong else "")
+    return CheckResult(metrics, lines, content, wrong[0] if wrong else "")
 
 
-def _worst(found: list[dict[str, Any]], part: str) -> float:
+def _largest_error(found: list[dict[str, Any]], part: str) -> float:
     return max(each[part] for each in found if each[part] is not None)
 
 
-def check_suite() -> Checked:
+def check_suite() -> CheckResult:
     """Run the interpreted tests and measure what a core spends on them; they are there in a checkout alone.
 
     Those seconds do not depend on what else the machine does, as the time until they are done would.
     """
-    if not SUITE.is_dir():
-        return Checked({}, ["interpreted tests: not available, they come with the repository alone"], None)
-    began, before = time.perf_counter(), _spent()
-    done = _python(["-m", "pytest", str(SUITE), "-q", "-x", "--tb=short", "-p", "no:cacheprovider"], True)
-    seconds, wall = _spent() - before, time.perf_counter() - began
-    said = done.stdout.strip().splitlines()[-1:] or [_last_line(done)]
-    content = {"seconds": seconds, "wall_seconds": wall, "said": said[0]}
-    if done.returncode:
-        return Checked({}, [], content, f"the interpreted tests fail: {said[0]}")
-    passed = said[0].strip("= ").split(" in ")[0]
+    if not INTERPRETED_TESTS.is_dir():
+        return CheckResult({}, ["interpreted tests: not available, they come with the repository alone"], None)
+    began, before = time.perf_counter(), _children_cpu_seconds()
+    process = _run_python(
+        ["-m", "pytest", str(INTERPRETED_TESTS), "-q", "-x", "--tb=short", "-p", "no:cacheprovider"], True
+    )
+    seconds, wall = _children_cpu_seconds() - before, time.perf_counter() - began
+    summary_lines = process.stdout.strip().splitlines()[-1:] or [_last_line(process)]
+    content = {"seconds": seconds, "wall_seconds": wall, "said": summary_lines[0]}
+    if process.returncode:
+        return CheckResult({}, [], content, f"the interpreted tests fail: {summary_lines[0]}")
+    passed = summary_lines[0].strip("= ").split(" in ")[0]
     line = f"interpreted tests: {passed}; {seconds:.0f} s of a core, done after {wall:.0f} s"
-    return Checked({"interpreter_suite_seconds": seconds}, [line], content)
+    return CheckResult({"interpreter_suite_seconds": seconds}, [line], content)
 
 
-def _spent() -> float:
+def _children_cpu_seconds() -> float:
     """Return the seconds that processes which have ended spent on cores."""
     used = os.times()
     return used.children_user + used.children_system
 
 
-def gate_table(built: list[dict[str, Any]]) -> list[str]:
+def gate_table(builds: list[dict[str, Any]]) -> list[str]:
     """Return what the compiled kernels need, as a table in Markdown: a line for each kernel, over all its builds."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for each in built:
+    for each in builds:
         words = itertools.takewhile(lambda word: not any(letter.isdigit() for letter in word), each["name"].split())
         exact = ", float32" if "fp32" in each["name"] or "float32" in each["name"] else ""
         groups.setdefault(" ".join(words) + exact, []).append(each)
@@ -149,33 +151,33 @@ def gate_table(built: list[dict[str, Any]]) -> list[str]:
         cells = [
             name,
             str(len(group)),
-            _span([each["registers"] for each in group]),
+            _format_range([each["registers"] for each in group]),
             f"{len(spilled)}, {max(spilled)}" if spilled else "none",
             f"{max(each['shared'] for each in group) / 1024:.0f}",
-            _span([each["warpgroup_products"] for each in group]),
-            _span([each["warp_products"] for each in group]),
+            _format_range([each["warpgroup_products"] for each in group]),
+            _format_range([each["warp_products"] for each in group]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def _span(values: list[int]) -> str:
+def _format_range(values: list[int]) -> str:
     return f"{min(values)}-{max(values)}" if min(values) < max(values) else str(values[0])
 
 
-def check_gate() -> Checked:
+def check_gate() -> CheckResult:
     """Compile every shipped kernel and count those that keep registers in memory."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gate.json"
-        done = _python(["-m", "saccade.kernels.gate.compile", "--json", str(path)], False)
+        process = _run_python(["-m", "saccade.kernels.gate.compile", "--json", str(path)], False)
         if not path.is_file():
-            return Checked({}, [f"compile gate: not available, {_last_line(done)}"], None)
+            return CheckResult({}, [f"compile gate: not available, {_last_line(process)}"], None)
         content = json.loads(path.read_text(encoding="utf-8"))
-    spilled = [built for built in content if built["spilled"]]
-    most = max((built["spilled"] for built in content), default=0)
-    refused = [f"{built['name']} {built['complaints'][0]}" for built in content if built["complaints"]]
+    spilled = [builds for builds in content if builds["spilled"]]
+    most = max((builds["spilled"] for builds in content), default=0)
+    refused = [f"{builds['name']} {builds['complaints'][0]}" for builds in content if builds["complaints"]]
     line = (
         f"compile gate: {len(content)} kernels for sm_90, {len(spilled)} keep registers in memory, {most} bytes at most"
     )
     wrong = f"the compile gate refuses {len(refused)} kernels: {refused[0]}" if refused else ""
-    return Checked({"spilled_configurations": len(spilled)}, [line], content, wrong)
+    return CheckResult({"spilled_configurations": len(spilled)}, [line], content, wrong)

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from ....errors import InputError, WorldError, unknown_name
 from ..device import find_device
-from ..figures import Figures, command_line, describe_origin, write_figures
+from ..metrics import Metrics, collect_run_metadata, command_line, write_metrics
 from .checks import CHECKS, check
-from .rows import Roof, Row, collect_figures, table
+from .rows import KernelRow, Roofline, collect_metrics, table
 from .shapes import FAMILIES, Shape, shapes
 
 if TYPE_CHECKING:
     import torch
 
-    from .problem import Entry, Problem
-    from .timing import Stopwatch
+    from .problem import PreparedContestant, Problem
+    from .timing import KernelTimer
 
 DEVICES, SIZES = ("auto", "cpu", "cuda"), ("auto", "small", "full")
 REPEATS = {"cuda": 50, "cpu": 7}
@@ -32,7 +32,7 @@ UNCAPTURED = "timed without a CUDA graph, which it cannot be captured in"
 
 
 @dataclass(frozen=True)
-class KernelsConfig:
+class KernelBenchConfig:
     """Measure the kernels beside torch's attention, FlexAttention and public code, forward and backward.
 
     On a GPU times are medians of CUDA graph replays in bfloat16, with the second-level cache emptied before each.
@@ -89,17 +89,17 @@ class KernelsConfig:
 
 
 @dataclass
-class Report:
+class KernelReport:
     """Everything that was found out; `wrong`: what makes the command fail in the end."""
 
-    rows: list[Row] = field(default_factory=list)
-    figures: Figures = field(default_factory=dict)
+    rows: list[KernelRow] = field(default_factory=list)
+    figures: Metrics = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     checks: dict[str, Any] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
 
 
-def run_kernels(config: KernelsConfig) -> int:
+def run_kernel_bench(config: KernelBenchConfig) -> int:
     """Measure, print, write what was asked for, and return 0; raises WorldError where something is wrong."""
     device = find_device(config.device)
     report = bench_kernels(config, device)
@@ -111,7 +111,7 @@ def run_kernels(config: KernelsConfig) -> int:
         write_report(config.out, report, device, command)
         print(f"Report: {config.out / 'README.md'}")
     if config.figures is not None:
-        write_figures(config.figures, report.figures, command)
+        write_metrics(config.figures, report.figures, command)
         print(f"Figures: {config.figures}")
     if report.wrong:
         more = f" (and {len(report.wrong) - 1} more)" if len(report.wrong) > 1 else ""
@@ -119,21 +119,21 @@ def run_kernels(config: KernelsConfig) -> int:
     return 0
 
 
-def bench_kernels(config: KernelsConfig, device: str) -> Report:
+def bench_kernels(config: KernelBenchConfig, device: str) -> KernelReport:
     """Return everything that was asked for; contestants that are wrong are in it without times."""
     from tqdm import tqdm
 
-    from .timing import Stopwatch
+    from .timing import KernelTimer
 
     size = config.sizes if config.sizes != "auto" else "full" if device == "cuda" else "small"
-    watch = Stopwatch(device, config.repeats or REPEATS[device])
-    roof = find_roof(config, watch)
-    report, found = Report(), {}
+    timer = KernelTimer(device, config.repeats or REPEATS[device])
+    roofline = find_roofline(config, timer)
+    report, found = KernelReport(), {}
     chosen = [shape for shape in shapes(size) if shape.family in config.families]
     with tqdm(total=len(chosen) + len(config.checks), desc="measuring", unit="case") as bar:
         for shape in chosen:
             bar.set_postfix_str(shape.title)
-            report.rows += measure_case(shape, config, watch, roof)
+            report.rows += measure_case(shape, config, timer, roofline)
             bar.update()
         for name in config.checks:
             bar.set_postfix_str(CHECKS[name])
@@ -145,26 +145,26 @@ def bench_kernels(config: KernelsConfig, device: str) -> Report:
             bar.update()
     wrong = [f"{row.contestant} in {row.shape.title}: {row.wrong}" for row in report.rows if row.wrong]
     report.wrong = wrong + report.wrong
-    report.figures = collect_figures(report.rows, device == "cuda" and size == "full", roof.bytes, found)
-    report.notes = describe(config, device, size, roof, watch.repeats) + report.notes
+    report.figures = collect_metrics(report.rows, device == "cuda" and size == "full", roofline.bytes, found)
+    report.notes = describe_timing(config, device, size, roofline, timer.repeats) + report.notes
     return report
 
 
-def find_roof(config: KernelsConfig, watch: Stopwatch) -> Roof:
+def find_roofline(config: KernelBenchConfig, timer: KernelTimer) -> Roofline:
     """Return what the device can do: as given, as an H200's, or as measured."""
     flops = 1e12 * (config.peak_tflops or H200_TFLOPS)
-    if config.peak_tflops is None and watch.device == "cpu":
-        flops = watch.peak()
-    return Roof(flops, 1e12 * config.bandwidth if config.bandwidth else watch.bandwidth())
+    if config.peak_tflops is None and timer.device == "cpu":
+        flops = timer.measure_peak_flops()
+    return Roofline(flops, 1e12 * config.bandwidth if config.bandwidth else timer.bandwidth())
 
 
-def describe(config: KernelsConfig, device: str, size: str, roof: Roof, repeats: int) -> list[str]:
+def describe_timing(config: KernelBenchConfig, device: str, size: str, roofline: Roofline, repeats: int) -> list[str]:
     """Return what the times mean."""
     import torch
 
     from ....sim.fingerprint import processor_name
 
-    limits = f"roofline: {roof.flops / 1e12:.3g} TFLOP/s, {roof.bytes / 1e12:.3g} TB/s, over the 64 x 64 tiles needed"
+    limits = f"roofline: {roofline.flops / 1e12:.3g} TFLOP/s, {roofline.bytes / 1e12:.3g} TB/s, over the 64 x 64 tiles needed"
     rules = "ours counts its plan unless it is kept; masks of the others are made before and not counted; x ours: how "
     rules += "many times as long as the first line"
     if device == "cuda":
@@ -175,74 +175,86 @@ def describe(config: KernelsConfig, device: str, size: str, roof: Roof, repeats:
     return [said, limits, rules]
 
 
-def measure_case(shape: Shape, config: KernelsConfig, watch: Stopwatch, roof: Roof) -> list[Row]:
+def measure_case(shape: Shape, config: KernelBenchConfig, timer: KernelTimer, roofline: Roofline) -> list[KernelRow]:
     """Return a row for everyone who takes part in a case."""
     import torch
 
     from .families import make_problem
 
-    dtype = torch.bfloat16 if watch.device == "cuda" else torch.float32
-    problem = make_problem(shape, watch.device, dtype, config.public_code, config.compiled)
-    rows = [measure(name, build, problem, watch, roof, dtype) for name, build in problem.contestants.items()]
-    if watch.device == "cuda":
+    dtype = torch.bfloat16 if timer.device == "cuda" else torch.float32
+    problem = make_problem(shape, timer.device, dtype, config.public_code, config.compiled)
+    rows = [measure(name, build, problem, timer, roofline, dtype) for name, build in problem.contestants.items()]
+    if timer.device == "cuda":
         torch.cuda.empty_cache()
     return rows
 
 
-def measure(name: str, build: Any, problem: Problem, watch: Stopwatch, roof: Roof, dtype: torch.dtype) -> Row:
+def measure(
+    name: str, build: Any, problem: Problem, timer: KernelTimer, roofline: Roofline, dtype: torch.dtype
+) -> KernelRow:
     """Return what one contestant does: judged first, timed if it is right."""
-    from ..device import refusal
-    from .correctness import judge
+    from ..device import short_error
+    from .correctness import check_correctness
     from .problem import Unavailable
     from .timing import sdpa_backend
 
-    work = problem.work
-    floor = tuple(roof.floor(flops, moved) for flops, moved in zip(work.flops, work.bytes, strict=True))
-    row = Row(problem.shape, name, work.density, work.tile_density, work.useful, work.bytes[0], (floor[0], floor[1]))
+    minimum_cost = problem.minimum_cost
+    floor = tuple(
+        roofline.floor(flops, moved) for flops, moved in zip(minimum_cost.flops, minimum_cost.bytes, strict=True)
+    )
+    row = KernelRow(
+        problem.shape,
+        name,
+        minimum_cost.density,
+        minimum_cost.tile_density,
+        minimum_cost.useful,
+        minimum_cost.bytes[0],
+        (floor[0], floor[1]),
+    )
     try:
-        entry: Entry = build()
-        verdict = judge(entry, problem, dtype)
-        row.forward_error, row.backward_error, row.wrong = verdict.forward, verdict.backward, verdict.wrong
+        entry: PreparedContestant = build()
+        result = check_correctness(entry, problem, dtype)
+        row.forward_error, row.backward_error, row.wrong = result.forward, result.backward, result.wrong
         if name.startswith("SDPA"):
             row.backend = sdpa_backend(entry.call)
         if not row.wrong:
-            row.seconds = watch.measure(entry)
-            row.remark = "" if watch.captured else UNCAPTURED
+            row.seconds = timer.measure(entry)
+            row.remark = "" if timer.captured else UNCAPTURED
     except Unavailable as reason:
         row.remark = str(reason)
     # Others may fail at anything, for want of memory or of a build, and the table says so; ours must not.
     except Exception as error:
-        said = refusal(error)
+        said = short_error(error)
         return (
             replace(row, seconds={}, wrong=f"fails: {said}") if name.startswith("ours") else replace(row, remark=said)
         )
     return row
 
 
-def write_report(folder: Path, report: Report, device: str, command: str) -> None:
+def write_report(folder: Path, report: KernelReport, device: str, command: str) -> None:
     """Write every row as JSON, the page and the pictures."""
     from ....sim.evaluation.run_folder import write_json, write_text
-    from .page import write_page
+    from .page import render_page
     from .plots import plot_sweep
 
     folder.mkdir(parents=True, exist_ok=True)
     where = "GPU, bfloat16" if device == "cuda" else "CPU torch path, float32, not the Triton kernels"
-    pictures = [f"time_over_{sweep}.png" for sweep in ("length", "density")]
-    drawn = [
+    plots = [f"time_over_{sweep}.png" for sweep in ("length", "density")]
+    plot_files = [
         picture
-        for picture, sweep in zip(pictures, ("length", "density"), strict=True)
+        for picture, sweep in zip(plots, ("length", "density"), strict=True)
         if plot_sweep(folder / picture, report.rows, sweep, where)
     ]
     content = {
         "notes": report.notes,
         "figures": dict(report.figures),
-        "rows": [row.plain() for row in report.rows],
+        "rows": [row.to_json() for row in report.rows],
         "checks": report.checks,
         "wrong": report.wrong,
-        **describe_origin(command),
+        **collect_run_metadata(command),
     }
     write_json(folder / "kernels.json", content)
-    page = write_page(report.rows, report.figures, report.notes, report.checks, drawn, device == "cuda")
+    page = render_page(report.rows, report.figures, report.notes, report.checks, plot_files, device == "cuda")
     write_text(folder / "README.md", page)
 
 

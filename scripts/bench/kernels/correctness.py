@@ -6,19 +6,19 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .problem import Entry, Problem
+from .problem import PreparedContestant, Problem
 
 Tensor = torch.Tensor
 
-LIMITS = {torch.float32: (1e-5, 5e-5), torch.bfloat16: (1e-2, 3e-2)}
+NORM_TOLERANCES = {torch.float32: (1e-5, 5e-5), torch.bfloat16: (1e-2, 3e-2)}
 """How far outputs and gradients may be off as a whole, relative to the exact answer: in the norm of all numbers."""
 
-WORST = {torch.float32: (5e-5, 2e-4), torch.bfloat16: (4e-2, 1e-1)}
+ELEMENT_TOLERANCES = {torch.float32: (5e-5, 2e-4), torch.bfloat16: (4e-2, 1e-1)}
 """How far a single number may be off, relative to the largest one."""
 
 
 @dataclass
-class Verdict:
+class CorrectnessResult:
     """What the comparison found: the largest error of outputs and of gradients, and what is wrong, if anything.
 
     Errors are relative to the largest number of the exact answer; None where nothing was computed.
@@ -30,7 +30,7 @@ class Verdict:
     details: dict[str, float] = field(default_factory=dict)
 
 
-def judge(entry: Entry, problem: Problem, dtype: torch.dtype) -> Verdict:
+def check_correctness(entry: PreparedContestant, problem: Problem, dtype: torch.dtype) -> CorrectnessResult:
     """Compare outputs and gradients of a contestant with the exact answer in float64.
 
     `dtype`: of the numbers that it was given, already rounded; float32 or bfloat16.
@@ -38,25 +38,28 @@ def judge(entry: Entry, problem: Problem, dtype: torch.dtype) -> Verdict:
     outputs = entry.call()
     found = list(entry.read(outputs))
     if entry.leaves:
-        found += torch.autograd.grad(outputs, entry.leaves, entry.above)
-    expected = problem.answer(entry.against)
-    verdict = Verdict()
+        found += torch.autograd.grad(outputs, entry.leaves, entry.output_gradient)
+    expected = problem.reference_results(entry.reference_kind)
+    result = CorrectnessResult()
     errors: list[list[float]] = [[], []]
-    for number, (name, restore, one, other) in enumerate(
-        zip(problem.names, entry.restore, found, expected, strict=True)
+    for number, (name, to_reference_layout, one, other) in enumerate(
+        zip(problem.names, entry.to_reference_layout, found, expected, strict=True)
     ):
         part = int(number >= problem.outputs)
-        whole, worst = difference(restore(one.detach()), other)
-        verdict.details[name] = worst
-        errors[part].append(worst)
-        if not (whole <= LIMITS[dtype][part] and worst <= WORST[dtype][part]) and not verdict.wrong:
+        norm_error, max_error = relative_errors(to_reference_layout(one.detach()), other)
+        result.details[name] = max_error
+        errors[part].append(max_error)
+        if (
+            not (norm_error <= NORM_TOLERANCES[dtype][part] and max_error <= ELEMENT_TOLERANCES[dtype][part])
+            and not result.wrong
+        ):
             what = name if part == 0 else f"gradient of {name}"
-            verdict.wrong = f"{what} is off by {worst:.1e} of the largest number, {whole:.1e} as a whole"
-    verdict.forward, verdict.backward = (max(part) if part else None for part in errors)
-    return verdict
+            result.wrong = f"{what} is off by {max_error:.1e} of the largest number, {norm_error:.1e} as a whole"
+    result.forward, result.backward = (max(part) if part else None for part in errors)
+    return result
 
 
-def difference(got: Tensor, expected: Tensor) -> tuple[float, float]:
+def relative_errors(got: Tensor, expected: Tensor) -> tuple[float, float]:
     """Return how far two tensors are apart: in norm and at the worst place, each relative to `expected`.
 
     Infinite where anything is not finite or the shapes differ.

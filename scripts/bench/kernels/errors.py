@@ -10,9 +10,9 @@ import sys
 
 import torch
 
-from .correctness import judge
+from .correctness import check_correctness
 from .families import make_problem
-from .rows import KEPT
+from .rows import OURS_PLAN_KEPT
 from .shapes import Shape
 
 CASES = (
@@ -35,11 +35,11 @@ def measure(device: str) -> list[dict[str, float | str | None]]:
     for shape in CASES:
         problem = make_problem(shape, device, torch.float32, None, False)
         for name, build in problem.contestants.items():
-            if name.startswith("ours") and name != KEPT:
-                verdict = judge(build(), problem, torch.float32)
+            if name.startswith("ours") and name != OURS_PLAN_KEPT:
+                result = check_correctness(build(), problem, torch.float32)
                 case = f"{shape.title} ({name})"
                 found.append(
-                    {"case": case, "forward": verdict.forward, "backward": verdict.backward, "wrong": verdict.wrong}
+                    {"case": case, "forward": result.forward, "backward": result.backward, "wrong": result.wrong}
                 )
     return found
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from .problem import Attention
+from .problem import AttentionCase
 from .shapes import Shape, shapes
 
-WITHOUT_PLAN = ("linear", "gather", "plan")
-NARROW = 8
+FAMILIES_WITHOUT_PLAN = ("linear", "gather", "plan")
+PROBE_HEAD_WIDTH = 8
 """A width of heads that is enough to choose blocks by; how many are chosen does not depend on it."""
 
 
@@ -21,15 +21,15 @@ def plan_costs() -> list[dict[str, Any]]:
     The mask: a byte for each pair of tokens, of each head where heads choose for themselves, of every sample unless all
     are alike.
     """
-    return [plan_cost(shape) for shape in shapes("full") if shape.family not in WITHOUT_PLAN]
+    return [plan_cost(shape) for shape in shapes("full") if shape.family not in FAMILIES_WITHOUT_PLAN]
 
 
 def plan_cost(shape: Shape) -> dict[str, Any]:
     """Return what `plan_costs` does for one case."""
-    selects = shape.family == "history" and shape.keep < 1
+    selects_blocks = shape.family == "history" and shape.keep < 1
     # What is not chosen by its numbers needs no more of them than one.
-    heads = shape.heads if selects else 1
-    case = Attention(replace(shape, heads=heads, key_heads=heads, width=NARROW), "cpu", torch.float32)
+    heads = shape.heads if selects_blocks else 1
+    case = AttentionCase(replace(shape, heads=heads, key_heads=heads, width=PROBE_HEAD_WIDTH), "cpu", torch.float32)
     plan = case.plan(case.query, case.key)
     tiles = plan.query_tiles[:, 1].gt(0), plan.key_tiles[:, 1].gt(0)
     same_sample = (plan.query_tiles[:, None, 2] == plan.key_tiles[None, :, 2]) & tiles[0][:, None] & tiles[1]

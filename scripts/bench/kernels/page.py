@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..figures import Figures
+from ..metrics import Metrics
 from .checks import gate_table
-from .rows import KINDS, Row, cases
+from .rows import TIMED_PARTS, KernelRow, group_by_case
 from .shapes import FAMILIES
 
 
-def write_page(
-    rows: list[Row], figures: Figures, notes: list[str], checks: dict[str, Any], pictures: list[str], on_gpu: bool
+def render_page(
+    rows: list[KernelRow], metrics: Metrics, notes: list[str], checks: dict[str, Any], plots: list[str], on_gpu: bool
 ) -> str:
     """Return the page: notes, figures, pictures, a table of every family, and what the checks found."""
     lines = ["# Kernels", "", *(f"- {note}" for note in notes), "", "## Figures", "", "| figure | value |", "|---|---|"]
-    lines += [f"| {name} | {'not measured' if value is None else value} |" for name, value in figures.items()]
-    for picture in pictures:
+    lines += [f"| {name} | {'not measured' if value is None else value} |" for name, value in metrics.items()]
+    for picture in plots:
         lines += ["", f"![{picture.removesuffix('.png')}]({picture})"]
     for family, words in FAMILIES.items():
         chosen = [row for row in rows if row.shape.family == family]
@@ -47,24 +47,26 @@ def write_page(
     return "\n".join(lines) + "\n"
 
 
-def _tables(rows: list[Row], on_gpu: bool) -> Iterator[str]:
+def _tables(rows: list[KernelRow], on_gpu: bool) -> Iterator[str]:
     unit, scale = ("us", 1e6) if on_gpu else ("ms", 1e3)
-    for shape, group in cases(rows):
+    for shape, group in group_by_case(rows):
         yield ""
         yield f"### {shape.title}"
         yield ""
         if group[0].sparsity:
             yield f"Seen: {group[0].sparsity}."
             yield ""
-        yield f"| who | {' | '.join(f'{kind}, {unit}' for kind in KINDS)} | TFLOP/s | GB/s | of roofline | errors | |"
-        yield "|---|" + "---:|" * (len(KINDS) + 4) + "---|"
+        yield f"| who | {' | '.join(f'{kind}, {unit}' for kind in TIMED_PARTS)} | TFLOP/s | GB/s | of roofline | errors | |"
+        yield "|---|" + "---:|" * (len(TIMED_PARTS) + 4) + "---|"
         for row in group:
             forward = row.seconds.get("forward")
-            cells = [f"{scale * row.seconds[kind]:.4g}" if kind in row.seconds else "" for kind in KINDS]
+            cells = [f"{scale * row.seconds[kind]:.4g}" if kind in row.seconds else "" for kind in TIMED_PARTS]
             cells += [
                 f"{row.useful / forward / 1e12:.4g}" if forward and row.useful else "",
                 f"{row.moved / forward / 1e9:.4g}" if forward else "",
-                f"{100 * row.bound / row.total:.3g} %" if row.total and row.bound else "",
+                f"{100 * row.roofline_seconds / row.total_seconds:.3g} %"
+                if row.total_seconds and row.roofline_seconds
+                else "",
                 ", ".join(f"{each:.1e}" for each in (row.forward_error, row.backward_error) if each is not None),
             ]
             remark = row.remark if row.seconds or not row.remark else f"not available: {row.remark}"

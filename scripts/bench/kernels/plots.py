@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .rows import DENSE, KEPT, MASKED, OURS, SPLIT, VARLEN, Row
+from .rows import OURS, OURS_PLAN_KEPT, SDPA_MASKED, SDPA_TWO_CALLS, SDPA_UNMASKED, VARLEN, KernelRow
 
 STYLES = {
     OURS: ("#0072b2", "o", "-"),
-    KEPT: ("#56b4e9", "s", "-"),
-    DENSE: ("#d55e00", "^", "--"),
-    MASKED: ("#e69f00", "v", "--"),
-    SPLIT: ("#cc79a7", "D", "--"),
+    OURS_PLAN_KEPT: ("#56b4e9", "s", "-"),
+    SDPA_UNMASKED: ("#d55e00", "^", "--"),
+    SDPA_MASKED: ("#e69f00", "v", "--"),
+    SDPA_TWO_CALLS: ("#cc79a7", "D", "--"),
     VARLEN: ("#009e73", "P", "--"),
 }
 """Colours that the colour-blind tell apart (Okabe and Ito), and a marker each."""
@@ -22,7 +22,7 @@ STYLES = {
 MORE_STYLES = (("#000000", "x", ":"), ("#7f7f7f", "+", ":"), ("#9c755f", "*", ":"))
 
 
-def plot_sweep(path: Path, rows: list[Row], sweep: str, device: str) -> bool:
+def plot_sweep(path: Path, rows: list[KernelRow], sweep: str, device: str) -> bool:
     """Draw the rows of a sweep, "length" or "density", forward beside forward with backward; False where none is.
 
     `device`: in words, what the times were taken on.
@@ -32,16 +32,16 @@ def plot_sweep(path: Path, rows: list[Row], sweep: str, device: str) -> bool:
     shown = [row for row in rows if row.shape.sweep == sweep and row.seconds]
     if len({row.shape for row in shown}) < 2:
         return False
-    place = _tokens if sweep == "length" else _density
+    x_value = _length if sweep == "length" else _density
     figure = Figure(figsize=(9.2, 4.4), layout="constrained")
-    sides = figure.subplots(1, 2, sharex=True)
-    for axes, kind, title in zip(sides, ("forward", "both"), ("forward", "forward and backward"), strict=True):
-        _draw(axes, shown, kind, place)
+    panels = figure.subplots(1, 2, sharex=True)
+    for axes, kind, title in zip(panels, ("forward", "both"), ("forward", "forward and backward"), strict=True):
+        _draw(axes, shown, kind, x_value)
         axes.set_title(title, fontsize=11)
     label = "tokens" if sweep == "length" else "share of pairs in the tiles that are visited"
     figure.supxlabel(label, fontsize=10)
-    sides[0].set_ylabel("time (ms)")
-    handles, names = sides[0].get_legend_handles_labels()
+    panels[0].set_ylabel("time (ms)")
+    handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=9)
     shape = shown[0].shape
     size = "" if sweep == "length" else f"{shape.lengths[0]} tokens, "
@@ -53,27 +53,27 @@ def plot_sweep(path: Path, rows: list[Row], sweep: str, device: str) -> bool:
     return True
 
 
-def _draw(axes: Any, rows: list[Row], kind: str, place: Callable[[Row], float]) -> None:
+def _draw(axes: Any, rows: list[KernelRow], kind: str, x_value: Callable[[KernelRow], float]) -> None:
     from matplotlib.ticker import LogLocator
 
     lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    roof = {}
+    roofline = {}
     for row in rows:
         if kind in row.seconds:
-            lines[row.contestant].append((place(row), 1e3 * row.seconds[kind]))
-            roof[place(row)] = 1e3 * (row.floor[0] if kind == "forward" else sum(row.floor))
-    spare = iter(MORE_STYLES)
+            lines[row.contestant].append((x_value(row), 1e3 * row.seconds[kind]))
+            roofline[x_value(row)] = 1e3 * (row.floor[0] if kind == "forward" else sum(row.floor))
+    extra_styles = iter(MORE_STYLES)
     for name, points in lines.items():
-        colour, marker, style = STYLES[name] if name in STYLES else next(spare, MORE_STYLES[-1])
+        colour, marker, style = STYLES[name] if name in STYLES else next(extra_styles, MORE_STYLES[-1])
         axes.plot(
             *zip(*sorted(points), strict=True), label=name, color=colour, marker=marker, linestyle=style, markersize=5
         )
-    if roof:
-        axes.plot(*zip(*sorted(roof.items()), strict=True), label="roofline", color="black", linewidth=1)
-        axes.fill_between(*zip(*sorted(roof.items()), strict=True), color="black", alpha=0.06, linewidth=0)
+    if roofline:
+        axes.plot(*zip(*sorted(roofline.items()), strict=True), label="roofline", color="black", linewidth=1)
+        axes.fill_between(*zip(*sorted(roofline.items()), strict=True), color="black", alpha=0.06, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    ticks = sorted({place(row) for row in rows})
+    ticks = sorted({x_value(row) for row in rows})
     axes.set_xticks(ticks, [f"{tick:.3g}" if tick <= 1 else f"{tick:.0f}" for tick in ticks])
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
     axes.yaxis.set_major_formatter("{x:g}")
@@ -82,9 +82,9 @@ def _draw(axes: Any, rows: list[Row], kind: str, place: Callable[[Row], float]) 
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _tokens(row: Row) -> float:
+def _length(row: KernelRow) -> float:
     return float(row.shape.lengths[0])
 
 
-def _density(row: Row) -> float:
+def _density(row: KernelRow) -> float:
     return row.tile_density

@@ -9,18 +9,25 @@ from typing import Any
 
 import torch
 
-from ....kernels.block_sparse import Levels, causal, coupled, everything, interval_mask, pack_segments
+from ....kernels.block_sparse import (
+    IntervalLevels,
+    causal,
+    concatenate_segments,
+    coupled,
+    full_attention,
+    interval_mask,
+)
 from ....kernels.block_sparse.reference import dense_attention
 from ....kernels.plan import (
     AttentionPlan,
     Selection,
     block_scores,
     build_plan,
-    choose_keys,
-    choose_top,
     cut_blocks,
-    pack,
+    pack_selection,
     pool,
+    select_top_k,
+    top_k_key_bias,
 )
 from .shapes import BLOCK, Shape
 
@@ -41,26 +48,26 @@ def require_cuda(device: str, why: str = "") -> None:
 
 
 @dataclass
-class Entry:
+class PreparedContestant:
     """A contestant, ready to run.
 
-    `leaves`: what gradients are taken of; `call`: computes the outputs from them; `above`: the gradients that reach the
-    outputs; `read`: makes of what `call` returns the outputs to compare; `restore`: brings each output, then the
+    `leaves`: what gradients are taken of; `call`: computes the outputs from them; `output_gradient`: the gradients that reach the
+    outputs; `read`: makes of what `call` returns the outputs to compare; `to_reference_layout`: brings each output, then the
     gradient of each leaf, into the form of the exact answer; `plan`: what comes before attention, to be timed apart;
-    `against`: the exact answer that it must give.
+    `reference_kind`: the exact answer that it must give.
     """
 
     leaves: tuple[Tensor, ...]
     call: Callable[[], tuple[Tensor, ...]]
-    above: tuple[Tensor, ...]
-    restore: tuple[Callable[[Tensor], Tensor], ...]
+    output_gradient: tuple[Tensor, ...]
+    to_reference_layout: tuple[Callable[[Tensor], Tensor], ...]
     plan: Callable[[], Any] | None = None
-    against: str = "own"
+    reference_kind: str = "own"
     read: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] = tuple
 
 
 @dataclass(frozen=True)
-class Work:
+class MinimumCost:
     """What a forward and a backward pass cost at least: operations and bytes.
 
     `useful`: operations of pairs of tokens that see each other; `flops`: of the tiles that hold any.
@@ -78,58 +85,60 @@ class Work:
 class Problem:
     """A case with its numbers and its contestants' exact answers; every family makes one.
 
-    `answer(against)` returns outputs and gradients in float64, named in `names`, of which the first `outputs` are
+    `reference_results(reference_kind)` returns outputs and gradients in float64, named in `names`, of which the first `outputs` are
     outputs. `contestants`: what builds each, by name.
     """
 
     shape: Shape
     names: tuple[str, ...]
     outputs: int
-    work: Work
-    answer: Callable[[str], list[Tensor]]
-    contestants: dict[str, Callable[[], Entry]] = field(default_factory=dict)
+    minimum_cost: MinimumCost
+    reference_results: Callable[[str], list[Tensor]]
+    contestants: dict[str, Callable[[], PreparedContestant]] = field(default_factory=dict)
 
 
-def same(tensor: Tensor) -> Tensor:
+def identity(tensor: Tensor) -> Tensor:
     """Return what is in the right form already."""
     return tensor
 
 
-class Attention:
+class AttentionCase:
     """The tensors of a case, packed: query and above [Tq, HQ, D], key and value [Tk, HK, D], score [HK, Tk]."""
 
     def __init__(self, shape: Shape, device: str, dtype: torch.dtype) -> None:
         self.shape, self.device, self.dtype = shape, device, dtype
         generator = torch.Generator().manual_seed(0)
         key_lengths = (shape.keys,) * len(shape.lengths) if shape.keys else shape.lengths
-        self.query_bounds = _bounds(shape.lengths)
-        self.key_bounds = _bounds(key_lengths)
+        self.query_bounds = _segment_bounds(shape.lengths)
+        self.key_bounds = _segment_bounds(key_lengths)
 
-        def numbers(tokens: int, heads: int) -> Tensor:
+        def normal(tokens: int, heads: int) -> Tensor:
             return torch.randn(tokens, heads, shape.width, generator=generator)
 
         queries, keys = self.query_bounds[-1][1], self.key_bounds[-1][1]
         query, key, value = (
-            numbers(queries, shape.heads),
-            numbers(keys, shape.key_heads),
-            numbers(keys, shape.key_heads),
+            normal(queries, shape.heads),
+            normal(keys, shape.key_heads),
+            normal(keys, shape.key_heads),
         )
         if shape.family in ("history", "plan"):
             # Neighbours resemble each other and a query seeks a few topics, as what is learned does.
             topics = torch.randn(16, 1, shape.width, generator=generator)
             topic = torch.randint(16, (2, -(-keys // BLOCK)), generator=generator).repeat_interleave(BLOCK, 1)
             query, key = query + topics[topic[0, :queries]], key + topics[topic[1, :keys]]
-        above, score = numbers(queries, shape.heads), torch.randn(shape.key_heads, keys, generator=generator)
-        self.query, self.key, self.value, self.above = (part.to(device, dtype) for part in (query, key, value, above))
+        output_gradient, score = normal(queries, shape.heads), torch.randn(shape.key_heads, keys, generator=generator)
+        self.query, self.key, self.value, self.output_gradient = (
+            part.to(device, dtype) for part in (query, key, value, output_gradient)
+        )
         self.score = score.to(device) if shape.family == "bias" else None
         parts = [_levels(shape, length, shape.keys or length) for length in shape.lengths]
-        self.levels = Levels(*(part.to(device) for part in pack_segments(parts)))
+        self.levels = IntervalLevels(*(part.to(device) for part in concatenate_segments(parts)))
         self.query_lengths = torch.tensor(shape.lengths, dtype=torch.int32, device=device)
         self.key_lengths = torch.tensor(key_lengths, dtype=torch.int32, device=device)
         self.key_ends = torch.tensor([0, *(stop for _, stop in self.key_bounds)], dtype=torch.int32, device=device)
-        self.selects = shape.family in ("history", "plan") and shape.keep < 1
-        self.blocks = cut_blocks(queries, BLOCK, device=device) if self.selects else None
-        self._answers: dict[str, list[Tensor]] = {}
+        self.selects_blocks = shape.family in ("history", "plan") and shape.keep < 1
+        self.blocks = cut_blocks(queries, BLOCK, device=device) if self.selects_blocks else None
+        self._references: dict[str, list[Tensor]] = {}
 
     @property
     def leaves(self) -> tuple[Tensor, ...]:
@@ -139,25 +148,27 @@ class Attention:
     @property
     def kept(self) -> int:
         """Return how many blocks a tile of queries chooses, or keys a head."""
-        every = -(-(self.shape.lengths[0] - self.shape.slots) // BLOCK) if self.selects else self.shape.lengths[0]
+        every = (
+            -(-(self.shape.lengths[0] - self.shape.slots) // BLOCK) if self.selects_blocks else self.shape.lengths[0]
+        )
         return max(1, round(self.shape.keep * every))
 
-    def choose(self, query: Tensor, key: Tensor) -> Tensor:
+    def choose_blocks(self, query: Tensor, key: Tensor) -> Tensor:
         """Return which blocks each tile of queries chose, boolean [HQ, tiles, blocks].
 
         Its own block, and those whose mean key fits its mean query best; the slots are seen by and see everything.
         """
         queries, keys = (pool(part.detach(), self.blocks) for part in (query, key))
-        count = self.blocks.most
+        count = self.blocks.max_per_segment
         scores = block_scores(queries[:count], keys, self.blocks, self.blocks.tiles[:count, 2])
         own = torch.eye(count, dtype=torch.bool, device=scores.device)
         visual = torch.arange(count, device=scores.device) < (self.shape.lengths[0] - self.shape.slots) // BLOCK
         ranked = scores.masked_fill(own, torch.finfo(scores.dtype).max).masked_fill(~visual, float("-inf"))
-        return choose_top(ranked, self.kept) | ~visual | ~visual[:, None]
+        return select_top_k(ranked, self.kept) | ~visual | ~visual[:, None]
 
-    def select(self, query: Tensor, key: Tensor) -> Selection:
+    def make_selection(self, query: Tensor, key: Tensor) -> Selection:
         """Return the choice of every token, as attention takes it."""
-        return pack(self.choose(query, key).index_select(1, self.blocks.local), self.blocks)
+        return pack_selection(self.choose_blocks(query, key).index_select(1, self.blocks.block_in_segment), self.blocks)
 
     def plan(self, query: Tensor, key: Tensor) -> AttentionPlan:
         """Return the plan of attention, with the selection where there is one."""
@@ -165,44 +176,44 @@ class Attention:
             *self.levels,
             query_lengths=self.query_lengths,
             key_lengths=self.key_lengths,
-            selection=self.select(query, key) if self.selects else None,
+            selection=self.make_selection(query, key) if self.selects_blocks else None,
         )
 
     def bias(self, score: Tensor) -> Tensor:
         """Return the score of the keys that stay, -inf for the others, [HK, Tk]."""
-        return choose_keys(score, self.kept, self.key_ends)
+        return top_k_key_bias(score, self.kept, self.key_ends)
 
-    def mask(self, sample: int, against: str = "own") -> Tensor:
-        """Return who sees whom in a sample, boolean [1 or HQ, queries, keys]; `against` as in `answer`."""
+    def mask(self, sample: int, reference_kind: str = "own") -> Tensor:
+        """Return who sees whom in a sample, boolean [1 or HQ, queries, keys]; `reference_kind` as in `reference_results`."""
         rows, columns = slice(*self.query_bounds[sample]), slice(*self.key_bounds[sample])
         low, high, level = self.levels.low[:, rows], self.levels.high[:, rows], self.levels.level[:, columns]
         seen = interval_mask(low, high, level).all(0)[None]
-        if against == "dense":
+        if reference_kind == "dense":
             return torch.ones_like(seen)
-        if not self.selects:
+        if not self.selects_blocks:
             return seen
-        if against == "tokens":
+        if reference_kind == "tokens":
             chosen = choose_by_token(self)
         else:
-            chosen = self.choose(self.query, self.key).index_select(1, self.blocks.local)
-        return seen & chosen.index_select(2, self.blocks.local)
+            chosen = self.choose_blocks(self.query, self.key).index_select(1, self.blocks.block_in_segment)
+        return seen & chosen.index_select(2, self.blocks.block_in_segment)
 
-    def answer(self, against: str = "own") -> list[Tensor]:
+    def reference_results(self, reference_kind: str = "own") -> list[Tensor]:
         """Return the output and the gradients of all leaves in float64, piece by piece and every score written out.
 
-        `against`: own, the mask of the case; dense, every token of a sample sees every other; tokens, each token chose
+        `reference_kind`: own, the mask of the case; dense, every token of a sample sees every other; tokens, each token chose
         blocks for itself.
         """
-        if against not in self._answers:
-            self._answers[against] = self._answer(against)
-        return self._answers[against]
+        if reference_kind not in self._references:
+            self._references[reference_kind] = self._compute_reference(reference_kind)
+        return self._references[reference_kind]
 
-    def _answer(self, against: str) -> list[Tensor]:
+    def _compute_reference(self, reference_kind: str) -> list[Tensor]:
         shape = self.shape
-        found = [torch.zeros_like(part, dtype=torch.float64) for part in (self.above, *self.leaves)]
+        found = [torch.zeros_like(part, dtype=torch.float64) for part in (self.output_gradient, *self.leaves)]
         group = shape.heads // shape.key_heads
         for sample, (rows, columns) in enumerate(zip(self.query_bounds, self.key_bounds, strict=True)):
-            mask, rows, columns = self.mask(sample, against), slice(*rows), slice(*columns)
+            mask, rows, columns = self.mask(sample, reference_kind), slice(*rows), slice(*columns)
             for head in range(shape.key_heads):
                 heads, one = slice(head * group, (head + 1) * group), slice(head, head + 1)
                 places = [(rows, heads), (columns, one), (columns, one)]
@@ -214,12 +225,12 @@ class Attention:
                 bias = None if self.score is None else self.bias(parts[3])
                 own = mask if len(mask) == 1 else mask[heads]
                 output, _ = dense_attention(*parts[:3], own, bias)
-                gradients = torch.autograd.grad(output, parts, self.above[rows, heads].double())
+                gradients = torch.autograd.grad(output, parts, self.output_gradient[rows, heads].double())
                 for whole, place, part in zip(found, [(rows, heads), *places], [output, *gradients], strict=True):
                     whole[place] = part.detach()
         return found
 
-    def work(self) -> Work:
+    def minimum_cost(self) -> MinimumCost:
         """Return what the case costs, with the densities of its mask counted."""
         shape = self.shape
         plan = self.plan(self.query, self.key)
@@ -232,7 +243,7 @@ class Attention:
         size = self.query.element_size()
         moved = 2.0 * size * (self.query.numel() + self.key.numel())
         visited = min(tiles, float(pairs))
-        return Work(
+        return MinimumCost(
             useful=each * seen,
             flops=(each * visited, BACKWARD_FLOPS * each * visited),
             bytes=(moved, BACKWARD_BYTES * moved),
@@ -241,27 +252,27 @@ class Attention:
         )
 
 
-def choose_by_token(case: Attention) -> Tensor:
+def choose_by_token(case: AttentionCase) -> Tensor:
     """Return the blocks that every token chose for itself, its own among them, boolean [HQ, Tq, blocks] (VMoBA)."""
     means = pool(case.key, case.blocks)
     scores = block_scores(case.query, means, case.blocks, case.blocks.segment)
-    own = case.blocks.local[:, None] == torch.arange(case.blocks.most, device=scores.device)
-    return choose_top(scores.masked_fill(own, torch.finfo(scores.dtype).max), case.kept)
+    own = case.blocks.block_in_segment[:, None] == torch.arange(case.blocks.max_per_segment, device=scores.device)
+    return select_top_k(scores.masked_fill(own, torch.finfo(scores.dtype).max), case.kept)
 
 
-def _bounds(lengths: tuple[int, ...]) -> list[tuple[int, int]]:
+def _segment_bounds(lengths: tuple[int, ...]) -> list[tuple[int, int]]:
     edges = [0, *itertools.accumulate(lengths)]
     return list(itertools.pairwise(edges))
 
 
-def _levels(shape: Shape, queries: int, keys: int) -> Levels:
+def _levels(shape: Shape, queries: int, keys: int) -> IntervalLevels:
     if shape.mask == "coupled":
         return coupled(queries - shape.slots, shape.slots)
     if shape.mask == "causal":
         return causal(queries)
     if shape.mask == "prefix":
         level = (torch.arange(queries) >= queries - shape.slots).int()[None]
-        return Levels(torch.zeros_like(level), level, level)
+        return IntervalLevels(torch.zeros_like(level), level, level)
     if shape.mask == "everything":
-        return everything(queries, keys)
+        return full_attention(queries, keys)
     raise ValueError(f"mask: got {shape.mask!r}, expected coupled, causal, prefix or everything")

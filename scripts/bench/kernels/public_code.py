@@ -11,18 +11,18 @@ from types import ModuleType
 
 import torch
 
-from .problem import Attention, Entry, Unavailable, require_cuda, same
+from .problem import AttentionCase, PreparedContestant, Unavailable, identity, require_cuda
 from .shapes import BLOCK
 
 Tensor = torch.Tensor
 
 
 @contextlib.contextmanager
-def _folders(public: str | None) -> Iterator[None]:
+def _extended_module_path(public_folder: str | None) -> Iterator[None]:
     """Let modules be found in a folder, in the folders in it, and in their `src`."""
     added = []
-    if public is not None:
-        root = Path(public)
+    if public_folder is not None:
+        root = Path(public_folder)
         inner = sorted(each for each in root.iterdir() if each.is_dir())
         added = [str(each) for each in (root, *inner, *(each / "src" for each in inner)) if each.is_dir()]
     before = list(sys.path)
@@ -33,11 +33,11 @@ def _folders(public: str | None) -> Iterator[None]:
         sys.path[:] = before
 
 
-def import_public(names: tuple[str, ...], public: str | None, device: str) -> ModuleType:
+def import_public(names: tuple[str, ...], public_folder: str | None, device: str) -> ModuleType:
     """Return the first module of `names` that can be imported; raises Unavailable with the reason."""
     require_cuda(device)
     reasons = []
-    with _folders(public):
+    with _extended_module_path(public_folder):
         for name in names:
             try:
                 return importlib.import_module(name)
@@ -47,9 +47,9 @@ def import_public(names: tuple[str, ...], public: str | None, device: str) -> Mo
     raise Unavailable(reasons[-1])
 
 
-def dynamic_mask_attention(case: Attention, public: str | None) -> Entry:
+def dynamic_mask_attention(case: AttentionCase, public_folder: str | None) -> PreparedContestant:
     """Dynamic Mask Attention's Triton kernel (arXiv 2508.02124): keys kept by a mask, with a bias that learns."""
-    module = import_public(("flash_sparse_attn", "flash_dmattn"), public, case.device)
+    module = import_public(("flash_sparse_attn", "flash_dmattn"), public_folder, case.device)
     function = getattr(module, "triton_sparse_attn_func", None) or getattr(module, "triton_dmattn_func", None)
     if function is None:
         raise Unavailable("has no Triton function that takes a mask and a bias")
@@ -63,12 +63,12 @@ def dynamic_mask_attention(case: Attention, public: str | None) -> Entry:
         added = bias.masked_fill(~kept, 0.0).to(query.dtype)[None, :, None]
         return (function(query[None], key[None], value[None], kept[None, :, None], added)[0],)
 
-    return Entry(leaves, call, (case.above,), (same,) * 5)
+    return PreparedContestant(leaves, call, (case.output_gradient,), (identity,) * 5)
 
 
-def mixture_of_blocks(case: Attention, public: str | None) -> Entry:
+def mixture_of_blocks(case: AttentionCase, public_folder: str | None) -> PreparedContestant:
     """VMoBA's attention (arXiv 2506.23858): every token of every head chooses as many blocks as ours do."""
-    module = import_public(("vmoba",), public, case.device)
+    module = import_public(("vmoba",), public_folder, case.device)
     leaves = tuple(part.detach().clone().requires_grad_() for part in case.leaves)
     query, key, value = leaves
     tokens = case.shape.lengths[0]
@@ -77,4 +77,4 @@ def mixture_of_blocks(case: Attention, public: str | None) -> Entry:
     def call() -> tuple[Tensor]:
         return (module.moba_attn_varlen(query, key, value, ends, tokens, BLOCK, case.kept, select_mode="topk"),)
 
-    return Entry(leaves, call, (case.above,), (same,) * 4, against="tokens")
+    return PreparedContestant(leaves, call, (case.output_gradient,), (identity,) * 4, reference_kind="tokens")

@@ -7,18 +7,28 @@ from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any
 
-from ..figures import Figures
+from ..metrics import Metrics
 from .shapes import Shape
 
-KINDS = ("forward", "backward", "both", "plan")
+TIMED_PARTS = ("forward", "backward", "both", "plan")
 
-OURS, KEPT, UNSPLIT, GATHERED = "ours", "ours, plan kept", "ours, keys not split", "ours, keys gathered"
-LISTED, DENSE, MASKED, SPLIT = "ours, blocks chosen before", "SDPA, no mask", "SDPA, mask", "SDPA, two calls"
-VARLEN, FLEX, DMA, VMOBA = "varlen_attn", "FlexAttention {}", "flash-sparse-attn", "VMoBA"
-CAUSAL, EAGER, COMPILED = "SDPA, causal", "torch, eager", "torch, compiled"
+OURS, OURS_PLAN_KEPT, OURS_UNSPLIT, OURS_GATHERED = (
+    "ours",
+    "ours, plan kept",
+    "ours, keys not split",
+    "ours, keys gathered",
+)
+OURS_BLOCKS_GIVEN, SDPA_UNMASKED, SDPA_MASKED, SDPA_TWO_CALLS = (
+    "ours, blocks chosen before",
+    "SDPA, no mask",
+    "SDPA, mask",
+    "SDPA, two calls",
+)
+VARLEN, FLEX, DYNAMIC_MASK_ATTENTION, VMOBA = "varlen_attn", "FlexAttention {}", "flash-sparse-attn", "VMoBA"
+SDPA_CAUSAL, TORCH_EAGER, TORCH_COMPILED = "SDPA, causal", "torch, eager", "torch, compiled"
 """The names of those who take part."""
 
-FIGURES = (
+METRIC_NAMES = (
     "ragged_over_padded_sdpa",
     "ragged_over_varlen",
     "history_forward_over_cudnn",
@@ -36,7 +46,7 @@ FIGURES = (
 
 
 @dataclass(frozen=True)
-class Roof:
+class Roofline:
     """What the device can do at best: operations and bytes per second."""
 
     flops: float
@@ -48,7 +58,7 @@ class Roof:
 
 
 @dataclass
-class Row:
+class KernelRow:
     """What was found out about one contestant in one case; `seconds` is empty where it was not timed.
 
     `floor`: seconds by the roofline of forward and of backward, over the tiles that hold any pair; `useful`: operations
@@ -79,16 +89,16 @@ class Row:
         return f"{self.density:.3f} of pairs, {self.tile_density:.3f} in tiles"
 
     @property
-    def total(self) -> float | None:
+    def total_seconds(self) -> float | None:
         """Return the seconds of forward and backward in one go, or of forward where there are no gradients."""
         return self.seconds.get("both", self.seconds.get("forward"))
 
     @property
-    def bound(self) -> float:
-        """Return the floor of what `total` measures."""
+    def roofline_seconds(self) -> float:
+        """Return the floor of what `total_seconds` measures."""
         return sum(self.floor) if "both" in self.seconds else self.floor[0]
 
-    def plain(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return everything as what JSON can hold; an error that is no number is null."""
         content = asdict(self) | {"case": self.shape.title, "lengths": list(self.shape.lengths)}
         for name in ("forward_error", "backward_error"):
@@ -97,23 +107,25 @@ class Row:
         return content
 
 
-def cases(rows: list[Row]) -> Iterator[tuple[Shape, list[Row]]]:
+def group_by_case(rows: list[KernelRow]) -> Iterator[tuple[Shape, list[KernelRow]]]:
     """Yield the rows of each case."""
     for shape, group in groupby(rows, key=lambda row: row.shape):
         yield shape, list(group)
 
 
-def table(rows: list[Row], on_gpu: bool) -> list[str]:
+def table(rows: list[KernelRow], on_gpu: bool) -> list[str]:
     """Return the rows as text of at most 100 columns, a heading for each case; times in microseconds or milliseconds.
 
     The last three columns: how many times as long as ours all takes, the share of the roofline's floor, the error.
     """
     unit, scale = ("us", 1e6) if on_gpu else ("ms", 1e3)
-    heads = ["forward", "backward", "both", "plan", "x ours", "roof", "error"]
-    lines = [f"{'times in ' + unit:<32}" + "".join(f"{head:>9}" for head in heads)]
-    for shape, group in cases(rows):
+    headings = ["forward", "backward", "both", "plan", "x ours", "roof", "error"]
+    lines = [f"{'times in ' + unit:<32}" + "".join(f"{head:>9}" for head in headings)]
+    for shape, group in group_by_case(rows):
         lines += ["", shape.title + (f" ({group[0].sparsity})" if group[0].sparsity else "")]
-        own = next((row.total for row in group if row.contestant in (GATHERED, OURS) and row.total), None)
+        own = next(
+            (row.total_seconds for row in group if row.contestant in (OURS_GATHERED, OURS) and row.total_seconds), None
+        )
         for row in group:
             name = (
                 f"  {row.contestant}"
@@ -125,42 +137,45 @@ def table(rows: list[Row], on_gpu: bool) -> list[str]:
                     f"{name:<32} {'WRONG: ' + row.wrong if row.wrong else 'not available: ' + row.remark}"[:100]
                 )
                 continue
-            cells = [f"{scale * row.seconds[kind]:.4g}" if kind in row.seconds else "-" for kind in KINDS]
-            cells += [f"{row.total / own:.2f}" if own else "-", _share(row.bound, row.total)]
+            cells = [f"{scale * row.seconds[kind]:.4g}" if kind in row.seconds else "-" for kind in TIMED_PARTS]
+            cells += [
+                f"{row.total_seconds / own:.2f}" if own else "-",
+                _format_percent(row.roofline_seconds, row.total_seconds),
+            ]
             cells.append(f"{max(row.forward_error or 0.0, row.backward_error or 0.0):.0e}")
             lines.append(f"{name:<32}" + "".join(f"{cell:>9}" for cell in cells))
     return lines
 
 
-def _share(floor: float, seconds: float) -> str:
+def _format_percent(floor: float, seconds: float) -> str:
     return f"{100 * floor / seconds:.3g} %" if floor else "-"
 
 
-def collect_figures(rows: list[Row], timed: bool, bandwidth: float, checks: Figures) -> Figures:
+def collect_metrics(rows: list[KernelRow], timed: bool, bandwidth: float, checks: Metrics) -> Metrics:
     """Return all figures; those that are times are null unless `timed`: on a GPU and at full size.
 
     `bandwidth`: bytes per second that the device reaches; `checks`: figures that come from elsewhere.
     """
-    found: dict[str, float | int | None] = dict.fromkeys(FIGURES)
+    found: dict[str, float | int | None] = dict.fromkeys(METRIC_NAMES)
     if timed:
         found |= {
-            "ragged_over_padded_sdpa": ratio(rows, "ragged", MASKED, OURS, "both"),
-            "ragged_over_varlen": ratio(rows, "ragged", VARLEN, OURS, "both"),
-            "history_forward_over_cudnn": ratio(rows, "history", DENSE, OURS, "forward"),
-            "history_both_over_cudnn": ratio(rows, "history", DENSE, OURS, "both"),
-            "history_over_vmoba": ratio(rows, "history", VMOBA, OURS, "both"),
-            "key_bias_over_sdpa": ratio(rows, "bias", MASKED, GATHERED, "both"),
-            "cross_attention_us": _microseconds(rows, "cross", KEPT),
+            "ragged_over_padded_sdpa": time_ratio(rows, "ragged", SDPA_MASKED, OURS, "both"),
+            "ragged_over_varlen": time_ratio(rows, "ragged", VARLEN, OURS, "both"),
+            "history_forward_over_cudnn": time_ratio(rows, "history", SDPA_UNMASKED, OURS, "forward"),
+            "history_both_over_cudnn": time_ratio(rows, "history", SDPA_UNMASKED, OURS, "both"),
+            "history_over_vmoba": time_ratio(rows, "history", VMOBA, OURS, "both"),
+            "key_bias_over_sdpa": time_ratio(rows, "bias", SDPA_MASKED, OURS_GATHERED, "both"),
+            "cross_attention_us": _microseconds(rows, "cross", OURS_PLAN_KEPT),
             "plan_us": _microseconds(rows, "plan", OURS),
         }
         row = headline(rows, "gather", OURS)
         if row is not None and row.seconds:
             found["gather_norm_film_bandwidth_fraction"] = row.moved / row.seconds["forward"] / bandwidth
-    found |= {name: checks[name] for name in FIGURES if name in checks}
+    found |= {name: checks[name] for name in METRIC_NAMES if name in checks}
     return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in found.items()}
 
 
-def headline(rows: list[Row], family: str, contestant: str) -> Row | None:
+def headline(rows: list[KernelRow], family: str, contestant: str) -> KernelRow | None:
     """Return the row of a family that a target is stated for."""
     for row in rows:
         if row.shape.family == family and row.shape.headline and row.contestant == contestant:
@@ -168,13 +183,13 @@ def headline(rows: list[Row], family: str, contestant: str) -> Row | None:
     return None
 
 
-def ratio(rows: list[Row], family: str, other: str, own: str, kind: str) -> float | None:
+def time_ratio(rows: list[KernelRow], family: str, other: str, own: str, kind: str) -> float | None:
     """Return how many times as long as ours another one takes, None where either was not timed."""
     sides = [headline(rows, family, name) for name in (other, own)]
     times = [None if row is None else row.seconds.get(kind) for row in sides]
     return times[0] / times[1] if times[0] and times[1] else None
 
 
-def _microseconds(rows: list[Row], family: str, contestant: str) -> float | None:
+def _microseconds(rows: list[KernelRow], family: str, contestant: str) -> float | None:
     row = headline(rows, family, contestant)
     return 1e6 * row.seconds["forward"] if row is not None and row.seconds else None

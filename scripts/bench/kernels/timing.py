@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .problem import Entry
+from .problem import PreparedContestant
 
-WARM_UP = 3
-FLUSHED_BYTES = 256 * 2**20
+WARMUP_RUNS = 3
+CACHE_FLUSH_BYTES = 256 * 2**20
 """More than any second-level cache holds."""
 
 BACKENDS = {"cudnn": "cuDNN", "flash": "flash", "efficient": "efficient"}
 
 
-class Stopwatch:
+class KernelTimer:
     """Measures seconds on one device, `repeats` times: on a GPU the median counts, on a processor the fastest.
 
     A processor does other things meanwhile, so what counts is what its cores spend, all of them together.
@@ -30,11 +30,13 @@ class Stopwatch:
     def __init__(self, device: str, repeats: int) -> None:
         self.device, self.repeats, self.captured = device, repeats, True
         self.stream = torch.cuda.Stream() if device == "cuda" else None
-        self.flushed = torch.empty(FLUSHED_BYTES, dtype=torch.uint8, device="cuda") if device == "cuda" else None
+        self.flush_buffer = (
+            torch.empty(CACHE_FLUSH_BYTES, dtype=torch.uint8, device="cuda") if device == "cuda" else None
+        )
 
-    def measure(self, entry: Entry) -> dict[str, float]:
+    def measure(self, entry: PreparedContestant) -> dict[str, float]:
         """Return the seconds of forward, backward and both in one go, and of the plan where it is a part."""
-        leaves, above = entry.leaves, entry.above
+        leaves, output_gradient = entry.leaves, entry.output_gradient
         found = {} if entry.plan is None else {"plan": self.time(entry.plan)}
         self.captured = True
 
@@ -43,30 +45,32 @@ class Stopwatch:
                 entry.call()
 
         def both() -> None:
-            torch.autograd.grad(entry.call(), leaves, above)
+            torch.autograd.grad(entry.call(), leaves, output_gradient)
 
         found["forward"] = self.time(forward)
         if leaves:
             found |= {"backward": self._backward(entry), "both": self.time(both)}
         return found
 
-    def _backward(self, entry: Entry) -> float:
+    def _backward(self, entry: PreparedContestant) -> float:
         if self.stream is None:
             outputs = entry.call()
-            return self.time(lambda: torch.autograd.grad(outputs, entry.leaves, entry.above, retain_graph=True))
+            return self.time(
+                lambda: torch.autograd.grad(outputs, entry.leaves, entry.output_gradient, retain_graph=True)
+            )
         # Gradients run on the stream of their forward pass, which must be the one that is captured.
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             outputs = entry.call()
-        return self.time(lambda: torch.autograd.grad(outputs, entry.leaves, entry.above, retain_graph=True))
+        return self.time(lambda: torch.autograd.grad(outputs, entry.leaves, entry.output_gradient, retain_graph=True))
 
     def time(self, function: Callable[[], Any]) -> float:
         """Return the seconds of a function, captured in a CUDA graph where that is possible."""
         if self.stream is None:
-            return self._on_processor(function)
+            return self._time_on_cpu(function)
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
-            for _ in range(WARM_UP):
+            for _ in range(WARMUP_RUNS):
                 function()
         torch.cuda.synchronize()
         run = function
@@ -82,7 +86,7 @@ class Stopwatch:
         seconds = []
         with torch.cuda.stream(self.stream):
             for _ in range(self.repeats):
-                self.flushed.zero_()
+                self.flush_buffer.zero_()
                 began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 began.record()
                 run()
@@ -91,7 +95,7 @@ class Stopwatch:
                 seconds.append(began.elapsed_time(ended) / 1e3)
         return statistics.median(seconds)
 
-    def _on_processor(self, function: Callable[[], Any]) -> float:
+    def _time_on_cpu(self, function: Callable[[], Any]) -> float:
         function()
         seconds = []
         for _ in range(self.repeats):
@@ -107,14 +111,14 @@ class Stopwatch:
         target = torch.empty_like(source)
         return 2 * size / self.time(lambda: target.copy_(source))
 
-    def peak(self) -> float:
+    def measure_peak_flops(self) -> float:
         """Return the operations per second of a large product: on a processor, in float32."""
         size = 1024
         left = torch.ones(size, size, device=self.device)
         return 2 * size**3 / self.time(lambda: left @ left)
 
 
-class _Operators(TorchDispatchMode):
+class _OperatorLog(TorchDispatchMode):
     """Notes the names of the operators that run inside it."""
 
     def __init__(self) -> None:
@@ -128,7 +132,9 @@ class _Operators(TorchDispatchMode):
 
 def sdpa_backend(call: Callable[[], Any]) -> str:
     """Return which of its ways torch's attention takes, by the operators that it really calls."""
-    with _Operators() as seen:
+    with _OperatorLog() as log:
         call()
-    called = [name for name in seen.names if "_scaled_dot_product" in name]
-    return "+".join(sorted({said for word, said in BACKENDS.items() for name in called if word in name})) or "math"
+    called = [name for name in log.names if "_scaled_dot_product" in name]
+    return (
+        "+".join(sorted({backend for word, backend in BACKENDS.items() for name in called if word in name})) or "math"
+    )

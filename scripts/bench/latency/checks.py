@@ -5,35 +5,35 @@ from __future__ import annotations
 import torch
 
 from ....errors import WorldError
-from .contestants import TWIN_SIZES, Ours, twin
+from .contestants import SMALL_VARIANT_SIZES, SaccadeContestant, small_variant
 
-PLAIN, MIXED = 1e-5, 2e-2
+FP32_TOLERANCE, BF16_TOLERANCE = 1e-5, 2e-2
 """How far two ways to decide may be apart, relative to the largest action: in float32 and in bfloat16."""
 
 
-def check_decisions(contestant: Ours, counted: int) -> None:
+def check_decisions(contestant: SaccadeContestant, counted_flops: int) -> None:
     """Raise WorldError unless a small twin decides the same with a prepared instruction, and operations add up."""
     torch.manual_seed(0)
-    architecture = twin(contestant.architecture)
-    network = TWIN_SIZES.build(architecture).eval()
+    architecture = small_variant(contestant.architecture)
+    network = SMALL_VARIANT_SIZES.build(architecture).eval()
     with torch.inference_mode():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-        tokens, state = TWIN_SIZES.tokens(architecture), TWIN_SIZES.states()
-        instructed = network.instruct(tokens)
+        tokens, state = SMALL_VARIANT_SIZES.tokens(architecture), SMALL_VARIANT_SIZES.states()
+        instruction_plan = network.encode_instruction(tokens)
         for _ in range(2):
-            images = TWIN_SIZES.images()
-            whole, prepared = network(images, tokens, state), network.decide(images, instructed, state)
-            require_equal(f"a prepared decision of {contestant.name}", prepared.actions, whole.actions, PLAIN)
-    wanted = scheduled_flops(contestant)
-    if abs(counted - wanted) > 1e-3 * wanted:
+            images = SMALL_VARIANT_SIZES.images()
+            whole, prepared = network(images, tokens, state), network.decide(images, instruction_plan, state)
+            require_equal(f"a prepared decision of {contestant.name}", prepared.actions, whole.actions, FP32_TOLERANCE)
+    expected = scheduled_flops(contestant)
+    if abs(counted_flops - expected) > 1e-3 * expected:
         raise WorldError(
-            f"the trunk of {contestant.name} computes {counted:.4g} operations where its schedule of pruning asks "
-            f"for {wanted:.4g}: no speed is given"
+            f"the trunk of {contestant.name} computes {counted_flops:.4g} operations where its schedule of pruning asks "
+            f"for {expected:.4g}: no speed is given"
         )
 
 
-def scheduled_flops(contestant: Ours) -> int:
+def scheduled_flops(contestant: SaccadeContestant) -> int:
     """Return by formula what a decision's trunk computes: in each layer the kept tokens, the state and the slots."""
     with torch.device("meta"):
         network = contestant.build()
@@ -44,14 +44,14 @@ def scheduled_flops(contestant: Ours) -> int:
     for number, (layer, kept) in enumerate(zip(trunk.decoder.layers, trunk.keep, strict=True)):
         working = layout.length - layout.visual + kept * trunk.groups
         weights = sum(each.numel() for each in layer.parameters() if each.ndim == 2)
-        seen = working + layout.remembered
+        seen = working + layout.cached_text_length
         total += 2 * working * weights + 4 * configuration.num_attention_heads * working * seen * head
         total += 2 * layout.visual * shape.trunk_width if str(number) in trunk.routers else 0
     return total * contestant.sizes.batch
 
 
-def require_equal(what: str, got: torch.Tensor, wanted: torch.Tensor, tolerance: float) -> None:
+def require_equal(what: str, got: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
     """Raise WorldError unless two tensors are equal to a tolerance, relative to the largest number of the wanted."""
-    error = float((got.float() - wanted.float()).abs().max() / wanted.float().abs().max().clamp(min=1e-12))
+    error = float((got.float() - expected.float()).abs().max() / expected.float().abs().max().clamp(min=1e-12))
     if not error <= tolerance:
         raise WorldError(f"{what} is off by {error:.1e} of the largest action, over {tolerance:g}: no speed is given")

@@ -12,14 +12,14 @@ from torch import nn
 from ....policy.network.architecture import Architecture
 from ....policy.network.capture import CapturedPolicy
 from ....policy.network.model import SaccadeModel
-from ....policy.profiling.cost import Sizes
+from ....policy.profiling.cost import InputSizes
 
 
 class Contestant(Protocol):
     """A policy with random weights: `build` makes its network, `prepare` what one decision of it is."""
 
     name: str
-    sizes: Sizes
+    sizes: InputSizes
 
     def build(self) -> nn.Module:
         """Return the network, ready to decide."""
@@ -31,12 +31,12 @@ class Contestant(Protocol):
 
 
 @dataclass(frozen=True)
-class Ours:
+class SaccadeContestant:
     """A policy of ours; its instruction is read before the first decision."""
 
     name: str
     architecture: Architecture
-    sizes: Sizes
+    sizes: InputSizes
 
     def build(self) -> SaccadeModel:
         return self.sizes.build(self.architecture).requires_grad_(False).eval()
@@ -45,23 +45,23 @@ class Ours:
         # The same pictures every time, so that two ways to decide can be compared.
         torch.manual_seed(0)
         images, state = self.sizes.images(device), self.sizes.states(device)
-        instructed = network.instruct(self.sizes.tokens(self.architecture, device))
-        memory = network.nothing_remembered(self.sizes.batch)
+        instruction_plan = network.encode_instruction(self.sizes.tokens(self.architecture, device))
+        memory = network.empty_memory(self.sizes.batch)
         if capture:
-            captured = CapturedPolicy(network, images, instructed, state)
+            captured = CapturedPolicy(network, images, instruction_plan, state)
             return lambda: captured.decide(images, state, memory).actions
-        return lambda: network.decide(images, instructed, state, memory).actions
+        return lambda: network.decide(images, instruction_plan, state, memory).actions
 
 
 @dataclass(frozen=True)
-class Theirs:
+class LerobotContestant:
     """A policy of LeRobot by its type, with its own defaults but for the chunk, `changes` and what the sizes say.
 
     Pictures are float32 from 0 to 1 and there is an instruction of `words` tokens, as its processors would hand over.
     """
 
     name: str
-    sizes: Sizes
+    sizes: InputSizes
     changes: Mapping[str, Any] = field(default_factory=dict)
     words: int = 56
 
@@ -71,11 +71,11 @@ class Theirs:
 
         picture = (3, self.sizes.image_size, self.sizes.image_size)
         cameras = {f"observation.images.view_{view}": picture for view in range(self.sizes.views)}
-        given = {name: PolicyFeature(FeatureType.VISUAL, shape) for name, shape in cameras.items()}
-        given["observation.state"] = PolicyFeature(FeatureType.STATE, (self.sizes.state,))
-        decided = {"action": PolicyFeature(FeatureType.ACTION, (self.sizes.action,))}
+        input_features = {name: PolicyFeature(FeatureType.VISUAL, shape) for name, shape in cameras.items()}
+        input_features["observation.state"] = PolicyFeature(FeatureType.STATE, (self.sizes.state,))
+        output_features = {"action": PolicyFeature(FeatureType.ACTION, (self.sizes.action,))}
         configuration = make_policy_config(
-            self.name, input_features=given, output_features=decided, device="cpu", **self.changes
+            self.name, input_features=input_features, output_features=output_features, device="cpu", **self.changes
         )
         # Some policies move themselves to the device that their configuration names; ours is where we build it.
         configuration.device = str(torch.get_default_device())
@@ -95,7 +95,7 @@ class Theirs:
         return lambda: network.predict_action_chunk(dict(observation))
 
 
-CHUNK = Sizes().chunk
+CHUNK = InputSizes().chunk
 LEROBOT = {
     "act": {"chunk_size": CHUNK, "n_action_steps": CHUNK, "pretrained_backbone_weights": None},
     "diffusion": {"pretrained_backbone_weights": None},
@@ -107,13 +107,13 @@ LEROBOT = {
 """LeRobot's policies, with what makes them decide as many steps and load no weights."""
 
 
-def ours(name: str, architecture: Architecture) -> Ours:
+def ours(name: str, architecture: Architecture) -> SaccadeContestant:
     """Return a policy at the sizes that it is made for: LIBERO's, or the desk's with the small tower."""
-    desk = Sizes(image_size=128, state=6, action=6, chunk=16)
-    return Ours(name, architecture, Sizes() if architecture.towers else desk)
+    desk = InputSizes(image_size=128, state=6, action=6, chunk=16)
+    return SaccadeContestant(name, architecture, InputSizes() if architecture.towers else desk)
 
 
-def dense(architecture: Architecture) -> Architecture:
+def dense_variant(architecture: Architecture) -> Architecture:
     """Return the dense policy of the same widths: every patch enters the trunk, and every layer works on all of it.
 
     OpenVLA-OFT's shape (Kim et al., 2025): two towers whose patches are concatenated and projected, full attention, an
@@ -136,7 +136,7 @@ def dense(architecture: Architecture) -> Architecture:
     )
 
 
-def twin(architecture: Architecture) -> Architecture:
+def small_variant(architecture: Architecture) -> Architecture:
     """Return an architecture with the same choices and the least sizes, to check on any machine what it computes."""
     layers = 4
     return replace(
@@ -161,4 +161,4 @@ def twin(architecture: Architecture) -> Architecture:
     )
 
 
-TWIN_SIZES = Sizes(image_size=64)
+SMALL_VARIANT_SIZES = InputSizes(image_size=64)

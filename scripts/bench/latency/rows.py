@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..figures import Figures
+from ..metrics import Metrics
 
 PARTS = ("towers", "fusion", "trunk", "expert", "other")
 
 
 @dataclass
-class Row:
+class LatencyRow:
     """What was found out about one contestant; None stands for what was not.
 
     `flops`: of a decision; `parts`: of them, by part of the policy; `instruct_flops`: once for an instruction;
@@ -31,15 +31,15 @@ class Row:
     seconds: list[float] = field(default_factory=list)
     remark: str = ""
 
-    def percentile(self, share: float) -> float | None:
+    def percentile(self, fraction: float) -> float | None:
         """Return the time in seconds below which a share of the decisions stayed, None where none was timed."""
         ordered = sorted(self.seconds)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
+        return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))] if ordered else None
 
 
-def table(rows: list[Row]) -> list[str]:
+def table(rows: list[LatencyRow]) -> list[str]:
     """Return the rows as aligned text."""
-    heads = [
+    headings = [
         "policy",
         "parameters",
         "weights",
@@ -52,25 +52,25 @@ def table(rows: list[Row]) -> list[str]:
         "rate",
         "",
     ]
-    cells = [heads]
+    cells = [headings]
     for row in rows:
-        middle, late = row.percentile(0.5), row.percentile(0.99)
+        median_seconds, p99_seconds = row.percentile(0.5), row.percentile(0.99)
         cells.append(
             [
                 row.name,
-                _shown(row.parameters, 1e6, "M"),
-                _shown(row.parameters and 2 * row.parameters, 2**30, "GiB", 2),
-                _shown(row.flops, 1e9, "GFLOP"),
-                _shown(row.flops and row.flops / row.steps, 1e9, "GFLOP", 2),
-                _shown(row.instruct_flops or None, 1e9, "GFLOP", 2),
-                _shown(row.synchronisations, 1, "", 0),
-                _shown(middle and 1e3 * middle, 1, "ms"),
-                _shown(late and 1e3 * late, 1, "ms"),
-                _shown(middle and 1 / middle, 1, "/s"),
+                _format_value(row.parameters, 1e6, "M"),
+                _format_value(row.parameters and 2 * row.parameters, 2**30, "GiB", 2),
+                _format_value(row.flops, 1e9, "GFLOP"),
+                _format_value(row.flops and row.flops / row.steps, 1e9, "GFLOP", 2),
+                _format_value(row.instruct_flops or None, 1e9, "GFLOP", 2),
+                _format_value(row.synchronisations, 1, "", 0),
+                _format_value(median_seconds and 1e3 * median_seconds, 1, "ms"),
+                _format_value(p99_seconds and 1e3 * p99_seconds, 1, "ms"),
+                _format_value(median_seconds and 1 / median_seconds, 1, "/s"),
                 row.remark,
             ]
         )
-    widths = [max(len(line[column]) for line in cells) for column in range(len(heads))]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(headings))]
 
     def aligned(line: list[str]) -> str:
         first, *numbers, last = line
@@ -83,50 +83,50 @@ def table(rows: list[Row]) -> list[str]:
     return [aligned(line) for line in cells]
 
 
-def _shown(value: float | None, unit: float, name: str, places: int = 1) -> str:
-    return "-" if value is None else f"{value / unit:.{places}f} {name}".rstrip()
+def _format_value(value: float | None, unit: float, name: str, decimals: int = 1) -> str:
+    return "-" if value is None else f"{value / unit:.{decimals}f} {name}".rstrip()
 
 
-def collect_figures(rows: list[Row], device: str) -> Figures:
+def collect_metrics(rows: list[LatencyRow], device: str) -> Metrics:
     """Return the figures of all rows; those of a GPU are null without one."""
     found = {row.name: row for row in rows}
-    figures: dict[str, float | None] = {
+    metrics: dict[str, float | None] = {
         # The importer's own test compares with the released weights.
         "parity_max_relative_error": None,
         "host_syncs_per_forward": max((row.synchronisations or 0 for row in rows), default=None),
     }
     for preset in ("large", "small"):
-        row, opponent = found.get(preset), found.get(f"dense {preset}")
-        if row is None or opponent is None:
+        row, dense_row = found.get(preset), found.get(f"dense {preset}")
+        if row is None or dense_row is None:
             continue
-        timed = device == "cuda" and row.seconds and opponent.seconds
-        middle, late, other = row.percentile(0.5), row.percentile(0.99), opponent.percentile(0.5)
-        figures |= {
-            f"{preset}_speedup_over_dense": other / middle if timed else None,
-            f"{preset}_p50_ms": 1e3 * middle if timed else None,
-            f"{preset}_p99_ms": 1e3 * late if timed else None,
+        timed = device == "cuda" and row.seconds and dense_row.seconds
+        median_seconds, p99_seconds, other = row.percentile(0.5), row.percentile(0.99), dense_row.percentile(0.5)
+        metrics |= {
+            f"{preset}_speedup_over_dense": other / median_seconds if timed else None,
+            f"{preset}_p50_ms": 1e3 * median_seconds if timed else None,
+            f"{preset}_p99_ms": 1e3 * p99_seconds if timed else None,
             f"{preset}_tflop": row.flops / 1e12,
             f"{preset}_instruction_tflop": row.instruct_flops / 1e12,
             f"{preset}_parameters_billion": row.parameters / 1e9,
             f"{preset}_inference_peak_gib": row.peak_bytes / 2**30,
-            f"{preset}_flop_ratio": opponent.flops / row.flops,
-            f"{'' if preset == 'large' else 'small_'}dense_tflop": opponent.flops / 1e12,
-            f"{'' if preset == 'large' else 'small_'}dense_parameters_billion": opponent.parameters / 1e9,
+            f"{preset}_flop_ratio": dense_row.flops / row.flops,
+            f"{'' if preset == 'large' else 'small_'}dense_tflop": dense_row.flops / 1e12,
+            f"{'' if preset == 'large' else 'small_'}dense_parameters_billion": dense_row.parameters / 1e9,
         }
-        figures |= {f"{preset}_{part}_tflop": count / 1e12 for part, count in row.parts.items() if part != "other"}
+        metrics |= {f"{preset}_{part}_tflop": count / 1e12 for part, count in row.parts.items() if part != "other"}
     if "tiny" in found:
-        middle = found["tiny"].percentile(0.5)
-        figures |= {
+        median_seconds = found["tiny"].percentile(0.5)
+        metrics |= {
             "tiny_gflop": found["tiny"].flops / 1e9,
-            "tiny_decisions_per_second": 1 / middle if middle else None,
+            "tiny_decisions_per_second": 1 / median_seconds if median_seconds else None,
         }
     for name in ("act", "pi0", "pi05"):
         if name in found and found[name].flops is not None:
-            figures[f"lerobot_{name}_tflop"] = found[name].flops / 1e12
-    return {name: value if value is None else float(f"{value:.5g}") for name, value in figures.items()}
+            metrics[f"lerobot_{name}_tflop"] = found[name].flops / 1e12
+    return {name: value if value is None else float(f"{value:.5g}") for name, value in metrics.items()}
 
 
-def plot_parts(path: Path, rows: list[Row]) -> None:
+def plot_parts(path: Path, rows: list[LatencyRow]) -> None:
     """Draw the operations of a decision, a bar for each of our policies and its dense opponent, part by part."""
     from matplotlib.figure import Figure
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import InputError
-from ....policy.pretrained.adaptation import EXPERT
+from ....policy.pretrained.adaptation import EXPERT_PREFIX
 from ....sim import worlds
 from ...evaluate.command import evaluate
 from ...evaluate.options import EvaluateConfig
 from ...merge import MergeConfig, open_skills, stored_bytes, write
 from ...merge import merge as merge_opened
-from ..figures import Figures, usable_cores
+from ..metrics import Metrics, usable_cores
 
-MAIN = "main"
+MAIN_VARIANT = "main"
 """The variant that baselines are set beside, and that every seed is measured with."""
 
 
@@ -72,74 +72,78 @@ class MergeBenchConfig:
         worlds.find_family((*self.suites, self.foreign))
 
 
-def bench_merge(config: MergeBenchConfig) -> tuple[Figures, list[str]]:
+def bench_merge(config: MergeBenchConfig) -> tuple[Metrics, list[str]]:
     """Return the figures of all seeds, and a table for people."""
     from .router import bench_router
 
-    whole = config.seeds[: config.others_seeds]
-    measured = [Measured(config, seed, whole=seed in whole).rows() for seed in config.seeds]
+    with_baselines = config.seeds[: config.others_seeds]
+    measured = [SeedEvaluation(config, seed, with_baselines=seed in with_baselines).rows() for seed in config.seeds]
     lines = table(config, measured)
     router, said = bench_router(
-        [config.folder / f"{MAIN}_{seed}" for seed in config.seeds],
+        [config.folder / f"{MAIN_VARIANT}_{seed}" for seed in config.seeds],
         config.suites, config.foreign, config.states, config.folder / "router.png",
     )  # fmt: skip
-    figures = summary(config, measured) | router | sizes(config)
-    return figures, [*lines, *said]
+    metrics = success_metrics(config, measured) | router | size_metrics(config)
+    return metrics, [*lines, *said]
 
 
-class Measured:
+class SeedEvaluation:
     """One seed's skills and all that is made of them, evaluated: every row the success of each suite.
 
-    `whole`: with every baseline and method, not only those of every seed.
+    `with_baselines`: with every baseline and method, not only those of every seed.
     """
 
-    def __init__(self, config: MergeBenchConfig, seed: int, *, whole: bool) -> None:
-        self._config, self._seed, self._whole = config, seed, whole
+    def __init__(self, config: MergeBenchConfig, seed: int, *, with_baselines: bool) -> None:
+        self._config, self._seed, self._with_baselines = config, seed, with_baselines
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """Return for every policy its results by suite, as `evaluate` gives them."""
         config, found = self._config, {}
         found["skills alone"] = {
-            suite: self._evaluated(self._skill(number), f"alone_{suite}", suite)
+            suite: self._evaluate_once(self._skill_folder(number), f"alone_{suite}", suite)
             for number, suite in enumerate(config.suites)
         }
-        merged = self._merged(MAIN)
-        found["merged"] = self._everywhere(merged, MAIN)
-        found["merged, the right skill named"] = {suite: self._named(merged, suite) for suite in config.suites}
+        merged = self._merge_once(MAIN_VARIANT)
+        found["merged"] = self._evaluate_all_suites(merged, MAIN_VARIANT)
+        found["merged, the right skill named"] = {
+            suite: self._evaluate_named_skill(merged, suite) for suite in config.suites
+        }
         if config.joint is not None and (folder := Path(config.joint.format(seed=self._seed))).is_dir():
-            found["trained on all suites together"] = self._everywhere(folder, "joint")
+            found["trained on all suites together"] = self._evaluate_all_suites(folder, "joint")
         if config.keep_blocks > 0:
-            none = self._merged("no_block", keep_blocks=0)
-            found["merged, no block of the expert kept whole"] = self._everywhere(none, "no_block")
-        if self._whole:
-            expert = self._merged("expert", merge="expert", method=config.method)
-            found["the expert's first blocks merged, with masks"] = self._everywhere(expert, "expert")
-            plain = self._merged("unmasked", merge="all", method=config.method, masks="none")
-            found["merged without masks"] = self._everywhere(plain, "unmasked")
-            bare = self._merged("no_trunk", bare=True)
-            found["merged, trunk and towers as in the beginning"] = self._everywhere(bare, "no_trunk")
+            none = self._merge_once("no_block", keep_blocks=0)
+            found["merged, no block of the expert kept whole"] = self._evaluate_all_suites(none, "no_block")
+        if self._with_baselines:
+            expert = self._merge_once("expert", merge="expert", method=config.method)
+            found["the expert's first blocks merged, with masks"] = self._evaluate_all_suites(expert, "expert")
+            plain = self._merge_once("unmasked", merge="all", method=config.method, masks="none")
+            found["merged without masks"] = self._evaluate_all_suites(plain, "unmasked")
+            without_trunk_changes = self._merge_once("no_trunk", without_trunk_changes=True)
+            found["merged, trunk and towers as in the beginning"] = self._evaluate_all_suites(
+                without_trunk_changes, "no_trunk"
+            )
             for other in config.others:
                 method, _, masks = other.partition("/")
-                folder = self._merged(other.replace("/", "_"), merge="all", method=method, masks=masks or None)
-                found[f"all merged: {other}"] = self._everywhere(folder, other.replace("/", "_"))
+                folder = self._merge_once(other.replace("/", "_"), merge="all", method=method, masks=masks or None)
+                found[f"all merged: {other}"] = self._evaluate_all_suites(folder, other.replace("/", "_"))
         return found
 
-    def _named(self, merged: Path, suite: str) -> dict[str, Any]:
+    def _evaluate_named_skill(self, merged: Path, suite: str) -> dict[str, Any]:
         """Return the results of the suite's own skill; where the router chose it in every episode, they are known."""
         from ....sim.evaluation.run_folder import read_evaluation
 
-        routed = read_evaluation(self._folder(f"{MAIN}_{suite}"))
+        routed = read_evaluation(self._evaluation_folder(f"{MAIN_VARIANT}_{suite}"))
         if all(record.skill == suite for record in routed.records):
-            return self._evaluated(merged, f"{MAIN}_{suite}", suite)
-        return self._evaluated(merged, f"oracle_{suite}", suite, skill=suite)
+            return self._evaluate_once(merged, f"{MAIN_VARIANT}_{suite}", suite)
+        return self._evaluate_once(merged, f"oracle_{suite}", suite, skill=suite)
 
-    def _folder(self, name: str) -> Path:
+    def _evaluation_folder(self, name: str) -> Path:
         return self._config.folder / f"eval_{self._seed}" / name
 
-    def _skill(self, number: int) -> Path:
+    def _skill_folder(self, number: int) -> Path:
         return Path(self._config.skills[number].format(seed=self._seed))
 
-    def _merged(
+    def _merge_once(
         self,
         name: str,
         *,
@@ -147,15 +151,15 @@ class Measured:
         method: str = "ties",
         masks: str | None = None,
         keep_blocks: int | None = None,
-        bare: bool = False,
+        without_trunk_changes: bool = False,
     ) -> Path:
-        """Merge, unless that is done; with `bare` nothing but the expert changes with the skill."""
+        """Merge, unless that is done; with `without_trunk_changes` nothing but the expert changes with the skill."""
         config = self._config
         out = config.folder / f"{name}_{self._seed}"
         if out.is_dir():
             return out
         options = MergeConfig(
-            skills=tuple(str(self._skill(number)) for number in range(len(config.suites))),
+            skills=tuple(str(self._skill_folder(number)) for number in range(len(config.suites))),
             out=out,
             merge=merge,
             method=method,
@@ -170,23 +174,23 @@ class Measured:
         merged = merge_opened(options, skills)
         for key, tensor in merged.tensors.items():
             # A factor of which all steps are zero changes nothing.
-            if bare and re.match(rf"factor\.\d+\.up_step\.(?!{EXPERT})", key):
+            if without_trunk_changes and re.match(rf"factor\.\d+\.up_step\.(?!{EXPERT_PREFIX})", key):
                 merged.tensors[key] = 0 * tensor
         write(options, skills, merged)
         return out
 
-    def _everywhere(self, folder: Path, name: str) -> dict[str, Any]:
-        return {suite: self._evaluated(folder, f"{name}_{suite}", suite) for suite in self._config.suites}
+    def _evaluate_all_suites(self, folder: Path, name: str) -> dict[str, Any]:
+        return {suite: self._evaluate_once(folder, f"{name}_{suite}", suite) for suite in self._config.suites}
 
-    def _evaluated(self, folder: Path, name: str, suite: str, skill: str | None = None) -> dict[str, Any]:
+    def _evaluate_once(self, folder: Path, name: str, suite: str, skill: str | None = None) -> dict[str, Any]:
         """Return the results of a policy on a suite: those of an earlier evaluation, or of one that runs now.
 
         `records` are its episodes.
         """
-        from ....sim.evaluation.run_folder import RESULTS, read_evaluation, read_json
+        from ....sim.evaluation.run_folder import RESULTS_FILE, read_evaluation, read_json
 
-        out = self._folder(name)
-        if not (out / RESULTS).is_file():
+        out = self._evaluation_folder(name)
+        if not (out / RESULTS_FILE).is_file():
             print(f"{name}, seed {self._seed}:", flush=True)
             evaluate(
                 EvaluateConfig(
@@ -201,10 +205,10 @@ class Measured:
                     out=out,
                 )
             )
-        return {**read_json(out / RESULTS), "records": read_evaluation(out).records}
+        return {**read_json(out / RESULTS_FILE), "records": read_evaluation(out).records}
 
 
-def rate(results: Mapping[str, Any]) -> tuple[int, int]:
+def success_counts(results: Mapping[str, Any]) -> tuple[int, int]:
     """Return a policy's successes on a suite, and the episodes."""
     return round(results["rate"] * results["episodes"]), results["episodes"]
 
@@ -227,7 +231,7 @@ def table(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]]) -
 
     `p`: of McNemar's exact test against the skills alone, over the same episodes.
     """
-    from ....sim.evaluation.comparison import chance_of_difference
+    from ....sim.evaluation.comparison import mcnemar_p_value
     from ....sim.evaluation.statistics import wilson_interval
 
     names = list(dict.fromkeys(name for rows in measured for name in rows))
@@ -238,28 +242,30 @@ def table(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]]) -
         + "   all  95 % interval, episodes won and lost against the skills alone"
     ]
     for name in names:
-        counts = {suite: [rate(rows[name][suite]) for rows in measured if name in rows] for suite in config.suites}
-        cells, good, all_of = [], 0, 0
+        counts = {
+            suite: [success_counts(rows[name][suite]) for rows in measured if name in rows] for suite in config.suites
+        }
+        cells, successes, episode_count = [], 0, 0
         for suite in config.suites:
             wins, runs = (sum(each[part] for each in counts[suite]) for part in (0, 1))
             cells.append(f"{100 * wins / runs:12.1f}")
-            good, all_of = good + wins, all_of + runs
-        low, high = wilson_interval(good, all_of)
+            successes, episode_count = successes + wins, episode_count + runs
+        low, high = wilson_interval(successes, episode_count)
         seeds = len(counts[config.suites[0]])
         won, lost = won_and_lost(config, measured, name)
         lines.append(
             f"{name:<{width}}  "
             + "  ".join(cells)
-            + f"  {100 * good / all_of:5.1f}  {100 * low:.1f} to {100 * high:.1f}"
-            f" of {all_of}, {seeds} seed{'s' if seeds > 1 else ''}; +{won} -{lost}, "
-            f"p = {chance_of_difference(lost, won):.2g}"
+            + f"  {100 * successes / episode_count:5.1f}  {100 * low:.1f} to {100 * high:.1f}"
+            f" of {episode_count}, {seeds} seed{'s' if seeds > 1 else ''}; +{won} -{lost}, "
+            f"p = {mcnemar_p_value(lost, won):.2g}"
         )
     return lines
 
 
-def summary(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]]) -> Figures:
+def success_metrics(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]]) -> Metrics:
     """Return the figures of all seeds; a mean of suites, then of seeds."""
-    from ....sim.evaluation.comparison import chance_of_difference
+    from ....sim.evaluation.comparison import mcnemar_p_value
 
     def mean(name: str) -> float | None:
         rates = [
@@ -269,13 +275,13 @@ def summary(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]])
 
     alone, merged = mean("skills alone"), mean("merged")
     won, lost = won_and_lost(config, measured, "merged")
-    figures: Figures = {
+    metrics: Metrics = {
         "skills_mean_success": alone,
         "merged_success": merged,
         "merged_over_skills": None if not alone or merged is None else round(merged / alone, 4),
         "merged_won_against_skills": won,
         "merged_lost_against_skills": lost,
-        "merged_against_skills_p": round(chance_of_difference(lost, won), 4),
+        "merged_against_skills_p": round(mcnemar_p_value(lost, won), 4),
         "joint_success": mean("trained on all suites together"),
         "unmasked_success": mean("merged without masks"),
         "oracle_success": mean("merged, the right skill named"),
@@ -289,36 +295,36 @@ def summary(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]])
         kinds = (("skills alone", "skill"), ("merged", "merged"), ("trained on all suites together", "joint"))
         for name, key in kinds:
             if name in rows:
-                figures |= {f"{key}_{suite}_{seed}": round(rows[name][suite]["rate"], 4) for suite in config.suites}
+                metrics |= {f"{key}_{suite}_{seed}": round(rows[name][suite]["rate"], 4) for suite in config.suites}
     for other in config.others:
         key = f"method_{other.replace('/', '_')}"
-        figures[key] = mean(f"all merged: {other}")
+        metrics[key] = mean(f"all merged: {other}")
         for suite in config.suites:
             rates = [rows[f"all merged: {other}"][suite]["rate"] for rows in measured if f"all merged: {other}" in rows]
             if rates:
-                figures[f"{key}_{suite}"] = round(statistics.mean(rates), 4)
-    return figures
+                metrics[f"{key}_{suite}"] = round(statistics.mean(rates), 4)
+    return metrics
 
 
-def sizes(config: MergeBenchConfig) -> Figures:
+def size_metrics(config: MergeBenchConfig) -> Metrics:
     """Return what the first merge takes on the disk, beside its skills, and against what it may take.
 
     The bound is one skill's checkpoint and a twentieth of the trunk for each skill; masks and what is kept of every
     skill come on top.
     """
-    from ....policy.checkpoint.folder import MODEL, read_checkpoint
+    from ....policy.checkpoint.folder import MODEL_FILE, read_checkpoint
 
     seed = config.seeds[0]
-    folder = config.folder / f"{MAIN}_{seed}"
+    folder = config.folder / f"{MAIN_VARIANT}_{seed}"
     tensors = read_checkpoint(folder).tensors
     stored = stored_bytes(tensors)
-    skills = [Path(name.format(seed=seed)) / "checkpoint" / MODEL for name in config.skills]
+    skills = [Path(name.format(seed=seed)) / "checkpoint" / MODEL_FILE for name in config.skills]
     each = [path.stat().st_size for path in skills if path.is_file()]
     trunk = sum(t.numel() * t.element_size() for name, t in tensors.items() if name.startswith("model.trunk."))
     if len(each) != len(skills):
         return {}
     shared = stored["beginning"] + stored["change"] + stored["factors"] + stored["router"]
     return {
-        "bytes_over_separate": round((folder / MODEL).stat().st_size / sum(each), 4),
+        "bytes_over_separate": round((folder / MODEL_FILE).stat().st_size / sum(each), 4),
         "bytes_shared_over_bound": round(shared / (min(each) + 0.05 * trunk * len(each)), 4),
     }

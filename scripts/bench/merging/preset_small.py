@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ....errors import InputError, WorldError
-from ..figures import Figures
+from ..metrics import Metrics
 
 if TYPE_CHECKING:
     import torch
 
     from ....policy.contract import Contract
-    from ....policy.core import Core
+    from ....policy.core import PolicyCore
 
-SENTENCES = ("open the drawer", "pick the cube", "pour the ball", "press the button", "close the door", "stack them")
+INSTRUCTIONS = ("open the drawer", "pick the cube", "pour the ball", "press the button", "close the door", "stack them")
 
-_MEASURED = """
+_MEASURE_SCRIPT = """
 import json, resource, sys, time
 from saccade.scripts.main import main
 began = time.perf_counter()
@@ -31,7 +31,7 @@ print(json.dumps([code, time.perf_counter() - began, resource.getrusage(resource
 
 
 @dataclass(frozen=True)
-class MergeSmallConfig:
+class MergeCostBenchConfig:
     """Merge skills of the `small` preset's size, whose weights are random, and measure time and memory.
 
     Takes some 30 GB of disk below --folder, which are removed at the end.
@@ -55,13 +55,13 @@ class MergeSmallConfig:
     """JSON file for the figures."""
 
     def __post_init__(self) -> None:
-        if not 2 <= self.count <= len(SENTENCES):
-            raise InputError("count", got=self.count, expected=f"2 to {len(SENTENCES)}", fix="4 is what is quoted.")
+        if not 2 <= self.count <= len(INSTRUCTIONS):
+            raise InputError("count", got=self.count, expected=f"2 to {len(INSTRUCTIONS)}", fix="4 is what is quoted.")
         if self.rank < 1:
             raise InputError("rank", got=self.rank, expected="1 or more", fix="32 is usual.")
 
 
-def bench_merge_small(config: MergeSmallConfig) -> tuple[Figures, list[str]]:
+def bench_merge_small(config: MergeCostBenchConfig) -> tuple[Metrics, list[str]]:
     """Return the figures and lines for people; raises WorldError when the merge itself fails."""
     folder = config.folder
     if folder.exists() and any(folder.iterdir()):
@@ -72,14 +72,16 @@ def bench_merge_small(config: MergeSmallConfig) -> tuple[Figures, list[str]]:
         command = ["merge", *map(str, skills), "-o", str(out), "--merge", config.merge]
         if config.merge != "nothing":
             command += ["--method", config.method, "--bits", str(config.bits)]
-        done = subprocess.run([sys.executable, "-c", _MEASURED, *command], capture_output=True, text=True, check=False)
-        if done.returncode or not done.stdout.strip():
-            raise WorldError(f"merging failed: {done.stderr.strip().splitlines()[-1:] or done.returncode}")
-        *said, last = done.stdout.strip().splitlines()
+        process = subprocess.run(
+            [sys.executable, "-c", _MEASURE_SCRIPT, *command], capture_output=True, text=True, check=False
+        )
+        if process.returncode or not process.stdout.strip():
+            raise WorldError(f"merging failed: {process.stderr.strip().splitlines()[-1:] or process.returncode}")
+        *said, last = process.stdout.strip().splitlines()
         code, seconds, kib = json.loads(last)
         if code:
-            raise WorldError(f"merging failed: {done.stderr.strip().splitlines()[-1]}")
-        figures: Figures = {
+            raise WorldError(f"merging failed: {process.stderr.strip().splitlines()[-1]}")
+        metrics: Metrics = {
             "merge_small_seconds": round(seconds, 1),
             "merge_small_peak_gib": round(kib / 2**20, 2),
             "merge_small_skills": config.count,
@@ -87,15 +89,15 @@ def bench_merge_small(config: MergeSmallConfig) -> tuple[Figures, list[str]]:
             "merge_small_bytes": (out / "model.safetensors").stat().st_size,
             "merge_small_skill_bytes": (skills[0] / "model.safetensors").stat().st_size,
         }
-        lines = [f"{config.count} skills of {figures['merge_small_skill_bytes'] / 2**30:.2f} GiB: {seconds:.0f} s, "
+        lines = [f"{config.count} skills of {metrics['merge_small_skill_bytes'] / 2**30:.2f} GiB: {seconds:.0f} s, "
                  f"{kib / 2**20:.1f} GiB at most", *said]  # fmt: skip
-        return figures, lines
+        return metrics, lines
     finally:
         if not config.keep:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_skills(config: MergeSmallConfig) -> list[Path]:
+def write_skills(config: MergeCostBenchConfig) -> list[Path]:
     """Write the beginning and the skills; return the skills' folders.
 
     Their factors are random and of one size, their experts the beginning's with noise, their profiles far apart.
@@ -103,48 +105,50 @@ def write_skills(config: MergeSmallConfig) -> list[Path]:
     import torch
 
     from ....policy.checkpoint.contents import PREFIX
-    from ....policy.checkpoint.folder import STARTER, read_contract, write_checkpoint
-    from ....policy.core import Core
+    from ....policy.checkpoint.folder import STARTER_FOLDER, read_contract, write_checkpoint
+    from ....policy.core import PolicyCore
     from ....policy.lerobot_files import lerobot_files
     from ....policy.merging.origin import learned_digest, origin
     from ....policy.merging.skills import BASE
-    from ....policy.network.tokenizer import TOKENIZER
-    from ....policy.pretrained.adaptation import EXPERT, Adaptation
+    from ....policy.network.tokenizer import TOKENIZER_FILE
+    from ....policy.pretrained.adaptation import EXPERT_PREFIX, LoraAdaptation
 
     torch.manual_seed(0)
-    contract = _contract(read_contract(STARTER))
-    architecture, text = _architecture()
+    contract = _resize_cameras(read_contract(STARTER_FOLDER))
+    architecture, text = _architecture_and_tokenizer()
     with torch.device("meta"):
-        plain = Core(architecture, contract, text)
-        adapted = Core(architecture, contract, text)
-        adapted.adapt(Adaptation(config.rank, float(config.rank), skill=True))
-    beginning = {name: _random(tensor) for name, tensor in plain.model.state_dict().items()}
-    described, texts = lerobot_files(architecture, contract)
-    texts |= {TOKENIZER: text}
+        base_core = PolicyCore(architecture, contract, text)
+        skill_core = PolicyCore(architecture, contract, text)
+        skill_core.add_lora(LoraAdaptation(config.rank, float(config.rank), skill=True))
+    base_weights = {name: _random_like(tensor) for name, tensor in base_core.model.state_dict().items()}
+    config_json, text_files = lerobot_files(architecture, contract)
+    text_files |= {TOKENIZER_FILE: text}
     config.folder.mkdir(parents=True, exist_ok=True)
     start = config.folder / "beginning"
-    write_checkpoint(start, _prefixed(beginning, PREFIX), described, contract, {}, texts)
-    record = {"skill": origin(beginning), "init": str(start)}
+    write_checkpoint(start, _add_prefix(base_weights, PREFIX), config_json, contract, {}, text_files)
+    record = {"skill": origin(base_weights), "init": str(start)}
     folders = []
     for number in range(config.count):
-        described, texts = lerobot_files(architecture, contract, adapted.adaptation)
-        texts |= {TOKENIZER: text}
+        config_json, text_files = lerobot_files(architecture, contract, skill_core.adaptation)
+        text_files |= {TOKENIZER_FILE: text}
         tensors = {}
-        for name, tensor in adapted.model.state_dict().items():
-            known = beginning.get(name.replace(BASE, ""))
-            if known is None or name.startswith(EXPERT):
-                tensors[name] = _random(tensor) if known is None else known + 0.01 * torch.randn_like(known)
+        for name, tensor in skill_core.model.state_dict().items():
+            base_tensor = base_weights.get(name.replace(BASE, ""))
+            if base_tensor is None or name.startswith(EXPERT_PREFIX):
+                tensors[name] = (
+                    _random_like(tensor) if base_tensor is None else base_tensor + 0.01 * torch.randn_like(base_tensor)
+                )
             else:
-                tensors[name] = known
-        profile = _profile(plain, number)
+                tensors[name] = base_tensor
+        profile = _random_profile(base_core, number)
         folders.append(config.folder / f"skill{number}")
-        named = _prefixed(tensors, PREFIX) | profile
+        named = _add_prefix(tensors, PREFIX) | profile
         provenance = record | {"learned": learned_digest(named)}
-        write_checkpoint(folders[-1], named, described, contract, provenance, texts)
+        write_checkpoint(folders[-1], named, config_json, contract, provenance, text_files)
     return folders
 
 
-def _random(tensor: torch.Tensor) -> torch.Tensor:
+def _random_like(tensor: torch.Tensor) -> torch.Tensor:
     import torch
 
     if not tensor.is_floating_point():
@@ -152,15 +156,15 @@ def _random(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty(tensor.shape).uniform_(-0.03, 0.03)
 
 
-def _prefixed(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
+def _add_prefix(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
-def _contract(contract: Contract) -> Contract:
+def _resize_cameras(contract: Contract) -> Contract:
     return replace(contract, cameras=tuple(replace(camera, height=224, width=224) for camera in contract.cameras))
 
 
-def _architecture() -> tuple[Any, str]:
+def _architecture_and_tokenizer() -> tuple[Any, str]:
     """Return the preset and a tokenizer of bytes in the place of the trunk's own, which is on the hub."""
     from tokenizers import Tokenizer
     from tokenizers.models import BPE
@@ -175,11 +179,11 @@ def _architecture() -> tuple[Any, str]:
     return replace(find_preset("small"), text_length=128), tokenizer.to_str()
 
 
-def _profile(core: Core, number: int) -> dict[str, torch.Tensor]:
+def _random_profile(core: PolicyCore, number: int) -> dict[str, torch.Tensor]:
     import torch
 
-    from ....policy.merging.profile import Profile
+    from ....policy.merging.profile import SkillProfile
 
     width = core.architecture.condition_width + core.architecture.trunk_width
     features = torch.randn(40, width) + 30 * torch.nn.functional.one_hot(torch.tensor(number), width)
-    return Profile.of(features, [0] * 40, [place // 4 for place in range(40)]).tensors()
+    return SkillProfile.of(features, [0] * 40, [place // 4 for place in range(40)]).tensors()

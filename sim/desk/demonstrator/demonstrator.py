@@ -13,17 +13,17 @@ import numpy as np
 from .. import arm
 from ..environment import DeskEnv
 from ..fixtures import Drawer
-from ..goals import Goal, Opened, Poured, Pressed, Pushed, Put, Shut, Turned
-from ..kitchen import Kitchen
+from ..goals import CloseDrawerGoal, Goal, OpenDrawerGoal, PlaceGoal, PourGoal, PressButtonGoal, PushGoal, TurnKnobGoal
+from ..kitchen import KitchenArrangement
 from . import skills
 from .kinematics import Kinematics
-from .skills import Hand, Motion
+from .skills import HandState, ToolTarget
 
-LEAN_RATE = 0.08
+PITCH_RATE = 0.08
 """How far the hand leans in one control step when a skill decides how far it leans, in radians."""
 
 
-class Demonstrator:
+class DeskDemonstrator:
     """Acts in one desk environment; a new one is made after every reset.
 
     `noise` scales the disturbance: 0 gives the plain motion.
@@ -32,66 +32,68 @@ class Demonstrator:
     def __init__(self, env: DeskEnv, rng: np.random.Generator, *, noise: float = 1.0) -> None:
         self._env, self._rng = env, rng
         self._kinematics = Kinematics()
-        arrangement = env.spec_task.arrangement
-        self._in_kitchen = isinstance(arrangement, Kitchen)
+        arrangement = env.task_spec.arrangement
+        self._in_kitchen = isinstance(arrangement, KitchenArrangement)
         self._drawer = arrangement.drawer if self._in_kitchen else None
         self._speed = rng.uniform(0.20, 0.26)
         self._velocity = np.zeros(3)
-        self._disturbance = np.zeros(6)
-        self._spread = noise * np.deg2rad(rng.choice([0.2, 0.6, 1.2]) * np.array([1.0, 0.8, 0.8, 0.8, 0.8, 0.0]))
+        self._action_noise = np.zeros(6)
+        self._noise_std = noise * np.deg2rad(rng.choice([0.2, 0.6, 1.2]) * np.array([1.0, 0.8, 0.8, 0.8, 0.8, 0.0]))
         self._aim = rng.normal(0.0, 0.0015, 2) * noise
 
     def decide(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the action to record and the disturbed command to execute, both float32 [6] in the arm's units."""
-        if self._env.waiting():
+        if self._env.is_waiting():
             still = arm.to_units(self._env.data.ctrl.copy()).astype(np.float32)
             return still, still
         joints = self._env.joints()
-        tool = self._kinematics.tool(joints)
-        goal = self._env.current_goal()
-        hand = Hand(tool, joints[5], self._kinematics.lean(joints), self._speed, self._aim)
-        motion = self._plan(goal, hand)
-        self._velocity = self._accelerate(tool, motion.goal, motion.speed)
-        wanted = tool + self._velocity / arm.CONTROL_HZ
+        tool_position = self._kinematics.tool_position(joints)
+        position = self._env.current_goal()
+        hand = HandState(tool_position, joints[5], self._kinematics.pitch(joints), self._speed, self._aim)
+        motion = self._plan(position, hand)
+        self._velocity = self._accelerate(tool_position, motion.position, motion.speed)
+        wanted = tool_position + self._velocity / arm.CONTROL_HZ
         wanted[2] = max(wanted[2], 0.008)
-        lean = _lean(wanted) if motion.lean is None else motion.lean
+        pitch = _default_pitch(wanted) if motion.pitch is None else motion.pitch
         if self._in_kitchen:
-            lean = max(lean, _lean_high_up(wanted))
-        if motion.lean is not None:
-            lean = np.clip(lean, hand.lean - LEAN_RATE, hand.lean + LEAN_RATE)
-        action = np.append(self._kinematics.solve(wanted, joints, lean=lean), motion.gripper)
-        self._disturbance = 0.9 * self._disturbance + 0.45 * self._rng.normal(0.0, self._spread)
+            pitch = max(pitch, _min_pitch_at_height(wanted))
+        if motion.pitch is not None:
+            pitch = np.clip(pitch, hand.pitch - PITCH_RATE, hand.pitch + PITCH_RATE)
+        action = np.append(self._kinematics.solve(wanted, joints, pitch=pitch), motion.gripper)
+        self._action_noise = 0.9 * self._action_noise + 0.45 * self._rng.normal(0.0, self._noise_std)
         # Near the desk, and with something between the fingers, only a little: enough to vary, not to throw.
-        calm = 0.3 if self._env.finger_contacts(goal.target) else np.clip((tool[2] - 0.03) / 0.05, 0.1, 1.0)
-        command = np.clip(action + motion.calm * calm * self._disturbance, *arm.RANGES.T)
+        noise_scale = (
+            0.3 if self._env.finger_contacts(position.target) else np.clip((tool_position[2] - 0.03) / 0.05, 0.1, 1.0)
+        )
+        command = np.clip(action + motion.noise_scale * noise_scale * self._action_noise, *arm.JOINT_RANGES.T)
         return arm.to_units(action).astype(np.float32), arm.to_units(command).astype(np.float32)
 
-    def _plan(self, goal: Goal, hand: Hand) -> Motion:
+    def _plan(self, position: Goal, hand: HandState) -> ToolTarget:
         """Choose the skill that the goal asks for now."""
         desk, drawer = self._env, self._drawer
-        match goal:
-            case Put(place=Drawer()) if drawer and not skills.has_room(desk, hand, drawer):
+        match position:
+            case PlaceGoal(receptacle=Drawer()) if drawer and not skills.has_room(desk, hand, drawer):
                 return skills.pull_open(desk, hand, drawer)
-            case Put() if drawer and skills.is_hooked(desk, hand, drawer):
+            case PlaceGoal() if drawer and skills.is_hooked(desk, hand, drawer):
                 return skills.unhook(hand)
-            case Put(thing=thing, place=place):
-                return skills.put(desk, hand, thing, place)
-            case Opened(drawer=drawer):
+            case PlaceGoal(target_object=target_object, receptacle=receptacle):
+                return skills.pick_and_place(desk, hand, target_object, receptacle)
+            case OpenDrawerGoal(drawer=drawer):
                 return skills.pull_open(desk, hand, drawer)
-            case Shut(drawer=drawer):
+            case CloseDrawerGoal(drawer=drawer):
                 return skills.push_shut(desk, hand, drawer)
-            case Pressed(button=button):
+            case PressButtonGoal(button=button):
                 return skills.press(desk, hand, button)
-            case Turned(knob=knob):
-                return skills.push(hand, knob.lever_at(desk), knob.push_direction(desk), behind=0.026)
-            case Pushed(thing=thing, mat=mat):
-                return skills.push_onto(desk, hand, thing, mat)
-            case Poured(cup=cup, basin=basin):
+            case TurnKnobGoal(knob=knob):
+                return skills.push(hand, knob.lever_position(desk), knob.push_direction(desk), behind=0.026)
+            case PushGoal(target_object=target_object, mat=mat):
+                return skills.push_onto(desk, hand, target_object, mat)
+            case PourGoal(cup=cup, basin=basin):
                 return skills.pour(desk, hand, cup, basin)
-        raise TypeError(f"no skill achieves {goal!r}")
+        raise TypeError(f"no skill achieves {position!r}")
 
-    def _accelerate(self, tool: np.ndarray, goal: np.ndarray, speed: float) -> np.ndarray:
-        error = goal - tool
+    def _accelerate(self, tool_position: np.ndarray, position: np.ndarray, speed: float) -> np.ndarray:
+        error = position - tool_position
         distance = np.linalg.norm(error)
         wanted = error / max(distance, 1e-6) * min(speed, 6.0 * distance)
         change = wanted - self._velocity
@@ -99,13 +101,13 @@ class Demonstrator:
         return self._velocity + change * min(1.0, 0.05 / max(np.linalg.norm(change), 1e-6))
 
 
-def _lean(position: np.ndarray) -> float:
+def _default_pitch(position: np.ndarray) -> float:
     """Return how far the fingers lean outward at a position: straight down near, up to 0.6 rad far out."""
     radius = np.hypot(position[0] - 0.0388353, position[1])
     return float(np.clip((radius - 0.17) / 0.06, 0.0, 1.0) * 0.6)
 
 
-def _lean_high_up(position: np.ndarray) -> float:
+def _min_pitch_at_height(position: np.ndarray) -> float:
     """Return how far the fingers have to lean outward high up, where the wrist does not bend far enough.
 
     The bin alone is never so far from the way that it is needed there: its demonstrations stay what they were.

@@ -14,20 +14,20 @@ import numpy as np
 
 from .motion import rotation_vector
 from .plans import plan
-from .skills import Skill, start
-from .truth import Truth
+from .privileged_state import PrivilegedState
+from .skills import DemonstratorSkill, make_skill
 
-METRES, RADIANS = 0.05, 0.5
+METRES_PER_ACTION, RADIANS_PER_ACTION = 0.05, 0.5
 """What an action of 1 asks of robosuite's OSC_POSE controller in one step, along and about an axis."""
 
-SPEED_OF_ACTION = 0.306
+SPEED_PER_ACTION = 0.306
 """The speed in m/s that a lasting action of 1 leads to: stiffness 150, critically damped."""
 
 GAIN = 1.4
 """How much more than the remaining way is asked for: the controller makes only a part of a step in time."""
 
 
-class Demonstrator:
+class LiberoDemonstrator:
     """Acts in one LIBERO environment; a new one is made after every reset.
 
     `noise` scales the disturbance: 0 gives the plain motion.
@@ -36,40 +36,46 @@ class Demonstrator:
     def __init__(self, env: Any, rng: np.random.Generator, *, noise: float = 1.0) -> None:
         self._rng = rng
         self._conventions = env.conventions
-        self._truth = truth = Truth(env.simulation.environment)
-        opening = truth.tool()[1][:, 1]
-        home = float(np.arctan2(opening[1], opening[0]))
-        steps = plan(truth.goals, drawers=truth.drawers())
-        self._skills: list[Skill] = [start(truth, step, home) for step in steps]
+        self._state = state = PrivilegedState(env.simulation.environment)
+        opening_axis = state.tool_pose()[1][:, 1]
+        home_yaw = float(np.arctan2(opening_axis[1], opening_axis[0]))
+        steps = plan(state.goals, drawers=state.drawers())
+        self._skills: list[DemonstratorSkill] = [make_skill(state, step, home_yaw) for step in steps]
         self._finished: set[int] = set()
-        self._pace = rng.uniform(0.8, 1.0)
-        self._disturbance = np.zeros(6)
-        self._spread = noise * rng.choice([0.04, 0.10, 0.18]) * np.array([1.0, 1.0, 1.0, 0.15, 0.15, 0.15])
+        self._speed_scale = rng.uniform(0.8, 1.0)
+        self._action_noise = np.zeros(6)
+        self._noise_std = noise * rng.choice([0.04, 0.10, 0.18]) * np.array([1.0, 1.0, 1.0, 0.15, 0.15, 0.15])
 
     def decide(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the action to record and the disturbed command to execute, both float32 [7] in the environment's
         conventions."""
-        motion = self._current().act()
-        position, rotation = self._truth.tool()
-        way = (motion.position - position) * GAIN
-        longest = motion.speed * self._pace / SPEED_OF_ACTION * METRES
-        way *= min(1.0, longest / max(np.linalg.norm(way), 1e-9))
-        turn = rotation_vector(motion.rotation @ rotation.T)
-        turn *= min(1.0, 0.4 / max(np.linalg.norm(turn), 1e-9))
-        action = np.clip(np.concatenate([way / METRES, turn / RADIANS, [motion.gripper]]), -1.0, 1.0)
-        self._disturbance = 0.9 * self._disturbance + 0.45 * self._rng.normal(0.0, self._spread)
+        motion = self._current().next_hand_target()
+        position, rotation = self._state.tool_pose()
+        translation = (motion.position - position) * GAIN
+        longest = motion.speed * self._speed_scale / SPEED_PER_ACTION * METRES_PER_ACTION
+        translation *= min(1.0, longest / max(np.linalg.norm(translation), 1e-9))
+        rotation_error = rotation_vector(motion.rotation @ rotation.T)
+        rotation_error *= min(1.0, 0.4 / max(np.linalg.norm(rotation_error), 1e-9))
+        from_robosuite_action = np.clip(
+            np.concatenate([translation / METRES_PER_ACTION, rotation_error / RADIANS_PER_ACTION, [motion.gripper]]),
+            -1.0,
+            1.0,
+        )
+        self._action_noise = 0.9 * self._action_noise + 0.45 * self._rng.normal(0.0, self._noise_std)
         # Where it goes slowly something is near or held: enough to vary, not to throw.
-        calm = np.clip((motion.speed - 0.05) / 0.2, 0.05, 1.0)
-        command = action.copy()
-        command[:6] = np.clip(action[:6] + calm * self._disturbance, -1.0, 1.0)
-        return self._conventions.action(action), self._conventions.action(command)
+        noise_scale = np.clip((motion.speed - 0.05) / 0.2, 0.05, 1.0)
+        command = from_robosuite_action.copy()
+        command[:6] = np.clip(from_robosuite_action[:6] + noise_scale * self._action_noise, -1.0, 1.0)
+        return self._conventions.from_robosuite_action(from_robosuite_action), self._conventions.from_robosuite_action(
+            command
+        )
 
-    def _current(self) -> Skill:
+    def _current(self) -> DemonstratorSkill:
         """Return the first skill that is not finished, or whose work was undone."""
         for number, skill in enumerate(self._skills):
-            if number in self._finished and skill.holds():
+            if number in self._finished and skill.is_satisfied():
                 continue
-            if not skill.done():
+            if not skill.is_finished():
                 self._finished.discard(number)
                 return skill
             self._finished.add(number)

@@ -8,182 +8,223 @@ from __future__ import annotations
 
 import numpy as np
 
-from .grasps import Grasp, choose_grasp, grip_of
-from .motion import CLOSE, EMPTY, HAND_HALF, OPEN, PALM, Motion, angle_between, approach, overlaps, turned
-from .plans import Step
-from .truth import ARENA, Truth
+from .grasps import Grasp, choose_grasp, find_grasp_spec
+from .motion import (
+    CLOSE_COMMAND,
+    EMPTY_GRIPPER_WIDTH,
+    HAND_HALF,
+    OPEN_COMMAND,
+    PALM_OFFSET,
+    HandTarget,
+    angle_between,
+    approach_waypoint,
+    overlaps_from_above,
+    rotate_about_vertical,
+)
+from .plans import PlanStep
+from .privileged_state import ARENA, PrivilegedState
 
-TURNS = (0.0, np.pi / 2, -np.pi / 2)
+PLACEMENT_YAWS = (0.0, np.pi / 2, -np.pi / 2)
 """Ways to turn what is held on its way, in radians; the first that is best is taken."""
 
-SPOTS = np.array([[0, 0], [0, -1], [-1, 0], [0, 1], [1, 0], [-1, -1], [-1, 1], [1, -1], [1, 1]], dtype=float)
+REGION_OFFSETS = np.array([[0, 0], [0, -1], [-1, 0], [0, 1], [1, 0], [-1, -1], [-1, 1], [1, -1], [1, 1]], dtype=float)
 """Places in a region that are tried, in fractions of what is allowed off its middle: the first that is best."""
 
 
-class Place:
+class PickAndPlaceSkill:
     """Take a thing and put it on or into a place."""
 
-    def __init__(self, truth: Truth, step: Step, home: float) -> None:
-        self._truth, self._thing, self._place, self._goal = truth, step.subject, step.place, step.goal
-        self._home = home
-        self._grip = grip_of(self._thing)
+    def __init__(self, state: PrivilegedState, step: PlanStep, home_yaw: float) -> None:
+        self._state, self._object_name, self._receptacle, self._goal = (
+            state,
+            step.target_name,
+            step.destination,
+            step.goal,
+        )
+        self._home_yaw = home_yaw
+        self._grasp_spec = find_grasp_spec(self._object_name)
         self._grasp: Grasp | None = None
-        self._turn = np.eye(3)
-        self._refused: tuple[float, ...] = ()
+        self._object_rotation = np.eye(3)
+        self._failed_yaws: tuple[float, ...] = ()
         self._reopening = self._carrying = False
-        self._spot = np.zeros(2)
+        self._region_offset = np.zeros(2)
         self._inside = step.goal[0] == "in"
         self._number, self._count = step.number, step.count
 
-    def holds(self) -> bool:
-        return self._truth.holds(self._goal)
+    def is_satisfied(self) -> bool:
+        return self._state.is_satisfied(self._goal)
 
-    def done(self) -> bool:
-        truth = self._truth
-        return truth.holds(self._goal) and truth.finger_contacts(self._thing) == 0 and truth.opening() > 0.05
+    def is_finished(self) -> bool:
+        state = self._state
+        return (
+            state.is_satisfied(self._goal)
+            and state.finger_contacts(self._object_name) == 0
+            and state.gripper_width() > 0.05
+        )
 
-    def act(self) -> Motion:
-        truth = self._truth
-        position, rotation = truth.tool()
-        held = truth.finger_contacts(self._thing) == 2 and truth.opening() > EMPTY
-        if self._arrived(held):
+    def next_hand_target(self) -> HandTarget:
+        state = self._state
+        position, rotation = state.tool_pose()
+        held = state.finger_contacts(self._object_name) == 2 and state.gripper_width() > EMPTY_GRIPPER_WIDTH
+        if self._is_at_destination(held):
             # Let go, and only then leave.
             self._reopening, self._carrying = True, False
-            free = truth.finger_contacts(self._thing) == 0
-            return Motion(position + np.array([0.0, 0.0, 0.05 * free]), rotation, OPEN, 0.15)
+            free = state.finger_contacts(self._object_name) == 0
+            return HandTarget(position + np.array([0.0, 0.0, 0.05 * free]), rotation, OPEN_COMMAND, 0.15)
         # Firm once, it is carried for as long as both fingers touch it.
-        if held and not self._carrying and truth.firm():
+        if held and not self._carrying and state.is_grasp_firm():
             self._carrying = True
-            self._spot = self._choose_spot() if truth.owner_of(self._place) == ARENA else np.zeros(2)
+            self._region_offset = (
+                self._choose_region_offset() if state.owner_of(self._receptacle) == ARENA else np.zeros(2)
+            )
         self._carrying = self._carrying and held
         if self._carrying:
             return self._carry(position)
         return self._reach(position)
 
-    def _arrived(self, held: bool) -> bool:
-        truth = self._truth
-        there = truth.holds(self._goal)
+    def _is_at_destination(self, held: bool) -> bool:
+        state = self._state
+        there = state.is_satisfied(self._goal)
         if not self._inside or not held:
             return there
         # Into something: as far down as the palm may go, and from there it may drop.
-        aside = np.linalg.norm(truth.position(self._thing)[:2] - self._destination()[:2])
-        resting = there and truth.touch(self._thing, truth.owner_of(self._place))
-        return bool(aside < 0.02 and (resting or truth.tool()[0][2] < self._lowest(truth.tool()[1]) + 0.008))
+        lateral_distance = np.linalg.norm(state.position(self._object_name)[:2] - self._destination()[:2])
+        resting = there and state.are_in_contact(self._object_name, state.owner_of(self._receptacle))
+        return bool(
+            lateral_distance < 0.02
+            and (resting or state.tool_pose()[0][2] < self._lowest_hand_height(state.tool_pose()[1]) + 0.008)
+        )
 
-    def _reach(self, position: np.ndarray) -> Motion:
-        truth = self._truth
+    def _reach(self, position: np.ndarray) -> HandTarget:
+        state = self._state
         grasp = self._current_grasp()
         target = grasp.position
-        aside = np.linalg.norm(position[:2] - target[:2])
-        opening = truth.opening()
-        closing = opening < 0.068
-        near = aside < (0.02 if closing else 0.009) and abs(position[2] - target[2]) < (0.02 if closing else 0.007)
-        touching = truth.finger_contacts(self._thing)
-        if near and closing and touching < 2 and truth.fingers_stopped():
+        lateral_distance = np.linalg.norm(position[:2] - target[:2])
+        gripper_width = state.gripper_width()
+        closing = gripper_width < 0.068
+        near = lateral_distance < (0.02 if closing else 0.009) and abs(position[2] - target[2]) < (
+            0.02 if closing else 0.007
+        )
+        touching = state.finger_contacts(self._object_name)
+        if near and closing and touching < 2 and state.are_fingers_still():
             # Missed: let go, and try elsewhere.
-            self._refused = (*self._refused[-2:], grasp.yaw)
+            self._failed_yaws = (*self._failed_yaws[-2:], grasp.yaw)
             self._grasp, self._reopening = None, True
-        self._reopening = self._reopening and opening < 0.072
-        if near and not self._reopening and (closing or angle_between(grasp.rotation, truth.tool()[1]) < 0.15):
-            return Motion(target, grasp.rotation, CLOSE, 0.05)
-        if opening < 0.06 and aside < 0.04 and position[2] < target[2] + 0.05:
+        self._reopening = self._reopening and gripper_width < 0.072
+        if near and not self._reopening and (closing or angle_between(grasp.rotation, state.tool_pose()[1]) < 0.15):
+            return HandTarget(target, grasp.rotation, CLOSE_COMMAND, 0.05)
+        if gripper_width < 0.06 and lateral_distance < 0.04 and position[2] < target[2] + 0.05:
             # Open before moving aside: a finger that drags would push the thing over.
-            return Motion(position + np.array([0.0, 0.0, 0.01]), grasp.rotation, OPEN, 0.1)
-        heading = approach(truth, target, grasp.rotation, ignored=(self._thing,))
-        return Motion(heading, grasp.rotation, OPEN, 0.15 if aside < 0.05 else 0.30)
+            return HandTarget(position + np.array([0.0, 0.0, 0.01]), grasp.rotation, OPEN_COMMAND, 0.1)
+        waypoint = approach_waypoint(state, target, grasp.rotation, ignored=(self._object_name,))
+        return HandTarget(waypoint, grasp.rotation, OPEN_COMMAND, 0.15 if lateral_distance < 0.05 else 0.30)
 
-    def _carry(self, position: np.ndarray) -> Motion:
-        truth = self._truth
-        rotation = self._turned_for_place()
-        place = self._destination()
-        thing = truth.position(self._thing)
-        boxes = truth.boxes(self._thing)
-        hanging = position[2] - boxes[:, :, 2].min()
-        if self._place in truth.drawers():
+    def _carry(self, position: np.ndarray) -> HandTarget:
+        state = self._state
+        rotation = self._placement_rotation()
+        destination = self._destination()
+        thing = state.position(self._object_name)
+        boxes = state.boxes(self._object_name)
+        load_depth = position[2] - boxes[:, :, 2].min()
+        if self._receptacle in state.drawers():
             # The drawer that was just opened may stand above what goes in.
-            escape = way_out(boxes.reshape(-1, 3), truth.obstacles(self._thing))
+            escape = escape_translation(boxes.reshape(-1, 3), state.obstacles(self._object_name))
             if escape is not None:
-                return Motion(position + escape, rotation, CLOSE, 0.2)
+                return HandTarget(position + escape, rotation, CLOSE_COMMAND, 0.2)
         width = float(np.ptp(boxes[:, :, :2].reshape(-1, 2), axis=0).max() / 2)
-        goal = np.array([*(position[:2] + place[:2] - thing[:2]), self._lowest(rotation)])
-        heading = approach(
-            truth, goal, rotation, hanging=hanging, width=width, above=0.05, narrow=0.012, ignored=(self._thing,)
+        goal = np.array([*(position[:2] + destination[:2] - thing[:2]), self._lowest_hand_height(rotation)])
+        waypoint = approach_waypoint(
+            state,
+            goal,
+            rotation,
+            load_depth=load_depth,
+            width=width,
+            above=0.05,
+            descent_radius=0.012,
+            ignored=(self._object_name,),
         )
         low = np.linalg.norm(goal[:2] - position[:2]) < 0.03
-        return Motion(heading, rotation, CLOSE, 0.12 if low else 0.26)
+        return HandTarget(waypoint, rotation, CLOSE_COMMAND, 0.12 if low else 0.26)
 
     def _destination(self) -> np.ndarray:
-        truth = self._truth
-        place = truth.position(self._place)
-        if self._place in truth.drawers():
+        state = self._state
+        destination = state.position(self._receptacle)
+        if self._receptacle in state.drawers():
             # Towards the drawer's front, clear of the cabinet and of the handles above.
-            out = truth.pull_direction(self._place)
-            place = place + out * (truth.half_size(self._place) @ np.abs(out) - 0.010)
+            out = state.pull_direction(self._receptacle)
+            destination = destination + out * (state.half_size(self._receptacle) @ np.abs(out) - 0.010)
         elif self._count > 1 and not self._inside:
             # Side by side, the narrow sides next to each other.
-            extent = np.ptp(truth.boxes(self._thing).reshape(-1, 3), axis=0)[:2]
+            extent = np.ptp(state.boxes(self._object_name).reshape(-1, 3), axis=0)[:2]
             axis = int(np.argmin(extent))
-            room = 2.0 * max(truth.half_size(self._place)[axis] - 0.028, 0.0)
-            place[axis] += room * (self._number / (self._count - 1) - 0.5)
-        elif truth.owner_of(self._place) == ARENA:
-            place[:2] += self._spot
-        return place
+            room = 2.0 * max(state.half_size(self._receptacle)[axis] - 0.028, 0.0)
+            destination[axis] += room * (self._number / (self._count - 1) - 0.5)
+        elif state.owner_of(self._receptacle) == ARENA:
+            destination[:2] += self._region_offset
+        return destination
 
-    def _choose_spot(self) -> np.ndarray:
+    def _choose_region_offset(self) -> np.ndarray:
         """Return where about the middle of a table's region [2] the hand can go lowest: not beside a tall thing."""
-        half = 0.5 * self._truth.half_size(self._place)[:2]
-        rotation = self._truth.tool()[1]
+        half = 0.5 * self._state.half_size(self._receptacle)[:2]
+        rotation = self._state.tool_pose()[1]
 
-        def height(spot: np.ndarray) -> float:
-            self._spot = spot
-            return round(min(self._lowest(turned(rotation, angle)) for angle in TURNS), 2)
+        def height(region_offset: np.ndarray) -> float:
+            self._region_offset = region_offset
+            return round(
+                min(self._lowest_hand_height(rotate_about_vertical(rotation, angle)) for angle in PLACEMENT_YAWS), 2
+            )
 
-        return min((offset * half for offset in SPOTS), key=height)
+        return min((offset * half for offset in REGION_OFFSETS), key=height)
 
-    def _turned_for_place(self) -> np.ndarray:
+    def _placement_rotation(self) -> np.ndarray:
         """Return the hand's rotation at the destination: as it took hold, or turned if that lets it go lower there."""
-        grasp = self._grasp.rotation if self._grasp is not None else self._truth.tool()[1]
-        return min((turned(grasp, angle) for angle in TURNS), key=lambda rotation: round(self._lowest(rotation), 2))
+        grasp = self._grasp.rotation if self._grasp is not None else self._state.tool_pose()[1]
+        return min(
+            (rotate_about_vertical(grasp, angle) for angle in PLACEMENT_YAWS),
+            key=lambda rotation: round(self._lowest_hand_height(rotation), 2),
+        )
 
-    def _lowest(self, rotation: np.ndarray) -> float:
+    def _lowest_hand_height(self, rotation: np.ndarray) -> float:
         """Return how low the hand may go at the destination: the thing on its place, the palm above what is beside."""
-        truth = self._truth
-        position, _ = truth.tool()
-        hanging = position[2] - truth.boxes(self._thing)[:, :, 2].min()
-        place = self._destination()
-        centre = position[:2] + place[:2] - truth.position(self._thing)[:2]
-        opening = rotation[:2, 1] / max(np.linalg.norm(rotation[:2, 1]), 1e-6)
-        boxes = truth.obstacles(self._thing)
-        under = overlaps(boxes, centre, opening, HAND_HALF + 0.008)
-        palm = boxes[under][:, :, 2].max(initial=-np.inf) - PALM + 0.006
-        floor = place[2] - (truth.half_size(self._place)[2] if self._inside else 0.012)
-        return max(palm, floor + hanging)
+        state = self._state
+        position, _ = state.tool_pose()
+        load_depth = position[2] - state.boxes(self._object_name)[:, :, 2].min()
+        destination = self._destination()
+        centre = position[:2] + destination[:2] - state.position(self._object_name)[:2]
+        gripper_width = rotation[:2, 1] / max(np.linalg.norm(rotation[:2, 1]), 1e-6)
+        boxes = state.obstacles(self._object_name)
+        under = overlaps_from_above(boxes, centre, gripper_width, HAND_HALF + 0.008)
+        palm = boxes[under][:, :, 2].max(initial=-np.inf) - PALM_OFFSET + 0.006
+        floor = destination[2] - (state.half_size(self._receptacle)[2] if self._inside else 0.012)
+        return max(palm, floor + load_depth)
 
     def _current_grasp(self) -> Grasp:
         """Return the chosen grasp where the thing is now; choose anew when it has turned over or nothing is chosen."""
-        truth = self._truth
-        turn, origin = truth.rotation(self._thing), truth.position(self._thing)
-        if self._grasp is None or angle_between(turn, self._turn) > 0.35:
-            avoid = truth.pull_direction(self._place)[:2] if self._place in truth.drawers() else None
+        state = self._state
+        turn, origin = state.rotation(self._object_name), state.position(self._object_name)
+        if self._grasp is None or angle_between(turn, self._object_rotation) > 0.35:
+            avoid_direction = (
+                state.pull_direction(self._receptacle)[:2] if self._receptacle in state.drawers() else None
+            )
             grasp = choose_grasp(
-                self._grip,
-                truth.boxes(self._thing),
-                truth.obstacles(self._thing),
-                home=self._home,
-                base=truth.base()[:2],
-                avoid=avoid,
-                refused=self._refused,
+                self._grasp_spec,
+                state.boxes(self._object_name),
+                state.obstacles(self._object_name),
+                home_yaw=self._home_yaw,
+                base=state.base()[:2],
+                avoid_direction=avoid_direction,
+                failed_yaws=self._failed_yaws,
             )
             if grasp is None:
                 # Too wide any way: above it, until it lies otherwise.
-                grasp = Grasp(origin + np.array([0.0, 0.0, 0.1]), truth.tool()[1], 0.0)
-            self._grasp, self._turn = grasp, turn
+                grasp = Grasp(origin + np.array([0.0, 0.0, 0.1]), state.tool_pose()[1], 0.0)
+            self._grasp, self._object_rotation = grasp, turn
             self._offset = turn.T @ (grasp.position - origin)
         here = origin + turn @ self._offset
         return Grasp(here, self._grasp.rotation, self._grasp.yaw)
 
 
-def way_out(load: np.ndarray, obstacles: np.ndarray) -> np.ndarray | None:
+def escape_translation(load: np.ndarray, obstacles: np.ndarray) -> np.ndarray | None:
     """Return the level way [3] by which a load comes out from under what is above it; None if nothing is.
 
     `load` are points [n, 3] around it, `obstacles` the corners [m, 8, 3] of boxes.

@@ -14,42 +14,48 @@ ORDER: tuple[Kind, ...] = ("open", "turn_on", "place", "close")
 
 
 @dataclass(frozen=True)
-class Step:
-    """One skill: do `kind` with `subject`, at `place` if that is where something goes.
+class PlanStep:
+    """One skill: do `kind` with `target_name`, at `receptacle` if that is where something goes.
 
     `goal` is the predicate of the problem that holds when it is done; empty for a step that only makes way, like
     opening the drawer that something is to be put in. It is the `number`-th of `count` things that go to one place.
     """
 
     kind: Kind
-    subject: str
-    place: str = ""
+    target_name: str
+    receptacle: str = ""
     goal: tuple[str, ...] = ()
     number: int = 0
     count: int = 1
 
 
-def plan(goals: tuple[tuple[str, ...], ...], *, drawers: tuple[str, ...] = ()) -> tuple[Step, ...]:
+def plan(goals: tuple[tuple[str, ...], ...], *, drawers: tuple[str, ...] = ()) -> tuple[PlanStep, ...]:
     """Return the steps that make all predicates of a goal hold.
 
     `drawers` names the regions that move with a joint. Raises InputError for a predicate that no skill brings about.
     """
-    steps: list[Step] = []
+    steps: list[PlanStep] = []
     shared: dict[str, list[tuple[str, ...]]] = {}
     for goal in goals:
         shared.setdefault(goal[-1], []).append(goal)
     for goal in goals:
         match goal:
-            case ("in" | "on", thing, place):
-                if place in drawers and not any(step.kind == "open" and step.subject == place for step in steps):
-                    steps.append(Step("open", place))
-                steps.append(Step("place", thing, place, goal, shared[place].index(goal), len(shared[place])))
-            case ("open", thing):
-                steps.append(Step("open", thing, goal=goal))
-            case ("close", thing):
-                steps.append(Step("close", thing, goal=goal))
-            case ("turnon", thing):
-                steps.append(Step("turn_on", thing, goal=goal))
+            case ("in" | "on", object_name, receptacle):
+                if receptacle in drawers and not any(
+                    step.kind == "open" and step.target_name == receptacle for step in steps
+                ):
+                    steps.append(PlanStep("open", receptacle))
+                steps.append(
+                    PlanStep(
+                        "place", object_name, receptacle, goal, shared[receptacle].index(goal), len(shared[receptacle])
+                    )
+                )
+            case ("open", object_name):
+                steps.append(PlanStep("open", object_name, goal=goal))
+            case ("close", object_name):
+                steps.append(PlanStep("close", object_name, goal=goal))
+            case ("turnon", object_name):
+                steps.append(PlanStep("turn_on", object_name, goal=goal))
             case _:
                 raise InputError(
                     "goal",

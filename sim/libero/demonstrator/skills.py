@@ -4,35 +4,39 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from .fixtures import Pull, Shut, ShutDoor, TurnKnob
-from .motion import Motion
-from .placing import Place
-from .plans import Step
-from .truth import Truth
+from .fixtures import CloseDoorSkill, CloseDrawerSkill, OpenDrawerSkill, TurnKnobSkill
+from .motion import HandTarget
+from .placing import PickAndPlaceSkill
+from .plans import PlanStep
+from .privileged_state import PrivilegedState
 
 
-class Skill(Protocol):
+class DemonstratorSkill(Protocol):
     """One step of a plan, under way.
 
-    `done` tells whether it is finished and the hand free for the next one, `holds` whether what it brought about still
+    `is_finished` tells whether it is finished and the hand free for the next one, `is_satisfied` whether what it brought about still
     is so.
     """
 
-    def holds(self) -> bool: ...
+    def is_satisfied(self) -> bool: ...
 
-    def done(self) -> bool: ...
+    def is_finished(self) -> bool: ...
 
-    def act(self) -> Motion: ...
+    def next_hand_target(self) -> HandTarget: ...
 
 
-def start(truth: Truth, step: Step, home: float) -> Skill:
-    """Return the skill that does a step of a plan; `home` is the hand's yaw at rest, in radians."""
+def make_skill(state: PrivilegedState, step: PlanStep, home_yaw: float) -> DemonstratorSkill:
+    """Return the skill that does a step of a plan; `home_yaw` is the hand's yaw at rest, in radians."""
     match step.kind:
         case "place":
-            return Place(truth, step, home)
+            return PickAndPlaceSkill(state, step, home_yaw)
         case "open":
-            return Pull(truth, step)
+            return OpenDrawerSkill(state, step)
         case "turn_on":
-            return TurnKnob(truth, step, home)
+            return TurnKnobSkill(state, step, home_yaw)
         case "close":
-            return Shut(truth, step) if truth.is_region(step.subject) else ShutDoor(truth, step, home)
+            return (
+                CloseDrawerSkill(state, step)
+                if state.is_region(step.target_name)
+                else CloseDoorSkill(state, step, home_yaw)
+            )

@@ -19,14 +19,14 @@ import numpy as np
 from ....errors import InputError
 from ..tasks import LiberoTask, find_task, suites
 
-STILL = 1e-4
+NO_OP_THRESHOLD = 1e-4
 """An action whose motion is shorter than this, with the gripper's command unchanged, does nothing."""
 
 DOWNLOAD_AGAIN = "Give a file of LIBERO's demonstrations (*_demo.hdf5); if it is one, download it again."
 
 
 @dataclass(frozen=True)
-class Recording:
+class RecordedDemonstration:
     """One demonstration: its `start` float64 [D], the `actions` float64 [F, 7] that followed, and the poses of the
     bodies in the scene that it was recorded in, by name: position [3] and quaternion [4] in their parents."""
 
@@ -58,7 +58,7 @@ def recorded_task(path: Path) -> tuple[LiberoTask, int]:
         return find_task(folder if folder in known else known[0], name), count
 
 
-def read_recording(path: Path, number: int) -> Recording:
+def read_recording(path: Path, number: int) -> RecordedDemonstration:
     """Read demonstration `number` of a file, counted in the order of their names.
 
     Raises InputError for one that is not there or whose columns are no demonstration.
@@ -82,15 +82,15 @@ def read_recording(path: Path, number: int) -> Recording:
                 expected="finite actions [F, 7] and states [F, D]",
                 fix=DOWNLOAD_AGAIN,
             )
-        return Recording(states[0], actions, _bodies(group.attrs.get("model_file", ""), where))
+        return RecordedDemonstration(states[0], actions, _bodies(group.attrs.get("model_file", ""), where))
 
 
-def without_stillness(actions: np.ndarray) -> np.ndarray:
+def drop_no_ops(actions: np.ndarray) -> np.ndarray:
     """Return the actions [n, 7] that do something, of F: the others teach a policy to stop for ever.
 
     An action does something when it moves the hand or changes the gripper's command; the first has none before it.
     """
-    moves = np.linalg.norm(actions[:, :6], axis=1) >= STILL
+    moves = np.linalg.norm(actions[:, :6], axis=1) >= NO_OP_THRESHOLD
     turns = np.append(False, actions[1:, 6] != actions[:-1, 6])
     return actions[moves | turns]
 

@@ -18,7 +18,7 @@ from ..assets import Assets
 from ..conventions import Conventions
 from ..environment import LiberoEnv
 from ..visuals import Visuals
-from .recordings import Recording, read_recording, recorded_task, without_stillness
+from .recordings import RecordedDemonstration, drop_no_ops, read_recording, recorded_task
 
 
 class RecordedEnv(LiberoEnv):
@@ -36,29 +36,29 @@ class RecordedEnv(LiberoEnv):
     ) -> None:
         super().__init__(suite, task, conventions=conventions, visuals=visuals, assets=assets)
         self._path = path
-        self.recording: Recording | None = None
+        self.recording: RecordedDemonstration | None = None
 
-    def _begin(self, initial_state: int) -> None:
+    def _start_episode(self, initial_state: int) -> None:
         self.recording = read_recording(self._path, initial_state)
         # As many steps as the human took: who has not succeeded by then does not in this simulator.
-        self._max_episode_steps = max(1, len(without_stillness(self.recording.actions)))
+        self._max_episode_steps = max(1, len(drop_no_ops(self.recording.actions)))
         self.simulation.restore(self.recording.start, self.recording.bodies)
 
 
-class Replay:
+class ReplayDemonstrator:
     """Acts what a demonstration did, after `RecordedEnv.reset`."""
 
     def __init__(self, environment: RecordedEnv) -> None:
         if environment.recording is None:
             raise InputError("replay", got="an environment that was not reset", expected="reset first", fix="Reset it.")
-        self._actions = iter(without_stillness(environment.recording.actions))
+        self._actions = iter(drop_no_ops(environment.recording.actions))
         self._conventions = environment.conventions
 
     def decide(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the next action twice, float32 [7]: to record and to execute."""
         # Beyond the controller's range an action is cut; what is recorded is what is executed.
-        action = self._conventions.action(np.clip(next(self._actions), -1.0, 1.0))
-        return action, action
+        from_robosuite_action = self._conventions.from_robosuite_action(np.clip(next(self._actions), -1.0, 1.0))
+        return from_robosuite_action, from_robosuite_action
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class RecordedWorld:
     robot_type: str = "panda_libero"
 
     @classmethod
-    def of(
+    def from_files(
         cls, paths: tuple[Path, ...], conventions: Conventions, visuals: Visuals, assets: str | None
     ) -> RecordedWorld:
         """Return the world of some files; InputError for files of one task, and whatever `recorded_task` raises."""
@@ -97,5 +97,5 @@ class RecordedWorld:
         path = next(Path(file) for owner, name, file in self.files if (owner, name) == (suite, task))
         return RecordedEnv(suite, task, path, conventions=self.conventions, visuals=self.visuals, assets=self.assets)
 
-    def demonstrator(self, environment: RecordedEnv, generator: np.random.Generator) -> Replay:
-        return Replay(environment)
+    def demonstrator(self, environment: RecordedEnv, generator: np.random.Generator) -> ReplayDemonstrator:
+        return ReplayDemonstrator(environment)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from saccade.kernels.gate.compile import Built, attempt, cases, main, table
+from saccade.kernels.gate.compile import CompileResult, cases, main, table, try_compile
 
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="interpreted kernels do not compile")
 
@@ -26,28 +26,30 @@ def test_every_case_has_a_name_of_its_own_and_types_for_all_that_is_no_constant(
     "name", ["forward 64 plain bf16", "query_gradient 128 plain bf16", "key_gradient 72 bias bf16", "list 3 columns"]
 )
 def test_kernels_build_and_keep_to_their_registers(name):
-    built = attempt(named(name))
-    assert not built.complaints
-    assert 0 < built.registers <= 255
-    assert (built.warpgroup_products > 0) == ("list" not in name)
+    result = try_compile(named(name))
+    assert not result.complaints
+    assert 0 < result.registers <= 255
+    assert (result.warpgroup_products > 0) == ("list" not in name)
 
 
 @pytest.mark.slow
 def test_products_that_miss_the_tensor_cores_are_refused():
     case = named("forward 32 everything fp32")
-    built = attempt(replace(case, constants={**case.constants, "PRECISION": "ieee"}))
-    assert "has no product on tensor cores" in built.complaints
+    result = try_compile(replace(case, constants={**case.constants, "PRECISION": "ieee"}))
+    assert "has no product on tensor cores" in result.complaints
 
 
 def test_what_cannot_be_compiled_is_refused():
     case = named("key_choice")
-    built = attempt(replace(case, types={**case.types, "tiles": "i32"}))
-    assert len(built.complaints) == 1 and built.complaints[0].startswith("cannot be compiled")
-    assert "! cannot be compiled" in table([built])
+    result = try_compile(replace(case, types={**case.types, "tiles": "i32"}))
+    assert len(result.complaints) == 1 and result.complaints[0].startswith("cannot be compiled")
+    assert "! cannot be compiled" in table([result])
 
 
 def test_a_table_has_a_line_for_each_kernel():
-    lines = table([Built("one", 100, 0, 2048, 4, 0, 8, 1.5), Built("another", 255, 8, 1024, 0, 2, 0, 0.5)]).split("\n")
+    lines = table(
+        [CompileResult("one", 100, 0, 2048, 4, 0, 8, 1.5), CompileResult("another", 255, 8, 1024, 0, 2, 0, 0.5)]
+    ).split("\n")
     assert len(lines) == 3 and "another" in lines[2] and "2.0" in lines[1]
 
 

@@ -3,8 +3,16 @@
 import pytest
 import torch
 
-from saccade.kernels.block_sparse import causal, coupled, everything, hide, neighbourhood, pack_segments, take
-from saccade.kernels.plan import Selection, box_partition, build_plan, cut_blocks, pack
+from saccade.kernels.block_sparse import (
+    causal,
+    concatenate_segments,
+    coupled,
+    full_attention,
+    hide_keys,
+    neighbourhood,
+    select_tokens,
+)
+from saccade.kernels.plan import Selection, box_partition, build_plan, cut_blocks, pack_selection
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim")
 
@@ -24,8 +32,10 @@ def poisoned():
 def choices(lengths, size, heads, seed=1):
     """A random choice among blocks, and the same as a selection."""
     blocks = cut_blocks(sum(lengths), size, lengths=lengths)
-    chosen = torch.rand(heads, sum(lengths), blocks.most, generator=torch.Generator().manual_seed(seed)) < 0.5
-    return chosen, pack(chosen, blocks)
+    chosen = (
+        torch.rand(heads, sum(lengths), blocks.max_per_segment, generator=torch.Generator().manual_seed(seed)) < 0.5
+    )
+    return chosen, pack_selection(chosen, blocks)
 
 
 @pytest.mark.parametrize("width", [32, 64, 72, 128, 256])
@@ -35,7 +45,7 @@ def test_head_sizes(agree, width):
 
 def test_grouped_queries_ragged_segments_and_a_tail_that_belongs_to_none(agree):
     lengths = [50, 1, 0, 30]
-    levels = pack_segments([coupled(length - length // 4, length // 4) for length in [*lengths, 9]])
+    levels = concatenate_segments([coupled(length - length // 4, length // 4) for length in [*lengths, 9]])
     agree(levels, lengths, heads=(4, 2), tiles=(32, 64))
 
 
@@ -47,7 +57,7 @@ def test_bias_with_hidden_keys(agree):
 
 
 def test_hidden_keys_and_queries_that_see_nothing(agree):
-    levels = hide(causal(80), torch.arange(80) % 3 == 0)
+    levels = hide_keys(causal(80), torch.arange(80) % 3 == 0)
     levels = levels._replace(high=levels.high.clone())
     levels.high[0, 30:50] = -1
     comparison = agree(levels, [80], tiles=(16, 64))
@@ -56,35 +66,35 @@ def test_hidden_keys_and_queries_that_see_nothing(agree):
 
 def test_boxes_of_a_grid_in_three_channels(agree):
     order = box_partition((3, 6, 6), (1, 6, 6)).order
-    agree(take(neighbourhood((3, 6, 6), (2, 3, 3)), order, order), [108], heads=(1, 1))
+    agree(select_tokens(neighbourhood((3, 6, 6), (2, 3, 3)), order, order), [108], heads=(1, 1))
 
 
 def test_blocks_chosen_by_each_query_of_each_head(agree):
     chosen, selection = choices([70, 45], 16, heads=2)
-    levels = pack_segments([everything(70, 70), everything(45, 45)])
+    levels = concatenate_segments([full_attention(70, 70), full_attention(45, 45)])
     agree(levels, [70, 45], chosen=chosen, selection=selection, tiles=(32, 16), heads=(2, 1))
 
 
 def test_blocks_of_tiles_that_are_taken_piece_by_piece(agree):
     chosen, selection = choices([100], 64, heads=1)
-    agree(everything(100, 100), [100], chosen=chosen, selection=selection, heads=(1, 1), width=256)
+    agree(full_attention(100, 100), [100], chosen=chosen, selection=selection, heads=(1, 1), width=256)
 
 
 def test_blocks_that_are_no_tiles_and_keys_that_need_no_choosing(agree):
     chosen, selection = choices([70], 7, heads=1)
     block = selection.block.clone()
     block[60:] = -1
-    agree(causal(70), [70], chosen=chosen, selection=Selection(selection.words, block, 1))
+    agree(causal(70), [70], chosen=chosen, selection=Selection(selection.selection_bits, block, 1))
 
 
 @pytest.mark.parametrize("splits", [2, 5])
 def test_split_keys_for_few_queries(agree, splits):
-    agree(everything(9, 150), [9], [150], tiles=(16, 32), heads=(2, 1), splits=splits)
+    agree(full_attention(9, 150), [9], [150], tiles=(16, 32), heads=(2, 1), splits=splits)
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(0, 0), (0, 5), (5, 0), (1, 1)])
 def test_next_to_nothing(agree, queries, keys):
-    agree(everything(queries, keys), [queries], [keys])
+    agree(full_attention(queries, keys), [queries], [keys])
 
 
 def test_results_repeat_bit_by_bit(compare):

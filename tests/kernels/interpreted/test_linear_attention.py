@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from saccade.kernels.linear_attention import decay_ladder, linear_attention, torch_path
+from saccade.kernels.linear_attention import alibi_log_decays, linear_attention, torch_path
 from saccade.kernels.linear_attention.reference import linear_attention_reference
 
 if os.environ.get("TRITON_INTERPRET") != "1":
@@ -41,7 +41,7 @@ def inputs(lengths, tail, heads, width, value_width, dtype=torch.float32, seed=0
     state = torch.randn(len(lengths), heads, width, value_width, generator=generator)
     boundaries = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
     parts = [part.detach().requires_grad_() for part in (query, key, value, state)]
-    return (*parts[:3], decay_ladder(heads), boundaries, parts[3])
+    return (*parts[:3], alibi_log_decays(heads), boundaries, parts[3])
 
 
 def with_gradients(function, given, seed=1):
@@ -77,8 +77,8 @@ def test_outputs_and_gradients_are_those_of_the_recurrence(case):
 def test_the_table_of_chunks_lists_each_once_and_is_empty_behind_them(lengths, tail):
     boundaries = torch.tensor([0, *itertools.accumulate(lengths)])
     tokens = sum(lengths) + tail
-    chunks, first = kernel.plan(boundaries, tokens)
-    expected = torch_path.plan(boundaries, tokens)
+    chunks, first = kernel.chunk_plan(boundaries, tokens)
+    expected = torch_path.chunk_plan(boundaries, tokens)
     count = len(expected.start)
     assert first.tolist() == expected.first
     assert chunks[:count, 1].equal(expected.start.int())

@@ -36,11 +36,11 @@ def test_lists_of_random_masks(seed):
     channels, rows, columns = seed % 3 + 1, 70, 90
     low, level = integers(-3, 3, channels, rows).sort(1).values, integers(-3, 6, channels, columns).sort(1).values
     high = low + integers(0, 6, channels, rows)
-    words = block = None
+    selection_bits = block = None
     if seed % 2:
-        words, block = integers(-(2**31), 2**31 - 1, 2, rows, 2), integers(-1, 64, columns).sort().values
-        words = words * (torch.rand(2, rows, 1, generator=generator) < 0.3)
-    arguments = (low, high, level, offsets(20, 50), offsets(60, 27), words, block)
+        selection_bits, block = integers(-(2**31), 2**31 - 1, 2, rows, 2), integers(-1, 64, columns).sort().values
+        selection_bits = selection_bits * (torch.rand(2, rows, 1, generator=generator) < 0.3)
+    arguments = (low, high, level, offsets(20, 50), offsets(60, 27), selection_bits, block)
     found = tile_lists(*arguments, 16, 16, 8, 10)
     expected = lists_in_torch(*arguments, (16, 16), (8, 10))
     for result, reference in zip(found, expected, strict=True):

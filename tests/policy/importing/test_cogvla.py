@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saccade.errors import InputError
-from saccade.policy.loading import load_core
+from saccade.policy.loading import load_policy
 from saccade.scripts.import_checkpoint import ImportConfig, import_checkpoint
 from saccade.scripts.main import main
 from saccade_testing.released_weights import RECORDED, VARIANTS, write_released, write_unmerged
@@ -59,7 +59,7 @@ def damaged(released, tmp_path):
 def imported(folder, out, **options):
     config = ImportConfig(folder, out, "libero", **{"statistics": STATISTICS, "text_length": 40} | options)
     import_checkpoint(config, progress=False)
-    return load_core(out)
+    return load_policy(out)
 
 
 def replace(path, content):
@@ -94,7 +94,7 @@ def stages(core, recording):
     keep("trunk", core.model.trunk)
     pictures = recording["pictures"].permute(0, 3, 1, 2)[None]
     state = recording["state"][None]
-    actions, decision = core.decide(pictures, core.instruct([INSTRUCTION]), state.float())
+    actions, decision = core.decide(pictures, core.encode_instruction([INSTRUCTION]), state.float())
     # Our text is padded: those places are left out, and what stands behind them moves up.
     length, hidden = recording["final_norm"].shape[1], seen["trunk"].hidden
     real = hidden[0].shape[1] - core.model.layout.slots - (core.model.layout.length - length)

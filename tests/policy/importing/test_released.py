@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from saccade.errors import InputError
-from saccade.policy.importing.released import Released
+from saccade.policy.importing.released import ReleasedCheckpoint
 
 PART = "action_head--1_checkpoint.pt"
 
@@ -29,7 +29,7 @@ def test_damaged_pickles_are_refused(tmp_path, archive):
         path.unlink()
         path.write_bytes(content)
         try:
-            Released(tmp_path).part("action_head")
+            ReleasedCheckpoint(tmp_path).part("action_head")
         except InputError as error:
             refused += 1
             assert str(path) in str(error)

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from saccade.errors import InputError
-from saccade.policy.importing.released import Released
-from saccade.policy.importing.towers import image_size, released_colours, tower_names
+from saccade.policy.importing.released import ReleasedCheckpoint
+from saccade.policy.importing.towers import image_size, released_colour_normalization, tower_names
 
 NAMES = {"timm_model_ids": ["one", "other"]}
 GOOD = {"mean": [0.0, 0.5, 0.5], "std": [1, 0.5, 0.5]}
@@ -14,7 +14,7 @@ GOOD = {"mean": [0.0, 0.5, 0.5], "std": [1, 0.5, 0.5]}
 
 def colours(folder, document):
     (folder / "preprocessor_config.json").write_text(json.dumps(document))
-    return released_colours(Released(folder))
+    return released_colour_normalization(ReleasedCheckpoint(folder))
 
 
 @pytest.mark.parametrize("layers", [{}, {"timm_override_act_layers": None}, {"timm_override_act_layers": [None, None]}])

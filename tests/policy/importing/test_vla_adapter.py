@@ -14,9 +14,9 @@ from saccade.errors import InputError
 from saccade.policy.checkpoint.contents import PREFIX
 from saccade.policy.checkpoint.folder import write_checkpoint
 from saccade.policy.importing.platforms import find_platform
-from saccade.policy.importing.released import ImportOptions, Released
-from saccade.policy.importing.vla_adapter import SPECIAL, import_vla_adapter
-from saccade.policy.loading import load_core
+from saccade.policy.importing.released import ImportOptions, ReleasedCheckpoint
+from saccade.policy.importing.vla_adapter import SPECIAL_TOKENS, import_vla_adapter
+from saccade.policy.loading import load_policy
 from saccade.policy.network.tokenizer import make_tokenizer
 from saccade_testing.released_adapter_weights import TRAINED, write_released
 from saccade_testing.released_weights import RECORDED
@@ -37,13 +37,15 @@ def write_tokenizer(folder):
     tokenizer = Tokenizer(models.BPE(vocab={letter: place for place, letter in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
 
 def imported(folder, platform="libero", statistics=None):
-    return import_vla_adapter(Released(folder), ImportOptions(find_platform(platform), statistics, text_length=200))
+    return import_vla_adapter(
+        ReleasedCheckpoint(folder), ImportOptions(find_platform(platform), statistics, text_length=200)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,7 @@ def stored(policy, checkpoint):
     tensors = {PREFIX + name: tensor for name, tensor in policy.tensors.items()}
     config = {"architecture": asdict(policy.architecture)}
     write_checkpoint(checkpoint, tensors, config, policy.contract, {}, {"tokenizer.json": policy.tokenizer_text})
-    return load_core(checkpoint)
+    return load_policy(checkpoint)
 
 
 def decided(core, recorded):
@@ -95,7 +97,7 @@ def decided(core, recorded):
     tokens[:, : recorded["input_ids"].shape[1]] = recorded["input_ids"]
     pictures, state = recorded["pictures"].permute(0, 3, 1, 2)[None], recorded["proprio"].float()[None]
     with torch.inference_mode():
-        actions, decision = core.decide(pictures, core.model.instruct(tokens), state)
+        actions, decision = core.decide(pictures, core.model.encode_instruction(tokens), state)
     prompt, layout = recorded["input_ids"].shape[1], core.model.layout
     slots = layout.span("slots")
     real = [*range(layout.span("text").start + prompt - 1), *range(slots.start, slots.stop)]
@@ -134,7 +136,7 @@ SAID = {
 
 def test_says_what_it_found_and_what_became_of_every_tensor(policies, variant):
     policy = policies[variant]
-    assert policy.recognised.startswith(SAID[variant])
+    assert policy.description.startswith(SAID[variant])
     assert policy.used + sum(policy.ignored.values()) == sum(len(list(weights)) for weights in policy.files)
     # Behind the block that is read: 14 tensors of the first tower's, 12 of the second's, their norms, a pooling.
     reasons = {"tower behind the block that is read": 14 + 12 + 2 + 2 + 13}
@@ -162,10 +164,10 @@ def test_the_prompt_is_that_of_qwen_and_its_padding_no_word(policies):
     tokenizer = Tokenizer.from_str(policy.tokenizer_text)
     (tokens,) = read(["Put the bowl  on the plate"]).tolist()
     said = tokenizer.decode(tokens, skip_special_tokens=False)
-    assert said.replace(SPECIAL[2], "").endswith(
+    assert said.replace(SPECIAL_TOKENS[2], "").endswith(
         "take to put the bowl on the plate?<|im_end|>\n<|im_start|>assistant\n"
     )
-    start, end, padding = map(tokenizer.token_to_id, SPECIAL)
+    start, end, padding = map(tokenizer.token_to_id, SPECIAL_TOKENS)
     assert tokens[0] == start and tokens.count(start) == 3 and tokens.count(end) == 2
     assert tokens[-1] == padding == policy.architecture.padding
 

@@ -35,7 +35,9 @@ def test_it_executes_what_the_contract_says_and_decides_again(checkpoint, core):
     for step in (0, 2, 4):
         seen = observation(step)
         views = torch.from_numpy(np.stack([seen["pixels"]["front"], seen["pixels"]["wrist"]])).permute(0, 3, 1, 2)
-        chunk, _ = core.decide(views[None], core.instruct(["take the can"]), torch.from_numpy(seen["agent_pos"])[None])
+        chunk, _ = core.decide(
+            views[None], core.encode_instruction(["take the can"]), torch.from_numpy(seen["agent_pos"])[None]
+        )
         expected.extend(chunk[0, :2].numpy())
     np.testing.assert_array_equal(actions, expected[:5])
 

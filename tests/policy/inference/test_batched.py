@@ -8,9 +8,9 @@ import torch
 
 from saccade.policy.checkpoint.contents import PREFIX
 from saccade.policy.checkpoint.folder import write_checkpoint
-from saccade.policy.core import Core
+from saccade.policy.core import PolicyCore
 from saccade.policy.inference.actor import PolicyActor
-from saccade.policy.inference.batched import BatchedPolicy
+from saccade.policy.inference.batched import BatchedActor
 
 WORDS = ("take the can", "take the cube", "take the lid")
 
@@ -19,7 +19,7 @@ WORDS = ("take the can", "take the cube", "take the lid")
 def checkpoint(request, core, tmp_path):
     if request.param == "with history":
         torch.manual_seed(0)
-        core = Core(replace(core.architecture, history=3, history_selected=1), core.contract)
+        core = PolicyCore(replace(core.architecture, history=3, history_selected=1), core.contract)
         torch.nn.init.normal_(core.model.history.output.weight)
     tensors = {PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
     return write_checkpoint(
@@ -44,9 +44,9 @@ def play(policy, partners):
     return np.stack(chunks)
 
 
-@pytest.mark.parametrize("rows", [1, 2])
-def test_neighbours_change_no_bit(checkpoint, rows):
-    policy = BatchedPolicy(checkpoint, rows, threads=None)
+@pytest.mark.parametrize("max_batch_size", [1, 2])
+def test_neighbours_change_no_bit(checkpoint, max_batch_size):
+    policy = BatchedActor(checkpoint, max_batch_size, threads=None)
     alone = play(policy, ())
     for partners in ((1,), (2,), (1, 2), (3, 1, 2)):
         np.testing.assert_array_equal(play(policy, partners), alone)
@@ -54,7 +54,7 @@ def test_neighbours_change_no_bit(checkpoint, rows):
 
 
 def test_it_decides_as_an_actor_does(checkpoint):
-    actor, policy = PolicyActor(checkpoint, threads=None), BatchedPolicy(checkpoint, 4, threads=None)
+    actor, policy = PolicyActor(checkpoint, threads=None), BatchedActor(checkpoint, 4, threads=None)
     actor.reset(WORDS[0], seed=0)
     expected = np.stack([actor.decide(observation(step))[: actor.contract.execute] for step in range(3)])
     np.testing.assert_allclose(play(policy, (1, 2)), expected, rtol=1e-4, atol=1e-4)
@@ -65,39 +65,39 @@ def test_it_decides_as_an_actor_does(checkpoint):
 
 
 def test_one_row_gives_the_bits_of_an_actor(checkpoint):
-    actor, policy = PolicyActor(checkpoint, threads=None), BatchedPolicy(checkpoint, 1, threads=None)
+    actor, policy = PolicyActor(checkpoint, threads=None), BatchedActor(checkpoint, 1, threads=None)
     actor.reset(WORDS[0], seed=0)
     expected = np.stack([actor.decide(observation(step))[: actor.contract.execute] for step in range(3)])
     np.testing.assert_array_equal(play(policy, (1, 2)), expected)
 
 
 def test_where_the_place_in_the_batch_changes_bits_every_decision_is_made_by_itself(checkpoint, monkeypatch):
-    class Leaning(Core):
-        def decide(self, images, instructed, state, captured=None, memory=None):
-            actions, decision = super().decide(images, instructed, state, captured, memory)
+    class Leaning(PolicyCore):
+        def decide(self, images, instruction_plan, state, captured=None, memory=None):
+            actions, decision = super().decide(images, instruction_plan, state, captured, memory)
             return actions + 1e-6 * torch.arange(len(actions))[:, None, None] * actions.abs(), decision
 
     def load(*arguments, **options):
-        loaded = load_core(*arguments, **options)
+        loaded = load_policy(*arguments, **options)
         loaded.__class__ = Leaning
         return loaded
 
     from saccade.policy.inference import batched
 
-    load_core = batched.load_core
-    assert BatchedPolicy(checkpoint, 2, threads=1).rows == 2
-    monkeypatch.setattr(batched, "load_core", load)
-    assert BatchedPolicy(checkpoint, 2, threads=1).rows == 1
+    load_policy = batched.load_policy
+    assert BatchedActor(checkpoint, 2, threads=1).max_batch_size == 2
+    monkeypatch.setattr(batched, "load_policy", load)
+    assert BatchedActor(checkpoint, 2, threads=1).max_batch_size == 1
 
 
 def test_an_episode_that_has_not_begun_is_an_error(checkpoint):
     with pytest.raises(KeyError):
-        BatchedPolicy(checkpoint, 2, threads=None).decide({4: observation(0)})
+        BatchedActor(checkpoint, 2, threads=None).decide({4: observation(0)})
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_neighbours_change_no_bit_on_a_gpu(checkpoint):
-    policy = BatchedPolicy(checkpoint, 8, threads=None, device="cuda")
+    policy = BatchedActor(checkpoint, 8, threads=None, device="cuda")
     alone = play(policy, ())
     np.testing.assert_array_equal(play(policy, (1, 2)), alone)

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from saccade.errors import InputError
-from saccade.policy.checkpoint.contents import SKILLS
-from saccade.policy.checkpoint.folder import STARTER, read_checkpoint, write_checkpoint
+from saccade.policy.checkpoint.contents import SKILLS_FILE
+from saccade.policy.checkpoint.folder import STARTER_FOLDER, read_checkpoint, write_checkpoint
 from saccade.policy.inference.actor import PolicyActor
-from saccade.policy.inference.batched import BatchedPolicy
-from saccade.policy.loading import load_core
+from saccade.policy.inference.batched import BatchedActor
+from saccade.policy.loading import load_policy
 from saccade.policy.merging.operators.methods import METHODS, MergeOptions
 from saccade.policy.modeling_saccade import SaccadePolicy
 from saccade.scripts.main import main
@@ -58,7 +58,7 @@ def relative_errors(folders, **options):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_gives_a_policy_that_decides(skills, seen, tmp_path, method):
     out = merged(skills, tmp_path / "out", "--method", method, "--merge", "all")
-    core = load_core(out)
+    core = load_policy(out)
     assert core.skills == ("skill0", "skill1", "skill2")
     for number, instruction in enumerate(INSTRUCTIONS[:3]):
         chunk, actor = decided(out, seen, instruction)
@@ -107,8 +107,8 @@ def test_learned_factors_stay_whole_and_the_experts_matrices_are_kept_as_nearly_
     assert taken["nothing"] < 1.1 * taken["expert"]
 
 
-def test_what_an_expert_learned_in_a_few_directions_comes_back(make_skill, beginning, seen, tmp_path):
-    before = read_checkpoint(beginning).tensors
+def test_what_an_expert_learned_in_a_few_directions_comes_back(make_skill, base_checkpoint, seen, tmp_path):
+    before = read_checkpoint(base_checkpoint).tensors
 
     def few_directions(tensors):
         generator = torch.Generator().manual_seed(3)
@@ -146,7 +146,7 @@ def test_a_skill_can_be_named_and_an_unknown_one_is_refused(skills, seen, tmp_pa
     with pytest.raises(InputError, match="Did you mean 'skill1'"):
         PolicyActor(out, threads=None, skill="skil1")
     with pytest.raises(InputError, match="skill: got skill1, of a policy that is not merged"):
-        PolicyActor(STARTER, threads=None, skill="skill1")
+        PolicyActor(STARTER_FOLDER, threads=None, skill="skill1")
 
 
 def test_the_policy_holds_still_where_it_is_not_sure(skills, seen, tmp_path):
@@ -174,7 +174,7 @@ def test_switching_at_chunks_looks_again_and_at_instructions_does_not(skills, se
 
 def test_a_shared_policy_serves_episodes_of_different_skills(skills, seen, tmp_path):
     out = merged(skills, tmp_path / "out")
-    policy = BatchedPolicy(out, 4, threads=None)
+    policy = BatchedActor(out, 4, threads=None)
     assert policy.rows == 1
     words = [INSTRUCTIONS[2], INSTRUCTIONS[0], "an unheard sentence"]
     for slot, instruction in enumerate(words):
@@ -187,7 +187,7 @@ def test_a_shared_policy_serves_episodes_of_different_skills(skills, seen, tmp_p
 
 
 def test_selecting_is_exact_in_any_order(skills, seen, tmp_path):
-    core = load_core(merged(skills, tmp_path / "out"))
+    core = load_policy(merged(skills, tmp_path / "out"))
     weights = {name: tensor.clone() for name, tensor in core.model.state_dict().items()}
     core.select(0)
     first = {name: tensor.clone() for name, tensor in core.model.state_dict().items()}
@@ -249,8 +249,8 @@ class TestRefusals:
         refused("names: got 1 names", [one, two], out, {"names": ("a",)})
         assert not out.exists() and not list(tmp_path.glob(".out*"))
 
-    def test_of_what_is_no_skill(self, make_skill, beginning, tmp_path):
-        refused("got a policy that was trained as a whole", [make_skill(0), beginning], tmp_path / "out", {})
+    def test_of_what_is_no_skill(self, make_skill, base_checkpoint, tmp_path):
+        refused("got a policy that was trained as a whole", [make_skill(0), base_checkpoint], tmp_path / "out", {})
 
     def test_of_numbers_that_are_not_finite(self, make_skill, tmp_path):
         def spoil(key):
@@ -297,19 +297,21 @@ class TestRefusals:
     def test_of_a_damaged_merge(self, skills, tmp_path):
         out = merged(skills, tmp_path / "out", "--merge", "expert")
         whole = read_checkpoint(out)
-        texts = {SKILLS: (out / SKILLS).read_text()}
+        texts = {SKILLS_FILE: (out / SKILLS_FILE).read_text()}
         less = dict(whole.tensors)
         del less[next(name for name in less if name.startswith("mask."))]
         damaged = write_checkpoint(tmp_path / "damaged", less, whole.config, whole.contract, {}, texts)
         with pytest.raises(InputError, match=r"mask\.0\..* missing or left over"):
-            load_core(damaged)
-        table = json.loads(texts[SKILLS])
+            load_policy(damaged)
+        table = json.loads(texts[SKILLS_FILE])
         weight, ranks = next(iter(table["factored"].items()))
         for name, other in (("shorter", ranks[:-1]), ("number", ranks[0])):
             text = json.dumps(table | {"factored": table["factored"] | {weight: other}})
-            wrong = write_checkpoint(tmp_path / name, whole.tensors, whole.config, whole.contract, {}, {SKILLS: text})
+            wrong = write_checkpoint(
+                tmp_path / name, whole.tensors, whole.config, whole.contract, {}, {SKILLS_FILE: text}
+            )
             with pytest.raises(InputError, match="factored: got .*expected for every weight with factors a rank"):
-                load_core(wrong)
+                load_policy(wrong)
 
 
 def test_a_merged_policy_is_not_trained_and_not_run_by_lerobot(skills, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from saccade.errors import InputError
-from saccade.policy.merging.profile import Profile
+from saccade.policy.merging.profile import SkillProfile
 from saccade.policy.merging.router import Router
 
 NAMES = ("drawer", "cube", "pour")
@@ -32,7 +32,7 @@ def profile(number, instructions=2, per_instruction=40, apart=12.0):
     features = [observations(centre(number, each, apart), per_instruction, 10 * number + each)
                 for each in range(instructions)]  # fmt: skip
     said = [each for each in range(instructions) for _ in range(per_instruction)]
-    return Profile.of(torch.cat(features), said, [place // 2 for place in range(len(said))])
+    return SkillProfile.of(torch.cat(features), said, [place // 2 for place in range(len(said))])
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_a_router_comes_back_from_a_checkpoint(router):
 
 
 def test_profiles_of_different_beginnings_are_refused():
-    other = Profile(torch.zeros(1, 3), torch.ones(1), torch.eye(3), torch.zeros(2, 3))
+    other = SkillProfile(torch.zeros(1, 3), torch.ones(1), torch.eye(3), torch.zeros(2, 3))
     with pytest.raises(InputError, match="router: got features of 3, 8"):
         Router.fit([profile(0), other])
 
@@ -102,22 +102,22 @@ class TestProfiles:
     def test_held_out_demonstrations_are_no_part_of_the_means(self):
         features = torch.zeros(12, WIDTH)
         features[2:4] = 100.0  # the second demonstration
-        made = Profile.of(features, [0] * 12, [place // 2 for place in range(12)])
+        made = SkillProfile.of(features, [0] * 12, [place // 2 for place in range(12)])
         assert (made.means == 0).all() and (made.scatter == 0).all()
         assert made.held_out.shape == (2, WIDTH) and (made.held_out == 100).all()
 
     def test_with_one_demonstration_each_all_of_them_calibrate(self):
-        made = Profile.of(torch.randn(3, WIDTH), [0, 1, 2], [0, 1, 2])
+        made = SkillProfile.of(torch.randn(3, WIDTH), [0, 1, 2], [0, 1, 2])
         assert len(made.means) == 3 and len(made.held_out) == 3
 
     @pytest.mark.parametrize("name", ["means", "scatter", "held_out", "counts"])
     def test_a_profile_that_is_not_whole_is_refused(self, name):
         tensors = profile(0).tensors()
         with pytest.raises(InputError, match=f"skill x: got no routing.{name}"):
-            Profile.read({key: tensor for key, tensor in tensors.items() if not key.endswith(name)}, "x")
+            SkillProfile.read({key: tensor for key, tensor in tensors.items() if not key.endswith(name)}, "x")
 
     def test_numbers_that_are_not_finite_are_refused(self):
         tensors = profile(0).tensors()
         tensors["routing.means"][0, 0] = float("inf")
         with pytest.raises(InputError, match="not finite"):
-            Profile.read(tensors, "x")
+            SkillProfile.read(tensors, "x")

@@ -3,7 +3,7 @@
 import pytest
 
 from saccade.errors import InputError
-from saccade.policy.network.architecture import PRESETS, Architecture, changed, find_preset
+from saccade.policy.network.architecture import PRESETS, Architecture, find_preset, with_changes
 
 
 @pytest.mark.parametrize(
@@ -58,11 +58,11 @@ def test_an_unknown_preset_is_refused_with_the_nearest():
 
 
 def test_changes_are_written_as_fields_and_values():
-    shape = changed(PRESETS["tiny"], ["router=original", "prune_from=2", "prune_per_view=false", "keep_floor=0.5"])
+    shape = with_changes(PRESETS["tiny"], ["router=original", "prune_from=2", "prune_per_view=false", "keep_floor=0.5"])
     assert (shape.router, shape.prune_from, shape.prune_per_view, shape.keep_floor) == ("original", 2, False, 0.5)
-    order = changed(PRESETS["tiny"], ["sequence=text,visual,state,slots"]).sequence
+    order = with_changes(PRESETS["tiny"], ["sequence=text,visual,state,slots"]).sequence
     assert order == ("text", "visual", "state", "slots")
-    assert changed(shape, []) == shape
+    assert with_changes(shape, []) == shape
 
 
 @pytest.mark.parametrize(
@@ -76,4 +76,4 @@ def test_changes_are_written_as_fields_and_values():
 )
 def test_a_change_that_cannot_be_is_refused(change, message):
     with pytest.raises(InputError, match=message):
-        changed(PRESETS["tiny"], [change])
+        with_changes(PRESETS["tiny"], [change])

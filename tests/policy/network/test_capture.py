@@ -9,10 +9,10 @@ import torch
 from saccade.errors import InputError
 from saccade.policy.network.architecture import Architecture
 from saccade.policy.network.capture import CapturedPolicy
-from saccade.policy.network.tensor_tree import map_tensors, tensors_of
-from saccade.policy.profiling.cost import Sizes
+from saccade.policy.network.tensor_tree import list_tensors, map_tensors
+from saccade.policy.profiling.cost import InputSizes
 
-SIZES = Sizes(image_size=32)
+SIZES = InputSizes(image_size=32)
 CHOICES = {
     "tiny": {},
     "text first": {"sequence": ("text", "visual", "state", "slots"), "positions": "counted"},
@@ -26,7 +26,7 @@ def record_by_hand(run):
     output = run()
 
     def replay():
-        for old, new in zip(tensors_of(output), tensors_of(run()), strict=True):
+        for old, new in zip(list_tensors(output), list_tensors(run()), strict=True):
             old.copy_(new)
 
     return output, replay
@@ -60,21 +60,21 @@ def given(seed):
     return images, torch.randn(1, 8, generator=generator)
 
 
-def check_against_eager(model, record, device, tolerance):
+def check_against_eager(model, capture_graph, device, tolerance):
     model = model.to(device)
 
-    def instruct(seed):
-        return model.instruct(told(model, seed).to(device))
+    def encode_instruction(seed):
+        return model.encode_instruction(told(model, seed).to(device))
 
     with torch.inference_mode():
         images, state = (each.to(device) for each in given(0))
-        captured = CapturedPolicy(model, images, instruct(0), state, **record)
+        captured = CapturedPolicy(model, images, encode_instruction(0), state, **capture_graph)
         decisions = []
         for seed, instruction in ((1, 0), (2, 0), (2, 3), (3, 1)):
             images, state = (each.to(device) for each in given(seed))
-            captured.instruct(instruct(instruction))
+            captured.encode_instruction(encode_instruction(instruction))
             decision = captured.decide(images, state)
-            wanted = model.decide(images, instruct(instruction), state)
+            wanted = model.decide(images, encode_instruction(instruction), state)
             scale = wanted.actions.abs().max()
             assert (decision.actions - wanted.actions).abs().max() <= tolerance * scale
             decisions.append(decision.actions)
@@ -97,32 +97,32 @@ def test_a_cuda_graph_decides_as_the_plain_network_does(model, dtype, tolerance)
 def test_what_it_was_given_is_not_written_to(model):
     images, state = given(0)
     with torch.inference_mode():
-        first, second = model.instruct(told(model, 0)), model.instruct(told(model, 3))
-        before = [tensor.clone() for tensor in tensors_of(first)]
-        captured = CapturedPolicy(model, images, first, state, record=record_by_hand)
-        captured.instruct(second)
+        first, second = model.encode_instruction(told(model, 0)), model.encode_instruction(told(model, 3))
+        before = [tensor.clone() for tensor in list_tensors(first)]
+        captured = CapturedPolicy(model, images, first, state, capture_graph=record_by_hand)
+        captured.encode_instruction(second)
         captured.decide(*given(1))
-    assert all(old.equal(new) for old, new in zip(before, tensors_of(first), strict=True))
+    assert all(old.equal(new) for old, new in zip(before, list_tensors(first), strict=True))
     assert images.equal(given(0)[0]) and state.equal(given(0)[1])
 
 
 def test_other_shapes_are_refused(model):
     images, state = given(0)
     with torch.inference_mode():
-        instructed = model.instruct(told(model, 0))
-        captured = CapturedPolicy(model, images, instructed, state, record=record_by_hand)
+        instruction_plan = model.encode_instruction(told(model, 0))
+        captured = CapturedPolicy(model, images, instruction_plan, state, capture_graph=record_by_hand)
         with pytest.raises(InputError, match="images of a captured policy"):
             captured.decide(images[:, :1], state)
         with pytest.raises(InputError, match="state of a captured policy"):
             captured.decide(images, state.expand(2, -1))
         with pytest.raises(InputError, match="instruction of a captured policy"):
-            captured.instruct(model.instruct(told(model, 0).expand(2, -1)))
+            captured.encode_instruction(model.encode_instruction(told(model, 0).expand(2, -1)))
 
 
 def test_a_processor_captures_nothing(model):
     images, state = given(0)
     with pytest.raises(InputError, match="CUDA device"):
-        CapturedPolicy(model, images, model.instruct(told(model, 0)), state)
+        CapturedPolicy(model, images, model.encode_instruction(told(model, 0)), state)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +135,6 @@ class Nested:
 def test_structures_are_walked_and_rebuilt():
     value = Nested({2: torch.ones(1), 1: [torch.zeros(2), "text"]}, (torch.ones(3), None))
     doubled = map_tensors(value, lambda tensor: 2 * tensor)
-    assert [tuple(each.shape) for each in tensors_of(value)] == [(2,), (1,), (3,)]
+    assert [tuple(each.shape) for each in list_tensors(value)] == [(2,), (1,), (3,)]
     assert doubled.numbers[2] == 2 and doubled.numbers[1][1] == "text" and doubled.parts[1] is None
     assert isinstance(doubled.parts, tuple) and doubled.nothing is None

@@ -9,15 +9,15 @@ import torch
 
 from saccade.errors import InputError
 from saccade.policy.checkpoint.contents import PREFIX
-from saccade.policy.checkpoint.folder import STARTER, write_checkpoint
-from saccade.policy.core import Core, Demonstrated
+from saccade.policy.checkpoint.folder import STARTER_FOLDER, write_checkpoint
+from saccade.policy.core import DemonstrationBatch, PolicyCore
 from saccade.policy.inference.actor import PolicyActor
-from saccade.policy.loading import load_core
-from saccade.policy.network.architecture import Architecture, switched_on
+from saccade.policy.loading import load_policy
+from saccade.policy.network.architecture import Architecture, with_enabled_fields
 from saccade.policy.network.capture import CapturedPolicy
-from saccade.policy.network.history import History, Memory, Past
-from saccade.policy.network.tensor_tree import tensors_of
-from saccade.policy.profiling.cost import Imagined, Sizes, decision_cost
+from saccade.policy.network.history import FrameMemory, History, PastFrames
+from saccade.policy.network.tensor_tree import list_tensors
+from saccade.policy.profiling.cost import FakeNetwork, InputSizes, decision_cost
 from saccade.policy.profiling.synchronisation import find_synchronisations
 
 FRAMES, SELECTED, TOKENS, WIDTH = 5, 2, 3, 16
@@ -33,81 +33,81 @@ def history():
     return module
 
 
-def remembered(*there, seed=0, batch=1):
+def remembered(*valid, seed=0, batch=1):
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randn(batch, FRAMES, TOKENS, 2 * WIDTH, generator=generator)
-    return Memory(tokens, torch.tensor(there or [True] * FRAMES).expand(batch, -1).clone())
+    return FrameMemory(tokens, torch.tensor(valid or [True] * FRAMES).expand(batch, -1).clone())
 
 
-def present(seed=9, batch=1):
+def current_tokens(seed=9, batch=1):
     return torch.randn(batch, 4, WIDTH, generator=torch.Generator().manual_seed(seed))
 
 
 def test_with_an_empty_memory_the_present_stands_alone(history):
-    assert history(present(), history.nothing(1, TOKENS)).equal(present())
+    assert history(current_tokens(), history.empty_memory(1, TOKENS)).equal(current_tokens())
 
 
 def test_it_starts_as_the_identity_and_listens_later(history):
-    assert not history(present(), remembered()).allclose(present())
+    assert not history(current_tokens(), remembered()).allclose(current_tokens())
     history.start_as_identity()
-    assert history(present(), remembered()).equal(present())
+    assert history(current_tokens(), remembered()).equal(current_tokens())
 
 
 def test_frames_that_are_not_there_have_no_influence(history):
-    there = (True, False, True, False, False)
-    expected = history(present(), remembered(*there))
+    valid = (True, False, True, False, False)
+    expected = history(current_tokens(), remembered(*valid))
     for poison in (float("nan"), float("inf"), 1e30):
-        memory = remembered(*there)
+        memory = remembered(*valid)
         memory.tokens[:, [1, 3, 4]] = poison
-        got = history(present(), memory)
+        got = history(current_tokens(), memory)
         assert got.equal(expected)
         memory.tokens.requires_grad_(True)
-        history(present(), memory).sum().backward()
+        history(current_tokens(), memory).sum().backward()
         assert memory.tokens.grad.isfinite().all() and not memory.tokens.grad[:, [1, 3, 4]].any()
 
 
 def test_members_of_a_batch_remember_apart(history):
     memory = remembered(batch=3)
-    memory.there[1, 2:] = False
-    memory.there[2] = False
-    together = history(present(batch=3), memory)
+    memory.valid[1, 2:] = False
+    memory.valid[2] = False
+    together = history(current_tokens(batch=3), memory)
     for row in range(3):
-        alone = history(present(batch=3)[row : row + 1], Memory(memory.tokens[[row]], memory.there[[row]]))
+        alone = history(current_tokens(batch=3)[row : row + 1], FrameMemory(memory.tokens[[row]], memory.valid[[row]]))
         assert alone[0].allclose(together[row], atol=1e-6)
 
 
 def test_order_matters(history):
     memory = remembered()
-    turned = Memory(memory.tokens.flip(1), memory.there)
-    assert not history(present(), memory).allclose(history(present(), turned), atol=1e-3)
+    turned = FrameMemory(memory.tokens.flip(1), memory.valid)
+    assert not history(current_tokens(), memory).allclose(history(current_tokens(), turned), atol=1e-3)
     with torch.no_grad():
         history.age.zero_()
-    assert history(present(), memory).allclose(history(present(), turned), atol=1e-5)
+    assert history(current_tokens(), memory).allclose(history(current_tokens(), turned), atol=1e-5)
 
 
 def test_the_gradient_reaches_every_frame_chosen_or_not(history):
     memory = remembered()
     memory.tokens.requires_grad_(True)
-    history(present(), memory).square().sum().backward()
+    history(current_tokens(), memory).square().sum().backward()
     assert (memory.tokens.grad.abs().sum((0, 2, 3)) > 0).all()
 
 
 def test_with_all_frames_selected_it_is_plain_attention(history):
     history.selected = FRAMES
     memory = remembered()
-    query = history.query(history.norm(present())).unflatten(-1, (2, -1)).transpose(1, 2)
+    query = history.query(history.norm(current_tokens())).unflatten(-1, (2, -1)).transpose(1, 2)
     key, value = (
         part.flatten(1, 2).unflatten(-1, (2, -1)).transpose(1, 2) for part in (memory.tokens + history.age).chunk(2, -1)
     )
     gathered = torch.nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-    assert history(present(), memory).allclose(present() + history.output(gathered), atol=1e-5)
+    assert history(current_tokens(), memory).allclose(current_tokens() + history.output(gathered), atol=1e-5)
 
 
 def test_the_newest_frame_comes_first_and_the_oldest_is_forgotten(history):
-    memory = history.nothing(2, TOKENS)
+    memory = history.empty_memory(2, TOKENS)
     for number in range(FRAMES + 2):
-        memory = memory.with_newest(torch.full((2, TOKENS, 2 * WIDTH), float(number)))
-        assert memory.there.sum(1).tolist() == [min(number + 1, FRAMES)] * 2
+        memory = memory.with_new_frame(torch.full((2, TOKENS, 2 * WIDTH), float(number)))
+        assert memory.valid.sum(1).tolist() == [min(number + 1, FRAMES)] * 2
     assert memory.tokens[0, :, 0, 0].tolist() == [6, 5, 4, 3, 2]
 
 
@@ -124,7 +124,7 @@ def test_it_learns_to_choose_the_frame_that_matters():
         cue, answer = torch.randint(frames, (batch,)), torch.randint(2, (batch,)) * 2.0 - 1
         seen[torch.arange(batch), cue] += 2 * mark
         seen[torch.arange(batch), cue, 0] += 2 * answer[:, None] * meaning
-        memory = Memory(history.remember(seen), torch.ones(batch, frames, dtype=torch.bool))
+        memory = FrameMemory(history.encode_frames(seen), torch.ones(batch, frames, dtype=torch.bool))
         said = reader(history(torch.zeros(batch, 1, WIDTH), memory))[:, 0, 0]
         return (said - answer).abs()
 
@@ -140,9 +140,9 @@ REMEMBERS = {"history": 3, "history_selected": 2}
 
 
 @pytest.fixture
-def remembering(small_architecture, two_camera_contract):
+def core_with_history(small_architecture, two_camera_contract):
     torch.manual_seed(0)
-    core = Core(replace(small_architecture, **REMEMBERS), two_camera_contract)
+    core = PolicyCore(replace(small_architecture, **REMEMBERS), two_camera_contract)
     with torch.no_grad():
         for parameter in core.model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -150,7 +150,7 @@ def remembering(small_architecture, two_camera_contract):
     return core
 
 
-def film(length, seed=3):
+def video_frames(length, seed=3):
     generator = torch.Generator().manual_seed(seed)
     pictures = torch.randint(0, 256, (length, 2, 3, 32, 32), dtype=torch.uint8, generator=generator)
     return pictures, torch.randn(length, 2, generator=generator) * 9
@@ -166,35 +166,40 @@ def observation(pictures, state):
 
 
 @pytest.fixture
-def checkpoint(remembering, tmp_path):
-    tensors = {PREFIX + name: tensor for name, tensor in remembering.model.state_dict().items()}
-    config = {"architecture": asdict(remembering.architecture)}
-    return write_checkpoint(tmp_path / "checkpoint", tensors, config, remembering.contract, {})
+def checkpoint(core_with_history, tmp_path):
+    tensors = {PREFIX + name: tensor for name, tensor in core_with_history.model.state_dict().items()}
+    config = {"architecture": asdict(core_with_history.architecture)}
+    return write_checkpoint(tmp_path / "checkpoint", tensors, config, core_with_history.contract, {})
 
 
-def test_what_the_actor_keeps_is_what_the_frames_say_again(checkpoint, remembering):
+def test_what_the_actor_keeps_is_what_the_frames_say_again(checkpoint, core_with_history):
     """The chunks of an episode are those of one training batch of the same decisions, each with its past."""
-    pictures, state = film(6)
+    pictures, state = video_frames(6)
     actor = PolicyActor(checkpoint, threads=None)
     actor.reset("take the can", 0)
     chunks = [actor.decide(observation(*each)) for each in zip(pictures, state, strict=True)]
     back = torch.arange(6)[:, None] - torch.arange(1, 4)
-    past = Past(pictures[:0], torch.zeros(0, dtype=torch.int64), back.clamp(min=-1))
+    past_frames = PastFrames(pictures[:0], torch.zeros(0, dtype=torch.int64), back.clamp(min=-1))
     with torch.no_grad():
-        tokens = remembering.tokenizer(["take the can"] * 6)
-        decision = remembering.model(pictures, tokens, remembering.normalizer.encode_state(state), past)
-    expected = remembering.normalizer.decode_actions(decision.actions, state)
+        tokens = core_with_history.tokenizer(["take the can"] * 6)
+        decision = core_with_history.model(
+            pictures, tokens, core_with_history.normalizer.encode_state(state), past_frames
+        )
+    expected = core_with_history.normalizer.decode_actions(decision.actions, state)
     np.testing.assert_allclose(np.stack(chunks), expected.numpy(), atol=1e-3)
     # Frames that no row decides on pass the towers under their row's instruction.
-    past = Past(pictures[2:5].flip(0), torch.zeros(3, dtype=torch.int64), torch.tensor([[1, 2, 3]]))
+    past_frames = PastFrames(pictures[2:5].flip(0), torch.zeros(3, dtype=torch.int64), torch.tensor([[1, 2, 3]]))
     with torch.no_grad():
-        tokens, state = remembering.tokenizer(["take the can"]), remembering.normalizer.encode_state(state[5:])
-        last = remembering.model(pictures[5:], tokens, state, past)
+        tokens, state = (
+            core_with_history.tokenizer(["take the can"]),
+            core_with_history.normalizer.encode_state(state[5:]),
+        )
+        last = core_with_history.model(pictures[5:], tokens, state, past_frames)
     torch.testing.assert_close(last.actions[0], decision.actions[5], atol=1e-5, rtol=1e-4)
 
 
 def test_what_was_seen_decides_and_a_new_episode_forgets_it(checkpoint):
-    pictures, state = film(3)
+    pictures, state = video_frames(3)
     actor = PolicyActor(checkpoint, threads=None)
 
     def last(numbers):
@@ -206,52 +211,55 @@ def test_what_was_seen_decides_and_a_new_episode_forgets_it(checkpoint):
     assert np.abs(first - other).max() > 1e-3 and np.abs(first - alone).max() > 1e-3
 
 
-def test_a_captured_policy_remembers_too(remembering):
-    def record(run):
+def test_a_captured_policy_remembers_too(core_with_history):
+    def capture_graph(run):
         output = run()
 
         def replay():
-            for old, new in zip(tensors_of(output), tensors_of(run()), strict=True):
+            for old, new in zip(list_tensors(output), list_tensors(run()), strict=True):
                 old.copy_(new)
 
         return output, replay
 
-    pictures, state = film(5)
-    instructed = remembering.instruct(["take the can"])
-    captured = CapturedPolicy(remembering.model, pictures[:1], instructed, state[:1], record=record)
+    pictures, state = video_frames(5)
+    instruction_plan = core_with_history.encode_instruction(["take the can"])
+    captured = CapturedPolicy(
+        core_with_history.model, pictures[:1], instruction_plan, state[:1], capture_graph=capture_graph
+    )
     kept = None
-    memory = remembering.nothing_remembered(1)
+    memory = core_with_history.empty_memory(1)
     for number in range(5):
-        seen = pictures[number][None], instructed, state[number][None]
-        plain, _ = remembering.decide(*seen, memory=memory)
-        chunk, decision = remembering.decide(*seen, captured=captured, memory=kept)
+        seen = pictures[number][None], instruction_plan, state[number][None]
+        plain, _ = core_with_history.decide(*seen, memory=memory)
+        chunk, decision = core_with_history.decide(*seen, captured=captured, memory=kept)
         assert chunk.allclose(plain, atol=1e-4)
-        memory = memory.with_newest(decision.remembered)
+        memory = memory.with_new_frame(decision.remembered)
         kept = memory
 
 
-def test_the_loss_teaches_towers_through_the_past(remembering):
-    pictures, state = film(2)
-    batch = Demonstrated(pictures, ["take the can"] * 2, state, torch.zeros(2, 3, 2), torch.zeros(2, 3).bool())
-    earlier, _ = film(2, seed=5)
-    past = Past(earlier, torch.zeros(2, dtype=torch.int64), torch.tensor([[0, 2, 3], [-1, -1, -1]]))
-    remembering.model.train()
-    losses, _, decision = remembering.losses(replace(batch, past=past))
+def test_the_loss_teaches_towers_through_the_past(core_with_history):
+    pictures, state = video_frames(2)
+    batch = DemonstrationBatch(pictures, ["take the can"] * 2, state, torch.zeros(2, 3, 2), torch.zeros(2, 3).bool())
+    earlier, _ = video_frames(2, seed=5)
+    past_frames = PastFrames(earlier, torch.zeros(2, dtype=torch.int64), torch.tensor([[0, 2, 3], [-1, -1, -1]]))
+    core_with_history.model.train()
+    losses, _, decision = core_with_history.losses(replace(batch, past_frames=past_frames))
     grounding = torch.linspace(0.1, 0.4, 28).reshape(2, 14)
     unknown = grounding.index_fill(1, torch.arange(6), torch.nan)
     taught, pointing = (
-        remembering.losses(replace(batch, past=past, grounding=each))[1] for each in (grounding, unknown)
+        core_with_history.losses(replace(batch, past_frames=past_frames, grounding=each))[1]
+        for each in (grounding, unknown)
     )
-    off = 2 * (decision.recalled - 10 * grounding[:, :6]).abs().mean()
+    off = 2 * (decision.recalled_points - 10 * grounding[:, :6]).abs().mean()
     torch.testing.assert_close(taught - pointing, off, atol=1e-4, rtol=1e-4)
     (losses.sum() + taught).backward()
-    history = remembering.model.history
+    history = core_with_history.model.history
     assert all(each.grad is not None and each.grad.abs().sum() > 0 for each in history.parameters())
-    remembering.model.zero_grad()
+    core_with_history.model.zero_grad()
     # Without labels it takes part all the same: in several processes nothing may wait for a gradient.
-    remembering.losses(replace(batch, past=past))[1].backward()
+    core_with_history.losses(replace(batch, past_frames=past_frames))[1].backward()
     assert not history.recall.weight.grad.any()
-    without, _, _ = remembering.losses(batch)
+    without, _, _ = core_with_history.losses(batch)
     assert losses[1].allclose(without[1], atol=1e-6) and not losses[0].allclose(without[0], atol=1e-4)
     assert decision.remembered.shape == (2, 8, 32)
 
@@ -269,55 +277,59 @@ def test_numbers_of_frames_are_whole(change):
 
 
 def test_it_is_switched_on_in_a_trained_policy_and_changes_nothing_at_first():
-    before = load_core(STARTER)
-    after = load_core(STARTER, change=("history=3", "history_selected=1"))
-    assert before.fresh == () and all(name.startswith("history.") for name in after.fresh) and len(after.fresh) == 12
+    before = load_policy(STARTER_FOLDER)
+    after = load_policy(STARTER_FOLDER, change=("history=3", "history_selected=1"))
+    assert (
+        before.new_parameters == ()
+        and all(name.startswith("history.") for name in after.new_parameters)
+        and len(after.new_parameters) == 12
+    )
     names = before.model.state_dict()
     assert all(tensor.equal(names[name]) for name, tensor in after.model.state_dict().items() if name in names)
     pictures = torch.randint(0, 256, (3, 1, 2, 3, 128, 128), dtype=torch.uint8)
-    instructed, state = before.instruct(["put the red cube in the bin"]), torch.zeros(1, 6)
-    memory = after.nothing_remembered(1)
+    instruction_plan, state = before.encode_instruction(["put the red cube in the bin"]), torch.zeros(1, 6)
+    memory = after.empty_memory(1)
     for each in pictures:
-        chunk, decision = after.decide(each, instructed, state, memory=memory)
-        memory = memory.with_newest(decision.remembered)
-        assert chunk.equal(before.decide(each, instructed, state)[0])
+        chunk, decision = after.decide(each, instruction_plan, state, memory=memory)
+        memory = memory.with_new_frame(decision.remembered)
+        assert chunk.equal(before.decide(each, instruction_plan, state)[0])
 
 
-def test_only_what_starts_as_the_identity_is_switched_on(checkpoint, remembering):
+def test_only_what_starts_as_the_identity_is_switched_on(checkpoint, core_with_history):
     with pytest.raises(InputError, match="change: got mask, in a policy that is trained, expected one of history"):
-        switched_on(Architecture(), ["mask=mutual"])
+        with_enabled_fields(Architecture(), ["mask=mutual"])
     with pytest.raises(InputError, match="trunk_layer"):
-        switched_on(Architecture(), ["trunk_layer=5"])
+        with_enabled_fields(Architecture(), ["trunk_layer=5"])
     with pytest.raises(InputError, match="1 of another shape .history.age"):
-        load_core(checkpoint, change=("history=4",))
-    wider = load_core(checkpoint, change=("history_selected=3",))
-    assert wider.fresh == () and wider.model.history.selected == 3
+        load_policy(checkpoint, change=("history=4",))
+    wider = load_policy(checkpoint, change=("history_selected=3",))
+    assert wider.new_parameters == () and wider.model.history.selected == 3
     with pytest.raises(InputError, match="12 left over .history.age"):
-        load_core(checkpoint, change=("history=0", "history_selected=0"))
+        load_policy(checkpoint, change=("history=0", "history_selected=0"))
 
 
-def test_a_checkpoint_without_its_history_is_damaged(remembering, tmp_path):
-    state = remembering.model.state_dict()
+def test_a_checkpoint_without_its_history_is_damaged(core_with_history, tmp_path):
+    state = core_with_history.model.state_dict()
     tensors = {PREFIX + name: tensor for name, tensor in state.items() if not name.startswith("history.")}
-    config = {"architecture": asdict(remembering.architecture)}
-    write_checkpoint(tmp_path / "checkpoint", tensors, config, remembering.contract, {})
+    config = {"architecture": asdict(core_with_history.architecture)}
+    write_checkpoint(tmp_path / "checkpoint", tensors, config, core_with_history.contract, {})
     for change in ((), ("history_selected=3",)):
         with pytest.raises(InputError, match="12 missing .history.age"):
-            load_core(tmp_path / "checkpoint", change=change)
+            load_policy(tmp_path / "checkpoint", change=change)
 
 
 def test_a_decision_waits_for_nothing_and_costs_the_same_however_long_the_episode(small_architecture):
     architecture = dataclasses.replace(small_architecture, **REMEMBERS)
-    sizes = Sizes(image_size=32)
-    imagined = Imagined(lambda: sizes.build(architecture).requires_grad_(False).eval(), device="cuda")
-    network = imagined.network
-    with imagined.running():
+    sizes = InputSizes(image_size=32)
+    fake_network = FakeNetwork(lambda: sizes.build(architecture).requires_grad_(False).eval(), device="cuda")
+    network = fake_network.network
+    with fake_network.fake_mode():
         images, state = sizes.images("cuda"), sizes.states("cuda")
-        instructed = network.instruct(sizes.tokens(architecture, "cuda"))
-        memory = network.nothing_remembered(1)
+        instruction_plan = network.encode_instruction(sizes.tokens(architecture, "cuda"))
+        memory = network.empty_memory(1)
 
         def decide():
-            memory.with_newest(network.decide(images, instructed, state, memory).remembered)
+            memory.with_new_frame(network.decide(images, instruction_plan, state, memory).remembered)
 
         assert find_synchronisations(decide) == []
     with_history, without = (decision_cost(each, sizes).decide for each in (architecture, small_architecture))

@@ -12,7 +12,7 @@ from saccade.policy.network.instruction import (
     VOCABULARY,
     ByteTokenizer,
     InstructionEncoder,
-    MeanInstruction,
+    MeanInstructionEncoder,
 )
 
 
@@ -85,7 +85,7 @@ def test_the_original_s_mean_is_a_bag_of_words():
     torch.manual_seed(0)
     embedded = torch.randn(1, 4, 6)
     valid = torch.tensor([[True, True, True, False]])
-    mean = MeanInstruction(padded=False)
+    mean = MeanInstructionEncoder(padded=False)
     torch.testing.assert_close(mean(embedded, valid), embedded[:, :3].mean(1))
     torch.testing.assert_close(mean(embedded[:, [2, 0, 1, 3]], valid), mean(embedded, valid))
-    torch.testing.assert_close(MeanInstruction(padded=True)(embedded, valid), embedded.mean(1))
+    torch.testing.assert_close(MeanInstructionEncoder(padded=True)(embedded, valid), embedded.mean(1))

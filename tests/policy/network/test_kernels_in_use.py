@@ -11,27 +11,27 @@ import torch
 from transformers import GemmaConfig, GraniteConfig, LlamaConfig, Qwen2Config, Qwen3Config, SmolLM3Config
 
 from saccade.errors import InputError
-from saccade.kernels.common.dispatch import interpreting
+from saccade.kernels.common.dispatch import is_interpreted
 from saccade.kernels.plan import AttentionPlan
-from saccade.policy.checkpoint.folder import STARTER
+from saccade.policy.checkpoint.folder import STARTER_FOLDER
 from saccade.policy.inference.actor import PolicyActor
-from saccade.policy.loading import load_core
+from saccade.policy.loading import load_policy
 from saccade.policy.network.action_heads.released_expert import BridgeOptions
 from saccade.policy.network.architecture import Architecture
-from saccade.policy.network.attention import attend, plan_of_everything
+from saccade.policy.network.attention import attend, full_attention_plan
 from saccade.policy.network.capture import CapturedPolicy
 from saccade.policy.network.layout import TokenLayout
 from saccade.policy.network.losses import chunk_loss
-from saccade.policy.network.tensor_tree import tensors_of
+from saccade.policy.network.tensor_tree import list_tensors
 from saccade.policy.network.trunk import Trunk
 from saccade.policy.pretrained.adaptation import set_checkpointing
-from saccade.policy.profiling.cost import Imagined, Sizes, count_flops, decision_cost
+from saccade.policy.profiling.cost import FakeNetwork, InputSizes, count_flops, decision_cost
 from saccade.policy.profiling.synchronisation import find_synchronisations
-from saccade.scripts.evaluate.command import Policies
+from saccade.scripts.evaluate.command import PolicyFactory
 from saccade.scripts.evaluate.options import EvaluateConfig
 from saccade.sim.desk.environment import DeskEnv
 
-SIZES = Sizes(image_size=32, batch=2)
+SIZES = InputSizes(image_size=32, batch=2)
 
 DEGREES = 1e-3
 """How far two decisions on one observation may be apart: a thousandth of a degree, or of a percent of the gripper."""
@@ -117,13 +117,15 @@ def test_it_really_plans(small_architecture):
     plain, ours = both(replace(small_architecture, **CHOICES["small"]))
     tokens = given(small_architecture)[1]
     with torch.inference_mode():
-        instructed = [network.instruct(tokens) for network in (plain, ours)]
-    assert instructed[0].reading is None and isinstance(instructed[1].reading, AttentionPlan)
-    layers = [[each.plan.whole, *each.plan.pruned.values()] for each in instructed]
-    assert all(tokens.visible.dtype == torch.bool for tokens in layers[0])
-    assert all(isinstance(tokens.visible, AttentionPlan) for tokens in layers[1])
+        instruction_plan = [network.encode_instruction(tokens) for network in (plain, ours)]
+    assert instruction_plan[0].expert_plan is None and isinstance(instruction_plan[1].expert_plan, AttentionPlan)
+    layers = [[each.plan.unpruned, *each.plan.pruned.values()] for each in instruction_plan]
+    assert all(tokens.attention_pattern.dtype == torch.bool for tokens in layers[0])
+    assert all(isinstance(tokens.attention_pattern, AttentionPlan) for tokens in layers[1])
     # Each layer that prunes has fewer queries; all see the remembered text.
-    queries, keys = ([getattr(each.visible, name).shape[1] for each in layers[1]] for name in ("low", "level"))
+    queries, keys = (
+        [getattr(each.attention_pattern, name).shape[1] for each in layers[1]] for name in ("low", "level")
+    )
     assert queries[0] == max(queries) and len(set(queries)) == 3
     assert [key - query for query, key in zip(queries, keys, strict=True)] == [2 * small_architecture.text_length] * 3
 
@@ -151,7 +153,7 @@ def test_it_learns_under_autocast(small_architecture):
 
 @pytest.fixture(scope="module")
 def actors():
-    return {kernels: PolicyActor(STARTER, threads=None, kernels=kernels) for kernels in ("torch", "saccade")}
+    return {kernels: PolicyActor(STARTER_FOLDER, threads=None, kernels=kernels) for kernels in ("torch", "saccade")}
 
 
 @pytest.fixture(scope="module")
@@ -195,9 +197,9 @@ def test_the_starter_s_episodes_end_the_same(episodes):
 
 def test_an_evaluation_chooses_for_any_checkpoint():
     config = EvaluateConfig(kernels="saccade")
-    actor = Policies(STARTER, config.device, config.precision, config.kernels)()
+    actor = PolicyFactory(STARTER_FOLDER, config.device, config.precision, config.kernels)()
     assert actor.core.architecture.kernels == "saccade" and actor.core.model.trunk.fused
-    assert load_core(STARTER).architecture.kernels == "torch"
+    assert load_policy(STARTER_FOLDER).architecture.kernels == "torch"
 
 
 # --- what is learned
@@ -210,7 +212,7 @@ def test_it_learns_the_same(architecture):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(interpreting(), reason="this is the interpreted run")
+@pytest.mark.skipif(is_interpreted(), reason="this is the interpreted run")
 def test_the_triton_kernels_learn_the_same():
     # Triton reads the variable once, when it is imported: the test above, in a process of its own.
     chosen = "test_it_learns_the_same and small"
@@ -284,12 +286,12 @@ def test_a_pruned_layer_of_every_family_has_the_same_gradient(kind, fused):
 @pytest.mark.parametrize("architecture", [CHOICES[name] for name in COSTS], ids=COSTS, indirect=True)
 def test_a_decision_counts_as_many_operations(architecture):
     plain, ours = (decision_cost(replace(architecture, kernels=kernels), SIZES) for kernels in ("torch", "saccade"))
-    assert ours.decide == plain.decide and ours.instruct == plain.instruct
+    assert ours.decide == plain.decide and ours.encode_instruction == plain.encode_instruction
 
 
 def test_attention_counts_two_products_and_seven_backward():
     batch, heads, groups, queries, keys, width = 3, 4, 2, 5, 7, 8
-    plan = plan_of_everything(batch, queries, keys, torch.device("cpu"))
+    plan = full_attention_plan(batch, queries, keys, torch.device("cpu"))
     query = torch.zeros(batch, heads, queries, width, requires_grad=True)
     key = torch.zeros(batch, groups, keys, width, requires_grad=True)
     product = 2 * batch * heads * queries * keys * width
@@ -301,12 +303,12 @@ def test_attention_counts_two_products_and_seven_backward():
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_neither_instructing_nor_deciding_waits(architecture, device):
     shape = replace(architecture, kernels="saccade")
-    imagined = Imagined(lambda: SIZES.build(shape).eval(), device=device)
-    with imagined.running(), torch.no_grad():
+    fake_network = FakeNetwork(lambda: SIZES.build(shape).eval(), device=device)
+    with fake_network.fake_mode(), torch.no_grad():
         tokens, images, state = SIZES.tokens(shape, device), SIZES.images(device), SIZES.states(device)
-        instructed = imagined.network.instruct(tokens)
-        assert find_synchronisations(lambda: imagined.network.decide(images, instructed, state)) == []
-        assert find_synchronisations(lambda: imagined.network.instruct(tokens)) == []
+        instruction_plan = fake_network.network.encode_instruction(tokens)
+        assert find_synchronisations(lambda: fake_network.network.decide(images, instruction_plan, state)) == []
+        assert find_synchronisations(lambda: fake_network.network.encode_instruction(tokens)) == []
 
 
 def test_a_captured_policy_takes_new_plans(small_architecture):
@@ -314,20 +316,20 @@ def test_a_captured_policy_takes_new_plans(small_architecture):
     _, ours = both(shape)
     ours.eval()
 
-    def record(run):
+    def capture_graph(run):
         output = run()
 
         def replay():
-            for old, new in zip(tensors_of(output), tensors_of(run()), strict=True):
+            for old, new in zip(list_tensors(output), list_tensors(run()), strict=True):
                 old.copy_(new)
 
         return output, replay
 
     images, tokens, state = given(shape)
     with torch.inference_mode():
-        first, second = ours.instruct(tokens), ours.instruct(tokens.flip(0))
-        captured = CapturedPolicy(ours, images, first, state, record=record)
-        captured.instruct(second)
+        first, second = ours.encode_instruction(tokens), ours.encode_instruction(tokens.flip(0))
+        captured = CapturedPolicy(ours, images, first, state, capture_graph=capture_graph)
+        captured.encode_instruction(second)
         assert captured.decide(images, state).actions.equal(ours.decide(images, second, state).actions)
 
 
@@ -339,9 +341,9 @@ def test_a_cuda_graph_decides_as_pytorch_does(small_architecture, dtype, toleran
     plain, ours = (network.to("cuda", dtype).eval() for network in both(shape))
     images, tokens, state = (each.to("cuda") for each in given(shape))
     with torch.inference_mode():
-        captured = CapturedPolicy(ours, images, ours.instruct(tokens), state)
-        captured.instruct(ours.instruct(tokens.flip(0)))
-        wanted = plain.decide(images, plain.instruct(tokens.flip(0)), state).actions
+        captured = CapturedPolicy(ours, images, ours.encode_instruction(tokens), state)
+        captured.encode_instruction(ours.encode_instruction(tokens.flip(0)))
+        wanted = plain.decide(images, plain.encode_instruction(tokens.flip(0)), state).actions
         got = captured.decide(images, state).actions
     assert float((got - wanted).abs().max() / wanted.abs().max()) < tolerance
 
@@ -353,7 +355,7 @@ def test_other_kernels_are_refused_with_the_choices():
     with pytest.raises(InputError, match=r"architecture.kernels: .*triton.*torch, saccade"):
         Architecture(kernels="triton")
     with pytest.raises(InputError, match=r"architecture.kernels: .*Did you mean 'saccade'"):
-        PolicyActor(STARTER, threads=None, kernels="sacade")
+        PolicyActor(STARTER_FOLDER, threads=None, kernels="sacade")
     with pytest.raises(InputError, match="bridge expert: kernels"):
         BridgeOptions(width=8, blocks=1, steps=2, actions=1, kernels="cuda")
 

@@ -159,7 +159,7 @@ def test_positions_are_the_layout_s_or_count_what_is_no_padding():
 
 def test_text_that_comes_first_is_remembered():
     layout = TokenLayout(visual=2, text=3, slots=2, order=("text", "visual", "state", "slots"))
-    assert (layout.remembered, layout.length) == (3, 5)
+    assert (layout.cached_text_length, layout.length) == (3, 5)
     spans = {name: list(range(5)[layout.span(name)]) for name in ("text", "visual", "state", "slots")}
     assert spans == {"text": [], "visual": [0, 1], "state": [2], "slots": [3, 4]}
     parts = [torch.full((1, size, 1), float(size)) for size in (2, 3, 1, 2)]
@@ -174,15 +174,15 @@ def test_text_that_comes_first_is_remembered():
         t t t v v s a a
         t t t v v s a a
     """)
-    assert TokenLayout(visual=2, text=3, slots=2, order=layout.order, mask="full").remembered == 0
+    assert TokenLayout(visual=2, text=3, slots=2, order=layout.order, mask="full").cached_text_length == 0
 
 
 def test_a_slot_may_be_read_where_a_language_model_predicts_it():
     layout = TokenLayout(visual=2, text=4, slots=3, order=("start", "visual", "state", "text", "slots"))
     valid = torch.tensor([[True, True, True, True], [True, True, False, False]])
-    assert layout.early_places(valid).tolist() == [[6, 7, 8], [4, 7, 8]]
+    assert layout.preceding_indices(valid).tolist() == [[6, 7, 8], [4, 7, 8]]
     first = TokenLayout(visual=2, text=4, slots=2, order=("text", "visual", "state", "slots"))
-    assert first.early_places(valid).tolist() == [[2, 3], [2, 3]]
+    assert first.preceding_indices(valid).tolist() == [[2, 3], [2, 3]]
 
 
 @pytest.mark.parametrize("mask", MASKS)

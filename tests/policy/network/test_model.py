@@ -173,7 +173,7 @@ def test_a_choice_of_method_learns_in_every_part(small_architecture, variant):
 
 def test_what_is_prepared_for_an_instruction_serves_all_its_decisions(model):
     model.eval()
-    prepared = model.instruct(inputs(0, ["the cup", "a"])[1])
+    prepared = model.encode_instruction(inputs(0, ["the cup", "a"])[1])
     for seed in range(3):
         images, tokens, state = inputs(seed, ["the cup", "a"])
         assert model.decide(images, prepared, state).actions.equal(model(images, tokens, state).actions)

@@ -45,8 +45,8 @@ def trunk_of(keep=(3, 2, 1), configuration=None, layout=LAYOUT, groups=2, **choi
 
 def run(trunk, sequence, valid, condition):
     layout = trunk.layout
-    text = sequence[:, : layout.remembered] if layout.remembered else sequence[:, layout.span("text")]
-    return trunk(sequence[:, layout.remembered :], trunk.plan(text, valid, condition))
+    text = sequence[:, : layout.cached_text_length] if layout.cached_text_length else sequence[:, layout.span("text")]
+    return trunk(sequence[:, layout.cached_text_length :], trunk.plan(text, valid, condition))
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_text_that_comes_first_is_read_once_and_changes_nothing(given_tokens, ma
     sequence, valid, condition = given_tokens
     # Nothing is pruned, so that the library's decoder can run over the whole sequence at once.
     trunk = trunk_of((3, 3, 3), layout=layout, positions=positions)
-    assert layout.remembered == 4 and layout.length == LAYOUT.length - 4
+    assert layout.cached_text_length == 4 and layout.length == LAYOUT.length - 4
     hidden = run(trunk, sequence, valid, condition).hidden
     high, level = layout.levels(valid)
     visible = interval_mask(torch.zeros_like(high), high, level)[:, None]

@@ -9,17 +9,17 @@ import torch
 from saccade.errors import InputError
 from saccade.policy.checkpoint.contents import PREFIX
 from saccade.policy.checkpoint.folder import read_checkpoint, write_checkpoint
-from saccade.policy.core import Core, Demonstrated
+from saccade.policy.core import DemonstrationBatch, PolicyCore
 from saccade.policy.inference.actor import PolicyActor
 from saccade.policy.lerobot_files import lerobot_files
-from saccade.policy.loading import load_core
+from saccade.policy.loading import load_policy
 from saccade.policy.pretrained.adaptation import (
-    Adaptation,
-    adapt,
-    fold,
-    read_adaptation,
+    LoraAdaptation,
+    add_lora,
+    fold_lora,
+    read_lora_adaptation,
     set_checkpointing,
-    trained_parameters,
+    trainable_parameters,
 )
 
 SENTENCES = ["take the red cube", "put it down"]
@@ -31,12 +31,12 @@ def base(small_architecture, two_camera_contract):
     """A policy of two pretrained-style towers and a Qwen2 trunk, stirred as trained ones are."""
     torch.manual_seed(0)
     shape = dataclasses.replace(small_architecture, towers=("test_vit", "test_vit2"), trunk_family="qwen2")
-    core = Core(shape, two_camera_contract)
-    stir(core.model)
+    core = PolicyCore(shape, two_camera_contract)
+    randomize_parameters(core.model)
     return core
 
 
-def stir(model, among=""):
+def randomize_parameters(model, among=""):
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -46,27 +46,27 @@ def stir(model, among=""):
 
 def decided(core, seen):
     core.model.eval()
-    return core.decide(seen[0], core.instruct(SENTENCES), seen[1])[0]
+    return core.decide(seen[0], core.encode_instruction(SENTENCES), seen[1])[0]
 
 
 def loss_of(core, seen):
     core.model.train()
-    batch = Demonstrated(seen[0], SENTENCES, seen[1], torch.zeros(2, 3, 2), torch.zeros(2, 3, dtype=torch.bool))
+    batch = DemonstrationBatch(seen[0], SENTENCES, seen[1], torch.zeros(2, 3, 2), torch.zeros(2, 3, dtype=torch.bool))
     return core.losses(batch)[0].mean()
 
 
 def test_at_first_factors_change_nothing(base, seen):
     before = decided(base, seen)
-    base.adapt(Adaptation(rank=2, alpha=4.0))
+    base.add_lora(LoraAdaptation(rank=2, alpha=4.0))
     assert decided(base, seen).equal(before)
 
 
 @pytest.mark.parametrize("towers", [True, False])
 def test_factors_learn_and_what_is_not_pretrained_but_nothing_else(base, seen, towers):
-    base.adapt(Adaptation(rank=2, alpha=2.0, towers=towers))
-    stir(base.model, "lora_")
+    base.add_lora(LoraAdaptation(rank=2, alpha=2.0, towers=towers))
+    randomize_parameters(base.model, "lora_")
     loss_of(base, seen).backward()
-    trained = trained_parameters(base.model)
+    trained = trainable_parameters(base.model)
     for name, parameter in base.model.named_parameters():
         pretrained = ".encoder." in name or name.startswith("trunk.decoder.")
         learns = not pretrained or "lora_" in name
@@ -89,18 +89,18 @@ def test_factors_learn_and_what_is_not_pretrained_but_nothing_else(base, seen, t
 
 def test_folded_they_decide_the_same_and_are_gone(base, seen):
     names = list(base.model.state_dict())
-    base.adapt(Adaptation(rank=2, alpha=4.0))
+    base.add_lora(LoraAdaptation(rank=2, alpha=4.0))
     at_first = decided(base, seen)
-    stir(base.model, "lora_")
+    randomize_parameters(base.model, "lora_")
     before = decided(base, seen)
     assert not torch.allclose(before, at_first, atol=1e-2)
-    base.fold()
+    base.fold_lora()
     torch.testing.assert_close(decided(base, seen), before, rtol=1e-5, atol=1e-4)
     assert list(base.model.state_dict()) == names and base.adaptation is None
-    assert len(trained_parameters(base.model)) == len(list(base.model.parameters()))
+    assert len(trainable_parameters(base.model)) == len(list(base.model.parameters()))
     assert not any("lora" in type(module).__module__ for module in base.model.modules())
-    base.adapt(Adaptation(rank=3, alpha=3.0))  # and may be put in again
-    fold(base.model)
+    base.add_lora(LoraAdaptation(rank=3, alpha=3.0))  # and may be put in again
+    fold_lora(base.model)
 
 
 def written(core, folder):
@@ -111,42 +111,42 @@ def written(core, folder):
 
 def test_a_checkpoint_keeps_weights_and_factors_apart(base, seen, tmp_path):
     dense = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
-    base.adapt(Adaptation(rank=2, alpha=4.0))
-    stir(base.model, "lora_")
+    base.add_lora(LoraAdaptation(rank=2, alpha=4.0))
+    randomize_parameters(base.model, "lora_")
     before = decided(base, seen)
     folder = written(base, tmp_path / "checkpoint")
     query = "trunk.decoder.layers.0.self_attn.q_proj"
     tensors = read_checkpoint(folder).tensors
     assert tensors[f"{PREFIX}{query}.base_layer.weight"].equal(dense[f"{query}.weight"])
     assert tensors[f"{PREFIX}{query}.lora_A.default.weight"].shape == (2, 16)
-    apart, folded = load_core(folder, fold=False), load_core(folder)
-    assert apart.adaptation == Adaptation(rank=2, alpha=4.0) and folded.adaptation is None
+    apart, folded = load_policy(folder, fold_lora=False), load_policy(folder)
+    assert apart.adaptation == LoraAdaptation(rank=2, alpha=4.0) and folded.adaptation is None
     assert decided(apart, seen).equal(before)
     torch.testing.assert_close(decided(folded, seen), before, rtol=1e-5, atol=1e-4)
     assert list(folded.model.state_dict()) == list(dense)
     assert PolicyActor(folder, threads=None).core.adaptation is None
     # Folded, it is an ordinary checkpoint.
-    again = load_core(written(folded, tmp_path / "folded"))
+    again = load_policy(written(folded, tmp_path / "folded"))
     assert decided(again, seen).equal(decided(folded, seen))
 
 
 def test_lerobot_loads_and_saves_an_adapted_policy(base, seen, tmp_path):
     from saccade.policy.modeling_saccade import SaccadePolicy
 
-    base.adapt(Adaptation(rank=2, alpha=4.0))
-    stir(base.model, "lora_")
+    base.add_lora(LoraAdaptation(rank=2, alpha=4.0))
+    randomize_parameters(base.model, "lora_")
     written(base, tmp_path / "ours")
     policy = SaccadePolicy.from_pretrained(tmp_path / "ours")
     assert policy.config.adaptation == base.adaptation
     policy.save_pretrained(tmp_path / "theirs")
-    again = load_core(tmp_path / "theirs", fold=False)
+    again = load_policy(tmp_path / "theirs", fold_lora=False)
     assert again.adaptation == base.adaptation
     assert decided(again, seen).equal(decided(base, seen))
 
 
 def test_computing_activations_again_changes_no_gradient(base, seen):
-    base.adapt(Adaptation(rank=2, alpha=4.0))
-    stir(base.model, "lora_")
+    base.add_lora(LoraAdaptation(rank=2, alpha=4.0))
+    randomize_parameters(base.model, "lora_")
     gradients = []
     for on in (False, True):
         set_checkpointing(base.model, on)
@@ -154,22 +154,22 @@ def test_computing_activations_again_changes_no_gradient(base, seen):
         assert {tower.checkpointing for tower in base.model.tower.towers} == {on}
         base.model.zero_grad(set_to_none=True)
         loss_of(base, seen).backward()
-        gradients.append([parameter.grad for parameter in trained_parameters(base.model).values()])
+        gradients.append([parameter.grad for parameter in trainable_parameters(base.model).values()])
     assert all(one.equal(other) for one, other in zip(*gradients, strict=True))
 
 
 def test_a_small_tower_learns_as_a_whole(core, seen):
-    core.adapt(Adaptation(rank=1, alpha=1.0))
+    core.add_lora(LoraAdaptation(rank=1, alpha=1.0))
     set_checkpointing(core.model, True)
-    trained = trained_parameters(core.model)
+    trained = trainable_parameters(core.model)
     assert all(name in trained for name, _ in core.model.named_parameters() if name.startswith("tower."))
     assert not any(name.endswith("base_layer.weight") for name in trained)
 
 
 def test_factors_are_put_in_once(base):
-    adapt(base.model, Adaptation(rank=1, alpha=1.0))
+    add_lora(base.model, LoraAdaptation(rank=1, alpha=1.0))
     with pytest.raises(InputError, match="adaptation: got a policy that has factors"):
-        adapt(base.model, Adaptation(rank=1, alpha=1.0))
+        add_lora(base.model, LoraAdaptation(rank=1, alpha=1.0))
 
 
 @pytest.mark.parametrize(
@@ -186,4 +186,4 @@ def test_factors_are_put_in_once(base):
 def test_values_that_do_not_fit_are_refused(change, message):
     values = json.loads(json.dumps({"rank": 2, "alpha": 2.0})) | change
     with pytest.raises(InputError, match=message):
-        read_adaptation({"adaptation": values}, "here")
+        read_lora_adaptation({"adaptation": values}, "here")

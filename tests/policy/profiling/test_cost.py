@@ -9,18 +9,18 @@ from torch.profiler import ProfilerActivity, profile
 from saccade.errors import InputError
 from saccade.policy.network.architecture import PRESETS, Architecture
 from saccade.policy.profiling.cost import (
-    Imagined,
-    Sizes,
+    FakeNetwork,
+    InputSizes,
     count_flops,
     decision_cost,
     peak_bytes,
     training_flops,
-    training_peak,
+    training_peak_bytes,
     training_step,
 )
 
-SIZES = Sizes(image_size=96, batch=4)
-DEEP_SIZES = Sizes(image_size=32, batch=16)
+SIZES = InputSizes(image_size=96, batch=4)
+DEEP_SIZES = InputSizes(image_size=32, batch=16)
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +57,11 @@ def test_attention_computes_two_products_whatever_is_masked(masked):
 
 
 def test_an_imagined_network_computes_as_much_as_the_real_one(small_architecture):
-    sizes = Sizes(image_size=32, batch=2)
+    sizes = InputSizes(image_size=32, batch=2)
     real = sizes.build(small_architecture).requires_grad_(False).eval()
-    instructed = real.instruct(sizes.tokens(small_architecture))
+    instruction_plan = real.encode_instruction(sizes.tokens(small_architecture))
     with torch.no_grad():
-        wanted = count_flops(lambda: real.decide(sizes.images(), instructed, sizes.states()), real)
+        wanted = count_flops(lambda: real.decide(sizes.images(), instruction_plan, sizes.states()), real)
     counted = decision_cost(small_architecture, sizes)
     assert counted.decide == wanted
     assert counted.parameters == sum(each.numel() for each in real.parameters())
@@ -86,15 +86,15 @@ def test_pruning_and_fewer_tokens_save_operations(pretrained_like):
 
 
 def test_seven_billion_parameters_need_no_memory():
-    network = Imagined(lambda: Sizes().build(PRESETS["large"])).network
+    network = FakeNetwork(lambda: InputSizes().build(PRESETS["large"])).network
     assert 7e9 < sum(each.numel() for each in network.parameters()) < 8.5e9
 
 
 def test_a_decision_s_peak_is_the_weights_and_little_more(pretrained_like):
-    cost = decision_cost(pretrained_like, Sizes(image_size=96))
+    cost = decision_cost(pretrained_like, InputSizes(image_size=96))
     assert cost.weight_bytes == 2 * cost.parameters
     assert cost.weight_bytes < cost.peak_bytes < 1.3 * cost.weight_bytes
-    assert 0 < cost.instruct.total < cost.decide.total
+    assert 0 < cost.encode_instruction.total < cost.decide.total
 
 
 def test_an_imagined_network_keeps_what_is_shared_and_what_is_frozen():
@@ -104,7 +104,7 @@ def test_an_imagined_network_keeps_what_is_shared_and_what_is_frozen():
             self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2).requires_grad_(False)
             self.second.bias = self.first.bias
 
-    network = Imagined(Tied, dtype=torch.bfloat16).network
+    network = FakeNetwork(Tied, dtype=torch.bfloat16).network
     assert network.first.bias is network.second.bias and network.first.bias.requires_grad
     assert not network.second.weight.requires_grad and network.second.weight.dtype == torch.bfloat16
 
@@ -140,7 +140,7 @@ def deep():
 @pytest.fixture(scope="module")
 def peaks(deep):
     return {
-        checkpointing: training_peak(
+        checkpointing: training_peak_bytes(
             lambda: DEEP_SIZES.build(deep), DEEP_SIZES, dtype=torch.float32, checkpointing=checkpointing
         )
         for checkpointing in (False, True)
@@ -174,4 +174,4 @@ def test_checkpointing_saves_memory_and_costs_operations(deep, peaks):
 
 def test_sizes_that_do_not_suit_are_refused():
     with pytest.raises(InputError, match="multiple of its patch"):
-        decision_cost(PRESETS["small"], Sizes(image_size=100))
+        decision_cost(PRESETS["small"], InputSizes(image_size=100))

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from saccade.policy.network.architecture import Architecture
-from saccade.policy.profiling.cost import Imagined, Sizes
+from saccade.policy.profiling.cost import FakeNetwork, InputSizes
 from saccade.policy.profiling.synchronisation import find_synchronisations
 
-SIZES = Sizes(image_size=32, batch=2)
+SIZES = InputSizes(image_size=32, batch=2)
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_what_waits_is_found_on_any_machine(operation, run):
     ],
 )
 def test_copies_between_devices_are_found_where_a_device_is_imagined(operation, run):
-    imagined = Imagined(lambda: nn.Linear(3, 3), device="cuda")
-    with imagined.running(), torch.no_grad():
+    fake_network = FakeNetwork(lambda: nn.Linear(3, 3), device="cuda")
+    with fake_network.fake_mode(), torch.no_grad():
         found = find_synchronisations(lambda: run(torch.zeros(3, 3, device="cuda")))
     assert [each.operation for each in found] == [operation]
 
@@ -68,8 +68,8 @@ def test_copies_between_devices_are_found_where_a_device_is_imagined(operation, 
 )
 def test_what_does_not_wait_is_not_blamed(run):
     assert find_synchronisations(lambda: run(torch.ones(3, 3))) == []
-    imagined = Imagined(lambda: nn.Linear(3, 3), device="cuda")
-    with imagined.running():
+    fake_network = FakeNetwork(lambda: nn.Linear(3, 3), device="cuda")
+    with fake_network.fake_mode():
         assert find_synchronisations(lambda: run(torch.ones(3, 3, device="cuda"))) == []
 
 
@@ -101,9 +101,9 @@ CHOICES = {
 @pytest.mark.parametrize("choices", CHOICES.values(), ids=CHOICES)
 def test_a_decision_never_waits(small_architecture, choices, device):
     architecture = Architecture(**{**vars(small_architecture), **choices})
-    imagined = Imagined(lambda: SIZES.build(architecture).eval(), device=device)
-    with imagined.running(), torch.no_grad():
-        network = imagined.network
-        instructed = network.instruct(SIZES.tokens(architecture, device))
+    fake_network = FakeNetwork(lambda: SIZES.build(architecture).eval(), device=device)
+    with fake_network.fake_mode(), torch.no_grad():
+        network = fake_network.network
+        instruction_plan = network.encode_instruction(SIZES.tokens(architecture, device))
         images, state = SIZES.images(device), SIZES.states(device)
-        assert find_synchronisations(lambda: network.decide(images, instructed, state)) == []
+        assert find_synchronisations(lambda: network.decide(images, instruction_plan, state)) == []

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saccade.robot.control.channel import BACKLOG, Channel, Closed
+from saccade.robot.control.channel import MAX_UNSENT_BYTES, Channel, ChannelClosed
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_messages_and_arrays_arrive_whole_and_in_order(ends):
     assert np.array_equal(array, actions)
     assert (second, nothing) == ({"kind": "beat"}, None)
     assert other.receive() == []
-    assert other.gone is None
+    assert other.close_reason is None
 
 
 def test_half_a_message_is_no_message_even_if_the_other_half_never_comes():
@@ -33,10 +33,10 @@ def test_half_a_message_is_no_message_even_if_the_other_half_never_comes():
     channel = Channel(ours)
     theirs.send((1000).to_bytes(4, "little") + b'{"kind": "chu')
     assert channel.receive() == []
-    assert channel.gone is None
+    assert channel.close_reason is None
     theirs.close()
     assert channel.receive() == []
-    assert channel.gone == "closed"
+    assert channel.close_reason == "closed"
 
 
 def test_a_reader_that_does_not_read_blocks_nobody(ends):
@@ -44,7 +44,7 @@ def test_a_reader_that_does_not_read_blocks_nobody(ends):
     line = {"kind": "measurement", "padding": "x" * 10_000}
     for _ in range(1000):
         one.send(line, may_drop=True)
-    assert len(one._unsent) <= BACKLOG + 20_000
+    assert len(one._unsent) <= MAX_UNSENT_BYTES + 20_000
     assert len(other.receive()) > 1
 
 
@@ -53,8 +53,8 @@ def test_a_closed_end_is_told(ends):
     one.send({"kind": "last words"})
     one.close()
     assert [message["kind"] for message, _ in other.receive()] == ["last words"]
-    assert other.gone is not None
-    with pytest.raises(Closed):
+    assert other.close_reason is not None
+    with pytest.raises(ChannelClosed):
         for _ in range(3):
             other.send({"kind": "beat"})
 
@@ -64,7 +64,7 @@ def test_what_does_not_speak_our_messages_is_taken_for_gone():
     channel = Channel(ours)
     theirs.send(b"\xff\xff\xff\xff" + b"GET / HTTP/1.1")
     assert channel.receive() == []
-    assert channel.gone == "it does not speak our messages"
+    assert channel.close_reason == "it does not speak our messages"
 
 
 def test_objects_are_not_sent(ends):

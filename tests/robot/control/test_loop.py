@@ -59,7 +59,7 @@ class ScriptedArm:
     def has_torque(self) -> bool:
         return not self.limp
 
-    def lets_go(self) -> str:
+    def motors_in_protection(self) -> str:
         return ""
 
     def close(self) -> None:
@@ -299,8 +299,8 @@ def test_a_recorder_that_fails_stops_the_arm():
 
 def test_a_machine_that_slept_stops_the_arm(monkeypatch):
     rig = Rig()
-    monkeypatch.setattr(rig.loop, "_asleep", lambda: 5.0 if rig.arm.reads > 10 else 0.0)
-    rig.loop._slept = 0.0
+    monkeypatch.setattr(rig.loop, "_suspended_seconds", lambda: 5.0 if rig.arm.reads > 10 else 0.0)
+    rig.loop._last_suspended_seconds = 0.0
     rig.at(20, rig.close)
     rig.loop.run()
     assert rig.governor.governor.state == "stopped"

@@ -16,9 +16,9 @@ import pytest
 from saccade.errors import InputError, WorldError
 from saccade.robot.control.loop import LoopSettings
 from saccade.robot.control.process import ControlLink
-from saccade.robot.governor.recorder import replay
+from saccade.robot.governor.recorder import replay_flight_record
 from saccade_testing import SUPPORT
-from saccade_testing.fake_arm import HOME, FakeArm, goals, told
+from saccade_testing.fake_arm import HOME, FakeArm, goals, recorded_lines
 from saccade_testing.stand_in import make_chunk, make_rules
 
 pytestmark = pytest.mark.real_time
@@ -31,7 +31,7 @@ RULES = dict(overrun_share=1.0, measurement_age=1.0, resume_seconds=20.0)
 @pytest.fixture
 def link(tmp_path):
     link = ControlLink.start(partial(FakeArm, tmp_path), SETTINGS)
-    link.govern(make_rules(**RULES), tmp_path / "flight.jsonl")
+    link.start_governor(make_rules(**RULES), tmp_path / "flight.jsonl")
     yield link
     link.close()
 
@@ -41,7 +41,7 @@ def wait_for(link: ControlLink, condition, seconds: float = 20.0) -> None:
     while not condition(link.latest()):
         if time.monotonic() > ends:
             raise TimeoutError(f"{link.latest()} {link.take_events()}")
-        link.beat()
+        link.send_heartbeat()
         time.sleep(0.005)
 
 
@@ -73,13 +73,13 @@ def test_an_episode_from_torque_to_figures(link, tmp_path):
     assert figures.ticks > 20
     assert figures.chunks > 5
     assert figures.round_trip_p50_ms is not None
-    assert [line["torque"] for line in told(tmp_path, "torque")] == [True, False]
-    first = told(tmp_path)[0]
+    assert [line["torque"] for line in recorded_lines(tmp_path, "torque")] == [True, False]
+    first = recorded_lines(tmp_path)[0]
     assert first["goal"] == HOME.tolist(), "the present pose, before torque"
-    assert first["time"] < told(tmp_path, "torque")[0]["time"]
+    assert first["time"] < recorded_lines(tmp_path, "torque")[0]["time"]
     moved = np.abs(np.diff(goals(tmp_path), axis=0)).max(axis=0)
     assert np.all(moved <= np.array([270.0, 270.0, 491.0]) / 50 + 1e-9)
-    again = replay(tmp_path / "flight.jsonl")
+    again = replay_flight_record(tmp_path / "flight.jsonl")
     assert again.identical, again.differences
     assert again.ticks == pytest.approx(figures.ticks, abs=10)
 
@@ -123,12 +123,12 @@ def test_a_crash_and_a_termination_hold_before_the_process_ends(link, tmp_path, 
     (tmp_path / fault).touch()
     with pytest.raises(WorldError, match="the control process ended"):
         wait_for(link, lambda latest: False)
-    lines = told(tmp_path)
+    lines = recorded_lines(tmp_path)
     held = np.array([line["goal"] for line in lines[-3:]])
     assert np.all(held == held[0])
     assert np.abs(held[0] - lines[-4]["pose"]).max() < 5.5, "where the arm was"
-    assert [line["torque"] for line in told(tmp_path, "torque")] == [True], "it does not drop"
-    assert told(tmp_path, "closed")
+    assert [line["torque"] for line in recorded_lines(tmp_path, "torque")] == [True], "it does not drop"
+    assert recorded_lines(tmp_path, "closed")
 
 
 def test_a_dead_bus_holds_and_a_short_failure_is_survived(link, tmp_path):
@@ -190,23 +190,23 @@ def test_a_session_that_dies_or_freezes_leaves_a_held_arm(tmp_path, number, hear
     session = subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True)
     try:
         assert session.stdout.readline().strip() == "moving"
-        control = told(tmp_path, "connected")[0]["connected"]
+        control = recorded_lines(tmp_path, "connected")[0]["connected"]
         session.send_signal(number)
         time.sleep(1.5 if number == signal.SIGSTOP else 0.5)
-        lines = told(tmp_path)
+        lines = recorded_lines(tmp_path)
         last = np.array([line["goal"] for line in lines[-3:]])
         assert np.all(last == last[0]), "it is held"
-        assert [line["torque"] for line in told(tmp_path, "torque")] == [True], "and it does not drop"
+        assert [line["torque"] for line in recorded_lines(tmp_path, "torque")] == [True], "and it does not drop"
         if number == signal.SIGSTOP:
             text = (tmp_path / "flight.jsonl").read_text()
             assert "heartbeat" in text or "starved" in text
             session.kill()
         ends = time.monotonic() + 20.0
-        while not told(tmp_path, "closed") and time.monotonic() < ends:
+        while not recorded_lines(tmp_path, "closed") and time.monotonic() < ends:
             time.sleep(0.05)
-        assert told(tmp_path, "closed"), "the process leaves"
+        assert recorded_lines(tmp_path, "closed"), "the process leaves"
         assert "the session process is gone" in (tmp_path / "flight.jsonl").read_text()
-        assert replay(tmp_path / "flight.jsonl").identical
+        assert replay_flight_record(tmp_path / "flight.jsonl").identical
         assert control != session.pid
     finally:
         session.kill()

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
-from saccade.robot.arm import BusError, offer_of
+from saccade.robot.arm import BusError, offer_from_arm
 from saccade.robot.drivers.lerobot_arm import LeRobotArm
-from saccade.robot.limits import Limits
+from saccade.robot.limits import JointLimits
 from saccade.sim.desk.arm import FEATURE_NAMES
 from saccade.sim.desk.environment import desk_offer
 from saccade.sim.virtual_arm.faults import Fault
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.real_time
 
 @pytest.fixture(scope="module")
 def world():
-    with VirtualArm.start(draws=False) as world:
+    with VirtualArm.start(rendering_enabled=False) as world:
         yield world
 
 
@@ -45,7 +45,7 @@ def arm(config):
 
 
 def torques(arm: LeRobotArm) -> set[int]:
-    return set(arm._parts[0].bus.sync_read("Torque_Enable", normalize=False).values())
+    return set(arm._motor_buses[0].bus.sync_read("Torque_Enable", normalize=False).values())
 
 
 def test_the_arm_describes_itself_as_the_policys_contract_has_it(arm):
@@ -53,11 +53,11 @@ def test_the_arm_describes_itself_as_the_policys_contract_has_it(arm):
 
     description = arm.connect()
     contract = read_contract("starter")
-    offer = offer_of(description, contract.cameras, contract)
+    offer = offer_from_arm(description, contract.cameras, contract)
     contract.check(offer)
     assert offer.action == desk_offer(128).action
     assert description.names == FEATURE_NAMES
-    limits = Limits.derive(contract, description.joints)
+    limits = JointLimits.derive(contract, description.joints)
     assert limits.speed[:5] == pytest.approx((270.0,) * 5)
     assert limits.speed[5] == pytest.approx(2 * 270 / 110 * 100, rel=0.01)
 
@@ -95,11 +95,11 @@ def test_closing_leaves_the_torque_as_it_is(arm, config):
     arm.close()
     from lerobot.robots.utils import make_robot_from_config
 
-    from saccade.robot.drivers.serial_bus import open_port, tried
+    from saccade.robot.drivers.serial_bus import call_with_retries, open_port
 
     bus = make_robot_from_config(dataclasses.replace(config, disable_torque_on_disconnect=False)).bus
     open_port(bus, "arm")
-    enabled, _ = tried([bus], lambda: bus.sync_read("Torque_Enable", normalize=False), "reading")
+    enabled, _ = call_with_retries([bus], lambda: bus.sync_read("Torque_Enable", normalize=False), "reading")
     bus.disconnect(disable_torque=False)
     assert set(enabled.values()) == {1}
 
@@ -210,7 +210,7 @@ def test_two_arms_make_one_with_prefixed_names(world, config, tmp_path):
     from lerobot.robots.bi_so_follower import BiSOFollowerConfig
     from lerobot.robots.so_follower import SOFollowerConfig
 
-    with VirtualArm.start(draws=False) as other:
+    with VirtualArm.start(rendering_enabled=False) as other:
         for side in ("left", "right"):
             world.write_calibration(tmp_path, f"pair_{side}")
         pair = BiSOFollowerConfig(
@@ -239,12 +239,12 @@ def test_a_servo_that_is_too_hot_is_told_of_while_it_lets_go(arm, world):
     arm.connect()
     arm.hold()
     arm.set_torque(True)
-    assert arm.lets_go() == ""
+    assert arm.motors_in_protection() == ""
     world.fault(Fault("temperature", joint="elbow_flex"))
-    assert arm.lets_go() == "elbow_flex"
+    assert arm.motors_in_protection() == "elbow_flex"
     assert arm.has_torque()
     world.clear_faults()
-    assert arm.lets_go() == ""
+    assert arm.motors_in_protection() == ""
 
 
 def test_answers_that_lag_behind_are_never_taken_for_where_the_arm_is_now(arm, world):
@@ -264,8 +264,8 @@ def test_answers_that_lag_behind_are_never_taken_for_where_the_arm_is_now(arm, w
             missed += 1
             continue
         # What the servos felt from then on: a machine that stands still for a while lets the arm fall behind the clock.
-        motion = world.motion(before - 0.5)
-        first = max(np.searchsorted(motion.times + motion.late, before) - 2, 0)
-        wrong.append(min(np.abs(motion.positions[first:, 0] - pose[0]), default=0.0))
+        joint_trajectory = world.joint_trajectory(before - 0.5)
+        first = max(np.searchsorted(joint_trajectory.times + joint_trajectory.late, before) - 2, 0)
+        wrong.append(min(np.abs(joint_trajectory.positions[first:, 0] - pose[0]), default=0.0))
     assert missed > 10
     assert max(wrong, default=0.0) < 1.0

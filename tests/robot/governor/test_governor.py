@@ -10,7 +10,7 @@ import pytest
 from saccade.errors import InputError
 from saccade.robot.governor.governor import Governor
 from saccade.robot.governor.rules import Rules
-from saccade.robot.governor.verdict import Command
+from saccade.robot.governor.verdict import MotorCommand
 from saccade_testing.stand_in import PERIOD, TICK, make_chunk, make_limits, make_rules
 
 HOME = np.array([10.0, 20.0, 30.0])
@@ -30,7 +30,7 @@ class Bench:
         fields = {"observed": self.now - age, "sequence": self.sequence, **changes}
         return self.governor.submit(make_chunk(target, **fields), self.now)
 
-    def tick(self, **changes: object) -> Command:
+    def tick(self, **changes: object) -> MotorCommand:
         self.now += TICK
         measured = self.pose.copy() if self.sees else None
         self.seen = self.seen if measured is None else measured
@@ -39,10 +39,10 @@ class Bench:
             self.pose = command.target.copy()
         return command
 
-    def ticks(self, seconds: float, **changes: object) -> list[Command]:
+    def ticks(self, seconds: float, **changes: object) -> list[MotorCommand]:
         return [self.tick(**changes) for _ in range(round(seconds / TICK))]
 
-    def kinds(self, commands: list[Command]) -> list[str]:
+    def kinds(self, commands: list[MotorCommand]) -> list[str]:
         return [event.kind for command in commands for event in command.events]
 
 
@@ -499,4 +499,4 @@ def test_rules_check_themselves(changes, message):
 def test_rules_pass_through_json():
     rules = make_rules(start="ramp")
     assert Rules.from_json(rules.to_json()) == rules
-    assert make_rules(chunk=3).freshness == pytest.approx(0.1)
+    assert make_rules(chunk=3).max_step_age == pytest.approx(0.1)

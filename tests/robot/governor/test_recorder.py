@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from saccade.errors import InputError
 from saccade.robot.governor.governor import Governor
-from saccade.robot.governor.recorder import FlightRecorder, RecordedGovernor, read_record, replay
+from saccade.robot.governor.recorder import FlightRecorder, RecordedGovernor, read_flight_record, replay_flight_record
 from saccade_testing.stand_in import TICK, make_chunk, make_rules
 
 HOME = np.array([10.0, 20.0, 30.0])
@@ -58,7 +58,7 @@ def test_a_replay_gives_the_same_commands_bit_for_bit(tmp_path, seed):
     path = tmp_path / "flight.jsonl"
     path.unlink(missing_ok=True)
     fly(path, seed)
-    again = replay(path)
+    again = replay_flight_record(path)
     assert again.identical, again.differences
     assert again.ticks == 400
     assert again.calls > again.ticks
@@ -66,7 +66,7 @@ def test_a_replay_gives_the_same_commands_bit_for_bit(tmp_path, seed):
 
 def test_every_event_is_in_the_record(tmp_path):
     governor = fly(tmp_path / "flight.jsonl")
-    lines = list(read_record(tmp_path / "flight.jsonl"))
+    lines = list(read_flight_record(tmp_path / "flight.jsonl"))
     kinds = {kind for line in lines for kind, _, _ in line.get("events", ())}
     assert {"ready", "moving", "holding", "stopped", "rejected"} <= kinds
     told = [event for line in lines for event in line.get("events", ()) if event[0] == "rejected"]
@@ -82,7 +82,7 @@ def test_a_record_that_was_tampered_with_is_noticed(tmp_path):
     line["target"][0] += 1e-12
     lines[place] = json.dumps(line)
     path.write_text("\n".join(lines) + "\n")
-    assert not replay(path).identical
+    assert not replay_flight_record(path).identical
 
 
 def test_a_record_that_a_crash_cut_off_is_read_up_to_its_last_whole_line(tmp_path):
@@ -90,7 +90,7 @@ def test_a_record_that_a_crash_cut_off_is_read_up_to_its_last_whole_line(tmp_pat
     fly(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 2 // 3])
-    again = replay(path)
+    again = replay_flight_record(path)
     assert again.identical
     assert 100 < again.ticks < 400
 
@@ -107,7 +107,7 @@ def test_a_record_that_a_crash_cut_off_is_read_up_to_its_last_whole_line(tmp_pat
 def test_what_is_no_record_is_refused(tmp_path, content, message):
     (tmp_path / "flight.jsonl").write_text(content)
     with pytest.raises(InputError, match=message):
-        replay(tmp_path / "flight.jsonl")
+        replay_flight_record(tmp_path / "flight.jsonl")
 
 
 def test_a_call_without_its_arguments_is_refused(tmp_path):
@@ -115,7 +115,7 @@ def test_a_call_without_its_arguments_is_refused(tmp_path):
     fly(path, ticks=3)
     path.write_text(path.read_text().splitlines()[0] + '\n{"call":"tick","now":1.0}\n')
     with pytest.raises(InputError, match="line 2, which is no call"):
-        replay(path)
+        replay_flight_record(path)
 
 
 def test_a_record_is_not_written_over_and_a_missing_one_is_told(tmp_path):
@@ -123,12 +123,12 @@ def test_a_record_is_not_written_over_and_a_missing_one_is_told(tmp_path):
     with pytest.raises(InputError, match="expected a new file"):
         FlightRecorder(tmp_path / "flight.jsonl", make_rules())
     with pytest.raises(InputError, match="Check the path"):
-        replay(tmp_path / "nowhere.jsonl")
+        replay_flight_record(tmp_path / "nowhere.jsonl")
 
 
 def test_a_disk_that_takes_nothing_makes_nobody_wait(tmp_path):
     recorder = FlightRecorder(tmp_path / "flight.jsonl", make_rules())
     recorder.close()
     for _ in range(20_000):
-        recorder.note({"call": "tick"})
+        recorder.write_line({"call": "tick"})
     assert "wait for the disk" in recorder.failure

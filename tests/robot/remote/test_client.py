@@ -18,7 +18,7 @@ from saccade.robot.remote.client import ConnectionLost, DeadlineMissed, RemotePo
 from saccade.robot.remote.codec import decode, encode
 from saccade.robot.remote.server_settings import ServerSettings
 from saccade.robot.remote.serving import serving
-from saccade_testing.toy_decider import TOKEN, ToyDecider, expected_actions, toy_contract, toy_observation
+from saccade_testing.toy_policy import TOKEN, ToyPolicy, expected_actions, toy_contract, toy_observation
 
 pytestmark = pytest.mark.real_time
 
@@ -56,27 +56,27 @@ def test_it_imports_with_numpy_msgpack_and_websockets_alone(tmp_path):
 
 
 @pytest.fixture
-def decider():
-    return ToyDecider()
+def chunk_policy():
+    return ToyPolicy()
 
 
 @pytest.fixture
-def url(decider):
-    with serving(decider, ServerSettings(token=TOKEN)) as address:
+def url(chunk_policy):
+    with serving(chunk_policy, ServerSettings(token=TOKEN)) as address:
         yield address
 
 
-def test_it_decides_what_the_server_decides(url, decider):
+def test_it_decides_what_the_server_decides(url, chunk_policy):
     with RemotePolicy(url, TOKEN, WAIT) as policy:
-        assert policy.contract == decider.contract
+        assert policy.contract == chunk_policy.contract
         policy.reset("put it there")
         for seed in range(5):
             observation = toy_observation(seed)
             actions = policy.decide(observation)
             assert actions.dtype == np.float32
-            np.testing.assert_array_equal(actions, expected_actions(observation, decider.contract))
+            np.testing.assert_array_equal(actions, expected_actions(observation, chunk_policy.contract))
         assert 0 < policy.timing.inference < policy.timing.round_trip
-    assert not policy.usable and decider.instructions == ["put it there"]
+    assert not policy.usable and chunk_policy.instructions == ["put it there"]
     policy.close()
 
 
@@ -109,25 +109,25 @@ def test_bad_input_is_named_and_costs_no_session(url):
         assert policy.usable and policy.decide(toy_observation()).shape == (3, 2)
 
 
-def test_what_the_server_refuses_arrives_as_it_was_said(url, decider):
-    decider.failure = InputError("prompt", got="Greek", expected="English", fix="Translate it.")
+def test_what_the_server_refuses_arrives_as_it_was_said(url, chunk_policy):
+    chunk_policy.failure = InputError("prompt", got="Greek", expected="English", fix="Translate it.")
     with RemotePolicy(url, TOKEN, WAIT) as policy:
         policy.reset("go")
         with pytest.raises(InputError, match="prompt: got Greek, expected English. Translate it."):
             policy.decide(toy_observation())
-        decider.failure = None
+        chunk_policy.failure = None
         assert policy.decide(toy_observation()).shape == (3, 2)
 
 
-def test_after_a_missed_deadline_only_a_new_session_decides(url, decider):
+def test_after_a_missed_deadline_only_a_new_session_decides(url, chunk_policy):
     with RemotePolicy(url, TOKEN, 0.2) as policy:
         policy.reset("go")
-        decider.gate.clear()
+        chunk_policy.gate.clear()
         session, started = policy.session, time.monotonic()
         with pytest.raises(DeadlineMissed):
             policy.decide(toy_observation())
         assert time.monotonic() - started < 5 and not policy.usable
-        decider.gate.set()
+        chunk_policy.gate.set()
         for _ in range(2):
             with pytest.raises(ConnectionLost, match="reconnect"):
                 policy.decide(toy_observation())
@@ -138,7 +138,7 @@ def test_after_a_missed_deadline_only_a_new_session_decides(url, decider):
             policy.decide(toy_observation())
         policy.reset("go on")
         observation = toy_observation(3)
-        np.testing.assert_array_equal(policy.decide(observation), expected_actions(observation, decider.contract))
+        np.testing.assert_array_equal(policy.decide(observation), expected_actions(observation, chunk_policy.contract))
 
 
 def reconnected(policy):
@@ -152,8 +152,8 @@ def reconnected(policy):
             time.sleep(0.02)
 
 
-def test_a_failure_over_there_is_a_failure_of_the_world(url, decider):
-    decider.failure = ZeroDivisionError("secret")
+def test_a_failure_over_there_is_a_failure_of_the_world(url, chunk_policy):
+    chunk_policy.failure = ZeroDivisionError("secret")
     with RemotePolicy(url, TOKEN, WAIT) as policy:
         policy.reset("go")
         with pytest.raises(WorldError, match="policy: got a failure") as failed:
@@ -161,8 +161,8 @@ def test_a_failure_over_there_is_a_failure_of_the_world(url, decider):
         assert "secret" not in str(failed.value) and not policy.usable
 
 
-def test_a_server_that_ends_is_noticed_and_nothing_goes_on_by_itself(decider):
-    with serving(decider, ServerSettings(token=TOKEN)) as url:
+def test_a_server_that_ends_is_noticed_and_nothing_goes_on_by_itself(chunk_policy):
+    with serving(chunk_policy, ServerSettings(token=TOKEN)) as url:
         policy = RemotePolicy(url, TOKEN, WAIT)
         policy.reset("go")
     with pytest.raises(ConnectionLost, match="the server is stopping"):
@@ -180,15 +180,15 @@ def test_a_wrong_token_and_a_second_client_are_told_apart(url):
         RemotePolicy(url, TOKEN, WAIT)
 
 
-def test_another_policy_after_a_reconnection_is_refused(decider):
+def test_another_policy_after_a_reconnection_is_refused(chunk_policy):
     settings = ServerSettings(token=TOKEN)
-    with serving(decider, settings) as url:
+    with serving(chunk_policy, settings) as url:
         policy = RemotePolicy(url, TOKEN, WAIT)
         port = int(url.rpartition(":")[2])
-    with serving(ToyDecider(toy_contract(chunk=4)), ServerSettings(token=TOKEN, port=port)):
+    with serving(ToyPolicy(toy_contract(chunk=4)), ServerSettings(token=TOKEN, port=port)):
         with pytest.raises(InputError, match="contract of"):
             policy.reconnect()
-        assert not policy.usable and policy.contract == decider.contract
+        assert not policy.usable and policy.contract == chunk_policy.contract
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from saccade.errors import InputError
-from saccade.robot.remote.codec import DTYPES, CodecError, Limits, decode, encode
+from saccade.robot.remote.codec import DTYPES, CodecError, MessageLimits, decode, encode
 
 NUMBERS = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False).filter(math.isfinite)
@@ -145,12 +145,12 @@ def test_keys_of_an_array_may_come_in_any_order():
 @pytest.mark.parametrize(
     ("limits", "within", "beyond"),
     [
-        (Limits(message=8), {"x": "abc"}, {"x": "abcdef"}),
-        (Limits(text=4), {"x": "éé"}, {"x": "ééé"}),
-        (Limits(values=6), {"x": [1, 2, 3, 4]}, {"x": [1, 2, 3, 4, 5]}),
-        (Limits(depth=3), {"x": [[1]]}, {"x": [[[1]]]}),
-        (Limits(depth=3), {"x": np.ones(2)}, {"x": [np.ones(2)]}),
-        (Limits(values=11), {"x": np.ones(1)}, {"x": np.ones((1, 1))}),
+        (MessageLimits(message=8), {"x": "abc"}, {"x": "abcdef"}),
+        (MessageLimits(text=4), {"x": "éé"}, {"x": "ééé"}),
+        (MessageLimits(values=6), {"x": [1, 2, 3, 4]}, {"x": [1, 2, 3, 4, 5]}),
+        (MessageLimits(depth=3), {"x": [[1]]}, {"x": [[[1]]]}),
+        (MessageLimits(depth=3), {"x": np.ones(2)}, {"x": [np.ones(2)]}),
+        (MessageLimits(values=11), {"x": np.ones(1)}, {"x": np.ones((1, 1))}),
     ],
 )
 def test_limits_hold_to_the_last_value_on_both_sides(limits, within, beyond):
@@ -193,4 +193,4 @@ def test_only_bytes_are_read(message):
 
 def test_limits_check_themselves():
     with pytest.raises(InputError, match="Limits.depth"):
-        Limits(depth=500)
+        MessageLimits(depth=500)

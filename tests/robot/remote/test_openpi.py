@@ -1,6 +1,6 @@
 """What openpi's own client sends, recorded byte by byte, still works.
 
-The files are what `openpi-client` 0.1.2 (numpy 1.26.4, websockets 17.4) sent to a server of ours with a `ToyDecider`:
+The files are what `openpi-client` 0.1.2 (numpy 1.26.4, websockets 17.4) sent to a server of ours with a `ToyPolicy`:
 the handshake of `WebsocketClientPolicy(host, port, api_key=TOKEN)` and the masked frame of one `infer`: pictures and
 state of `toy_observation(0)`, in openpi's flat form (float64 for the state, one more scalar) and in the desk's.
 """
@@ -15,7 +15,7 @@ import pytest
 from saccade.robot.remote.codec import decode
 from saccade.robot.remote.server_settings import ServerSettings
 from saccade.robot.remote.serving import serving
-from saccade_testing.toy_decider import DATA, TOKEN, ToyDecider, expected_actions, toy_observation
+from saccade_testing.toy_policy import DATA, TOKEN, ToyPolicy, expected_actions, toy_observation
 
 WAIT = 20.0
 FORMS = ("flat", "nested")
@@ -53,13 +53,13 @@ class Line:
 
 
 @pytest.fixture
-def decider():
-    return ToyDecider()
+def chunk_policy():
+    return ToyPolicy()
 
 
 @pytest.fixture
-def line(decider):
-    with serving(decider, ServerSettings(token=TOKEN)) as url:
+def line(chunk_policy):
+    with serving(chunk_policy, ServerSettings(token=TOKEN)) as url:
         line = Line(url)
         yield line
         line.socket.close()
@@ -70,7 +70,7 @@ def recorded(name):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_recorded_frames_get_the_actions_that_they_ask_for(line, decider, form):
+def test_recorded_frames_get_the_actions_that_they_ask_for(line, chunk_policy, form):
     line.socket.sendall(recorded(f"{form}_handshake"))
     assert line.head().startswith(b"HTTP/1.1 101 ")
     opcode, metadata = line.frame()
@@ -80,14 +80,14 @@ def test_recorded_frames_get_the_actions_that_they_ask_for(line, decider, form):
         opcode, reply = line.frame()
         reply = decode(reply)
         assert opcode == 2 and set(reply) == {"actions", "server_timing"}
-        np.testing.assert_array_equal(reply["actions"], expected_actions(toy_observation(0), decider.contract))
+        np.testing.assert_array_equal(reply["actions"], expected_actions(toy_observation(0), chunk_policy.contract))
         assert reply["server_timing"]["infer_ms"] > 0
         assert ("prev_total_ms" in reply["server_timing"]) == again
     # The words come with every observation; the policy is reset when they change.
-    assert decider.instructions == ["put the red cube in the bin"]
+    assert chunk_policy.instructions == ["put the red cube in the bin"]
 
 
-def test_errors_come_as_text_in_one_line_and_the_client_may_go_on(line, decider):
+def test_errors_come_as_text_in_one_line_and_the_client_may_go_on(line, chunk_policy):
     line.socket.sendall(recorded("flat_handshake"))
     line.head()
     line.frame()

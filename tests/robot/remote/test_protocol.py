@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from saccade.errors import InputError
 from saccade.robot.remote import protocol
-from saccade_testing.toy_decider import TOKEN, toy_contract, toy_observation
+from saccade_testing.toy_policy import TOKEN, toy_contract, toy_observation
 
 CONTRACT = toy_contract()
 PICTURES = toy_observation()["pixels"]
@@ -66,16 +66,16 @@ def test_whatever_the_codec_lets_through_is_understood_or_refused(message):
             continue
         if isinstance(said, protocol.Request):
             assert said.instruction is not None or said.observation["agent_pos"].dtype == np.float32
-            assert said.plain or 0 < said.deadline <= protocol.LONGEST_DEADLINE
+            assert said.is_openpi or 0 < said.deadline <= protocol.MAX_DEADLINE_SECONDS
 
 
 def test_both_forms_of_an_observation_are_the_same_request():
     seen = toy_observation()
-    flat = {f"observation/{name}": picture for name, picture in seen["pixels"].items()}
+    flat = {f"observation/{name}": image for name, image in seen["pixels"].items()}
     nested = protocol.read_request({**seen, "prompt": "go"}, CONTRACT)
     flat = protocol.read_request({**flat, "observation/state": seen["agent_pos"], "prompt": "go"}, CONTRACT)
     for request in (nested, flat):
-        assert request.plain and request.instruction == "go" and request.deadline is None
+        assert request.is_openpi and request.instruction == "go" and request.deadline is None
         assert set(request.pixels) == {"front", "wrist"}
         np.testing.assert_array_equal(request.pixels["wrist"], seen["pixels"]["wrist"])
         np.testing.assert_array_equal(request.state, seen["agent_pos"])

@@ -16,11 +16,11 @@ from saccade.errors import InputError
 from saccade.policy.contract import Contract
 from saccade.robot.remote import protocol
 from saccade.robot.remote.client import ConnectionLost, RemotePolicy
-from saccade.robot.remote.codec import Limits, decode, encode
+from saccade.robot.remote.codec import MessageLimits, decode, encode
 from saccade.robot.remote.server_settings import ServerSettings
 from saccade.robot.remote.serving import serving
-from saccade.robot.remote.worker_thread import Worker
-from saccade_testing.toy_decider import TOKEN, ToyDecider, expected_actions, toy_observation
+from saccade.robot.remote.worker_thread import WorkerThread
+from saccade_testing.toy_policy import TOKEN, ToyPolicy, expected_actions, toy_observation
 
 pytestmark = pytest.mark.real_time
 
@@ -28,13 +28,13 @@ WAIT = 20.0
 
 
 @pytest.fixture
-def decider():
-    return ToyDecider()
+def chunk_policy():
+    return ToyPolicy()
 
 
 @pytest.fixture
-def url(decider):
-    with serving(decider, ServerSettings(token=TOKEN, policy="toy", ping_seconds=0.5)) as address:
+def url(chunk_policy):
+    with serving(chunk_policy, ServerSettings(token=TOKEN, policy="toy", ping_seconds=0.5)) as address:
         yield address
 
 
@@ -62,11 +62,11 @@ def until(condition):
         time.sleep(0.01)
 
 
-def test_it_greets_with_protocol_session_and_contract(url, decider):
+def test_it_greets_with_protocol_session_and_contract(url, chunk_policy):
     connection, greeting = dial(url)
     with connection:
         assert greeting["protocol"] == "saccade/1" and greeting["policy"] == "toy"
-        assert Contract.from_json(greeting["contract"]) == decider.contract
+        assert Contract.from_json(greeting["contract"]) == chunk_policy.contract
     until(lambda: not _busy(url))
     connection, second = dial(url)
     connection.close()
@@ -82,7 +82,7 @@ def _busy(url):
     return False
 
 
-def test_replies_name_what_they_answer_and_how_long_it_took(url, decider):
+def test_replies_name_what_they_answer_and_how_long_it_took(url, chunk_policy):
     connection, greeting = dial(url)
     with connection:
         reset = ask(connection, heading(greeting, 0, request="reset", instruction="go"))
@@ -90,11 +90,11 @@ def test_replies_name_what_they_answer_and_how_long_it_took(url, decider):
         observation = toy_observation()
         reply = ask(connection, heading(greeting, 5, request="decide", **observation))
         assert (reply["session"], reply["sequence"]) == (greeting["session"], 5)
-        np.testing.assert_array_equal(reply["actions"], expected_actions(observation, decider.contract))
+        np.testing.assert_array_equal(reply["actions"], expected_actions(observation, chunk_policy.contract))
         timing = reply["server_timing"]
         assert 0 <= timing["infer_ms"] <= timing["total_ms"]
-    assert decider.instructions == ["go"]
-    assert decider.threads == {"policy"}
+    assert chunk_policy.instructions == ["go"]
+    assert chunk_policy.threads == {"policy"}
 
 
 @pytest.mark.parametrize("token", ["", "a-token-for-tests-onlY", "another-token-altogether"])
@@ -132,16 +132,19 @@ def test_a_second_client_is_told_why_and_the_first_goes_on(url):
     with first:
         with pytest.raises(ConnectionClosed) as closed:
             dial(url)
-        assert closed.value.rcvd.code == protocol.BUSY and "another client is in control" in closed.value.rcvd.reason
+        assert (
+            closed.value.rcvd.code == protocol.BUSY_CLOSE_CODE
+            and "another client is in control" in closed.value.rcvd.reason
+        )
         assert "error" not in ask(first, heading(greeting, 0, request="reset", instruction="go"))
 
 
-def test_the_server_answers_while_the_policy_thinks_and_forgets_a_client_that_left(url, decider):
-    decider.gate.clear()
+def test_the_server_answers_while_the_policy_thinks_and_forgets_a_client_that_left(url, chunk_policy):
+    chunk_policy.gate.clear()
     connection, greeting = dial(url)
     ask(connection, heading(greeting, 0, request="reset", instruction="go"))
     connection.send(encode(heading(greeting, 1, request="decide", **toy_observation())))
-    assert decider.entered.wait(WAIT)
+    assert chunk_policy.entered.wait(WAIT)
     # Pings are answered and others are served while the policy is busy.
     assert connection.ping().wait(WAIT)
     assert _busy(url)
@@ -150,10 +153,10 @@ def test_the_server_answers_while_the_policy_thinks_and_forgets_a_client_that_le
     until(lambda: not _busy(url))
     connection, greeting = dial(url)
     with connection:
-        decider.gate.set()
+        chunk_policy.gate.set()
         reply = ask(connection, heading(greeting, 0, request="reset", instruction="stay"))
         assert reply["session"] == greeting["session"] and "error" not in reply
-    assert decider.instructions == ["go", "stay"]
+    assert chunk_policy.instructions == ["go", "stay"]
 
 
 BAD = toy_observation()
@@ -180,7 +183,7 @@ BAD = toy_observation()
         ({"agent_pos": None}, "agent_pos"),
     ],
 )
-def test_a_request_that_does_not_fit_is_named_and_the_session_goes_on(url, decider, changes, what):
+def test_a_request_that_does_not_fit_is_named_and_the_session_goes_on(url, chunk_policy, changes, what):
     connection, greeting = dial(url)
     with connection:
         ask(connection, heading(greeting, 0, request="reset", instruction="go"))
@@ -202,7 +205,7 @@ def test_an_instruction_has_to_be_one(url, instruction):
 
 
 @pytest.mark.parametrize(("changes", "what"), [({"session": "0" * 32}, "session"), ({"sequence": 4}, "sequence")])
-def test_another_session_or_an_old_sequence_ends_it(url, decider, changes, what):
+def test_another_session_or_an_old_sequence_ends_it(url, chunk_policy, changes, what):
     connection, greeting = dial(url)
     ask(connection, heading(greeting, 4, request="reset", instruction="go"))
     said = ask(connection, {**heading(greeting, 5, request="decide", **toy_observation()), **changes})
@@ -210,7 +213,7 @@ def test_another_session_or_an_old_sequence_ends_it(url, decider, changes, what)
     with pytest.raises(ConnectionClosed) as closed:
         connection.recv(WAIT)
     assert closed.value.rcvd.code == 1008 and what in closed.value.rcvd.reason
-    assert not decider.threads
+    assert not chunk_policy.threads
 
 
 @pytest.mark.parametrize(
@@ -234,8 +237,8 @@ def test_what_is_no_message_ends_the_session_with_a_reason(url, frame, code):
     assert closed.value.rcvd.code == code and closed.value.rcvd.reason
 
 
-def test_a_message_over_the_limit_is_refused_before_it_is_read(decider):
-    with serving(decider, ServerSettings(token=TOKEN, limits=Limits(message=2000))) as url:
+def test_a_message_over_the_limit_is_refused_before_it_is_read(chunk_policy):
+    with serving(chunk_policy, ServerSettings(token=TOKEN, limits=MessageLimits(message=2000))) as url:
         connection, _ = dial(url)
         connection.send(b"\x00" * 3000)
         with pytest.raises(ConnectionClosed) as closed:
@@ -246,13 +249,13 @@ def test_a_message_over_the_limit_is_refused_before_it_is_read(decider):
 @pytest.mark.parametrize(
     "fails", [ZeroDivisionError("secret"), np.full((3, 2), np.nan, np.float32), np.zeros((2, 2)), None]
 )
-def test_a_failure_of_the_policy_tells_nothing_about_the_inside(url, decider, fails, caplog):
+def test_a_failure_of_the_policy_tells_nothing_about_the_inside(url, chunk_policy, fails, caplog):
     connection, greeting = dial(url)
     ask(connection, heading(greeting, 0, request="reset", instruction="go"))
     if isinstance(fails, Exception):
-        decider.failure = fails
+        chunk_policy.failure = fails
     else:
-        decider.answer = fails if fails is not None else "no array"
+        chunk_policy.answer = fails if fails is not None else "no array"
     reply = ask(connection, heading(greeting, 1, request="decide", **toy_observation()))
     assert reply["sequence"] == 1 and reply["error"]["kind"] == "failed"
     assert "secret" not in str(reply) and "Traceback" not in str(reply)
@@ -261,21 +264,21 @@ def test_a_failure_of_the_policy_tells_nothing_about_the_inside(url, decider, fa
     assert closed.value.rcvd.code == 1011
     assert "Traceback" in caplog.text
     # The next session is none the worse.
-    decider.failure = decider.answer = None
+    chunk_policy.failure = chunk_policy.answer = None
     until(lambda: not _busy(url))
     with RemotePolicy(url, TOKEN, WAIT) as policy:
         policy.reset("go")
         assert policy.decide(toy_observation()).shape == (3, 2)
 
 
-def test_an_answer_after_the_deadline_is_not_sent(url, decider):
-    decider.gate.clear()
+def test_an_answer_after_the_deadline_is_not_sent(url, chunk_policy):
+    chunk_policy.gate.clear()
     connection, greeting = dial(url)
     ask(connection, heading(greeting, 0, request="reset", instruction="go"))
     connection.send(encode({**heading(greeting, 1, request="decide", **toy_observation()), "deadline": 0.05}))
-    assert decider.entered.wait(WAIT)
+    assert chunk_policy.entered.wait(WAIT)
     time.sleep(0.1)
-    decider.gate.set()
+    chunk_policy.gate.set()
     reply = decode(connection.recv(WAIT))
     assert reply["error"]["kind"] == "late" and "actions" not in reply
 
@@ -325,17 +328,17 @@ def test_settings_check_themselves(changes, what):
     assert TOKEN not in repr(ServerSettings(token=TOKEN))
 
 
-def test_a_port_in_use_and_a_foreign_address_are_named(url, decider):
+def test_a_port_in_use_and_a_foreign_address_are_named(url, chunk_policy):
     port = urllib.parse.urlsplit(url).port
     for settings, what in (
         (ServerSettings(token=TOKEN, port=port), "port"),
         (ServerSettings(token=TOKEN, host="127.0.0.1", port=port), "port"),
     ):
-        with pytest.raises(InputError, match="in use") as refused, serving(decider, settings):
+        with pytest.raises(InputError, match="in use") as refused, serving(chunk_policy, settings):
             pass
         assert refused.value.what == what
         with pytest.raises(InputError, match="in use"):
-            settings.check_address()
+            settings.check_bindable()
 
 
 @pytest.fixture(scope="module")
@@ -352,9 +355,9 @@ def certificate(tmp_path_factory):
     return paths
 
 
-def test_with_a_certificate_it_speaks_tls_alone(certificate, decider):
+def test_with_a_certificate_it_speaks_tls_alone(certificate, chunk_policy):
     pem, key = certificate
-    with serving(decider, ServerSettings(token=TOKEN, certificate=pem, key=key)) as url:
+    with serving(chunk_policy, ServerSettings(token=TOKEN, certificate=pem, key=key)) as url:
         assert url.startswith("wss://")
         with RemotePolicy(url, TOKEN, WAIT, certificate=pem) as policy:
             policy.reset("go")
@@ -380,7 +383,7 @@ def test_certificates_that_do_not_fit_are_named(certificate, tmp_path):
 
 def test_a_worker_works_in_order_and_passes_errors_on():
     async def main():
-        worker, done = Worker("one"), []
+        worker, done = WorkerThread("one"), []
         first = worker.submit(lambda: done.append(1))
         broken = worker.submit(lambda: 1 / 0)
         dropped = worker.submit(lambda: done.append(2))

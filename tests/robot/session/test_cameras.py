@@ -10,14 +10,21 @@ import pytest
 
 from saccade.errors import InputError
 from saccade.policy.contract import CameraSpec
-from saccade.robot.session.cameras import CameraWatch, Frame, FrameWatch, ObservationRefused, WatchSettings, oldest
+from saccade.robot.session.cameras import (
+    CameraReader,
+    FrameChecker,
+    FrameCheckSettings,
+    ObservationRefused,
+    TimestampedFrame,
+    oldest_capture_time,
+)
 
 pytestmark = pytest.mark.real_time
 
 SPEC = CameraSpec("front", 4, 6)
 
 
-def picture(seed: int) -> np.ndarray:
+def image(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
 
 
@@ -42,7 +49,7 @@ class ToyCamera:
         if self.mode == "other":
             return np.zeros((8, 6, 3), np.uint8)
         self.reads += self.mode == "live"
-        return picture(self.reads)
+        return image(self.reads)
 
     def disconnect(self) -> None:
         self.closed = True
@@ -56,13 +63,13 @@ def camera():
 @pytest.fixture
 def watch(camera):
     # Generous to a busy machine; the rules themselves are tested without a clock.
-    watch = CameraWatch({"front": camera}, (SPEC,), WatchSettings(age_limit=0.5))
+    watch = CameraReader({"front": camera}, (SPEC,), FrameCheckSettings(age_limit=0.5))
     watch.connect()
     yield watch
     watch.close()
 
 
-def wait_for_refusal(watch: CameraWatch, joints: np.ndarray | None = None) -> str:
+def wait_for_refusal(watch: CameraReader, joints: np.ndarray | None = None) -> str:
     ends = time.monotonic() + 10.0
     while time.monotonic() < ends:
         try:
@@ -74,59 +81,59 @@ def wait_for_refusal(watch: CameraWatch, joints: np.ndarray | None = None) -> st
 
 
 def test_a_fresh_frame_is_given_with_its_time():
-    watch = FrameWatch(SPEC, WatchSettings())
+    watch = FrameChecker(SPEC, FrameCheckSettings())
     with pytest.raises(ObservationRefused, match="no frame yet"):
         watch.check(10.0)
-    watch.note(Frame(picture(0), 10.0, 0))
+    watch.add(TimestampedFrame(image(0), 10.0, 0))
     assert watch.check(10.05).captured == 10.0
     with pytest.raises(ObservationRefused, match="0.150 s old, limit 0.1 s") as refusal:
         watch.check(10.15)
     assert refusal.value.reason == "camera_age"
-    watch.note(Frame(picture(1), 9.0, 1))
+    watch.add(TimestampedFrame(image(1), 9.0, 1))
     assert watch.check(10.05).number == 0, "what comes late counts as nothing"
 
 
 def test_equal_pictures_of_a_still_arm_are_no_fault_and_those_of_a_moving_one_are():
-    watch = FrameWatch(SPEC, WatchSettings())
+    watch = FrameChecker(SPEC, FrameCheckSettings())
     still, moved = np.zeros(3), np.array([0.0, 4.0, 0.0])
     for number in range(50):
-        watch.note(Frame(picture(0), 10.0 + 0.03 * number, number))
+        watch.add(TimestampedFrame(image(0), 10.0 + 0.03 * number, number))
         watch.check(10.0 + 0.03 * number, still)
     watch.check(10.0 + 0.03 * 49 + 0.02, moved)  # it moved after the picture was taken
-    watch.note(Frame(picture(0), 10.0 + 0.03 * 50, 50))
+    watch.add(TimestampedFrame(image(0), 10.0 + 0.03 * 50, 50))
     with pytest.raises(ObservationRefused, match="the same picture for 51 frames") as refusal:
         watch.check(10.0 + 0.03 * 50, moved)
     assert refusal.value.reason == "camera_frozen"
-    watch.note(Frame(picture(1), 12.0, 51))
+    watch.add(TimestampedFrame(image(1), 12.0, 51))
     watch.check(12.0, moved)
 
 
 def test_a_few_equal_pictures_are_no_fault():
-    watch = FrameWatch(SPEC, WatchSettings())
+    watch = FrameChecker(SPEC, FrameCheckSettings())
     for number in range(4):
-        watch.note(Frame(picture(0), 10.0 + 0.03 * number, number))
+        watch.add(TimestampedFrame(image(0), 10.0 + 0.03 * number, number))
         watch.check(10.1, np.full(3, 10.0 * number))
 
 
 def test_a_blank_picture_is_refused_unless_that_is_allowed():
-    blank = Frame(np.full((4, 6, 3), 17, np.uint8), 10.0, 0)
-    watch = FrameWatch(SPEC, WatchSettings())
-    watch.note(blank)
+    blank = TimestampedFrame(np.full((4, 6, 3), 17, np.uint8), 10.0, 0)
+    watch = FrameChecker(SPEC, FrameCheckSettings())
+    watch.add(blank)
     with pytest.raises(ObservationRefused, match="shows nothing"):
         watch.check(10.0)
-    watch = FrameWatch(SPEC, WatchSettings(blank=0))
-    watch.note(blank)
+    watch = FrameChecker(SPEC, FrameCheckSettings(blank=0))
+    watch.add(blank)
     assert watch.check(10.0) is blank
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((6, 4, 3), np.uint8), np.zeros((4, 6, 3), np.float32), None])
 def test_a_picture_of_another_form_is_refused(wrong):
-    watch = FrameWatch(SPEC, WatchSettings())
-    watch.note(Frame(picture(0), 10.0, 0))
-    watch.note(Frame(wrong, 10.01, 1))
+    watch = FrameChecker(SPEC, FrameCheckSettings())
+    watch.add(TimestampedFrame(image(0), 10.0, 0))
+    watch.add(TimestampedFrame(wrong, 10.01, 1))
     with pytest.raises(ObservationRefused, match=r"expected uint8 \(4, 6, 3\)"):
         watch.check(10.02)
-    watch.note(Frame(picture(1), 10.03, 2))
+    watch.add(TimestampedFrame(image(1), 10.03, 2))
     assert watch.check(10.04).number == 2
 
 
@@ -136,7 +143,7 @@ def test_a_picture_of_another_form_is_refused(wrong):
 )
 def test_what_befalls_a_camera_is_noticed_and_gets_better(watch, camera, mode, reason):
     joints = np.zeros(3)
-    assert watch.latest(joints)["front"].picture.shape == (4, 6, 3)
+    assert watch.latest(joints)["front"].image.shape == (4, 6, 3)
     camera.mode = mode
     ends = time.monotonic() + 10.0
     got = "never"
@@ -152,7 +159,7 @@ def test_what_befalls_a_camera_is_noticed_and_gets_better(watch, camera, mode, r
     ends = time.monotonic() + 10.0
     while time.monotonic() < ends:
         try:
-            assert oldest(watch.latest(joints)) > 0
+            assert oldest_capture_time(watch.latest(joints)) > 0
             break
         except ObservationRefused:
             time.sleep(0.01)
@@ -162,28 +169,28 @@ def test_what_befalls_a_camera_is_noticed_and_gets_better(watch, camera, mode, r
 
 def test_missing_cameras_and_other_sizes_are_refused_before_anything(camera):
     with pytest.raises(InputError, match="camera wrist: got only front"):
-        CameraWatch({"front": camera}, (SPEC, CameraSpec("wrist", 4, 6)))
+        CameraReader({"front": camera}, (SPEC, CameraSpec("wrist", 4, 6)))
     with pytest.raises(InputError, match="pictures of 8x6 pixels .* expected 4x6"):
-        CameraWatch({"front": ToyCamera(8, 6)}, (SPEC,)).connect()
+        CameraReader({"front": ToyCamera(8, 6)}, (SPEC,)).connect()
     camera.mode = "other"
     with pytest.raises(InputError, match="pictures of 8x6 pixels"):
-        CameraWatch({"front": camera}, (SPEC,)).connect()
+        CameraReader({"front": camera}, (SPEC,)).connect()
     assert camera.closed
     camera = ToyCamera()
     camera.opens = False
     with pytest.raises(InputError, match="got no such camera, expected a camera that opens"):
-        CameraWatch({"front": camera}, (SPEC,)).connect()
+        CameraReader({"front": camera}, (SPEC,)).connect()
 
 
 def test_a_known_latency_makes_frames_older(camera):
-    watch = CameraWatch({"front": camera}, (SPEC,), WatchSettings(age_limit=0.5, latency=(("front", 100.0),)))
+    watch = CameraReader({"front": camera}, (SPEC,), FrameCheckSettings(age_limit=0.5, latency=(("front", 100.0),)))
     watch.connect()
     assert wait_for_refusal(watch) == "camera_age"
     watch.close()
 
 
 def test_closing_ends_the_threads(camera):
-    watch = CameraWatch({"front": camera}, (SPEC,))
+    watch = CameraReader({"front": camera}, (SPEC,))
     watch.connect()
     watch.close()
     assert camera.closed
@@ -194,15 +201,15 @@ def test_lerobots_configurations_make_cameras(tmp_path):
     from lerobot.cameras.opencv import OpenCVCameraConfig
 
     configs = {"front": OpenCVCameraConfig(index_or_path=tmp_path / "nothing", fps=30, width=6, height=4)}
-    watch = CameraWatch.from_configs(configs, (SPEC,))
+    watch = CameraReader.from_configs(configs, (SPEC,))
     with pytest.raises(InputError, match="camera front"):
         watch.connect()
     with pytest.raises(InputError, match="camera wrist: got only front"):
-        CameraWatch.from_configs(configs, (CameraSpec("wrist", 4, 6),))
+        CameraReader.from_configs(configs, (CameraSpec("wrist", 4, 6),))
 
 
 def test_settings_check_themselves():
     with pytest.raises(InputError, match="age_limit"):
-        WatchSettings(age_limit=0.7)
+        FrameCheckSettings(age_limit=0.7)
     with pytest.raises(InputError, match="identical_limit"):
-        WatchSettings(identical_limit=1)
+        FrameCheckSettings(identical_limit=1)

@@ -16,11 +16,11 @@ import pytest
 from saccade.errors import InputError, WorldError
 from saccade.policy.contract import ContractMismatch
 from saccade.robot.control.loop import LoopSettings
-from saccade.robot.governor.recorder import read_record, replay
+from saccade.robot.governor.recorder import read_flight_record, replay_flight_record
 from saccade.robot.session.settings import EpisodePlan
-from saccade.robot.session.summary import Observer
+from saccade.robot.session.summary import SessionObserver
 from saccade_testing import SUPPORT
-from saccade_testing.fake_arm import HOME, goals, told
+from saccade_testing.fake_arm import HOME, goals, recorded_lines
 from saccade_testing.stage import Climber, Stage
 
 pytestmark = pytest.mark.real_time
@@ -31,7 +31,7 @@ def stage(tmp_path):
     return Stage(tmp_path)
 
 
-def after(decisions: int, decider: Climber, act) -> None:
+def after(decisions: int, chunk_policy: Climber, act) -> None:
     """Let `act` happen at a decision, whose actions it may replace."""
 
     def happen(actions):
@@ -39,7 +39,7 @@ def after(decisions: int, decider: Climber, act) -> None:
         return actions if replaced is None else replaced
 
     # The warm-up decides five times.
-    decider.script[5 + decisions] = happen
+    chunk_policy.script[5 + decisions] = happen
 
 
 def test_an_episode_runs_until_its_time_is_over_and_the_arm_is_held(stage):
@@ -58,7 +58,7 @@ def test_an_episode_runs_until_its_time_is_over_and_the_arm_is_held(stage):
     assert figures.round_trip_p50_ms > 10.0
     assert summary.warm_up_ms > 10.0
     assert any("observation to command" in line for line in summary.lines())
-    assert replay(stage.folder / "flight.jsonl").identical
+    assert replay_flight_record(stage.folder / "flight.jsonl").identical
 
 
 def test_an_end_condition_ends_an_episode_with_its_outcome(stage):
@@ -79,41 +79,41 @@ def test_several_episodes_are_prepared_each_and_hear_their_own_instruction(stage
     prepared = []
 
     def prepare(index):
-        torque = [line["torque"] for line in told(stage.folder, "torque")]
+        torque = [line["torque"] for line in recorded_lines(stage.folder, "torque")]
         prepared.append((index, torque[-1] if torque else None))
         return "paraphrased" if index == 1 else None
 
     plans = (EpisodePlan("first", 0.6), EpisodePlan("second", 0.6), EpisodePlan("third", 0.6))
-    summary = stage.run(*plans, prepare=prepare, release_between=True)
+    summary = stage.run(*plans, prepare=prepare, release_between_episodes=True)
     assert [each.instruction for each in summary.episodes] == ["first", "paraphrased", "third"]
-    assert stage.decider.instructions[0] == "first"
-    assert stage.decider.instructions[-2:] == ["paraphrased", "third"]
+    assert stage.chunk_policy.instructions[0] == "first"
+    assert stage.chunk_policy.instructions[-2:] == ["paraphrased", "third"]
     assert prepared == [(0, None), (1, False), (2, False)], "torque is off meanwhile"
-    assert [line["torque"] for line in told(stage.folder, "torque")] == [True, False, True, False, True]
+    assert [line["torque"] for line in recorded_lines(stage.folder, "torque")] == [True, False, True, False, True]
     stage.is_held()
 
 
 def test_whoever_watches_is_told_of_everything(stage):
-    class Watcher(Observer):
+    class Watcher(SessionObserver):
         def __init__(self) -> None:
             self.calls, self.views = [], []
 
         def started(self, arm):
             self.calls.append("started")
 
-        def episode_began(self, episode, instruction):
+        def on_episode_start(self, episode, instruction):
             self.calls.append(f"began {episode} {instruction}")
 
-        def stepped(self, view):
+        def on_step(self, view):
             self.views.append(view)
 
-        def decided(self, chunk, seconds):
+        def on_chunk(self, chunk, seconds):
             self.calls.append("decided")
 
-        def happened(self, event):
+        def on_event(self, event):
             self.calls.append(event.kind)
 
-        def episode_ended(self, summary):
+        def on_episode_end(self, summary):
             self.calls.append("ended")
 
     watcher = Watcher()
@@ -121,7 +121,7 @@ def test_whoever_watches_is_told_of_everything(stage):
     assert watcher.calls[0] == "started"
     assert {"began 0 go up", "decided", "ready", "moving", "ended"} <= set(watcher.calls)
     assert 15 < len(watcher.views) <= 50, "30 a second"
-    assert watcher.views[-1].frames["front"].picture.shape == (16, 16, 3)
+    assert watcher.views[-1].frames["front"].image.shape == (16, 16, 3)
     assert watcher.views[-1].state == "moving"
 
 
@@ -130,8 +130,8 @@ def test_nothing_moves_in_a_dry_run(stage):
     assert summary.dry_run
     assert summary.episodes[0].decisions > 2
     assert summary.figures.chunks > 1
-    assert not told(stage.folder)
-    assert not told(stage.folder, "torque")
+    assert not recorded_lines(stage.folder)
+    assert not recorded_lines(stage.folder, "torque")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_nothing_moves_in_a_dry_run(stage):
     ],
 )
 def test_a_policy_that_breaks_stops_the_arm(stage, broken, reason):
-    stage.decider.script[8] = broken
+    stage.chunk_policy.script[8] = broken
     summary = stage.run(EpisodePlan("go up", 20.0))
     assert summary.stopped == reason
     assert summary.episodes[0].ended_by == f"stopped: {reason}"
@@ -155,7 +155,7 @@ def test_an_error_of_the_policy_is_raised_when_the_arm_is_held(stage):
     def fail():
         raise ZeroDivisionError("in the network")
 
-    after(3, stage.decider, fail)
+    after(3, stage.chunk_policy, fail)
     with pytest.raises(WorldError, match="the decider failed: ZeroDivisionError: in the network"):
         stage.run(EpisodePlan("go up", 20.0))
     stage.is_held()
@@ -163,19 +163,19 @@ def test_an_error_of_the_policy_is_raised_when_the_arm_is_held(stage):
 
 def test_a_policy_that_hangs_leaves_a_held_arm_and_is_told(stage):
     gate = threading.Event()
-    after(3, stage.decider, lambda: gate.wait(30) and None)
+    after(3, stage.chunk_policy, lambda: gate.wait(30) and None)
     started = time.monotonic()
     with pytest.raises(WorldError, match="the decider has given no answer for"):
         stage.run(EpisodePlan("go up", 60.0), decision_seconds=1.0)
     gate.set()
     assert time.monotonic() - started < 30
     stage.is_held()
-    states = [line["state"] for line in read_record(stage.folder / "flight.jsonl") if line["call"] == "tick"]
+    states = [line["state"] for line in read_flight_record(stage.folder / "flight.jsonl") if line["call"] == "tick"]
     assert "holding" in states
 
 
 def test_an_answer_that_comes_late_is_not_played(stage):
-    after(3, stage.decider, lambda: time.sleep(0.8))
+    after(3, stage.chunk_policy, lambda: time.sleep(0.8))
     summary = stage.run(EpisodePlan("go up", 3.0))
     assert summary.figures.rejected["age"] >= 1
     assert summary.episodes[0].holds["starved"] >= 1
@@ -183,10 +183,10 @@ def test_an_answer_that_comes_late_is_not_played(stage):
 
 
 def test_a_policy_too_slow_for_the_rate_is_refused_before_torque(stage):
-    stage.decider.takes = 0.4
+    stage.chunk_policy.takes = 0.4
     with pytest.raises(InputError, match=r"policy: got a decision in 4\d\d ms, expected at most 250 ms"):
         stage.run()
-    assert not told(stage.folder, "torque")
+    assert not recorded_lines(stage.folder, "torque")
 
 
 def test_real_time_chunking_is_refused_for_a_policy_that_cannot(stage):
@@ -205,7 +205,7 @@ def test_real_time_chunking_gives_a_policy_what_is_still_to_be_played(stage):
             given.append((leftover.shape, inference_delay))
             return self.decide(observation)
 
-    stage.decider = Continuing()
+    stage.chunk_policy = Continuing()
     summary = stage.run(real_time_chunking=True)
     assert summary.episodes[0].decisions > 2
     assert given[0][0] == (0, 0)
@@ -214,10 +214,10 @@ def test_real_time_chunking_gives_a_policy_what_is_still_to_be_played(stage):
 
 
 def test_an_arm_that_does_not_fit_the_contract_is_refused_with_every_difference(stage):
-    contract = stage.decider.contract
+    contract = stage.chunk_policy.contract
     names = ("shoulder_roll.pos", "elbow_flex.pos", "gripper.pos")
     units = ("degrees", "radians", "percent")
-    stage.decider.contract = dataclasses.replace(
+    stage.chunk_policy.contract = dataclasses.replace(
         contract,
         state=dataclasses.replace(contract.state, names=names, units=units),
         action=dataclasses.replace(contract.action, names=names, units=units),
@@ -225,7 +225,7 @@ def test_an_arm_that_does_not_fit_the_contract_is_refused_with_every_difference(
     with pytest.raises(ContractMismatch, match="not met in 4 places") as mismatch:
         stage.run()
     assert "add shoulder_roll.pos and leave out shoulder_pan.pos" in str(mismatch.value).lower()
-    assert not told(stage.folder, "torque")
+    assert not recorded_lines(stage.folder, "torque")
 
 
 def test_what_the_arm_refuses_is_refused(stage):
@@ -235,13 +235,13 @@ def test_what_the_arm_refuses_is_refused(stage):
 
 
 def test_a_first_command_far_away_is_refused_and_ramped_to_where_asked(stage, tmp_path):
-    stage.decider.script = {number: lambda given: given + np.float32([40.0, 0.0, 0.0]) for number in range(100)}
+    stage.chunk_policy.script = {number: lambda given: given + np.float32([40.0, 0.0, 0.0]) for number in range(100)}
     with pytest.raises(InputError, match=r"first command: got .*shoulder_pan.pos by 4"):
         stage.run()
     assert np.all(np.abs(goals(stage.folder) - HOME).max() < 0.5), "it has not moved"
     other = Stage(tmp_path / "other")
     other.folder.mkdir()
-    other.decider.script = {6: lambda given: given + np.float32([40.0, 0.0, 0.0])}
+    other.chunk_policy.script = {6: lambda given: given + np.float32([40.0, 0.0, 0.0])}
     summary = other.run(start="ramp")
     assert summary.episodes[0].ended_by == "time"
 
@@ -256,21 +256,21 @@ def test_a_camera_that_fails_holds_the_arm_and_it_goes_on_when_it_is_back(stage,
         stage.camera.mode = mode
         threading.Thread(target=repair, daemon=True).start()
 
-    after(3, stage.decider, break_it)
+    after(3, stage.chunk_policy, break_it)
     summary = stage.run(EpisodePlan("go up", 4.0))
     assert summary.episodes[0].refused_observations[reason] >= 1
     assert set(summary.episodes[0].holds) & {reason, "starved"}
-    states = [line["state"] for line in read_record(stage.folder / "flight.jsonl") if line["call"] == "tick"]
+    states = [line["state"] for line in read_flight_record(stage.folder / "flight.jsonl") if line["call"] == "tick"]
     held = states.index("holding")
     assert "moving" in states[held:]
 
 
 def test_a_changed_instruction_drops_what_was_decided_under_the_old_one(stage):
-    after(3, stage.decider, lambda: stage.orders.change_instruction("go elsewhere"))
+    after(3, stage.chunk_policy, lambda: stage.operator_commands.change_instruction("go elsewhere"))
     summary = stage.run(EpisodePlan("go up", 2.0))
     assert summary.episodes[0].instruction == "go elsewhere"
-    assert stage.decider.instructions[-1] == "go elsewhere"
-    lines = list(read_record(stage.folder / "flight.jsonl"))
+    assert stage.chunk_policy.instructions[-1] == "go elsewhere"
+    lines = list(read_flight_record(stage.folder / "flight.jsonl"))
     place = next(index for index, line in enumerate(lines) if line["call"] == "drop")
     later = [line for line in lines[place:] if line["call"] == "submit" and line["accepted"]]
     assert later
@@ -278,7 +278,7 @@ def test_a_changed_instruction_drops_what_was_decided_under_the_old_one(stage):
 
 
 def test_a_stop_ends_the_episode_unless_somebody_re_arms(stage):
-    after(3, stage.decider, lambda: stage.orders.stop("a hand in the way"))
+    after(3, stage.chunk_policy, lambda: stage.operator_commands.stop("a hand in the way"))
     summary = stage.run(EpisodePlan("go up", 20.0))
     assert summary.stopped == "stop"
     stage.is_held()
@@ -286,27 +286,27 @@ def test_a_stop_ends_the_episode_unless_somebody_re_arms(stage):
 
 def test_somebody_may_re_arm(stage):
     def stop_for_a_while() -> None:
-        stage.orders.stop("a hand in the way")
-        threading.Timer(0.5, stage.orders.rearm).start()
+        stage.operator_commands.stop("a hand in the way")
+        threading.Timer(0.5, stage.operator_commands.rearm).start()
 
-    after(3, stage.decider, stop_for_a_while)
-    summary = stage.run(EpisodePlan("go up", 4.0), stopped_seconds=10.0)
+    after(3, stage.chunk_policy, stop_for_a_while)
+    summary = stage.run(EpisodePlan("go up", 4.0), rearm_wait_seconds=10.0)
     assert summary.episodes[0].ended_by == "time"
     assert summary.figures.stops == 1
-    states = [line["state"] for line in read_record(stage.folder / "flight.jsonl") if line["call"] == "tick"]
+    states = [line["state"] for line in read_flight_record(stage.folder / "flight.jsonl") if line["call"] == "tick"]
     assert "moving" in states[states.index("stopped") :]
 
 
 def test_a_stop_may_be_its_episodes_alone(stage):
-    after(3, stage.decider, lambda: stage.orders.stop("a hand in the way"))
-    summary = stage.run(EpisodePlan("first", 20.0), EpisodePlan("second", 1.0), rearm_between=True)
+    after(3, stage.chunk_policy, lambda: stage.operator_commands.stop("a hand in the way"))
+    summary = stage.run(EpisodePlan("first", 20.0), EpisodePlan("second", 1.0), rearm_between_episodes=True)
     assert [each.ended_by for each in summary.episodes] == ["stopped: stop", "time"]
     assert summary.stopped == ""
 
 
 def test_who_asks_to_leave_stops_the_arm_and_begins_no_further_episode(stage):
-    after(3, stage.decider, lambda: stage.orders.leave("enough"))
-    summary = stage.run(EpisodePlan("first", 20.0), EpisodePlan("second", 1.0), rearm_between=True)
+    after(3, stage.chunk_policy, lambda: stage.operator_commands.end_session("enough"))
+    summary = stage.run(EpisodePlan("first", 20.0), EpisodePlan("second", 1.0), rearm_between_episodes=True)
     assert [each.ended_by for each in summary.episodes] == ["stopped: stop"]
     assert summary.stopped == "stop"
     assert summary.figures.stops == 1
@@ -314,14 +314,14 @@ def test_who_asks_to_leave_stops_the_arm_and_begins_no_further_episode(stage):
 
 
 def test_an_order_ends_an_episode(stage):
-    after(3, stage.decider, stage.orders.end_episode)
+    after(3, stage.chunk_policy, stage.operator_commands.end_episode)
     summary = stage.run(EpisodePlan("go up", 20.0))
     assert summary.episodes[0].ended_by == "asked"
 
 
 def test_an_error_of_whoever_watches_is_raised_when_the_arm_is_held(stage):
-    class Clumsy(Observer):
-        def decided(self, chunk, seconds):
+    class Clumsy(SessionObserver):
+        def on_chunk(self, chunk, seconds):
             if chunk.sequence == 3:
                 raise KeyError("a view that is gone")
 
@@ -331,14 +331,14 @@ def test_an_error_of_whoever_watches_is_raised_when_the_arm_is_held(stage):
 
 
 def test_a_dead_bus_ends_the_session_held(stage):
-    after(3, stage.decider, (stage.folder / "bus").touch)
+    after(3, stage.chunk_policy, (stage.folder / "bus").touch)
     summary = stage.run(EpisodePlan("go up", 20.0))
     assert summary.stopped == "bus"
     assert summary.figures.bus_failures > 10
 
 
 def test_a_control_process_that_crashes_is_told(stage):
-    after(3, stage.decider, (stage.folder / "crash").touch)
+    after(3, stage.chunk_policy, (stage.folder / "crash").touch)
     with pytest.raises(WorldError, match="the control process ended"):
         stage.run(EpisodePlan("go up", 20.0))
     stage.is_held()
@@ -380,13 +380,13 @@ def test_a_session_that_is_interrupted_terminated_or_killed_leaves_a_held_arm(tm
         send(session.pid, number)
         session.wait(timeout=30)
         ends = time.monotonic() + 20.0
-        while not told(tmp_path, "closed") and time.monotonic() < ends:
+        while not recorded_lines(tmp_path, "closed") and time.monotonic() < ends:
             time.sleep(0.05)
-        assert told(tmp_path, "closed")
+        assert recorded_lines(tmp_path, "closed")
         last = goals(tmp_path)[-3:]
         assert np.all(last == last[0])
-        assert [line["torque"] for line in told(tmp_path, "torque")] == [True]
-        assert replay(tmp_path / "flight.jsonl").identical
+        assert [line["torque"] for line in recorded_lines(tmp_path, "torque")] == [True]
+        assert replay_flight_record(tmp_path / "flight.jsonl").identical
         if number == signal.SIGTERM:
             assert session.returncode == 128 + number
     finally:

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError, WorldError
-from saccade.scripts.bench.command import DemonstratorConfig, run
-from saccade.scripts.bench.demonstrator import plan_rounds
-from saccade.scripts.bench.simulator import SimConfig, measure_steps
+from saccade.scripts.bench.command import DemonstratorBenchConfig, run
+from saccade.scripts.bench.demonstrator import plan_demonstration_jobs
+from saccade.scripts.bench.simulator import SimBenchConfig, measure_steps
 from saccade.sim.desk.environment import DeskEnv
 
 
 def test_the_simulator_is_timed_and_the_figures_are_written(tmp_path, capsys):
     out = tmp_path / "figures.json"
-    assert run(SimConfig(image_size=32, runs=1, workers=1, out=out)) == 0
+    assert run(SimBenchConfig(image_size=32, runs=1, workers=1, out=out)) == 0
     content = json.loads(out.read_text())
     assert content["figures"]["desk_steps_per_second"] > 0
     # On a machine with one core, one worker is the default and is not said.
@@ -28,7 +28,7 @@ def test_no_speed_is_given_when_a_replay_goes_another_way(monkeypatch):
 
     monkeypatch.setattr(DeskEnv, "reset", reset_elsewhere)
     with pytest.raises(WorldError, match="went another way"):
-        measure_steps(SimConfig(image_size=16, runs=1))
+        measure_steps(SimBenchConfig(image_size=16, runs=1))
 
 
 def test_no_speed_is_given_when_the_pictures_are_black(monkeypatch):
@@ -40,28 +40,28 @@ def test_no_speed_is_given_when_the_pictures_are_black(monkeypatch):
 
     monkeypatch.setattr(DeskEnv, "_observation", in_the_dark)
     with pytest.raises(WorldError, match="camera shows nothing"):
-        measure_steps(SimConfig(image_size=16, runs=1))
+        measure_steps(SimBenchConfig(image_size=16, runs=1))
 
 
 @pytest.mark.slow
 def test_the_demonstrator_is_judged_task_by_task(tmp_path, capsys):
     out = tmp_path / "figures.json"
-    assert run(DemonstratorConfig(suites=("desk_spatial",), states=1, workers=1, out=out)) == 0
-    figures = json.loads(out.read_text())["figures"]
-    rates = [rate for name, rate in figures.items() if name.startswith("desk_spatial/")]
-    assert len(rates) == 10 and figures["demonstrator_success_min"] == min(rates) and figures["episodes"] == 10
+    assert run(DemonstratorBenchConfig(suites=("desk_spatial",), states=1, workers=1, out=out)) == 0
+    metrics = json.loads(out.read_text())["figures"]
+    rates = [rate for name, rate in metrics.items() if name.startswith("desk_spatial/")]
+    assert len(rates) == 10 and metrics["demonstrator_success_min"] == min(rates) and metrics["episodes"] == 10
     assert "least: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (lambda: SimConfig(task="red_cub"), "Did you mean 'red_cube'"),
-        (lambda: SimConfig(runs=0), "runs: got 0"),
-        (lambda: DemonstratorConfig(suites=("desk_spacial",)), "Did you mean 'desk_spatial'"),
-        (lambda: DemonstratorConfig(states=0), "states: got 0"),
-        (lambda: DemonstratorConfig(suites=("desk_goal", "libero_goal")), "expected suites of one world"),
-        (lambda: DemonstratorConfig(suites=("libero_goal",), first_state=45, states=10), "states below 50"),
+        (lambda: SimBenchConfig(task="red_cub"), "Did you mean 'red_cube'"),
+        (lambda: SimBenchConfig(runs=0), "runs: got 0"),
+        (lambda: DemonstratorBenchConfig(suites=("desk_spacial",)), "Did you mean 'desk_spatial'"),
+        (lambda: DemonstratorBenchConfig(states=0), "states: got 0"),
+        (lambda: DemonstratorBenchConfig(suites=("desk_goal", "libero_goal")), "expected suites of one world"),
+        (lambda: DemonstratorBenchConfig(suites=("libero_goal",), first_state=45, states=10), "states below 50"),
     ],
 )
 def test_bad_options_are_refused(make, problem):
@@ -70,6 +70,6 @@ def test_bad_options_are_refused(make, problem):
 
 
 def test_the_demonstrator_is_judged_on_the_states_that_are_named():
-    config = DemonstratorConfig(suites=("desk_spatial",), first_state=5, states=12)
-    rounds = list(plan_rounds(config))
-    assert [each.states for each in rounds[:2]] == [range(5, 15), range(15, 17)] and len(rounds) == 20
+    config = DemonstratorBenchConfig(suites=("desk_spatial",), first_state=5, states=12)
+    jobs = list(plan_demonstration_jobs(config))
+    assert [each.states for each in jobs[:2]] == [range(5, 15), range(15, 17)] and len(jobs) == 20

@@ -10,7 +10,7 @@ import pytest
 
 from saccade.errors import InputError
 from saccade.scripts.checkpoints.find import checkpoint_folder
-from saccade.scripts.evaluate.episodes import choose_tasks, plan
+from saccade.scripts.evaluate.episodes import choose_tasks, plan_jobs
 from saccade.scripts.evaluate.options import EvaluateConfig
 from saccade.scripts.evaluate.tables import results_table
 from saccade.scripts.report import ReportConfig, run
@@ -19,7 +19,7 @@ from saccade.sim.libero.options import LiberoOptions
 
 
 def test_each_task_is_run_from_its_first_initial_states():
-    jobs = plan(EvaluateConfig(suites=("desk_object",), tasks=("red_cube", "red_can"), episodes=3))
+    jobs = plan_jobs(EvaluateConfig(suites=("desk_object",), tasks=("red_cube", "red_can"), episodes=3))
     assert [(job.task, job.initial_state) for job in jobs] == [
         (task, state) for task in ("red_cube", "red_can") for state in range(3)
     ]
@@ -27,9 +27,9 @@ def test_each_task_is_run_from_its_first_initial_states():
 
 
 def test_liberos_tasks_are_run_from_all_fifty_states_unless_told_otherwise():
-    jobs = plan(EvaluateConfig(suites=("libero_long",), tasks=("0", "3")))
+    jobs = plan_jobs(EvaluateConfig(suites=("libero_long",), tasks=("0", "3")))
     assert [job.initial_state for job in jobs] == [*range(50)] * 2 and {job.suite for job in jobs} == {"libero_10"}
-    assert len(plan(EvaluateConfig(suites=("libero_goal",), tasks=("turn_on_the_stove",), episodes=3))) == 3
+    assert len(plan_jobs(EvaluateConfig(suites=("libero_goal",), tasks=("turn_on_the_stove",), episodes=3))) == 3
     with pytest.raises(InputError, match="expected states below 50"):
         EvaluateConfig(suites=("libero_goal",), first_initial_state=1)
     with pytest.raises(InputError, match="options of LIBERO: got suites of the desk"):
@@ -37,8 +37,8 @@ def test_liberos_tasks_are_run_from_all_fifty_states_unless_told_otherwise():
 
 
 def test_an_episodes_seed_does_not_depend_on_the_selection():
-    few = plan(EvaluateConfig(suites=("desk_object",), tasks=("red_cube",), episodes=2))
-    all_of_them = {job.key: job for job in plan(EvaluateConfig(episodes=4))}
+    few = plan_jobs(EvaluateConfig(suites=("desk_object",), tasks=("red_cube",), episodes=2))
+    all_of_them = {job.key: job for job in plan_jobs(EvaluateConfig(episodes=4))}
     assert all(all_of_them[job.key] == job for job in few)
 
 
@@ -55,18 +55,18 @@ def test_tasks_that_the_starter_never_saw_are_asked_for():
 def test_the_instruction_is_paraphrased():
     base = EvaluateConfig(suites=("desk_object",), tasks=("red_cube",))
     task = find_task("desk_object", "red_cube")
-    paraphrased = plan(EvaluateConfig(**{**vars(base), "instruction_from": "paraphrase"}))
+    paraphrased = plan_jobs(EvaluateConfig(**{**vars(base), "instruction_from": "paraphrase"}))
     assert {job.instruction for job in paraphrased} <= set(task.paraphrases)
-    assert not any(job.instruction for job in plan(base))
+    assert not any(job.instruction for job in plan_jobs(base))
 
 
 def test_perturbed_and_swapped_episodes_come_beside_the_unchanged_ones():
     options = {"suites": ("desk_object", "desk_spatial"), "tasks": ("red_cube", "left"), "episodes": 2}
-    base = plan(EvaluateConfig(**options))
-    assert not any(job.perturbation or job.swap or job.foreign for job in base)
-    jobs = plan(EvaluateConfig(**options, perturb=("camera=1,3", "language"), swap=("position", "instruction")))
+    base = plan_jobs(EvaluateConfig(**options))
+    assert not any(job.perturbation or job.swap or job.other_task_instructions for job in base)
+    jobs = plan_jobs(EvaluateConfig(**options, perturb=("camera=1,3", "language"), swap=("position", "instruction")))
     assert [job for job in jobs if not (job.perturbation or job.swap)] == [
-        replace(job, foreign=job_with.foreign)
+        replace(job, other_task_instructions=job_with.other_task_instructions)
         for job, job_with in zip(base, (job for job in jobs if not (job.perturbation or job.swap)), strict=True)
     ]
     changes = {
@@ -76,14 +76,16 @@ def test_perturbed_and_swapped_episodes_come_beside_the_unchanged_ones():
     assert changes == {"red_cube": everything | {"position"}, "left": everything}
     assert len({job.key for job in jobs}) == len(jobs)
     assert all(job.seed in {other.seed for other in base} for job in jobs)
-    alone = plan(EvaluateConfig(**options, swap=("object",), unchanged=False))
+    alone = plan_jobs(EvaluateConfig(**options, swap=("object",), unchanged=False))
     assert [job.swap for job in alone] == ["object"] * 4
-    assert not plan(EvaluateConfig(**options, swap=("instruction",)))[0].foreign.count("put the red cube in the bin")
+    assert not plan_jobs(EvaluateConfig(**options, swap=("instruction",)))[0].other_task_instructions.count(
+        "put the red cube in the bin"
+    )
 
 
 def test_a_swap_that_makes_no_sense_in_any_task_is_refused():
     with pytest.raises(InputError, match="swap position: got 10 tasks in which it makes no sense"):
-        plan(EvaluateConfig(suites=("desk_spatial",), swap=("position",)))
+        plan_jobs(EvaluateConfig(suites=("desk_spatial",), swap=("position",)))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_bad_options_are_refused(options, message):
 )
 def test_unknown_names_are_refused_with_the_nearest(options, message):
     with pytest.raises(InputError, match=message):
-        plan(EvaluateConfig(**options))
+        plan_jobs(EvaluateConfig(**options))
 
 
 def test_an_unknown_checkpoint_is_refused_with_the_nearest(tmp_path):

@@ -15,11 +15,11 @@ from saccade.scripts.quickstart.stages import Quickstart
 from saccade.scripts.train import command as train
 
 
-class Fakes:
+class FakeCommands:
     """Stands in for the other commands: leaves their outputs behind, and breaks where it is told to."""
 
     def __init__(self, monkeypatch, starter):
-        self.calls, self.breaks = [], None
+        self.calls, self.interrupt_at = [], None
         monkeypatch.setattr(collect, "collect_demonstrations", self.collect)
         monkeypatch.setattr(train, "train_policy", self.train)
         monkeypatch.setattr(evaluate, "evaluate", self.evaluate)
@@ -29,7 +29,7 @@ class Fakes:
 
     def _note(self, call):
         self.calls.append(call)
-        if call == self.breaks:
+        if call == self.interrupt_at:
             raise KeyboardInterrupt
 
     def collect(self, config):
@@ -52,16 +52,16 @@ class Fakes:
         config.out.mkdir(parents=True)
         rate = {"evaluation_before": 0.1, "evaluation_after": 0.9, "evaluation_swapped": 0.04}[config.out.name]
         successes = round(rate * len(jobs))
-        figures = {"episodes": len(jobs), "successes": successes, "rate": rate, "low": 0.0, "high": 1.0}
-        swaps = [{"swap": "object", "by_heart": figures}] if config.swap else []
-        results = {"errors": 0, **(figures | {"rate": 1.0} if swaps else figures), "swaps": swaps}
+        metrics = {"episodes": len(jobs), "successes": successes, "rate": rate, "low": 0.0, "high": 1.0}
+        swaps = [{"swap": "object", "by_heart": metrics}] if config.swap else []
+        results = {"errors": 0, **(metrics | {"rate": 1.0} if swaps else metrics), "swaps": swaps}
         (config.out / "results.json").write_text(json.dumps(results))
         return config.out, results
 
 
 @pytest.fixture
 def fakes(monkeypatch, tmp_path):
-    return Fakes(monkeypatch, tmp_path / "starter")
+    return FakeCommands(monkeypatch, tmp_path / "starter")
 
 
 def test_the_new_tasks_and_the_rehearsed_ones_share_nothing():
@@ -74,10 +74,10 @@ def test_the_new_tasks_and_the_rehearsed_ones_share_nothing():
 @pytest.mark.parametrize("broken", ["demonstrations", "rehearsal", "evaluation_before", "train", "evaluation_swapped"])
 def test_a_rerun_goes_on_where_the_first_run_stopped(broken, fakes, tmp_path, capsys):
     config = QuickstartConfig(out=tmp_path / "out")
-    fakes.breaks = broken
+    fakes.interrupt_at = broken
     with pytest.raises(KeyboardInterrupt):
         run(config)
-    fakes.breaks = None
+    fakes.interrupt_at = None
     assert run(config) == 0
     order = ["demonstrations", "rehearsal", "evaluation_before", "train", "evaluation_after", "evaluation_swapped"]
     place = order.index(broken)
@@ -93,18 +93,18 @@ def test_the_figures_are_written_under_their_names(fakes, tmp_path):
     content = json.loads((tmp_path / "out" / "quickstart.json").read_text())
     assert set(content) == {"figures", "command", "commit", "machine", "versions", "date"}
     assert content["command"] == f"saccade quickstart --out {tmp_path / 'out'} --rehearsal 0"
-    figures = content["figures"]
-    assert (figures["success_before"], figures["success_rate"], figures["swapped_success_rate"]) == (0.1, 0.9, 0.04)
-    assert figures["episodes"] == 50
+    metrics = content["figures"]
+    assert (metrics["success_before"], metrics["success_rate"], metrics["swapped_success_rate"]) == (0.1, 0.9, 0.04)
+    assert metrics["episodes"] == 50
     names = {"success_low", "success_high", "minutes_total", "minutes_collect", "minutes_train", "minutes_eval"}
-    assert names < set(figures)
+    assert names < set(metrics)
     assert fakes.calls == ["demonstrations", "evaluation_before", "train", "evaluation_after", "evaluation_swapped"]
 
 
 def test_from_scratch_there_is_no_before(fakes, tmp_path):
     run(QuickstartConfig(out=tmp_path / "out", from_scratch=True))
-    figures = json.loads((tmp_path / "out" / "quickstart.json").read_text())["figures"]
-    assert figures["success_before"] is None and figures["success_rate"] == 0.9
+    metrics = json.loads((tmp_path / "out" / "quickstart.json").read_text())["figures"]
+    assert metrics["success_before"] is None and metrics["success_rate"] == 0.9
     assert fakes.calls == ["demonstrations", "train", "evaluation_after", "evaluation_swapped"]
 
 
@@ -147,7 +147,7 @@ def test_numbers_out_of_range_are_refused(options):
 
 
 def test_without_a_starter_it_says_so_before_anything_is_written(monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoint, "STARTER", tmp_path / "nothing")
+    monkeypatch.setattr(checkpoint, "STARTER_FOLDER", tmp_path / "nothing")
     with pytest.raises(InputError, match="no such folder"):
         run(QuickstartConfig(out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -158,7 +158,7 @@ def write_untrained_policy(folder):
     from saccade.policy.checkpoint.contents import PREFIX
     from saccade.policy.checkpoint.folder import collect_provenance, write_checkpoint
     from saccade.policy.contract import Contract, Normalization
-    from saccade.policy.core import Core
+    from saccade.policy.core import PolicyCore
     from saccade.policy.lerobot_files import lerobot_files
     from saccade.policy.network.architecture import find_preset
     from saccade.sim.desk.environment import desk_offer
@@ -172,23 +172,23 @@ def write_untrained_policy(folder):
         relative=(True,) * 5 + (False,),
     )
     parts = {"cameras": offer.cameras, "state": offer.state, "action": offer.action, "control_hz": offer.control_hz}
-    core = Core(find_preset("tiny"), Contract(**parts, normalization=ranges, chunk=16, execute=8))
-    described, texts = lerobot_files(core.architecture, core.contract)
+    core = PolicyCore(find_preset("tiny"), Contract(**parts, normalization=ranges, chunk=16, execute=8))
+    config_json, text_files = lerobot_files(core.architecture, core.contract)
     tensors = {PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
-    write_checkpoint(folder, tensors, described, core.contract, collect_provenance([], {}, None), texts)
+    write_checkpoint(folder, tensors, config_json, core.contract, collect_provenance([], {}, None), text_files)
 
 
 @pytest.mark.slow
 def test_the_whole_way_with_the_smallest_numbers(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SACCADE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(checkpoint, "STARTER", tmp_path / "starter")
+    monkeypatch.setattr(checkpoint, "STARTER_FOLDER", tmp_path / "starter")
     write_untrained_policy(tmp_path / "starter")
     out = tmp_path / "out"
     sizes = {"demonstrations": 1, "rehearsal": 0, "batch_size": 4, "steps": 2, "episodes": 3, "videos": 1, "threads": 1}
     config = QuickstartConfig(out=out, workers=1, **sizes)
     assert run(config) == 0
-    figures = json.loads((out / "quickstart.json").read_text())["figures"]
-    assert all(figures[name] is not None for name in figures)
+    metrics = json.loads((out / "quickstart.json").read_text())["figures"]
+    assert all(metrics[name] is not None for name in metrics)
     assert (out / "report.html").stat().st_size > 10_000
     said = capsys.readouterr().out
     assert "[4/5]" in said and "left in all" in said and f"Report: {out / 'report.html'}" in said

@@ -6,15 +6,15 @@ from saccade.scripts.quickstart import stopwatch as stages_module
 from saccade.scripts.quickstart.stopwatch import Stage, run_stages
 
 
-class Worker:
+class FakeStages:
     """Stages that are done once they have run; one of them can be made to break."""
 
     def __init__(self):
-        self.finished, self.breaks = [], None
+        self.finished, self.interrupt_at = [], None
 
     def stage(self, name, seconds):
         def run():
-            if name == self.breaks:
+            if name == self.interrupt_at:
                 raise KeyboardInterrupt
             self.finished.append(name)
 
@@ -22,10 +22,10 @@ class Worker:
 
 
 def test_an_interrupted_job_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    worker, said, clock = Worker(), [], iter(range(0, 100_000, 60))
+    worker, said, clock = FakeStages(), [], iter(range(0, 100_000, 60))
     monkeypatch.setattr(stages_module.time, "perf_counter", lambda: float(next(clock)))
     stages = [worker.stage("one", 60), worker.stage("two", 120), worker.stage("three", 600)]
-    worker.breaks = "two"
+    worker.interrupt_at = "two"
     with pytest.raises(KeyboardInterrupt):
         run_stages(stages, tmp_path / "timings.json", said.append)
     assert worker.finished == ["one"]
@@ -33,7 +33,7 @@ def test_an_interrupted_job_goes_on_where_it_stopped(tmp_path, monkeypatch):
         "[1/3] Do one (about 1 min; about 13 min left in all)",
         "[2/3] Do two (about 2 min; about 12 min left in all)",
     ]
-    worker.breaks = None
+    worker.interrupt_at = None
     seconds = run_stages(stages, tmp_path / "timings.json", said.append)
     assert worker.finished == ["one", "two", "three"]
     assert said[2:] == [
@@ -47,6 +47,6 @@ def test_an_interrupted_job_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 
 def test_a_damaged_file_of_timings_is_begun_anew(tmp_path):
-    worker = Worker()
+    worker = FakeStages()
     (tmp_path / "timings.json").write_text('{"one": 3')
     assert set(run_stages([worker.stage("one", 60)], tmp_path / "timings.json", lambda line: None)) == {"one"}

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
-from saccade.policy.checkpoint.folder import STARTER, read_contract
-from saccade.robot.governor.recorder import replay
+from saccade.policy.checkpoint.folder import STARTER_FOLDER, read_contract
+from saccade.robot.governor.recorder import replay_flight_record
 from saccade.robot.remote.server_settings import ServerSettings
 from saccade.robot.remote.serving import serving
 from saccade.scripts.main import main
 from saccade.scripts.run import command
 from saccade.scripts.run.arms import camera_configs, desk_starts, robot_config
-from saccade.scripts.run.command import SlowedDecider
+from saccade.scripts.run.command import TimeScaledPolicy
 from saccade.scripts.run.options import RunConfig
 from saccade.sim.virtual_arm.faults import Fault
 from saccade.sim.virtual_arm.world import VirtualArm
@@ -39,7 +39,7 @@ class Nodder:
     """Decides at once: the gripper goes up by a percent a step, all else stays; or holds still and says why."""
 
     def __init__(self, abstains: str | None = None) -> None:
-        self.contract = read_contract(STARTER)
+        self.contract = read_contract(STARTER_FOLDER)
         self.abstained, self.skill = abstains, None
         self.instructions: list[str] = []
 
@@ -59,7 +59,7 @@ def nodder(monkeypatch):
     nodder = Nodder()
     monkeypatch.setattr(command, "_checkpoint", lambda config: nodder)
     # What runs beside the tests is not to be held up by them.
-    monkeypatch.setattr(command, "_go_first", lambda: None)
+    monkeypatch.setattr(command, "_raise_priority", lambda: None)
     return nodder
 
 
@@ -150,7 +150,7 @@ def test_any_robot_of_lerobots_by_name_with_its_fields_two_arms_among_them():
 
 
 def test_cameras_get_the_policys_size_unless_told_otherwise():
-    specs = read_contract(STARTER).cameras
+    specs = read_contract(STARTER_FOLDER).cameras
     cameras = camera_configs(("front=opencv:0", "wrist=opencv:/dev/video2,fps=60,width=640,height=480"), specs)
     assert (cameras["front"].index_or_path, cameras["front"].width, cameras["front"].fps) == (0, 128, 30)
     assert (str(cameras["wrist"].index_or_path), cameras["wrist"].width) == ("/dev/video2", 640)
@@ -161,11 +161,11 @@ def test_cameras_get_the_policys_size_unless_told_otherwise():
 
 
 def test_the_virtual_arms_episodes_are_those_of_an_evaluation():
-    from saccade.scripts.evaluate.episodes import plan
+    from saccade.scripts.evaluate.episodes import plan_jobs
     from saccade.scripts.evaluate.options import EvaluateConfig
 
     starts = desk_starts(RunConfig(task=("desk_object/red_cube", "desk_spatial/left"), episodes=3, initial_state=2))
-    jobs = plan(
+    jobs = plan_jobs(
         EvaluateConfig(
             suites=("desk_object", "desk_spatial"), tasks=("red_cube", "left"), episodes=3, first_initial_state=2
         )
@@ -177,11 +177,11 @@ def test_the_virtual_arms_episodes_are_those_of_an_evaluation():
 
 @pytest.mark.parametrize("speed", [1.0, 0.5, 0.25])
 def test_a_slowed_decider_gives_no_step_that_could_not_be_played(speed):
-    decider = SlowedDecider(Nodder(), speed)
-    contract = decider.contract
+    chunk_policy = TimeScaledPolicy(Nodder(), speed)
+    contract = chunk_policy.contract
     observation = {"agent_pos": np.zeros(6, dtype=np.float32)}
     assert contract.control_hz == pytest.approx(30 * speed)
-    assert decider.decide(observation).shape == (contract.chunk, 6)
+    assert chunk_policy.decide(observation).shape == (contract.chunk, 6)
     assert contract.chunk / contract.control_hz <= 0.55
     assert 1 <= contract.execute < contract.chunk
 
@@ -205,7 +205,7 @@ def test_the_virtual_arm_is_run_recorded_watched_and_summed_up(nodder, tmp_path,
     assert summary["ended"] == "done"
     assert summary["figures"]["ticks"] > 20 and summary["figures"]["decision_p50_ms"] is not None
     assert "loop: " in printed and "observation to command: " in printed
-    assert replay(out / "flight.jsonl").identical
+    assert replay_flight_record(out / "flight.jsonl").identical
     assert (tmp_path / "view.rrd").stat().st_size > 10_000
     assert json.loads((out / "calibration" / "virtual.json").read_text())["gripper"]["id"] == 6
     # What was recorded is what the package trains on.
@@ -286,8 +286,8 @@ def plugged(world, tmp_path):
 
 def goals(world) -> np.ndarray:
     """Return the goals [n, 6] that had torque behind them."""
-    motion = world.motion()
-    return motion.goals[~np.isnan(motion.goals).any(axis=1)]
+    joint_trajectory = world.joint_trajectory()
+    return joint_trajectory.goals[~np.isnan(joint_trajectory.goals).any(axis=1)]
 
 
 @pytest.mark.slow
@@ -374,9 +374,9 @@ def test_lerobots_own_rollout_drives_the_virtual_arm_with_our_policy(world, plug
         name: {"type": "saccade_virtual", **{key: getattr(each, key) for key in ("width", "height", "fps", "source")}}
         for name, each in world.cameras.items()
     }
-    named = [f"--policy.path={STARTER}"]
+    named = [f"--policy.path={STARTER_FOLDER}"]
     if policy == "type":
-        named = ["--policy.type=saccade", f"--policy.pretrained_path={STARTER}"]
+        named = ["--policy.type=saccade", f"--policy.pretrained_path={STARTER_FOLDER}"]
     command = [
         *(sys.executable, "-m", "lerobot.scripts.lerobot_rollout", "--strategy.type=base", *named),
         *("--robot.type=so101_follower", f"--robot.port={world.port}", "--robot.id=mine"),
@@ -391,7 +391,7 @@ def test_lerobots_own_rollout_drives_the_virtual_arm_with_our_policy(world, plug
         command, env=environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert np.abs(world.motion().positions - before).max() > 20
+    assert np.abs(world.joint_trajectory().positions - before).max() > 20
 
 
 def test_the_options_of_the_command_are_frozen():
@@ -406,7 +406,7 @@ def test_every_episode_counts_but_one_that_was_broken_off():
     def told(ended, *episodes):
         log = RunLog(Nodder(), lambda number: {}, lambda: None, dry_run=False)
         for index, (by, outcome) in enumerate(episodes):
-            log.episode_ended(EpisodeSummary(index, "go", by, 1.0, 3, outcome))
+            log.on_episode_end(EpisodeSummary(index, "go", by, 1.0, 3, outcome))
         return summarize(log, None, facts={}, ended=ended, counts_success=True)
 
     done = ("condition", {"success": True, "seconds": 1.0})

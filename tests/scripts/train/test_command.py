@@ -22,15 +22,15 @@ from saccade.errors import InputError
 from saccade.policy.checkpoint.folder import read_checkpoint
 from saccade.policy.contract import ActionSpec, CameraSpec, GripperSpec, Offer, StateSpec
 from saccade.policy.datasets.columns import read_columns
-from saccade.policy.loading import load_core
+from saccade.policy.loading import load_policy
 from saccade.policy.merging.origin import origin
 from saccade.policy.network.architecture import PRESETS
-from saccade.policy.pretrained.adaptation import Adaptation
+from saccade.policy.pretrained.adaptation import LoraAdaptation
 from saccade.scripts.main import main
 from saccade.scripts.train.command import train_policy
 from saccade.scripts.train.options import TrainConfig
 from saccade.sim.demonstrations.dataset_writer import write_dataset
-from saccade.sim.demonstrations.staging import Episode, stage_episode
+from saccade.sim.demonstrations.staging import RecordedEpisode, stage_episode
 from saccade.training.averaging import WeightAverage
 from saccade.training.configuration import LoopConfig
 
@@ -57,7 +57,7 @@ def record(folder, seed=0, **changes):
         state, action = generator.normal(50, 9, (2, length, 2)).astype(np.float32)
         grounding = generator.uniform(size=(length, 6 + 4 * len(offer.cameras))).astype(np.float32)
         paths.append(folder / f"{number}.npz")
-        stage_episode(paths[-1], Episode(images, state, action, grounding, f"take {number}"), offer)
+        stage_episode(paths[-1], RecordedEpisode(images, state, action, grounding, f"take {number}"), offer)
     write_dataset(folder / "dataset", offer, paths, robot_type="toy")
     return folder / "dataset"
 
@@ -68,7 +68,7 @@ def demonstrations(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def surroundings(monkeypatch, tmp_path_factory, small_architecture):
+def small_preset_and_fresh_state(monkeypatch, tmp_path_factory, small_architecture):
     """A small network in the preset's place, a cache of frames in a temporary folder, and a fresh Accelerate."""
     monkeypatch.setitem(PRESETS, "tiny", small_architecture)
     monkeypatch.setenv("SACCADE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
@@ -113,7 +113,7 @@ def test_it_leaves_a_checkpoint_a_state_a_log_and_its_options(trained, demonstra
 
 
 def test_the_contract_is_the_world_s_with_targets_relative_to_joints(trained):
-    contract = load_core(trained / "checkpoint").contract
+    contract = load_policy(trained / "checkpoint").contract
     assert [camera.name for camera in contract.cameras] == ["front", "wrist"]
     assert (contract.control_hz, contract.chunk, contract.execute) == (30, 3, 2)
     assert contract.normalization.relative == (True, False)
@@ -123,7 +123,7 @@ def test_statistics_are_those_of_all_datasets(demonstrations, tmp_path):
     other = record(tmp_path / "other", seed=1)
     train(demonstrations, tmp_path / "one")
     train(demonstrations, tmp_path / "both", data=(demonstrations, other))
-    one, both = (load_core(tmp_path / name / "checkpoint").contract.normalization for name in ("one", "both"))
+    one, both = (load_policy(tmp_path / name / "checkpoint").contract.normalization for name in ("one", "both"))
     assert one.state_low != both.state_low
     columns = [read_columns(folder).vectors for folder in (demonstrations, other)]
     states = np.concatenate([vectors["observation.state"] for vectors in columns]).astype(np.float64)
@@ -145,7 +145,7 @@ def test_a_dataset_that_declares_no_world_is_read_by_its_names(demonstrations, t
     shutil.copytree(demonstrations, undeclared)
     (undeclared / "meta" / "offer.json").unlink()
     train(undeclared, tmp_path / "run")
-    contract = load_core(tmp_path / "run" / "checkpoint").contract
+    contract = load_policy(tmp_path / "run" / "checkpoint").contract
     assert contract.action.gripper.name == "gripper.pos" and contract.normalization.relative == (True, False)
 
 
@@ -153,7 +153,7 @@ def test_it_starts_from_a_checkpoint_and_keeps_its_contract(trained, tmp_path):
     other = record(tmp_path / "other", seed=5)
     still = dataclasses.replace(SHORT, steps=1, learning_rate=1e-9, weight_decay=0.0)
     train(other, tmp_path / "run", init=str(trained), chunk=7, execute=7, loop=still)
-    before, after = (load_core(folder / "checkpoint") for folder in (trained, tmp_path / "run"))
+    before, after = (load_policy(folder / "checkpoint") for folder in (trained, tmp_path / "run"))
     assert after.contract == before.contract
     for name, tensor in before.model.state_dict().items():
         torch.testing.assert_close(after.model.state_dict()[name], tensor, atol=1e-6, rtol=0)
@@ -190,7 +190,7 @@ def test_overwriting_forgets_whatever_a_resume_could_find(trained, demonstration
     def killed(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop.Learner, "learn", killed)
+    monkeypatch.setattr(loop.Trainer, "train_step", killed)
     with pytest.raises(KeyboardInterrupt):
         train(demonstrations, out, overwrite=True)
     assert sorted(os.listdir(out)) == ["log.jsonl", "train.json"]
@@ -393,18 +393,18 @@ def test_pretrained_parts_are_adapted_resumed_and_fine_tuned(demonstrations, pre
     assert tensors[f"model.trunk.decoder.{query}.lora_B.default.weight"].any()
     block = load_file(pretrained / "test_vit2.safetensors")["blocks.0.attn.qkv.weight"]
     assert tensors["model.tower.towers.1.encoder.blocks.0.attn.qkv.base_layer.weight"].equal(block)
-    core = load_core(checkpoint)
+    core = load_policy(checkpoint)
     pictures = torch.zeros(1, 2, 3, 32, 32, dtype=torch.uint8)
-    chunk, _ = core.decide(pictures, core.instruct(["take 1"]), torch.full((1, 2), 50.0))
+    chunk, _ = core.decide(pictures, core.encode_instruction(["take 1"]), torch.full((1, 2), 50.0))
     assert chunk.shape == (1, 3, 2) and chunk.isfinite().all()
 
     once = dataclasses.replace(SHORT, steps=1)
     train(demonstrations, tmp_path / "tuned", init=str(checkpoint), loop=once)
-    assert load_core(tmp_path / "tuned" / "checkpoint", fold=False).adaptation == Adaptation(4, 8.0)
+    assert load_policy(tmp_path / "tuned" / "checkpoint", fold_lora=False).adaptation == LoraAdaptation(4, 8.0)
     # As the beginning of a skill, its factors are folded in.
     train(demonstrations, tmp_path / "skill", init=str(checkpoint), lora=2, loop=once)
     skill = read_checkpoint(tmp_path / "skill" / "checkpoint")
-    folded = load_core(checkpoint).model.state_dict()
+    folded = load_policy(checkpoint).model.state_dict()
     assert skill.tensors[f"model.trunk.decoder.{query}.base_layer.weight"].equal(
         folded[f"trunk.decoder.{query}.weight"]
     )
@@ -426,11 +426,11 @@ def killed_at_the_second(function):
 def test_a_skill_learns_factors_and_an_expert_and_nothing_else(trained, demonstrations, tmp_path):
     loop = dataclasses.replace(SHORT, steps=2, learning_rate=1e-2)
     train(demonstrations, tmp_path / "run", init=str(trained), lora=2, loop=loop)
-    beginning = load_core(trained / "checkpoint").model.state_dict()
+    base_weights = load_policy(trained / "checkpoint").model.state_dict()
     skill = read_checkpoint(tmp_path / "run" / "checkpoint")
-    assert skill.provenance["skill"] == origin(beginning)
+    assert skill.provenance["skill"] == origin(base_weights)
     changed = set()
-    for name, tensor in beginning.items():
+    for name, tensor in base_weights.items():
         layer, _, own = name.rpartition(".")
         factors = f"model.{layer}.lora_B.default.weight"
         adapted = own == "weight" and factors in skill.tensors

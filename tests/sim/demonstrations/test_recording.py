@@ -8,7 +8,13 @@ from saccade.errors import InputError, WorldError
 from saccade.policy.contract import ActionSpec, CameraSpec, Offer, StateSpec
 from saccade.sim.demonstrations import dataset_writer
 from saccade.sim.demonstrations.dataset_writer import write_dataset
-from saccade.sim.demonstrations.staging import Episode, camera_statistics, encode_video, frame_rate, stage_episode
+from saccade.sim.demonstrations.staging import (
+    RecordedEpisode,
+    camera_statistics,
+    encode_video,
+    frame_rate,
+    stage_episode,
+)
 
 NAMES = ("a.pos", "b.pos", "c.pos")
 OFFER = Offer(
@@ -19,7 +25,7 @@ OFFER = Offer(
 )
 
 
-def make_episode(seed: int, frames: int) -> Episode:
+def make_episode(seed: int, frames: int) -> RecordedEpisode:
     generator = np.random.default_rng(seed)
 
     def film() -> np.ndarray:
@@ -31,7 +37,7 @@ def make_episode(seed: int, frames: int) -> Episode:
     def column(width: int) -> np.ndarray:
         return generator.normal(seed, 1, (frames, width)).astype(np.float32)
 
-    return Episode({"front": film(), "wrist": film()}, column(3), column(3), column(14), f"do thing {seed % 2}")
+    return RecordedEpisode({"front": film(), "wrist": film()}, column(3), column(3), column(14), f"do thing {seed % 2}")
 
 
 def write(folder, episodes):
@@ -110,15 +116,15 @@ def test_numbers_that_are_not_finite_are_refused():
     episode = make_episode(0, 4)
     episode.action[2, 1] = np.nan
     with pytest.raises(WorldError, match="action"):
-        Episode(episode.images, episode.state, episode.action, episode.grounding, "x")
+        RecordedEpisode(episode.images, episode.state, episode.action, episode.grounding, "x")
     with pytest.raises(WorldError, match="length"):
-        Episode(episode.images, episode.state[:2], episode.state, episode.grounding, "x")
+        RecordedEpisode(episode.images, episode.state[:2], episode.state, episode.grounding, "x")
 
 
 def test_what_was_not_offered_is_refused_before_it_is_written(tmp_path):
     episode = make_episode(0, 4)
-    narrow = Episode(episode.images, episode.state, episode.action, episode.grounding[:, :6], "x")
-    blind = Episode({"front": episode.images["front"]}, episode.state, episode.action, episode.grounding, "x")
+    narrow = RecordedEpisode(episode.images, episode.state, episode.action, episode.grounding[:, :6], "x")
+    blind = RecordedEpisode({"front": episode.images["front"]}, episode.state, episode.action, episode.grounding, "x")
     for other in (narrow, blind):
         with pytest.raises(WorldError, match="did not offer"):
             stage_episode(tmp_path / "0.npz", other, OFFER)

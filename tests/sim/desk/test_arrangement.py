@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from saccade.sim.desk.arrangement import SPACING, X_RANGE, Y_RANGE
+from saccade.sim.desk.arrangement import SPACING, START_X_RANGE, START_Y_RANGE
 from saccade.sim.desk.scene import BIN_CENTRE
 from saccade.sim.desk.tasks import SUITES, find_task
 
@@ -37,10 +37,10 @@ def test_the_states_are_the_published_ones():
 def test_things_stand_apart_and_within_reach(task):
     for state in range(5):
         sample = task.arrangement.sample(task.generator(state))
-        things = [np.array(sample[thing.body][:2]) for thing in task.arrangement.things if thing.body in sample]
-        for index, first in enumerate(things):
-            assert X_RANGE[0] <= first[0] <= X_RANGE[1] and Y_RANGE[0] <= first[1] <= Y_RANGE[1]
-            for second in things[index + 1 :]:
+        objects = [np.array(sample[thing.body][:2]) for thing in task.arrangement.objects if thing.body in sample]
+        for index, first in enumerate(objects):
+            assert START_X_RANGE[0] <= first[0] <= START_X_RANGE[1] and START_Y_RANGE[0] <= first[1] <= START_Y_RANGE[1]
+            for second in objects[index + 1 :]:
                 assert np.linalg.norm(first - second) >= SPACING
 
 

@@ -78,7 +78,7 @@ def test_initial_states_differ(desk):
 def test_only_the_instructed_object_counts(desk):
     environment = desk()
     environment.reset(options={"initial_state": 0})
-    other = next(body for body in environment.in_play if body != "red_cube_0")
+    other = next(body for body in environment.present_bodies if body != "red_cube_0")
     put_in_bin(environment, other)
     assert not rest(environment)["is_success"]
     environment.reset(options={"initial_state": 0})
@@ -100,7 +100,7 @@ def test_success_ends_the_episode(desk):
 def test_the_first_lifted_object_is_told(desk):
     environment = desk()
     environment.reset(options={"initial_state": 0})
-    other = next(body for body in environment.in_play if body != "red_cube_0")
+    other = next(body for body in environment.present_bodies if body != "red_cube_0")
     environment.data.joint(other).qpos[2] += 0.1
     assert rest(environment, 1)["picked"] == other
 
@@ -116,9 +116,9 @@ def test_the_arm_goes_where_it_is_told_in_its_units(desk):
 
 def test_units_round_trip():
     rng = np.random.default_rng(0)
-    radians = rng.uniform(*arm.RANGES.T, size=(100, 6))
+    radians = rng.uniform(*arm.JOINT_RANGES.T, size=(100, 6))
     np.testing.assert_allclose(arm.to_radians(arm.to_units(radians)), radians, atol=1e-9)
-    low, high = arm.unit_limits()
+    low, high = arm.joint_limits()
     assert (low[5], high[5]) == (0.0, 100.0)
     assert low[0] == pytest.approx(-110.0, abs=0.01)
 

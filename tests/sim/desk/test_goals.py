@@ -18,7 +18,7 @@ def desk():
 
     def make(suite, task, state=0):
         environment = DeskEnv(suite, task, image_size=32)
-        environment.draws = False
+        environment.rendering_enabled = False
         environments.append(environment)
         environment.reset(options={"initial_state": state})
         return environment
@@ -37,19 +37,19 @@ def rest(environment, steps=12):
 
 
 def put(environment, body, at):
-    environment.data.joint(body).qpos[:7] = (*at, 1, 0, 0, 0)
-    environment.data.joint(body).qvel[:] = 0
+    environment.data.joint_position(body).qpos[:7] = (*at, 1, 0, 0, 0)
+    environment.data.joint_position(body).qvel[:] = 0
 
 
 def slide(environment, fixture, position):
-    environment.data.joint(fixture.joint).qpos[0] = position
-    environment.data.joint(fixture.joint).qvel[0] = 0
+    environment.data.joint_position(fixture.joint_position).qpos[0] = position
+    environment.data.joint_position(fixture.joint_position).qvel[0] = 0
 
 
 def press(environment):
-    environment.data.joint(Button().joint).qfrc_applied[0] = 2.0
+    environment.data.joint_position(Button().joint_position).qfrc_applied[0] = 2.0
     rest(environment, 4)
-    environment.data.joint(Button().joint).qfrc_applied[0] = 0.0
+    environment.data.joint_position(Button().joint_position).qfrc_applied[0] = 0.0
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
@@ -95,7 +95,7 @@ def test_a_button_shines_from_when_it_was_pressed(desk):
     before = environment.model.geom("button_cap").rgba.copy()
     press(environment)
     info = rest(environment)
-    assert environment.joint("button_slide") < 0.002, "it has come up again"
+    assert environment.joint_position("button_slide") < 0.002, "it has come up again"
     assert info["is_success"] and info["picked"] == "button_cap"
     after = environment.model.geom("button_cap").rgba.copy()
     assert after[1] > 0.8 > before[1]
@@ -155,13 +155,13 @@ def test_then_means_afterwards(desk):
 
 def test_all_goals_of_a_chain_have_to_hold_in_the_end(desk):
     environment = desk("desk_long", "fill_and_close")
-    middle = Drawer().middle(environment)
-    put(environment, "red_cube_0", (*middle[:2], 0.02))
+    placement_point = Drawer().placement_point(environment)
+    put(environment, "red_cube_0", (*placement_point[:2], 0.02))
     assert not rest(environment)["is_success"]
     slide(environment, Drawer(), 0.0)
-    environment.data.joint("red_cube_0").qpos[:2] -= 0.057 * Drawer().outward(environment)
+    environment.data.joint_position("red_cube_0").qpos[:2] -= 0.057 * Drawer().pull_direction(environment)
     assert rest(environment, 3)["is_success"]
-    assert np.linalg.norm(Drawer().middle(environment) - middle) > 0.05
+    assert np.linalg.norm(Drawer().placement_point(environment) - placement_point) > 0.05
     put(environment, "red_cube_0", (0.2, -0.3, 0.015))
     assert not rest(environment, 1)["is_success"]
 
@@ -169,13 +169,13 @@ def test_all_goals_of_a_chain_have_to_hold_in_the_end(desk):
 def test_labels_follow_the_stage_of_a_chain(desk):
     environment = desk("desk_long", "open_and_fill")
     target, goal = environment.grounding()[:6].reshape(2, 3)
-    np.testing.assert_allclose(target, Drawer().handle_at(environment), atol=1e-6)
+    np.testing.assert_allclose(target, Drawer().handle_position(environment), atol=1e-6)
     assert np.linalg.norm(goal - target) == pytest.approx(Drawer.travel, abs=0.004)
     slide(environment, Drawer(), 0.058)
     rest(environment, 1)
     target, goal = environment.grounding()[:6].reshape(2, 3)
     np.testing.assert_allclose(target, environment.position("red_cube_0"), atol=1e-6)
-    np.testing.assert_allclose(goal, Drawer().middle(environment), atol=1e-6)
+    np.testing.assert_allclose(goal, Drawer().placement_point(environment), atol=1e-6)
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)

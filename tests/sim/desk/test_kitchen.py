@@ -8,7 +8,7 @@ import pytest
 
 from saccade.sim.desk.arrangement import SPACING
 from saccade.sim.desk.fixtures import Drawer
-from saccade.sim.desk.kitchen import DISH_SPACING, HANDLE_SPACING, KNOB_SPACING
+from saccade.sim.desk.kitchen import CENTRAL_FIXTURE_SPACING, HANDLE_SPACING, KNOB_SPACING
 from saccade.sim.desk.tasks import SUITES, find_task
 
 TASKS = SUITES["desk_goal"] + SUITES["desk_long"]
@@ -38,17 +38,23 @@ def test_the_states_are_the_published_ones():
 def test_things_stand_clear_of_each_other_and_of_the_fixtures(task):
     kitchen = task.arrangement
     for sample in starts(task, 5):
-        spots = [sample[thing.body] for thing in kitchen.things_standing]
-        dish = sample[kitchen.dish.body]
-        for number, spot in enumerate(spots):
-            assert distance(spot, dish) >= DISH_SPACING and distance(spot, sample["knob"]) >= KNOB_SPACING
-            assert all(distance(spot, other) >= SPACING for other in spots[:number])
+        object_positions = [sample[thing.body] for thing in kitchen.upright_objects]
+        central_fixture = sample[kitchen.central_fixture.body]
+        for number, object_position in enumerate(object_positions):
+            assert (
+                distance(object_position, central_fixture) >= CENTRAL_FIXTURE_SPACING
+                and distance(object_position, sample["knob"]) >= KNOB_SPACING
+            )
+            assert all(distance(object_position, other) >= SPACING for other in object_positions[:number])
             if kitchen.drawer:
                 x, y, _, yaw = sample["cabinet"]
                 for shift in (0.0, 1.0):
-                    reach = kitchen.drawer.handle + shift * kitchen.drawer.travel
-                    assert distance(spot, (x + reach * np.cos(yaw), y + reach * np.sin(yaw))) >= HANDLE_SPACING - 1e-9
-        assert kitchen.holds({name: np.array(pose[:2]) for name, pose in sample.items() if len(pose) > 1})
+                    reach = kitchen.drawer.handle_offset + shift * kitchen.drawer.travel
+                    assert (
+                        distance(object_position, (x + reach * np.cos(yaw), y + reach * np.sin(yaw)))
+                        >= HANDLE_SPACING - 1e-9
+                    )
+        assert kitchen.is_valid({name: np.array(pose[:2]) for name, pose in sample.items() if len(pose) > 1})
 
 
 def test_fixtures_move_from_start_to_start():

@@ -43,7 +43,7 @@ def test_states_count_anew_after_the_last_for_evaluation():
         def reset(self, *, seed=None, options=None):
             return options["initial_state"], {}
 
-    desk = DeskRollouts(Desk(), place=1, count=20)
+    desk = DeskRollouts(Desk(), env_index=1, env_count=20)
     states = [desk.reset(options={NEW_ROLLOUT_OPTION: True})[0] for _ in range(4)]
     assert states == [1, 21, 41, 11]
 

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from saccade.sim.desk.arrangement import Scattered
+from saccade.sim.desk.arrangement import ScatteredArrangement
 from saccade.sim.desk.cue import HALO
-from saccade.sim.desk.demonstrator.demonstrator import Demonstrator
+from saccade.sim.desk.demonstrator.demonstrator import DeskDemonstrator
 from saccade.sim.desk.environment import DeskEnv
 from saccade.sim.desk.tasks import SUITES
 
@@ -16,11 +16,11 @@ CHUNK = 16
 TARGET_IN_FRONT, GOAL_IN_FRONT, TARGET_IN_WRIST = slice(6, 8), slice(8, 10), slice(10, 12)
 
 
-class Swapped(Scattered):
+class Swapped(ScatteredArrangement):
     """The same places, with the first two things changed round: what is lit differs, and nothing else does."""
 
     def sample(self, rng):
-        first, second = (thing.body for thing in self.things[:2])
+        first, second = (thing.body for thing in self.objects[:2])
         poses = super().sample(rng)
         return poses | {first: poses[second], second: poses[first]}
 
@@ -29,11 +29,13 @@ def record(task, state, swapped=False, image_size=64):
     """Return the episode of the plain demonstrator: pictures, states, actions, labels, and whether it succeeded."""
     environment = DeskEnv(task.suite, task.name, image_size=image_size)
     if swapped:
-        fields = {field.name: getattr(task.arrangement, field.name) for field in dataclasses.fields(Scattered)}
-        environment.spec_task = dataclasses.replace(task, arrangement=Swapped(**fields))
+        fields = {
+            field.name: getattr(task.arrangement, field.name) for field in dataclasses.fields(ScatteredArrangement)
+        }
+        environment.task_spec = dataclasses.replace(task, arrangement=Swapped(**fields))
     try:
         observation, _ = environment.reset(options={"initial_state": state})
-        demonstrator = Demonstrator(environment, np.random.default_rng(state))
+        demonstrator = DeskDemonstrator(environment, np.random.default_rng(state))
         pixels, states, actions, labels, done = [], [], [], [], False
         while not done:
             pixels.append(np.stack(list(observation["pixels"].values())))
@@ -77,7 +79,7 @@ def test_the_halo_is_seen_by_the_front_camera_and_gone_without_a_trace():
             lit = environment.reset(options={"initial_state": state})[0]["pixels"]["front"].astype(int)
             still = environment.data.ctrl.copy()
             environment.steps = task.cue.lit_steps
-            environment._shine()
+            environment._update_lamps()
             assert environment.model.geom(HALO).rgba[3] == 0
             dark = environment._observation()["pixels"]["front"].astype(int)
             assert (np.abs(lit - dark).max(-1) > 60).sum() >= 25
@@ -91,7 +93,7 @@ def test_where_things_stand_does_not_tell():
     first, second = [], []
     for state in range(400):
         poses = task.arrangement.sample(task.generator(state))
-        assert list(poses) == [thing.body for thing in task.arrangement.things]
+        assert list(poses) == [thing.body for thing in task.arrangement.objects]
         first.append(poses["red_cube_0"])
         second.append(poses["red_cube_1"])
     first, second = np.array(first), np.array(second)

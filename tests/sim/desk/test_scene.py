@@ -12,7 +12,7 @@ from saccade.sim.desk.tasks import SUITES, find_task
 def model_text(task):
     cue = (task.cue,) if task.cue else ()
     arrangement = task.arrangement
-    return scene_xml(arrangement.things, (*arrangement.fixtures, *cue), has_bin=arrangement.has_bin)
+    return scene_xml(arrangement.objects, (*arrangement.fixtures, *cue), has_bin=arrangement.has_bin)
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ import pytest
 
 import saccade
 from saccade.errors import InputError, WorldError
-from saccade.scripts.bench.evaluation.cluster import Interrupted, TwoNodes, count_records
+from saccade.scripts.bench.evaluation.cluster import InterruptedPool, TwoNodeCluster, count_lost_and_duplicate
 from saccade.sim.evaluation import cluster, cluster_node
 from saccade.sim.evaluation.cluster import ClusterOptions, ClusterPool
-from saccade.sim.evaluation.cluster_node import Setup, folder_digest, shipped
+from saccade.sim.evaluation.cluster_node import NodeSetup, folder_digest, with_checkpoint_files
 from saccade.sim.evaluation.records import episodes_that_differ
-from saccade.sim.evaluation.runner import keep_records, run_jobs
-from saccade.sim.evaluation.worker import Order
+from saccade.sim.evaluation.runner import run_and_record, run_jobs
+from saccade.sim.evaluation.worker import EpisodeRequest
 from saccade.sim.job import Job, episode_seed
 from saccade_testing import SUPPORT
 from saccade_testing.cluster_world import Actors, Fingerprint, SlowWorlds
@@ -44,7 +44,7 @@ def test_an_address_that_is_none_is_refused(address):
 
 
 def pool_of(options, checkpoint, out, jobs):
-    return ClusterPool(options, make_env, Actors(checkpoint), Fingerprint(), {}, out, jobs, Order)
+    return ClusterPool(options, make_env, Actors(checkpoint), Fingerprint(), {}, out, jobs, EpisodeRequest)
 
 
 def test_an_address_where_nobody_answers_is_refused(checkpoint, tmp_path):
@@ -69,7 +69,7 @@ def test_with_nothing_left_to_do_no_cluster_is_asked(checkpoint, tmp_path):
 
 def test_a_checkpoint_travels_unless_the_node_sees_the_same(checkpoint, tmp_path, monkeypatch):
     def setup(folder):
-        sent = shipped(Setup(make_env, Actors(checkpoint), Fingerprint(), {}, {}, 1.0))
+        sent = with_checkpoint_files(NodeSetup(make_env, Actors(checkpoint), Fingerprint(), {}, {}, 1.0))
         return replace(sent, make_actor=Actors(folder))
 
     with cluster_node._checkpoint(setup(checkpoint)) as folder:
@@ -83,7 +83,7 @@ def test_a_checkpoint_travels_unless_the_node_sees_the_same(checkpoint, tmp_path
             assert Path(folder) not in (checkpoint, elsewhere)
             assert folder_digest(Path(folder)) == folder_digest(checkpoint)
             Actors(Path(folder))()
-    monkeypatch.setattr(cluster_node, "SHIPPED_BYTES", 3)
+    monkeypatch.setattr(cluster_node, "MAX_TRANSFER_BYTES", 3)
     with pytest.raises(InputError, match=r"checkpoint on node .* a disk that all machines see"):
         cluster_node._checkpoint(setup(elsewhere))
 
@@ -110,20 +110,20 @@ def test_a_cluster_that_loses_a_node_loses_no_episode(checkpoint, tmp_path, monk
             )
             return wrap(pool)
 
-        return keep_records(jobs[:count], make_pool, tmp_path / out, videos=1, progress=False)
+        return run_and_record(jobs[:count], make_pool, tmp_path / out, videos=1, progress=False)
 
-    with TwoNodes() as nodes:
+    with TwoNodeCluster() as nodes:
         # Another MuJoCo on the nodes.
         strange = Fingerprint("3.4.0", os.getpid())
         with pytest.raises(InputError, match=r"got packages\.mujoco: 3\.3\.2 and 3\.4\.0, expected the head's"):
             keep(nodes.address, "strange", lambda pool: pool, fingerprint=strange)
 
         pools = []
-        interrupt = nodes.kill_second
-        records = keep(nodes.address, "lost", lambda pool: pools.append(pool) or Interrupted(pool, 2, interrupt))
+        interrupt = nodes.kill_worker_node
+        records = keep(nodes.address, "lost", lambda pool: pools.append(pool) or InterruptedPool(pool, 2, interrupt))
         assert episodes_that_differ(expected, records) == ()
         assert [record.attempts for record in records] == [1] * 8
-        assert count_records(tmp_path / "lost", 8) == {"ray_episodes_lost": 0, "ray_episodes_double": 0}
+        assert count_lost_and_duplicate(tmp_path / "lost", 8) == {"ray_episodes_lost": 0, "ray_episodes_double": 0}
         films = [record.video for record in records if record.video]
         assert len(films) == 2 and all((tmp_path / "lost" / film).stat().st_size for film in films)
 
@@ -140,9 +140,9 @@ def test_a_cluster_that_loses_a_node_loses_no_episode(checkpoint, tmp_path, monk
         assert records[5].outcome == "failure"
 
         # The head goes, too.
-        monkeypatch.setattr(cluster, "SILENCE_SECONDS", 2)
+        monkeypatch.setattr(cluster, "HEAD_TIMEOUT_SECONDS", 2)
         with pytest.raises(WorldError, match=r"the head does not answer any more.*--resume"):
-            keep(nodes.address, "gone", lambda pool: Interrupted(pool, 2, nodes.kill_head))
+            keep(nodes.address, "gone", lambda pool: InterruptedPool(pool, 2, nodes.kill_head))
         assert 2 <= len((tmp_path / "gone" / "records.jsonl").read_text().splitlines()) < 8
 
     # Ray has left the environment alone: under `uv run` it would install a copy of the project over it.

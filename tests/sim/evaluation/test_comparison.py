@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from saccade.sim.evaluation.comparison import chance_of_difference, compare, paired_interval
+from saccade.sim.evaluation.comparison import compare, mcnemar_p_value, newcombe_interval
 from saccade.sim.evaluation.records import error_record
 from saccade.sim.job import Job
 
@@ -23,25 +23,25 @@ def records(outcomes: str):
 def test_only_shared_episodes_that_both_ended_count():
     found = compare(records("ssffesf"), records("sfsfs"))
     assert (found.both, found.only_first, found.only_second, found.neither) == (1, 1, 1, 1)
-    assert found.episodes == 4 and found.difference == 0 and found.chance == 1 and not found.differs
+    assert found.episodes == 4 and found.difference == 0 and found.p_value == 1 and not found.is_significant
 
 
 def test_without_shared_episodes_nothing_is_claimed():
     found = compare(records("e"), records("s"))
-    assert found.episodes == 0 and found.difference is None and found.chance == 1 and not found.differs
+    assert found.episodes == 0 and found.difference is None and found.p_value == 1 and not found.is_significant
 
 
 @pytest.mark.parametrize(
-    ("only_first", "only_second", "chance"), [(0, 0, 1.0), (0, 5, 2 / 32), (0, 6, 2 / 64), (1, 9, 22 / 1024)]
+    ("only_first", "only_second", "p_value"), [(0, 0, 1.0), (0, 5, 2 / 32), (0, 6, 2 / 64), (1, 9, 22 / 1024)]
 )
-def test_the_exact_test_counts_coins(only_first, only_second, chance):
-    assert chance_of_difference(only_first, only_second) == pytest.approx(chance)
-    assert chance_of_difference(only_second, only_first) == pytest.approx(chance)
+def test_the_exact_test_counts_coins(only_first, only_second, p_value):
+    assert mcnemar_p_value(only_first, only_second) == pytest.approx(p_value)
+    assert mcnemar_p_value(only_second, only_first) == pytest.approx(p_value)
 
 
 def test_the_exact_test_stands_many_episodes():
-    assert chance_of_difference(5000, 5000) == pytest.approx(1.0)
-    assert 0 <= chance_of_difference(4000, 6000) < 1e-80
+    assert mcnemar_p_value(5000, 5000) == pytest.approx(1.0)
+    assert 0 <= mcnemar_p_value(4000, 6000) < 1e-80
 
 
 @pytest.mark.parametrize(
@@ -55,17 +55,17 @@ def test_the_exact_test_stands_many_episodes():
 )
 def test_the_interval_is_newcombes(counts, interval):
     both, only_first, only_second, neither = counts
-    low, high = paired_interval(both, only_second, only_first, neither)
+    low, high = newcombe_interval(both, only_second, only_first, neither)
     assert (low, high) == pytest.approx(interval, abs=6e-4)
 
 
 def test_the_interval_mirrors_when_the_runs_change_places():
-    low, high = paired_interval(30, 9, 3, 8)
-    assert paired_interval(30, 3, 9, 8) == pytest.approx((-high, -low))
+    low, high = newcombe_interval(30, 9, 3, 8)
+    assert newcombe_interval(30, 3, 9, 8) == pytest.approx((-high, -low))
 
 
 def test_extremes_stay_in_range():
-    assert paired_interval(0, 0, 7, 0)[1] == 1.0
-    assert paired_interval(0, 7, 0, 0)[0] == -1.0
-    low, high = paired_interval(7, 0, 0, 0)
+    assert newcombe_interval(0, 0, 7, 0)[1] == 1.0
+    assert newcombe_interval(0, 7, 0, 0)[0] == -1.0
+    low, high = newcombe_interval(7, 0, 0, 0)
     assert low < 0 < high

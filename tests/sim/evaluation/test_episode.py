@@ -10,21 +10,21 @@ import pytest
 
 from saccade.sim.evaluation.records import episodes_that_differ
 from saccade.sim.evaluation.runner import run_episode
-from saccade.sim.film import Film
 from saccade.sim.job import Job
 from saccade.sim.video import poster
+from saccade.sim.video_recorder import VideoRecorder
 from saccade_testing.fake_world import FakeActor, FakeEnv
 
 
 class DrawingEnv(FakeEnv):
     """Counts what it draws, and leaves the pictures out where it is told to."""
 
-    draws = True
+    rendering_enabled = True
     drawn = 0
 
     def _observation(self):
         observation = super()._observation()
-        if not self.draws:
+        if not self.rendering_enabled:
             return {"agent_pos": observation["agent_pos"]}
         self.drawn += 1
         return observation
@@ -71,30 +71,30 @@ class Onlooker:
 
 def test_a_watcher_sees_every_step():
     world, onlooker = DrawingEnv("reach"), Onlooker(1)
-    record = run_episode(world, Chunks(), Job("fake", "reach", 1, 7), watch=onlooker)
+    record = run_episode(world, Chunks(), Job("fake", "reach", 1, 7), step_callback=onlooker)
     assert len(onlooker.seen) == record.steps + 1 == world.drawn
     assert all("pixels" in each for each in onlooker.seen)
 
 
 def test_a_watcher_that_skips_steps_has_pictures_of_the_others_only():
     world, onlooker = DrawingEnv("reach"), Onlooker(2)
-    record = run_episode(world, Chunks(), Job("fake", "reach", 1, 7), watch=onlooker)
+    record = run_episode(world, Chunks(), Job("fake", "reach", 1, 7), step_callback=onlooker)
     assert len(onlooker.seen) == record.steps + 1 > world.drawn
     assert all("pixels" in each for each in onlooker.seen[::2])
 
 
 def test_a_film_ends_with_the_last_picture_where_the_end_was_not_drawn(tmp_path):
-    film = Film()
+    video_recorder = VideoRecorder()
     for shade in (0, 120, 240):
-        film({"pixels": {"front": np.full((32, 32, 3), shade, dtype=np.uint8)}}, None)
-    film({}, None)  # an odd step, which no film looks at
-    film.save(tmp_path / "film.mp4", 30)
+        video_recorder({"pixels": {"front": np.full((32, 32, 3), shade, dtype=np.uint8)}}, None)
+    video_recorder({}, None)  # an odd step, which no film looks at
+    video_recorder.save(tmp_path / "film.mp4", 30)
     assert np.asarray(poster(tmp_path / "film.mp4", 1.0)).mean() == pytest.approx(240, abs=6)
 
 
 def test_an_actor_that_always_looks_always_sees():
     world = DrawingEnv("reach")
-    world.draws = False  # as an episode before may have left it
+    world.rendering_enabled = False  # as an episode before may have left it
     record = run_episode(world, FakeActor(), Job("fake", "reach", 1, 7))
     assert world.drawn == record.steps + 1
 

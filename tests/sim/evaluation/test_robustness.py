@@ -6,14 +6,14 @@ import pytest
 
 from saccade.sim.evaluation.records import error_record
 from saccade.sim.evaluation.robustness import (
-    by_heart,
-    followed,
-    headline,
-    memorising,
-    robustness,
+    acted_from_memorisation,
+    followed_instruction,
+    headline_records,
+    memorisation_rows,
+    robustness_summary,
+    robustness_table,
     swap_table,
-    table,
-    unchanged,
+    unchanged_records,
 )
 from saccade.sim.job import Job
 from saccade.sim.perturbation.axes import Perturbation
@@ -31,7 +31,7 @@ def test_both_averages_are_given_and_they_differ():
     records += [record(state, "failure", ("camera", 3)) for state in range(4)]
     records += [record(0, "failure", ("language", 3), error="too long", steps=0), record(1, "failure", ("language", 3))]
     records += [record(2, "error", ("language", 3))]
-    figures = robustness(records)
+    figures = robustness_summary(records)
     assert [(cell["axis"], cell["level"], cell["rate"]) for cell in figures["cells"]] == [
         ("camera", 1, 1.0),
         ("camera", 3, 0.0),
@@ -45,8 +45,12 @@ def test_both_averages_are_given_and_they_differ():
     assert figures["mean_of_episodes"]["rate"] == pytest.approx(4 / 10)
     assert (figures["mean_of_episodes"]["errors"], figures["mean_of_episodes"]["refused"]) == (1, 1)
     assert figures["axes"][0]["low"] == pytest.approx(0.2152, abs=1e-4)
-    assert (figures["unperturbed"]["successes"], len(headline(records)), len(unchanged(records))) == (4, 4, 4)
-    lines = table(figures)
+    assert (figures["unperturbed"]["successes"], len(headline_records(records)), len(unchanged_records(records))) == (
+        4,
+        4,
+        4,
+    )
+    lines = robustness_table(figures)
     assert lines[0].split()[:5] == ["axis", "level", "1", "level", "3"]
     assert lines[1].split()[:7] == ["camera", "100.0", "%", "0.0", "%", "50.0", "%"]
     assert any("mean of axes" in line and "25.0 %" in line for line in lines)
@@ -56,9 +60,9 @@ def test_both_averages_are_given_and_they_differ():
 
 def test_without_perturbations_and_swaps_there_is_nothing_to_tell():
     records = [record(0, "success")]
-    assert robustness(records) is None and memorising(records) == []
-    assert robustness([record(0, "error", ("camera", 1))])["mean_of_axes"] is None
-    assert headline([record(0, "success", swap="object")]) == [record(0, "success", swap="object")]
+    assert robustness_summary(records) is None and memorisation_rows(records) == []
+    assert robustness_summary([record(0, "error", ("camera", 1))])["mean_of_axes"] is None
+    assert headline_records([record(0, "success", swap="object")]) == [record(0, "success", swap="object")]
 
 
 @pytest.mark.parametrize(
@@ -76,10 +80,10 @@ def test_without_perturbations_and_swaps_there_is_nothing_to_tell():
     ],
 )
 def test_each_swap_has_its_own_measure(episode, as_asked, from_memory):
-    assert (followed(episode), by_heart(episode)) == (as_asked, from_memory)
-    (row,) = memorising([episode, record(1, "error", swap=episode.swap)])
+    assert (followed_instruction(episode), acted_from_memorisation(episode)) == (as_asked, from_memory)
+    (row,) = memorisation_rows([episode, record(1, "error", swap=episode.swap)])
     assert row["by_heart"]["rate"] == float(from_memory) and row["by_heart"]["episodes"] == 1
     assert (row["followed"] is None) == (as_asked is None)
     assert row["swap"] in swap_table([row])[1] and row["by_chance"] is None
     counted = [replace(episode, drawn={"things": count}) for count in (2, 4)]
-    assert memorising(counted)[0]["by_chance"] == 0.375
+    assert memorisation_rows(counted)[0]["by_chance"] == 0.375

@@ -11,7 +11,7 @@ import pytest
 
 from saccade.errors import InputError, WorldError
 from saccade.sim.evaluation.records import EpisodeRecord, RecordFile, episodes_that_differ
-from saccade.sim.evaluation.robustness import by_heart
+from saccade.sim.evaluation.robustness import acted_from_memorisation
 from saccade.sim.evaluation.runner import Job, run_episode, run_jobs
 from saccade.sim.job import episode_seed
 from saccade_testing.fake_world import FakeActor, FakeEnv, Mishap, break_actor, make_actor, make_env, refuse_actor
@@ -53,8 +53,8 @@ def test_a_swapped_instruction_ends_at_the_first_pick():
     own = run_episode(FakeEnv("reach"), FakeActor(), Job("fake", "reach", 0, 4, swap="object"))
     other = run_episode(FakeEnv("reach"), FakeActor(), Job("fake", "reach", 1, 4, swap="object"))
     assert (own.instruction, own.other) == ("reach the ball", "ball")
-    assert (own.outcome, own.picked, by_heart(own)) == ("failure", "cube", True)
-    assert (other.outcome, other.picked, by_heart(other)) == ("success", "ball", False)
+    assert (own.outcome, own.picked, acted_from_memorisation(own)) == ("failure", "cube", True)
+    assert (other.outcome, other.picked, acted_from_memorisation(other)) == ("success", "ball", False)
     assert other.steps < FakeEnv._max_episode_steps
 
 

@@ -7,7 +7,7 @@ import pytest
 from saccade.errors import InputError, WorldError
 from saccade.sim.evaluation.records import episodes_that_differ
 from saccade.sim.evaluation.runner import run_jobs
-from saccade.sim.evaluation.shared_policy import Questions, SharedPolicy
+from saccade.sim.evaluation.shared_policy import PolicyProcess, SharedPolicyFactory
 from saccade.sim.job import Job, episode_seed
 from saccade_testing.batched_world import MakePolicy, break_policy, refuse_policy
 from saccade_testing.fake_world import Mishap, make_actor, make_env
@@ -23,21 +23,21 @@ def own(tmp_path_factory):
     return run_jobs(jobs_of(4, "reach"), make_env, make_actor, 1, tmp_path_factory.mktemp("own"), progress=False)
 
 
-@pytest.mark.parametrize(("workers", "rows"), [(1, 4), (3, 4), (3, 1)])
-def test_a_shared_policy_gives_the_records_of_one_for_each_worker(workers, rows, own, tmp_path):
+@pytest.mark.parametrize(("workers", "max_batch_size"), [(1, 4), (3, 4), (3, 1)])
+def test_a_shared_policy_gives_the_records_of_one_for_each_worker(workers, max_batch_size, own, tmp_path):
     log = tmp_path / "log"
-    shared = SharedPolicy(MakePolicy(rows, log))
+    shared = SharedPolicyFactory(MakePolicy(max_batch_size, log))
     records = run_jobs(jobs_of(4, "reach"), make_env, shared, workers, tmp_path, progress=False)
     assert episodes_that_differ(own, records) == ()
     assert [record.outcome for record in records] == ["success", "failure"] * 2
     assert [record.decisions for record in records] == [(record.steps + 1) // 2 for record in records]
     sizes = [int(line) for line in log.read_text().splitlines()]
     assert sum(sizes) == sum(record.decisions for record in records)
-    assert max(sizes) <= min(rows, workers)
+    assert max(sizes) <= min(max_batch_size, workers)
 
 
 def test_films_show_where_a_shared_policy_looks(own, tmp_path):
-    shared = SharedPolicy(MakePolicy())
+    shared = SharedPolicyFactory(MakePolicy())
     records = run_jobs(jobs_of(4, "reach"), make_env, shared, 2, tmp_path, videos=1, progress=False)
     filmed = [record for record in records if record.video]
     assert sorted(record.outcome for record in filmed) == ["failure", "success"]
@@ -47,7 +47,7 @@ def test_films_show_where_a_shared_policy_looks(own, tmp_path):
 
 @pytest.mark.parametrize("mishap", ["die", "hang", "raise"])
 def test_a_policy_that_is_lost_begins_anew_and_its_episodes_are_tried_again(mishap, own, tmp_path):
-    shared = SharedPolicy(MakePolicy(mishap=mishap, marker=tmp_path / "marker"))
+    shared = SharedPolicyFactory(MakePolicy(mishap=mishap, marker=tmp_path / "marker"))
     records = run_jobs(jobs_of(4, "reach"), make_env, shared, 2, tmp_path, progress=False, episode_seconds=3.0)
     assert max(record.attempts for record in records) == 2
     assert episodes_that_differ(own, records) == ()
@@ -55,16 +55,16 @@ def test_a_policy_that_is_lost_begins_anew_and_its_episodes_are_tried_again(mish
 
 def test_a_worker_that_dies_does_not_disturb_the_others(own, tmp_path):
     world = Mishap("die", tmp_path / "marker", once=True)
-    records = run_jobs(jobs_of(4, "reach"), world, SharedPolicy(MakePolicy()), 2, tmp_path, progress=False)
+    records = run_jobs(jobs_of(4, "reach"), world, SharedPolicyFactory(MakePolicy()), 2, tmp_path, progress=False)
     assert [record.attempts for record in records] == [1, 1, 2, 1]
     assert episodes_that_differ(own, records) == ()
 
 
 def test_a_policy_that_cannot_be_set_up_is_told_at_once(tmp_path):
     with pytest.raises(InputError, match=r"contract: got wrist, expected front\. Rename"):
-        run_jobs(jobs_of(2, "reach"), make_env, SharedPolicy(refuse_policy), 1, tmp_path, progress=False)
+        run_jobs(jobs_of(2, "reach"), make_env, SharedPolicyFactory(refuse_policy), 1, tmp_path, progress=False)
     with pytest.raises(WorldError, match="no weights here"):
-        run_jobs(jobs_of(2, "reach"), make_env, SharedPolicy(break_policy), 1, tmp_path, progress=False)
+        run_jobs(jobs_of(2, "reach"), make_env, SharedPolicyFactory(break_policy), 1, tmp_path, progress=False)
 
 
 class Wire:
@@ -79,29 +79,29 @@ class Wire:
 
 def test_questions_are_gathered_until_all_who_play_have_asked():
     wire = Wire()
-    questions = Questions(None, wire, 0.0, rows=2)
+    policy_process = PolicyProcess(None, wire, 0.0, max_batch_size=2)
     for slot in (5, 6, 7):
-        assert questions.ask(slot, "begin", ("go", 1))
-    questions._pass_seconds = 60.0
-    assert questions.patience(3) is None
-    questions.ask(5, "decide", "a")
-    assert 0 < questions.patience(3) <= 60
-    assert questions.patience(1) == 0.0
-    questions.ask(6, "decide", "b")
-    questions.ask(7, "decide", "c")
-    assert questions.patience(3) == 0.0
-    questions.send_open(9.0)
+        assert policy_process.submit_request(slot, "begin", ("go", 1))
+    policy_process._inference_seconds = 60.0
+    assert policy_process.seconds_until_batch(3) is None
+    policy_process.submit_request(5, "decide", "a")
+    assert 0 < policy_process.seconds_until_batch(3) <= 60
+    assert policy_process.seconds_until_batch(1) == 0.0
+    policy_process.submit_request(6, "decide", "b")
+    policy_process.submit_request(7, "decide", "c")
+    assert policy_process.seconds_until_batch(3) == 0.0
+    policy_process.send_batch(9.0)
     assert wire.sent[-1] == ("decide", {5: "a", 6: "b"})
     # While a decision is being made, nothing is sent; the next begins with who waited longest.
-    assert questions.patience(3) is None
-    questions.answered([(5, None), (6, None)])
-    questions.ask(5, "decide", "d")
-    questions.send_open(9.0)
+    assert policy_process.seconds_until_batch(3) is None
+    policy_process.answered([(5, None), (6, None)])
+    policy_process.submit_request(5, "decide", "d")
+    policy_process.send_batch(9.0)
     assert wire.sent[-1] == ("decide", {7: "c", 5: "d"})
-    assert questions.asked == {5, 7}
+    assert policy_process.awaiting_slots == {5, 7}
 
 
 def test_a_question_of_an_episode_that_a_new_process_does_not_know_is_not_taken():
-    questions = Questions(None, Wire(), 0.0, rows=2)
-    assert not questions.ask(1, "decide", "a")
-    assert not questions.open
+    policy_process = PolicyProcess(None, Wire(), 0.0, max_batch_size=2)
+    assert not policy_process.submit_request(1, "decide", "a")
+    assert not policy_process.pending_observations

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from saccade.sim.libero.assets import VARIABLE, find_assets
+from saccade.sim.libero.assets import ASSETS_VARIABLE, find_assets
 from saccade.sim.libero.installation import package_folder
 
 NOT_INSTALLED = "hf-libero and robosuite are not installed: uv sync --extra libero"
@@ -32,8 +32,8 @@ def boxes(installed, tmp_path_factory):
 @pytest.fixture(scope="session")
 def pack(installed):
     """The assets of all 40 tasks."""
-    if not os.environ.get(VARIABLE):
-        pytest.skip(f"{VARIABLE} names no folder of LIBERO's assets")
+    if not os.environ.get(ASSETS_VARIABLE):
+        pytest.skip(f"{ASSETS_VARIABLE} names no folder of LIBERO's assets")
     return find_assets()
 
 

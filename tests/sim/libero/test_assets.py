@@ -53,7 +53,7 @@ def test_stand_ins_are_told(folder):
 
 
 def test_the_folder_may_be_named_in_the_environment(folder, monkeypatch):
-    monkeypatch.setenv(assets.VARIABLE, str(folder))
+    monkeypatch.setenv(assets.ASSETS_VARIABLE, str(folder))
     assert assets.find_assets(needed=NEEDED).folder == folder
 
 
@@ -62,7 +62,7 @@ def test_another_machine_needs_the_same_files(folder, tmp_path, monkeypatch):
     assert assets.same_assets(found) is found
     elsewhere = assets.Assets(tmp_path / "elsewhere", found.sha256, "folder")
     monkeypatch.setattr(assets, "needed_files", lambda: NEEDED)
-    monkeypatch.setenv(assets.VARIABLE, str(folder))
+    monkeypatch.setenv(assets.ASSETS_VARIABLE, str(folder))
     assert assets.same_assets(elsewhere).folder == folder
     (folder / "textures/b.png").write_text("another picture")
     with pytest.raises(InputError, match="as where the evaluation was started"):
@@ -76,7 +76,7 @@ def test_without_a_folder_the_hub_gives_a_snapshot_whose_commit_is_told(folder, 
         asked.update(options, repository=repository)
         return str(folder)
 
-    monkeypatch.delenv(assets.VARIABLE, raising=False)
+    monkeypatch.delenv(assets.ASSETS_VARIABLE, raising=False)
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     found = assets.find_assets(needed=NEEDED)
     assert found.source == f"hub lerobot/libero-assets@{folder.name}"
@@ -87,7 +87,7 @@ def test_an_unreachable_hub_is_one_clear_line(monkeypatch):
     def snapshot(*_, **__):
         raise OSError("no route to host")
 
-    monkeypatch.delenv(assets.VARIABLE, raising=False)
+    monkeypatch.delenv(assets.ASSETS_VARIABLE, raising=False)
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     with pytest.raises(WorldError, match=r"no route to host.*--libero-assets or SACCADE_LIBERO_ASSETS"):
         assets.find_assets(needed=NEEDED)

@@ -14,13 +14,15 @@ def published() -> Contract:
     bounds = {"q01": [-1.0] * 7, "q99": [0.9] * 7}
     state = {"q01": [-1.0] * 8, "q99": [0.9] * 8}
     statistics = {"libero": {"action": bounds, "proprio": state}}
-    return released_contract(find_platform("libero"), statistics, None, image_size=224, state=8, action=7)
+    return released_contract(
+        find_platform("libero"), statistics, None, image_size=224, state=8, from_robosuite_action=7
+    )
 
 
 def test_a_released_policy_finds_what_it_asks_for(published):
-    conventions = Conventions.of(published)
+    conventions = Conventions.from_contract(published)
     published.check(conventions.offer())
-    assert (conventions.crop, conventions.image_size, conventions.drawn_size) == (0.9, 224, 256)
+    assert (conventions.crop, conventions.image_size, conventions.rendered_size) == (0.9, 224, 256)
     with pytest.raises(ContractMismatch) as refused:
         published.check(Conventions().offer())
     fields = {difference.field for difference in refused.value.differences}
@@ -30,25 +32,29 @@ def test_a_released_policy_finds_what_it_asks_for(published):
 def test_both_signs_of_the_gripper_open_and_close():
     own, openvla = Conventions(), Conventions(gripper_closed=0, gripper_open=1)
     for open_, closed, conventions in ((-1, 1, own), (1, 0, openvla)):
-        assert conventions.command(np.array([0.0] * 6 + [open_]))[6] == -1
-        assert conventions.command(np.array([0.0] * 6 + [closed]))[6] == 1
+        assert conventions.to_robosuite_action(np.array([0.0] * 6 + [open_]))[6] == -1
+        assert conventions.to_robosuite_action(np.array([0.0] * 6 + [closed]))[6] == 1
     np.testing.assert_array_equal(openvla.action_bounds()[0][6:], [0])
-    np.testing.assert_array_equal(own.command(np.full(7, 2.5)), np.ones(7))
+    np.testing.assert_array_equal(own.to_robosuite_action(np.full(7, 2.5)), np.ones(7))
 
 
 @pytest.mark.parametrize("conventions", [Conventions(), Conventions(gripper_closed=0, gripper_open=1)])
 def test_action_and_command_are_inverse(conventions):
     low, high = conventions.action_bounds()
-    action = np.random.default_rng(0).uniform(low, high).astype(np.float32)
-    np.testing.assert_allclose(conventions.action(conventions.command(action)), action, atol=1e-6)
+    from_robosuite_action = np.random.default_rng(0).uniform(low, high).astype(np.float32)
+    np.testing.assert_allclose(
+        conventions.from_robosuite_action(conventions.to_robosuite_action(from_robosuite_action)),
+        from_robosuite_action,
+        atol=1e-6,
+    )
 
 
 def test_the_picture_is_turned_once():
-    drawn = np.zeros((16, 16, 3), np.uint8)
-    drawn[0, 0] = 255  # robosuite's first row is the lowest one
-    turned = Conventions(image_size=16).picture(drawn)
+    rendered = np.zeros((16, 16, 3), np.uint8)
+    rendered[0, 0] = 255  # robosuite's first row is the lowest one
+    turned = Conventions(image_size=16).to_policy_image(rendered)
     assert turned[15, 15, 0] == 255 and turned.sum() == 3 * 255
-    assert Conventions(image_size=16, rotation_degrees=0).picture(drawn)[0, 0, 0] == 255
+    assert Conventions(image_size=16, rotation_degrees=0).to_policy_image(rendered)[0, 0, 0] == 255
 
 
 def test_a_crop_keeps_the_middle_and_the_size():
@@ -57,15 +63,15 @@ def test_a_crop_keeps_the_middle_and_the_size():
     assert cropped.shape == across.shape
     np.testing.assert_allclose(cropped[0, [0, 99], 0], [0.05 * 99, 0.95 * 99], atol=0.6)
     np.testing.assert_array_equal(crop_centre(across, 1.0), across)
-    drawn = np.full((256, 256, 3), 77, np.uint8)
-    np.testing.assert_array_equal(Conventions(image_size=224, crop=0.9).picture(drawn), 77)
+    rendered = np.full((256, 256, 3), 77, np.uint8)
+    np.testing.assert_array_equal(Conventions(image_size=224, crop=0.9).to_policy_image(rendered), 77)
 
 
 def test_a_point_is_found_in_the_picture():
     point = np.array([0.25, 0.8])
-    np.testing.assert_allclose(Conventions().seen(point), [0.75, 0.8])
-    np.testing.assert_allclose(Conventions(rotation_degrees=0).seen(point), [0.25, 0.2])
-    np.testing.assert_allclose(Conventions(crop=0.25).seen(point), [1.0, 1.1])
+    np.testing.assert_allclose(Conventions().to_image_point(point), [0.75, 0.8])
+    np.testing.assert_allclose(Conventions(rotation_degrees=0).to_image_point(point), [0.25, 0.2])
+    np.testing.assert_allclose(Conventions(crop=0.25).to_image_point(point), [1.0, 1.1])
 
 
 def test_the_angle_keeps_the_quaternions_sign(installed):

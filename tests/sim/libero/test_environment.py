@@ -12,12 +12,12 @@ from saccade.sim.evaluation.records import episodes_that_differ
 from saccade.sim.job import Job, episode_seed
 from saccade.sim.libero.conventions import CAMERAS, NO_OPERATION, Conventions, axis_angle
 from saccade.sim.libero.environment import LiberoEnv
-from saccade.sim.libero.protocols import OPENVLA, Protocol
+from saccade.sim.libero.protocols import OPENVLA, EvaluationProtocol
 from saccade.sim.libero.simulation import Simulation
 from saccade.sim.libero.tasks import find_task
 
 SUITE, TASK = "libero_object", "0"
-SHORT = Protocol("short", ((SUITE, 3),), settle_steps=2)
+SHORT = EvaluationProtocol("short", ((SUITE, 3),), settle_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +116,10 @@ def test_steps_that_nobody_looks_at_are_not_drawn_and_change_nothing(env):
     watched = course(env, 5)
     env.reset(options={"initial_state": 5})
     generator = np.random.default_rng(5)
-    env.draws = False
+    env.rendering_enabled = False
     observations = [env.step(generator.uniform(-1, 1, 7))[0] for _ in range(2)]
     assert all(set(observation) == {"agent_pos"} for observation in observations)
-    env.draws = True
+    env.rendering_enabled = True
     observation, *_ = env.step(generator.uniform(-1, 1, 7))
     pictures = [observation["pixels"][name].tobytes() for name in CAMERAS]
     assert (env.simulation.data.qpos.tobytes(), *pictures) == watched[3]
@@ -186,7 +186,7 @@ def test_it_is_the_librarys_own_environment_bit_for_bit(pack, installed):
     env = LiberoEnv("libero_spatial", "4", assets=pack, protocol=OPENVLA)
     from libero.libero.envs import OffScreenRenderEnv
 
-    task = env.spec_task
+    task = env.task_spec
     problem = installed / "bddl_files" / task.suite / f"{task.name}.bddl"
     theirs = OffScreenRenderEnv(bddl_file_name=str(problem), camera_heights=128, camera_widths=128)
     # Each reading of the scene adds to what is drawn at its start; here it is as after the first one.

@@ -46,9 +46,9 @@ def test_a_missing_extra_says_how_to_install_it(monkeypatch):
 
 def test_a_renderer_that_robosuite_would_replace_is_refused(installed, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "glfw")
-    installation.library.cache_clear()
+    installation.import_libero.cache_clear()
     with pytest.raises(InputError, match="MUJOCO_GL: got glfw, expected egl or osmesa"):
-        installation.library()
+        installation.import_libero()
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,6 @@ def test_a_failing_import_is_one_clear_line(installed, monkeypatch, error, messa
 
     monkeypatch.setenv("MUJOCO_GL", "egl")
     monkeypatch.setattr(installation.importlib, "import_module", fail)
-    installation.library.cache_clear()
+    installation.import_libero.cache_clear()
     with pytest.raises(WorldError, match=message):
-        installation.library()
+        installation.import_libero()

@@ -24,7 +24,7 @@ def ball(rings=40):
 
 def test_a_simplified_mesh_keeps_its_place_and_its_shape():
     vertices, faces = ball()
-    fewer, triangles = visuals.cluster(vertices, faces)
+    fewer, triangles = visuals.cluster_vertices(vertices, faces)
     assert len(triangles) < 0.8 * len(faces) and triangles.max() < len(fewer)
     radii = np.linalg.norm(fewer - [1, 2, 3], axis=1)
     assert radii.min() > 0.48 and radii.max() <= 0.5 + 1e-9
@@ -32,7 +32,7 @@ def test_a_simplified_mesh_keeps_its_place_and_its_shape():
 
 def test_a_mesh_is_read_where_its_file_has_it(tmp_path):
     vertices, faces = ball()
-    (tmp_path / "ball.stl").write_bytes(visuals.stl(vertices, faces))
+    (tmp_path / "ball.stl").write_bytes(visuals.encode_stl(vertices, faces))
     read, triangles = visuals.read_mesh(tmp_path / "ball.stl")
     np.testing.assert_allclose(read.min(axis=0), vertices.min(axis=0), atol=1e-4)
     np.testing.assert_allclose(read.max(axis=0), vertices.max(axis=0), atol=1e-4)
@@ -41,14 +41,14 @@ def test_a_mesh_is_read_where_its_file_has_it(tmp_path):
 
 def test_meshes_are_simplified_once_and_small_ones_not_at_all(tmp_path):
     source, cache = tmp_path / "ball.stl", tmp_path / "cache"
-    source.write_bytes(visuals.stl(*ball()))
-    target = visuals.simplified(source, cache)
+    source.write_bytes(visuals.encode_stl(*ball()))
+    target = visuals.simplify_mesh_file(source, cache)
     assert target.parent == cache and target.stat().st_size < source.stat().st_size
     made = target.stat().st_mtime_ns
-    assert visuals.simplified(source, cache) == target and target.stat().st_mtime_ns == made
+    assert visuals.simplify_mesh_file(source, cache) == target and target.stat().st_mtime_ns == made
     small = tmp_path / "small.stl"
-    small.write_bytes(visuals.stl(*ball(rings=8)))
-    assert visuals.simplified(small, cache) == small
+    small.write_bytes(visuals.encode_stl(*ball(rings=8)))
+    assert visuals.simplify_mesh_file(small, cache) == small
     assert len(list(cache.iterdir())) == 1
 
 
@@ -56,7 +56,7 @@ def test_only_what_is_merely_drawn_is_changed(tmp_path):
     folder = tmp_path / "robosuite"
     folder.mkdir()
     for name in ("drawn", "solid", "both"):
-        (folder / f"{name}.stl").write_bytes(visuals.stl(*ball()))
+        (folder / f"{name}.stl").write_bytes(visuals.encode_stl(*ball()))
     scene = f"""
     <mujoco><asset>
       <mesh name="drawn" file="{folder}/drawn.stl"/><mesh name="solid" file="{folder}/solid.stl"/>
@@ -67,7 +67,7 @@ def test_only_what_is_merely_drawn_is_changed(tmp_path):
       <geom type="mesh" mesh="both" group="1"/><geom type="mesh" mesh="both" group="0"/>
       <geom type="mesh" mesh="thing" group="1"/>
     </worldbody></mujoco>"""
-    changed = ElementTree.fromstring(visuals.lighten(scene, tmp_path / "cache"))
+    changed = ElementTree.fromstring(visuals.simplify_scene(scene, tmp_path / "cache"))
     files = {mesh.get("name"): mesh.get("file") for mesh in changed.iter("mesh")}
     assert files["drawn"].startswith(str(tmp_path / "cache"))
     assert files["solid"] == f"{folder}/solid.stl" and files["both"] == f"{folder}/both.stl"

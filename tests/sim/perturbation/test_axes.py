@@ -6,7 +6,7 @@ import pytest
 from saccade.errors import InputError
 from saccade.sim.evaluation.records import EpisodeRecord, error_record
 from saccade.sim.job import Job
-from saccade.sim.perturbation.axes import AXES, STANDARD_LEVEL, Perturbation, parse_perturbation, parse_perturbations
+from saccade.sim.perturbation.axes import AXES, DEFAULT_LEVEL, Perturbation, parse_perturbation, parse_perturbations
 
 
 def words(*texts):
@@ -14,9 +14,9 @@ def words(*texts):
 
 
 def test_axes_and_levels_are_read_in_the_order_of_the_table():
-    assert words("lighting", "camera=2") == ["camera=2", f"lighting={STANDARD_LEVEL}"]
+    assert words("lighting", "camera=2") == ["camera=2", f"lighting={DEFAULT_LEVEL}"]
     assert words("camera=5,1-2", "camera=2") == ["camera=1", "camera=2", "camera=5"]
-    assert words("all") == [f"{axis}={STANDARD_LEVEL}" for axis in AXES]
+    assert words("all") == [f"{axis}={DEFAULT_LEVEL}" for axis in AXES]
     assert words("all=1,3,5", "layout=4") == [
         f"{axis}={level}" for axis in AXES for level in ((1, 3, 4, 5) if axis == "layout" else (1, 3, 5))
     ]

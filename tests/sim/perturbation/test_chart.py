@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from saccade.sim.evaluation.records import error_record
-from saccade.sim.evaluation.robustness import robustness
+from saccade.sim.evaluation.robustness import robustness_summary
 from saccade.sim.evaluation.run_folder import Evaluation
 from saccade.sim.job import Job
 from saccade.sim.perturbation.axes import Perturbation
@@ -32,7 +32,7 @@ def evaluation(folder, rows):
 
 
 def run(axes, label="one", tone="run0"):
-    return {"label": label, "tone": tone, "robustness": robustness(records(axes))}
+    return {"label": label, "tone": tone, "robustness": robustness_summary(records(axes))}
 
 
 def test_corners_lie_on_the_spokes_as_far_out_as_the_rate():

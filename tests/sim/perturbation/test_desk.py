@@ -6,12 +6,12 @@ import pytest
 
 from saccade.errors import InputError
 from saccade.sim.desk import arm
-from saccade.sim.desk.demonstrator.demonstrator import Demonstrator
+from saccade.sim.desk.demonstrator.demonstrator import DeskDemonstrator
 from saccade.sim.desk.environment import DeskEnv
 from saccade.sim.evaluation.episode import run_episode
 from saccade.sim.job import Job, episode_seed
 from saccade.sim.perturbation.axes import AXES, Perturbation
-from saccade.sim.perturbation.environment import disturbed
+from saccade.sim.perturbation.environment import perturbed_environment
 
 STATE = 3
 ARRAYS = [name for name in dir(mujoco.MjModel) if not name.startswith("_")]
@@ -33,10 +33,12 @@ def desks():
         environment.close()
 
 
-def job(axis=None, level=3, suite="desk_object", task="green_can", state=STATE, swap=None, foreign=()):
+def job(axis=None, level=3, suite="desk_object", task="green_can", state=STATE, swap=None, other_task_instructions=()):
     perturbation = Perturbation(axis, level) if axis else None
     seed = episode_seed(0, suite, task, state)
-    return Job(suite, task, state, seed, perturbation=perturbation, swap=swap, foreign=foreign)
+    return Job(
+        suite, task, state, seed, perturbation=perturbation, swap=swap, other_task_instructions=other_task_instructions
+    )
 
 
 def start(world, episode):
@@ -45,7 +47,7 @@ def start(world, episode):
 
 def begin(environment, episode, steps=0):
     """Return the first observation, the info, and where everything is after some steps of holding still."""
-    with disturbed(environment, episode) as world:
+    with perturbed_environment(environment, episode) as world:
         observation, info = start(world, episode)
         first = environment.data.qpos.copy()
         for _ in range(steps):
@@ -65,7 +67,7 @@ def differ(first, second):
 
 
 def test_without_a_change_the_world_itself_is_given(desks):
-    with disturbed(desks(), job()) as world:
+    with perturbed_environment(desks(), job()) as world:
         assert world is desks()
 
 
@@ -88,7 +90,7 @@ def test_an_episode_is_disturbed_alike_each_time_and_leaves_nothing_behind(desks
 def test_the_model_is_put_back_although_the_episode_breaks(desks):
     environment = desks()
     place = environment.model.cam_pos.copy()
-    with pytest.raises(ZeroDivisionError), disturbed(environment, job("camera")) as world:
+    with pytest.raises(ZeroDivisionError), perturbed_environment(environment, job("camera")) as world:
         start(world, job("camera"))
         assert np.any(environment.model.cam_pos != place)
         raise ZeroDivisionError
@@ -113,9 +115,9 @@ def test_a_camera_on_the_arm_keeps_its_place(desks):
 
 def test_a_moved_camera_still_shows_everything(desks):
     for state in range(6):
-        with disturbed(desks(), job("camera", 5, state=state)) as world:
+        with perturbed_environment(desks(), job("camera", 5, state=state)) as world:
             start(world, job(state=state))
-            for body in desks().in_play:
+            for body in desks().present_bodies:
                 seen = desks()._project("front", desks().position(body))
                 assert np.all((seen > 0.02) & (seen < 0.98)), (state, body, seen)
 
@@ -133,14 +135,16 @@ def test_the_arm_starts_elsewhere_within_its_range_and_nothing_else_moves(desks)
     addresses = environment._joint_addresses
     for state, level in ((0, 1), (1, 3), (2, 5), (STATE, 5)):
         _, _, usual, _ = begin(environment, job(state=state))
-        with disturbed(environment, job("start_pose", level, state=state)) as world:
+        with perturbed_environment(environment, job("start_pose", level, state=state)) as world:
             start(world, job(state=state))
             offset = environment.data.qpos[addresses[:5]] - usual[addresses[:5]]
             assert np.linalg.norm(offset) == pytest.approx(0.1 * level, abs=0.03)
-            assert np.all(environment.joints() > arm.RANGES[:, 0]) and np.all(environment.joints() < arm.RANGES[:, 1])
+            assert np.all(environment.joints() > arm.JOINT_RANGES[:, 0]) and np.all(
+                environment.joints() < arm.JOINT_RANGES[:, 1]
+            )
             assert environment.picked is None and environment.steps == 0
-            assert not any(environment.finger_contacts(body) for body in environment.in_play)
-            for body in environment.in_play:
+            assert not any(environment.finger_contacts(body) for body in environment.present_bodies)
+            for body in environment.present_bodies:
                 at = environment.model.joint(body).qposadr[0]
                 np.testing.assert_allclose(environment.data.qpos[at : at + 3], usual[at : at + 3], atol=5e-4)
 
@@ -148,19 +152,19 @@ def test_the_arm_starts_elsewhere_within_its_range_and_nothing_else_moves(desks)
 def test_things_are_moved_together_and_others_added(desks):
     environment = desks()
     begin(environment, job())
-    usual = {body: environment.position(body) for body in environment.in_play}
+    usual = {body: environment.position(body) for body in environment.present_bodies}
     joints = environment.joints()
-    with disturbed(environment, job("layout", 4)) as world:
+    with perturbed_environment(environment, job("layout", 4)) as world:
         start(world, job())
         shifts = np.array([environment.position(body)[:2] - usual[body][:2] for body in usual])
         np.testing.assert_allclose(shifts - shifts[0], 0, atol=1e-3)
         np.testing.assert_allclose(shifts[0], world.drawn["metres"], atol=1e-3)
         assert 0.01 < np.linalg.norm(shifts[0]) < 0.041
-        assert len(environment.in_play) == 4 + len(world.drawn["added"]) > 5
-        assert all(environment.position(body)[2] > 0 for body in environment.in_play)
+        assert len(environment.present_bodies) == 4 + len(world.drawn["added"]) > 5
+        assert all(environment.position(body)[2] > 0 for body in environment.present_bodies)
         np.testing.assert_allclose(environment.joints(), joints, atol=0.01)
     begin(environment, job())
-    assert set(environment.in_play) == set(usual)
+    assert set(environment.present_bodies) == set(usual)
 
 
 @pytest.mark.parametrize("relation", ["near_bin", "far_bin", "on_plate", "left"])
@@ -168,26 +172,26 @@ def test_the_instruction_stays_true_when_things_are_moved(desks, relation):
     environment = desks("desk_spatial", relation)
     for state in range(8):
         episode = job("layout", 5, "desk_spatial", relation, state)
-        with disturbed(environment, episode) as world:
+        with perturbed_environment(environment, episode) as world:
             start(world, episode)
-            assert environment.arrangement_holds() and not environment.success()
+            assert environment.is_layout_valid() and not environment.success()
 
 
 @pytest.mark.parametrize("axis", OTHERS)
 def test_the_task_can_still_be_done(desks, axis):
     environment, done = desks(), 0
-    environment.draws = False
+    environment.rendering_enabled = False
     for state in range(4):
         episode = job(axis, 5, state=state)
-        with disturbed(environment, episode) as world:
+        with perturbed_environment(environment, episode) as world:
             start(world, episode)
-            demonstrator = Demonstrator(environment, np.random.default_rng(0), noise=0.0)
+            demonstrator = DeskDemonstrator(environment, np.random.default_rng(0), noise=0.0)
             ended = False
             while not ended:
                 *_, terminated, truncated, info = world.step(demonstrator.decide()[1])
                 ended = terminated or truncated
             done += info["is_success"]
-    environment.draws = True
+    environment.rendering_enabled = True
     assert done == 4
 
 
@@ -216,24 +220,27 @@ def test_words_the_policy_cannot_take_are_its_failure_and_not_the_worlds(desks):
 def test_exchanged_things_stand_in_each_others_places(desks):
     environment = desks()
     begin(environment, job())
-    usual = {body: environment.position(body) for body in environment.in_play}
-    with disturbed(environment, job(swap="position")) as world:
+    usual = {body: environment.position(body) for body in environment.present_bodies}
+    with perturbed_environment(environment, job(swap="position")) as world:
         _, info = start(world, job())
         other = world.other
         assert info["target"] == "green_can_0" != other in usual
         np.testing.assert_allclose(environment.position(other)[:2], usual["green_can_0"][:2], atol=2e-3)
         np.testing.assert_allclose(environment.position("green_can_0")[:2], usual[other][:2], atol=2e-3)
     alike = job(suite="desk_spatial", task="left", swap="position")
-    with disturbed(desks("desk_spatial", "left"), alike) as world, pytest.raises(InputError, match="looks different"):
+    with (
+        perturbed_environment(desks("desk_spatial", "left"), alike) as world,
+        pytest.raises(InputError, match="looks different"),
+    ):
         start(world, alike)
 
 
 def test_another_object_is_asked_for_and_the_first_pick_ends_the_episode(desks):
     environment, episode = desks(), job(swap="object")
-    with disturbed(environment, episode) as world:
+    with perturbed_environment(environment, episode) as world:
         _, info = start(world, episode)
-        assert world.other in environment.in_play and world.other != "green_can_0"
-        assert info["instruction"] == f"put the {environment.things()[world.other]} in the bin"
+        assert world.other in environment.present_bodies and world.other != "green_can_0"
+        assert info["instruction"] == f"put the {environment.movable_objects()[world.other]} in the bin"
         for body, asked in ((world.other, True), ("green_can_0", False)):
             start(world, episode)
             environment.data.joint(body).qpos[2] += 0.1
@@ -243,10 +250,14 @@ def test_another_object_is_asked_for_and_the_first_pick_ends_the_episode(desks):
 
 def test_senseless_words_ask_for_nothing_that_is_there(desks):
     environment, kinds = desks(), set()
-    foreign = ("put the green can in the bin", "put the red cube in the bin", "put the purple puck in the bin")
+    other_task_instructions = (
+        "put the green can in the bin",
+        "put the red cube in the bin",
+        "put the purple puck in the bin",
+    )
     for state in range(12):
-        episode = job(state=state, swap="instruction", foreign=foreign)
-        with disturbed(environment, episode) as world:
+        episode = job(state=state, swap="instruction", other_task_instructions=other_task_instructions)
+        with perturbed_environment(environment, episode) as world:
             _, info = start(world, episode)
             kinds.add(world.drawn["words"])
             assert info["instruction"] not in {"put the green can in the bin", *environment.other_instructions()}
@@ -262,6 +273,9 @@ def test_a_world_that_cannot_be_disturbed_says_what_it_lacks():
 
     environment = Plain("desk_object", "red_cube", image_size=16)
     episode = job("background", task="red_cube")
-    with disturbed(environment, episode) as world, pytest.raises(InputError, match="a world without background"):
+    with (
+        perturbed_environment(environment, episode) as world,
+        pytest.raises(InputError, match="a world without background"),
+    ):
         start(world, episode)
     environment.close()

@@ -6,7 +6,7 @@ import pytest
 from saccade.sim.desk.tasks import SUITES
 from saccade.sim.libero.tasks import suites
 from saccade.sim.perturbation.axes import LEVELS
-from saccade.sim.perturbation.language import NAMES, rephrase
+from saccade.sim.perturbation.language import NOUN_SYNONYMS, rephrase
 
 SENTENCES = sorted({task.instruction for group in (SUITES, suites()) for tasks in group.values() for task in tasks})
 
@@ -35,7 +35,7 @@ def test_things_keep_their_names_up_to_level_3_and_colours_always():
             ):
                 assert colour in words or "juice of oranges" in " ".join(words)
             if level <= 3:
-                things = set(NAMES) & set(sentence.split())
+                things = set(NOUN_SYNONYMS) & set(sentence.split())
                 assert things <= set(words), (sentence, words)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from saccade.sim.perturbation.axes import LEVELS
-from saccade.sim.perturbation.sensor import KINDS, Sensor
+from saccade.sim.perturbation.sensor import CORRUPTIONS, SensorCorruption
 
 UNITS = ("degrees",) * 5 + ("percent",)
 
@@ -18,11 +18,13 @@ def observation(size=64):
 def sensor(kind, level):
     """Return a sensor of a kind, whatever seed it takes to draw it."""
     return next(
-        found for seed in range(200) if (found := Sensor(level, np.random.default_rng(seed), UNITS)).kind == kind
+        found
+        for seed in range(200)
+        if (found := SensorCorruption(level, np.random.default_rng(seed), UNITS)).kind == kind
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_each_kind_spoils_what_it_names_more_at_each_level(kind):
     before = observation()
     changes = []
@@ -39,7 +41,7 @@ def test_each_kind_spoils_what_it_names_more_at_each_level(kind):
     np.testing.assert_array_equal(before["pixels"]["front"], observation()["pixels"]["front"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_what_is_measured_at_a_step_does_not_depend_on_which_steps_are_drawn(kind):
     full, half = sensor(kind, 3), sensor(kind, 3)
     blind = {"agent_pos": observation()["agent_pos"]}

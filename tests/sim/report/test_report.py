@@ -15,11 +15,11 @@ import pytest
 from saccade.errors import InputError
 from saccade.sim.evaluation.episode import run_episode
 from saccade.sim.evaluation.records import RecordFile, error_record
-from saccade.sim.evaluation.run_folder import prepare, read_evaluation, read_json
-from saccade.sim.film import HEIGHT, Film, draw_tokens
+from saccade.sim.evaluation.run_folder import prepare_run_folder, read_evaluation, read_json
 from saccade.sim.job import Job
 from saccade.sim.report import report
 from saccade.sim.video import poster, write_video
+from saccade.sim.video_recorder import VIEW_HEIGHT, VideoRecorder, draw_tokens
 from saccade_testing.fake_world import FakeActor, FakeEnv
 
 CONTRACT = {
@@ -50,14 +50,14 @@ def describe(label: str = "policy <one>", instruction_from: str = "task") -> dic
 
 def make_run(folder, *, swap_object: bool = False, label: str = "policy <one>", films: bool = True):
     run, swap = describe(label), "object" if swap_object else None
-    prepare(folder, run, FINGERPRINT, resume=False, overwrite=False)
+    prepare_run_folder(folder, run, FINGERPRINT, resume=False, overwrite=False)
     file = RecordFile(folder / "records.jsonl")
     for task in ("lift", "reach"):
         for state in range(3):
             # The ball, which odd states pick, is what an even seed asks for.
             job = Job("fake", task, state, state + swap_object, swap=swap)
-            film = Film()
-            record = run_episode(FakeEnv(task), FakeActor(), job, watch=film)
+            film = VideoRecorder()
+            record = run_episode(FakeEnv(task), FakeActor(), job, step_callback=film)
             if films:
                 film.save(folder / "videos" / f"{job.file_stem}.mp4", 10)
                 record = replace(record, video=f"videos/{job.file_stem}.mp4")
@@ -125,7 +125,7 @@ def test_every_episode_is_there_and_films_play(tmp_path):
     assert ["note", "RuntimeError: lost"] in next(each for each in episodes if each["tone"] == "error")["facts"]
     film = tmp_path / "film.mp4"
     film.write_bytes(base64.b64decode(episodes[0]["film"].partition("base64,")[2]))
-    assert poster(film).size == (2 * HEIGHT, HEIGHT)
+    assert poster(film).size == (2 * VIEW_HEIGHT, VIEW_HEIGHT)
 
 
 def test_films_beyond_the_limit_are_linked(tmp_path, monkeypatch):
@@ -188,30 +188,30 @@ def test_a_run_folder_is_not_mixed_or_overwritten_unasked(tmp_path):
     folder = tmp_path / "run"
     make_run(folder, films=False)
     with pytest.raises(InputError, match="--resume"):
-        prepare(folder, describe(), FINGERPRINT, resume=False, overwrite=False)
-    prepare(folder, describe(), FINGERPRINT, resume=True, overwrite=False)
+        prepare_run_folder(folder, describe(), FINGERPRINT, resume=False, overwrite=False)
+    prepare_run_folder(folder, describe(), FINGERPRINT, resume=True, overwrite=False)
     other = {**FINGERPRINT, "packages": {"mujoco": "3.4.0"}}
     with pytest.raises(InputError, match=r"packages\.mujoco: 3\.3\.2 and 3\.4\.0"):
-        prepare(folder, describe(), other, resume=True, overwrite=False)
+        prepare_run_folder(folder, describe(), other, resume=True, overwrite=False)
     with pytest.raises(InputError, match="protocol"):
-        prepare(folder, describe(instruction_from="paraphrase"), FINGERPRINT, resume=True, overwrite=False)
-    prepare(folder, describe(), other, resume=False, overwrite=True)
+        prepare_run_folder(folder, describe(instruction_from="paraphrase"), FINGERPRINT, resume=True, overwrite=False)
+    prepare_run_folder(folder, describe(), other, resume=False, overwrite=True)
     assert not (folder / "records.jsonl").exists()
     with pytest.raises(InputError, match="no episodes"):
         read_evaluation(folder)
 
 
 def test_a_run_that_was_refused_before_its_first_episode_is_not_in_the_way(tmp_path):
-    prepare(tmp_path / "run", describe(), FINGERPRINT, resume=False, overwrite=False)
+    prepare_run_folder(tmp_path / "run", describe(), FINGERPRINT, resume=False, overwrite=False)
     other = describe(instruction_from="paraphrase")
-    prepare(tmp_path / "run", other, FINGERPRINT, resume=False, overwrite=False)
+    prepare_run_folder(tmp_path / "run", other, FINGERPRINT, resume=False, overwrite=False)
     assert read_json(tmp_path / "run" / "run.json")["protocol"] == other["protocol"]
 
 
 def test_a_folder_of_something_else_is_never_touched(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="other files"):
-        prepare(tmp_path, describe(), FINGERPRINT, resume=False, overwrite=True)
+        prepare_run_folder(tmp_path, describe(), FINGERPRINT, resume=False, overwrite=True)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
     with pytest.raises(InputError, match="run folder"):
         read_evaluation(tmp_path)

@@ -10,7 +10,7 @@ import scservo_sdk
 from saccade.sim.desk.arm import HOME
 from saccade.sim.virtual_arm.bus import Bus
 from saccade.sim.virtual_arm.calibration import encoders
-from saccade.sim.virtual_arm.faults import Faults
+from saccade.sim.virtual_arm.faults import FaultInjector
 from saccade.sim.virtual_arm.servo import Servo
 
 
@@ -69,7 +69,7 @@ class Sdk:
 
 @pytest.fixture
 def faults():
-    return Faults(time.monotonic)
+    return FaultInjector(time.monotonic)
 
 
 @pytest.fixture

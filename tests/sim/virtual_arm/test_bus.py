@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from saccade.sim.desk.arm import HOME, JOINTS
 from saccade.sim.virtual_arm import registers
-from saccade.sim.virtual_arm.bus import Bus, packet, take_packet
+from saccade.sim.virtual_arm.bus import Bus, packet, pop_packet
 from saccade.sim.virtual_arm.calibration import encoders
 from saccade.sim.virtual_arm.faults import Fault
 
@@ -32,16 +32,16 @@ def until(condition, seconds=5.0):
 
 def test_packets_are_found_among_other_bytes():
     pending = bytearray(b"\xff\x00\xff" + packet(3, 2, b"\x38\x02") + b"\x11\xff\xff")
-    assert take_packet(pending) == (3, 2, b"\x38\x02")
-    assert take_packet(pending) is None
+    assert pop_packet(pending) == (3, 2, b"\x38\x02")
+    assert pop_packet(pending) is None
     pending += packet(1, 1)[2:]
-    assert take_packet(pending) == (1, 1, b"")
+    assert pop_packet(pending) == (1, 1, b"")
 
 
 def test_a_damaged_packet_does_not_hide_the_next():
     damaged = bytearray(packet(3, 2, b"\x38\x02"))
     damaged[-1] ^= 1
-    assert take_packet(damaged + packet(4, 1)) == (4, 1, b"")
+    assert pop_packet(damaged + packet(4, 1)) == (4, 1, b"")
 
 
 @given(st.binary(max_size=80), st.integers(0, 252), st.integers(1, 131), st.binary(max_size=20))
@@ -49,7 +49,7 @@ def test_any_bytes_are_survived_and_a_packet_behind_them_is_found(noise, identif
     # Padding: noise that looks like the beginning of a long packet swallows what follows until it is complete.
     pending = bytearray(noise + bytes(260) + packet(identifier, instruction, parameters) + bytes(260))
     found = []
-    while (each := take_packet(pending)) is not None:
+    while (each := pop_packet(pending)) is not None:
         found.append(each)
     assert (identifier, instruction, parameters) in found
 
@@ -118,15 +118,15 @@ def test_a_silent_status_level_still_answers_reads(sdk):
 
 def test_it_tells_when_a_goal_is_given_to_a_servo_with_torque(sdk, bus):
     sdk.patiently(sdk.write2, 1, registers.GOAL_POSITION, 2000)
-    assert not bus.commanded
+    assert not bus.goal_written
     sdk.patiently(sdk.write1, 1, registers.TORQUE_ENABLE, 1)
-    assert not bus.commanded
+    assert not bus.goal_written
     sdk.patiently(sdk.write2, 1, registers.GOAL_POSITION, 2001)
-    assert bus.commanded
+    assert bus.goal_written
 
 
 def test_lost_replies_are_timeouts_and_counted(sdk, faults):
-    faults.order(Fault("drop", joint="elbow_flex", count=2))
+    faults.schedule(Fault("drop", joint="elbow_flex", count=2))
     assert sdk.read2(3, registers.POSITION)[1] == TIMEOUT
     assert sdk.read2(3, registers.POSITION)[1] == TIMEOUT
     assert sdk.patiently(sdk.read2, 3, registers.POSITION)[0] == HOME_TICKS[3]
@@ -134,7 +134,7 @@ def test_lost_replies_are_timeouts_and_counted(sdk, faults):
 
 @pytest.mark.parametrize("kind", ["corrupt", "truncate"])
 def test_damaged_replies_never_pass_for_whole(sdk, faults, kind):
-    faults.order(Fault(kind, joint="elbow_flex"))
+    faults.schedule(Fault(kind, joint="elbow_flex"))
     for _ in range(10):
         assert sdk.read2(3, registers.POSITION)[1] != OK
         sdk.port.ser.reset_input_buffer()
@@ -143,7 +143,7 @@ def test_damaged_replies_never_pass_for_whole(sdk, faults, kind):
 
 
 def test_a_late_reply_comes_after_the_timeout_and_stays_in_the_buffer(sdk, faults):
-    faults.order(Fault("delay", joint="gripper", value=0.3, count=1))
+    faults.schedule(Fault("delay", joint="gripper", value=0.3, count=1))
     begin = time.monotonic()
     assert sdk.read2(6, registers.POSITION)[1] == TIMEOUT
     assert time.monotonic() - begin < 0.29
@@ -153,7 +153,7 @@ def test_a_late_reply_comes_after_the_timeout_and_stays_in_the_buffer(sdk, fault
 
 
 def test_other_servos_are_not_held_up_by_a_late_one(sdk, faults):
-    faults.order(Fault("delay", joint="gripper", value=5.0))
+    faults.schedule(Fault("delay", joint="gripper", value=5.0))
     assert sdk.read2(6, registers.POSITION)[1] == TIMEOUT
     assert sdk.patiently(sdk.read2, 1, registers.POSITION)[0] == HOME_TICKS[1]
 
@@ -173,7 +173,7 @@ def test_latency_is_waited_for(servos, faults, tmp_path):
 def test_a_servo_that_does_not_hear_obeys_nothing(sdk, faults, servos, kind):
     sdk.patiently(sdk.write1, 5, registers.TORQUE_ENABLE, 1)
     before = servos[4].goal_ticks()
-    faults.order(Fault(kind, joint="wrist_roll"))
+    faults.schedule(Fault(kind, joint="wrist_roll"))
     assert sdk.ping(5)[1] == TIMEOUT
     sdk.sync_write(dict.fromkeys(ALL, 2200), registers.GOAL_POSITION)
     assert until(lambda: servos[5].goal_ticks() == 2200)
@@ -186,16 +186,16 @@ def test_a_servo_that_does_not_hear_obeys_nothing(sdk, faults, servos, kind):
 
 
 def test_another_model_and_errors_show(sdk, faults):
-    faults.order(Fault("model", joint="gripper", value=1284))
-    faults.order(Fault("status", joint="gripper", value=registers.OVERLOAD_ERROR))
+    faults.schedule(Fault("model", joint="gripper", value=1284))
+    faults.schedule(Fault("status", joint="gripper", value=registers.OVERLOAD_ERROR))
     assert sdk.patiently(sdk.ping, 6) == (1284, registers.OVERLOAD_ERROR)
     assert "Overload" in sdk.packets.getRxPacketError(registers.OVERLOAD_ERROR)
     assert sdk.patiently(sdk.ping, 1) == (777, 0)
 
 
 def test_hot_and_starved_servos_say_so(sdk, faults):
-    faults.order(Fault("temperature", joint="elbow_flex", value=90))
-    faults.order(Fault("voltage", joint="elbow_flex", value=3.5))
+    faults.schedule(Fault("temperature", joint="elbow_flex", value=90))
+    faults.schedule(Fault("voltage", joint="elbow_flex", value=3.5))
     errors = registers.OVERHEAT_ERROR | registers.VOLTAGE_ERROR
     assert sdk.patiently(sdk.read1, 3, registers.TEMPERATURE) == (90, errors)
     assert sdk.patiently(sdk.read1, 3, registers.VOLTAGE) == (35, errors)
@@ -203,7 +203,7 @@ def test_hot_and_starved_servos_say_so(sdk, faults):
 
 def test_without_power_nobody_answers_and_all_start_anew(sdk, faults, servos):
     sdk.patiently(sdk.write1, 1, registers.TORQUE_ENABLE, 1)
-    faults.order(Fault("power"))
+    faults.schedule(Fault("power"))
     assert sdk.ping(1)[1] == TIMEOUT
     assert servos[0].drive(0.0).goal is None
     faults.clear()
@@ -212,7 +212,7 @@ def test_without_power_nobody_answers_and_all_start_anew(sdk, faults, servos):
 
 
 def test_a_port_that_vanishes_comes_back_under_its_name(sdk, bus, faults):
-    faults.order(Fault("port"))
+    faults.schedule(Fault("port"))
     assert until(lambda: not os.path.exists(bus.port))
     # What the SDK raises depends on where the loss catches it; the error of termios is of no other kind.
     with pytest.raises((serial.SerialException, OSError, termios.error)):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
-from saccade.sim.desk.arm import JOINTS, RANGES, to_units
+from saccade.sim.desk.arm import JOINT_RANGES, JOINTS, to_units
 from saccade.sim.virtual_arm.calibration import calibration, encoders, write_calibration
 
 ONE_TICK = 360 / 4095
@@ -21,7 +21,7 @@ def lerobot_units(ticks, identifier="virtual", folder=None):
 def test_lerobot_reads_the_desks_units_to_a_tick(tmp_path):
     write_calibration(tmp_path, "virtual")
     for part in np.linspace(0, 1, 23):
-        radians = RANGES[:, 0] + part * (RANGES[:, 1] - RANGES[:, 0])
+        radians = JOINT_RANGES[:, 0] + part * (JOINT_RANGES[:, 1] - JOINT_RANGES[:, 0])
         counted = zip(encoders().values(), radians, strict=True)
         ticks = {each.identifier: round(each.ticks(angle)) for each, angle in counted}
         read = np.array(list(lerobot_units(ticks, folder=tmp_path).values()))
@@ -29,7 +29,7 @@ def test_lerobot_reads_the_desks_units_to_a_tick(tmp_path):
 
 
 def test_ranges_hold_all_that_the_joints_can_do():
-    for encoder, (low, high) in zip(encoders().values(), RANGES, strict=True):
+    for encoder, (low, high) in zip(encoders().values(), JOINT_RANGES, strict=True):
         assert encoder.range_min <= round(encoder.ticks(low)) < round(encoder.ticks(high)) <= encoder.range_max
         assert encoder.radians(encoder.ticks(0.3)) == pytest.approx(0.3)
 

@@ -33,7 +33,7 @@ def test_frames_come_through_with_time_and_number(writer):
     with FrameReader(writer.path) as reader:
         assert reader.latest() is None and (reader.height, reader.width) == (16, 24)
         for number in range(1, 20):
-            writer.show(picture(number), 100.0 + number)
+            writer.write(picture(number), 100.0 + number)
             frame = reader.latest()
             assert (frame.number, frame.captured) == (number, 100.0 + number)
             assert (frame.image == number).all() and frame.image.shape == (16, 24, 3)
@@ -43,14 +43,14 @@ def test_no_frame_is_ever_torn(tmp_path):
     writer = FrameWriter(tmp_path / "front.frames", 128, 128)
     stop = threading.Event()
 
-    def show():
+    def write():
         number = 0
         while not stop.is_set():
             number += 1
-            writer.show(np.full((128, 128, 3), number % 256, np.uint8), float(number))
+            writer.write(np.full((128, 128, 3), number % 256, np.uint8), float(number))
             time.sleep(0.0005)
 
-    thread = threading.Thread(target=show)
+    thread = threading.Thread(target=write)
     thread.start()
     with FrameReader(writer.path) as reader:
         for _ in range(300):
@@ -79,7 +79,7 @@ def test_lerobot_makes_it_from_its_configuration(writer):
 
 
 def test_it_reads_each_frame_once_and_the_latest_again(writer, camera):
-    writer.show(picture(1), time.monotonic())
+    writer.write(picture(1), time.monotonic())
     camera.connect()
     assert camera.is_connected
     assert (camera.async_read() == 1).all()
@@ -87,17 +87,17 @@ def test_it_reads_each_frame_once_and_the_latest_again(writer, camera):
         camera.async_read(timeout_ms=20)
     assert (camera.read_latest() == 1).all() and (camera.read_latest() == 1).all()
     now = time.monotonic()
-    writer.show(picture(2), now)
+    writer.write(picture(2), now)
     assert camera.next_frame().captured == now
     assert camera.latest_frame().number == 2
-    threading.Timer(0.1, writer.show, (picture(3), time.monotonic())).start()
+    threading.Timer(0.1, writer.write, (picture(3), time.monotonic())).start()
     assert (camera.read() == 3).all()
     camera.disconnect()
     assert not camera.is_connected
 
 
 def test_a_frame_that_is_too_old_is_refused(writer, camera):
-    writer.show(picture(1), time.monotonic() - 1.0)
+    writer.write(picture(1), time.monotonic() - 1.0)
     camera.connect()
     with pytest.raises(TimeoutError, match="old"):
         camera.read_latest(max_age_ms=500)

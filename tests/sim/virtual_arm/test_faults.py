@@ -1,7 +1,7 @@
 import pytest
 
 from saccade.errors import InputError
-from saccade.sim.virtual_arm.faults import KINDS, Fault, Faults
+from saccade.sim.virtual_arm.faults import FAULT_KINDS, Fault, FaultInjector
 
 
 class Clock:
@@ -18,12 +18,12 @@ def clock():
 
 @pytest.fixture
 def faults(clock):
-    return Faults(clock)
+    return FaultInjector(clock)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAULT_KINDS)
 def test_every_kind_can_be_ordered_without_a_value(kind):
-    assert Fault(kind).value == KINDS[kind].value
+    assert Fault(kind).value == FAULT_KINDS[kind].value
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_an_unknown_kind_gets_a_suggestion():
 
 
 def test_it_begins_and_ends_in_time(faults, clock):
-    faults.order(Fault("stuck", joint="gripper", after=1.0, seconds=2.0))
+    faults.schedule(Fault("stuck", joint="gripper", after=1.0, seconds=2.0))
     assert not faults.active("stuck", "gripper")
     clock.now += 1.0
     assert faults.active("stuck", "gripper") and not faults.active("stuck", "wrist_roll")
@@ -67,18 +67,18 @@ def test_it_begins_and_ends_in_time(faults, clock):
 
 
 def test_it_strikes_as_often_as_ordered(faults):
-    faults.order(Fault("drop", count=2))
-    assert [bool(faults.strike("drop", "gripper")) for _ in range(4)] == [True, True, False, False]
+    faults.schedule(Fault("drop", count=2))
+    assert [bool(faults.trigger("drop", "gripper")) for _ in range(4)] == [True, True, False, False]
 
 
 def test_it_strikes_about_as_often_as_its_chance_says(faults):
-    faults.order(Fault("drop", probability=0.25))
-    assert 150 < sum(bool(faults.strike("drop", "gripper")) for _ in range(1000)) < 350
+    faults.schedule(Fault("drop", probability=0.25))
+    assert 150 < sum(bool(faults.trigger("drop", "gripper")) for _ in range(1000)) < 350
 
 
 def test_clearing_ends_all(faults):
-    faults.order(Fault("stuck"))
-    faults.order(Fault("port", after=3.0))
+    faults.schedule(Fault("stuck"))
+    faults.schedule(Fault("port", after=3.0))
     faults.clear()
     assert not faults.active("stuck", "gripper")
     assert not faults.active("port")

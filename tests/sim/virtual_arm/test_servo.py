@@ -6,7 +6,7 @@ from saccade.sim.desk.arm import HOME
 from saccade.sim.virtual_arm import registers
 from saccade.sim.virtual_arm.calibration import encoders
 from saccade.sim.virtual_arm.faults import Fault
-from saccade.sim.virtual_arm.servo import LIMP
+from saccade.sim.virtual_arm.servo import TORQUE_OFF
 
 PAN = encoders()["shoulder_pan"]
 SLICE = 1 / 360
@@ -37,13 +37,13 @@ def test_numbers_keep_their_sign_in_a_bit():
 
 
 def test_it_is_limp_until_it_has_torque_and_then_stays_where_it_is(servo):
-    assert servo.drive(SLICE) is LIMP
+    assert servo.drive(SLICE) is TORQUE_OFF
     torque(servo)
     drive = servo.drive(SLICE)
     assert drive.goal == pytest.approx(HOME[0], abs=1 / PAN.ticks_per_radian)
     assert (drive.stiffness, drive.torque) == (1.0, 1.0)
     torque(servo, on=False)
-    assert servo.drive(SLICE) is LIMP
+    assert servo.drive(SLICE) is TORQUE_OFF
 
 
 def test_a_goal_beyond_the_limits_is_cut_to_them(servo):
@@ -65,7 +65,7 @@ def test_gain_and_torque_limit_show_in_what_it_does(servo):
 
 def test_a_goal_velocity_is_kept(servo):
     torque(servo)
-    servo.sense(0.0, 0.0, 0.0, SLICE)
+    servo.update_joint_state(0.0, 0.0, 0.0, SLICE)
     write2(servo, registers.GOAL_VELOCITY, 360)
     write2(servo, registers.GOAL_POSITION, 2148)
     goals = [servo.drive(SLICE).goal for _ in range(150)]
@@ -78,11 +78,11 @@ def test_a_goal_velocity_is_kept(servo):
 def test_other_modes_leave_it_limp(servo):
     torque(servo)
     servo.write(registers.OPERATING_MODE, b"\1")
-    assert servo.drive(SLICE) is LIMP
+    assert servo.drive(SLICE) is TORQUE_OFF
 
 
 def test_it_says_how_its_joint_is(servo):
-    servo.sense(0.5, -1.0, -0.25, SLICE)
+    servo.update_joint_state(0.5, -1.0, -0.25, SLICE)
     assert read2(servo, registers.POSITION) == round(PAN.ticks(0.5))
     assert registers.decode_sign(read2(servo, registers.VELOCITY), 15) == -round(PAN.ticks_per_radian)
     assert registers.decode_sign(read2(servo, registers.LOAD), 10) == -250
@@ -96,7 +96,7 @@ def test_it_says_how_its_joint_is(servo):
 def test_a_long_strain_makes_it_warm(servo):
     before = servo.read(registers.TEMPERATURE, 1)[0]
     for _ in range(600):
-        servo.sense(0.0, 0.0, 1.0, 1.0)
+        servo.update_joint_state(0.0, 0.0, 1.0, 1.0)
     assert servo.read(registers.TEMPERATURE, 1)[0] > before + 10
 
 
@@ -117,7 +117,7 @@ def test_only_what_was_written_with_the_lock_open_outlives_the_power(servo):
     servo.write(registers.LOCK, b"\1")
     write2(servo, registers.MIN_POSITION, 1300)
     torque(servo)
-    servo.start_up()
+    servo.power_on()
     assert (read2(servo, registers.MIN_POSITION), servo.table[registers.TORQUE_ENABLE]) == (1200, 0)
 
 
@@ -131,7 +131,7 @@ def test_a_homing_offset_shifts_what_is_read_and_where_goals_are(servo):
 
 
 def test_a_position_below_zero_is_counted_from_the_top(servo):
-    servo.sense(PAN.radians(-10), 0.0, 0.0, SLICE)
+    servo.update_joint_state(PAN.radians(-10), 0.0, 0.0, SLICE)
     assert read2(servo, registers.POSITION) == 4086
 
 
@@ -145,23 +145,23 @@ def test_a_position_below_zero_is_counted_from_the_top(servo):
 )
 def test_errors_show_and_cut_the_torque_where_its_registers_say_so(servo, faults, fault, error, limp):
     torque(servo)
-    faults.order(fault)
+    faults.schedule(fault)
     assert servo.errors() == error == servo.read(registers.STATUS, 1)[0]
-    assert (servo.drive(SLICE) is LIMP) == limp
+    assert (servo.drive(SLICE) is TORQUE_OFF) == limp
     faults.clear()
     assert servo.errors() == 0 and servo.drive(SLICE).torque == 1.0
 
 
 def test_overload_leaves_it_the_protective_torque(servo, faults):
     torque(servo)
-    faults.order(Fault("status", value=registers.OVERLOAD_ERROR))
+    faults.schedule(Fault("status", value=registers.OVERLOAD_ERROR))
     assert servo.drive(SLICE).torque == 0.2
 
 
 def test_faults_in_the_eprom_come_and_go(servo, faults):
-    faults.order(Fault("limits", value=100))
-    faults.order(Fault("model", value=2825))
-    faults.order(Fault("homing", value=-40))
+    faults.schedule(Fault("limits", value=100))
+    faults.schedule(Fault("model", value=2825))
+    faults.schedule(Fault("homing", value=-40))
     assert read2(servo, registers.MIN_POSITION) == PAN.range_min + 100
     assert read2(servo, registers.MAX_POSITION) == PAN.range_max - 100
     assert read2(servo, registers.MODEL) == 2825
@@ -177,8 +177,8 @@ def test_faults_in_the_eprom_come_and_go(servo, faults):
 def test_one_that_was_without_power_has_no_torque_afterwards_not_even_for_a_moment(servo, faults, kind):
     torque(servo)
     assert servo.drive(SLICE).goal is not None
-    faults.order(Fault(kind))
-    assert servo.drive(SLICE) is LIMP
+    faults.schedule(Fault(kind))
+    assert servo.drive(SLICE) is TORQUE_OFF
     faults.clear()
-    assert servo.drive(SLICE) is LIMP
+    assert servo.drive(SLICE) is TORQUE_OFF
     assert servo.read(registers.TORQUE_ENABLE, 1) == b"\x00"

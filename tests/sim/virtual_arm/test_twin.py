@@ -7,24 +7,24 @@ import pytest
 
 from saccade.errors import InputError
 from saccade.sim.desk import arm
-from saccade.sim.desk.demonstrator.demonstrator import Demonstrator
+from saccade.sim.desk.demonstrator.demonstrator import DeskDemonstrator
 from saccade.sim.desk.environment import DeskEnv
 from saccade.sim.desk.scene import PHYSICS_STEPS
 from saccade.sim.virtual_arm import registers
 from saccade.sim.virtual_arm.bus import Bus
 from saccade.sim.virtual_arm.calibration import encoders
-from saccade.sim.virtual_arm.faults import Fault, Faults
+from saccade.sim.virtual_arm.faults import Fault, FaultInjector
 from saccade.sim.virtual_arm.servo import Servo
-from saccade.sim.virtual_arm.twin import Episode, Twin
+from saccade.sim.virtual_arm.twin import EpisodeSetup, Twin
 
-EPISODE = Episode("desk_object", "red_cube", initial_state=3, seed=0)
+EPISODE = EpisodeSetup("desk_object", "red_cube", initial_state=3, seed=0)
 
 
 class Bench:
     """A twin with its servos, and a clock that only the test moves."""
 
     def __init__(self, folder, episode=EPISODE):
-        self.faults = Faults(time.monotonic)
+        self.faults = FaultInjector(time.monotonic)
         self.twin = Twin(episode, 64, self.faults, speed=1.0)
         limits = (1000,) * 5 + (500,)
         self.servos = [
@@ -42,7 +42,7 @@ class Bench:
     def command(self, ticks):
         for servo, goal in zip(self.servos, ticks, strict=True):
             servo.write(registers.GOAL_POSITION, int(goal).to_bytes(2, "little"))
-        self.bus.commanded = True
+        self.bus.goal_written = True
 
     def slices(self, count):
         with self.twin.lock:
@@ -72,9 +72,9 @@ def from_ticks(ticks):
 
 def test_it_does_what_the_desk_does_under_the_same_goals(bench):
     desk = DeskEnv("desk_object", "red_cube", image_size=64)
-    desk.draws = False
+    desk.rendering_enabled = False
     desk.reset(seed=0, options={"initial_state": 3})
-    demonstrator = Demonstrator(desk, np.random.default_rng(0), noise=0.0)
+    demonstrator = DeskDemonstrator(desk, np.random.default_rng(0), noise=0.0)
     bench.torque()
     for step in range(desk._max_episode_steps):
         ticks = to_ticks(demonstrator.decide()[1])
@@ -135,7 +135,7 @@ def test_without_torque_it_sinks_and_with_torque_it_holds(bench):
 def test_a_stuck_joint_stays_and_its_servo_strains(bench):
     bench.torque()
     start = bench.twin.joints()
-    bench.faults.order(Fault("stuck", joint="shoulder_pan"))
+    bench.faults.schedule(Fault("stuck", joint="shoulder_pan"))
     target = start + np.array([30.0, 0, 0, 0, 0, 20.0])
     bench.command(to_ticks(target))
     bench.slices(360)
@@ -171,12 +171,12 @@ def test_the_motion_record_has_every_slice(bench):
     bench.slices(10)
     bench.torque()
     bench.slices(4000)
-    times, positions, goals, late = bench.twin.motion(0.0)
+    times, positions, goals, late = bench.twin.joint_trajectory(0.0)
     assert times.shape == (4010,) and positions.shape == goals.shape == (4010, 6)
     assert np.allclose(np.diff(times), 1 / 360)
     assert np.isnan(goals[:10]).all() and np.isfinite(goals[10:]).all()
     assert np.allclose(positions[-1], bench.twin.joints()) and late.shape == times.shape
-    later, *_ = bench.twin.motion(times[3999])
+    later, *_ = bench.twin.joint_trajectory(times[3999])
     assert np.array_equal(later, times[4000:])
 
 
@@ -184,11 +184,11 @@ def test_a_new_episode_is_a_fresh_one(bench):
     bench.torque()
     bench.command(to_ticks([20, -40, 30, 40, 10, 60]))
     bench.slices(300)
-    bench.twin.prepare(Episode("desk_object", "red_cube", initial_state=3, seed=0))
+    bench.twin.prepare(EpisodeSetup("desk_object", "red_cube", initial_state=3, seed=0))
     assert [servo.table[registers.TORQUE_ENABLE] for servo in bench.servos] == [0] * 6
-    assert bench.twin.motion(0.0)[0].size == 0
+    assert bench.twin.joint_trajectory(0.0)[0].size == 0
     fresh = DeskEnv("desk_object", "red_cube", image_size=64)
-    fresh.draws = False
+    fresh.rendering_enabled = False
     fresh.reset(seed=0, options={"initial_state": 3})
     assert np.array_equal(bench.twin.env.data.qpos, fresh.data.qpos)
     # The goal is still the old one: whoever switches torque on has to set it first.
@@ -198,10 +198,10 @@ def test_a_new_episode_is_a_fresh_one(bench):
 def test_another_task_may_follow_and_an_unknown_one_is_refused(bench):
     before = bench.twin.env
     with pytest.raises(InputError):
-        bench.twin.prepare(Episode("desk_object", "red_cub", 0, 0))
+        bench.twin.prepare(EpisodeSetup("desk_object", "red_cub", 0, 0))
     assert bench.twin.env is before
     bench.slices(5)
-    bench.twin.prepare(Episode("desk_memory", bench_task("desk_memory"), 1, 0))
+    bench.twin.prepare(EpisodeSetup("desk_memory", bench_task("desk_memory"), 1, 0))
     bench.slices(5)
     assert bench.twin.outcome()["instruction"]
 

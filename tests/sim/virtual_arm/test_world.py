@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError, WorldError
-from saccade.sim.desk.demonstrator.demonstrator import Demonstrator
+from saccade.sim.desk.demonstrator.demonstrator import DeskDemonstrator
 from saccade.sim.desk.environment import DeskEnv
 from saccade.sim.virtual_arm.faults import Fault
 from saccade.sim.virtual_arm.frames import FrameReader
@@ -112,14 +112,14 @@ def test_joints_go_where_they_are_sent(world, robot):
 def test_goals_beyond_the_range_end_at_its_end(world, robot):
     start = world.joints()
     assert reached(robot, np.array([300.0, *start[1:]]), lambda: abs(world.joints()[0] - 110) < 1.5)
-    assert world.motion().positions[:, 0].max() < 115  # it swings a little beyond
+    assert world.joint_trajectory().positions[:, 0].max() < 115  # it swings a little beyond
 
 
 def test_without_torque_it_sinks(world, robot):
     before = world.joints()
     robot.bus.disable_torque(num_retry=20)
     assert until(lambda: np.abs(world.joints() - before)[:4].max() > 5.0)
-    assert np.isnan(world.motion().goals[-1]).all()
+    assert np.isnan(world.joint_trajectory().goals[-1]).all()
 
 
 def test_its_cameras_are_lerobots_and_see_the_arm_move(world, tmp_path):
@@ -156,11 +156,11 @@ def test_pictures_are_the_desks(world):
 def test_a_demonstration_played_over_the_port_succeeds(world, robot):
     """The whole way: LeRobot's driver, the port, the servos, the desk and its judgement."""
     desk = DeskEnv("desk_object", "red_cube", image_size=64)
-    desk.draws = False
+    desk.rendering_enabled = False
     outcomes = []
     for state in range(4):
         desk.reset(seed=0, options={"initial_state": state})
-        demonstrator, commands = Demonstrator(desk, np.random.default_rng(0), noise=0.0), []
+        demonstrator, commands = DeskDemonstrator(desk, np.random.default_rng(0), noise=0.0), []
         while not desk.success() and desk.steps < desk._max_episode_steps:
             commands.append(demonstrator.decide()[1])
             desk.step(commands[-1])
@@ -182,16 +182,19 @@ def test_the_motion_record_is_complete(world, robot):
     send(robot, world.joints() + np.array([10.0, 0, 0, 0, 0, 0]))
     time.sleep(1.0)
     lost = world.outcome()["lost_seconds"]
-    motion = world.motion()
-    steps = np.diff(motion.times)
+    joint_trajectory = world.joint_trajectory()
+    steps = np.diff(joint_trajectory.times)
     assert (steps > 0).all()
     # Gaps only where the machine was too slow, and those are told.
     assert steps[steps > 1.5 / 360].sum() <= lost + 0.01
-    assert (motion.late >= 0).all()
-    assert len(motion.times) > 180 and motion.positions.shape == motion.goals.shape == (len(motion.times), 6)
-    assert len(world.motion(since=motion.times[-1]).times) < len(motion.times)
+    assert (joint_trajectory.late >= 0).all()
+    assert len(joint_trajectory.times) > 180 and joint_trajectory.positions.shape == joint_trajectory.goals.shape == (
+        len(joint_trajectory.times),
+        6,
+    )
+    assert len(world.joint_trajectory(since=joint_trajectory.times[-1]).times) < len(joint_trajectory.times)
     world.reset()
-    assert len(world.motion().times) < len(motion.times)
+    assert len(world.joint_trajectory().times) < len(joint_trajectory.times)
 
 
 def test_another_task_brings_its_instruction_and_an_unknown_one_is_refused(world):
@@ -283,11 +286,11 @@ def answers(robot):
 )
 def test_what_does_not_fit_is_refused(wrong):
     with pytest.raises(InputError):
-        VirtualArm.start(draws=False, **wrong)
+        VirtualArm.start(rendering_enabled=False, **wrong)
 
 
 def test_faster_than_real_time():
-    with VirtualArm.start(draws=False, speed=4.0) as world:
+    with VirtualArm.start(rendering_enabled=False, speed=4.0) as world:
         assert world.cameras == {}
         world.begin()
         time.sleep(1.0)
@@ -296,7 +299,7 @@ def test_faster_than_real_time():
 
 
 def test_closing_leaves_nothing_and_a_dead_world_is_told():
-    world = VirtualArm.start(draws=False)
+    world = VirtualArm.start(rendering_enabled=False)
     folder, process = Path(world.port).parent, world.process_id
     assert os.path.exists(world.port)
     os.kill(process, signal.SIGKILL)
@@ -322,7 +325,7 @@ from saccade.sim.virtual_arm.frames import FrameReader
 from saccade.sim.virtual_arm.world import VirtualArm
 
 if __name__ == "__main__":
-    world = VirtualArm.start(draws=False)
+    world = VirtualArm.start(rendering_enabled=False)
     print(world.process_id, world.port, flush=True)
     time.sleep(600)
 """

@@ -15,8 +15,8 @@ from .fake_world import FakeActor
 class FakeBatchedPolicy:
     """A FakeActor for each slot; two actions of it are a decision, since it looks at the second number alone."""
 
-    def __init__(self, rows: int, log: Path | None) -> None:
-        self.rows, self.log, self.actors = rows, log, {}
+    def __init__(self, max_batch_size: int, log: Path | None) -> None:
+        self.max_batch_size, self.log, self.actors = max_batch_size, log, {}
 
     def begin(self, slot, instruction, seed):
         self.actors[slot] = FakeActor()
@@ -36,13 +36,13 @@ class FakeBatchedPolicy:
 class MakePolicy:
     """Builds the policy; with a mishap, its third decision goes wrong until the marker file is there."""
 
-    rows: int = 4
+    max_batch_size: int = 4
     log: Path | None = None
     mishap: str | None = None
     marker: Path | None = None
 
     def __call__(self) -> FakeBatchedPolicy:
-        policy = FakeBatchedPolicy(self.rows, self.log)
+        policy = FakeBatchedPolicy(self.max_batch_size, self.log)
         if self.mishap is not None:
             policy.decide = _unlucky(policy.decide, self.mishap, self.marker)
         return policy

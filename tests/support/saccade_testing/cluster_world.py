@@ -20,7 +20,7 @@ class Actors:
         assert (self.folder / "deep" / "words").read_text() == "weights"
         return FakeActor()
 
-    def at(self, folder: Path) -> Actors:
+    def with_folder(self, folder: Path) -> Actors:
         return replace(self, folder=folder)
 
 

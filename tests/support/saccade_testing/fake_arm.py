@@ -70,7 +70,7 @@ class FakeArm:
             self._torque = False
         return self._torque
 
-    def lets_go(self) -> str:
+    def motors_in_protection(self) -> str:
         return ""
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class FakeArm:
             file.write(json.dumps({"time": time.monotonic(), **line}) + "\n")
 
 
-def told(folder: Path, what: str = "goal") -> list[dict]:
+def recorded_lines(folder: Path, what: str = "goal") -> list[dict]:
     """Return what a fake arm noted, those lines that have `what`."""
     text = (folder / "events.jsonl").read_text()
     return [line for line in map(json.loads, text.splitlines()) if what in line]
@@ -102,4 +102,4 @@ def told(folder: Path, what: str = "goal") -> list[dict]:
 
 def goals(folder: Path, since: float = 0.0) -> np.ndarray:
     """Return the goals [n, 3] that a fake arm was given, in the contract's order."""
-    return np.array([line["goal"] for line in told(folder) if line["time"] >= since]).reshape(-1, 3)
+    return np.array([line["goal"] for line in recorded_lines(folder) if line["time"] >= since]).reshape(-1, 3)

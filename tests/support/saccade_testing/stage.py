@@ -8,12 +8,12 @@ from functools import partial
 import numpy as np
 
 from saccade.robot.control.loop import LoopSettings
-from saccade.robot.session.cameras import CameraWatch, WatchSettings
-from saccade.robot.session.orders import Orders
+from saccade.robot.session.cameras import CameraReader, FrameCheckSettings
+from saccade.robot.session.operator_commands import OperatorCommands
 from saccade.robot.session.session import run_session
 from saccade.robot.session.settings import EpisodePlan, SessionSettings
 
-from .fake_arm import FakeArm, goals, told
+from .fake_arm import FakeArm, goals, recorded_lines
 from .stand_in import make_contract
 
 # Generous to a busy machine: what is asserted is what the arm was told.
@@ -68,22 +68,22 @@ class Stage:
     """Everything that a session needs, and `run`."""
 
     def __init__(self, folder) -> None:
-        self.folder, self.camera, self.decider = folder, NoiseCamera(), Climber()
-        self.watch = WatchSettings(age_limit=0.5)
+        self.folder, self.camera, self.chunk_policy = folder, NoiseCamera(), Climber()
+        self.watch = FrameCheckSettings(age_limit=0.5)
         self.refusal = ""
-        self.orders = Orders()
+        self.operator_commands = OperatorCommands()
 
     def run(self, *plans: EpisodePlan, loop: LoopSettings = LOOP, **given):
-        names = ("start", "aggregation", "stopped_seconds", "decision_seconds", "rearm_between", "real_time_chunking")
-        chosen = {name: given.pop(name) for name in [*names, "release_between"] if name in given}
+        names = ("start", "aggregation", "rearm_wait_seconds", "decision_seconds", "rearm_between_episodes", "real_time_chunking")
+        chosen = {name: given.pop(name) for name in [*names, "release_between_episodes"] if name in given}
         return run_session(
-            decider=self.decider,
+            chunk_policy=self.chunk_policy,
             make_arm=partial(FakeArm, self.folder, self.refusal),
-            cameras=CameraWatch({"front": self.camera}, self.decider.contract.cameras, self.watch),
+            cameras=CameraReader({"front": self.camera}, self.chunk_policy.contract.cameras, self.watch),
             episodes=plans or (EpisodePlan("go up", 1.5),),
             settings=SessionSettings(loop=loop, overrun_share=1.0, **chosen),
             record=self.folder / "flight.jsonl",
-            orders=self.orders,
+            operator_commands=self.operator_commands,
             **given,
         )
 
@@ -91,4 +91,4 @@ class Stage:
         """The arm was told the same pose, again and again, at the end."""
         last = goals(self.folder)[-3:]
         assert np.all(last == last[0])
-        assert [line["torque"] for line in told(self.folder, "torque")][-1] is True
+        assert [line["torque"] for line in recorded_lines(self.folder, "torque")][-1] is True

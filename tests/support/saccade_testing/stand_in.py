@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from saccade.policy.contract import ActionSpec, CameraSpec, Contract, GripperSpec, Normalization, StateSpec
-from saccade.robot.governor.chunk import Chunk
+from saccade.robot.governor.chunk import ActionChunk
 from saccade.robot.governor.rules import Rules
-from saccade.robot.limits import JointRange, Limits
+from saccade.robot.limits import JointLimits, JointRange
 
 NAMES = ("shoulder_pan.pos", "elbow_flex.pos", "gripper.pos")
 UNITS = ("degrees", "degrees", "percent")
@@ -38,8 +38,8 @@ def make_contract(chunk: int = 16, execute: int = 8, size: int = 16) -> Contract
     )
 
 
-def make_limits(**changes: object) -> Limits:
-    return Limits.derive(make_contract(), RANGES, **changes)
+def make_limits(**changes: object) -> JointLimits:
+    return JointLimits.derive(make_contract(), RANGES, **changes)
 
 
 def make_rules(**changes: object) -> Rules:
@@ -47,10 +47,10 @@ def make_rules(**changes: object) -> Rules:
     return Rules(**{**fields, **changes})
 
 
-def make_chunk(actions: object, *, observed: float, sequence: int = 0, **changes: object) -> Chunk:
+def make_chunk(actions: object, *, observed: float, sequence: int = 0, **changes: object) -> ActionChunk:
     """Return a chunk of the test's session; one action [A] is repeated for all 16 steps."""
     actions = np.asarray(actions, dtype=np.float64)
     if actions.ndim == 1:
         actions = np.repeat(actions[None], 16, axis=0)
     fields = dict(session="here", episode=0, sequence=sequence, observed=observed, period=PERIOD, actions=actions)
-    return Chunk(**{**fields, **changes})
+    return ActionChunk(**{**fields, **changes})

@@ -90,8 +90,8 @@ def test_only_the_rotation_tells_the_steps_of_a_chunk_apart(recorded):
 def test_steps_see_each_other_only_with_self_attention(self_attention):
     torch.manual_seed(0)
     expert = BridgeExpert(BridgeOptions(**SIZES, self_attention=self_attention))
-    seen, decided = torch.randn(3, 1, 6, 32), torch.randn(3, 1, 5, 32)
-    actions = expert(seen, decided, torch.randn(1, 32))
+    visual_states, slot_states = torch.randn(3, 1, 6, 32), torch.randn(3, 1, 5, 32)
+    actions = expert(visual_states, slot_states, torch.randn(1, 32))
     (gradient,) = torch.autograd.grad(actions[0, 1].square().sum(), expert.start.rows)
     others = gradient[[0, *range(2, 8)]]
     assert gradient[1].any() and bool(others.any()) == self_attention
@@ -112,7 +112,7 @@ def test_paired_rotation_depends_on_the_distance_alone():
 
     def logits(rotation):
         table = RotaryTable.build(6, 8, rotation, query)
-        return (table.turn(query) @ table.turn(key).transpose(-1, -2))[0, 0]
+        return (table.rotate(query) @ table.rotate(key).transpose(-1, -2))[0, 0]
 
     paired, mixed = logits("paired"), logits("mixed")
     torch.testing.assert_close(paired[1:, 1:], paired[:-1, :-1])
@@ -122,12 +122,12 @@ def test_paired_rotation_depends_on_the_distance_alone():
 def test_a_blind_gate_averages_what_was_seen():
     torch.manual_seed(0)
     block = BridgeExpert(BridgeOptions(**SIZES, gate="tanh", rotation="none")).blocks[0]
-    actions, seen, decided = torch.randn(1, 8, 32), torch.randn(1, 6, 32), torch.randn(1, 1, 32)
+    actions, visual_states, slot_states = torch.randn(1, 8, 32), torch.randn(1, 6, 32), torch.randn(1, 1, 32)
     table = None
-    blind = block(actions, seen, decided, table)
+    blind = block(actions, visual_states, slot_states, table)
     with torch.no_grad():
         block.key_value_seen.weight[:32].normal_()
-    torch.testing.assert_close(block(actions, seen, decided, table), blind)
+    torch.testing.assert_close(block(actions, visual_states, slot_states, table), blind)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
-from saccade.robot.remote.codec import CodecError, Limits
+from saccade.robot.remote.codec import CodecError, MessageLimits
 from saccade.scripts.bench.arm import codec_fuzz
-from saccade.scripts.bench.arm.codec_fuzz import acceptable, broken_messages, valid_trees
+from saccade.scripts.bench.arm.codec_fuzz import broken_messages, reference_decode, valid_trees
 
 
 def naive_array(found):
@@ -27,7 +27,7 @@ def naive_decode(message, limits):
 def test_the_codec_and_its_judge_agree_on_broken_messages():
     done = []
     figures = codec_fuzz.fuzz_codec(20_000, seed=1, progress=done.append)
-    assert figures.clean, figures.examples
+    assert figures.passed, figures.examples
     assert figures.inputs == 20_000 == sum(done)
     # Neither all refused nor all let through: both verdicts have been tried.
     assert 1_000 < figures.accepted < 10_000
@@ -36,8 +36,8 @@ def test_the_codec_and_its_judge_agree_on_broken_messages():
 def test_faults_of_a_codec_are_found(monkeypatch):
     monkeypatch.setattr(codec_fuzz, "decode", naive_decode)
     figures = codec_fuzz.fuzz_codec(3_000)
-    assert figures.crashes > 10 and figures.wrongly_accepted > 100 and not figures.clean
-    assert len(figures.examples) == codec_fuzz.SHOWN
+    assert figures.crashes > 10 and figures.wrongly_accepted > 100 and not figures.passed
+    assert len(figures.examples) == codec_fuzz.MAX_EXAMPLES
 
     def refuse(message, limits):
         raise CodecError("message", got="a message", expected="another", fix="")
@@ -48,7 +48,7 @@ def test_faults_of_a_codec_are_found(monkeypatch):
 
 def test_a_seed_decides_the_inputs_and_messages_start_out_valid():
     assert list(broken_messages(200, 3)) == list(broken_messages(200, 3)) != list(broken_messages(200, 4))
-    assert all(acceptable(codec_fuzz._pack(tree), Limits()) == tree for tree in valid_trees())
+    assert all(reference_decode(codec_fuzz._pack(tree), MessageLimits()) == tree for tree in valid_trees())
 
 
 def test_no_inputs_are_refused():

@@ -8,25 +8,25 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
-from saccade.scripts.bench.arm.cases import ROWS
+from saccade.scripts.bench.arm.cases import CATALOGUE_ROWS
 from saccade.scripts.bench.arm.command import (
     FIGURES,
     ArmBenchConfig,
-    collected,
+    check_lerobot_support,
+    collect_figures,
     fault_figures,
     fault_lines,
-    look_at_lerobot,
     run_arm_bench,
-    soak_part,
+    soak_figures,
 )
-from saccade.scripts.bench.arm.page import fault_table, in_order
+from saccade.scripts.bench.arm.page import fault_table, sort_rows
 from saccade.scripts.bench.arm.soak import Soak, resident_mib
-from saccade.sim.virtual_arm.world import Motion
+from saccade.sim.virtual_arm.world import JointTrajectory
 
 
 def fault(row: int, name: str = "one", problems: tuple = (), **times: float | None) -> dict:
     given = {"detection_ms": 300.0, "software_ms": 20.0, "device_ms": 50.0, **times}
-    return {"name": name, "row": ROWS[row], "observed": "held", "problems": list(problems), **given}
+    return {"name": name, "row": CATALOGUE_ROWS[row], "observed": "held", "problems": list(problems), **given}
 
 
 def test_a_row_of_the_catalogue_passes_only_with_all_its_variants():
@@ -54,8 +54,8 @@ def test_times_that_nobody_took_and_those_of_a_process_that_stood_still_do_not_c
 def test_the_table_has_a_line_for_every_row_of_the_catalogue_and_every_variant():
     told = {"injected": "a NaN", "required": "held"}
     rows = [{**fault(row), **told} for row in (7, 0, 0)]
-    lines = fault_table(in_order(rows, ROWS))
-    assert [line for line in lines if "**" in line] == [f"| **{ROWS[row]}** | | | | | | |" for row in (0, 7)]
+    lines = fault_table(sort_rows(rows, CATALOGUE_ROWS))
+    assert [line for line in lines if "**" in line] == [f"| **{CATALOGUE_ROWS[row]}** | | | | | | |" for row in (0, 7)]
     assert lines.count("| one | a NaN | held | held | 300 | 20 | 50 |") == 3
     failed = fault_table([{**fault(0, "one", ("it moved",), device_ms=None), **told}])
     assert failed[-1] == "| one | a NaN | held | **not passed**: it moved | 300 | 20 |  |"
@@ -71,7 +71,7 @@ def test_parts_are_taken_from_the_folder_and_what_was_not_measured_is_none(tmp_p
     assert set(FIGURES) <= set(figures)
     assert (figures["fuzz_inputs"], figures["unsafe_commands"]) == (7, None)
     assert "codec: 7 messages" in capsys.readouterr().out
-    assert collected(tmp_path)["fuzz_inputs"] == 7
+    assert collect_figures(tmp_path)["fuzz_inputs"] == 7
 
 
 def test_an_unsafe_part_gives_another_exit_code(tmp_path):
@@ -81,7 +81,7 @@ def test_an_unsafe_part_gives_another_exit_code(tmp_path):
 
 
 def test_what_lerobot_cannot_do_is_said_and_not_made_up():
-    found = look_at_lerobot(ArmBenchConfig())
+    found = check_lerobot_support(ArmBenchConfig())
     assert set(found["figures"].values()) == {None}
     assert "no policy of a plugin" in found["lines"][0]
 
@@ -97,9 +97,9 @@ def test_what_cannot_be_measured_is_refused(changes, what):
 
 def test_a_soak_without_a_long_life_has_no_growth():
     found = {"minutes": 1.0, "faults": {"drop": 3}, "holds": 4, "stops": 1, "moving_seconds": 30.0, "unsafe": []}
-    figures = soak_part({**found, "session_growth": None, "control_growth": None})["figures"]
+    figures = soak_figures({**found, "session_growth": None, "control_growth": None})["figures"]
     assert (figures["memory_growth_fraction"], figures["soak_faults"], figures["unsafe_commands"]) == (None, 3, 0)
-    grown = soak_part({**found, "session_growth": 0.002, "control_growth": -0.1})
+    grown = soak_figures({**found, "session_growth": 0.002, "control_growth": -0.1})
     assert grown["figures"]["memory_growth_fraction"] == 0.002
 
 
@@ -118,8 +118,8 @@ def test_a_soak_judges_what_the_twin_did(tmp_path):
     goals[400:, 2] = 30.0
 
     class World:
-        def motion(self, since: float) -> Motion:
-            return Motion(times, np.zeros((720, 6)), goals, np.zeros(720))
+        def joint_trajectory(self, since: float) -> JointTrajectory:
+            return JointTrajectory(times, np.zeros((720, 6)), goals, np.zeros(720))
 
     class Tail:
         def read(self) -> list[dict]:

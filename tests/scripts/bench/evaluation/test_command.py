@@ -9,28 +9,40 @@ import pytest
 
 from saccade.errors import InputError, WorldError
 from saccade.scripts.bench.evaluation import command as bench
-from saccade.scripts.bench.evaluation.cluster import count_records
-from saccade.scripts.bench.evaluation.command import EvaluationConfig, Timed
+from saccade.scripts.bench.evaluation.cluster import count_lost_and_duplicate
+from saccade.scripts.bench.evaluation.command import CommandTiming, EvaluationBenchConfig
 
 
 def test_the_figures_are_medians_of_rounds_with_and_without_the_start(monkeypatch):
-    theirs = iter([Timed(30.0, 0.5, [True, False]), Timed(60.0, 0.5, [True, False]), Timed(40.0, 0.6, [True, False])])
-    ours = iter([Timed(10.0, 0.1, [True, False]), Timed(10.0, 0.1, [True, False]), Timed(20.0, 0.1, [True, False])])
-    monkeypatch.setattr(bench, "run_lerobot", lambda config, out: next(theirs))
-    monkeypatch.setattr(bench, "run_saccade", lambda config, out: next(ours))
-    figures, lines = bench.bench_evaluation(EvaluationConfig(episodes=2, rounds=3, cluster=False))
-    assert figures["episodes_per_hour_over_lerobot_eval"] == 3.0
-    assert figures["episodes_per_hour_over_lerobot_eval_steady"] == 5.0
-    assert (figures["episodes_per_hour"], figures["lerobot_episodes_per_hour"]) == (720, 180)
-    assert (figures["successes"], figures["episodes"], figures["rounds"]) == (1, 2, 3)
+    lerobot_runs = iter(
+        [
+            CommandTiming(30.0, 0.5, [True, False]),
+            CommandTiming(60.0, 0.5, [True, False]),
+            CommandTiming(40.0, 0.6, [True, False]),
+        ]
+    )
+    saccade_runs = iter(
+        [
+            CommandTiming(10.0, 0.1, [True, False]),
+            CommandTiming(10.0, 0.1, [True, False]),
+            CommandTiming(20.0, 0.1, [True, False]),
+        ]
+    )
+    monkeypatch.setattr(bench, "run_lerobot", lambda config, out: next(lerobot_runs))
+    monkeypatch.setattr(bench, "run_saccade", lambda config, out: next(saccade_runs))
+    metrics, lines = bench.bench_evaluation(EvaluationBenchConfig(episodes=2, rounds=3, cluster=False))
+    assert metrics["episodes_per_hour_over_lerobot_eval"] == 3.0
+    assert metrics["episodes_per_hour_over_lerobot_eval_steady"] == 5.0
+    assert (metrics["episodes_per_hour"], metrics["lerobot_episodes_per_hour"]) == (720, 180)
+    assert (metrics["successes"], metrics["episodes"], metrics["rounds"]) == (1, 2, 3)
     assert "3.00 times" in lines[0] and "1 of 2 succeeded" in lines[-1]
 
 
 def test_no_figure_where_the_episodes_end_otherwise(monkeypatch):
-    monkeypatch.setattr(bench, "run_lerobot", lambda config, out: Timed(3.0, 1.0, [True, False, True]))
-    monkeypatch.setattr(bench, "run_saccade", lambda config, out: Timed(1.0, 1.0, [True, True, False]))
+    monkeypatch.setattr(bench, "run_lerobot", lambda config, out: CommandTiming(3.0, 1.0, [True, False, True]))
+    monkeypatch.setattr(bench, "run_saccade", lambda config, out: CommandTiming(1.0, 1.0, [True, True, False]))
     with pytest.raises(WorldError, match=r"initial states 1, 2 ended otherwise .* no speed is given"):
-        bench.bench_evaluation(EvaluationConfig(episodes=3, cluster=False))
+        bench.bench_evaluation(EvaluationBenchConfig(episodes=3, cluster=False))
 
 
 @pytest.mark.parametrize(
@@ -44,12 +56,12 @@ def test_no_figure_where_the_episodes_end_otherwise(monkeypatch):
 )
 def test_bad_input_is_refused(options, message):
     with pytest.raises(InputError, match=message):
-        EvaluationConfig(**options)
+        EvaluationBenchConfig(**options)
 
 
 def test_a_command_that_fails_is_a_clear_error():
     with pytest.raises(WorldError, match=r"failed: no such policy"):
-        list(bench._running([sys.executable, "-c", "import sys; sys.exit('no such policy')"]))
+        list(bench._run_and_poll([sys.executable, "-c", "import sys; sys.exit('no such policy')"]))
 
 
 def test_lost_and_double_episodes_are_counted(tmp_path):
@@ -58,4 +70,4 @@ def test_lost_and_double_episodes_are_counted(tmp_path):
 
     lines = [record(0), record(1, "error"), record(1), record(2), record(2, "failure"), record(3, "error")]
     (tmp_path / "records.jsonl").write_text("".join(lines))
-    assert count_records(tmp_path, 4) == {"ray_episodes_lost": 1, "ray_episodes_double": 1}
+    assert count_lost_and_duplicate(tmp_path, 4) == {"ray_episodes_lost": 1, "ray_episodes_double": 1}

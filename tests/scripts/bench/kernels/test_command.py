@@ -15,22 +15,31 @@ from saccade.scripts.bench.command import run
 from saccade.scripts.bench.kernels import checks, contestants, families, public_code
 from saccade.scripts.bench.kernels import command as module
 from saccade.scripts.bench.kernels.checks import gate_table
-from saccade.scripts.bench.kernels.command import KernelsConfig, Report, measure, measure_case
-from saccade.scripts.bench.kernels.correctness import difference, judge
+from saccade.scripts.bench.kernels.command import KernelBenchConfig, KernelReport, measure, measure_case
+from saccade.scripts.bench.kernels.correctness import check_correctness, relative_errors
 from saccade.scripts.bench.kernels.errors import CASES
 from saccade.scripts.bench.kernels.families import make_problem
 from saccade.scripts.bench.kernels.memory import plan_cost
-from saccade.scripts.bench.kernels.problem import Attention
-from saccade.scripts.bench.kernels.rows import DENSE, FIGURES, MASKED, OURS, Roof, Row, collect_figures, table
+from saccade.scripts.bench.kernels.problem import AttentionCase
+from saccade.scripts.bench.kernels.rows import (
+    METRIC_NAMES,
+    OURS,
+    SDPA_MASKED,
+    SDPA_UNMASKED,
+    KernelRow,
+    Roofline,
+    collect_metrics,
+    table,
+)
 from saccade.scripts.bench.kernels.shapes import FAMILIES, Shape, shapes
-from saccade.scripts.bench.kernels.timing import Stopwatch, sdpa_backend
+from saccade.scripts.bench.kernels.timing import KernelTimer, sdpa_backend
 
-QUICK = KernelsConfig(checks=(), repeats=1, device="cpu")
-ROOF = Roof(1e12, 1e11)
+QUICK = KernelBenchConfig(checks=(), repeats=1, device="cpu")
+ROOFLINE = Roofline(1e12, 1e11)
 TRUNK = Shape("trunk", (100,), 2, 1, 16, "coupled", slots=20)
 
 
-def few():
+def small_shapes():
     """The least of each family, two lengths and two densities for the pictures."""
     yield replace(TRUNK, lengths=(64,), sweep="length")
     yield replace(TRUNK, sweep="length")
@@ -41,7 +50,7 @@ def few():
 
 
 def test_every_family_is_measured_on_a_processor_and_the_report_is_written(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(module, "shapes", lambda size: few())
+    monkeypatch.setattr(module, "shapes", lambda size: small_shapes())
     out, figures = tmp_path / "report", tmp_path / "figures.json"
     assert run(replace(QUICK, out=out, figures=figures)) == 0
     said = capsys.readouterr().out
@@ -51,13 +60,19 @@ def test_every_family_is_measured_on_a_processor_and_the_report_is_written(tmp_p
     assert {row["shape"]["family"] for row in content["rows"]} == set(FAMILIES)
     timed = [row for row in content["rows"] if row["seconds"]]
     assert all(row["forward_error"] < 1e-5 and not row["wrong"] for row in timed)
-    assert {row["contestant"] for row in timed} >= {OURS, DENSE, MASKED, "SDPA, two calls", "ours, plan kept"}
+    assert {row["contestant"] for row in timed} >= {
+        OURS,
+        SDPA_UNMASKED,
+        SDPA_MASKED,
+        "SDPA, two calls",
+        "ours, plan kept",
+    }
     assert all(row["remark"] for row in content["rows"] if not row["seconds"])
     page = (out / "README.md").read_text()
     for picture in ("time_over_length.png", "time_over_density.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG") and f"({picture})" in page
     written = json.loads(figures.read_text())
-    assert tuple(written["figures"]) == FIGURES and not any(written["figures"].values())
+    assert tuple(written["figures"]) == METRIC_NAMES and not any(written["figures"].values())
     assert written["command"].startswith("saccade bench kernels --checks --device cpu --repeats 1")
     assert written["machine"]["cores"] and written["versions"]["torch"] and written["date"] and written["commit"]
 
@@ -87,18 +102,18 @@ def test_a_wrong_contestant_gets_no_speed_and_the_exit_code_says_so(tmp_path, ca
 def test_a_wrong_gradient_is_found():
     problem = make_problem(TRUNK, "cpu", torch.float32, None, False)
     entry = problem.contestants[OURS]()
-    other = replace(entry, above=(entry.above[0] * 1.001,))
-    verdict = judge(other, problem, torch.float32)
-    assert verdict.wrong.startswith("gradient of query is off by") and verdict.forward < 1e-5 < verdict.backward
-    unmasked = replace(problem.contestants[DENSE](), against="own")
-    assert judge(unmasked, problem, torch.float32).wrong.startswith("output is off by")
+    other = replace(entry, output_gradient=(entry.output_gradient[0] * 1.001,))
+    result = check_correctness(other, problem, torch.float32)
+    assert result.wrong.startswith("gradient of query is off by") and result.forward < 1e-5 < result.backward
+    unmasked = replace(problem.contestants[SDPA_UNMASKED](), reference_kind="own")
+    assert check_correctness(unmasked, problem, torch.float32).wrong.startswith("output is off by")
 
 
 def test_what_is_not_finite_is_wrong():
     expected = torch.ones(3, dtype=torch.float64)
-    assert difference(torch.tensor([1.0, float("nan"), 1.0]), expected) == (float("inf"), float("inf"))
-    assert difference(torch.ones(2), expected) == (float("inf"), float("inf"))
-    whole, worst = difference(torch.tensor([1.0, 1.0, 1.25]), expected)
+    assert relative_errors(torch.tensor([1.0, float("nan"), 1.0]), expected) == (float("inf"), float("inf"))
+    assert relative_errors(torch.ones(2), expected) == (float("inf"), float("inf"))
+    whole, worst = relative_errors(torch.tensor([1.0, 1.0, 1.25]), expected)
     assert worst == 0.25 and whole == pytest.approx(0.25 / 3**0.5)
 
 
@@ -108,21 +123,21 @@ def test_ours_that_fails_is_wrong_and_others_are_not_available():
     def failing():
         raise RuntimeError("out of registers")
 
-    watch = Stopwatch("cpu", 1)
-    mine = measure(OURS, failing, problem, watch, ROOF, torch.float32)
-    other = measure(MASKED, failing, problem, watch, ROOF, torch.float32)
+    timer = KernelTimer("cpu", 1)
+    mine = measure(OURS, failing, problem, timer, ROOFLINE, torch.float32)
+    other = measure(SDPA_MASKED, failing, problem, timer, ROOFLINE, torch.float32)
     assert "out of registers" in mine.wrong and not mine.seconds
     assert "out of registers" in other.remark and not other.wrong
 
 
 def test_densities_are_counted():
     problem = make_problem(Shape("trunk", (128,), 1, 1, 16, "coupled", slots=0), "cpu", torch.float32, None, False)
-    assert problem.work.density == (128 * 129 / 2) / 128**2 and problem.work.tile_density == 0.75
-    assert problem.work.useful == 4 * 16 * 128 * 129 / 2
+    assert problem.minimum_cost.density == (128 * 129 / 2) / 128**2 and problem.minimum_cost.tile_density == 0.75
+    assert problem.minimum_cost.useful == 4 * 16 * 128 * 129 / 2
     dense = make_problem(Shape("history", (192,), 1, 1, 16), "cpu", torch.float32, None, False)
-    assert dense.work.density == dense.work.tile_density == 1
+    assert dense.minimum_cost.density == dense.minimum_cost.tile_density == 1
     chosen = make_problem(Shape("history", (256,), 1, 1, 16, keep=0.5), "cpu", torch.float32, None, False)
-    assert chosen.work.density == chosen.work.tile_density == 0.5
+    assert chosen.minimum_cost.density == chosen.minimum_cost.tile_density == 0.5
 
 
 def test_plans_at_full_size_are_counted_from_tiles():
@@ -136,48 +151,49 @@ def test_plans_at_full_size_are_counted_from_tiles():
 
 
 def test_the_table_of_the_gate_has_a_line_for_each_kernel():
-    built = [
+    builds = [
         {"name": f"forward {width} plain bf16", "registers": width, "spilled": 8 * (width > 64), "shared": 2048}
         | {"warpgroup_products": width, "warp_products": 0}
         for width in (64, 128)
     ]
-    assert gate_table(built)[2:] == ["| forward | 2 | 64-128 | 1, 8 | 2 | 64-128 | 0 |"]
+    assert gate_table(builds)[2:] == ["| forward | 2 | 64-128 | 1, 8 | 2 | 64-128 | 0 |"]
 
 
 def row(family, contestant, seconds, moved=0.0):
     shape = Shape(family, (8,), 1, 1, 8, headline=True)
-    return Row(shape, contestant, 1.0, 1.0, 1.0, moved, (1e-6, 2e-6), seconds)
+    return KernelRow(shape, contestant, 1.0, 1.0, 1.0, moved, (1e-6, 2e-6), seconds)
 
 
 def test_figures_are_those_of_headline_cases_on_a_gpu_alone():
     rows = [
         row("ragged", OURS, {"forward": 1e-3, "both": 2e-3}),
-        row("ragged", MASKED, {"forward": 3e-3, "both": 8e-3}),
+        row("ragged", SDPA_MASKED, {"forward": 3e-3, "both": 8e-3}),
         row("ragged", "varlen_attn", {}),
         row("cross", "ours, plan kept", {"forward": 15e-6, "both": 30e-6}),
         row("gather", OURS, {"forward": 1e-3}, moved=3e9),
     ]
-    figures = collect_figures(rows, True, 4e12, {"spilled_configurations": 3})
-    assert tuple(figures) == FIGURES
+    figures = collect_metrics(rows, True, 4e12, {"spilled_configurations": 3})
+    assert tuple(figures) == METRIC_NAMES
     assert figures["ragged_over_padded_sdpa"] == 4 and figures["ragged_over_varlen"] is None
     assert figures["cross_attention_us"] == 15 and figures["gather_norm_film_bandwidth_fraction"] == 0.75
     assert figures["spilled_configurations"] == 3
-    without = collect_figures(rows, False, 4e12, {"spilled_configurations": 3})
+    without = collect_metrics(rows, False, 4e12, {"spilled_configurations": 3})
     assert [name for name, value in without.items() if value is not None] == ["spilled_configurations"]
 
 
 def test_the_table_shows_ratios_and_the_share_of_the_roofline():
     both = {"forward": 1e-3, "backward": 1e-3, "both": 2e-3}
     lines = table(
-        [row("history", OURS, both), row("history", DENSE, {name: 3 * each for name, each in both.items()})], True
+        [row("history", OURS, both), row("history", SDPA_UNMASKED, {name: 3 * each for name, each in both.items()})],
+        True,
     )
     assert lines[0].startswith("times in us") and lines[-2].split()[-3:] == ["0.15", "%", "0e+00"]
     assert "3.00" in lines[-1] and "6000" in lines[-1]
 
 
 def test_public_code_is_not_available_for_a_reason(tmp_path):
-    shape = next(each for each in few() if each.family == "history" and each.keep < 1)
-    rows = measure_case(shape, replace(QUICK, public_code=str(tmp_path)), Stopwatch("cpu", 1), ROOF)
+    shape = next(each for each in small_shapes() if each.family == "history" and each.keep < 1)
+    rows = measure_case(shape, replace(QUICK, public_code=str(tmp_path)), KernelTimer("cpu", 1), ROOFLINE)
     assert {each.contestant: each.remark for each in rows}["VMoBA"] == "needs CUDA"
 
 
@@ -219,14 +235,14 @@ def moba_attn_varlen(q, k, v, cu_seqlens, max_seqlen, moba_chunk_size, moba_topk
 
 
 @pytest.fixture
-def anywhere(monkeypatch):
+def pretend_cuda(monkeypatch):
     """Let what needs a GPU be tried without one."""
     monkeypatch.setattr(contestants, "require_cuda", lambda device, why="": None)
     monkeypatch.setattr(public_code, "require_cuda", lambda device, why="": None)
 
 
 @pytest.fixture
-def forgotten(monkeypatch):
+def forget_public_modules(monkeypatch):
     """Forget afterwards modules that a test has imported from its folder."""
     for name in ("vmoba", "flash_sparse_attn", "flash_dmattn"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -242,40 +258,44 @@ def forgotten(monkeypatch):
         ("history", "VMoBA", "v/src/vmoba.py", BLOCKS_CODE),
     ],
 )
-def test_public_code_in_a_folder_is_asked_for_the_same(anywhere, forgotten, tmp_path, family, name, module_path, code):
+def test_public_code_in_a_folder_is_asked_for_the_same(
+    pretend_cuda, forget_public_modules, tmp_path, family, name, module_path, code
+):
     path = tmp_path / module_path
     path.parent.mkdir(parents=True)
     path.write_text(code)
     shape = next(each for each in CASES if each.family == family)
     problem = make_problem(shape, "cpu", torch.float32, str(tmp_path), False)
     before = list(sys.path)
-    verdict = judge(problem.contestants[name](), problem, torch.float32)
-    assert not verdict.wrong and sys.path == before
+    result = check_correctness(problem.contestants[name](), problem, torch.float32)
+    assert not result.wrong and sys.path == before
 
 
-def test_public_code_that_cannot_be_imported_says_why(anywhere, forgotten, tmp_path):
+def test_public_code_that_cannot_be_imported_says_why(pretend_cuda, forget_public_modules, tmp_path):
     (tmp_path / "vmoba.py").write_text("import flash_attention_of_long_ago")
     shape = next(each for each in CASES if each.family == "history")
-    rows = measure_case(shape, replace(QUICK, public_code=str(tmp_path), compiled=False), Stopwatch("cpu", 1), ROOF)
+    rows = measure_case(
+        shape, replace(QUICK, public_code=str(tmp_path), compiled=False), KernelTimer("cpu", 1), ROOFLINE
+    )
     (found,) = (each for each in rows if each.contestant == "VMoBA")
     assert "No module named 'flash_attention_of_long_ago'" in found.remark and not found.wrong
 
 
 @pytest.mark.parametrize("lengths", [(100,), (70, 24, 101)])
-def test_packed_attention_in_two_calls_is_that_of_the_slots(anywhere, monkeypatch, lengths):
+def test_packed_attention_in_two_calls_is_that_of_the_slots(pretend_cuda, monkeypatch, lengths):
     stand_in = types.ModuleType("torch.nn.attention.varlen")
     stand_in.varlen_attn = packed_attention
     monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", stand_in)
     shape = Shape("ragged", lengths, 2, 2, 16, "coupled", slots=14)
     problem = make_problem(shape, "cpu", torch.float32, None, False)
-    assert not judge(problem.contestants["varlen_attn"](), problem, torch.float32).wrong
+    assert not check_correctness(problem.contestants["varlen_attn"](), problem, torch.float32).wrong
 
 
 @pytest.mark.parametrize("family", ["trunk", "prefix", "ragged", "history", "cross"])
 def test_the_mask_of_flex_attention_is_the_mask_of_the_case(family):
-    case = Attention(next(each for each in CASES if each.family == family), "cpu", torch.float32)
+    case = AttentionCase(next(each for each in CASES if each.family == family), "cpu", torch.float32)
     ragged = family == "ragged"
-    seen = contestants._predicate(case, ragged)
+    seen = contestants._flex_mask_mod(case, ragged)
     for sample, (rows, columns) in enumerate(zip(case.query_bounds, case.key_bounds, strict=True)):
         heads, row, column = torch.meshgrid(
             torch.arange(case.shape.heads), torch.arange(*rows), torch.arange(*columns), indexing="ij"
@@ -292,22 +312,25 @@ def test_the_way_that_torch_takes_is_named():
 
 
 def test_checks_that_fail_are_reported_after_all_else(capsys, monkeypatch):
-    broken = checks.Checked({}, ["compile gate: 2 kernels"], [], "the compile gate refuses 1 kernels: it spills")
-    monkeypatch.setattr(module, "check", lambda name, on_gpu: broken)
+    broken = checks.CheckResult({}, ["compile gate: 2 kernels"], [], "the compile gate refuses 1 kernels: it spills")
+    monkeypatch.setattr(module, "run_check", lambda name, on_gpu: broken)
     with pytest.raises(WorldError, match="the compile gate refuses 1 kernels: it spills"):
         run(replace(QUICK, families=(), checks=("gate",)))
     assert "compile gate: 2 kernels" in capsys.readouterr().out
 
 
 def test_the_gate_is_counted(monkeypatch):
-    built = [{"name": "one", "spilled": 0, "complaints": []}, {"name": "two", "spilled": 8, "complaints": ["too much"]}]
+    builds = [
+        {"name": "one", "spilled": 0, "complaints": []},
+        {"name": "two", "spilled": 8, "complaints": ["too much"]},
+    ]
 
     def python(arguments, interpreted):
         assert not interpreted
         with open(arguments[-1], "w") as file:
-            json.dump(built, file)
+            json.dump(builds, file)
 
-    monkeypatch.setattr(checks, "_python", python)
+    monkeypatch.setattr(checks, "_run_python", python)
     found = checks.check_gate()
     assert found.figures == {"spilled_configurations": 1} and found.wrong.endswith("two too much")
 
@@ -336,7 +359,7 @@ def test_errors_are_measured_under_the_interpreter_and_in_torch():
 )
 def test_bad_options_are_refused(options, named):
     with pytest.raises(InputError, match=named):
-        KernelsConfig(**options)
+        KernelBenchConfig(**options)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -353,17 +376,17 @@ def test_sizes_have_a_headline_for_every_target():
 
 
 def test_a_report_without_rows_has_no_pictures(tmp_path):
-    module.write_report(tmp_path, Report(figures=dict.fromkeys(FIGURES)), "cpu", "saccade bench kernels")
+    module.write_report(tmp_path, KernelReport(figures=dict.fromkeys(METRIC_NAMES)), "cpu", "saccade bench kernels")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["README.md", "kernels.json"]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_a_case_is_measured_on_a_gpu_in_graphs():
-    watch = Stopwatch("cuda", 3)
+    timer = KernelTimer("cuda", 3)
     shape = Shape("history", (596,), 2, 2, 64, slots=20, keep=0.25)
-    rows = measure_case(shape, replace(QUICK, compiled=False), watch, Roof(790e12, 4.3e12))
+    rows = measure_case(shape, replace(QUICK, compiled=False), timer, Roofline(790e12, 4.3e12))
     found = {each.contestant: each for each in rows}
     assert not any(each.wrong for each in rows)
     assert set(found[OURS].seconds) == {"forward", "backward", "both", "plan"} and not found[OURS].remark
-    assert found[DENSE].backend and 0 < found[OURS].seconds["forward"] < 1
+    assert found[SDPA_UNMASKED].backend and 0 < found[OURS].seconds["forward"] < 1

@@ -8,25 +8,25 @@ import torch
 from saccade.errors import InputError, WorldError
 from saccade.policy.network.architecture import PRESETS, Architecture
 from saccade.policy.network.model import SaccadeModel
-from saccade.policy.profiling.cost import Sizes, decision_cost
+from saccade.policy.profiling.cost import InputSizes, decision_cost
 from saccade.scripts.bench.command import run
 from saccade.scripts.bench.latency import command as module
 from saccade.scripts.bench.latency.checks import check_decisions, scheduled_flops
-from saccade.scripts.bench.latency.command import LatencyConfig, line_up, measure
-from saccade.scripts.bench.latency.contestants import Ours, Theirs, dense, twin
-from saccade.scripts.bench.latency.rows import Row, collect_figures, table
+from saccade.scripts.bench.latency.command import LatencyBenchConfig, make_contestants, measure
+from saccade.scripts.bench.latency.contestants import LerobotContestant, SaccadeContestant, dense_variant, small_variant
+from saccade.scripts.bench.latency.rows import LatencyRow, collect_metrics, table
 
-QUICK = LatencyConfig(presets=("tiny",), lerobot=False, device="cpu", runs=3)
+QUICK = LatencyBenchConfig(presets=("tiny",), lerobot=False, device="cpu", runs=3)
 
 
 @pytest.fixture
 def contestant(small_architecture):
-    return Ours("least", small_architecture, Sizes(image_size=32))
+    return SaccadeContestant("least", small_architecture, InputSizes(image_size=32))
 
 
 def test_a_preset_is_measured_and_the_figures_are_written(tmp_path, capsys):
     out, plot = tmp_path / "latency.json", tmp_path / "parts.png"
-    config = LatencyConfig(presets=("tiny",), lerobot=False, device="cpu", runs=3, out=out, plot=plot)
+    config = LatencyBenchConfig(presets=("tiny",), lerobot=False, device="cpu", runs=3, out=out, plot=plot)
     assert run(config) == 0
     content = json.loads(out.read_text())
     assert content["figures"]["tiny_decisions_per_second"] > 0
@@ -39,17 +39,17 @@ def test_a_preset_is_measured_and_the_figures_are_written(tmp_path, capsys):
 
 
 def test_presets_with_pretrained_towers_get_a_dense_opponent():
-    names = [each.name for each in line_up(LatencyConfig(device="cpu"))]
+    names = [each.name for each in make_contestants(LatencyBenchConfig(device="cpu"))]
     assert names[:5] == ["tiny", "small", "dense small", "large", "dense large"] and "act" in names
 
 
 @pytest.mark.parametrize("preset", ["small", "large"])
 def test_the_dense_opponent_reads_every_patch_in_every_layer(preset):
-    architecture = dense(PRESETS[preset])
+    architecture = dense_variant(PRESETS[preset])
     with torch.device("meta"):
-        network = Sizes().build(architecture)
+        network = InputSizes().build(architecture)
     assert network.layout.visual == 2 * 256 and not network.trunk.routers
-    assert network.layout.slots == 8 * 7 + 1 and network.layout.remembered == 0
+    assert network.layout.slots == 8 * 7 + 1 and network.layout.cached_text_length == 0
     assert (architecture.trunk_width, architecture.trunk_layers) == (
         PRESETS[preset].trunk_width,
         PRESETS[preset].trunk_layers,
@@ -58,8 +58,8 @@ def test_the_dense_opponent_reads_every_patch_in_every_layer(preset):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_formula_of_the_schedule_is_what_is_counted(preset):
-    for architecture in [PRESETS[preset]] + ([dense(PRESETS[preset])] if PRESETS[preset].towers else []):
-        small = Ours("twin", twin(architecture), Sizes(image_size=64))
+    for architecture in [PRESETS[preset]] + ([dense_variant(PRESETS[preset])] if PRESETS[preset].towers else []):
+        small = SaccadeContestant("twin", small_variant(architecture), InputSizes(image_size=64))
         counted = decision_cost(small.architecture, small.sizes).decide.parts["trunk"]
         assert scheduled_flops(small) == counted
 
@@ -67,9 +67,9 @@ def test_the_formula_of_the_schedule_is_what_is_counted(preset):
 def test_no_speed_is_given_when_a_decision_waits(contestant, monkeypatch):
     plain = SaccadeModel.decide
 
-    def waiting(self, images, instructed, state, memory):
+    def waiting(self, images, instruction_plan, state, memory):
         state.new_tensor([1.0, 2.0])
-        return plain(self, images, instructed, state, memory)
+        return plain(self, images, instruction_plan, state, memory)
 
     monkeypatch.setattr(SaccadeModel, "decide", waiting)
     with pytest.raises(WorldError, match="wait for the device 1 times, first in lift_fresh at .*test_bench_latency"):
@@ -95,29 +95,31 @@ def test_no_speed_is_given_when_pruning_prunes_nothing(contestant, monkeypatch):
     def unpruned(self, architecture, **sizes):
         plain(self, Architecture(**{**vars(architecture), "keep_floor": 1.0}), **sizes)
 
-    row = Row("least", 8)
-    module.count_ours(contestant, row)
+    row = LatencyRow("least", 8)
+    module.count_saccade_cost(contestant, row)
     monkeypatch.setattr(SaccadeModel, "__init__", unpruned)
     with pytest.raises(WorldError, match="where its schedule of pruning asks for"):
         check_decisions(contestant, row.parts["trunk"])
 
 
 def test_what_is_too_large_or_too_slow_is_counted_and_not_timed(contestant):
-    row = measure(contestant, LatencyConfig(memory=1e-6, runs=3), "cpu")
+    row = measure(contestant, LatencyBenchConfig(memory=1e-6, runs=3), "cpu")
     assert row.flops > 0 and not row.seconds and "not timed" in row.remark and "GiB" in row.remark
-    row = measure(contestant, LatencyConfig(seconds=1e-6, runs=3), "cpu")
+    row = measure(contestant, LatencyBenchConfig(seconds=1e-6, runs=3), "cpu")
     assert row.flops > 0 and not row.seconds and "take over" in row.remark
 
 
 def test_a_policy_of_lerobot_that_cannot_be_built_says_why():
-    row = measure(Theirs("vqbet", Sizes(), {"pretrained_backbone_weights": None}), QUICK, "cpu")
+    row = measure(LerobotContestant("vqbet", InputSizes(), {"pretrained_backbone_weights": None}), QUICK, "cpu")
     assert row.flops is None and "only one image" in row.remark
 
 
 @pytest.mark.slow
 def test_act_is_measured():
     row = measure(
-        Theirs("act", Sizes(), {"chunk_size": 8, "n_action_steps": 8, "pretrained_backbone_weights": None}),
+        LerobotContestant(
+            "act", InputSizes(), {"chunk_size": 8, "n_action_steps": 8, "pretrained_backbone_weights": None}
+        ),
         QUICK,
         "cpu",
     )
@@ -126,8 +128,10 @@ def test_act_is_measured():
 
 def rows():
     return [
-        Row("large", 8, 7, 2 * 10**12, {"towers": 10**12, "trunk": 10**12}, 10**9, 2**30, 0, 0, [0.01, 0.02, 0.03]),
-        Row(
+        LatencyRow(
+            "large", 8, 7, 2 * 10**12, {"towers": 10**12, "trunk": 10**12}, 10**9, 2**30, 0, 0, [0.01, 0.02, 0.03]
+        ),
+        LatencyRow(
             "dense large",
             8,
             8,
@@ -143,14 +147,14 @@ def rows():
 
 
 def test_times_are_figures_on_a_gpu_alone():
-    on_gpu, on_cpu = collect_figures(rows(), "cuda"), collect_figures(rows(), "cpu")
+    on_gpu, on_cpu = collect_metrics(rows(), "cuda"), collect_metrics(rows(), "cpu")
     assert on_gpu["large_speedup_over_dense"] == 5 and on_gpu["large_p50_ms"] == 20 and on_gpu["large_p99_ms"] == 30
     assert on_cpu["large_speedup_over_dense"] is None and on_cpu["large_p50_ms"] is None
     assert on_cpu["large_flop_ratio"] == 4 and on_cpu["large_tflop"] == 2 and on_cpu["dense_tflop"] == 8
 
 
 def test_the_table_is_aligned():
-    lines = table([*rows(), Row("absent", 8, remark="not there")])
+    lines = table([*rows(), LatencyRow("absent", 8, remark="not there")])
     assert len({line.index("p50") + 3 for line in lines[:1]} | {line.index(" ms") + 3 for line in lines[1:3]}) == 1
     assert lines[-1].endswith("not there")
 
@@ -158,12 +162,12 @@ def test_the_table_is_aligned():
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (lambda: LatencyConfig(presets=("lage",)), "Did you mean 'large'"),
-        (lambda: LatencyConfig(presets=()), "presets: got none"),
-        (lambda: LatencyConfig(runs=0), "runs: got 0"),
-        (lambda: LatencyConfig(seconds=0), "seconds: got 0"),
-        (lambda: LatencyConfig(memory=-1), "memory: got -1"),
-        (lambda: LatencyConfig(device="gpu"), "device: got 'gpu'"),
+        (lambda: LatencyBenchConfig(presets=("lage",)), "Did you mean 'large'"),
+        (lambda: LatencyBenchConfig(presets=()), "presets: got none"),
+        (lambda: LatencyBenchConfig(runs=0), "runs: got 0"),
+        (lambda: LatencyBenchConfig(seconds=0), "seconds: got 0"),
+        (lambda: LatencyBenchConfig(memory=-1), "memory: got -1"),
+        (lambda: LatencyBenchConfig(device="gpu"), "device: got 'gpu'"),
     ],
 )
 def test_bad_options_are_refused(make, problem):
@@ -174,4 +178,4 @@ def test_bad_options_are_refused(make, problem):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there_is_refused():
     with pytest.raises(InputError, match="device: got cuda, expected a CUDA device"):
-        module.bench_latency(LatencyConfig(presets=("tiny",), device="cuda"))
+        module.bench_latency(LatencyBenchConfig(presets=("tiny",), device="cuda"))

@@ -11,9 +11,9 @@ import pytest
 from saccade.errors import InputError
 from saccade.policy.network.architecture import PRESETS
 from saccade.scripts.bench.merging import command as bench_merge
-from saccade.scripts.bench.merging.command import MergeBenchConfig, summary, table
-from saccade.scripts.bench.merging.preset_small import MergeSmallConfig, bench_merge_small
-from saccade.scripts.bench.merging.router import Routed, draw
+from saccade.scripts.bench.merging.command import MergeBenchConfig, success_metrics, table
+from saccade.scripts.bench.merging.preset_small import MergeCostBenchConfig, bench_merge_small
+from saccade.scripts.bench.merging.router import RouterDecision, plot_router
 from saccade.scripts.main import main
 from saccade.sim.evaluation import run_folder
 
@@ -42,13 +42,13 @@ def config(tmp_path):
 
 
 def test_figures_are_means_of_suites_then_of_seeds(config, measured):
-    figures = summary(config, measured)
-    assert figures["skills_mean_success"] == pytest.approx((0.75 + 0.65) / 2)
-    assert figures["merged_success"] == pytest.approx(0.7)
-    assert figures["merged_over_skills"] == pytest.approx(1.0)
-    assert figures["joint_success"] is None and figures["unmasked_success"] is None
-    assert figures["merged_won_against_skills"] == figures["merged_lost_against_skills"] == 2
-    assert figures["skill_desk_spatial_1"] == 0.8 and figures["episodes_of_a_policy"] == 40
+    metrics = success_metrics(config, measured)
+    assert metrics["skills_mean_success"] == pytest.approx((0.75 + 0.65) / 2)
+    assert metrics["merged_success"] == pytest.approx(0.7)
+    assert metrics["merged_over_skills"] == pytest.approx(1.0)
+    assert metrics["joint_success"] is None and metrics["unmasked_success"] is None
+    assert metrics["merged_won_against_skills"] == metrics["merged_lost_against_skills"] == 2
+    assert metrics["skill_desk_spatial_1"] == 0.8 and metrics["episodes_of_a_policy"] == 40
 
 
 def test_the_table_has_intervals_and_says_how_many_seeds(config, measured):
@@ -68,9 +68,9 @@ def test_an_evaluation_that_is_there_is_not_run_again(config, tmp_path, monkeypa
 
     monkeypatch.setattr(run_folder, "read_evaluation", lambda out: SimpleNamespace(records=()))
     monkeypatch.setattr(bench_merge, "evaluate", evaluate)
-    one = bench_merge.Measured(config, 0, whole=True)
+    one = bench_merge.SeedEvaluation(config, 0, with_baselines=True)
     for _ in range(2):
-        assert one._evaluated(tmp_path, "x", "desk_goal", skill="desk_goal")["rate"] == 0.25
+        assert one._evaluate_once(tmp_path, "x", "desk_goal", skill="desk_goal")["rate"] == 0.25
     assert asked == [(("desk_goal",), "desk_goal")]
 
 
@@ -78,17 +78,19 @@ def test_every_baseline_is_measured_with_as_many_seeds_as_was_asked_for(config, 
     def everywhere(self, folder, name):
         return {suite: results(0.5) for suite in self._config.suites}
 
-    monkeypatch.setattr(bench_merge.Measured, "_everywhere", everywhere)
-    monkeypatch.setattr(bench_merge.Measured, "_evaluated", lambda *_, **__: results(1.0))
-    monkeypatch.setattr(bench_merge.Measured, "_named", lambda *_: results(0.5))
-    monkeypatch.setattr(bench_merge.Measured, "_merged", lambda self, name, *_, **__: self._config.folder / name)
+    monkeypatch.setattr(bench_merge.SeedEvaluation, "_evaluate_all_suites", everywhere)
+    monkeypatch.setattr(bench_merge.SeedEvaluation, "_evaluate_once", lambda *_, **__: results(1.0))
+    monkeypatch.setattr(bench_merge.SeedEvaluation, "_evaluate_named_skill", lambda *_: results(0.5))
+    monkeypatch.setattr(bench_merge.SeedEvaluation, "_merge_once", lambda self, name, *_, **__: self._config.folder / name)
     config = dataclasses.replace(config, others=("wudi", "mean/none"))
-    whole, part = (bench_merge.Measured(config, seed, whole=seed == 0).rows() for seed in config.seeds)
+    with_baselines, part = (
+        bench_merge.SeedEvaluation(config, seed, with_baselines=seed == 0).rows() for seed in config.seeds
+    )
     assert len(part) == 4 and "merged, no block of the expert kept whole" in part
-    assert {"all merged: wudi", "all merged: mean/none", "merged without masks"} <= whole.keys() - part.keys()
-    figures = summary(config, [whole, part])
-    assert figures["method_mean_none_desk_goal"] == figures["no_block_kept_success"] == 0.5
-    assert figures["merged_over_skills"] == 0.5
+    assert {"all merged: wudi", "all merged: mean/none", "merged without masks"} <= with_baselines.keys() - part.keys()
+    metrics = success_metrics(config, [with_baselines, part])
+    assert metrics["method_mean_none_desk_goal"] == metrics["no_block_kept_success"] == 0.5
+    assert metrics["merged_over_skills"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -107,9 +109,11 @@ def test_options_that_make_no_sense_are_refused(config, changes, message):
 
 
 def test_the_routers_picture_shows_both_kinds(tmp_path):
-    known = [Routed("a", "a" if place else "b", True, 0.9 + 0.001 * place, 0.8, 0.5) for place in range(60)]
-    strange = [Routed("c", "a", False, 0.6, 0.2, 8.0 + place) for place in range(20)]
-    draw(known, strange, tmp_path / "router.png")
+    known_decisions = [
+        RouterDecision("a", "a" if place else "b", True, 0.9 + 0.001 * place, 0.8, 0.5) for place in range(60)
+    ]
+    foreign_decisions = [RouterDecision("c", "a", False, 0.6, 0.2, 8.0 + place) for place in range(20)]
+    plot_router(known_decisions, foreign_decisions, tmp_path / "router.png")
     assert (tmp_path / "router.png").stat().st_size > 10_000
 
 
@@ -117,9 +121,9 @@ def test_small_skills_are_made_merged_and_removed(small_architecture, monkeypatc
     shape = dataclasses.replace(small_architecture, tokenizer="trunk", vocabulary=300, padding=256)
     monkeypatch.setitem(PRESETS, "small", shape)
     folder = tmp_path / "skills"
-    figures, lines = bench_merge_small(MergeSmallConfig(folder=folder, count=2, rank=2))
-    assert figures["merge_small_skills"] == 2 and figures["merge_small_seconds"] > 0
-    assert 0 < figures["merge_small_peak_gib"] < 16 and figures["merge_small_bytes"] > 0
+    metrics, lines = bench_merge_small(MergeCostBenchConfig(folder=folder, count=2, rank=2))
+    assert metrics["merge_small_skills"] == 2 and metrics["merge_small_seconds"] > 0
+    assert 0 < metrics["merge_small_peak_gib"] < 16 and metrics["merge_small_bytes"] > 0
     assert any("merged skill0, skill1" in line for line in lines) and not folder.exists()
 
     (folder / "mine").mkdir(parents=True)

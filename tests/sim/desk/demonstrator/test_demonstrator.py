@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from saccade.sim.desk import arm
-from saccade.sim.desk.demonstrator.demonstrator import Demonstrator
+from saccade.sim.desk.demonstrator.demonstrator import DeskDemonstrator
 from saccade.sim.desk.demonstrator.kinematics import Kinematics
 from saccade.sim.desk.environment import DeskEnv
 from saccade.sim.desk.tasks import SUITES
@@ -12,10 +12,10 @@ from saccade.sim.desk.tasks import SUITES
 
 def play(suite, task, state, seed, noise=1.0):
     environment = DeskEnv(suite, task, image_size=16)
-    environment.draws = False
+    environment.rendering_enabled = False
     try:
         environment.reset(options={"initial_state": state})
-        demonstrator = Demonstrator(environment, np.random.default_rng(seed), noise=noise)
+        demonstrator = DeskDemonstrator(environment, np.random.default_rng(seed), noise=noise)
         actions, done = [], False
         while not done:
             action, command = demonstrator.decide()
@@ -30,15 +30,17 @@ def play(suite, task, state, seed, noise=1.0):
 @pytest.mark.parametrize("position", [(0.16, -0.1, 0.02), (0.2, 0.0, 0.08), (0.24, 0.04, 0.015)])
 def test_inverse_kinematics_reaches_the_position(position):
     kinematics = Kinematics()
-    joints = kinematics.solve(np.array(position), arm.HOME, lean=0.2, iterations=60)
-    np.testing.assert_allclose(kinematics.tool(joints), position, atol=1e-3)
-    assert (arm.RANGES[:5, 0] <= joints).all() and (joints <= arm.RANGES[:5, 1]).all()
+    joints = kinematics.solve(np.array(position), arm.HOME, pitch=0.2, iterations=60)
+    np.testing.assert_allclose(kinematics.tool_position(joints), position, atol=1e-3)
+    assert (arm.JOINT_RANGES[:5, 0] <= joints).all() and (joints <= arm.JOINT_RANGES[:5, 1]).all()
 
 
 def test_the_tool_is_where_the_environment_has_it():
     environment = DeskEnv("desk_object", "red_cube", image_size=16)
     environment.reset(options={"initial_state": 0})
-    np.testing.assert_allclose(Kinematics().tool(environment.joints()), environment.data.site("tool").xpos, atol=1e-6)
+    np.testing.assert_allclose(
+        Kinematics().tool_position(environment.joints()), environment.data.site("tool").xpos, atol=1e-6
+    )
     environment.close()
 
 

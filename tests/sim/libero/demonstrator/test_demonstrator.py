@@ -7,29 +7,29 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
-from saccade.sim.libero.demonstrator.grasps import GRIPS, Grip, choose_grasp, grip_of
+from saccade.sim.libero.demonstrator.grasps import GRASP_SPECS, GraspSpec, choose_grasp, find_grasp_spec
 from saccade.sim.libero.demonstrator.motion import (
-    PALM,
-    TIPS,
+    FINGERTIP_OFFSET,
+    PALM_OFFSET,
     angle_between,
-    downward,
-    nearest_turn,
-    obstructions,
-    overlaps,
-    passing_height,
+    clearance_height,
+    count_obstructions,
+    downward_rotation,
+    nearest_equivalent_yaw,
+    overlaps_from_above,
+    rotate_about_vertical,
     rotation_vector,
-    turned,
 )
-from saccade.sim.libero.demonstrator.placing import way_out
-from saccade.sim.libero.demonstrator.plans import Step, plan
-from saccade.sim.libero.demonstrator.truth import CORNERS
+from saccade.sim.libero.demonstrator.placing import escape_translation
+from saccade.sim.libero.demonstrator.plans import PlanStep, plan
+from saccade.sim.libero.demonstrator.privileged_state import CORNERS
 
 NOTHING = np.zeros((0, 8, 3))
 
 
 def box(centre, half, yaw=0.0):
     """Corners [1, 8, 3] of a box that stands upright."""
-    return (np.array(centre) + (CORNERS * half) @ turned(np.eye(3), yaw).T)[None]
+    return (np.array(centre) + (CORNERS * half) @ rotate_about_vertical(np.eye(3), yaw).T)[None]
 
 
 def ring(radius, wall=0.002, height=0.05, parts=16):
@@ -41,13 +41,13 @@ def ring(radius, wall=0.002, height=0.05, parts=16):
 
 def test_things_are_put_where_the_goal_says():
     goals = (("in", "milk_1", "basket_1_contain_region"),)
-    assert plan(goals) == (Step("place", "milk_1", "basket_1_contain_region", goals[0]),)
+    assert plan(goals) == (PlanStep("place", "milk_1", "basket_1_contain_region", goals[0]),)
 
 
 def test_a_drawer_is_opened_first_and_closed_last():
     goals = (("close", "cabinet_1_bottom"), ("in", "bowl_1", "cabinet_1_bottom"))
     steps = plan(goals, drawers=("cabinet_1_bottom", "cabinet_1_top"))
-    assert [(step.kind, step.subject) for step in steps] == [
+    assert [(step.kind, step.target_name) for step in steps] == [
         ("open", "cabinet_1_bottom"),
         ("place", "bowl_1"),
         ("close", "cabinet_1_bottom"),
@@ -68,19 +68,19 @@ def test_a_goal_without_a_skill_is_named():
 
 
 def test_an_unknown_kind_of_object_is_answered_with_the_nearest():
-    assert grip_of("milk_1") is GRIPS["milk"]
+    assert find_grasp_spec("milk_1") is GRASP_SPECS["milk"]
     with pytest.raises(InputError, match="kind porcelain_mugs.*Did you mean 'porcelain_mug'"):
-        grip_of("porcelain_mugs_1")
+        find_grasp_spec("porcelain_mugs_1")
 
 
 def test_a_grip_that_would_press_the_palm_on_the_object_is_refused():
     with pytest.raises(InputError, match=r"depth: got 0.05, expected above 0 and below 0.026 m"):
-        Grip(depth=0.05)
+        GraspSpec(depth=0.05)
 
 
 @pytest.mark.parametrize("yaw", [-1.2, 0.0, 0.7, 3.0])
 def test_a_hand_that_points_down_opens_along_its_yaw(yaw):
-    rotation = downward(yaw)
+    rotation = downward_rotation(yaw)
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-12)
     assert np.linalg.det(rotation) == pytest.approx(1.0)
     np.testing.assert_allclose(rotation[:, 2], [0, 0, -1])
@@ -89,77 +89,79 @@ def test_a_hand_that_points_down_opens_along_its_yaw(yaw):
 
 def test_the_fingers_are_alike_so_half_a_turn_is_never_needed():
     for yaw in np.linspace(-7, 7, 57):
-        near = nearest_turn(yaw, -np.pi / 2)
+        near = nearest_equivalent_yaw(yaw, -np.pi / 2)
         assert abs(near + np.pi / 2) <= np.pi / 2 + 1e-9
         assert abs(np.sin(near - yaw)) < 1e-9
 
 
 @pytest.mark.parametrize("angle", [0.0, 1e-7, 0.4, 3.0, np.pi])
 def test_a_rotation_vector_has_axis_and_angle(angle):
-    vector = rotation_vector(turned(np.eye(3), angle))
+    vector = rotation_vector(rotate_about_vertical(np.eye(3), angle))
     np.testing.assert_allclose(np.abs(vector), [0, 0, angle], atol=1e-6)
-    assert angle_between(turned(np.eye(3), angle), np.eye(3)) == pytest.approx(angle, abs=1e-6)
+    assert angle_between(rotate_about_vertical(np.eye(3), angle), np.eye(3)) == pytest.approx(angle, abs=1e-6)
 
 
 def test_a_turned_box_only_overlaps_what_it_reaches():
     slanted = box([0.1, 0.1, 0.0], [0.1, 0.005, 0.1], np.pi / 4)
     along, half = np.array([1.0, 0.0]), np.array([0.02, 0.02])
-    assert overlaps(slanted, np.array([0.1, 0.1]), along, half)[0]
+    assert overlaps_from_above(slanted, np.array([0.1, 0.1]), along, half)[0]
     # Inside the square around the slanted box, and yet beside it.
-    assert not overlaps(slanted, np.array([0.15, 0.05]), along, half)[0]
+    assert not overlaps_from_above(slanted, np.array([0.15, 0.05]), along, half)[0]
 
 
 def test_low_things_under_the_palm_are_no_obstruction_and_high_ones_are():
     low, high = (box([0.09, 0.0, height / 2], [0.01, 0.01, height / 2]) for height in (0.05, 0.20))
     at = np.zeros(2)
-    assert obstructions(low, at, 0.0, 0.05) == 0
-    assert obstructions(high, at, 0.0, 0.05) == 1
-    assert obstructions(high, at, np.pi / 2, 0.05) == 0
+    assert count_obstructions(low, at, 0.0, 0.05) == 0
+    assert count_obstructions(high, at, 0.0, 0.05) == 1
+    assert count_obstructions(high, at, np.pi / 2, 0.05) == 0
 
 
 def test_the_way_goes_over_what_stands_between():
     wall = box([0.2, 0.0, 0.1], [0.01, 0.3, 0.1])
     start, end = np.zeros(2), np.array([0.4, 0.0])
-    assert passing_height(wall, start, end, TIPS, 0.02) == pytest.approx(0.2 + TIPS + 0.012)
-    assert passing_height(wall, start, end, 0.10, 0.02) == pytest.approx(0.2 + 0.10 + 0.012)
-    assert passing_height(wall, start, np.array([0.0, 0.4]), TIPS, 0.02) == -np.inf
-    assert passing_height(NOTHING, start, end, TIPS, 0.02) == -np.inf
+    assert clearance_height(wall, start, end, FINGERTIP_OFFSET, 0.02) == pytest.approx(0.2 + FINGERTIP_OFFSET + 0.012)
+    assert clearance_height(wall, start, end, 0.10, 0.02) == pytest.approx(0.2 + 0.10 + 0.012)
+    assert clearance_height(wall, start, np.array([0.0, 0.4]), FINGERTIP_OFFSET, 0.02) == -np.inf
+    assert clearance_height(NOTHING, start, end, FINGERTIP_OFFSET, 0.02) == -np.inf
 
 
 def test_a_box_is_taken_across_its_narrow_side():
     carton = box([0.3, 0.1, 0.07], [0.04, 0.02, 0.07], 0.5)
-    grasp = choose_grasp(Grip("across"), carton, NOTHING, home=0.0)
+    grasp = choose_grasp(GraspSpec("across"), carton, NOTHING, home_yaw=0.0)
     assert grasp is not None
-    opening = grasp.rotation[:2, 1]
+    opening_axis = grasp.rotation[:2, 1]
     across = np.array([-np.sin(0.5), np.cos(0.5)])
-    assert abs(opening @ across) > 0.99
+    assert abs(opening_axis @ across) > 0.99
     np.testing.assert_allclose(grasp.position[:2], [0.3, 0.1], atol=0.003)
-    assert 0.14 - PALM < grasp.position[2] < 0.14
+    assert 0.14 - PALM_OFFSET < grasp.position[2] < 0.14
 
 
 def test_what_is_too_wide_for_the_fingers_has_no_grasp():
-    assert choose_grasp(Grip("across"), box([0, 0, 0.05], [0.05, 0.05, 0.05]), NOTHING, home=0.0) is None
+    assert choose_grasp(GraspSpec("across"), box([0, 0, 0.05], [0.05, 0.05, 0.05]), NOTHING, home_yaw=0.0) is None
 
 
 def test_a_bowl_is_taken_by_its_rim_where_nothing_stands():
     bowl, neighbour = ring(0.05), box([0.0, 0.13, 0.1], [0.2, 0.04, 0.1])
-    grasp = choose_grasp(GRIPS["akita_black_bowl"], bowl, neighbour, home=np.pi / 2)
+    grasp = choose_grasp(GRASP_SPECS["akita_black_bowl"], bowl, neighbour, home_yaw=np.pi / 2)
     assert grasp is not None
     assert np.linalg.norm(grasp.position[:2]) == pytest.approx(0.046, abs=0.004)
     assert grasp.position[1] < 0
-    refused = float(np.arctan2(grasp.position[1], grasp.position[0]))
-    other = choose_grasp(GRIPS["akita_black_bowl"], bowl, neighbour, home=np.pi / 2, refused=(refused,))
+    failed_yaws = float(np.arctan2(grasp.position[1], grasp.position[0]))
+    other = choose_grasp(
+        GRASP_SPECS["akita_black_bowl"], bowl, neighbour, home_yaw=np.pi / 2, failed_yaws=(failed_yaws,)
+    )
     assert other is not None and np.linalg.norm(other.position - grasp.position) > 0.01
 
 
 def test_a_load_goes_sideways_out_from_under_a_shelf():
     load = box([0, 0, 0], [0.05, 0.05, 0.03])[0]
     shelf = box([-0.13, 0.0, 0.10], [0.10, 0.3, 0.01])
-    way = way_out(load, shelf)
+    way = escape_translation(load, shelf)
     assert way is not None
     assert way[0] == pytest.approx(0.02 + 0.012) and way[1] == way[2] == 0.0
-    assert way_out(load + way, shelf + 1e-6) is None or abs(way_out(load + way, shelf)[0]) < 1e-6
-    assert way_out(load, box([0, 0, -0.1], [1, 1, 0.01])) is None
+    assert escape_translation(load + way, shelf + 1e-6) is None or abs(escape_translation(load + way, shelf)[0]) < 1e-6
+    assert escape_translation(load, box([0, 0, -0.1], [1, 1, 0.01])) is None
 
 
 def test_every_object_that_a_task_moves_is_in_the_table(installed):
@@ -171,7 +173,7 @@ def test_every_object_that_a_task_moves_is_in_the_table(installed):
             moved |= set(re.findall(r"\((?:In|On) (\S+) ", goal))
     assert len(moved) > 15
     for thing in moved:
-        grip_of(thing)
+        find_grasp_spec(thing)
 
 
 @pytest.fixture
@@ -180,10 +182,10 @@ def play(pack):
         environment_module = importlib.import_module("saccade.sim.libero.environment")
         demonstrator_module = importlib.import_module("saccade.sim.libero.demonstrator.demonstrator")
         environment = environment_module.LiberoEnv(suite, task, visuals="fast", assets=pack)
-        environment.draws = False
+        environment.rendering_enabled = False
         try:
             environment.reset(options={"initial_state": state})
-            demonstrator = demonstrator_module.Demonstrator(environment, np.random.default_rng(0))
+            demonstrator = demonstrator_module.LiberoDemonstrator(environment, np.random.default_rng(0))
             pairs, done, info = [], False, {}
             while not done:
                 action, command = demonstrator.decide()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
-from saccade.sim.libero.recordings.recordings import read_recording, recorded_task, without_stillness
+from saccade.sim.libero.recordings.recordings import drop_no_ops, read_recording, recorded_task
 from saccade.sim.libero.tasks import find_task
 
 h5py = pytest.importorskip("h5py", reason="the extra libero is not installed")
@@ -53,7 +53,7 @@ def test_a_file_tells_its_task_and_its_demonstrations_in_order(tmp_path):
 
 def test_what_does_nothing_is_left_out_and_what_only_closes_the_gripper_is_not():
     actions = moves(0.0, 0.1, 0.0, 0.1, -0.00001, -0.00001, -0.2, 0.0)
-    assert without_stillness(actions)[:, [0, 6]].tolist() == [[0.1, -1], [0.1, -1], [0.00001, 1], [0.2, 1], [0.0, -1]]
+    assert drop_no_ops(actions)[:, [0, 6]].tolist() == [[0.1, -1], [0.1, -1], [0.00001, 1], [0.2, 1], [0.0, -1]]
 
 
 @pytest.mark.parametrize(
@@ -90,37 +90,39 @@ def test_demonstrations_that_are_none_are_refused(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif("SACCADE_LIBERO_ASSETS" not in os.environ, reason="SACCADE_LIBERO_ASSETS names no assets of LIBERO")
 def test_a_demonstration_acted_again_is_the_same_and_drawn_anew(tmp_path):
-    from saccade.sim.demonstrations.attempt import Attempt, demonstrate
+    from saccade.sim.demonstrations.attempt import Attempt, run_attempt
     from saccade.sim.libero.conventions import Conventions
-    from saccade.sim.libero.demonstrator.demonstrator import Demonstrator
+    from saccade.sim.libero.demonstrator.demonstrator import LiberoDemonstrator
     from saccade.sim.libero.environment import LiberoEnv
     from saccade.sim.libero.recordings.replay import RecordedWorld
 
     small = Conventions(image_size=32)
     env = LiberoEnv(TASK.suite, TASK.name, conventions=small, visuals="fast")
-    env.draws = False
+    env.rendering_enabled = False
     env.reset(options={"initial_state": 1003})
     # The recording's fixtures stand where no later draw puts them.
     flat = env.simulation.environment.sim.get_state().flatten()
     scene = env.simulation.environment.sim.model.get_xml()
-    demonstrator, actions, success = Demonstrator(env, np.random.default_rng(0), noise=0.0), [], False
+    demonstrator, actions, success = LiberoDemonstrator(env, np.random.default_rng(0), noise=0.0), [], False
     while not success and len(actions) < 250:
         actions.append(demonstrator.decide()[0].astype(np.float64))
         success = env.step(actions[-1])[2]
         if len(actions) % 20 == 0:
             actions.append(np.array([0, 0, 0, 0, 0, 0, actions[-1][6]]))  # the human rests; nobody is asked to learn it
     assert success
-    last = env.simulation.position(env.simulation.things_of_interest[0])
+    last = env.simulation.position(env.simulation.objects_of_interest[0])
     env.close()
     path = write(tmp_path / f"{TASK.name}_demo.hdf5", [(flat, np.array(actions), scene)])
 
-    world = RecordedWorld.of((path,), small, "fast", None)
+    world = RecordedWorld.from_files((path,), small, "fast", None)
     replayed = world.environment(TASK.suite, TASK.name)
-    episode = demonstrate(world, replayed, Attempt(TASK.suite, TASK.name, 0, 0, 0, TASK.instruction))
+    episode = run_attempt(world, replayed, Attempt(TASK.suite, TASK.name, 0, 0, 0, TASK.instruction))
     assert episode is not None
     moving = [action for number, action in enumerate(actions) if action[:6].any() or number == 0]
     assert len(episode.action) <= len(moving)
     np.testing.assert_allclose(episode.action[:20], np.array(moving[:20]), atol=1e-6)
     assert episode.images["agentview"].shape[1:] == (32, 32, 3) and episode.images["agentview"].std() > 5
-    np.testing.assert_allclose(replayed.simulation.position(replayed.simulation.things_of_interest[0]), last, atol=0.03)
+    np.testing.assert_allclose(
+        replayed.simulation.position(replayed.simulation.objects_of_interest[0]), last, atol=0.03
+    )
     replayed.close()

@@ -7,22 +7,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-BIN = 1e-4
+BIN_SECONDS = 1e-4
 """Seconds of a bin; quantiles are exact to it."""
 
-BINS = 20_000
+BIN_COUNT = 20_000
 
 
-class Durations:
+class DurationHistogram:
     """A histogram of seconds, up to 2 s; it does not grow with time."""
 
     def __init__(self) -> None:
-        self._bins = np.zeros(BINS, dtype=np.int64)
+        self._bins = np.zeros(BIN_COUNT, dtype=np.int64)
         self.count, self.longest = 0, 0.0
 
     def add(self, seconds: float) -> None:
         """Count one duration."""
-        self._bins[min(max(int(seconds / BIN), 0), BINS - 1)] += 1
+        self._bins[min(max(int(seconds / BIN_SECONDS), 0), BIN_COUNT - 1)] += 1
         self.count += 1
         self.longest = max(self.longest, seconds)
 
@@ -31,11 +31,11 @@ class Durations:
         if self.count == 0:
             return None
         place = int(np.searchsorted(np.cumsum(self._bins), share * self.count))
-        return min((place + 1) * BIN, self.longest)
+        return min((place + 1) * BIN_SECONDS, self.longest)
 
 
 @dataclass(frozen=True)
-class LoopFigures:
+class LoopMetrics:
     """A run in numbers; durations in milliseconds, None where nothing was timed.
 
     `overrun_fraction` is the part of the ticks that ended after the next one was due. `period`: from tick to tick.
@@ -87,7 +87,7 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} ms"
 
 
-def milliseconds(durations: Durations, share: float) -> float | None:
+def quantile_ms(durations: DurationHistogram, share: float) -> float | None:
     """Return a quantile in milliseconds, None where there were no durations."""
     seconds = durations.quantile(share)
     return None if seconds is None else 1000.0 * seconds

@@ -6,14 +6,14 @@ import numpy as np
 
 from ..desk import arm
 
-ROWS = 360 * 900
+MAX_ROWS = 360 * 900
 """How many rows are kept: the last fifteen minutes of real time. Older ones make room."""
 
-BLOCK = 3600
+BLOCK_ROWS = 3600
 COLUMNS = 14
 
 
-class MotionRecord:
+class JointTrajectoryBuffer:
     """Times, joint positions, goals and lateness; grows in blocks, so that a short run costs little."""
 
     def __init__(self) -> None:
@@ -22,17 +22,17 @@ class MotionRecord:
     def clear(self) -> None:
         """Forget all rows."""
         self._blocks: list[np.ndarray] = []
-        self._filled = BLOCK
+        self._filled = BLOCK_ROWS
 
     def add(self, time: float, positions: np.ndarray, goals: np.ndarray, late: float) -> None:
         """Add a row: a steady time in seconds, positions [6] and goals [6] in radians; NaN where none is followed.
 
         `late`: how many seconds after that time the slice was done.
         """
-        if self._filled == BLOCK:
-            if len(self._blocks) * BLOCK >= ROWS:
+        if self._filled == BLOCK_ROWS:
+            if len(self._blocks) * BLOCK_ROWS >= MAX_ROWS:
                 self._blocks.pop(0)
-            self._blocks.append(np.empty((BLOCK, COLUMNS)))
+            self._blocks.append(np.empty((BLOCK_ROWS, COLUMNS)))
             self._filled = 0
         row = self._blocks[-1][self._filled]
         row[0], row[1:7], row[7:13], row[13] = time, positions, goals, late

@@ -6,19 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from saccade.errors import InputError
-from saccade.robot.governor.chunk import Chunk
-from saccade.robot.governor.schedule import Schedule
+from saccade.robot.governor.action_queue import ActionQueue
+from saccade.robot.governor.chunk import ActionChunk
 
 PERIOD = 0.1
 
 
-def chunk_of(first: float, *, observed: float, length: int = 4, sequence: int = 0) -> Chunk:
+def chunk_of(first: float, *, observed: float, length: int = 4, sequence: int = 0) -> ActionChunk:
     actions = first + np.arange(length, dtype=np.float64)[:, None]
-    return Chunk("here", 0, sequence, observed, PERIOD, actions)
+    return ActionChunk("here", 0, sequence, observed, PERIOD, actions)
 
 
 def test_a_step_is_due_in_its_window_and_never_after_it():
-    schedule = Schedule()
+    schedule = ActionQueue()
     assert schedule.put(chunk_of(0, observed=10.0), now=10.0) == 4
     assert schedule.due(9.99) is None
     assert [float(schedule.due(10.05 + 0.1 * step)[0]) for step in range(4)] == [0, 1, 2, 3]
@@ -27,14 +27,14 @@ def test_a_step_is_due_in_its_window_and_never_after_it():
 
 
 def test_steps_that_are_past_on_arrival_are_dropped():
-    schedule = Schedule()
+    schedule = ActionQueue()
     assert schedule.put(chunk_of(0, observed=10.0), now=10.25) == 2
     assert float(schedule.due(10.25)[0]) == 2
     assert schedule.put(chunk_of(0, observed=9.0), now=10.25) == 0
 
 
 def test_a_step_too_old_is_not_played_whatever_its_window_says():
-    schedule = Schedule(age_limit=0.25)
+    schedule = ActionQueue(age_limit=0.25)
     schedule.put(chunk_of(0, observed=10.0), now=10.0)
     assert float(schedule.due(10.24)[0]) == 2
     assert schedule.due(10.26) is None
@@ -51,7 +51,7 @@ def test_a_step_too_old_is_not_played_whatever_its_window_says():
     ],
 )
 def test_a_new_chunk_meets_the_old_one_as_asked(aggregation, due, added):
-    schedule = Schedule(aggregation)
+    schedule = ActionQueue(aggregation)
     schedule.put(chunk_of(0, observed=10.0), now=10.0)
     assert schedule.put(chunk_of(100, observed=10.2, sequence=1), now=10.21) == added
     found = [schedule.due(10.25 + 0.1 * step) for step in range(5)]
@@ -59,7 +59,7 @@ def test_a_new_chunk_meets_the_old_one_as_asked(aggregation, due, added):
 
 
 def test_kept_steps_are_followed_without_a_gap_by_the_new_chunk():
-    schedule = Schedule("keep", age_limit=10.0)
+    schedule = ActionQueue("keep", age_limit=10.0)
     schedule.put(chunk_of(0, observed=10.0), now=10.0)
     schedule.put(chunk_of(100, observed=10.25, sequence=1), now=10.26)
     moments = np.arange(10.26, 10.549, 0.01)
@@ -68,7 +68,7 @@ def test_kept_steps_are_followed_without_a_gap_by_the_new_chunk():
 
 
 def test_nothing_is_left_after_a_drop():
-    schedule = Schedule()
+    schedule = ActionQueue()
     schedule.put(chunk_of(0, observed=10.0), now=10.0)
     assert schedule.leftover(10.15).tolist() == [[1], [2], [3]]
     schedule.drop()
@@ -79,9 +79,9 @@ def test_nothing_is_left_after_a_drop():
 
 def test_unknown_aggregations_and_ages_are_refused():
     with pytest.raises(InputError, match="Did you mean 'weighted'"):
-        Schedule("weigthed")
+        ActionQueue("weigthed")
     with pytest.raises(InputError, match="age_limit"):
-        Schedule(age_limit=0.0)
+        ActionQueue(age_limit=0.0)
 
 
 @given(
@@ -89,7 +89,7 @@ def test_unknown_aggregations_and_ages_are_refused():
     st.lists(st.tuples(st.floats(0, 2), st.floats(0, 0.5)), max_size=8),
 )
 def test_whatever_arrives_what_is_due_is_young_and_there_is_at_most_one_chunk_of_it(aggregation, arrivals):
-    schedule, now = Schedule(aggregation, age_limit=0.3), 10.0
+    schedule, now = ActionQueue(aggregation, age_limit=0.3), 10.0
     for sequence, (wait, age) in enumerate(arrivals):
         now += wait
         schedule.put(chunk_of(0, observed=now - age, sequence=sequence), now)

@@ -19,24 +19,24 @@ import numpy as np
 
 from ....errors import SaccadeError
 from ....robot.arm import Arm, ArmDescription
+from ....robot.chunk_policy import ChunkPolicy
 from ....robot.control.loop import LoopSettings
-from ....robot.decider import Decider
-from ....robot.limits import Limits
-from ....robot.session.cameras import CameraWatch
-from ....robot.session.orders import Orders
+from ....robot.limits import JointLimits
+from ....robot.session.cameras import CameraReader
+from ....robot.session.operator_commands import OperatorCommands
 from ....robot.session.session import run_session
 from ....robot.session.settings import EpisodePlan, SessionSettings
-from ....robot.session.summary import EpisodeSummary, Observer
+from ....robot.session.summary import EpisodeSummary, SessionObserver
 from ....sim.virtual_arm.world import VirtualArm
-from .rig import Wanderer, arm_maker, small_contract
+from .rig import SwingPolicy, arm_maker, small_contract
 
 START_SECONDS = 180.0
-MISCHIEF_WARM_UP = 10
+FAULT_FREE_DECISIONS = 10
 """Decisions that go undisturbed: those before the session begins to move."""
 
 
 @dataclasses.dataclass(frozen=True)
-class WandererSettings:
+class SwingSessionSettings:
     """How the session runs. `server` (address, token, timeout) decides instead of a wanderer where it is given.
 
     `mischief`: the chance of each decision to be one that a broken policy makes. `fails_after`, `hangs_after`: so many
@@ -50,29 +50,29 @@ class WandererSettings:
     hangs_after: int | None = None
     episodes: int = 1
     seconds: float = 60.0
-    stopped_seconds: float = 0.0
+    rearm_wait_seconds: float = 0.0
     start: str = "ramp"
     overrun_share: float = 1.0
     decision_seconds: float = 1.0
     server: tuple[str, str, float] | None = None
 
 
-class Mischief:
+class ChunkFaultInjector:
     """What a broken policy does to a chunk, drawn anew each time; `counts` says how often what was done."""
 
-    def __init__(self, chance: float, seed: int) -> None:
-        self._chance, self._draw, self._given = chance, random.Random(seed), 0
+    def __init__(self, fault_probability: float, seed: int) -> None:
+        self._fault_probability, self._rng, self._given = fault_probability, random.Random(seed), 0
         self.counts: dict[str, int] = {}
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:
         self._given += 1
-        if self._given <= MISCHIEF_WARM_UP or self._draw.random() >= self._chance:
+        if self._given <= FAULT_FREE_DECISIONS or self._rng.random() >= self._fault_probability:
             return actions
-        kind = self._draw.choice(sorted(TWISTS))
+        kind = self._rng.choice(sorted(CHUNK_FAULTS))
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if kind == "slow decision":
-            time.sleep(self._draw.uniform(0.2, 0.9))
-        return TWISTS[kind](actions)
+            time.sleep(self._rng.uniform(0.2, 0.9))
+        return CHUNK_FAULTS[kind](actions)
 
 
 def not_finite(actions: np.ndarray, value: float = np.nan) -> np.ndarray:
@@ -96,7 +96,7 @@ def outside(actions: np.ndarray, units: float = 500.0, begin: int = 0, steps: in
     return changed
 
 
-TWISTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+CHUNK_FAULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "not a number": not_finite,
     "infinity": lambda actions: not_finite(actions, np.inf),
     "wrong shape": lambda actions: actions[:, :-1],
@@ -112,11 +112,11 @@ TWISTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-class Trouble(Wanderer):
+class FailingSwingPolicy(SwingPolicy):
     """A wanderer that fails or hangs after so many decisions."""
 
-    def __init__(self, settings: WandererSettings) -> None:
-        self.mischief = Mischief(settings.mischief, settings.seed)
+    def __init__(self, settings: SwingSessionSettings) -> None:
+        self.mischief = ChunkFaultInjector(settings.mischief, settings.seed)
         super().__init__(small_contract(), self.mischief)
         self._settings, self._count = settings, 0
 
@@ -129,38 +129,40 @@ class Trouble(Wanderer):
         return super().decide(observation)
 
 
-class _Reporter(Observer):
+class _Reporter(SessionObserver):
     """Tells the parent what happens."""
 
     def __init__(self, connection: Connection, contract: Any) -> None:
         self._connection, self._contract = connection, contract
 
-    def started(self, arm: ArmDescription) -> None:
-        self._connection.send(("limits", Limits.derive(self._contract, arm.joints)))
+    def on_session_start(self, arm: ArmDescription) -> None:
+        self._connection.send(("limits", JointLimits.derive(self._contract, arm.joints)))
 
-    def episode_began(self, episode: int, instruction: str) -> None:
+    def on_episode_start(self, episode: int, instruction: str) -> None:
         self._connection.send(("began", episode))
 
-    def episode_ended(self, summary: EpisodeSummary) -> None:
+    def on_episode_end(self, summary: EpisodeSummary) -> None:
         self._connection.send(("ended", summary.ended_by))
 
 
-def wander(connection: Connection, make_arm: Callable[[], Arm], cameras: Any, settings: WandererSettings) -> None:
+def run_swing_session(
+    connection: Connection, make_arm: Callable[[], Arm], cameras: Any, settings: SwingSessionSettings
+) -> None:
     """Be the session process: run episodes, obey orders that come through `connection`, and tell of all."""
     # What was started in the background ignores it otherwise.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    orders, contract = Orders(), small_contract()
-    decider: Decider = Trouble(settings)
+    operator_commands, contract = OperatorCommands(), small_contract()
+    chunk_policy: ChunkPolicy = FailingSwingPolicy(settings)
     if settings.server is not None:
         from ....robot.remote.client import RemotePolicy
 
-        decider = RemotePolicy(*settings.server)
+        chunk_policy = RemotePolicy(*settings.server)
 
     def listen() -> None:
         try:
             while True:
                 order, *arguments = connection.recv()
-                getattr(orders, order)(*arguments)
+                getattr(operator_commands, order)(*arguments)
         except (EOFError, OSError):
             return
 
@@ -168,23 +170,23 @@ def wander(connection: Connection, make_arm: Callable[[], Arm], cameras: Any, se
     chosen = SessionSettings(
         loop=LoopSettings(),
         start=settings.start,
-        stopped_seconds=settings.stopped_seconds,
-        rearm_between=True,
+        rearm_wait_seconds=settings.rearm_wait_seconds,
+        rearm_between_episodes=True,
         overrun_share=settings.overrun_share,
         decision_seconds=settings.decision_seconds,
     )
     try:
         summary = run_session(
-            decider=decider,
+            chunk_policy=chunk_policy,
             make_arm=make_arm,
-            cameras=CameraWatch.from_configs(cameras, contract.cameras),
+            cameras=CameraReader.from_configs(cameras, contract.cameras),
             episodes=[EpisodePlan("wander", settings.seconds)] * settings.episodes,
             settings=chosen,
             record=settings.record,
             observer=_Reporter(connection, contract),
-            orders=orders,
+            operator_commands=operator_commands,
         )
-        mischief = decider.mischief.counts if isinstance(decider, Trouble) else {}
+        mischief = chunk_policy.mischief.counts if isinstance(chunk_policy, FailingSwingPolicy) else {}
         connection.send(("over", summary.figures, mischief))
     except SaccadeError as error:
         connection.send(("failed", f"{type(error).__name__}: {error}"))
@@ -192,36 +194,36 @@ def wander(connection: Connection, make_arm: Callable[[], Arm], cameras: Any, se
         connection.send(("failed", "interrupted"))
 
 
-class WanderingSession:
+class SwingSession:
     """The parent's end of such a session: `process`, `limits`, orders, and what it has told."""
 
-    def __init__(self, process: BaseProcess, connection: Connection, settings: WandererSettings) -> None:
+    def __init__(self, process: BaseProcess, connection: Connection, settings: SwingSessionSettings) -> None:
         self.process, self.settings = process, settings
         self._connection = connection
-        self.limits: Limits | None = None
+        self.limits: JointLimits | None = None
         self.told: list[tuple] = []
 
     @classmethod
-    def start(cls, world: VirtualArm, folder: Path, settings: WandererSettings) -> Self:
+    def start(cls, world: VirtualArm, folder: Path, settings: SwingSessionSettings) -> Self:
         """Start it and return once its first episode has begun, or once it is over already."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         arguments = (theirs, arm_maker(world, folder), world.cameras, settings)
-        process = context.Process(target=wander, args=arguments, name="wandering session")
+        process = context.Process(target=run_swing_session, args=arguments, name="wandering session")
         process.start()
         theirs.close()
         session = cls(process, ours, settings)
         ends = time.monotonic() + START_SECONDS
-        while session.runs and not session.has_told("began") and time.monotonic() < ends:
+        while session.is_running and not session.has_message("began") and time.monotonic() < ends:
             session.listen(0.1)
         return session
 
     @property
-    def runs(self) -> bool:
+    def is_running(self) -> bool:
         """Whether the process is there."""
         return self.process.is_alive()
 
-    def has_told(self, what: str) -> bool:
+    def has_message(self, what: str) -> bool:
         """Return whether it has told of something of that kind."""
         return any(kind == what for kind, *_ in self.told)
 
@@ -237,7 +239,7 @@ class WanderingSession:
             self.process.join(timeout=1.0)
 
     def order(self, name: str, *arguments: Any) -> None:
-        """Ask something of the session; see `Orders`."""
+        """Ask something of the session; see `OperatorCommands`."""
         self._connection.send((name, *arguments))
 
     def control_process(self) -> int | None:

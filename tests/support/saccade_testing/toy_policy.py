@@ -33,7 +33,7 @@ def toy_contract(chunk: int = 3) -> Contract:
     )
 
 
-class ToyDecider:
+class ToyPolicy:
     """Goes up from the measured state by what the wrist's first pixel says; fails, hangs or lies when told to."""
 
     def __init__(self, contract: Contract | None = None) -> None:

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import InputError, unknown_name
-from .chunk import Chunk
+from .chunk import ActionChunk
 
 AGGREGATIONS = ("latest", "average", "weighted", "keep")
 """How a new chunk meets what is queued: it replaces it, is averaged with it, weighs more than it, or follows it."""
 
-SHARE_OF_OLD = {"average": 0.5, "weighted": 0.3}
+OLD_CHUNK_WEIGHT = {"average": 0.5, "weighted": 0.3}
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class ScheduledStep:
     """One step of a chunk and its window, `start` (included) to `end` (not); `action` is float64 [A]."""
 
     start: float
@@ -27,7 +27,7 @@ class Step:
     action: np.ndarray
 
 
-class Schedule:
+class ActionQueue:
     """Time-stamped steps, each due within its own window and never beyond it.
 
     `age_limit`: seconds after its observation at which a step is too old to be played, whatever its window says.
@@ -40,9 +40,9 @@ class Schedule:
         if not age_limit > 0:
             raise InputError("age_limit", got=age_limit, expected="above 0 seconds", fix="The default is 0.5.")
         self.aggregation, self.age_limit = aggregation, age_limit
-        self._steps: list[Step] = []
+        self._steps: list[ScheduledStep] = []
 
-    def put(self, chunk: Chunk, now: float) -> int:
+    def put(self, chunk: ActionChunk, now: float) -> int:
         """Merge a chunk into what is queued; steps whose window has passed are dropped. Returns how many steps it adds.
 
         At most as many steps as the chunk has are queued afterwards.
@@ -50,7 +50,7 @@ class Schedule:
         edges = [chunk.observed + index * chunk.period for index in range(len(chunk.actions) + 1)]
         actions = np.array(chunk.actions, dtype=np.float64)
         new = [
-            Step(start, end, chunk.observed, chunk.sequence, action)
+            ScheduledStep(start, end, chunk.observed, chunk.sequence, action)
             for start, end, action in zip(edges[:-1], edges[1:], actions, strict=True)
             if end > now
         ]
@@ -58,16 +58,19 @@ class Schedule:
         if self.aggregation == "keep" and old:
             last = old[-1].end
             rest = [step for step in new if step.end > last]
-            rest = [Step(max(step.start, last), step.end, step.observed, step.sequence, step.action) for step in rest]
+            rest = [
+                ScheduledStep(max(step.start, last), step.end, step.observed, step.sequence, step.action)
+                for step in rest
+            ]
             self._steps = [*old, *rest][: len(actions)]
             return len(self._steps) - len(old)
-        share = SHARE_OF_OLD.get(self.aggregation, 0.0)
+        share = OLD_CHUNK_WEIGHT.get(self.aggregation, 0.0)
         if share > 0.0:
-            new = [self._mixed(step, old, share) for step in new]
+            new = [self._blend(step, old, share) for step in new]
         self._steps = new
         return len(new)
 
-    def step(self, now: float) -> Step | None:
+    def step(self, now: float) -> ScheduledStep | None:
         """Return the step whose window holds `now`; None where there is none, or where it is too old."""
         place = bisect.bisect_right(self._steps, now, key=lambda step: step.start) - 1
         if place < 0:
@@ -94,11 +97,11 @@ class Schedule:
         self._steps = []
 
     @staticmethod
-    def _mixed(step: Step, old: list[Step], share: float) -> Step:
-        middle = 0.5 * (step.start + step.end)
-        found = next((each.action for each in old if each.start <= middle < each.end), None)
+    def _blend(step: ScheduledStep, old: list[ScheduledStep], share: float) -> ScheduledStep:
+        midpoint = 0.5 * (step.start + step.end)
+        found = next((each.action for each in old if each.start <= midpoint < each.end), None)
         if found is None:
             return step
         # Whatever is mixed was decided for this very window, so none of it is older than a chunk is long.
         action = share * found + (1.0 - share) * step.action
-        return Step(step.start, step.end, step.observed, step.sequence, action)
+        return ScheduledStep(step.start, step.end, step.observed, step.sequence, action)

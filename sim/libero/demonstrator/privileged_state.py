@@ -13,11 +13,11 @@ CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)
 COLLISION_GROUP, PLANE = 0, 0
 """MuJoCo's group of solid parts in robosuite's models, and its number for planes."""
 
-FIRM, STILL = 8.0, 0.003
+FIRM_GRASP_FORCE, STILL_FINGER_SPEED = 8.0, 0.003
 """Force in newtons, and finger speed in m/s, from which on a grasp is taken to be firm."""
 
 
-class Truth:
+class PrivilegedState:
     """Reads one simulation: `simulation` is LIBERO's own environment, of robosuite's kind.
 
     Positions [3] are in metres in the world's frame, rotations [3, 3] turn the frame of a thing into the world's.
@@ -56,26 +56,26 @@ class Truth:
             body = self.model.body_parentid[body]
         return ARENA
 
-    def holds(self, predicate: tuple[str, ...]) -> bool:
+    def is_satisfied(self, predicate: tuple[str, ...]) -> bool:
         """Tell whether a predicate of LIBERO's holds now."""
         return bool(self._simulation._eval_predicate(list(predicate)))
 
-    def tool(self) -> tuple[np.ndarray, np.ndarray]:
+    def tool_pose(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the point [3] between the fingertips and the hand's rotation: y is where they open, z ahead."""
         return self.data.site_xpos[self._tool].copy(), self.data.xmat[self._hand].reshape(3, 3).copy()
 
-    def opening(self) -> float:
+    def gripper_width(self) -> float:
         """Return the gap between the fingers, 0 to 0.08 m."""
         return float(self.data.qpos[self._finger_joints[0]] - self.data.qpos[self._finger_joints[1]])
 
-    def firm(self) -> bool:
+    def is_grasp_firm(self) -> bool:
         """Tell whether the fingers press on something: their motors push, or they stand still though told to close."""
         force = np.abs(self.data.actuator_force[self._finger_motors]).mean()
-        return bool(force > FIRM or (force > 1.0 and self.fingers_stopped()))
+        return bool(force > FIRM_GRASP_FORCE or (force > 1.0 and self.are_fingers_still()))
 
-    def fingers_stopped(self) -> bool:
+    def are_fingers_still(self) -> bool:
         """Tell whether neither finger moves."""
-        return bool(np.abs(self.data.qvel[self._finger_speeds]).max() < STILL)
+        return bool(np.abs(self.data.qvel[self._finger_speeds]).max() < STILL_FINGER_SPEED)
 
     def is_region(self, name: str) -> bool:
         """Tell whether a name is a region, and not a thing."""
@@ -131,7 +131,7 @@ class Truth:
                     touching |= {side for side, geoms in enumerate(self._fingers) if int(finger) in geoms}
         return len(touching)
 
-    def touch(self, first: str, second: str) -> bool:
+    def are_in_contact(self, first: str, second: str) -> bool:
         """Tell whether two things touch."""
         pairs = self._owner[self.data.contact.geom]
         return any({first, second} == set(pair) for pair in pairs)

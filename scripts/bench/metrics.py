@@ -9,17 +9,17 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-Figures = Mapping[str, float | int | None]
+Metrics = Mapping[str, float | int | None]
 
 
-def write_figures(path: Path, figures: Figures, command: str) -> None:
+def write_metrics(path: Path, metrics: Metrics, command: str) -> None:
     """Write figures as JSON, whole or not at all; None stands for what was not measured."""
     from ...sim.evaluation.run_folder import write_json
 
-    write_json(path, {"figures": dict(figures), **describe_origin(command)})
+    write_json(path, {"figures": dict(metrics), **collect_run_metadata(command)})
 
 
-def describe_origin(command: str) -> dict[str, Any]:
+def collect_run_metadata(command: str) -> dict[str, Any]:
     """Return what figures come from: the command, commit, machine, versions and date."""
     from ...policy.checkpoint.folder import collect_provenance
 

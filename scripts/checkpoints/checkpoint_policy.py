@@ -13,13 +13,13 @@ import numpy as np
 from ...errors import InputError
 from ...policy.contract import Contract
 from ...policy.inference.actor import PolicyActor
-from .worker_policies import Device, Policies, Precision
+from .worker_policies import Device, PolicyFactory, Precision
 
-WARM_UP = 5
+WARMUP_DECISIONS = 5
 """Decisions before anything counts: the first ones allocate, compile and capture."""
 
 
-class CheckpointDecider:
+class CheckpointPolicy:
     """Decides with a checkpoint of this machine: `contract`, `reset`, `decide`.
 
     `threads` sets torch's CPU threads for the whole process. Raises InputError for a folder that is no checkpoint and
@@ -34,7 +34,7 @@ class CheckpointDecider:
         if device == "cuda" and not torch.cuda.is_available():
             got = "cuda, but torch sees no such device"
             raise InputError("device", got=got, expected="a device of this machine", fix="Use --device cpu.")
-        self._actor: PolicyActor = Policies(folder, device, precision)()
+        self._actor: PolicyActor = PolicyFactory(folder, device, precision)()
         torch.set_num_threads(threads)
 
     @property
@@ -67,12 +67,12 @@ def blank_observation(contract: Contract) -> dict[str, Any]:
     return {"pixels": pixels, "agent_pos": np.array(contract.normalization.state_low, dtype=np.float32)}
 
 
-def warm_up(decider: CheckpointDecider, decisions: int = WARM_UP) -> float:
+def warm_up(chunk_policy: CheckpointPolicy, decisions: int = WARMUP_DECISIONS) -> float:
     """Decide on blank pictures until all is prepared; return the median seconds of a decision after the first one."""
-    observation, seconds = blank_observation(decider.contract), []
-    decider.reset("warm up")
+    observation, seconds = blank_observation(chunk_policy.contract), []
+    chunk_policy.reset("warm up")
     for _ in range(decisions + 1):
         started = time.perf_counter()
-        decider.decide(observation)
+        chunk_policy.decide(observation)
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds[1:])

@@ -8,7 +8,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Seen:
+class TowerOutput:
     """The visual `tokens` [B, M, D] of one view, and where a small tower points.
 
     `positions` [B, points, 2] are fractions of the picture, `logits` [B, points, rows, columns] the maps behind them;

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import WorldError
 from ..desk.scene import CAMERAS
-from .faults import Faults
+from .faults import FaultInjector
 from .frames import FrameWriter
 from .twin import Twin
 
@@ -21,7 +21,7 @@ pictures must not take an arm at rest for a camera that hangs."""
 
 POLL_SECONDS = 0.002
 
-DRAWN = (
+RENDERED_FIELDS = (
     *("qpos", "mocap_pos", "mocap_quat", "xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat"),
     *("site_xpos", "site_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir"),
 )
@@ -33,38 +33,38 @@ def frame_path(folder: Path, camera: str) -> Path:
     return folder / f"{camera}.frames"
 
 
-class Photographer:
+class CameraRenderer:
     """Draws every camera of the twin `rate` times a second of the twin's time, from a thread of its own.
 
     `failure` says what broke it.
     """
 
-    def __init__(self, twin: Twin, folder: Path, image_size: int, rate: float, faults: Faults) -> None:
+    def __init__(self, twin: Twin, folder: Path, image_size: int, rate: float, faults: FaultInjector) -> None:
         self.failure = ""
-        self.pictures = 0
+        self.rendered_frames = 0
         self._twin, self._faults = twin, faults
         self._size, self._rate = image_size, rate
         self._writers = {camera: FrameWriter(frame_path(folder, camera), image_size, image_size) for camera in CAMERAS}
         self._last: dict[str, np.ndarray] = {}
-        self._shown: dict[str, float] = {}
-        self._late: list[tuple[float, str, np.ndarray, float]] = []
+        self._last_capture_times: dict[str, float] = {}
+        self._delayed_frames: list[tuple[float, str, np.ndarray, float]] = []
         self._generator = np.random.default_rng(0)
         self._model: mujoco.MjModel | None = None
         self._data: mujoco.MjData | None = None
         self._renderer: mujoco.Renderer | None = None
         self._stopping = False
-        self._asked, self._answered = 1, 0
+        self._requested_passes, self._completed_passes = 1, 0
         self._thread = threading.Thread(target=self._run, name="cameras", daemon=True)
         self._thread.start()
 
-    def look_anew(self, seconds: float) -> None:
+    def wait_for_new_frames(self, seconds: float) -> None:
         """Return once every camera has drawn what is there from now on.
 
         Raises WorldError when that fails or takes longer.
         """
-        self._asked += 1
-        asked, deadline = self._asked, time.monotonic() + seconds
-        while self._answered < asked:
+        self._requested_passes += 1
+        requested, deadline = self._requested_passes, time.monotonic() + seconds
+        while self._completed_passes < requested:
             if self.failure or time.monotonic() > deadline:
                 raise WorldError(f"the virtual arm's cameras: got {self.failure or f'no picture within {seconds:g} s'}")
             time.sleep(POLL_SECONDS)
@@ -76,30 +76,30 @@ class Photographer:
 
     def _run(self) -> None:
         try:
-            self._photograph()
+            self._render_loop()
         except Exception as error:  # whatever a renderer throws must reach whoever started the world
             self.failure = f"{type(error).__name__}: {error}"
         if self._renderer is not None:
             self._renderer.close()
 
-    def _photograph(self) -> None:
+    def _render_loop(self) -> None:
         period = 1.0 / self._rate / self._twin.speed
         due = time.monotonic()
         while not self._stopping:
-            self._show_late()
+            self._write_delayed_frames()
             wait = due - time.monotonic()
             if wait > 0:
                 time.sleep(min(wait, 0.01))
                 continue
-            asked = self._asked
-            captured = self._look()
+            requested = self._requested_passes
+            captured = self._copy_twin_state()
             for camera in CAMERAS:
-                self._take(camera, captured)
-            self._answered = asked
+                self._capture(camera, captured)
+            self._completed_passes = requested
             # A picture that is not in time is left out, as a camera that is too slow does.
             due += period * max(1.0, np.ceil((time.monotonic() - due) / period))
 
-    def _look(self) -> float:
+    def _copy_twin_state(self) -> float:
         """Take the twin's state over; return when."""
         while True:
             model = self._twin.env.model
@@ -111,41 +111,41 @@ class Photographer:
                 self._model, self._data = model, mujoco.MjData(model)
             with self._twin.lock:
                 if self._twin.env.model is self._model:
-                    for name in DRAWN:
+                    for name in RENDERED_FIELDS:
                         getattr(self._data, name)[:] = getattr(self._twin.env.data, name)
                     return time.monotonic()
 
-    def _take(self, camera: str, captured: float) -> None:
-        if self._faults.strike("camera_dropped", camera):
+    def _capture(self, camera: str, captured: float) -> None:
+        if self._faults.trigger("camera_dropped", camera):
             return
         if self._renderer is None:
             return
-        if self._faults.strike("camera_frozen", camera) and camera in self._last:
+        if self._faults.trigger("camera_frozen", camera) and camera in self._last:
             image = self._last[camera]
-        elif self._faults.strike("camera_black", camera):
+        elif self._faults.trigger("camera_black", camera):
             image = np.zeros((self._size, self._size, 3), np.uint8)
         else:
             self._renderer.update_scene(self._data, camera)
             image = self._with_noise(self._renderer.render())
-            self.pictures += 1
+            self.rendered_frames += 1
         self._last[camera] = image
-        late = self._faults.strike("camera_delayed", camera)
+        late = self._faults.trigger("camera_delayed", camera)
         if late:
-            self._late.append((captured + (late.value or 0.0), camera, image, captured))
+            self._delayed_frames.append((captured + (late.value or 0.0), camera, image, captured))
         else:
-            self._show(camera, image, captured)
+            self._write_frame(camera, image, captured)
 
-    def _show_late(self) -> None:
+    def _write_delayed_frames(self) -> None:
         now = time.monotonic()
-        while self._late and self._late[0][0] <= now:
-            _, camera, image, captured = self._late.pop(0)
+        while self._delayed_frames and self._delayed_frames[0][0] <= now:
+            _, camera, image, captured = self._delayed_frames.pop(0)
             # The delay may have ended since: then newer ones have overtaken it.
-            if captured > self._shown.get(camera, 0.0):
-                self._show(camera, image, captured)
+            if captured > self._last_capture_times.get(camera, 0.0):
+                self._write_frame(camera, image, captured)
 
-    def _show(self, camera: str, image: np.ndarray, captured: float) -> None:
-        self._shown[camera] = captured
-        self._writers[camera].show(image, captured)
+    def _write_frame(self, camera: str, image: np.ndarray, captured: float) -> None:
+        self._last_capture_times[camera] = captured
+        self._writers[camera].write(image, captured)
 
     def _with_noise(self, image: np.ndarray) -> np.ndarray:
         noisy = image.copy()

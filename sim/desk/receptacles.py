@@ -12,26 +12,26 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from .fixtures import Desk
+from .fixtures import DeskState
 from .objects import PLATE_HEIGHT, PLATE_RADIUS, DeskObject
 from .scene import BIN_CENTRE, BIN_HALF, BIN_WALL
 
-CARRIED = math.inf
+DROP_FROM_CARRY_HEIGHT = math.inf
 """The height at which a thing is let go that is not lowered first."""
 
 
-class Place(Protocol):
+class Receptacle(Protocol):
     @property
     def body(self) -> str: ...
 
-    let_go_height: ClassVar[float]
-    let_go_within: ClassVar[float]
+    release_height: ClassVar[float]
+    release_tolerance: ClassVar[float]
 
-    def middle(self, desk: Desk) -> np.ndarray:
+    def placement_point(self, desk: DeskState) -> np.ndarray:
         """Return where the underside of a thing comes to rest, at best [3]."""
         ...
 
-    def holds(self, desk: Desk, body: str) -> bool:
+    def contains(self, desk: DeskState, body: str) -> bool:
         """Tell whether a thing lies in or on it."""
         ...
 
@@ -41,13 +41,13 @@ class Bin:
     """The bin, which always stands in the same place."""
 
     body = "bin"
-    let_go_height = CARRIED
-    let_go_within = 0.04
+    release_height = DROP_FROM_CARRY_HEIGHT
+    release_tolerance = 0.04
 
-    def middle(self, desk: Desk) -> np.ndarray:
+    def placement_point(self, desk: DeskState) -> np.ndarray:
         return np.array([*BIN_CENTRE, 0.0])
 
-    def holds(self, desk: Desk, body: str) -> bool:
+    def contains(self, desk: DeskState, body: str) -> bool:
         x, y, z = desk.position(body)
         return bool(abs(x - BIN_CENTRE[0]) < BIN_HALF and abs(y - BIN_CENTRE[1]) < BIN_HALF and z < BIN_WALL + 0.01)
 
@@ -57,14 +57,14 @@ class Plate:
     """The plate; a thing that leans on its rim from outside is not on it."""
 
     body = "plate"
-    let_go_height = 0.003
-    let_go_within = 0.02
+    release_height = 0.003
+    release_tolerance = 0.02
 
-    def middle(self, desk: Desk) -> np.ndarray:
+    def placement_point(self, desk: DeskState) -> np.ndarray:
         x, y, _ = desk.position(self.body)
         return np.array([x, y, PLATE_HEIGHT])
 
-    def holds(self, desk: Desk, body: str) -> bool:
+    def contains(self, desk: DeskState, body: str) -> bool:
         offset = desk.position(body) - desk.position(self.body)
         return bool(np.linalg.norm(offset[:2]) < PLATE_RADIUS - 0.004 and offset[2] < PLATE_HEIGHT + 0.025)
 
@@ -74,18 +74,18 @@ class Top:
     """The top of another thing that stands upright."""
 
     below: DeskObject
-    let_go_height = 0.002
-    let_go_within = 0.012
+    release_height = 0.002
+    release_tolerance = 0.012
 
     @property
     def body(self) -> str:
         return self.below.body
 
-    def middle(self, desk: Desk) -> np.ndarray:
+    def placement_point(self, desk: DeskState) -> np.ndarray:
         x, y, z = desk.position(self.below.body)
         return np.array([x, y, z + self.below.rest_height])
 
-    def holds(self, desk: Desk, body: str) -> bool:
+    def contains(self, desk: DeskState, body: str) -> bool:
         offset = desk.position(body) - desk.position(self.below.body)
         height = 2 * self.below.rest_height
         return bool(np.linalg.norm(offset[:2]) < self.below.rest_height and abs(offset[2] - height) < 0.005)

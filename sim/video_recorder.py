@@ -11,28 +11,28 @@ from PIL import Image, ImageDraw
 
 from .video import write_video
 
-HEIGHT = 256
+VIEW_HEIGHT = 256
 """Height of a view on film, in pixels: small images are enlarged so that the circles can be told apart."""
 
-STRIDE = 2
+FRAME_STRIDE = 2
 """Every which step is filmed; half the control rate looks smooth and halves the cost."""
 
-HOLD = 10
+LAST_FRAME_REPEATS = 10
 """How often the last frame is repeated, so that the end can be seen before the film starts over."""
 
 SUPERSAMPLING = 2
-KEPT, DROPPED, OUTLINE = (255, 214, 64), (255, 255, 255), (20, 20, 20)
+KEPT_COLOUR, DROPPED_COLOUR, OUTLINE_COLOUR = (255, 214, 64), (255, 255, 255), (20, 20, 20)
 
 
-class Film:
+class VideoRecorder:
     """Collects frames as a watcher of `run_episode` and writes them as a video."""
 
-    def __init__(self, height: int = HEIGHT, stride: int = STRIDE) -> None:
+    def __init__(self, height: int = VIEW_HEIGHT, stride: int = FRAME_STRIDE) -> None:
         self.height, self.stride = height, stride
         self.frames: list[np.ndarray] = []
         self._last: tuple[Mapping[str, Any], Any] | None = None
         self._count = 0
-        self._drawn: tuple[Any, dict[str, np.ndarray]] = (None, {})
+        self._token_layers: tuple[Any, dict[str, np.ndarray]] = (None, {})
 
     def __call__(self, observation: Mapping[str, Any], overlay: Mapping[str, np.ndarray] | None) -> None:
         if "pixels" in observation:
@@ -46,9 +46,9 @@ class Film:
         pixels = observation["pixels"]
         views = pixels if isinstance(pixels, Mapping) else {"camera": pixels}
         # A decision lasts for many frames and its circles are the same on all of them.
-        if overlay is not self._drawn[0]:
-            self._drawn = (overlay, {})
-        layers = self._drawn[1]
+        if overlay is not self._token_layers[0]:
+            self._token_layers = (overlay, {})
+        layers = self._token_layers[1]
         parts = []
         for name, view in views.items():
             width = round(view.shape[1] * self.height / view.shape[0])
@@ -70,7 +70,7 @@ class Film:
         if self._last is None:
             return
         last = self.compose(*self._last)
-        write_video(path, [*self.frames, *[last] * HOLD], control_hz / self.stride)
+        write_video(path, [*self.frames, *[last] * LAST_FRAME_REPEATS], control_hz / self.stride)
 
 
 def draw_tokens(tokens: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -79,7 +79,7 @@ def draw_tokens(tokens: np.ndarray, width: int, height: int) -> np.ndarray:
     Kept tokens are rings that grow with their weight; dropped ones are faint dots.
     """
     scale = SUPERSAMPLING
-    layer = Image.new("RGBA", (width * scale, height * scale), (*OUTLINE, 0))
+    layer = Image.new("RGBA", (width * scale, height * scale), (*OUTLINE_COLOUR, 0))
     pen = ImageDraw.Draw(layer)
     unit = height * scale / 256
 
@@ -90,12 +90,12 @@ def draw_tokens(tokens: np.ndarray, width: int, height: int) -> np.ndarray:
     for across, down, weight, kept in sorted(tokens.tolist(), key=lambda token: token[3]):
         x, y = across * width * scale, down * height * scale
         if kept < 0.5:
-            for radius, colour in ((3.0 * unit, (*OUTLINE, 60)), (2.0 * unit, (*DROPPED, 150))):
+            for radius, colour in ((3.0 * unit, (*OUTLINE_COLOUR, 60)), (2.0 * unit, (*DROPPED_COLOUR, 150))):
                 pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
             continue
         radius = (5 + 9 * float(np.clip(weight, 0, 1)) ** 0.5) * unit
-        ring(x, y, radius + 1.0 * unit, (*OUTLINE, 170), 4.0 * unit)
-        ring(x, y, radius, (*KEPT, 255), 2.2 * unit)
+        ring(x, y, radius + 1.0 * unit, (*OUTLINE_COLOUR, 170), 4.0 * unit)
+        ring(x, y, radius, (*KEPT_COLOUR, 255), 2.2 * unit)
     small = layer.resize((width, height), Image.Resampling.BOX)
     drawn = np.asarray(small, dtype=np.float32)
     return np.concatenate([drawn[..., :3], drawn[..., 3:] / 255], axis=-1)

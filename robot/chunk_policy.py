@@ -10,7 +10,7 @@ import numpy as np
 from ..policy.contract import Contract
 
 
-class Decider(Protocol):
+class ChunkPolicy(Protocol):
     """A policy as the robot layer sees it: one episode at a time, one decision after the other, from one thread."""
 
     contract: Contract
@@ -25,7 +25,7 @@ class Decider(Protocol):
 
 
 @runtime_checkable
-class ContinuingDecider(Protocol):
+class RealTimeChunkPolicy(Protocol):
     """A decider that can continue a chunk which is still being played (real-time chunking)."""
 
     supports_real_time_chunking: bool
@@ -38,6 +38,6 @@ class ContinuingDecider(Protocol):
         ...
 
 
-def continues(decider: Decider) -> bool:
+def supports_chunk_continuation(chunk_policy: ChunkPolicy) -> bool:
     """Return whether a decider supports real-time chunking."""
-    return bool(getattr(decider, "supports_real_time_chunking", False))
+    return bool(getattr(chunk_policy, "supports_real_time_chunking", False))

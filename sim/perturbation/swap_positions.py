@@ -7,20 +7,22 @@ from typing import Any
 import mujoco
 
 from ...errors import InputError
-from .layout import place, position, standing_on_fixtures
-from .world import require
+from .layout import position_view, set_xy, standing_on_fixtures
+from .world import require_members
 
 
-def exchange(world: Any, target: str | None, seed: int) -> str:
+def swap_positions(world: Any, target: str | None, seed: int) -> str:
     """Exchange the places of the target and of another thing that looks different; return that thing's body.
 
     Raises InputError when the scene has no such thing.
     """
-    world = require(world, ("model", "data", "things", "begin", "observe"), "swap position")
-    kinds, model, data = world.things(), world.model, world.data
-    stuck = {model.body(body).name for body in standing_on_fixtures(world)}
-    others = [body for body, kind in kinds.items() if target in kinds and kind != kinds[target] and body not in stuck]
-    if target is None or target in stuck or not others:
+    world = require_members(world, ("model", "data", "movable_objects", "settle_and_start", "observe"), "swap position")
+    kinds, model, data = world.movable_objects(), world.model, world.data
+    on_fixtures = {model.body(body).name for body in standing_on_fixtures(world)}
+    others = [
+        body for body, kind in kinds.items() if target in kinds and kind != kinds[target] and body not in on_fixtures
+    ]
+    if target is None or target in on_fixtures or not others:
         raise InputError(
             "swap position",
             got="a scene in which nothing that looks different could exchange places with what is asked for",
@@ -29,10 +31,10 @@ def exchange(world: Any, target: str | None, seed: int) -> str:
         )
     other = others[seed % len(others)]
     bodies = [model.body(name).id for name in (target, other)]
-    places = [position(data, model, body)[:2].copy() for body in bodies]
+    places = [position_view(data, model, body)[:2].copy() for body in bodies]
     for body, at in zip(bodies, reversed(places), strict=True):
-        place(model, data, body, at)
+        set_xy(model, data, body, at)
     data.qvel[:] = 0.0
     mujoco.mj_forward(model, data)
-    world.begin()
+    world.settle_and_start()
     return other

@@ -8,7 +8,7 @@ from saccade.sim.job import Job
 from saccade.sim.libero.conventions import Conventions
 from saccade.sim.libero.environment import LiberoEnv
 from saccade.sim.perturbation.axes import AXES, Perturbation
-from saccade.sim.perturbation.environment import disturbed
+from saccade.sim.perturbation.environment import perturbed_environment
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ def begin(environment, axis=None, level=3, swap=None):
     """Return the first observation, the info, what was drawn, and where everything is after a step of rest."""
     perturbation = Perturbation(axis, level) if axis else None
     job = Job("libero_object", environment.task, 2, 5, perturbation=perturbation, swap=swap)
-    with disturbed(environment, job) as world:
+    with perturbed_environment(environment, job) as world:
         observation, info = world.reset(seed=5, options={"initial_state": 2, "instruction": None})
         if axis is None and swap is None:
             # The library looks a moment before the end of a step; a disturbed scene is looked at as it stands.
@@ -60,7 +60,7 @@ def test_displacements_are_as_large_as_their_level_says(environment):
     *_, drawn, (moved, _) = begin(environment, "layout", 4)
     at = environment.model.jnt_qposadr[environment.model.body_jntadr[environment.model.body("basket_1_main").id]]
     np.testing.assert_allclose((moved - plain)[at : at + 2], drawn["metres"], atol=3e-3)
-    assert "basket_1_main" in drawn["moved"] and len(drawn["moved"]) == len(environment.things())
+    assert "basket_1_main" in drawn["moved"] and len(drawn["moved"]) == len(environment.movable_objects())
     *_, (turned, _) = begin(environment, "start_pose", 4)
     joints = [environment.model.joint(name).qposadr[0] for name in environment.arm_joints]
     assert np.linalg.norm((turned - plain)[joints]) == pytest.approx(0.4, abs=0.05)
@@ -69,7 +69,7 @@ def test_displacements_are_as_large_as_their_level_says(environment):
 def test_scenery_is_neither_robot_nor_thing(environment):
     bodies = {environment.model.body(environment.model.geom_bodyid[geom]).name for geom in environment.background}
     assert bodies and not any(name.startswith(("robot0", "gripper0", "mount0")) for name in bodies)
-    assert not bodies & set(environment.things())
+    assert not bodies & set(environment.movable_objects())
 
 
 def test_swaps_that_a_scene_does_not_allow_are_refused(environment):
@@ -77,4 +77,4 @@ def test_swaps_that_a_scene_does_not_allow_are_refused(environment):
         with pytest.raises(InputError, match=message):
             begin(environment, swap=swap)
     *_, info, drawn, _ = begin(environment, swap="instruction")
-    assert drawn["words"] in ("letters", "nothing") and info["instruction"] != environment.spec_task.instruction
+    assert drawn["words"] in ("letters", "nothing") and info["instruction"] != environment.task_spec.instruction

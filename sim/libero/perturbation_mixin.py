@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from .conventions import NO_OPERATION
-from .protocols import Protocol
+from .protocols import EvaluationProtocol
 from .simulation import Simulation
 
 
-class Disturbable:
+class PerturbationMixin:
     """The part of a LIBERO environment by which its scene is disturbed between a reset and the first step."""
 
     simulation: Simulation
-    protocol: Protocol
+    protocol: EvaluationProtocol
     steps: int
 
     @property
@@ -47,30 +47,30 @@ class Disturbable:
 
     def observe(self) -> dict[str, Any]:
         """Return the observation of the present state, drawn anew; nothing moves."""
-        self.simulation.look()
+        self.simulation.refresh_observation()
         return self._observation()
 
-    def renew_renderers(self) -> None:
+    def recreate_renderers(self) -> None:
         """Hand the model's textures to the renderer again."""
         self.simulation.upload_textures()
 
-    def begin(self) -> None:
+    def settle_and_start(self) -> None:
         """Let everything come to rest, the arm held where it is, and count the episode from there."""
-        self.simulation.hold()
+        self.simulation.hold_current_pose()
         for _ in range(self.protocol.settle_steps):
             self.simulation.step(NO_OPERATION)
         self.steps = 0
 
-    def things(self) -> dict[str, str]:
+    def movable_objects(self) -> dict[str, str]:
         """Return, for the body of each thing that can be moved, what it is: its name without its number."""
         return {f"{name}_main": name.rpartition("_")[0] for name in self.simulation.environment.objects_dict}
 
-    def add_thing(self, generator: np.random.Generator) -> None:
+    def add_object(self, generator: np.random.Generator) -> None:
         """Add nothing: a scene holds no thing that is not in it."""
 
-    def arrangement_holds(self) -> bool:
+    def is_layout_valid(self) -> bool:
         """Tell whether there is still something to do: whatever is moved together keeps its relations."""
-        return not self.simulation.solved()
+        return not self.simulation.is_goal_satisfied()
 
     def other_instructions(self) -> dict[str, str | None]:
         """Return none: LIBERO's scenes do not say what else could be asked for."""
