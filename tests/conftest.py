@@ -1,25 +1,102 @@
-"""What all tests share: a rendering backend, chosen before anything imports MuJoCo, and the smallest network."""
+"""What all tests share: a rendering backend chosen before MuJoCo is imported, the order of tests, the smallest network."""
 
+import fcntl
+import os
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from saccade.policy.network.architecture import Architecture
+from saccade.machine import usable_cores
 from saccade.sim.rendering import choose_backend
 
 choose_backend()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Use a worker for each core for the whole suite, and none for chosen tests: those begin sooner without."""
+    chosen = [each for each in config.invocation_params.args if not str(each).startswith("-")]
+    named = any(Path(str(each).split("::")[0]).exists() for each in chosen)
+    whole = not (named or config.option.keyword or config.option.lf or config.option.collectonly)
+    return min(usable_cores(), 4) if whole else 0
+
+
 def pytest_collection_modifyitems(items):
-    """Let tests in real time be tried again: where a machine stands still for a while, so does what they look at."""
+    """Run modules with slow tests first, so that workers end together, and tests against the clock after all others."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (is_real_time(item), item.path not in slow))
     for item in items:
-        if item.get_closest_marker("real_time"):
+        if is_real_time(item):
+            # A machine that stands still for a second spoils what they look at: they are tried again.
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
+
+
+def is_real_time(item):
+    """Tell whether a test runs against the clock."""
+    return item.get_closest_marker("real_time") is not None
+
+
+class Phase:
+    """Keeps tests against the clock from running beside others in another worker of the same run.
+
+    Every worker holds a shared lock while it runs ordinary tests. Before its first test against the clock it gives that
+    lock back and waits until no worker holds it any more.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        self.lock = None
+        self.in_real_time = False
+
+    def enter(self, real_time):
+        if real_time and not self.in_real_time:
+            self.leave()
+            with self.path.open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            self.in_real_time = True
+        elif not real_time and self.lock is None:
+            self.lock = self.path.open()
+            fcntl.flock(self.lock, fcntl.LOCK_SH)
+
+    def leave(self):
+        if self.lock is not None:
+            self.lock.close()
+            self.lock = None
+
+
+LOCK = "SACCADE_TESTS_LOCK"
+PHASE = pytest.StashKey()
+
+
+def pytest_configure(config):
+    """Make the file of the lock in the process that starts the workers; they find it in their environment."""
+    if hasattr(config, "workerinput"):
+        config.stash[PHASE] = Phase(Path(os.environ[LOCK]))
+    else:
+        handle, os.environ[LOCK] = tempfile.mkstemp(prefix="saccade-tests-", suffix=".lock")
+        os.close(handle)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item, nextitem):
+    if PHASE in item.config.stash:
+        item.config.stash[PHASE].enter(is_real_time(item))
+
+
+def pytest_unconfigure(config):
+    if PHASE in config.stash:
+        config.stash[PHASE].leave()
+    else:
+        Path(os.environ[LOCK]).unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")
 def small_architecture():
     """The least of everything that still prunes, points and cross-attends: a step takes milliseconds."""
+    from saccade.policy.network.architecture import Architecture
+
     return Architecture(
         text_length=24,
         condition_width=16,
@@ -42,7 +119,7 @@ def small_architecture():
 
 @pytest.fixture(autouse=True)
 def no_accelerator_left_over():
-    """Accelerate keeps one state for a whole process; a test that trains must not decide how the next one does."""
+    """Reset Accelerate's state, which is one for a whole process: a test that trains must not decide how the next does."""
     yield
     if "accelerate" in sys.modules:
         from accelerate.state import AcceleratorState

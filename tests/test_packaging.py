@@ -16,7 +16,8 @@ FOLDERS = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.st
 CODE = [path for path in FOLDERS if path.name not in ("tests", "build", "dist", "runs", "quickstart")]
 
 
-def test_constraints_are_the_same_for_pip_and_for_uv():
+def test_pins_stand_once_and_pips_copy_is_up_to_date():
+    """Run `python .ci/pins.py` after a change of a pin in pyproject.toml."""
     assert PROJECT["tool"]["uv"]["constraint-dependencies"] == CONSTRAINTS
     assert sorted(CONSTRAINTS) == CONSTRAINTS
 
@@ -57,7 +58,7 @@ def test_every_package_is_listed_and_every_listed_one_exists():
 
 def test_every_file_that_is_read_at_run_time_is_declared():
     declared = PROJECT["tool"]["setuptools"]["package-data"]
-    assert declared["saccade"] == ["starter/*"]
+    assert declared["saccade"] == ["py.typed", "starter/*"] and (ROOT / "py.typed").is_file()
     templates = [path for folder in CODE for path in folder.rglob("*.jinja")]
     assert templates and {path.parent for path in templates} == {ROOT / "sim" / "report"}
     assert declared["saccade.sim.report"] == ["*.jinja"]
