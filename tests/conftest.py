@@ -1,4 +1,4 @@
-"""What all tests share: a rendering backend chosen before MuJoCo is imported, the order of tests, the smallest network."""
+"""Choose a rendering backend before MuJoCo is imported, order the tests, and build the smallest network."""
 
 import fcntl
 import os
@@ -19,7 +19,7 @@ def pytest_xdist_auto_num_workers(config):
     """Use a worker for each core for the whole suite, and none for chosen tests: those begin sooner without."""
     chosen = [each for each in config.invocation_params.args if not str(each).startswith("-")]
     named = any(Path(str(each).split("::")[0]).exists() for each in chosen)
-    whole = not (named or config.option.keyword or config.option.lf or config.option.collectonly)
+    whole = not (named or config.option.keyword or getattr(config.option, "lf", False) or config.option.collectonly)
     return min(usable_cores(), 4) if whole else 0
 
 
@@ -119,7 +119,7 @@ def small_architecture():
 
 @pytest.fixture(autouse=True)
 def no_accelerator_left_over():
-    """Reset Accelerate's state, which is one for a whole process: a test that trains must not decide how the next does."""
+    """Reset Accelerate's state after each test: it is global, and would carry over to the next training."""
     yield
     if "accelerate" in sys.modules:
         from accelerate.state import AcceleratorState
