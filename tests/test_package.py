@@ -15,7 +15,12 @@ import saccade
 from saccade.policy.contract import Contract
 
 ROOT = Path(saccade.__file__).parent
-LIBRARY_THERE = any(name == "kernels" for name in importlib.metadata.packages_distributions())
+
+
+@pytest.fixture(scope="module")
+def library_there():
+    """Whether a library called `kernels` is installed."""
+    return any(name == "kernels" for name in importlib.metadata.packages_distributions())
 
 
 def python(*arguments: str, path: Path | None = None) -> str:
@@ -50,13 +55,13 @@ def test_names_are_found_on_first_use():
         _ = saccade.Contrat
 
 
-def test_kernels_is_no_library_for_transformers_in_the_root():
+def test_kernels_is_no_library_for_transformers_in_the_root(library_there):
     script = """
 import saccade, saccade.kernels
 from transformers.utils import is_kernels_available
 print(is_kernels_available())
 """
-    assert python("-c", script).split() == [str(LIBRARY_THERE)]
+    assert python("-c", script).split() == [str(library_there)]
 
 
 def test_kernels_is_given_back_when_it_was_taken_before():
@@ -78,13 +83,13 @@ print(kernels.WHOSE, hasattr(saccade.kernels, "WHOSE"))
     assert python("-c", script, path=tmp_path).split() == ["theirs", "False"]
 
 
-def test_kernels_under_pytest_in_the_root(tmp_path):
+def test_kernels_under_pytest_in_the_root(tmp_path, library_there):
     (tmp_path / "test_kernels.py").write_text(
         "import sys, saccade\n"
         "from transformers.utils import is_kernels_available\n"
         "def test_kernels():\n"
         f"    assert {str(ROOT)!r} in sys.path or '' in sys.path\n"
-        f"    assert is_kernels_available() == {LIBRARY_THERE}\n"
+        f"    assert is_kernels_available() == {library_there}\n"
     )
     options = ("--import-mode=importlib", "-p", "no:cacheprovider", "-q", "--rootdir", str(tmp_path))
     assert "1 passed" in python("-m", "pytest", *options, str(tmp_path))
