@@ -1,7 +1,8 @@
 """Saccade: vision-language-action policies that look where the instruction points.
 
-Importing it costs milliseconds and loads nothing: names are imported on first use. It does one thing at once, which is
-to keep its folder `kernels` from passing for the library of that name (`_keep_kernels_ours`).
+Importing the package takes milliseconds: public names are imported on first use. Two things happen at import. The
+folder `kernels` is kept from being taken for the library of that name (`_keep_kernels_ours`), and imports of modules
+that have moved since version 0.1.0 are told their new place (`_MovedFinder`).
 """
 
 from __future__ import annotations
@@ -75,4 +76,20 @@ def _keep_kernels_ours() -> None:
         del sys.modules["kernels"]
 
 
+class _MovedFinder:
+    """Names the new place of a module of version 0.1.0; comes last, when nothing else has found the module."""
+
+    @staticmethod
+    def find_spec(fullname: str, path: Any = None, target: Any = None) -> None:
+        """Raise ModuleNotFoundError for a module that has moved, and find nothing otherwise."""
+        if not fullname.startswith(f"{__name__}."):
+            return
+        from .moved import MOVED
+
+        place = MOVED.get(fullname.removeprefix(f"{__name__}."))
+        if place is not None:
+            raise ModuleNotFoundError(f"{fullname} has moved: import {__name__}.{place}", name=fullname)
+
+
 _keep_kernels_ours()
+sys.meta_path.append(_MovedFinder)

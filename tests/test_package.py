@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import saccade
+from saccade.moved import MOVED
 from saccade.policy.contract import Contract
 
 ROOT = Path(saccade.__file__).parent
@@ -93,3 +95,32 @@ def test_kernels_under_pytest_in_the_root(tmp_path, library_there):
     )
     options = ("--import-mode=importlib", "-p", "no:cacheprovider", "-q", "--rootdir", str(tmp_path))
     assert "1 passed" in python("-m", "pytest", *options, str(tmp_path))
+
+
+def test_what_has_moved_is_told_its_new_place():
+    with pytest.raises(
+        ModuleNotFoundError, match=r"saccade\.policy\.actor has moved: import saccade\.policy\.inference"
+    ):
+        importlib.import_module("saccade.policy.actor")
+    with pytest.raises(ModuleNotFoundError, match="No module named 'saccade.policy.nowhere'"):
+        importlib.import_module("saccade.policy.nowhere")
+
+
+def test_every_new_place_exists_and_no_old_one_does():
+    for old, new in MOVED.items():
+        assert (ROOT / f"{new.replace('.', '/')}.py").is_file(), new
+        assert not (ROOT / f"{old.replace('.', '/')}.py").is_file(), old
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("saccade.robot.client", "RemotePolicy"),
+        ("saccade.policy", "read_checkpoint"),
+        ("saccade.policy.contract", "Contract"),
+        ("saccade.policy.checkpoint", "read_checkpoint"),
+        ("lerobot_policy_saccade", "SaccadeConfig"),
+    ],
+)
+def test_public_addresses_of_0_1_0_still_work(module, name):
+    assert hasattr(importlib.import_module(module), name)
