@@ -45,4 +45,4 @@ def require_above(options: object, bound: float, *fields: str, option: bool = Fa
 
 def _refuse(field: str, value: object, expected: str, option: bool, fix: str) -> None:
     named = f"--{field.replace('_', '-')}" if option else field
-    raise InputError(field, got=value, expected=expected, fix=fix.format(named))
+    raise InputError(named, got=value, expected=expected, fix=fix.format(named))

@@ -1,14 +1,16 @@
-"""`saccade collect`: demonstrations of the desk's tasks or LIBERO's, as a LeRobotDataset v3."""
+"""`saccade collect`: collect demonstrations in simulation (desk or LIBERO) as a LeRobotDataset v3."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..machine import usable_cores
+from ..ranges import require_at_least
 from ..sim import worlds
 from ..sim.desk.tasks import FIRST_DEMONSTRATION_STATE
+from ..sim.libero.options import LiberoOptions
 
 if TYPE_CHECKING:
     from ..sim.demonstrations.attempt import DemonstrationWorld
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 class CollectConfig:
     """Collect demonstrations with the scripted demonstrator, and write them as a LeRobotDataset v3.
 
-    Only successes are kept; failures are counted. The same options give the same dataset, whatever the number of
-    workers. Interrupted? Repeat the command with --resume.
+    Only successful episodes are kept; failures are counted. The same options give the same dataset, with any number of
+    workers. After an interruption repeat the command with --resume. Train on the dataset with `saccade train --data`.
     """
 
     out: Path
@@ -28,52 +30,66 @@ class CollectConfig:
     suites: tuple[str, ...] = ("desk_object", "desk_spatial")
     """Suites to take tasks from."""
     tasks: tuple[str, ...] = ()
-    """Names of the tasks, such as red_cube or left, or numbers of LIBERO's; all tasks when none is named."""
+    """Names of the tasks, such as red_cube or left, or numbers of LIBERO tasks. Default: all tasks."""
     left_out: Literal["with", "without", "only"] = "with"
-    """When no task is named: the tasks that the starter checkpoint never saw, collect them too, not, or only them."""
+    """The held-out tasks, which the starter was not trained on: with, without, or only those. Used when --tasks is
+    empty."""
     episodes: int = 50
     """Successful demonstrations of each task."""
-    workers: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    """Worker processes."""
+    workers: int = usable_cores()
+    """Worker processes. Default: the number of CPU cores."""
     seed: int = 0
-    """Seed of the demonstrator's noise and of the choice of sentences."""
+    """Seed for the demonstrator's noise and the choice of paraphrases."""
     first_initial_state: int = FIRST_DEMONSTRATION_STATE
-    """Number of the first initial state; those below 50 belong to evaluation."""
+    """Index of the first initial state. States below 50 are reserved for evaluation."""
     image_size: int = 128
     """Height and width of both cameras' images, in pixels."""
     paraphrases: bool = True
-    """Say each task in several ways; otherwise always in the same words."""
+    """Use several paraphrases of each instruction."""
     recordings: tuple[Path, ...] = ()
-    """LIBERO's human demonstrations (*_demo.hdf5) to act again and draw anew, in place of the scripted ones. Each is
-    tried once; suites, tasks, episodes and initial states are theirs."""
+    """LIBERO's human demonstrations (*_demo.hdf5) to replay and render again, instead of scripted ones. Each is
+    replayed once. Suites, tasks, episodes and initial states come from the files."""
     resume: bool = False
-    """Carry on where an interrupted collection stopped."""
+    """Continue an interrupted run."""
     overwrite: bool = False
-    """Replace a dataset that is already there, once the new one is whole."""
-    libero: worlds.LiberoOptions = field(default_factory=worlds.LiberoOptions)
-    """For LIBERO's suites alone."""
+    """Replace an existing dataset when the new one is complete."""
+    libero: LiberoOptions = field(default_factory=LiberoOptions)
+    """Options for LIBERO suites only."""
 
     def __post_init__(self) -> None:
+        require_at_least(self, 1, "episodes", "workers", option=True)
+        require_at_least(self, 0, "seed", option=True)
         family = worlds.LIBERO if self.recordings else worlds.find_family(self.suites)
         family.check(self.libero)
-        if self.recordings:
-            return
-        family.check_first_demonstration_state(self.first_initial_state)
+        if not self.recordings:
+            family.check_first_demonstration_state(self.first_initial_state)
 
 
 def choose_tasks(config: CollectConfig) -> tuple[worlds.SuiteTask, ...]:
-    """Return the tasks that the options name, in the order of the suites; raises InputError as worlds.choose_tasks."""
+    """Return the tasks that the options name, in the order of the suites.
+
+    Raises:
+        InputError: A suite or a task is unknown, or no task is left (see `worlds.choose_tasks`).
+    """
     return worlds.choose_tasks(config.suites, config.tasks, config.left_out)
 
 
 def run(config: CollectConfig) -> int:
-    """Collect, and print what was collected; return the exit code."""
+    """Collect, print the counts, and return the exit code."""
     print(summary_table(collect_demonstrations(config)))
     return 0
 
 
 def collect_demonstrations(config: CollectConfig) -> CollectionSummary:
-    """Collect as configured and return what was collected; raises InputError for whatever does not fit."""
+    """Collect demonstrations and write the dataset.
+
+    Returns:
+        The successes and failures of each task, and the folder of the dataset.
+
+    Raises:
+        InputError: An option does not fit; nothing has been written then.
+        WorldError: Nothing can be rendered here, or a worker process died.
+    """
     from ..sim.demonstrations.collection import CollectedTask, CollectionRequest, collect
     from ..sim.rendering import choose_backend
     from ..training.statistics import write_exact_statistics
@@ -100,7 +116,11 @@ def collect_demonstrations(config: CollectConfig) -> CollectionSummary:
 
 
 def make_replay_request(config: CollectConfig) -> tuple[CollectionRequest, DemonstrationWorld]:
-    """Return what to collect from human demonstrations, and their world; raises InputError for files that are none."""
+    """Return the request that replays every recording once, and the world that replays them.
+
+    Raises:
+        InputError: A file holds no demonstrations of LIBERO, or the files are of different worlds.
+    """
     from ..sim.demonstrations.collection import CollectedTask, CollectionRequest
     from ..sim.libero.conventions import Conventions
     from ..sim.libero.recordings.recordings import recorded_task
@@ -121,13 +141,13 @@ def _instructions(task: worlds.SuiteTask, config: CollectConfig) -> tuple[str, .
 
 
 def summary_table(summary: CollectionSummary) -> str:
-    """Return the counts of a collection as lines for people."""
+    """Return the successes and failures of each task as text."""
     width = max(len(f"{count.suite}/{count.task}") for count in summary.tasks)
     lines = [f"{'task':<{width}}  kept  failed"]
     for count in summary.tasks:
         lines.append(f"{f'{count.suite}/{count.task}':<{width}}  {count.successes:4d}  {count.failures:6d}")
     failures = sum(count.failures for count in summary.tasks)
     lines.append(f"{'all':<{width}}  {summary.episodes:4d}  {failures:6d}")
-    how = "was complete already" if summary.already_complete else f"took {summary.seconds:.0f} s"
-    lines.append(f"{summary.frames} frames in {summary.root} ({how})")
+    duration = "was complete already" if summary.already_complete else f"took {summary.seconds:.0f} s"
+    lines.append(f"{summary.frames} frames in {summary.root} ({duration})")
     return "\n".join(lines)

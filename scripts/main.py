@@ -1,7 +1,6 @@
-"""The `saccade` command line: finds the command, reads its options, and turns errors into one line and an exit code.
+"""The `saccade` command line: find the command, parse its options, and turn errors into one line and an exit code.
 
-Nothing heavy is imported here, and a command's module is imported only when that command was asked for: `--help`
-answers within a second.
+`--help` answers within a second: nothing heavy is imported here, and only the module of the chosen command is imported.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import inspect
 import io
 import os
 import sys
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,23 +22,31 @@ from ..errors import InputError, SaccadeError, unknown_name
 DISTRIBUTION = "lerobot_policy_saccade"
 USAGE_ERROR, INTERRUPTED = 2, 130
 
-RESUME_HINT = "What is on disk is kept: repeat the command with --resume to go on."
+RESUME_HINT = "Everything on disk is kept. Repeat the command with --resume to continue."
 
 DISK_WRITE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-"""What a disk says when it takes no more: the user can mend it, so it is bad input and no fault of the program."""
-
+"""Errors of a disk that is full, read-only or not permitted. The user can fix them, so they count as bad input."""
 
 OPENMP_SPIN_COUNT = "3000"
-"""How often a thread of torch's looks whether the others are done before it sleeps: a hundredth of OpenMP's own count.
+"""How many times a waiting thread of PyTorch polls before it sleeps: a hundredth of OpenMP's default.
 
-An idle machine trains as fast with it. On a busy one, where threads that wait keep the others from running, two threads
-train 1.4 times as fast beside one busy process, and 2.5 times beside an evaluation.
+An idle machine trains equally fast with it. On a busy machine, waiting threads keep other threads from running: with
+this value two threads train 1.4 times as fast next to one busy process, and 2.5 times next to an evaluation.
 """
 
 
 @dataclass(frozen=True)
 class CommandSpec:
-    """A command: `module` holds its options, the type `options`, and `run(options)`, which returns the exit code."""
+    """One command of the command line.
+
+    Attributes:
+        module: Module below `saccade.scripts`. Its function `run(options)` executes the command and returns the exit
+            code.
+        options: Name of the options in that module: a dataclass, or a union of dataclasses for subcommands.
+        summary: What the command does, for `saccade --help`; begins with a verb.
+        examples: Command lines for `--help`; the first one is shown by `saccade --help`, too.
+        interrupt_hint: What the user can do after Ctrl-C or a full disk.
+    """
 
     module: str
     options: str
@@ -52,29 +59,29 @@ COMMANDS = {
     "quickstart": CommandSpec(
         module="quickstart.command",
         options="QuickstartConfig",
-        summary="the whole way in 20 minutes: collect, train, evaluate, report",
+        summary="collect demonstrations, train, evaluate and report, in 20 minutes",
         examples=(
             "saccade quickstart",
             "saccade quickstart --out first_try --demonstrations 30",
-            "saccade quickstart --from-scratch    # hours: without the checkpoint that ships in the package",
+            "saccade quickstart --from-scratch    # takes hours: without the starter checkpoint",
         ),
-        interrupt_hint="What is on disk is kept: repeat the command to go on where it stopped.",
+        interrupt_hint="Everything on disk is kept. Repeat the command to continue.",
     ),
     "collect": CommandSpec(
         module="collect",
         options="CollectConfig",
-        summary="demonstrations of the desk's tasks or LIBERO's, as a LeRobotDataset",
+        summary="collect demonstrations in simulation (desk or LIBERO) as a LeRobotDataset",
         examples=(
             "saccade collect --out data/desk",
             "saccade collect --out data/cubes --suites desk_object --tasks red_cube green_cube --episodes 100",
             "saccade collect --out data/soup --suites libero_object --tasks 0 --visuals fast",
-            "saccade collect --out data/desk --resume    # carry on after an interruption",
+            "saccade collect --out data/desk --resume    # continue after an interruption",
         ),
     ),
     "train": CommandSpec(
         module="train.command",
         options="TrainConfig",
-        summary="a policy from demonstrations",
+        summary="train a policy on demonstrations",
         examples=(
             "saccade train --data data/cubes --out runs/cubes --init starter --steps 1500",
             "saccade train --data data/desk data/cubes --out runs/scratch --steps 20000",
@@ -85,52 +92,52 @@ COMMANDS = {
     "eval": CommandSpec(
         module="evaluate.command",
         options="EvaluateConfig",
-        summary="a policy judged in simulation, with intervals and a report",
+        summary="evaluate a policy in simulation, with confidence intervals and a report",
         examples=(
-            "saccade eval    # the starter, on the tasks that it knows",
+            "saccade eval    # the starter checkpoint, on the tasks that it was trained on",
             "saccade eval runs/cubes --suites desk_object --tasks red_cube --episodes 50 --out results/cubes",
             "saccade eval runs/goal --suites libero_goal --tasks 0 3 --protocol openvla",
-            "saccade eval runs/cubes --swap object              # does it read, or does it guess?",
-            "saccade eval starter --perturb all=1,3,5           # what is left when camera, light, words ... change?",
+            "saccade eval runs/cubes --swap object    # does it follow the instruction?",
+            "saccade eval starter --perturb all=1,3,5    # how robust is it to camera, light, language ...?",
         ),
     ),
     "merge": CommandSpec(
         module="merge",
         options="MergeConfig",
-        summary="several skills as one policy, which finds out which of them is asked for",
+        summary="merge several skills into one policy, which selects the skill for each instruction",
         examples=(
             "saccade merge runs/drawer runs/cubes -o runs/both",
             "saccade merge runs/drawer runs/cubes runs/pouring -o runs/three --merge all --method wudi --explain",
-            "saccade merge runs/drawer runs/cubes --explain    # only look where they would disturb each other",
+            "saccade merge runs/drawer runs/cubes --explain    # only show where the skills conflict",
         ),
-        interrupt_hint="Nothing was written; repeat the command.",
+        interrupt_hint="Nothing was written. Repeat the command.",
     ),
     "import": CommandSpec(
         module="import_checkpoint",
         options="ImportConfig",
-        summary="a released CogVLA, OpenVLA-OFT, VLA-Adapter or MergeVLA checkpoint as one of ours",
+        summary="import a released checkpoint of CogVLA, OpenVLA-OFT, VLA-Adapter or MergeVLA",
         examples=(
             "saccade import downloads/cogvla-libero-goal --out runs/goal --platform libero",
             "saccade import downloads/oft --out runs/oft --platform libero --statistics libero_goal_no_noops",
             "saccade import downloads/cogvla --trunk-base downloads/openvla-7b --out runs/goal --platform libero",
         ),
-        interrupt_hint="Nothing was written; repeat the command.",
+        interrupt_hint="Nothing was written. Repeat the command.",
     ),
     "serve": CommandSpec(
         module="serve",
         options="ServeConfig",
-        summary="a policy for arms that do not carry it, over websocket",
+        summary="serve a policy to other machines over websocket",
         examples=(
-            "saccade serve runs/cubes    # prints the address and a token made for this run",
+            "saccade serve runs/cubes    # prints the address and a new token",
             "saccade serve runs/cubes --port 8000 --token-file ~/.saccade_token --device cuda",
             "saccade serve runs/cubes --host 0.0.0.0 --certificate server.pem --key server.key --token-file token",
         ),
-        interrupt_hint="Nothing is left behind.",
+        interrupt_hint="The server is stopped. No files were written.",
     ),
     "run": CommandSpec(
         module="run.command",
         options="RunConfig",
-        summary="a policy that drives an arm: the virtual SO-101, or a real one",
+        summary="run a policy on an arm: the virtual SO-101 or a real one",
         examples=(
             "saccade run starter --task desk_object/red_cube --episodes 3    # the virtual SO-101, no hardware",
             "saccade run --policy ws://127.0.0.1:8000 --token-file token --task desk_spatial/left",
@@ -138,35 +145,43 @@ COMMANDS = {
             "saccade run runs/arm --robot so101 --port /dev/ttyACM0 --robot-id my_arm --cameras front=opencv:0 "
             'wrist=opencv:2 --instruction "put the red cube in the bin"    # a dry run; then again with --move',
         ),
-        interrupt_hint="The arm holds its pose; summary and flight record are in the run's folder.",
+        interrupt_hint="The arm holds its pose. The summary and the flight record are in the output folder (--out).",
     ),
     "report": CommandSpec(
         module="report",
         options="ReportConfig",
-        summary="the report of one evaluation, or of several side by side",
+        summary="write the HTML report of one evaluation, or compare several",
         examples=(
             "saccade report results/cubes",
             "saccade report results/before results/after --out results/comparison.html",
         ),
-        interrupt_hint="Repeat the command; the evaluations are untouched.",
+        interrupt_hint="The evaluations are unchanged. Repeat the command.",
     ),
     "bench": CommandSpec(
         module="bench.command",
         options="BenchConfig",
-        summary="how fast policies, kernels and the simulator are, how reliable the demonstrator",
+        summary="measure the speed of policies, kernels and simulator, and the reliability of demonstrator and arm",
         examples=(
-            "saccade bench latency    # FLOPs, bytes and time of a decision, beside a dense policy and LeRobot's",
-            "saccade bench kernels --families history --out kernels    # attention beside torch's, behind a check",
+            "saccade bench latency    # FLOPs, memory and latency, compared with a dense policy and LeRobot's policies",
+            "saccade bench kernels --families history --out kernels    # our attention compared with PyTorch's",
             "saccade bench sim",
             "saccade bench demonstrator --suites desk_spatial --out demonstrator.json",
         ),
-        interrupt_hint="Repeat the command; a measurement starts anew.",
+        interrupt_hint="Repeat the command. `bench arm` and `bench merge` continue in --folder, others start again.",
     ),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 bad input, 3 the world failed, 130 interrupted."""
+    """Run one command.
+
+    Args:
+        argv: The arguments after `saccade`. Default: those of the process.
+
+    Returns:
+        The exit code: 0 success, 2 bad input, 3 the simulator or another part of the machine failed, 130 interrupted.
+        Other errors are bugs and keep their traceback.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:
         print(overview(), file=sys.stderr)
@@ -178,29 +193,61 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "--version":
         print(f"saccade {importlib.metadata.version(DISTRIBUTION)}")
         return 0
-    with _report_errors(name) as status:
-        command = COMMANDS.get(name)
-        if command is None:
-            raise unknown_name("command", name, COMMANDS)
-        limit_openmp_spinning(os.environ)
+    if name not in COMMANDS:
+        return _report_error(unknown_name("command", name, COMMANDS))
+    return _run_command(name, COMMANDS[name], options)
+
+
+def _run_command(name: str, command: CommandSpec, arguments: Sequence[str]) -> int:
+    """Run a command and return its exit code; errors that the user can fix become one line on stderr."""
+    limit_openmp_spinning(os.environ)
+    try:
         module = importlib.import_module(f".{command.module}", __package__)
-        status.code = module.run(parse(name, command, getattr(module, command.options), options))
-    return status.code
+        return module.run(parse(name, command, getattr(module, command.options), arguments))
+    except SystemExit as exit_error:  # tyro: --help, or a wrong usage
+        return exit_error.code if isinstance(exit_error.code, int) else int(exit_error.code is not None)
+    except SaccadeError as error:
+        return _report_error(error)
+    except KeyboardInterrupt:
+        # The terminal has printed ^C, most often at the end of a progress bar.
+        print(f"\nsaccade: interrupted. {command.interrupt_hint}", file=sys.stderr)
+        return INTERRUPTED
+    except OSError as error:
+        if error.errno not in DISK_WRITE_ERRNOS:
+            raise
+        return _report_error(
+            InputError(
+                f"writing {error.filename}" if error.filename else "writing to the disk",
+                got=error.strerror,
+                expected="a folder with free space that you may write to",
+                fix=f"Free some disk space, or choose another folder. {command.interrupt_hint}",
+            )
+        )
+
+
+def _report_error(error: SaccadeError) -> int:
+    """Print an error as one line on stderr and return its exit code."""
+    print(f"saccade: error: {error}", file=sys.stderr)
+    return error.exit_code
 
 
 def limit_openmp_spinning(environment: MutableMapping[str, str]) -> None:
-    """Let OpenMP's threads sleep soon where they wait, unless the user has said how; holds from torch's import on."""
+    """Let waiting OpenMP threads sleep early, unless the user has set how they wait.
+
+    Args:
+        environment: The variables of the process; OpenMP reads them when torch is imported.
+    """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & environment.keys():
         environment["GOMP_SPINCOUNT"] = OPENMP_SPIN_COUNT
 
 
 def overview() -> str:
-    """Return what `saccade --help` says."""
+    """Return the text of `saccade --help`."""
     width = max(map(len, COMMANDS))
     lines = [
         "usage: saccade COMMAND [OPTIONS]",
         "",
-        "Vision-language-action policies that look where the instruction points: train, evaluate, deploy.",
+        "Train, evaluate and deploy vision-language-action policies that look where the instruction points.",
         "",
         "commands:",
         *(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()),
@@ -208,21 +255,29 @@ def overview() -> str:
         "examples:",
         *(f"  {command.examples[0]}" for command in COMMANDS.values()),
         "",
-        "`saccade COMMAND --help` explains a command's options; `saccade --version` tells the version.",
+        "`saccade COMMAND --help` lists the options of a command. `saccade --version` prints the version.",
     ]
     return "\n".join(lines)
 
 
 def parse(name: str, command: CommandSpec, options: Any, arguments: Sequence[str]) -> Any:
-    """Return a command's options as its dataclass; leaves with tyro's message and code 2 for a wrong usage.
+    """Parse the arguments of a command with tyro.
 
-    Raises the InputError of options whose values were refused by the dataclass itself.
+    Args:
+        name: Name of the command.
+        command: Its summary and examples, for the help.
+        options: The type to parse: a dataclass, or a union of dataclasses.
+        arguments: The arguments after the name.
+
+    Returns:
+        An instance of `options`.
+
+    Raises:
+        InputError: The dataclass refused a value.
+        SystemExit: The user asked for help (code 0), or the usage is wrong (code 2); tyro has printed why.
     """
     import tyro
 
-    # A choice of several dataclasses has no words of its own.
-    purpose = inspect.getdoc(options) if isinstance(options, type) else f"Find out {command.summary}."
-    description = "\n".join([purpose or "", "", "examples:", *(f"  {example}" for example in command.examples)])
     captured_stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured_stderr):
@@ -230,11 +285,11 @@ def parse(name: str, command: CommandSpec, options: Any, arguments: Sequence[str
                 options,
                 args=arguments,
                 prog=f"saccade {name}",
-                description=description,
+                description=_describe(name, command, options),
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
             )
     except SystemExit as exit_error:
-        # tyro draws a box around every ValueError; ours say in one line what to do, so they are brought back.
+        # tyro prints a ValueError in a box of several lines. An InputError is one line: find it and raise it again.
         cause: BaseException | None = exit_error
         while cause is not None:
             if isinstance(cause, SaccadeError):
@@ -244,39 +299,14 @@ def parse(name: str, command: CommandSpec, options: Any, arguments: Sequence[str
         raise
 
 
-@dataclass
-class _ExitStatus:
-    """The exit code, once it is known."""
-
-    code: int = 1
-
-
-@contextlib.contextmanager
-def _report_errors(name: str) -> Iterator[_ExitStatus]:
-    """Turn what a user can mend into one line on stderr; anything else is a fault of ours and keeps its traceback."""
-    status = _ExitStatus()
-    try:
-        yield status
-    except SystemExit as exit_error:
-        status.code = exit_error.code if isinstance(exit_error.code, int) else int(exit_error.code is not None)
-    except SaccadeError as error:
-        status.code = error.exit_code
-        print(f"saccade: error: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        status.code = INTERRUPTED
-        # The terminal has printed ^C, most often behind a progress bar.
-        print(f"\nsaccade: interrupted. {COMMANDS[name].interrupt_hint}", file=sys.stderr)
-    except OSError as error:
-        if error.errno not in DISK_WRITE_ERRNOS:
-            raise
-        disk_error = InputError(
-            f"writing {error.filename}" if error.filename else "writing to the disk",
-            got=error.strerror,
-            expected="a folder with free space that you may write to",
-            fix=f"Make room, or choose another folder. {COMMANDS[name].interrupt_hint}",
-        )
-        status.code = disk_error.exit_code
-        print(f"saccade: error: {disk_error}", file=sys.stderr)
+def _describe(name: str, command: CommandSpec, options: Any) -> str:
+    """Return the text above the options in a command's help: the docstring of the options, and examples."""
+    if isinstance(options, type):
+        purpose = inspect.getdoc(options) or ""
+    else:  # a union of subcommands has no docstring
+        summary = f"{command.summary[0].upper()}{command.summary[1:]}."
+        purpose = f"{summary} `saccade {name} SUBCOMMAND --help` lists the options of one."
+    return "\n".join([purpose, "", "examples:", *(f"  {example}" for example in command.examples)])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`saccade report`: the HTML report of one evaluation, or of several side by side, from the records on disk."""
+"""`saccade report`: write the HTML report of one evaluation, or compare several, from the records on disk."""
 
 from __future__ import annotations
 
@@ -17,20 +17,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Write the report again from an evaluation's records; several evaluations are set side by side on one page."""
+    """Write the HTML report of an evaluation from its records. Several evaluations are compared on one page.
+
+    The command reads the folders that `saccade eval` wrote, also those of interrupted runs, and changes nothing in
+    them but report.html. Open the report with a browser.
+    """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folders that `saccade eval` wrote."""
     out: Path | None = None
-    """The HTML file; report.html in the folder of the only run, or beside the folders of several."""
+    """HTML file to write. Default: report.html in the folder of the run, or in the parent folder of the first of
+    several."""
 
     def __post_init__(self) -> None:
         if not self.runs:
-            raise InputError("runs", got="none", expected="at least one folder", fix="Name a folder of `saccade eval`.")
+            fix = "Give the output folder of `saccade eval`."
+            raise InputError("runs", got="none", expected="at least one folder", fix=fix)
 
 
 def run(config: ReportConfig) -> int:
-    """Write the report, print where it is, and return the exit code."""
+    """Write the report, print the comparison and the path, and return the exit code."""
     from ..sim.evaluation.run_folder import REPORT_FILE, read_evaluation
     from ..sim.report.report import write_report
 
@@ -43,13 +49,17 @@ def run(config: ReportConfig) -> int:
 
 
 def comparison_lines(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Return a line for every later evaluation that says how it did beside the first, on the episodes of both."""
+    """Return a line for every evaluation but the first: its difference from the first on the episodes of both.
+
+    Args:
+        evaluations: The evaluations; perturbed and swapped episodes are compared only if there are no others.
+    """
     from ..sim.evaluation.comparison import compare
     from ..sim.evaluation.robustness import headline_records
 
     first, *others = evaluations
-    plain = headline_records(first.records)
+    baseline = headline_records(first.records)
     return [
-        f"{later.run['label']} against {first.run['label']}: {compare(plain, headline_records(later.records))}"
+        f"{later.run['label']} against {first.run['label']}: {compare(baseline, headline_records(later.records))}"
         for later in others
     ]

@@ -1,1 +1,1 @@
-"""Find checkpoints by name and load them as policies, in this process and in workers; shared by several commands."""
+"""Find checkpoints by name and load them as policies, in this process and in worker processes."""

@@ -1,4 +1,4 @@
-"""A checkpoint as a decider, which is all that an arm's side asks of a policy."""
+"""A checkpoint as a chunk policy: the interface that the robot side expects of a policy."""
 
 from __future__ import annotations
 
@@ -10,20 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
+from ...machine import Device, require_device
 from ...policy.contract import Contract
 from ...policy.inference.actor import PolicyActor
-from .worker_policies import Device, PolicyFactory, Precision
+from .worker_policies import PolicyFactory, Precision
 
 WARMUP_DECISIONS = 5
-"""Decisions before anything counts: the first ones allocate, compile and capture."""
+"""Decisions before the first timed one: the first decisions allocate memory, compile and capture CUDA graphs."""
 
 
 class CheckpointPolicy:
-    """Decides with a checkpoint of this machine: `contract`, `reset`, `decide`.
+    """Decides with a checkpoint on this machine.
 
-    `threads` sets torch's CPU threads for the whole process. Raises InputError for a folder that is no checkpoint and
-    for a device that is not there.
+    Args:
+        folder: Folder of the checkpoint.
+        device: Where the network runs.
+        precision: Precision of its weights and arithmetic.
+        threads: CPU threads of PyTorch, for the whole process.
+
+    Raises:
+        InputError: The folder holds no checkpoint, or the device does not exist.
     """
 
     def __init__(
@@ -31,20 +37,18 @@ class CheckpointPolicy:
     ) -> None:
         import torch
 
-        if device == "cuda" and not torch.cuda.is_available():
-            got = "cuda, but torch sees no such device"
-            raise InputError("device", got=got, expected="a device of this machine", fix="Use --device cpu.")
+        require_device(device)
         self._actor: PolicyActor = PolicyFactory(folder, device, precision)()
         torch.set_num_threads(threads)
 
     @property
     def contract(self) -> Contract:
-        """The contract that the policy was trained under."""
+        """The contract that the policy was trained with."""
         return self._actor.contract
 
     @property
     def skill(self) -> str | None:
-        """The skill that a merged policy acts by; None before the first decision, and for any other policy."""
+        """The active skill of a merged policy; None before the first decision, and for any other policy."""
         return self._actor.skill
 
     @property
@@ -57,18 +61,33 @@ class CheckpointPolicy:
         self._actor.reset(instruction, seed=0)
 
     def decide(self, observation: Mapping[str, Any]) -> np.ndarray:
-        """Return a chunk float32 [T, A] for an observation of the desk's form."""
+        """Return an action chunk.
+
+        Args:
+            observation: `pixels`, a dictionary from camera name to uint8 [H, W, 3], and `agent_pos`, float32 [S].
+
+        Returns:
+            The chunk, float32 [T, A], in the units of the contract.
+        """
         return np.asarray(self._actor.decide(dict(observation)), dtype=np.float32)
 
 
 def blank_observation(contract: Contract) -> dict[str, Any]:
-    """Return an observation that fits a contract and shows nothing: black pictures, every joint at its lowest."""
+    """Return an observation of a contract's form with black images and every joint at its lowest value."""
     pixels = {each.name: np.zeros((each.height, each.width, 3), dtype=np.uint8) for each in contract.cameras}
     return {"pixels": pixels, "agent_pos": np.array(contract.normalization.state_low, dtype=np.float32)}
 
 
 def warm_up(chunk_policy: CheckpointPolicy, decisions: int = WARMUP_DECISIONS) -> float:
-    """Decide on blank pictures until all is prepared; return the median seconds of a decision after the first one."""
+    """Decide on black images until memory, kernels and graphs are ready.
+
+    Args:
+        chunk_policy: The policy; it is reset.
+        decisions: Decisions after the first one.
+
+    Returns:
+        The median latency of a decision after the first one, in seconds.
+    """
     observation, seconds = blank_observation(chunk_policy.contract), []
     chunk_policy.reset("warm up")
     for _ in range(decisions + 1):

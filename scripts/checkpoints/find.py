@@ -1,4 +1,4 @@
-"""Find the folder of a checkpoint by its name, and check the device that it shall run on."""
+"""Find the folder of a checkpoint by its name."""
 
 from __future__ import annotations
 
@@ -7,20 +7,14 @@ from pathlib import Path
 from ...errors import InputError, suggest
 
 
-def _require_device(device: str) -> None:
-    if device == "cpu":
-        return
-    import torch
-
-    if not torch.cuda.is_available():
-        got = "cuda, but torch sees no such device"
-        raise InputError("device", got=got, expected="a device of this machine", fix="Use --device cpu.")
-
-
 def checkpoint_folder(name: str) -> Path:
-    """Return the folder of a checkpoint, of a training's checkpoint, or of `starter`.
+    """Return the folder of a checkpoint.
 
-    Raises InputError, with the nearest name, when there is no such folder.
+    Args:
+        name: Folder of a checkpoint or of a training, or `starter`, the checkpoint that ships in the package.
+
+    Raises:
+        InputError: There is no such folder; the error suggests the nearest name.
     """
     from ...policy.checkpoint.folder import find_checkpoint
 

@@ -1,4 +1,4 @@
-"""Policies for worker processes: one each, or one that all of them share."""
+"""Policies for worker processes: one for each, or one that all of them share."""
 
 from __future__ import annotations
 
@@ -6,24 +6,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ...machine import Device
+
 if TYPE_CHECKING:
     import torch
 
     from ...sim.evaluation.shared_policy import SharedPolicyFactory
 
 PRELOADED_MODULE = "saccade.policy.inference.batched"
-"""What takes a worker process most of its start, to be imported before there are workers."""
+"""The slowest import of a worker process; it is imported once, before the workers are forked."""
 
 CUDA_BATCH_SIZE = 8
-"""Decisions that a GPU makes at once unless told otherwise; the same for any number of workers, for it decides bits."""
+"""Default batch size on a GPU. It does not depend on the number of workers, because it affects the last bits."""
 
-Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
 class PolicyFactory:
-    """Loads a policy from its checkpoint folder, in any process, to run on one thread and act in one world."""
+    """Loads a policy with one CPU thread, in any process, to act in one environment.
+
+    Attributes:
+        folder: Folder of the checkpoint.
+        device: Where the network runs.
+        precision: Precision of weights and arithmetic.
+        kernels: "torch" or "saccade"; None for the setting of the checkpoint.
+        skill: Skill of a merged policy; None to let the router select it.
+    """
 
     folder: Path
     device: Device
@@ -32,6 +41,7 @@ class PolicyFactory:
     skill: str | None = None
 
     def __call__(self) -> Any:
+        """Load the policy."""
         from ...policy.inference.actor import PolicyActor
 
         return PolicyActor(
@@ -44,18 +54,24 @@ class PolicyFactory:
         )
 
     def with_folder(self, folder: Path) -> PolicyFactory:
-        """Return the same for a copy of the checkpoint."""
+        """Return the factory for a copy of the checkpoint."""
         return replace(self, folder=folder)
 
 
 @dataclass(frozen=True)
 class BatchedPolicyFactory:
-    """Loads a policy that makes up to `max_batch_size` decisions at once, for several worlds."""
+    """Loads a policy that decides for several environments in one forward pass.
+
+    Attributes:
+        policies: What to load.
+        max_batch_size: Largest number of decisions in one forward pass.
+    """
 
     policies: PolicyFactory
     max_batch_size: int
 
     def __call__(self) -> Any:
+        """Load the policy."""
         from ...policy.inference.batched import BatchedActor
 
         factory = self.policies
@@ -70,18 +86,28 @@ class BatchedPolicyFactory:
         )
 
 
-def worker_policy_factory(policies: PolicyFactory, batch: int | None) -> PolicyFactory | SharedPolicyFactory:
-    """Return what gives workers their actors: `batch` is how many decisions are made at once, as of `choose_batch_size`."""
+def worker_policy_factory(policies: PolicyFactory, batch_size: int | None) -> PolicyFactory | SharedPolicyFactory:
+    """Return what gives workers their policy.
+
+    Args:
+        policies: What to load.
+        batch_size: Decisions in one forward pass of a shared policy; None for one policy per worker. See
+            `choose_batch_size`.
+    """
     from ...sim.evaluation.shared_policy import SharedPolicyFactory
 
-    return policies if batch is None else SharedPolicyFactory(BatchedPolicyFactory(policies, batch))
+    return policies if batch_size is None else SharedPolicyFactory(BatchedPolicyFactory(policies, batch_size))
 
 
 def choose_batch_size(device: Device, batch: int | None) -> int | None:
-    """Return how many decisions are made at once, in one process for all workers; None where each makes its own.
+    """Return the batch size of a shared policy; None if every worker has its own policy.
 
-    A GPU holds one policy and not one for every worker. On the CPU a batch saves little, and workers that decide for
-    themselves use all cores without waiting for each other.
+    On a GPU the workers share one policy. On the CPU a batch saves little time, and workers with their own policies use
+    all cores without waiting for each other.
+
+    Args:
+        device: Where the network runs.
+        batch: The option --batch; None for the default.
     """
     if batch is None and device == "cuda":
         return CUDA_BATCH_SIZE

@@ -1,1 +1,1 @@
-"""`saccade eval`: judge policies in simulation."""
+"""`saccade eval`: evaluate policies in simulation."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,93 +9,109 @@ from typing import Annotated, Literal
 import tyro
 
 from ...errors import InputError
-from ...sim import worlds
+from ...machine import Device, usable_cores
+from ...ranges import require_at_least
+from ...sim.libero.options import LiberoOptions
 from ...sim.perturbation.axes import parse_perturbations
-from ..checkpoints.worker_policies import Device, Precision
+from ...sim.worlds import find_family
+from ..checkpoints.worker_policies import Precision
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Evaluate a policy on the desk's tasks or LIBERO's; write records, figures and a report for the browser.
+    """Evaluate a policy in simulation on desk or LIBERO tasks.
 
-    Every episode has a seed of its own, so the same command gives the same episodes, whatever the number of workers.
-    Interrupted? Repeat the command with --resume.
+    The command writes into --out: one record per episode (records.jsonl), the success rates with intervals
+    (results.json), videos and an HTML report (report.html). Every episode has its own seed, so the same options give
+    the same episodes with any number of workers. After an interruption repeat the command with --resume. To compare
+    evaluations afterwards use `saccade report`.
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional] = "starter"
     """Folder of a checkpoint or of a training, or `starter`, the checkpoint that ships in the package."""
     against: tuple[str, ...] = ()
-    """Further checkpoints to evaluate on the same episodes, each into a folder of its own below --out; the report
-    compares each with the first, episode by episode."""
+    """Other checkpoints to evaluate on the same episodes. Each gets a subfolder of --out. The report compares each with
+    the first, episode by episode."""
     suites: tuple[str, ...] = ("desk_object", "desk_spatial")
     """Suites to take tasks from, all of one world: the desk's, or LIBERO's libero_spatial, libero_object, libero_goal
     and libero_10 (also called libero_long)."""
     tasks: tuple[str, ...] = ()
-    """Names of the tasks, such as red_cube or left, or numbers of LIBERO's, 0 to 9; all tasks when none is named."""
+    """Names of the tasks, such as red_cube or left, or numbers of LIBERO tasks, 0 to 9. Default: all tasks."""
     left_out: Literal["with", "without", "only"] = "without"
-    """When no task is named: the tasks that the starter never saw, evaluate them too, not, or only them."""
+    """The held-out tasks, which the starter was not trained on: with, without, or only those. Used when --tasks is
+    empty."""
     episodes: int | None = None
-    """Episodes of each task, each from an initial state of its own: 5 on the desk and 50 in LIBERO unless given."""
+    """Episodes of each task, each from its own initial state. Default: 5 on the desk, 50 in LIBERO."""
     first_initial_state: int = 0
-    """Number of the first initial state; 0 to 49 are kept for evaluation and the same for everybody."""
+    """Index of the first initial state. States 0 to 49 are reserved for evaluation and are the same for every user."""
     instruction_from: Literal["task", "paraphrase"] = "task"
-    """What is said: the task's own words, or the world's other words for the same."""
+    """The instruction: the task's own, or a paraphrase of it."""
     perturb: tuple[str, ...] = ()
-    """Run every episode under these perturbations, too: camera, lighting, background, start_pose, layout, sensor,
-    language, or all; at level 3 of 5, or at others: camera=1-5 lighting=2,4 all=5. Gives a table of axes and levels."""
+    """Also run every episode with these perturbations: camera, lighting, background, start_pose, layout, sensor,
+    language, or all. The default level is 3 of 5; choose others as camera=1-5 lighting=2,4 all=5. The report shows a
+    table of axes and levels."""
     swap: tuple[Literal["object", "position", "instruction"], ...] = ()
-    """Run every episode with these swaps, too, which show what was learned by heart: another object of the scene is
-    asked for; the object and another exchange places; the words ask for nothing that is there."""
+    """Also run every episode with these swaps, which test memorisation. object: the instruction names another object of
+    the scene; position: two objects exchange places; instruction: the instruction names an object that is not
+    there."""
     unchanged: bool = True
-    """With --perturb or --swap: run the episodes as they are, too, to measure the others against, or leave them out."""
+    """With --perturb or --swap: also run the unperturbed episodes as the baseline."""
     seed: int = 0
-    """Seed of the run; each episode derives its own from it."""
+    """Seed of the run; the seed of each episode is derived from it."""
     device: Device = "cpu"
-    """Where the policy decides. On the CPU every worker process holds a copy of it; a GPU holds one for all of them."""
+    """Device of the policy. On the CPU every worker process has a copy; on a GPU all workers share one."""
     precision: Precision = "fp32"
     """Precision of the policy's weights and arithmetic."""
     kernels: Literal["torch", "saccade"] | None = None
-    """What computes the trunk's and the expert's attention, PyTorch or the package's own operators; as the checkpoint
-    says when none is given."""
+    """Attention kernels of trunk and expert: torch (PyTorch) or saccade (our Triton kernels). Default: the setting of
+    the checkpoint."""
     skill: str | None = None
-    """Of a merged policy: the skill that acts in all episodes; the policy finds it by looking when left out."""
+    """Skill of a merged policy for all episodes. Default: the router selects it."""
     batch: int | None = None
-    """Decisions made at once for all workers, by one copy of the policy; 8 on a GPU when none is given."""
-    workers: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    """Worker processes."""
+    """Batch size of the shared policy. Default: 8 on a GPU, no batching on the CPU."""
+    workers: int = usable_cores()
+    """Worker processes. Default: the number of CPU cores."""
     cluster: str | None = None
-    """Run the episodes on a Ray cluster: its head's host:port, or `local` for one of this machine. Every CPU takes
-    an episode, or every GPU with --device cuda; the results lie here. Needs the extra `cluster`."""
+    """Run the episodes on a Ray cluster: the host:port of its head, or `local` for a cluster on this machine. Every CPU
+    (or every GPU with --device cuda) runs one episode at a time. The results are written on this machine. Needs the
+    extra `cluster`."""
     out: Path | None = None
-    """Folder of the results; named after the checkpoint and the time when none is given."""
+    """Output folder. Default: a folder in evaluations/, named after the checkpoint and the time."""
     label: str | None = None
-    """What the report calls this evaluation; the checkpoint's name when none is given."""
+    """Name of this evaluation in the report. Default: the name of the checkpoint."""
     videos: int = 2
-    """Videos to keep of each task's successes, and as many of its failures; 0 films nothing."""
+    """Videos to record for each task: so many successes and so many failures; 0 for none."""
     resume: bool = False
-    """Carry on where an interrupted evaluation stopped."""
+    """Continue an interrupted run."""
     overwrite: bool = False
-    """Replace an evaluation that is already there."""
-    libero: worlds.LiberoOptions = field(default_factory=worlds.LiberoOptions)
-    """For LIBERO's suites alone."""
+    """Replace an existing evaluation."""
+    libero: LiberoOptions = field(default_factory=LiberoOptions)
+    """Options for LIBERO suites only."""
 
     def __post_init__(self) -> None:
-        family = worlds.find_family(self.suites)
-        if self.episodes is None:
-            object.__setattr__(self, "episodes", family.episodes)
-        for name, least in (("episodes", 1), ("first_initial_state", 0), ("seed", 0), ("workers", 1), ("videos", 0)):
-            if getattr(self, name) < least:
-                raise InputError(name, got=getattr(self, name), expected=f"{least} or more", fix=f"Raise --{name}.")
-        if self.batch is not None and self.batch < 1:
-            raise InputError("batch", got=self.batch, expected="1 or more", fix="Leave it out to have it chosen.")
+        family = find_family(self.suites)
+        require_at_least(self, 1, "episodes", "workers", option=True)
+        require_at_least(self, 0, "first_initial_state", "seed", "videos", option=True)
+        require_at_least(self, 1, "batch", option=True, fix="Leave out {} for the default.")
         if self.batch is not None and self.cluster is not None:
-            fix = "On a cluster every episode has a policy of its own: leave --batch out."
-            raise InputError("batch", got="--batch and --cluster", expected="one of them", fix=fix)
+            fix = "Leave out --batch: on a cluster every episode has its own policy."
+            raise InputError("--batch", got="--batch and --cluster", expected="one of them", fix=fix)
         parse_perturbations(self.perturb)
         family.check(self.libero)
-        family.check_evaluation_states(self.first_initial_state, self.episodes)
+        family.check_evaluation_states(self.first_initial_state, self.episodes_per_task)
         if self.against and self.label is not None:
-            fix = "Leave --label out: each is called after its folder."
-            raise InputError("label", got="--label and --against", expected="one checkpoint to name", fix=fix)
+            fix = "Leave out --label: with --against each evaluation is named after its folder."
+            raise InputError("--label", got="--label and --against", expected="one checkpoint to name", fix=fix)
         if self.resume and self.out is None:
-            raise InputError("resume", got="no --out", expected="the folder to go on with", fix="Name it with --out.")
+            fix = "Give the folder with --out."
+            raise InputError("--resume", got="no --out", expected="the folder of the interrupted run", fix=fix)
+
+    @property
+    def episodes_per_task(self) -> int:
+        """Episodes of each task: --episodes, or the default of the suites' world."""
+        return find_family(self.suites).episodes if self.episodes is None else self.episodes
+
+    @property
+    def runs_unchanged(self) -> bool:
+        """Whether episodes without perturbation and swap are run."""
+        return self.unchanged or not (self.perturb or self.swap)

@@ -1,4 +1,4 @@
-"""Show the figures of an evaluation as tables in a terminal."""
+"""Print the results of an evaluation as tables."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def results_table(results: dict[str, Any]) -> str:
-    """Return the figures as lines for people: a row for each task and one for all, then perturbations and swaps."""
+    """Return the content of `results.json` as text: a row per task and one for all, then perturbations and swaps."""
     from ...sim.evaluation.robustness import robustness_table, swap_table
 
-    # Perturbed and swapped episodes of different kinds have no rate in common.
-    parts = [_task_table(results)] if results["protocol"].get("unchanged", True) else []
+    # Perturbed and swapped episodes have no common success rate with unchanged ones.
+    parts = [task_table(results)] if results["protocol"].get("unchanged", True) else []
     if results.get("robustness"):
         parts.append(robustness_table(results["robustness"]))
     if results.get("swaps"):
@@ -18,7 +18,8 @@ def results_table(results: dict[str, Any]) -> str:
     return "\n\n".join("\n".join(part) for part in parts)
 
 
-def _task_table(results: dict[str, Any]) -> list[str]:
+def task_table(results: dict[str, Any]) -> list[str]:
+    """Return the success rate of every task and of all tasks, with 95 % intervals, as lines."""
     rows = [(f"{task['suite']}/{task['task']}", task) for task in results["tasks"]] + [("all", results)]
     width = max(len(name) for name, _ in rows)
     lines = [f"{'task':<{width}}  {'success':>13}  95 % interval  episodes"]

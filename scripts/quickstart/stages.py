@@ -44,7 +44,7 @@ class Quickstart:
         return CollectConfig(
             out=self.config.out / ("rehearsal" if rehearsal else "demonstrations"),
             suites=(SUITE,),
-            held_out="without" if rehearsal else "only",
+            left_out="without" if rehearsal else "only",
             episodes=self.config.rehearsal if rehearsal else self.config.demonstrations,
             workers=self.config.workers,
             seed=self.config.seed,

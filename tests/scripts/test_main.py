@@ -82,7 +82,7 @@ def test_without_a_command_the_overview_is_shown_as_an_error(capsys):
     ("arguments", "said"),
     [
         (["trian"], "Did you mean 'train'?"),
-        (["eval", "--episodes", "0"], "saccade: error: episodes: got 0"),
+        (["eval", "--episodes", "0"], "saccade: error: --episodes: got 0"),
         (["train", "--data", "x", "--out", "y", "--steps", "0"], "saccade: error: steps: got 0"),
         (["bench", "sim", "--task", "red_cub"], "Did you mean 'red_cube'?"),
         (["collect", "--out", "unused", "--suites", "desk_objects"], "Did you mean 'desk_object'?"),
@@ -106,7 +106,7 @@ def test_a_wrong_usage_points_to_the_help(arguments, capsys):
     [
         (InputError("n", got=1, expected="2", fix="Raise n."), 2, "saccade: error: n: got 1, expected 2. Raise n.\n"),
         (WorldError("no renderer"), 3, "saccade: error: no renderer\n"),
-        (KeyboardInterrupt(), 130, "\nsaccade: interrupted. Repeat the command; the evaluations are untouched.\n"),
+        (KeyboardInterrupt(), 130, "\nsaccade: interrupted. The evaluations are unchanged. Repeat the command.\n"),
         (OSError(errno.ENOSPC, "No space left on device", "a/file"), 2, "writing a/file: got No space left on device"),
     ],
 )

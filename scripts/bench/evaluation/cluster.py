@@ -45,7 +45,7 @@ def measure_node_loss(run: ClusterRun) -> dict[str, int]:
     from ....sim.rendering import choose_backend
     from ....sim.worlds import find_family, make_evaluation_world
     from ...checkpoints.worker_policies import PolicyFactory
-    from ...evaluate.command import EnvironmentFactory
+    from ...evaluate.plan import EnvironmentFactory
 
     choose_backend()
     folder = find_checkpoint("starter")

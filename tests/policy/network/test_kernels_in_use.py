@@ -27,7 +27,7 @@ from saccade.policy.network.trunk import Trunk
 from saccade.policy.pretrained.adaptation import set_checkpointing
 from saccade.policy.profiling.cost import FakeNetwork, InputSizes, count_flops, decision_cost
 from saccade.policy.profiling.synchronisation import find_synchronisations
-from saccade.scripts.evaluate.command import PolicyFactory
+from saccade.scripts.checkpoints.worker_policies import PolicyFactory
 from saccade.scripts.evaluate.options import EvaluateConfig
 from saccade.sim.desk.environment import DeskEnv
 
