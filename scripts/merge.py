@@ -124,7 +124,7 @@ def _make_options(kind: type, config: MergeConfig) -> Any:
 def run(config: MergeConfig) -> int:
     """Merge as configured; the command's entry."""
     from ..policy.checkpoint.folder import MODEL_FILE
-    from ..policy.merging.explain import as_json, plot, table
+    from ..policy.merging.explain import as_json, format_table, plot
 
     began = time.perf_counter()
     skills = open_skills(config)
@@ -143,7 +143,7 @@ def run(config: MergeConfig) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "explain.json").write_text(json.dumps(as_json(merged.report, names), indent=1) + "\n")
         plot(merged.report, names, f"{', '.join(names)}: {method_text}", folder / "explain.png")
-        print("\n".join(table(merged.report, names)))
+        print("\n".join(format_table(merged.report, names)))
         print(f"a picture of it: {folder / 'explain.png'}")
     return 0
 
@@ -216,7 +216,7 @@ def write(config: MergeConfig, skills: list[SkillCheckpoint], merged: MergeResul
     provenance |= {
         "skills": [{"name": skill.name, "sha256": skill.digest} for skill in skills],
         "init": first.init,
-        "skill_origin": dict(first.origin),
+        "skill_origin": dict(first.base_digests),
     }
     write_checkpoint(config.out, merged.tensors, config_json, first.contract, provenance, text_files)
 

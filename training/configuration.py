@@ -62,7 +62,7 @@ class LoopConfig:
             if not fits:
                 raise InputError(name, got=getattr(self, name), expected=expected, fix=fix)
 
-    def rate(self, step: int) -> float:
+    def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of a step."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup

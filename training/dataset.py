@@ -165,7 +165,7 @@ class DemonstrationDataset(torch.utils.data.Dataset):
         place[is_inside] = places[np.searchsorted(frames, past_index[is_inside])]
         return frames[is_new], np.nonzero(is_inside)[0][frame_of_entry][is_new], place
 
-    def runs(self, frames: np.ndarray, length: int) -> np.ndarray:
+    def decision_runs(self, frames: np.ndarray, length: int) -> np.ndarray:
         """Return `length` decisions of one episode for each of `frames` [n], which is the first: int64 [n * length].
 
         They follow each other `decision_interval` steps apart; behind the episode's last one comes its first.

@@ -21,6 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..machine import usable_cores
 from ..policy.datasets.columns import DatasetColumns, dataset_error
 
 EPISODES_PER_TASK = 32
@@ -66,7 +67,7 @@ def open_frames(
     path = folder / f"{name}.npy"
     with _exclusive_lock(folder / f"{name}.lock"):
         if not _is_complete(path, shape):
-            _decode(columns, path, shape, threads or _core_count(), progress)
+            _decode(columns, path, shape, threads or usable_cores(), progress)
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
@@ -79,10 +80,6 @@ def _frame_size(columns: DatasetColumns, image_size: int | None) -> tuple[int, .
             columns.root, f"cameras of sizes {sorted(sizes)}", "one size", "Give an image_size for all."
         )
     return sizes.pop()
-
-
-def _core_count() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .disk import disk_errors_to_input_error, write_atomically
+from ..disk import report_disk_errors, write_atomically
 
 
 class TrainingLog:
@@ -19,12 +19,13 @@ class TrainingLog:
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
         self.lines = [line for line in read_log(path) if line["step"] <= step]
-        write_atomically(path, "".join(map(_as_text, self.lines)))
+        with report_disk_errors(path):
+            write_atomically(path, "".join(map(_as_text, self.lines)))
 
     def write(self, line: dict[str, Any]) -> None:
         """Append a line, which has a `step`; raises InputError when the disk refuses."""
         self.lines.append(line)
-        with disk_errors_to_input_error(self._path), self._path.open("a", encoding="utf-8") as log:
+        with report_disk_errors(self._path), self._path.open("a", encoding="utf-8") as log:
             log.write(_as_text(line))
 
 

@@ -81,7 +81,9 @@ def train(
             steps_done = step + 1
             is_saved = steps_done % config.save_every == 0 or steps_done == config.steps
             if is_saved or steps_done % config.log_every == 0:
-                log_line = meter.log_line(steps_done, config.rate(step), config.batch_size * accelerator.num_processes)
+                log_line = meter.log_line(
+                    steps_done, config.learning_rate_at(step), config.batch_size * accelerator.num_processes
+                )
                 bar.set_postfix(loss=f"{log_line['loss']:.4f}", pointing=f"{log_line['grounding']:.2f}")
                 if log is not None:
                     log.write(log_line)
@@ -117,7 +119,7 @@ class Trainer:
     def train_step(self, step: int, batch: DemonstrationBatch) -> torch.Tensor:
         """Take step number `step`; return its action loss, pointing loss and gradient norm, float32 [3]."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self._config.rate(step)
+            group["lr"] = self._config.learning_rate_at(step)
         with self._accelerator.autocast():
             action_losses, grounding_loss, _ = self._core.losses(batch, self._prepared)
             action_loss = action_losses.mean()
@@ -187,7 +189,7 @@ def _device_batches(
     device, views = accelerator.device, _view_indices(dataset, contract)
     frames = np.arange(0, len(dataset), config.stride)
     firsts = frame_order(frames, config, start, accelerator.process_index, accelerator.num_processes)
-    order = (dataset.runs(first, config.run) for first in firsts)
+    order = (dataset.decision_runs(first, config.run) for first in firsts)
     with closing(prefetch(dataset, order)) as batches:
         for batch in batches:
             grounding = batch.get("grounding")

@@ -11,7 +11,7 @@ import torch
 from ..policy.checkpoint.folder import read_checkpoint
 from ..policy.core import PolicyCore
 from ..policy.lerobot_files import camera_name
-from ..policy.merging.origin import origin
+from ..policy.merging.digests import base_digests
 from ..policy.merging.profile import SkillProfile
 from .dataset import DemonstrationDataset
 
@@ -21,9 +21,9 @@ PROFILE_FRAMES, PROFILE_BATCH = 480, 16
 
 @dataclass(frozen=True)
 class SkillRecord:
-    """A skill's `origin`, see `merging.origin`, and its `profile`, see `merging.profile`."""
+    """A skill's `base_digests`, see `merging.digests`, and its `profile`, see `merging.profile`."""
 
-    origin: dict[str, str]
+    base_digests: dict[str, str]
     profile: SkillProfile
 
 
@@ -46,8 +46,8 @@ def new_skill_record(core: PolicyCore, dataset: DemonstrationDataset) -> SkillRe
         instructions = [dataset.instructions[place] for place in batch["instruction"].tolist()]
         features.append(core.routing_features(batch["images"][:, views], instructions, batch["state"]).cpu())
     core.model.train(training)
-    profile = SkillProfile.of(torch.cat(features), dataset.instruction[frames], dataset.episode[frames])
-    return SkillRecord(origin(core.model.state_dict()), profile)
+    profile = SkillProfile.from_features(torch.cat(features), dataset.instruction[frames], dataset.episode[frames])
+    return SkillRecord(base_digests(core.model.state_dict()), profile)
 
 
 def read_skill_record(folder: Path) -> SkillRecord:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,10 +11,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ..disk import flush, previous_folder, replace_folder, report_disk_errors, restore_previous
 from ..errors import InputError
-from ..policy.checkpoint.folder import flush
 from .averaging import WeightAverage
-from .disk import disk_errors_to_input_error
 
 WEIGHTS_PREFIX, AVERAGE_PREFIX, OPTIMIZER_PREFIX = "weights/", "average/", "optimizer/"
 TENSORS_FILE, NUMBERS_FILE = "state.safetensors", "state.json"
@@ -47,15 +45,15 @@ def write_state(
             tensors[f"{OPTIMIZER_PREFIX}{index}/{name}"] = torch.as_tensor(value)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     staging = _staging(folder)
-    with disk_errors_to_input_error(folder):
+    with report_disk_errors(folder):
         try:
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
-            save_file(plain, staging / TENSORS_FILE)
+            _write_tensors(staging / TENSORS_FILE, plain)
             (staging / NUMBERS_FILE).write_text(json.dumps({**asdict(state), "updates": average.updates}))
             for path in (*staging.iterdir(), staging):
                 flush(path)
-            _replace_folder(staging, folder)
+            replace_folder(staging, folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -67,8 +65,7 @@ def read_state(
 
     Raises InputError, and restores nothing, when it is damaged or belongs to another network.
     """
-    if not folder.exists() and _previous(folder).exists():
-        os.rename(_previous(folder), folder)  # a kill came between the two renames of `_replace_folder`
+    restore_previous(folder)
     if not folder.exists():
         return None
     tensors, numbers = _read_tensors(folder / TENSORS_FILE), _read_numbers(folder / NUMBERS_FILE)
@@ -95,26 +92,19 @@ def read_state(
 
 def discard_state(folder: Path) -> None:
     """Remove a state and whatever a kill while writing it has left."""
-    for path in (folder, _staging(folder), _previous(folder)):
+    for path in (folder, _staging(folder), previous_folder(folder)):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _replace_folder(staging: Path, folder: Path) -> None:
-    previous = _previous(folder)
-    shutil.rmtree(previous, ignore_errors=True)
-    if folder.exists():
-        os.rename(folder, previous)
-    os.rename(staging, folder)
-    flush(folder.parent)
-    shutil.rmtree(previous, ignore_errors=True)
 
 
 def _staging(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.partial")
 
 
-def _previous(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.previous")
+def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise OSError(0, str(error)) from error
 
 
 def _with_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -95,7 +95,7 @@ def import_cogvla(released: ReleasedCheckpoint, options: ImportOptions) -> Impor
         state=files.state.shape("fc1.weight", 2)[1],
         action=files.head.shape("model.fc2.weight", 2)[0],
     )
-    tokenizer_text = released.text("tokenizer.json")
+    tokenizer_text = released.read_text_file("tokenizer.json")
     # Only names and shapes of the network matter here, so it gets no memory.
     with torch.device("meta"):
         network = build_model(architecture, contract)
@@ -120,7 +120,7 @@ def import_cogvla(released: ReleasedCheckpoint, options: ImportOptions) -> Impor
 
 def _open(released: ReleasedCheckpoint, options: ImportOptions) -> tuple[_CogvlaWeights, dict[str, Any]]:
     """Open all that the policy consists of; the configuration is the base's where the folder has none."""
-    head = released.part("action_head")
+    head = released.read_part("action_head")
     if not released.has_part("proprio_projector"):
         raise InputError(
             "proprio_projector--STEP_checkpoint.pt",
@@ -128,8 +128,8 @@ def _open(released: ReleasedCheckpoint, options: ImportOptions) -> tuple[_Cogvla
             expected="a policy that is told the arm's state",
             fix="Copy it from the release; policies trained without it cannot be imported.",
         )
-    state = released.part("proprio_projector")
-    vision = released.part("vision_backbone") if released.has_part("vision_backbone") else None
+    state = released.read_part("proprio_projector")
+    vision = released.read_part("vision_backbone") if released.has_part("vision_backbone") else None
     if released.merged:
         config = released.read_json("config.json")
         files = _CogvlaWeights(released.model(), vision, head, state)
@@ -143,7 +143,7 @@ def _open(released: ReleasedCheckpoint, options: ImportOptions) -> tuple[_Cogvla
             )
         config = (released if released.has("config.json") else options.base).read_json("config.json")
         adapter = released.adapter()
-        trained = released.part("non_lora_trainables") if released.has_part("non_lora_trainables") else None
+        trained = released.read_part("non_lora_trainables") if released.has_part("non_lora_trainables") else None
         model = with_adapter(options.base.model(), adapter, trained, released.lora_scaling())
         if vision:
             adapter.ignore(
@@ -154,7 +154,7 @@ def _open(released: ReleasedCheckpoint, options: ImportOptions) -> tuple[_Cogvla
         )
         files = _CogvlaWeights(model, vision, head, state, (adapter, *((trained,) if trained else ())))
     if is_cogvla(config) and config.get("use_film") and vision is None:
-        released.part("vision_backbone")  # says that it is missing
+        released.read_part("vision_backbone")  # says that it is missing
     return files, config
 
 

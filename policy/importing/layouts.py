@@ -25,7 +25,7 @@ def find_layout(
             expected=f"a policy of {', '.join(LAYOUTS)} with a head for continuous actions",
             fix="Check the path; policies that write actions as words, such as OpenVLA itself, cannot be imported.",
         )
-    found = _layout_of_head(released.part("action_head"))
+    found = _layout_of_head(released.read_part("action_head"))
     if found is None:
         described = released if released.has("config.json") else base
         found = "cogvla" if described is not None and is_cogvla(described.read_json("config.json")) else "openvla-oft"

@@ -74,7 +74,7 @@ class ImportedPolicy:
 
 
 class ReleasedCheckpoint:
-    """A released folder; `part` and the like read what is in it, and it remembers which files it has opened.
+    """A released folder; `read_part` and the like read what is in it, and it remembers which files it has opened.
 
     Raises InputError for a folder that is not there, files that are missing, damaged or hold more than tensors.
 
@@ -101,7 +101,7 @@ class ReleasedCheckpoint:
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return a JSON document."""
-        text = self.text(name)
+        text = self.read_text_file(name)
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -112,7 +112,7 @@ class ReleasedCheckpoint:
             raise InputError(str(self.folder / name), got=got, expected="a JSON object", fix=COPY_AGAIN)
         return value
 
-    def text(self, name: str) -> str:
+    def read_text_file(self, name: str) -> str:
         """Return a text file."""
         try:
             return self._path(name).read_text(encoding="utf-8")
@@ -167,7 +167,7 @@ class ReleasedCheckpoint:
         """Whether a part of the policy, such as `action_head`, has a file of its own."""
         return bool(self._parts(name))
 
-    def part(self, name: str) -> WeightSource:
+    def read_part(self, name: str) -> WeightSource:
         """Return the tensors of `NAME--STEP_checkpoint.pt`, without the `module.` that distributed training puts first.
 
         Several steps side by side are an InputError.

@@ -53,10 +53,10 @@ def released_colour_normalization(released: ReleasedCheckpoint) -> list[ColourNo
     `tvf_normalize_params` wins over `means` and `stds`, as in the released code: the former were rounded to bfloat16
     when the checkpoint was converted, and training has used them so.
     """
-    document = released.document("preprocessor_config.json")
-    given = document.get("tvf_normalize_params")
+    preprocessor = released.read_json("preprocessor_config.json")
+    given = preprocessor.get("tvf_normalize_params")
     if not given:
-        means, stds = document.get("means"), document.get("stds")
+        means, stds = preprocessor.get("means"), preprocessor.get("stds")
         both = isinstance(means, list) and isinstance(stds, list)
         given = [{"mean": mean, "std": std} for mean, std in zip(means, stds, strict=False)] if both else (means, stds)
     towers = given if isinstance(given, list) and all(isinstance(each, dict) for each in given) else []

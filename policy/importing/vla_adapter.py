@@ -142,7 +142,7 @@ def import_vla_adapter(released: ReleasedCheckpoint, options: ImportOptions) -> 
         state=files.state.shape("fc1.weight")[1],
         action=files.head.shape("model.fc2.weight")[0],
     )
-    tokenizer_text = released.text(TOKENIZER_FILE)
+    tokenizer_text = released.read_text_file(TOKENIZER_FILE)
     make_tokenizer(architecture, tokenizer_text)  # refuses one that does not fit before the weights are read
     # Only names and shapes of the network matter here, so it gets no memory.
     with torch.device("meta"):
@@ -174,7 +174,7 @@ def _open(released: ReleasedCheckpoint) -> tuple[_VlaAdapterWeights, ReleasedHea
             expected="model.safetensors with the adapter merged, as training writes it",
             fix="The learned action queries are only there: take the folder with model.safetensors from the release.",
         )
-    weights = released.part("action_head")
+    weights = released.read_part("action_head")
     if any("mlp_resnet_moe_blocks." in name for name in weights):
         raise _several_skills_error(released, f"an expert in several versions in {weights.source}")
     blocks = "model.mlp_resnet_blocks.0."
@@ -193,7 +193,7 @@ def _open(released: ReleasedCheckpoint) -> tuple[_VlaAdapterWeights, ReleasedHea
             expected="a policy that is told the arm's state",
             fix="Copy it from the release; policies trained without it cannot be imported.",
         )
-    return _VlaAdapterWeights(released.model(), weights, released.part("proprio_projector")), head
+    return _VlaAdapterWeights(released.model(), weights, released.read_part("proprio_projector")), head
 
 
 def _several_skills_error(released: ReleasedCheckpoint, got: str) -> InputError:

@@ -107,7 +107,7 @@ def by_module(report: Sequence[WeightReport]) -> list[dict[str, Any]]:
     return rows
 
 
-def table(report: Sequence[WeightReport], names: Sequence[str]) -> list[str]:
+def format_table(report: Sequence[WeightReport], names: Sequence[str]) -> list[str]:
     """Return the figures of every part as lines for people."""
     width = max(len(row["part"]) for row in by_module(report))
     head = "  ".join(f"{name[:11]:>11}" for name in names)

@@ -17,6 +17,7 @@ import torch
 from ...errors import InputError, unknown_name
 from ..checkpoint.contents import PREFIX
 from ..pretrained.adaptation import EXPERT_PREFIX
+from .digests import weights_digest
 from .explain import WeightReport, compare, compare_factored
 from .masks import consensus, least_squares_scale, pack_bits, task_mask
 from .merged import (
@@ -34,7 +35,6 @@ from .operators.emr import rescaler, sign_agreement
 from .operators.methods import METHODS, MergeOptions
 from .operators.task_vector import TaskVector
 from .operators.ties import trim_threshold
-from .origin import weights_digest
 from .quantisation import BIT_CHOICES, dequantise, quantise
 from .router import Router
 from .skills import SkillCheckpoint, check_compatible
@@ -110,7 +110,7 @@ def merge_skills(
         tensors |= {f"{OWN_PREFIX}{number}.{name}": _finite_weight(skill, name) for name in own}
     report, ranks, full_matrices = [], {}, set(matrices)
     for name in progress(kept_as_factors) if kept_as_factors else ():
-        vectors = deltas.of(name)
+        vectors = deltas.task_vectors(name)
         truncated_vectors = vectors
         if name in full_matrices:
             truncated_vectors = [vector.truncate(equal_storage_rank(vector.shape, len(skills))) for vector in vectors]
@@ -129,7 +129,7 @@ def merge_skills(
         ]
     skill_masks = SkillMasks(options, len(skills))
     for name in progress(names) if names else ():
-        vectors = deltas.of(name)
+        vectors = deltas.task_vectors(name)
         merged = options.scale * method.merge(vectors, options, thresholds, name)
         dense = [vector.dense() for vector in vectors]
         if options.mask_kind == "consensus":
@@ -138,7 +138,7 @@ def merge_skills(
         tensors[DELTA_PREFIX + name], tensors[STEP_PREFIX + name] = entries, steps
         # What is stored is what is masked and scaled, its rounding included.
         merged = dequantise(entries, steps, merged.shape, storage.bits)
-        masks, scales = skill_masks.of(dense, merged)
+        masks, scales = skill_masks.masks_and_scales(dense, merged)
         if skill_masks.own:
             tensors |= {f"{MASK_PREFIX}{number}.{name}": pack_bits(mask) for number, mask in enumerate(masks)}
         tensors[SCALE_PREFIX + name] = torch.tensor(scales)
@@ -175,7 +175,7 @@ def equal_storage_rank(shape: tuple[int, int], skills: int) -> int:
 
 def _quantise_factors(vector: TaskVector) -> dict[str, torch.Tensor]:
     """Return a skill's factors in few bits; both get the same share of the change, so that neither loses more."""
-    left, values, right = vector.singular()
+    left, values, right = vector.svd()
     root = values.sqrt()
     up, up_step = quantise(left * root, FACTOR_BITS)
     down, down_step = quantise(root[:, None] * right, FACTOR_BITS)
@@ -189,7 +189,7 @@ class SkillDeltas:
         self._skills, self._base_weights = skills, base_weights
         self._factored = set(skills[0].factored)
 
-    def of(self, name: str) -> list[TaskVector]:
+    def task_vectors(self, name: str) -> list[TaskVector]:
         """Return every skill's change of a weight, as a matrix of its outputs; raises InputError if one diverged."""
         return [self._delta(name, skill) for skill in self._skills]
 
@@ -200,7 +200,9 @@ class SkillDeltas:
     def _delta(self, name: str, skill: SkillCheckpoint) -> TaskVector:
         if name in self._factored:
             return skill.delta(name)
-        return TaskVector.of((_finite_weight(skill, name).float() - self._base_weights[name].float()).flatten(1))
+        return TaskVector.from_delta(
+            (_finite_weight(skill, name).float() - self._base_weights[name].float()).flatten(1)
+        )
 
 
 class SkillMasks:
@@ -212,7 +214,9 @@ class SkillMasks:
         """Whether each skill has masks of its own."""
         self._magnitudes = [[0.0, 0.0] for _ in range(count)]
 
-    def of(self, deltas: Sequence[torch.Tensor], merged: torch.Tensor) -> tuple[list[torch.Tensor], list[float]]:
+    def masks_and_scales(
+        self, deltas: Sequence[torch.Tensor], merged: torch.Tensor
+    ) -> tuple[list[torch.Tensor], list[float]]:
         """Return a mask [m, n] and a scale for each of the skills' changes [m, n]."""
         if self._kind == "task":
             masks = [task_mask(delta, merged, self._options.strictness) for delta in deltas]
@@ -259,11 +263,11 @@ def split_expert(skill: SkillCheckpoint, keep_blocks: int) -> tuple[list[str], l
 
 def _check_base(base_weights: Mapping[str, torch.Tensor], skills: Sequence[SkillCheckpoint]) -> None:
     digest = weights_digest(base_weights)
-    if digest != skills[0].origin["weights"]:
+    if digest != skills[0].base_digests["weights"]:
         raise InputError(
             "init",
             got=f"weights with sha256 {digest[:12]}",
-            expected=f"{skills[0].origin['weights'][:12]}, those of {skills[0].init}, which the skills began as",
+            expected=f"{skills[0].base_digests['weights'][:12]}, those of {skills[0].init}, which the skills began as",
             fix="Give the checkpoint that they were trained from with --init.",
         )
 

@@ -14,7 +14,7 @@ import torch
 
 from ...errors import InputError
 
-PREFIX = "routing."
+ROUTING_PREFIX = "routing."
 """How the names of a profile's tensors begin in a skill's checkpoint."""
 
 HELD_OUT_EVERY = 5
@@ -35,7 +35,9 @@ class SkillProfile:
     held_out: torch.Tensor
 
     @classmethod
-    def of(cls, features: torch.Tensor, instructions: Sequence[int], episodes: Sequence[int]) -> SkillProfile:
+    def from_features(
+        cls, features: torch.Tensor, instructions: Sequence[int], episodes: Sequence[int]
+    ) -> SkillProfile:
         """Return the profile of features [n, d] of frames with these instructions and episodes.
 
         An instruction's second demonstration, and every fifth from there on, is held out. Where no instruction has a
@@ -61,27 +63,27 @@ class SkillProfile:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the tensors by the names that they have in a checkpoint."""
-        return {f"{PREFIX}{name}": getattr(self, name) for name in self.__dataclass_fields__}
+        return {f"{ROUTING_PREFIX}{name}": getattr(self, name) for name in self.__dataclass_fields__}
 
     @classmethod
     def read(cls, tensors: Mapping[str, torch.Tensor], source: str) -> SkillProfile:
         """Read a profile back from a checkpoint's tensors; raises InputError where there is none, or a damaged one."""
-        missing = [name for name in cls.__dataclass_fields__ if PREFIX + name not in tensors]
+        missing = [name for name in cls.__dataclass_fields__ if ROUTING_PREFIX + name not in tensors]
         if missing:
             raise InputError(
                 f"skill {source}",
-                got=f"no {PREFIX}{missing[0]}",
+                got=f"no {ROUTING_PREFIX}{missing[0]}",
                 expected="what `saccade train --init CHECKPOINT --lora RANK` writes",
                 fix="Train the skill again with this version.",
             )
-        profile = cls(**{name: tensors[PREFIX + name] for name in cls.__dataclass_fields__})
+        profile = cls(**{name: tensors[ROUTING_PREFIX + name] for name in cls.__dataclass_fields__})
         width = profile.means.shape[-1]
         if profile.scatter.shape != (width, width) or profile.held_out.shape[-1] != width:
             got = f"features of {profile.means.shape[-1]}, {profile.scatter.shape[-1]}, {profile.held_out.shape[-1]}"
             raise InputError(f"skill {source}", got=got, expected="one width", fix="Train the skill again.")
         if not all(getattr(profile, name).isfinite().all() for name in ("means", "scatter", "held_out")):
             raise InputError(
-                f"skill {source}: {PREFIX}",
+                f"skill {source}: {ROUTING_PREFIX}",
                 got="a number that is not finite",
                 expected="finite numbers",
                 fix="Train the skill again.",

@@ -15,11 +15,10 @@ from ..checkpoint.contents import PREFIX, architecture_from_dict, read_tokenizer
 from ..checkpoint.folder import COPY_AGAIN, MODEL_FILE, Checkpoint, find_checkpoint, verify_checkpoint
 from ..contract import Contract
 from ..network.architecture import Architecture
-from ..pretrained.adaptation import EXPERT_PREFIX, LoraAdaptation, read_lora_adaptation
+from ..pretrained.adaptation import LoraAdaptation, read_lora_adaptation
+from .digests import learned_digest
 from .operators.task_vector import TaskVector
-from .origin import learned_digest
-from .profile import PREFIX as ROUTING
-from .profile import SkillProfile
+from .profile import ROUTING_PREFIX, SkillProfile
 
 BASE, DOWN, UP = ".base_layer", ".lora_A.default.weight", ".lora_B.default.weight"
 
@@ -37,7 +36,7 @@ class SkillCheckpoint:
     adaptation: LoraAdaptation
     contract: Contract
     tokenizer_text: str | None
-    origin: Mapping[str, str]
+    base_digests: Mapping[str, str]
     init: str
     digest: str
     tensors: Mapping[str, torch.Tensor]
@@ -100,8 +99,8 @@ def open_skill(folder: str, name: str) -> SkillCheckpoint:
     path = find_checkpoint(folder)
     checkpoint = verify_checkpoint(path, weights=False)
     adaptation = read_lora_adaptation(checkpoint.config, f"{path}/config.json")
-    origin = checkpoint.provenance.get("skill")
-    if adaptation is None or not adaptation.skill or not isinstance(origin, dict):
+    base_digests = checkpoint.provenance.get("skill")
+    if adaptation is None or not adaptation.skill or not isinstance(base_digests, dict):
         raise InputError(
             f"skill {folder}",
             got="a policy that was trained as a whole" if adaptation is None else "a policy with other factors",
@@ -114,7 +113,7 @@ def open_skill(folder: str, name: str) -> SkillCheckpoint:
     unadapted_names = {
         name.removeprefix(PREFIX).replace(BASE, ""): name
         for name in tensors
-        if not name.startswith(ROUTING) and not re.search(r"\.lora_[AB]\.", name)
+        if not name.startswith(ROUTING_PREFIX) and not re.search(r"\.lora_[AB]\.", name)
     }
     return SkillCheckpoint(
         name=name,
@@ -123,7 +122,7 @@ def open_skill(folder: str, name: str) -> SkillCheckpoint:
         adaptation=adaptation,
         contract=checkpoint.contract,
         tokenizer_text=read_tokenizer_text(path, checkpoint, architecture),
-        origin=origin,
+        base_digests=base_digests,
         init=str(checkpoint.provenance.get("init")),
         digest=checkpoint.provenance["files"][MODEL_FILE]["sha256"],
         tensors=tensors,
@@ -177,14 +176,9 @@ def _differences(first: SkillCheckpoint, other: SkillCheckpoint) -> list[tuple[s
     one, two = (json.loads(each.contract.to_json()) for each in (first, other))
     names = [key for key in one if key != "normalization" and one[key] != two[key]]
     found += [(f"contract.{key}", json.dumps(two[key])[:80], json.dumps(one[key])[:80]) for key in names]
-    if first.origin != other.origin:
-        got, want = (f"{each.init} ({str(each.origin.get('weights'))[:12]})" for each in (other, first))
+    if first.base_digests != other.base_digests:
+        got, want = (f"{each.init} ({str(each.base_digests.get('weights'))[:12]})" for each in (other, first))
         found.append(("beginning", got, want))
     if set(first.factored) != set(other.factored):
         found.append(("factors", f"beside {len(other.factored)} weights", f"beside {len(first.factored)}"))
     return found
-
-
-def expert_names(skill: SkillCheckpoint) -> list[str]:
-    """Return the plain names of the expert's tensors."""
-    return sorted(name for name in skill.unadapted_names if name.startswith(EXPERT_PREFIX))

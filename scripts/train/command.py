@@ -194,7 +194,7 @@ def _checkpoint_writer(
     from ...policy.checkpoint.contents import PREFIX
     from ...policy.checkpoint.folder import collect_provenance, write_checkpoint
     from ...policy.lerobot_files import lerobot_files
-    from ...policy.merging.origin import learned_digest
+    from ...policy.merging.digests import learned_digest
     from ...policy.network.tokenizer import TOKENIZER_FILE
 
     config_json, text_files = lerobot_files(core.architecture, core.contract, core.adaptation)
@@ -204,7 +204,7 @@ def _checkpoint_writer(
     provenance |= {"options": to_json_values(config), "init": config.init, "fresh": list(core.new_parameters)}
     profile: dict[str, torch.Tensor] = {}
     if skill is not None:
-        provenance["skill"], profile = skill.origin, skill.profile.tensors()
+        provenance["skill"], profile = skill.base_digests, skill.profile.tensors()
 
     def save(folder: Path, tensors: dict[str, torch.Tensor], step: int) -> None:
         named = {PREFIX + name: tensor for name, tensor in tensors.items()} | profile

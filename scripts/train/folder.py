@@ -89,11 +89,11 @@ def check_unchanged(config: TrainConfig, earlier: dict[str, Any], now: dict[str,
 
 def prepare_folder(config: TrainConfig, options: dict[str, Any]) -> None:
     """Throw an earlier training away if that was asked for, and write the options down."""
-    from ...training.disk import disk_errors_to_input_error, write_atomically
+    from ...disk import report_disk_errors, write_atomically
     from ...training.loop import CHECKPOINT_FOLDER, LOG_FILE, STATE_FOLDER
     from ...training.state import discard_state
 
-    with disk_errors_to_input_error(config.out):
+    with report_disk_errors(config.out):
         config.out.mkdir(parents=True, exist_ok=True)
     if config.overwrite:
         discard_state(config.out / STATE_FOLDER)
@@ -101,7 +101,9 @@ def prepare_folder(config: TrainConfig, options: dict[str, Any]) -> None:
         for path in (config.out / CHECKPOINT_FOLDER, *config.out.glob(f".{CHECKPOINT_FOLDER}.*")):
             shutil.rmtree(path, ignore_errors=True)
         (config.out / LOG_FILE).unlink(missing_ok=True)
-    write_atomically(config.out / OPTIONS_FILE, json.dumps(options, indent=2) + "\n")
+    path = config.out / OPTIONS_FILE
+    with report_disk_errors(path):
+        write_atomically(path, json.dumps(options, indent=2) + "\n")
 
 
 def to_json_values(config: TrainConfig) -> dict[str, Any]:

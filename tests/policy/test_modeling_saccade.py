@@ -304,6 +304,6 @@ def test_optimizer_and_schedule_are_those_of_saccade_train(policy):
     assert sum(map(len, decays.values())) == len(list(policy.parameters()))
     scheduler = options.get_scheduler_preset().build(optimizer, loop.steps)
     for step in range(loop.steps):
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(loop.rate(step))
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(loop.learning_rate_at(step))
         optimizer.step()
         scheduler.step()

@@ -28,11 +28,11 @@ def test_numbers_out_of_range_are_refused(change):
 
 def test_the_learning_rate_warms_up_and_falls_to_a_fiftieth():
     config = LoopConfig(steps=100, warmup=10, learning_rate=0.5)
-    rates = [config.rate(step) for step in range(101)]
+    rates = [config.learning_rate_at(step) for step in range(101)]
     assert rates[0] == pytest.approx(0.05) and rates[9] == rates[10] == 0.5
     assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[55] == pytest.approx(0.5 * 0.51) and rates[100] == pytest.approx(0.01)
 
 
 def test_without_a_warm_up_it_starts_at_the_peak():
-    assert LoopConfig(steps=10, warmup=0, learning_rate=0.5).rate(0) == 0.5
+    assert LoopConfig(steps=10, warmup=0, learning_rate=0.5).learning_rate_at(0) == 0.5

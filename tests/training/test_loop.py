@@ -124,7 +124,7 @@ def test_a_line_for_every_few_steps_and_for_every_checkpoint(run, plain, tmp_pat
     assert set(found[0]) == {
         *("step", "loss", "grounding", "gradient_norm", "learning_rate", "samples_per_second", "seconds"),
     }
-    assert [line["learning_rate"] for line in found] == [config.rate(line["step"] - 1) for line in found]
+    assert [line["learning_rate"] for line in found] == [config.learning_rate_at(line["step"] - 1) for line in found]
     assert all(line["samples_per_second"] > 0 for line in found)
     assert [line["seconds"] for line in found] == sorted(line["seconds"] for line in found)
 

@@ -67,7 +67,7 @@ def test_an_item_is_a_batch_of_one(dataset):
 
 def test_runs_stay_in_their_episode_at_their_distance(dataset):
     dataset.set_history(HISTORY, APART)
-    runs = dataset.runs(np.arange(78), 4).reshape(78, 4)
+    runs = dataset.decision_runs(np.arange(78), 4).reshape(78, 4)
     assert (runs[:, 0] == np.arange(78)).all()
     assert (dataset.episode[runs] == dataset.episode[np.arange(78)][:, None]).all()
     step = np.diff(runs)
@@ -79,7 +79,7 @@ def test_runs_stay_in_their_episode_at_their_distance(dataset):
     )
     # Every frame as often as any other, where the episode is as long as a run at least.
     assert (np.bincount(runs[:40].flatten()) == 4).all()
-    assert dataset.runs(np.arange(78), 1).tolist() == list(range(78))
+    assert dataset.decision_runs(np.arange(78), 1).tolist() == list(range(78))
 
 
 def test_runs_share_what_they_remember(dataset):

@@ -85,7 +85,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_state(written, monkeypatch, survive
     with monkeypatch.context() as patch:
         # The moments: the tensors' file, then the two renames; nothing cleans up after a kill.
         patch.setattr(state_module, "save_file", until_killed(state_module.save_file))
-        patch.setattr(state_module.os, "rename", until_killed(os.rename))
+        patch.setattr(os, "rename", until_killed(os.rename))
         patch.setattr(state_module.shutil, "rmtree", lambda *_, **__: None)
         if survived < 3:
             with pytest.raises(KeyboardInterrupt):
@@ -150,7 +150,7 @@ def test_the_state_of_another_network_is_refused(written):
 
 def test_discarding_leaves_nothing_that_a_later_run_could_find(written):
     folder, _ = written
-    for name in ("training_state.previous", "training_state.partial"):
+    for name in (".training_state.previous", "training_state.partial"):
         (folder.parent / name).mkdir()
     discard_state(folder)
     assert os.listdir(folder.parent) == []

@@ -59,7 +59,7 @@ def iso_c(vectors: Sequence[TaskVector], *, scale: float = 1.0) -> torch.Tensor:
     Iso-C (Marczak et al., "No Task Left Behind", 2025, section 4.1), over the directions that the factors have: flat
     over all, the empty ones would get the mean too.
     """
-    left, values, right = _nonzero_directions(*sum_vectors(vectors).singular())
+    left, values, right = _nonzero_directions(*sum_vectors(vectors).svd())
     return scale * _mean(values) * left @ right
 
 
@@ -71,21 +71,21 @@ def iso_cts(vectors: Sequence[TaskVector], *, common: float = 0.8, scale: float 
     """
     if not 0 < common <= 1:
         raise InputError("iso-cts: common", got=common, expected="above 0, at most 1", fix="The paper takes 0.8.")
-    left, values, right = _nonzero_directions(*sum_vectors(vectors).singular())
+    left, values, right = _nonzero_directions(*sum_vectors(vectors).svd())
     share = int((1 - common) * len(values)) // len(vectors)
     shared = len(values) - share * len(vectors)
     basis = left[:, :shared]
     parts = [(basis.T, values[:shared], right[:shared])]
     for vector in vectors:
         own = TaskVector(vector.up - basis @ (basis.T @ vector.up), vector.down)
-        own_left, own_values, own_right = own.singular()
+        own_left, own_values, own_right = own.svd()
         parts.append((own_left.T[:share], own_values[:share], own_right[:share]))
     rows, singular_values, columns = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
     return scale * _mean(singular_values) * _orthogonal(rows.T) @ _orthogonal(columns)
 
 
 def _svds(vectors: Sequence[TaskVector]) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    return [vector.singular() for vector in vectors]
+    return [vector.svd() for vector in vectors]
 
 
 def _nonzero_directions(

@@ -40,7 +40,7 @@ class TaskVector:
                 )
 
     @classmethod
-    def of(cls, delta: torch.Tensor) -> TaskVector:
+    def from_delta(cls, delta: torch.Tensor) -> TaskVector:
         """Return the task vector of a weight that was trained as a whole, from its change [m, n]."""
         identity = torch.eye(min(delta.shape))
         return cls(identity, delta) if delta.shape[0] <= delta.shape[1] else cls(delta, identity)
@@ -62,7 +62,7 @@ class TaskVector:
         """Return the sum of the products of the two changes' elements, without making either dense."""
         return ((self.up.T @ other.up) * (self.down @ other.down.T)).sum()
 
-    def singular(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def svd(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return its singular vectors and values U [m, rank], S [rank], V^T [rank, n], largest first."""
         left, right_factor = torch.linalg.qr(self.up)
         right, other = torch.linalg.qr(self.down.T)
@@ -74,7 +74,7 @@ class TaskVector:
         """Return the nearest change of at most so many independent directions, by Eckart and Young."""
         if rank >= self.up.shape[1]:
             return self
-        left, values, right = self.singular()
+        left, values, right = self.svd()
         return TaskVector(left[:, :rank] * values[:rank], right[:rank])
 
 

@@ -108,7 +108,7 @@ def write_skills(config: MergeCostBenchConfig) -> list[Path]:
     from ....policy.checkpoint.folder import STARTER_FOLDER, read_contract, write_checkpoint
     from ....policy.core import PolicyCore
     from ....policy.lerobot_files import lerobot_files
-    from ....policy.merging.origin import learned_digest, origin
+    from ....policy.merging.digests import base_digests, learned_digest
     from ....policy.merging.skills import BASE
     from ....policy.network.tokenizer import TOKENIZER_FILE
     from ....policy.pretrained.adaptation import EXPERT_PREFIX, LoraAdaptation
@@ -126,7 +126,7 @@ def write_skills(config: MergeCostBenchConfig) -> list[Path]:
     config.folder.mkdir(parents=True, exist_ok=True)
     start = config.folder / "beginning"
     write_checkpoint(start, _add_prefix(base_weights, PREFIX), config_json, contract, {}, text_files)
-    record = {"skill": origin(base_weights), "init": str(start)}
+    record = {"skill": base_digests(base_weights), "init": str(start)}
     folders = []
     for number in range(config.count):
         config_json, text_files = lerobot_files(architecture, contract, skill_core.adaptation)
@@ -186,4 +186,4 @@ def _random_profile(core: PolicyCore, number: int) -> dict[str, torch.Tensor]:
 
     width = core.architecture.condition_width + core.architecture.trunk_width
     features = torch.randn(40, width) + 30 * torch.nn.functional.one_hot(torch.tensor(number), width)
-    return SkillProfile.of(features, [0] * 40, [place // 4 for place in range(40)]).tensors()
+    return SkillProfile.from_features(features, [0] * 40, [place // 4 for place in range(40)]).tensors()

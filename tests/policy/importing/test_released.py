@@ -29,7 +29,7 @@ def test_damaged_pickles_are_refused(tmp_path, archive):
         path.unlink()
         path.write_bytes(content)
         try:
-            ReleasedCheckpoint(tmp_path).part("action_head")
+            ReleasedCheckpoint(tmp_path).read_part("action_head")
         except InputError as error:
             refused += 1
             assert str(path) in str(error)

@@ -10,7 +10,7 @@ import torch
 from saccade.policy.checkpoint.contents import PREFIX
 from saccade.policy.checkpoint.folder import write_checkpoint
 from saccade.policy.lerobot_files import lerobot_files
-from saccade.policy.merging.origin import learned_digest, origin
+from saccade.policy.merging.digests import base_digests, learned_digest
 from saccade.policy.merging.profile import SkillProfile
 from saccade.policy.pretrained.adaptation import LoraAdaptation
 from saccade_testing.instructions import INSTRUCTIONS
@@ -22,7 +22,7 @@ def profile_of(core, seen, instruction, seed):
     pictures, state = (each.repeat(15, *[1] * (each.ndim - 1)) for each in seen)
     state = state + torch.randn(state.shape, generator=generator)
     features = core.routing_features(pictures, [instruction] * 30, state)
-    return SkillProfile.of(features, [0] * 30, [number // 3 for number in range(30)])
+    return SkillProfile.from_features(features, [0] * 30, [number // 3 for number in range(30)])
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def make_skill(core, seen, base_checkpoint, tmp_path):
 
     def make(number, *, name=None, rank=2, spoil=None, provenance=None, contract=None):
         skill = copy.deepcopy(core)
-        record = {"skill": origin(core.model.state_dict()), "init": str(base_checkpoint)} | (provenance or {})
+        record = {"skill": base_digests(core.model.state_dict()), "init": str(base_checkpoint)} | (provenance or {})
         profile = profile_of(core, seen, INSTRUCTIONS[number], number)
         skill.add_lora(LoraAdaptation(rank=rank, alpha=2.0 * rank, skill=True))
         torch.manual_seed(100 + number)

@@ -32,7 +32,7 @@ def profile(number, instructions=2, per_instruction=40, apart=12.0):
     features = [observations(centre(number, each, apart), per_instruction, 10 * number + each)
                 for each in range(instructions)]  # fmt: skip
     said = [each for each in range(instructions) for _ in range(per_instruction)]
-    return SkillProfile.of(torch.cat(features), said, [place // 2 for place in range(len(said))])
+    return SkillProfile.from_features(torch.cat(features), said, [place // 2 for place in range(len(said))])
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +102,12 @@ class TestProfiles:
     def test_held_out_demonstrations_are_no_part_of_the_means(self):
         features = torch.zeros(12, WIDTH)
         features[2:4] = 100.0  # the second demonstration
-        made = SkillProfile.of(features, [0] * 12, [place // 2 for place in range(12)])
+        made = SkillProfile.from_features(features, [0] * 12, [place // 2 for place in range(12)])
         assert (made.means == 0).all() and (made.scatter == 0).all()
         assert made.held_out.shape == (2, WIDTH) and (made.held_out == 100).all()
 
     def test_with_one_demonstration_each_all_of_them_calibrate(self):
-        made = SkillProfile.of(torch.randn(3, WIDTH), [0, 1, 2], [0, 1, 2])
+        made = SkillProfile.from_features(torch.randn(3, WIDTH), [0, 1, 2], [0, 1, 2])
         assert len(made.means) == 3 and len(made.held_out) == 3
 
     @pytest.mark.parametrize("name", ["means", "scatter", "held_out", "counts"])

@@ -23,7 +23,7 @@ from saccade.policy.checkpoint.folder import read_checkpoint
 from saccade.policy.contract import ActionSpec, CameraSpec, GripperSpec, Offer, StateSpec
 from saccade.policy.datasets.columns import read_columns
 from saccade.policy.loading import load_policy
-from saccade.policy.merging.origin import origin
+from saccade.policy.merging.digests import base_digests
 from saccade.policy.network.architecture import PRESETS
 from saccade.policy.pretrained.adaptation import LoraAdaptation
 from saccade.scripts.main import main
@@ -183,7 +183,7 @@ def test_a_killed_training_goes_on_where_it_was(trained, demonstrations, tmp_pat
 def test_overwriting_forgets_whatever_a_resume_could_find(trained, demonstrations, tmp_path, monkeypatch):
     out = tmp_path / "run"
     shutil.copytree(trained, out)
-    shutil.copytree(trained / "training_state", out / "training_state.previous")
+    shutil.copytree(trained / "training_state", out / ".training_state.previous")
     shutil.copytree(trained / "checkpoint", out / ".checkpoint.previous")
     from saccade.training import loop
 
@@ -408,7 +408,7 @@ def test_pretrained_parts_are_adapted_resumed_and_fine_tuned(demonstrations, pre
     assert skill.tensors[f"model.trunk.decoder.{query}.base_layer.weight"].equal(
         folded[f"trunk.decoder.{query}.weight"]
     )
-    assert skill.provenance["skill"] == origin(folded)
+    assert skill.provenance["skill"] == base_digests(folded)
 
 
 def killed_at_the_second(function):
@@ -428,7 +428,7 @@ def test_a_skill_learns_factors_and_an_expert_and_nothing_else(trained, demonstr
     train(demonstrations, tmp_path / "run", init=str(trained), lora=2, loop=loop)
     base_weights = load_policy(trained / "checkpoint").model.state_dict()
     skill = read_checkpoint(tmp_path / "run" / "checkpoint")
-    assert skill.provenance["skill"] == origin(base_weights)
+    assert skill.provenance["skill"] == base_digests(base_weights)
     changed = set()
     for name, tensor in base_weights.items():
         layer, _, own = name.rpartition(".")

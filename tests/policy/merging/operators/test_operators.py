@@ -44,15 +44,15 @@ def orthogonal_vectors() -> list[TaskVector]:
 class TestTaskVectors:
     def test_singular_vectors_are_those_of_the_dense_change(self):
         vector = vectors(1)[0]
-        left, values, right = vector.singular()
+        left, values, right = vector.svd()
         torch.testing.assert_close(left * values @ right, vector.dense(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(values, torch.linalg.svdvals(vector.dense())[:RANK], rtol=1e-4, atol=1e-5)
 
     @pytest.mark.parametrize("shape", [(4, 9), (9, 4), (5, 5)])
     def test_a_change_of_a_whole_weight_is_kept_exactly(self, shape):
         delta = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        assert torch.equal(TaskVector.of(delta).dense(), delta)
-        left, values, right = TaskVector.of(delta).singular()
+        assert torch.equal(TaskVector.from_delta(delta).dense(), delta)
+        left, values, right = TaskVector.from_delta(delta).svd()
         torch.testing.assert_close(left * values @ right, delta, rtol=1e-4, atol=1e-5)
 
     def test_inner_products_and_sums_need_nothing_dense(self):
@@ -214,7 +214,7 @@ class TestSpectral:
     def test_singular_vectors_of_skills_are_made_orthogonal(self):
         merged = task_singular_vectors(vectors(2))
         singular = torch.linalg.svdvals(merged)
-        wanted = torch.cat([each.singular()[1] for each in vectors(2)]).sort(descending=True).values
+        wanted = torch.cat([each.svd()[1] for each in vectors(2)]).sort(descending=True).values
         torch.testing.assert_close(singular[: len(wanted)], wanted, rtol=1e-3, atol=1e-4)
         assert singular[len(wanted) :].max() < 1e-4
 
@@ -231,7 +231,7 @@ class TestSpectral:
 
     def test_directions_of_one_skill_alone_get_their_share(self):
         skills = [*vectors(2, seed=4), TaskVector(0.01 * vectors(1, seed=5)[0].up, vectors(1, seed=5)[0].down)]
-        own = skills[2].singular()[2][0]
+        own = skills[2].svd()[2][0]
         with_own = iso_cts(skills, common=0.6)
         values = torch.linalg.svdvals(with_own)
         assert values[: 3 * RANK].std() < 1e-3 * values[0]

@@ -81,7 +81,9 @@ def test_every_baseline_is_measured_with_as_many_seeds_as_was_asked_for(config, 
     monkeypatch.setattr(bench_merge.SeedEvaluation, "_evaluate_all_suites", everywhere)
     monkeypatch.setattr(bench_merge.SeedEvaluation, "_evaluate_once", lambda *_, **__: results(1.0))
     monkeypatch.setattr(bench_merge.SeedEvaluation, "_evaluate_named_skill", lambda *_: results(0.5))
-    monkeypatch.setattr(bench_merge.SeedEvaluation, "_merge_once", lambda self, name, *_, **__: self._config.folder / name)
+    monkeypatch.setattr(
+        bench_merge.SeedEvaluation, "_merge_once", lambda self, name, *_, **__: self._config.folder / name
+    )
     config = dataclasses.replace(config, others=("wudi", "mean/none"))
     with_baselines, part = (
         bench_merge.SeedEvaluation(config, seed, with_baselines=seed == 0).rows() for seed in config.seeds

@@ -8,11 +8,9 @@ from collections.abc import Mapping
 
 import torch
 
+from ..checkpoint.contents import PREFIX as MODEL_PREFIX
 from ..pretrained.adaptation import EXPERT_PREFIX
-from .profile import PREFIX as ROUTING
-
-PREFIX = "model."
-"""How the names of the network's weights begin in a checkpoint."""
+from .profile import ROUTING_PREFIX
 
 
 def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -25,7 +23,7 @@ def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def origin(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+def base_digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Return what a skill records of the weights that it begins with: `weights`, all of them, and the `expert` alone.
 
     A skill's checkpoint holds the others as they were, beside its factors; those of the expert are needed again when
@@ -40,5 +38,7 @@ def learned_digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
     It is all that merging reads of a skill, so that nothing else has to be read to know that it is whole.
     """
-    names = [name for name in tensors if re.search(rf"\.lora_[AB]\.|^{PREFIX}{EXPERT_PREFIX}|^{ROUTING}", name)]
+    names = [
+        name for name in tensors if re.search(rf"\.lora_[AB]\.|^{MODEL_PREFIX}{EXPERT_PREFIX}|^{ROUTING_PREFIX}", name)
+    ]
     return weights_digest({name: tensors[name] for name in names})
