@@ -1,7 +1,7 @@
 """The control loop: at each deadline, read the arm, let the governor decide, write to the motors.
 
-It runs in the control process and owns the arm. The clock is steady and deadlines are absolute, so that nothing
-drifts and nothing is made up for in a burst: a tick that comes late leaves out those that it missed.
+It runs in the control process and owns the arm. The clock is monotonic and deadlines are absolute, so that nothing
+drifts and no ticks run in a burst to catch up: a late tick skips those that it missed.
 """
 
 from __future__ import annotations
@@ -11,33 +11,58 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ...errors import InputError, SaccadeError
 from ..arm import Arm, ArmDescription, BusError
 from ..governor.chunk import ActionChunk
+from ..governor.outputs import Event, GovernorVerdict
 from ..governor.recorder import RecordedGovernor
-from ..governor.verdict import GovernorVerdict
 from .channel import Channel, ChannelClosed
 from .loop_metrics import DurationHistogram, LoopMetrics, quantile_ms
+from .messages import (
+    ArmRearmed,
+    BeginEpisode,
+    ChunkChecked,
+    CloseSession,
+    ControlMessage,
+    DropQueue,
+    EndEpisode,
+    EpisodeBegun,
+    EpisodeEnded,
+    EventsReported,
+    HoldArm,
+    Measurement,
+    Message,
+    RearmArm,
+    ReportFault,
+    StopArm,
+    SubmitChunk,
+)
 
 FINAL_HOLD_SECONDS = 0.1
-"""Seconds for which the pose is still held, write after write, before the control process leaves the arm."""
+"""Seconds for which the loop keeps writing the held pose before the control process leaves the arm."""
 
 PROTECTION_CHECK_SECONDS = 0.2
-"""How often it is looked whether a motor has let go by itself."""
+"""Seconds between two checks whether a motor protects itself by giving no torque."""
 
 MAX_SUSPEND_SECONDS = 0.1
-"""Seconds by which the machine may have slept unnoticed by the steady clock; more, and what is queued is old."""
+"""Seconds that the machine may be suspended, during which the monotonic clock stops; after more the queue is old."""
+
+MAX_KEPT_OBSERVATION_TIMES = 64
+"""Accepted chunks whose observation time is kept until their first command is written."""
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How a control loop runs: its rate, how long it does without a sign of life, whether the torque stays off.
+    """How a control loop runs.
 
-    `raise_priority`: ask the system for a higher one, where it may be had.
+    Attributes:
+        loop_hz: Ticks per second, 1 to 1000.
+        heartbeat_seconds: After this long without a message from the session the arm is held.
+        dry_run: Keep the torque off and write nothing to the motors.
+        raise_priority: Ask the system for a higher priority, if it grants one.
     """
 
     loop_hz: float = 50.0
@@ -47,34 +72,47 @@ class LoopSettings:
 
     def __post_init__(self) -> None:
         if not 1.0 <= self.loop_hz <= 1000.0:
-            raise InputError("loop_hz", got=self.loop_hz, expected="1 to 1000 Hz", fix="The default is 50.")
+            raise InputError("loop_hz", got=self.loop_hz, expected="1 to 1000 Hz", fix="Set loop_hz to 50.")
         if not self.heartbeat_seconds > self.tick:
             expected = f"more than a tick, {self.tick:g} s"
-            raise InputError(
-                "heartbeat_seconds", got=self.heartbeat_seconds, expected=expected, fix="The default is 0.3."
-            )
+            fix = "Set heartbeat_seconds to 0.3."
+            raise InputError("heartbeat_seconds", got=self.heartbeat_seconds, expected=expected, fix=fix)
 
     @property
     def tick(self) -> float:
+        """Seconds between two ticks."""
         return 1.0 / self.loop_hz
 
 
-class Signals:
-    """Note SIGINT and SIGTERM instead of dying by them: the arm is held first."""
+class SignalRecorder:
+    """Record SIGINT and SIGTERM instead of exiting at once, so that the arm is held first.
+
+    Attributes:
+        received: Names of the signals, in order.
+    """
 
     def __init__(self) -> None:
         self.received: list[str] = []
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
+            signal.signal(number, self._record)
 
-    def _note(self, number: int, frame: object) -> None:
+    def _record(self, number: int, frame: object) -> None:
         self.received.append(signal.Signals(number).name)
 
 
 class ControlLoop:
-    """Drive one arm under one governor until the session ends, goes away, or the process is told to end.
+    """Drives one arm under one governor until the session ends, the session process is gone, or SIGTERM comes.
 
-    `order` tells for each of the governor's joints its place in the arm's.
+    Args:
+        arm: The connected arm.
+        description: What the arm said when it was connected.
+        governor: Decides what the motors are told.
+        channel: The control process's end.
+        settings: How the loop runs.
+        signals: The signals of the process; None handles none.
+        clock: Returns steady seconds.
+        sleep: Waits for seconds.
+        recorder_failure: Returns why the flight record cannot be written, None while it can.
     """
 
     def __init__(
@@ -84,7 +122,7 @@ class ControlLoop:
         governor: RecordedGovernor,
         channel: Channel,
         settings: LoopSettings,
-        signals: Signals | None = None,
+        signals: SignalRecorder | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -94,6 +132,7 @@ class ControlLoop:
         self._signals, self._clock, self._sleep = signals, clock, sleep
         self._recorder_failure = recorder_failure
         names = governor.governor.rules.limits.names
+        # For each of the governor's joints its index in the arm's order.
         self._order = np.array([description.names.index(name) for name in names])
         self._torque_on, self._exit_requested, self._episode_running = False, False, False
         self._last_message_time = clock()
@@ -104,7 +143,7 @@ class ControlLoop:
         self._signals_seen = 0
 
     def run(self) -> None:
-        """Tick until the session says `close`, is gone, or SIGTERM comes; the pose is held whatever ends it."""
+        """Tick until the session closes, the session process is gone, or SIGTERM comes; hold the pose in any case."""
         tick = self._settings.tick
         deadline = last = self._clock()
         overran = False
@@ -117,7 +156,7 @@ class ControlLoop:
                 self._periods.add(started - last)
                 last = started
                 if self._handle_messages():
-                    # An episode began or ended: torque takes its time, and that is no overrun.
+                    # An episode began or ended: switching torque takes time, and that is no overrun.
                     deadline = self._clock()
                 self._tick(overran)
                 ended = self._clock()
@@ -132,64 +171,63 @@ class ControlLoop:
         finally:
             self._hold_before_exit()
 
-    # What the session says.
+    # Requests of the session.
 
     def _handle_messages(self) -> bool:
-        """Do what the session asked for since the last tick; returns whether that took its time."""
+        """Do what the session asked for since the last tick; return whether that took time, as torque does."""
         paused = False
         self._handle_signals()
         messages = self._channel.receive()
-        if self._channel.close_reason is not None and all(message["kind"] != "close" for message, _ in messages):
+        if self._channel.close_reason is not None and not any(isinstance(each, CloseSession) for each in messages):
             self._exit_requested = True
             self._governor.stop("the session process is gone", self._clock())
             return False
         if messages:
             self._last_message_time = self._clock()
-        for message, array in messages:
-            paused |= self._handle_message(message, array)
+        for message in messages:
+            paused |= self._handle_message(message)
         if self._episode_running and self._clock() - self._last_message_time > self._settings.heartbeat_seconds:
             self._governor.hold("heartbeat", "the session process gives no sign of life", self._clock())
         return paused
 
-    def _handle_message(self, message: dict[str, Any], array: np.ndarray | None) -> bool:
-        """Do what one message asks for; returns whether torque was switched, which takes its time."""
-        kind, now = message["kind"], self._clock()
-        if kind == "chunk":
-            fields = ("session", "episode", "sequence", "observed", "period")
-            chunk = ActionChunk(**{field: message[field] for field in fields}, actions=array)
-            verdict = self._governor.submit(chunk, now)
-            if verdict.accepted:
-                self._observation_times[chunk.sequence] = chunk.observed
-                while len(self._observation_times) > 64:
-                    del self._observation_times[min(self._observation_times)]
-            answer = {"sequence": chunk.sequence, "accepted": verdict.accepted}
-            self._send_message({"kind": "verdict", **answer, "reason": verdict.reason, "detail": verdict.detail})
-        elif kind == "begin":
-            return self._begin(message["episode"])
-        elif kind == "end":
-            self._governor.end(now)
-            self._episode_running = False
-            if message["release"]:
-                self._disable_torque()
-            self._send_message({"kind": "ended"})
-            return True
-        elif kind in ("fault", "hold"):
-            getattr(self._governor, kind)(message["reason"], message["detail"], now)
-        elif kind == "stop":
-            self._governor.stop(message["reason"], now)
-        elif kind == "drop":
-            self._governor.drop(now)
-        elif kind == "rearm":
-            self._rearm(now)
-            return True
-        elif kind == "close":
-            self._governor.end(now)
-            self._episode_running, self._exit_requested = False, True
-            if message["release"]:
-                self._disable_torque()
+    def _handle_message(self, message: Message) -> bool:
+        """Do what one message asks for; return whether torque was switched, which takes time."""
+        now = self._clock()
+        match message:
+            case SubmitChunk(chunk):
+                self._submit(chunk, now)
+            case BeginEpisode(episode):
+                self._begin(episode)
+                return True
+            case EndEpisode(release):
+                self._end(release, now)
+                self._send(EpisodeEnded())
+                return True
+            case ReportFault(reason, detail):
+                self._governor.fault(reason, detail, now)
+            case HoldArm(reason, detail):
+                self._governor.hold(reason, detail, now)
+            case StopArm(reason):
+                self._governor.stop(reason, now)
+            case DropQueue():
+                self._governor.drop(now)
+            case RearmArm():
+                self._rearm(now)
+                return True
+            case CloseSession(release):
+                self._exit_requested = True
+                self._end(release, now)
         return False
 
-    def _begin(self, episode: int) -> bool:
+    def _submit(self, chunk: ActionChunk, now: float) -> None:
+        verdict = self._governor.submit(chunk, now)
+        if verdict.accepted:
+            self._observation_times[chunk.sequence] = chunk.observed
+            while len(self._observation_times) > MAX_KEPT_OBSERVATION_TIMES:
+                del self._observation_times[min(self._observation_times)]
+        self._send(ChunkChecked(chunk.sequence, verdict))
+
+    def _begin(self, episode: int) -> None:
         """Begin an episode: measure, ask the governor, make the present pose the goal, only then switch torque on."""
         try:
             pose = self._arm.measure()
@@ -199,16 +237,20 @@ class ControlLoop:
         except BusError as error:
             self._bus_failures += 1
             self._governor.end(self._clock())
-            self._send_message({"kind": "begun", "accepted": False, "reason": "bus", "detail": str(error)})
-            return True
+            self._send(EpisodeBegun(GovernorVerdict(False, "bus", str(error))))
+            return
         self._episode_running = verdict.accepted
         self._last_message_time = self._clock()
-        answer = {"accepted": verdict.accepted, "reason": verdict.reason, "detail": verdict.detail}
-        self._send_message({"kind": "begun", **answer})
-        return True
+        self._send(EpisodeBegun(verdict))
+
+    def _end(self, release: bool, now: float) -> None:
+        self._governor.end(now)
+        self._episode_running = False
+        if release:
+            self._disable_torque()
 
     def _enable_torque(self) -> None:
-        # Also where it should be on: a servo may have lost it since, and the goal is the present pose in any case.
+        # Also if it should be on: a servo may have lost it since, and the goal is the present pose in any case.
         if not self._settings.dry_run:
             self._arm.hold()
             self._arm.set_torque(True)
@@ -223,7 +265,7 @@ class ControlLoop:
             self._bus_failures += 1
             self._governor.fault("bus", str(error), self._clock())
             verdict = GovernorVerdict(False, "bus", str(error))
-        self._send_message({"kind": "rearmed", "accepted": verdict.accepted, "detail": verdict.detail})
+        self._send(ArmRearmed(verdict))
 
     def _disable_torque(self) -> None:
         if self._torque_on:
@@ -232,7 +274,7 @@ class ControlLoop:
                 self._torque_on = False
             except BusError as error:
                 self._bus_failures += 1
-                self._send_message({"kind": "event", "events": [["bus", f"torque stays on: {error}", self._clock()]]})
+                self._send(EventsReported((Event("bus", f"torque stays on: {error}", self._clock()),)))
 
     def _handle_signals(self) -> None:
         if self._signals is None:
@@ -240,7 +282,7 @@ class ControlLoop:
         for name in self._signals.received[self._signals_seen :]:
             self._signals_seen += 1
             self._governor.stop(name, self._clock())
-            # Ctrl-C reaches the whole group, and the session will say what is to come; SIGTERM means this process.
+            # Ctrl-C reaches the whole process group, and the session decides what follows; SIGTERM is for this process.
             self._exit_requested |= name == "SIGTERM"
 
     # One tick.
@@ -256,20 +298,24 @@ class ControlLoop:
         if observed is not None:
             self._round_trips.add(self._clock() - observed)
         governor = self._governor.governor
-        status_message = {"kind": "measurement", "time": now, "state": command.state, "reason": governor.reason}
-        status_message |= {"remaining": governor.remaining(now), "sequence": governor.sequence}
-        status_message["joints"] = None if measured is None else measured.tolist()
-        status_message["target"] = None if command.target is None else command.target.tolist()
-        if command.events:
-            status_message["events"] = [[event.kind, event.detail, event.time] for event in command.events]
-        self._send_message(status_message, may_drop=not command.events)
+        message = Measurement(
+            time=now,
+            joints=measured,
+            target=command.target,
+            state=command.state,
+            reason=governor.reason,
+            remaining=governor.remaining(now),
+            sequence=governor.sequence,
+            events=command.events,
+        )
+        self._send(message, may_drop=not command.events)
 
     def _measure(self) -> np.ndarray | None:
-        """Return the joints in the governor's order, None where the bus gives none; notices servos that were reset."""
+        """Return the joints [A] in the governor's order, None if the bus does not answer; stop if a servo was reset."""
         try:
             measured = self._arm.measure()[self._order]
             if self._read_failed and self._torque_on and not self._arm.has_torque():
-                # Not to be switched on again unasked: nobody knows what the arm did meanwhile.
+                # Torque comes back only by a re-arm: nobody knows how the arm moved meanwhile.
                 self._torque_on = False
                 self._governor.fault("torque", "a servo has lost its torque", self._clock())
             self._check_motor_protection()
@@ -281,7 +327,7 @@ class ControlLoop:
         return measured
 
     def _check_motor_protection(self) -> None:
-        """Stop where a motor lets go to protect itself; goals are still written, so that it never snaps back."""
+        """Stop if a motor gives no torque to protect itself; goals are still written, so that it never snaps back."""
         if not self._torque_on or self._clock() < self._next_protection_check:
             return
         self._next_protection_check = self._clock() + PROTECTION_CHECK_SECONDS
@@ -301,7 +347,7 @@ class ControlLoop:
     def _check_machine(self) -> None:
         suspended_seconds = self._suspended_seconds()
         if suspended_seconds - self._last_suspended_seconds > MAX_SUSPEND_SECONDS:
-            # The steady clock stands still while a machine sleeps, and chunks would look fresh after it.
+            # The monotonic clock stops while a machine is suspended, and old chunks would look fresh after it.
             self._governor.stop(
                 f"the machine slept for {suspended_seconds - self._last_suspended_seconds:.1f} s", self._clock()
             )
@@ -317,13 +363,13 @@ class ControlLoop:
         return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
 
     def _hold_before_exit(self) -> None:
-        """Hold the pose for a moment, write after write, then leave; the servos keep their goal and their torque."""
+        """Write the held pose for FINAL_HOLD_SECONDS; the servos keep their goal and their torque afterwards."""
         ends = self._clock() + FINAL_HOLD_SECONDS
         while self._torque_on and self._clock() < ends:
             try:
                 self._hold_once()
             except Exception:
-                # Whatever is broken in here, the arm is still to be held, and by the shortest way.
+                # Any fault of the governor: hold the arm without it.
                 with contextlib.suppress(SaccadeError, OSError):
                     self._arm.hold()
             self._sleep(self._settings.tick)
@@ -337,13 +383,13 @@ class ControlLoop:
         if command.target is not None:
             self._write(command.target, now)
 
-    def _send_message(self, message: dict[str, Any], *, may_drop: bool = False) -> None:
-        # Whether the other end is gone is noticed where its messages are read.
+    def _send(self, message: ControlMessage, *, may_drop: bool = False) -> None:
+        # If the other end is gone, the loop notices it where it receives.
         with contextlib.suppress(ChannelClosed):
             self._channel.send(message, may_drop=may_drop)
 
-    def figures(self) -> LoopMetrics:
-        """Return what the loop has to say of itself; decisions are timed elsewhere."""
+    def metrics(self) -> LoopMetrics:
+        """Return the metrics of the loop; the session adds those of the decisions."""
         governor = self._governor.governor
         counts, ticks = governor.counts, max(governor.counts["ticks"], 1)
         return LoopMetrics(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +12,19 @@ from ...errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class ActionChunk:
-    """T steps decided at once; step i is for `observed + i * period` to `observed + (i + 1) * period`.
+    """T actions decided at once; step i is for `observed + i * period` to `observed + (i + 1) * period`.
 
-    `actions`: [T, A] in the contract's units. What they hold is not checked here: the governor refuses what must not
-    reach a motor, and has to see it for that. `observed`: steady seconds (`time.monotonic`) at which the oldest of the
-    joints and pictures that were decided from were taken. `sequence` rises strictly within an episode.
+    The content of `actions` is not checked here: the governor refuses what must not reach a motor, and has to see it
+    for that.
+
+    Attributes:
+        session: Name of the session that decided it.
+        episode: Number of the episode.
+        sequence: Rises strictly within an episode.
+        observed: Steady seconds (`time.monotonic`) at which the oldest of the joints and images that the policy saw
+            were taken.
+        period: Seconds between two steps.
+        actions: [T, A] in the contract's units.
     """
 
     session: str
@@ -29,3 +38,11 @@ class ActionChunk:
         if not isinstance(self.actions, np.ndarray):
             got = type(self.actions).__name__
             raise InputError("Chunk.actions", got=got, expected="an array [T, A]", fix="Give a numpy array.")
+
+    def header(self) -> dict[str, Any]:
+        """Return all fields but the actions, by name, as the channel and the flight record write them."""
+        return {name: getattr(self, name) for name in CHUNK_HEADER}
+
+
+CHUNK_HEADER = tuple(field.name for field in fields(ActionChunk) if field.name != "actions")
+"""Names of all fields of a chunk but the actions."""

@@ -16,8 +16,8 @@ from .action_queue import ActionQueue, ScheduledStep
 from .chunk import ActionChunk
 from .chunk_checks import FAULT_REASONS, GovernorStatus, check_chunk
 from .motion import limited_step
+from .outputs import Event, GovernorVerdict, MotorCommand
 from .rules import Rules
-from .verdict import Event, GovernorVerdict, MotorCommand
 
 STATES = ("idle", "ready", "ramping", "moving", "stopping", "holding", "stopped")
 MOVING_STATES = ("ramping", "moving", "stopping")

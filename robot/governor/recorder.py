@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from .chunk import ActionChunk
+from .chunk import CHUNK_HEADER, ActionChunk
 from .governor import Governor
+from .outputs import GovernorVerdict, MotorCommand
 from .rules import Rules
-from .verdict import GovernorVerdict, MotorCommand
 
 VERSION = 1
 CALLS = ("begin", "end", "submit", "fault", "stop", "hold", "drop", "rearm", "tick")
@@ -231,8 +231,7 @@ def _chunk_to_line(chunk: ActionChunk) -> dict[str, Any]:
     if actions.dtype.kind == "f" and actions.dtype.itemsize <= 8 and actions.size <= MAX_RECORDED_NUMBERS:
         # Floats of four bytes are exact in eight, and a copy cannot be changed by whoever made them.
         told["actions"] = actions.astype(np.float64)
-    names = ("session", "episode", "sequence", "observed", "period")
-    return {**{name: getattr(chunk, name) for name in names}, **told}
+    return {**chunk.header(), **told}
 
 
 def _chunk_from_line(line: dict[str, Any]) -> ActionChunk:
@@ -241,8 +240,7 @@ def _chunk_from_line(line: dict[str, Any]) -> ActionChunk:
         actions = np.array(line["actions"], dtype=np.float64).reshape(shape).astype(dtype)
     else:
         actions = np.broadcast_to(np.zeros((), dtype), shape)
-    names = ("session", "episode", "sequence", "observed", "period")
-    return ActionChunk(**{name: line[name] for name in names}, actions=actions)
+    return ActionChunk(**{name: line[name] for name in CHUNK_HEADER}, actions=actions)
 
 
 def _to_json_value(value: Any) -> Any:

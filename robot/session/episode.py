@@ -13,8 +13,9 @@ import numpy as np
 
 from ...errors import InputError, SaccadeError, WorldError
 from ..chunk_policy import ChunkPolicy
+from ..control.link import ControlLink
 from ..control.loop_metrics import DurationHistogram, LoopMetrics, quantile_ms
-from ..control.process import ControlLink, Measurement
+from ..control.messages import Measurement
 from ..governor.action_queue import ActionQueue
 from ..governor.chunk import ActionChunk
 from ..governor.rules import Rules

@@ -18,7 +18,7 @@ from typing import Any
 from ...errors import InputError, SaccadeError
 from ..arm import Arm, offer_from_arm
 from ..chunk_policy import ChunkPolicy, supports_chunk_continuation
-from ..control.process import ControlLink
+from ..control.link import ControlLink
 from ..governor.rules import Rules
 from ..limits import JointLimits
 from .cameras import CameraReader

@@ -12,7 +12,7 @@ import numpy as np
 from ..arm import ArmDescription
 from ..control.loop_metrics import LoopMetrics
 from ..governor.chunk import ActionChunk
-from ..governor.verdict import Event
+from ..governor.outputs import Event
 from .cameras import TimestampedFrame
 
 

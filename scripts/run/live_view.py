@@ -15,7 +15,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...robot.governor.chunk import ActionChunk
-from ...robot.governor.verdict import Event
+from ...robot.governor.outputs import Event
 from ...robot.session.summary import EpisodeSummary, SessionObserver, StepSnapshot
 
 MAX_PENDING_ITEMS = 8

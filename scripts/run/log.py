@@ -12,7 +12,7 @@ from typing import Any
 from ...robot.arm import ArmDescription
 from ...robot.chunk_policy import ChunkPolicy
 from ...robot.governor.chunk import ActionChunk
-from ...robot.governor.verdict import Event
+from ...robot.governor.outputs import Event
 from ...robot.session.summary import EpisodeSummary, SessionObserver, SessionSummary, StepSnapshot
 from ...sim.demonstrations.staging import write_atomically
 

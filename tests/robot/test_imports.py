@@ -8,11 +8,11 @@ import pytest
 HEAVY = ("torch", "triton", "mujoco", "lerobot", "transformers", "scipy")
 MODULES = (
     *("arm", "client", "chunk_policy", "limits"),
-    *(f"control.{name}" for name in ("channel", "loop", "loop_metrics", "process")),
+    *(f"control.{name}" for name in ("channel", "link", "loop", "loop_metrics", "messages", "process")),
     *(f"drivers.{name}" for name in ("lerobot_arm", "serial_bus")),
     *(
         f"governor.{name}"
-        for name in ("chunk", "governor", "chunk_checks", "motion", "recorder", "rules", "action_queue", "verdict")
+        for name in ("chunk", "governor", "chunk_checks", "motion", "recorder", "rules", "action_queue", "outputs")
     ),
     *(f"session.{name}" for name in ("cameras", "decision_thread", "episode", "session", "summary")),
 )

@@ -16,7 +16,7 @@ from ....errors import WorldError
 from ....policy.contract import CameraSpec, Contract
 from ....robot.arm import Arm
 from ....robot.control.loop import LoopSettings
-from ....robot.control.process import ControlLink
+from ....robot.control.link import ControlLink
 from ....robot.governor.chunk import ActionChunk
 from ....robot.governor.rules import Rules
 from ....robot.limits import JointLimits

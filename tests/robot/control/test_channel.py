@@ -1,9 +1,50 @@
-"""Messages between processes: whole or not at all, and never waited for."""
+"""The channel: messages arrive whole or not at all, nothing blocks, and what is no message ends it."""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from saccade.robot.control.channel import MAX_UNSENT_BYTES, Channel, ChannelClosed
+from saccade.robot.arm import ArmDescription
+from saccade.robot.control import messages
+from saccade.robot.control.channel import (
+    MAX_UNSENT_BYTES,
+    Channel,
+    ChannelClosed,
+    decode_message,
+    encode_message,
+)
+from saccade.robot.control.loop_metrics import LoopMetrics
+from saccade.robot.governor.outputs import Event, GovernorVerdict
+from saccade_testing.stand_in import RANGES, make_chunk, make_rules
+
+VERDICT = GovernorVerdict(False, "age", "0.600 s old")
+EVENTS = (Event("holding", "starved: nothing is left", 100.5), Event("moving", "", 101.0))
+METRICS = LoopMetrics(50.0, 9, 1, 0.1, 20.0, None, 0.5, 1.0, None, 3.0, *range(7), {"bus": 2}, {})
+PLAIN = [
+    messages.StartGovernor(make_rules(), Path("flight.jsonl")),
+    messages.StartGovernor(make_rules(start="ramp"), None),
+    messages.BeginEpisode(3),
+    messages.EndEpisode(True),
+    messages.ReportFault("dtype", "actions of type object"),
+    messages.Heartbeat(),
+    messages.StopArm("a hand in the way"),
+    messages.HoldArm("camera_age", "ä"),
+    messages.DropQueue(),
+    messages.RearmArm(),
+    messages.CloseSession(False),
+    messages.ArmConnected(ArmDescription("fake", RANGES)),
+    messages.GovernorStarted(),
+    messages.EpisodeBegun(VERDICT),
+    messages.EpisodeEnded(),
+    messages.ArmRearmed(GovernorVerdict(True)),
+    messages.ChunkChecked(7, VERDICT),
+    messages.EventsReported(EVENTS),
+    messages.LoopEnded(METRICS),
+    messages.InputRefused("servo 3", "no answer", "an sts3215", "Check its cable."),
+    messages.ControlFailed("the bus is gone"),
+]
 
 
 @pytest.fixture
@@ -14,24 +55,50 @@ def ends():
     other.close()
 
 
-def test_messages_and_arrays_arrive_whole_and_in_order(ends):
+@pytest.mark.parametrize("message", PLAIN, ids=lambda message: type(message).__name__)
+def test_every_message_arrives_as_it_was_sent(ends, message):
     one, other = ends
-    actions = np.arange(6, dtype=np.float32).reshape(2, 3)
-    one.send({"kind": "chunk", "observed": 0.1}, actions)
-    one.send({"kind": "beat"})
-    (first, array), (second, nothing) = other.receive()
-    assert first == {"kind": "chunk", "observed": 0.1}
-    assert array.dtype == np.float32
-    assert np.array_equal(array, actions)
-    assert (second, nothing) == ({"kind": "beat"}, None)
+    one.send(message)
+    assert other.receive() == [message]
+
+
+@pytest.mark.parametrize("joints", [np.array([0.1, -2.5e-17, 3.0]), None])
+def test_a_measurement_arrives_bit_for_bit(ends, joints):
+    one, other = ends
+    one.send(messages.Measurement(100.1, joints, HOME := np.arange(3.0), "moving", "", 4, 2, EVENTS))
+    (got,) = other.receive()
+    assert isinstance(got, messages.Measurement)
+    assert (got.time, got.state, got.remaining, got.sequence, got.events) == (100.1, "moving", 4, 2, EVENTS)
+    assert np.array_equal(got.target, HOME) and got.target.dtype == np.float64
+    assert got.joints is None if joints is None else np.array_equal(got.joints, joints)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f8", "<i8", "|u1", "|b1"])
+def test_a_chunk_arrives_with_its_dtype_and_shape(ends, dtype):
+    one, other = ends
+    chunk = make_chunk(np.arange(6).reshape(2, 3), observed=0.1, sequence=5)
+    sent = type(chunk)(**chunk.header(), actions=chunk.actions.astype(dtype))
+    one.send(messages.SubmitChunk(sent))
+    one.send(messages.Heartbeat())
+    first, second = other.receive()
+    assert isinstance(first, messages.SubmitChunk) and second == messages.Heartbeat()
+    assert first.chunk.header() == sent.header()
+    assert first.chunk.actions.dtype == np.dtype(dtype)
+    assert np.array_equal(first.chunk.actions, sent.actions)
+    first.chunk.actions[:] = 0  # a copy that may be written to
     assert other.receive() == []
     assert other.close_reason is None
+
+
+def test_every_type_of_message_is_tested():
+    tested = {type(message) for message in PLAIN} | {messages.Measurement, messages.SubmitChunk}
+    assert tested == set(messages.Message.__args__)
 
 
 def test_half_a_message_is_no_message_even_if_the_other_half_never_comes():
     ours, theirs = Channel.pair()
     channel = Channel(ours)
-    theirs.send((1000).to_bytes(4, "little") + b'{"kind": "chu')
+    theirs.send((1000).to_bytes(4, "little") + b'["SubmitCh')
     assert channel.receive() == []
     assert channel.close_reason is None
     theirs.close()
@@ -41,32 +108,67 @@ def test_half_a_message_is_no_message_even_if_the_other_half_never_comes():
 
 def test_a_reader_that_does_not_read_blocks_nobody(ends):
     one, other = ends
-    line = {"kind": "measurement", "padding": "x" * 10_000}
+    line = messages.HoldArm("padding", "x" * 10_000)
     for _ in range(1000):
         one.send(line, may_drop=True)
     assert len(one._unsent) <= MAX_UNSENT_BYTES + 20_000
     assert len(other.receive()) > 1
 
 
-def test_a_closed_end_is_told(ends):
+def test_a_closed_end_is_reported(ends):
     one, other = ends
-    one.send({"kind": "last words"})
+    one.send(messages.ControlFailed("the last message"))
     one.close()
-    assert [message["kind"] for message, _ in other.receive()] == ["last words"]
+    assert other.receive() == [messages.ControlFailed("the last message")]
     assert other.close_reason is not None
     with pytest.raises(ChannelClosed):
         for _ in range(3):
-            other.send({"kind": "beat"})
+            other.send(messages.Heartbeat())
 
 
-def test_what_does_not_speak_our_messages_is_taken_for_gone():
+def framed(encoded: bytes) -> bytes:
+    return len(encoded).to_bytes(4, "little") + encoded
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\xff\xff\xff\xff" + b"GET / HTTP/1.1",
+        framed(b"no JSON\n"),
+        framed(b"[" * 100_000),
+        framed(b'{"kind": "beat"}\n'),
+        framed(b'["Unknown", {}]\n'),
+        framed(b'["BeginEpisode", {}]\n'),
+        framed(b'["BeginEpisode", {"episode": "0"}]\n'),
+        framed(b'["BeginEpisode", {"episode": true}]\n'),
+        framed(b'["BeginEpisode", {"episode": 0, "more": 1}]\n'),
+        framed(b'["StopArm", {"reason": null}]\n'),
+        framed(b'["StartGovernor", {"rules": {}, "record": null}]\n'),
+    ],
+)
+def test_what_is_no_message_ends_the_channel_after_the_messages_before_it(sent):
     ours, theirs = Channel.pair()
     channel = Channel(ours)
-    theirs.send(b"\xff\xff\xff\xff" + b"GET / HTTP/1.1")
-    assert channel.receive() == []
+    theirs.send(framed(encode_message(messages.Heartbeat())) + sent)
+    theirs.send(framed(encode_message(messages.DropQueue())))
+    assert channel.receive() == [messages.Heartbeat()]
     assert channel.close_reason == "it does not speak our messages"
+    assert channel.receive() == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"dtype": "|O"}, {"dtype": "<c16"}, {"dtype": "none"}, {"shape": [2, 4]}, {"period": "0.1"}, {"sequence": 0.5}],
+)
+def test_a_chunk_that_is_none_is_refused(change):
+    encoded = encode_message(messages.SubmitChunk(make_chunk(np.zeros((2, 3)), observed=0.1)))
+    header, _, payload = encoded.partition(b"\n")
+    name, fields = json.loads(header)
+    with pytest.raises(ValueError, match="no message"):
+        decode_message(json.dumps([name, {**fields, **change}]).encode() + b"\n" + payload)
 
 
 def test_objects_are_not_sent(ends):
+    chunk = make_chunk(np.zeros((2, 3)), observed=0.1)
     with pytest.raises(TypeError, match="object"):
-        ends[0].send({"kind": "chunk"}, np.array([None]))
+        ends[0].send(messages.SubmitChunk(type(chunk)(**chunk.header(), actions=np.array([None]))))

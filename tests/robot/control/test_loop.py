@@ -7,6 +7,7 @@ import pytest
 
 from saccade.errors import InputError
 from saccade.robot.arm import ArmDescription, BusError
+from saccade.robot.control import messages
 from saccade.robot.control.channel import Channel
 from saccade.robot.control.loop import ControlLoop, LoopSettings
 from saccade.robot.governor.governor import Governor
@@ -94,20 +95,20 @@ class Rig:
         self.arm.plan[read] = action
 
     def begin(self) -> None:
-        self.session.send({"kind": "begin", "episode": 0})
+        self.session.send(messages.BeginEpisode(0))
 
     def chunk(self, target: np.ndarray | None = None) -> None:
         self.sequence += 1
         target = self.arm.pose + 1.0 if target is None else target
         chunk = make_chunk(target, observed=self.clock.now, sequence=self.sequence)
-        names = ("session", "episode", "sequence", "observed", "period")
-        self.session.send({"kind": "chunk", **{name: getattr(chunk, name) for name in names}}, chunk.actions)
+        self.session.send(messages.SubmitChunk(chunk))
 
     def close(self) -> None:
-        self.session.send({"kind": "close", "release": False})
+        self.session.send(messages.CloseSession(release=False))
 
-    def told(self, kind: str) -> list[dict]:
-        return [message for message, _ in self.session.receive() if message["kind"] == kind]
+    def received[Kind](self, kind: type[Kind]) -> list[Kind]:
+        """Return the messages of a type that the loop has sent."""
+        return [message for message in self.session.receive() if isinstance(message, kind)]
 
 
 def test_torque_comes_after_the_goal_was_set_to_the_present_pose():
@@ -125,8 +126,7 @@ def test_nothing_is_written_in_a_dry_run_and_torque_stays_off():
     rig.at(20, rig.close)
     rig.loop.run()
     assert rig.arm.calls == []
-    told = rig.told("measurement")
-    assert "moving" in {each["state"] for each in told}
+    assert "moving" in {each.state for each in rig.received(messages.Measurement)}
 
 
 def test_an_arm_outside_its_limits_gets_no_torque():
@@ -144,8 +144,8 @@ def test_deadlines_are_absolute():
     rig.loop.run()
     times = [time for time, kind, _ in rig.arm.calls if kind == "goal"][5:150]
     assert np.allclose(np.diff(times), TICK)
-    assert rig.loop.figures().overruns == 0
-    assert rig.loop.figures().period_p99_ms == pytest.approx(20.0, abs=0.2)
+    assert rig.loop.metrics().overruns == 0
+    assert rig.loop.metrics().period_p99_ms == pytest.approx(20.0, abs=0.2)
 
 
 def test_a_late_tick_is_counted_and_what_it_missed_is_not_made_up_for():
@@ -157,9 +157,9 @@ def test_a_late_tick_is_counted_and_what_it_missed_is_not_made_up_for():
     rig.at(50, stall)
     rig.at(100, rig.close)
     rig.loop.run()
-    figures = rig.loop.figures()
-    assert figures.overruns == 1
-    assert figures.period_max_ms == pytest.approx(120.0)
+    metrics = rig.loop.metrics()
+    assert metrics.overruns == 1
+    assert metrics.period_max_ms == pytest.approx(120.0)
     times = np.array([time for time, kind, _ in rig.arm.calls if kind == "goal"])
     assert np.min(np.diff(times[:90])) > 0.4 * TICK, "no burst"
 
@@ -181,15 +181,14 @@ def test_a_silent_session_is_held_within_its_deadline():
     rig.at(90, rig.close)
     rig.loop.run()
     assert rig.governor.governor.holds == {"heartbeat": 1}
-    told = [message for message in rig.told("measurement")]
-    held = next(each["time"] for each in told if each["state"] == "holding")
+    held = next(each.time for each in rig.received(messages.Measurement) if each.state == "holding")
     assert held - 100.0 == pytest.approx(0.3, abs=0.1)
 
 
 def test_signs_of_life_keep_it_going():
     rig = Rig()
     for read in range(2, 98, 8):
-        rig.at(read, lambda: rig.session.send({"kind": "beat"}))
+        rig.at(read, lambda: rig.session.send(messages.Heartbeat()))
     rig.at(98, rig.close)
     rig.loop.run()
     assert not rig.governor.governor.holds
@@ -216,6 +215,17 @@ def test_a_session_that_is_gone_is_held_within_one_tick_and_left_with_torque_on(
     assert rig.governor.governor.state == "stopped"
 
 
+def test_bytes_that_are_no_message_stop_the_arm_as_a_session_that_is_gone():
+    rig = Rig()
+    rig.at(4, rig.chunk)
+    rig.at(9, lambda: rig.session._socket.send((9).to_bytes(4, "little") + b'["Jump",0]'))
+    rig.loop.run()
+    assert rig.governor.governor.state == "stopped"
+    held = [value for _, kind, value in rig.arm.calls[-4:] if kind == "goal"]
+    assert len(held) == 4
+    assert all(np.array_equal(value, held[0]) for value in held)
+
+
 def test_a_bus_that_fails_holds_and_what_is_written_then_is_the_last_pose():
     rig = Rig()
     rig.at(4, rig.chunk)
@@ -224,7 +234,7 @@ def test_a_bus_that_fails_holds_and_what_is_written_then_is_the_last_pose():
     rig.at(15, rig.close)
     rig.loop.run()
     assert rig.governor.governor.holds == {"bus": 1}
-    assert rig.loop.figures().bus_failures == 5
+    assert rig.loop.metrics().bus_failures == 5
 
 
 def test_a_servo_that_lost_its_torque_stops_the_arm_and_gets_it_back_when_re_armed():
@@ -238,7 +248,7 @@ def test_a_servo_that_lost_its_torque_stops_the_arm_and_gets_it_back_when_re_arm
     def rearm() -> None:
         rig.arm.limp = False
         rig.arm.calls.append((rig.clock.now, "re-armed", None))
-        rig.session.send({"kind": "rearm"})
+        rig.session.send(messages.RearmArm())
 
     rig.at(12, back)
     rig.at(20, rearm)
@@ -258,7 +268,7 @@ def test_an_episode_does_not_begin_on_a_dead_bus():
     rig.at(6, rig.close)
     rig.loop.run()
     assert rig.arm.calls == []
-    assert [each["reason"] for each in rig.told("begun")] == ["bus"]
+    assert [each.verdict.reason for each in rig.received(messages.EpisodeBegun)] == ["bus"]
 
 
 def test_an_error_of_our_own_is_held_before_it_is_raised():
@@ -294,7 +304,8 @@ def test_a_recorder_that_fails_stops_the_arm():
     rig.at(20, rig.close)
     rig.loop.run()
     assert rig.governor.governor.reason == "stop"
-    assert "no space left" in [each for each in rig.told("measurement") if "events" in each][-1]["events"][0][1]
+    last = [each for each in rig.received(messages.Measurement) if each.events][-1]
+    assert "no space left" in last.events[0].detail
 
 
 def test_a_machine_that_slept_stops_the_arm(monkeypatch):
@@ -309,7 +320,7 @@ def test_a_machine_that_slept_stops_the_arm(monkeypatch):
 def test_an_episode_ends_with_the_torque_as_asked():
     for release in (True, False):
         rig = Rig()
-        rig.at(6, lambda rig=rig, release=release: rig.session.send({"kind": "end", "release": release}))
+        rig.at(6, lambda rig=rig, release=release: rig.session.send(messages.EndEpisode(release)))
         rig.at(12, rig.close)
         rig.loop.run()
         assert (rig.arm.kinds()[-1] == "goal") is not release

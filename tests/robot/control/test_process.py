@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError, WorldError
+from saccade.robot.control.link import ControlLink
 from saccade.robot.control.loop import LoopSettings
-from saccade.robot.control.process import ControlLink
 from saccade.robot.governor.recorder import replay_flight_record
 from saccade_testing import SUPPORT
 from saccade_testing.fake_arm import HOME, FakeArm, goals, recorded_lines
@@ -150,7 +150,7 @@ def test_a_refusal_comes_back_as_the_error_that_it_was(tmp_path):
 
 def test_a_control_process_that_is_killed_is_told(link):
     begin(link)
-    link.kill_process()
+    os.kill(link.process_id, signal.SIGKILL)
     with pytest.raises(WorldError, match="the control process ended"):
         wait_for(link, lambda latest: False)
 
@@ -163,14 +163,14 @@ sys.path.insert(0, {tests!r})
 import numpy as np
 from saccade_testing.fake_arm import FakeArm
 from saccade_testing.stand_in import make_chunk, make_rules
-from saccade.robot.control.process import ControlLink
+from saccade.robot.control.link import ControlLink
 from saccade.robot.control.loop import LoopSettings
 
 if __name__ == "__main__":
     folder = Path({folder!r})
     settings = LoopSettings(heartbeat_seconds={heartbeat}, raise_priority=False)
     link = ControlLink.start(partial(FakeArm, folder), settings)
-    link.govern(make_rules(overrun_share=1.0, measurement_age=1.0, start="ramp"), folder / "flight.jsonl")
+    link.start_governor(make_rules(overrun_share=1.0, measurement_age=1.0, start="ramp"), folder / "flight.jsonl")
     assert link.begin_episode(0).accepted
     for sequence in range(100000):
         while link.joints() is None:

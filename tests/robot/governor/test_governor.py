@@ -9,8 +9,8 @@ import pytest
 
 from saccade.errors import InputError
 from saccade.robot.governor.governor import Governor
+from saccade.robot.governor.outputs import MotorCommand
 from saccade.robot.governor.rules import Rules
-from saccade.robot.governor.verdict import MotorCommand
 from saccade_testing.stand_in import PERIOD, TICK, make_chunk, make_limits, make_rules
 
 HOME = np.array([10.0, 20.0, 30.0])

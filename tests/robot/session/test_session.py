@@ -98,7 +98,7 @@ def test_whoever_watches_is_told_of_everything(stage):
         def __init__(self) -> None:
             self.calls, self.views = [], []
 
-        def started(self, arm):
+        def on_session_start(self, arm):
             self.calls.append("started")
 
         def on_episode_start(self, episode, instruction):
@@ -362,7 +362,7 @@ from saccade_testing.stage import Stage
 
 if __name__ == "__main__":
     stage = Stage(Path({folder!r}))
-    stage.decider.script = {{8: lambda given: (print("moving", flush=True), given)[1]}}
+    stage.chunk_policy.script = {{8: lambda given: (print("moving", flush=True), given)[1]}}
     stage.run(EpisodePlan("go up", 60.0))
 """
 
