@@ -78,19 +78,9 @@ class ActionQueue:
         found = self._steps[place]
         return found if now < found.end and now - found.observed <= self.age_limit else None
 
-    def due(self, now: float) -> np.ndarray | None:
-        """Return the action [A] that is due; None where nothing fresh is: a step never outlasts its window."""
-        found = self.step(now)
-        return None if found is None else found.action
-
     def remaining(self, now: float) -> int:
         """Return how many steps are still to be played, the present one included."""
         return sum(step.end > now and step.start - step.observed <= self.age_limit for step in self._steps)
-
-    def leftover(self, now: float) -> np.ndarray:
-        """Return the actions [n, A] that are still to be played, for policies that continue them."""
-        actions = [step.action for step in self._steps if step.end > now]
-        return np.array(actions) if actions else np.empty((0, 0))
 
     def drop(self) -> None:
         """Forget everything that is queued."""

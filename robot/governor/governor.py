@@ -8,16 +8,18 @@ nothing.
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter
 
 import numpy as np
 
 from .action_queue import ActionQueue, ScheduledStep
 from .chunk import ActionChunk
 from .chunk_checks import FAULT_REASONS, GovernorStatus, check_chunk
-from .motion import limited_step
+from .monitors import LagMonitor, OverrunMonitor, describe_distances
+from .motion import LimitArrays, limited_step
 from .outputs import Event, GovernorVerdict, MotorCommand
 from .rules import Rules
+from .step_checks import StepChecker
 
 STATES = ("idle", "ready", "ramping", "moving", "stopping", "holding", "stopped")
 MOVING_STATES = ("ramping", "moving", "stopping")
@@ -33,14 +35,9 @@ class Governor:
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
-        limits = rules.limits
-        self._low, self._high, self._speed, self._acceleration, self._tolerance, self._start, self._max_lag = (
-            np.array(each)
-            for each in (
-                *(limits.low, limits.high, limits.speed, limits.acceleration),
-                *(limits.position_tolerance, limits.start_tolerance, limits.lead),
-            )
-        )
+        self._limits = LimitArrays.from_limits(rules.limits)
+        self._steps = StepChecker(rules, self._limits)
+        self._overruns, self._lag = OverrunMonitor(rules), LagMonitor(rules, self._limits)
         self.state, self.reason = "idle", ""
         self.counts: Counter[str] = Counter()
         self.holds: Counter[str] = Counter()
@@ -52,13 +49,11 @@ class Governor:
         self._measured: np.ndarray | None = None
         self._measured_at = -math.inf
         self._command: np.ndarray | None = None
-        self._velocity = np.zeros(len(limits.names))
+        self._velocity = np.zeros(len(rules.limits.names))
         self._hold_pending = self._measurement_valid = False
         self._state_since = self._min_observation_time = -math.inf
         self._ramp_until = math.inf
         self._last_tick = -math.inf
-        self._late_ticks: deque[float] = deque()
-        self._reset_step_state()
 
     # What the session and the control loop ask for.
 
@@ -75,7 +70,7 @@ class Governor:
         if outside:
             return self._reject("outside", f"the arm stands outside its limits: {'; '.join(outside)}", now)
         self._measured, self._measured_at = np.array(measured, dtype=np.float64), now
-        self._late_ticks.clear()
+        self._overruns.clear()
         self._episode, self.sequence = episode, -1
         self._min_observation_time = now
         self._enter_state("ready", f"episode {episode}", now)
@@ -129,7 +124,7 @@ class Governor:
         """End a stop: the pose is held, and chunks decided from observations after `now` are taken again."""
         if self.state != "stopped":
             return GovernorVerdict(False, "not_stopped", "nothing to re-arm")
-        self._late_ticks.clear()
+        self._overruns.clear()
         self._min_observation_time = now
         self._enter_state("holding" if self._episode is not None else "idle", "re-armed", now)
         self._hold_pose(now)
@@ -138,10 +133,6 @@ class Governor:
     def remaining(self, now: float) -> int:
         """Return how many steps are queued."""
         return self._action_queue.remaining(now)
-
-    def leftover(self, now: float) -> np.ndarray:
-        """Return the queued actions [n, A]."""
-        return self._action_queue.leftover(now)
 
     def tick(
         self, now: float, measured: np.ndarray | None, *, measured_at: float, overran: bool = False
@@ -176,7 +167,9 @@ class Governor:
     # What a tick looks at.
 
     def _is_valid_measurement(self, measured: np.ndarray | None) -> bool:
-        return measured is not None and np.shape(measured) == self._low.shape and bool(np.isfinite(measured).all())
+        return (
+            measured is not None and np.shape(measured) == self._limits.low.shape and bool(np.isfinite(measured).all())
+        )
 
     def _store_measurement(self, measured: np.ndarray | None, measured_at: float, now: float) -> None:
         self._measurement_valid = self._is_valid_measurement(measured) and measured_at <= now
@@ -190,20 +183,13 @@ class Governor:
         return self._measured is not None and now - self._measured_at <= max(3 * self.rules.tick, 0.05)
 
     def _check_overruns(self, overran: bool, now: float) -> None:
-        rules = self.rules
         if overran:
             self.counts["overruns"] += 1
-            self._late_ticks.append(now)
-        while self._late_ticks and now - self._late_ticks[0] > rules.overrun_seconds:
-            self._late_ticks.popleft()
-        if len(self._late_ticks) > rules.overrun_share * rules.overrun_seconds / rules.tick:
-            if self.state in ("ramping", "moving"):
-                detail = f"{len(self._late_ticks)} late ticks within {rules.overrun_seconds:g} s"
-                self._enter_state("stopping", f"overruns: {detail}", now)
-            elif self.state in ("ready", "holding"):
-                self._latch_stop(
-                    "overruns", f"{len(self._late_ticks)} late ticks within {rules.overrun_seconds:g} s", now
-                )
+        detail = self._overruns.add(now, overran)
+        if detail and self.state in ("ramping", "moving"):
+            self._enter_state("stopping", f"overruns: {detail}", now)
+        elif detail and self.state in ("ready", "holding"):
+            self._latch_stop("overruns", detail, now)
 
     def _check_following(self, now: float) -> None:
         """Hold where the arm cannot be seen, and stop where it does not follow."""
@@ -215,22 +201,19 @@ class Governor:
             self._hold("measurement_age", f"the joints were measured {age:.3f} s ago", now)
             self._min_observation_time = now
         elif self.rules.follows and self.state in MOVING_STATES:
-            behind = np.abs(self._command - self._measured) > self._max_lag
-            self._lag_ticks = self._lag_ticks + 1 if behind.any() else 0
-            if self._lag_ticks >= self.rules.in_a_row:
-                names = [name for name, each in zip(self.rules.limits.names, behind, strict=True) if each]
-                self._latch_stop("stuck", f"{', '.join(names)} stays far behind its target", now)
+            stuck = self._lag.add(_required(self._command), _required(self._measured))
+            if stuck:
+                self._latch_stop("stuck", f"{stuck} stays far behind its target", now)
 
     def _check_displacement(self, now: float) -> None:
         """Let the goal of a held arm go with it where something moved it: a servo that was limp must not snap back."""
         if not self._measurement_valid or self._command is None or now - self._state_since < self.rules.rest_seconds:
             return
-        away = np.abs(self._command - self._clipped_measurement())
-        moved = away > self._tolerance
+        away = np.abs(self._command - self._clipped_measurement())  # [A]
+        moved = away > self._limits.position_tolerance
         if not moved.any():
             return
-        parts = [f"{self.rules.limits.names[index]} by {away[index]:.1f}" for index in np.flatnonzero(moved)]
-        detail = f"the arm was moved while it was held: {', '.join(parts)}"
+        detail = f"the arm was moved while it was held: {describe_distances(self.rules.limits.names, away, moved)}"
         self.counts["displaced"] += 1
         if self.state == "holding":
             self._latch_stop("displaced", detail, now)
@@ -249,10 +232,10 @@ class Governor:
             elif self.state in MOVING_STATES:
                 self._hold("starved", "no fresh action is left", now)
             return -1
-        clipped_target = np.clip(step.action, self._low, self._high)
+        clipped_target = self._limits.clip(step.action)
         if not self._accept_step(step, clipped_target, now) or self.state not in MOVING_STATES:
             return -1
-        speed = self._speed
+        speed = self._limits.speed
         if self.state == "ramping":
             speed = speed * self.rules.ramp_share
             if now > self._ramp_until:
@@ -265,98 +248,69 @@ class Governor:
                 return -1
             speed = speed * left
         self._command, self._velocity, smoothed = limited_step(
-            self._command,
+            _required(self._command),
             self._velocity,
             clipped_target,
             seconds=seconds,
             speed=speed,
-            acceleration=self._acceleration,
-            low=self._low,
-            high=self._high,
+            acceleration=self._limits.acceleration,
+            low=self._limits.low,
+            high=self._limits.high,
         )
         self.counts["smoothed"] += smoothed
-        if self.state == "ramping" and np.all(
-            np.abs(clipped_target - self._command) <= self._speed * self.rules.period
-        ):
+        reach = self._limits.speed * self.rules.period
+        if self.state == "ramping" and np.all(np.abs(clipped_target - self._command) <= reach):
             self._enter_state("moving", "the ramp has reached its target", now)
         return step.sequence
 
     def _accept_step(self, step: ScheduledStep, clipped_target: np.ndarray, now: float) -> bool:
-        """Look at a step that has become due: start, clamp and count, or hold.
+        """Check a step when it becomes due: start to move, clamp and count, or hold; return whether it is played.
 
-        An arm that rests sets off only while it is seen: the target is compared with where it stands.
+        An arm at rest starts to move only while it is measured: the target is compared with the measured pose.
         """
-        if step is self._step:
+        last = self._steps.step
+        if step is last:
             return True
         if self.state in ("ready", "holding") and not (self._measurement_valid and self._is_fresh(now)):
             return False
-        sequence = self._step.sequence if self._step is not None else -1
-        if not self.rules.follows and step.sequence != sequence and self.state in MOVING_STATES:
-            # The arm did not move, so the chunk was decided where the arm still stands.
-            self._command, self._velocity, self._last_target = (
-                self._clipped_measurement(),
-                np.zeros_like(self._velocity),
-                None,
-            )
+        last_sequence = last.sequence if last is not None else -1
+        if not self.rules.follows and step.sequence != last_sequence and self.state in MOVING_STATES:
+            # The arm did not move, so the chunk was decided from the pose where it still is.
+            self._command, self._velocity = self._clipped_measurement(), np.zeros_like(self._velocity)
+            self._steps.forget_target()
             self.state = "ready"
-        beyond, at_once, what = self._check_step_limits(step, clipped_target)
+        check = self._steps.check(step, clipped_target, has_speed=self.state in ("moving", "stopping"))
+        self.counts["position_clamps"] += check.position_clamped
+        self.counts["speed_clamps"] += check.speed_clamped
         if self.state in ("ready", "holding"):
-            if at_once and what.startswith("position"):
-                self._hold("position", what, now)
-                self._min_observation_time = now
-                return False
+            if check.refused and check.kind == "position":
+                return self._hold_for_step("position", check.detail, now)
             if not self._start_motion(clipped_target, now):
                 return False
-        elif at_once or self._consecutive_violations + beyond >= self.rules.in_a_row:
-            kind = what.split(":")[0]
-            self._hold(kind, what, now)
-            self._min_observation_time = now
-            return False
-        self._consecutive_violations = self._consecutive_violations + 1 if beyond else 0
-        self._step, self._last_target, self._step_start = step, clipped_target, step.start
+        elif check.refused or self._steps.too_many_violations(check):
+            return self._hold_for_step(check.kind, check.detail, now)
+        self._steps.accept(step, clipped_target, check)
         return True
+
+    def _hold_for_step(self, reason: str, detail: str, now: float) -> bool:
+        self._hold(reason, detail, now)
+        self._min_observation_time = now
+        return False
 
     def _start_motion(self, clipped_target: np.ndarray, now: float) -> bool:
-        """Begin to move where the first target is near the measured pose; else ramp, if asked for, or refuse."""
-        distance = np.abs(clipped_target - self._clipped_measurement())
-        far = distance > self._start
+        """Start to move if the first target is near the measured pose; else ramp, if the rules say so, or refuse."""
+        distance = np.abs(clipped_target - self._clipped_measurement())  # [A]
+        far = distance > self._limits.start_tolerance
         if not far.any():
             self._enter_state("moving", "", now)
-        elif self.rules.start == "ramp":
+            return True
+        distances = describe_distances(self.rules.limits.names, distance, far)
+        detail = f"the first target is far from the measured pose: {distances}"
+        if self.rules.start == "ramp":
             self._ramp_until = now + self.rules.ramp_seconds
-            self._enter_state("ramping", self._describe_distance(far, distance), now)
-        else:
-            self._hold("far", self._describe_distance(far, distance), now)
-            self._min_observation_time = now
-            return False
-        return True
-
-    def _describe_distance(self, which: np.ndarray, distance: np.ndarray) -> str:
-        names = self.rules.limits.names
-        parts = [f"{names[index]} by {distance[index]:.1f}" for index in np.flatnonzero(which)]
-        return f"the first target is far from the measured pose: {', '.join(parts)}"
-
-    def _check_step_limits(self, step: ScheduledStep, clipped_target: np.ndarray) -> tuple[bool, bool, str]:
-        """Return whether a step is beyond tolerance, whether so far that it is not played at all, and what it is.
-
-        Speed is that of the decisions, from step to step; in a ramp and in a slow stop there is none to speak of.
-        """
-        rules = self.rules
-        outside = np.abs(step.action - clipped_target) / self._tolerance
-        speed = np.zeros_like(outside)
-        if self._last_target is not None and self.state in ("moving", "stopping"):
-            # Where ticks came late, steps were skipped, and there was more time between the two.
-            seconds = max(rules.period, step.start - self._step_start)
-            speed = np.abs(clipped_target - self._last_target) / (self._speed * seconds)
-        self.counts["position_clamps"] += bool(np.any(outside > 0.0))
-        self.counts["speed_clamps"] += bool(np.any(speed > 1.0 + 1e-6))
-        beyond = bool(np.any(outside > 1.0) or np.any(speed > 1.0 + rules.speed_tolerance))
-        for kind, ratio, meaning in (("position", outside, "tolerance"), ("speed", speed, "limit")):
-            worst = int(np.argmax(ratio))
-            if ratio[worst] > rules.at_once:
-                return True, True, f"{kind}: {rules.limits.names[worst]} at {ratio[worst]:.1f} times its {meaning}"
-        kind = "position" if np.any(outside > 1.0) else "speed"
-        return beyond, False, f"{kind}: {rules.in_a_row} steps in a row beyond the limit"
+            self._enter_state("ramping", detail, now)
+            return True
+        return self._hold_for_step("far", detail, now)
 
     # States.
 
@@ -367,16 +321,11 @@ class Governor:
         if not self._hold_pending or (self._command is None and self._measured is not None):
             self._command = self._clipped_measurement()
         self._action_queue.drop()
-        self._reset_step_state()
+        self._steps.reset()
+        self._lag.reset()
 
     def _clipped_measurement(self) -> np.ndarray:
-        return np.clip(self._measured, self._low, self._high)
-
-    def _reset_step_state(self) -> None:
-        self._step: ScheduledStep | None = None
-        self._last_target: np.ndarray | None = None
-        self._step_start = math.inf
-        self._consecutive_violations = self._lag_ticks = 0
+        return self._limits.clip(_required(self._measured))
 
     def _enter_state(self, state: str, detail: str, now: float) -> None:
         self.state, self._state_since = state, now
@@ -398,3 +347,10 @@ class Governor:
             self._enter_state("stopped", f"{reason}: {detail}", now)
             self._hold_pose(now)
         self._action_queue.drop()
+
+
+def _required(pose: np.ndarray | None) -> np.ndarray:
+    """Return a pose that is there once an episode has begun."""
+    if pose is None:
+        raise RuntimeError("the governor has no pose yet: call begin first")
+    return pose

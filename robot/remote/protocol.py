@@ -43,10 +43,16 @@ _TOKEN_LETTERS = frozenset(string.ascii_letters + string.digits + "-._~+/=")
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asks for: a reset to `instruction`, or a decision from `pixels` and `state` when these are given.
+    """A client's request: a reset to `instruction`, a decision from `pixels` and `state`, or both.
 
-    `deadline` is in seconds from when it was sent, None where nobody said. openpi's bare observations are `is_openpi`: they
-    have no session and no sequence, and both an instruction and an observation.
+    Attributes:
+        instruction: The instruction of a reset.
+        pixels: Images uint8 [H, W, 3] by camera.
+        state: float32 [S].
+        session: The session of the connection.
+        sequence: Number of the request.
+        deadline: Seconds, from when it was sent, in which a reply is of use; None for openpi, which sends none.
+        is_openpi: A bare observation of openpi's client, without session and sequence, that resets and decides.
     """
 
     instruction: str | None

@@ -112,7 +112,8 @@ class FrameChecker:
             self._poses.append((now, np.array(joints)))
         moved = self._joint_motion(frame)
         if self._identical_count >= settings.identical_limit and moved > settings.moved:
-            detail = f"camera {name} shows the same picture for {self._identical_count} frames while the arm moved {moved:.1f}"
+            frames = f"{self._identical_count} frames while the arm moved {moved:.1f}"
+            detail = f"camera {name} shows the same image for {frames}"
             raise ObservationRefused("camera_frozen", detail)
         if settings.blank and self._blank:
             raise ObservationRefused("camera_blank", f"camera {name} shows nothing")
@@ -211,11 +212,6 @@ class CameraReader:
         with self._lock:
             now = time.monotonic() if now is None else now
             return {name: checker.check(now, joints) for name, checker in self._checkers.items()}
-
-    def images(self) -> dict[str, np.ndarray]:
-        """Return the newest picture of each camera whatever it is worth, for people to look at."""
-        with self._lock:
-            return {name: checker.frame.image for name, checker in self._checkers.items() if checker.frame is not None}
 
     def close(self) -> None:
         """End the threads and let go of the cameras."""

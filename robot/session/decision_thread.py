@@ -1,4 +1,4 @@
-"""Decisions in a thread of their own, so that a decider that is slow, hangs or fails stops nothing but itself."""
+"""The thread in which the policy decides, so that a policy that is slow, hangs or fails does not block the session."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class DecisionResult:
-    """What came of one call: `actions`, None for a reset, or the `error` that it raised; `label` is the asker's."""
+    """The result of one call.
+
+    Attributes:
+        label: The label that the call was submitted with.
+        actions: What it returned, None for a reset.
+        error: What it raised, None if it returned.
+        seconds: How long it took.
+    """
 
     label: Any
     actions: np.ndarray | None
@@ -23,34 +30,35 @@ class DecisionResult:
 
 
 class DecisionThread:
-    """Make calls one after the other; at most one is under way, and nobody waits for it but by choice."""
+    """Makes calls in order, one at a time, in a thread of its own; no method waits for them."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[tuple[Any, Callable[[], Any]] | None] = queue.SimpleQueue()
         self._decisions: queue.SimpleQueue[DecisionResult] = queue.SimpleQueue()
         self._pending_calls, self._busy_since = 0, 0.0
-        # A daemon: a call that never returns must not keep the process.
+        # A daemon: a call that never returns must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="decisions", daemon=True)
         self._thread.start()
 
     @property
     def busy_seconds(self) -> float:
-        """For how long the present call has been under way, 0 where there is none."""
+        """How long the present call has been running, 0 if there is none."""
         return time.monotonic() - self._busy_since if self._pending_calls else 0.0
 
     @property
     def is_busy(self) -> bool:
+        """Whether a call is running or waits, or its result has not been taken."""
         return self._pending_calls > 0
 
     def submit(self, label: Any, call: Callable[[], Any]) -> None:
-        """Let a call be made, after those that were asked for before; `take` gives what comes of each."""
+        """Queue a call; `take_result` returns its result under this label."""
         if self._pending_calls == 0:
             self._busy_since = time.monotonic()
         self._pending_calls += 1
         self._calls.put((label, call))
 
-    def take(self) -> DecisionResult | None:
-        """Return what came of the oldest call, None while it is under way or where there was none."""
+    def take_result(self) -> DecisionResult | None:
+        """Return the result of the oldest call; None while it runs or if there is none."""
         try:
             decision = self._decisions.get_nowait()
         except queue.Empty:
@@ -60,7 +68,7 @@ class DecisionThread:
         return decision
 
     def close(self) -> None:
-        """Let the thread end after the present call."""
+        """End the thread after the calls that were submitted."""
         self._calls.put(None)
 
     def _run(self) -> None:
@@ -70,6 +78,6 @@ class DecisionThread:
             try:
                 actions = call()
             except BaseException as raised:
-                # It is raised again where the session can hold the arm.
+                # The session raises it again, after it has held the arm.
                 error = raised
             self._decisions.put(DecisionResult(label, actions, error, time.monotonic() - started))

@@ -1,4 +1,4 @@
-"""Orders that reach a session while an episode runs."""
+"""Commands of an operator to a running session."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import queue
 
 
 class OperatorCommands:
-    """What other threads ask of a running session; each is carried out within a few milliseconds."""
+    """Commands that other threads give to a running session, which carries out each within a few milliseconds.
+
+    Attributes:
+        session_ending: Whether no further episode begins.
+    """
 
     def __init__(self) -> None:
-        self._operator_commands: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
         self.session_ending = False
 
     def stop(self, reason: str = "asked for") -> None:
         """Stop the arm, latched."""
-        self._operator_commands.put(("stop", reason))
+        self._queue.put(("stop", reason))
 
     def end_session(self, reason: str = "asked for") -> None:
         """Stop the arm, latched, and begin no further episode."""
@@ -23,19 +27,19 @@ class OperatorCommands:
 
     def rearm(self) -> None:
         """End a stop."""
-        self._operator_commands.put(("rearm", ""))
+        self._queue.put(("rearm", ""))
 
     def end_episode(self) -> None:
         """End the episode; the arm is held."""
-        self._operator_commands.put(("end", ""))
+        self._queue.put(("end", ""))
 
     def change_instruction(self, instruction: str) -> None:
-        """Go on under another instruction; what was decided under the old one is dropped."""
-        self._operator_commands.put(("instruction", instruction))
+        """Continue under another instruction; steps decided under the old one are dropped."""
+        self._queue.put(("instruction", instruction))
 
-    def take(self) -> list[tuple[str, str]]:
-        """Return what was asked since the last call."""
+    def take_all(self) -> list[tuple[str, str]]:
+        """Return the commands since the last call, each with its text: "stop", "rearm", "end" or "instruction"."""
         taken = []
-        while not self._operator_commands.empty():
-            taken.append(self._operator_commands.get())
+        while not self._queue.empty():
+            taken.append(self._queue.get())
         return taken

@@ -1,23 +1,23 @@
-"""A session: everything is checked, then episodes are run with decisions made beside the control loop.
+"""A session: check everything, then run episodes while the policy decides in a thread of its own.
 
-The session sees (cameras here, joints from the control process), lets the decider decide in a thread, and sends chunks.
-It never waits for a decision: while there is none, the governor plays what is queued, and holds when that runs out.
+The session reads the cameras, gets the joints from the control process, lets the policy decide, and sends the chunks. It
+never waits for a decision: meanwhile the governor plays the queued steps, and holds when none are left.
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import signal
 import statistics
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, SaccadeError
 from ..arm import Arm, offer_from_arm
-from ..chunk_policy import ChunkPolicy, supports_chunk_continuation
+from ..chunk_policy import ChunkPolicy
 from ..control.link import ControlLink
 from ..governor.rules import Rules
 from ..limits import JointLimits
@@ -39,90 +39,87 @@ def run_session(
     record: Path | None = None,
     observer: SessionObserver | None = None,
     prepare: Callable[[int], str | None] | None = None,
-    ended: Callable[[], Any] | None = None,
+    end_condition: Callable[[], Any] | None = None,
     operator_commands: OperatorCommands | None = None,
 ) -> SessionSummary:
-    """Check all, run the episodes, hold, and say how it went.
+    """Check everything, run the episodes, hold the arm, and return the summary.
 
-    `make_arm` builds the arm in the control process and must pass to it (a partial of a function or class). `cameras`
-    are not connected yet. `record`: a new file for the flight record. `prepare(episode)` is called before each episode,
-    the arm held or released, and may return the instruction. `ended()` is asked ten times a second and ends an episode
-    by what is not None, its outcome. `operator_commands` lets other threads stop, re-arm, end, and change the instruction.
+    Args:
+        chunk_policy: The policy; it decides in one thread.
+        make_arm: Builds the arm in the control process; it is pickled (a partial of a function or class).
+        cameras: The cameras, not connected yet.
+        episodes: At least one.
+        settings: How the session runs.
+        record: A new file for the flight record.
+        observer: Is told what happens.
+        prepare: Called with the number of each episode before it begins, while the arm is held or has no torque; may
+            return the instruction.
+        end_condition: Called ten times a second; what it returns, if not None, ends the episode and is its outcome.
+        operator_commands: Lets other threads stop, re-arm, end, and change the instruction.
 
-    Raises InputError for whatever does not fit, before torque is on; WorldError where arm, cameras, decider or control
-    process fail; and whatever decider, observer and callbacks raise. The arm is held in every case.
+    Returns:
+        How the session went. The arm is held, also if an error is raised.
+
+    Raises:
+        InputError: Something does not fit; raised before the torque is on, but for a first command that is too far.
+        WorldError: Arm, cameras, policy or control process fail.
     """
-    settings, observer, operator_commands = (
-        settings or SessionSettings(),
-        observer or SessionObserver(),
-        operator_commands or OperatorCommands(),
-    )
+    settings = settings or SessionSettings()
+    observer = observer or SessionObserver()
+    operator_commands = operator_commands or OperatorCommands()
     if not episodes:
-        raise InputError("episodes", got="none", expected="at least one", fix="Say what to do.")
-    if settings.real_time_chunking and not supports_chunk_continuation(chunk_policy):
-        raise InputError(
-            "real_time_chunking",
-            got="a policy that decides each chunk anew",
-            expected="one that can continue a chunk",
-            fix="Leave it off: its chunks are joined by --aggregation.",
-        )
+        raise InputError("episodes", got="none", expected="at least one", fix="Give at least one instruction or task.")
     with _raise_on_sigterm():
         link = ControlLink.start(make_arm, settings.loop)
         decisions = DecisionThread()
-        summaries: list[EpisodeSummary] = []
         try:
             cameras.connect()
             rules = _make_rules(chunk_policy, link, settings)
             link.start_governor(rules, record)
             observer.on_session_start(link.description)
             instruction = _episode_instruction(prepare, 0, episodes[0])
-            warm_up = _warm_up(chunk_policy, link, cameras, decisions, rules, instruction, settings)
-            conductor = EpisodeRunner(
-                chunk_policy, link, cameras, decisions, rules, settings, observer, operator_commands, warm_up
+            decision_seconds = _warm_up(chunk_policy, link, cameras, decisions, rules, instruction, settings)
+            runner = EpisodeRunner(
+                chunk_policy, link, cameras, decisions, rules, settings, observer, operator_commands, decision_seconds
             )
+            summaries: list[EpisodeSummary] = []
             stopped = ""
             for index, plan in enumerate(episodes):
                 if index > 0:
                     instruction = _episode_instruction(prepare, index, plan)
-                summary = conductor.run(index, instruction, plan.seconds, ended)
+                summary = runner.run(index, instruction, plan.seconds, end_condition)
                 summaries.append(summary)
                 observer.on_episode_end(summary)
                 link.end_episode(release=settings.release_between_episodes and index + 1 < len(episodes))
+                is_last = operator_commands.session_ending or index + 1 == len(episodes)
                 if summary.ended_by.startswith("stopped"):
-                    stopped = summary.ended_by.removeprefix("stopped: ")
-                    if (
-                        not settings.rearm_between_episodes
-                        or operator_commands.session_ending
-                        or index + 1 == len(episodes)
-                    ):
+                    if is_last or not settings.rearm_between_episodes:
+                        stopped = summary.ended_by.removeprefix("stopped: ")
                         break
-                    stopped = ""
                     link.rearm()
                 if operator_commands.session_ending:
                     break
-            figures = link.close(release=settings.release_at_end)
+            metrics = link.close(release=settings.release_at_end)
         except BaseException as error:
             _stop_and_close(link, error)
             raise
         finally:
             decisions.close()
             cameras.close()
-    if figures is not None:
-        figures = conductor.with_decision_metrics(figures)
     return SessionSummary(
         episodes=tuple(summaries),
-        figures=figures,
+        metrics=None if metrics is None else runner.with_decision_metrics(metrics),
         record=record,
-        warm_up_ms=1000.0 * warm_up,
+        warm_up_ms=1000.0 * decision_seconds,
         dry_run=settings.loop.dry_run,
         stopped=stopped,
     )
 
 
 def _make_rules(chunk_policy: ChunkPolicy, link: ControlLink, settings: SessionSettings) -> Rules:
-    """Check the contract against arm and cameras, and return the governor's rules."""
+    """Check the contract against the arm, and return the governor's rules."""
     contract = chunk_policy.contract
-    # What the cameras give was compared with the contract, picture by picture, when they were connected.
+    # The cameras were compared with the contract when they were connected.
     contract.check(offer_from_arm(link.description, contract.cameras, contract))
     return Rules(
         session=secrets.token_hex(8),
@@ -152,19 +149,17 @@ def _warm_up(
     instruction: str,
     settings: SessionSettings,
 ) -> float:
-    """Let the decider decide a few times from what is seen, torque off; returns the seconds of a usual decision.
+    """Let the policy decide a few times with the torque off, and return the seconds of a typical decision.
 
-    Raises InputError where it is too slow for the rate: half of the time that a chunk is fresh must be enough.
+    Raises InputError if the policy is too slow: a decision may take half of the time for which a chunk is fresh.
     """
     call_with_timeout(link, decisions, lambda: chunk_policy.reset(instruction), settings.warm_up_seconds)
     observation = first_observation(link, cameras)
-    durations = []
-    for _ in range(settings.warm_up):
-        decision = call_with_timeout(
-            link, decisions, lambda: chunk_policy.decide(observation), settings.warm_up_seconds
-        )
-        durations.append(decision.seconds)
-    # The first ones compile and fill caches.
+    durations = [
+        call_with_timeout(link, decisions, lambda: chunk_policy.decide(observation), settings.warm_up_seconds).seconds
+        for _ in range(settings.warm_up_decisions)
+    ]
+    # The first decision compiles kernels and fills caches.
     median_seconds = statistics.median(durations[1:])
     max_decision_seconds = 0.5 * rules.max_step_age
     if median_seconds > max_decision_seconds:
@@ -177,7 +172,7 @@ def _warm_up(
     return median_seconds
 
 
-@contextmanager
+@contextlib.contextmanager
 def _raise_on_sigterm() -> Iterator[None]:
     """Turn SIGTERM into an exception, as SIGINT is one, so that the arm is held on the way out."""
     if threading.current_thread() is not threading.main_thread():
@@ -198,7 +193,7 @@ def _stop_and_close(link: ControlLink, error: BaseException) -> None:
     try:
         link.stop(f"{type(error).__name__}: {error}")
     except SaccadeError:
-        # It is gone; what it last told the motors is what they hold.
+        # The process is gone; the motors hold its last goal.
         return
     finally:
         link.close()

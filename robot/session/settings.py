@@ -1,37 +1,49 @@
-"""What an episode is to do, and the settings of a session."""
+"""The plan of an episode, and the settings of a session."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from ...errors import InputError
+from ...ranges import require_above, require_at_least
 from ..control.loop import LoopSettings
 from ..governor.rules import RAMP_SPEED_FRACTION
 
 
 @dataclass(frozen=True)
 class EpisodePlan:
-    """What to do, and for how many seconds at most."""
+    """The instruction of an episode, and its time limit in seconds."""
 
     instruction: str
     seconds: float = 20.0
 
     def __post_init__(self) -> None:
         if not self.instruction.strip():
-            raise InputError("instruction", got="no words", expected="what to do", fix="Say what the arm is to do.")
+            raise InputError("instruction", got="no words", expected="a task", fix="Give an instruction in words.")
         if not 0.0 < self.seconds <= 3600.0:
-            raise InputError("seconds", got=self.seconds, expected="above 0, at most 3600", fix="The default is 20.")
+            fix = "Set seconds, for example 20."
+            raise InputError("seconds", got=self.seconds, expected="above 0, at most 3600", fix=fix)
 
 
 @dataclass(frozen=True)
 class SessionSettings:
     """How a session runs.
 
-    `start`: "refuse" or "ramp", where a first command lies far from the measured pose. `share`: of the servos' speed;
-    `ramp_share`: of that in a ramp; a slow one shows a policy poses on the way that its demonstrations did not have.
-    `decision_seconds`: after so long without an answer the decider counts as hung. `rearm_wait_seconds`: so long a stopped
-    arm waits to be re-armed before the episode ends. `rearm_between_episodes`: a stop ends its episode alone. `release_between_episodes`,
-    `release_at_end`: switch torque off then, and let the arm drop.
+    Attributes:
+        loop: How the control loop runs.
+        start: What happens if the first command is far from the measured pose: "refuse" or "ramp".
+        aggregation: How overlapping chunks are combined, see `ActionQueue`.
+        share: Maximum speed as a fraction of the servos' speed.
+        ramp_share: Speed of a ramp as a fraction of that. During a slow ramp the policy sees poses that are not in its
+            demonstrations.
+        warm_up_decisions: Decisions before the torque is on; their median is the typical latency.
+        decision_seconds: After this long without an answer the policy counts as hung.
+        warm_up_seconds: The same for decisions and resets before the torque is on.
+        rearm_wait_seconds: How long a stopped arm waits for a re-arm before the episode ends.
+        rearm_between_episodes: A stop ends only its episode, not the session.
+        release_between_episodes: Switch torque off between episodes, which may drop the arm.
+        release_at_end: Switch torque off at the end, which may drop the arm.
+        overrun_share: Fraction of late ticks within a second that stops the arm.
     """
 
     loop: LoopSettings = field(default_factory=LoopSettings)
@@ -39,8 +51,7 @@ class SessionSettings:
     aggregation: str = "latest"
     share: float = 1.0
     ramp_share: float = RAMP_SPEED_FRACTION
-    real_time_chunking: bool = False
-    warm_up: int = 5
+    warm_up_decisions: int = 5
     decision_seconds: float = 10.0
     warm_up_seconds: float = 120.0
     rearm_wait_seconds: float = 0.0
@@ -50,8 +61,5 @@ class SessionSettings:
     overrun_share: float = 0.05
 
     def __post_init__(self) -> None:
-        if self.warm_up < 2:
-            raise InputError("warm_up", got=self.warm_up, expected="2 decisions or more", fix="The default is 5.")
-        for name in ("decision_seconds", "warm_up_seconds", "overrun_share"):
-            if not getattr(self, name) > 0:
-                raise InputError(name, got=getattr(self, name), expected="above 0", fix="Leave it out.")
+        require_at_least(self, 2, "warm_up_decisions", fix="Set {} to 5.")
+        require_above(self, 0, "decision_seconds", "warm_up_seconds", "overrun_share", fix="Leave {} at its default.")

@@ -1,4 +1,4 @@
-"""What came of a session: each episode, the loop's figures, and what people want to see while it runs."""
+"""The summary of a session (its episodes and the loop's metrics), and the interface of its observers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,17 @@ from .cameras import TimestampedFrame
 
 @dataclass(frozen=True)
 class EpisodeSummary:
-    """One episode: how it ended ("condition", "time", "asked", "stopped: ..."), and what the end condition said.
+    """How one episode went.
 
-    `holds` and `refused_observations` count by reason.
+    Attributes:
+        index: Its number.
+        instruction: The instruction at its end.
+        ended_by: "condition", "time", "asked" (by the operator) or "stopped: REASON".
+        seconds: Its duration.
+        decisions: Number of chunks that were sent.
+        outcome: What the end condition returned, None if something else ended the episode.
+        holds: Number of holds by reason.
+        refused_observations: Number of times that observations were refused, by reason.
     """
 
     index: int
@@ -35,13 +43,19 @@ class EpisodeSummary:
 
 @dataclass(frozen=True)
 class SessionSummary:
-    """A whole session. `stopped`: why it ended before its last episode, empty where it did not.
+    """How a session went.
 
-    `figures`: None where the control process was gone before it could tell. `record`: the flight record.
+    Attributes:
+        episodes: Its episodes.
+        metrics: The loop's metrics; None if the control process was gone before it could send them.
+        record: The flight record.
+        warm_up_ms: Median time of the warm-up decisions.
+        dry_run: Whether the torque stayed off.
+        stopped: Why a stop ended the session; empty if none did.
     """
 
     episodes: tuple[EpisodeSummary, ...]
-    figures: LoopMetrics | None
+    metrics: LoopMetrics | None
     record: Path | None
     warm_up_ms: float
     dry_run: bool
@@ -49,23 +63,29 @@ class SessionSummary:
 
     def lines(self) -> list[str]:
         """Return the summary as lines for people."""
-        told = [
+        lines = [
             f"episode {each.index}: {each.instruction!r} ended by {each.ended_by} after {each.seconds:.1f} s, "
             f"{each.decisions} decisions" + (f", {each.outcome}" if each.outcome is not None else "")
             for each in self.episodes
         ]
-        told += [f"stopped: {self.stopped}"] if self.stopped else []
-        told += self.figures.lines() if self.figures is not None else []
-        told += [f"flight record: {self.record}"] if self.record is not None else []
-        return told
+        lines += [f"stopped: {self.stopped}"] if self.stopped else []
+        lines += self.metrics.lines() if self.metrics is not None else []
+        lines += [f"flight record: {self.record}"] if self.record is not None else []
+        return lines
 
 
 @dataclass(frozen=True, eq=False)
 class StepSnapshot:
-    """The session at one step of the contract's rate, for who shows or records it.
+    """The session at one step of the contract's rate, for views and recordings.
 
-    `frames` by camera. `joints`: float64 [A], measured at `time`. `target`: what the motors are told, float64 [A], None
-    before the first. `state`: the governor's.
+    Attributes:
+        time: When the joints were measured, in steady seconds.
+        episode: Number of the episode.
+        instruction: The present instruction.
+        frames: The newest frame of each camera.
+        joints: float64 [A].
+        target: The motors' goal, float64 [A]; None before the first.
+        state: The governor's state.
     """
 
     time: float
@@ -78,22 +98,25 @@ class StepSnapshot:
 
 
 class SessionObserver:
-    """What a session tells whoever watches, in the session's own thread: be quick. An error raised here ends it."""
+    """Is told what happens in a session; override what is needed.
+
+    The calls come from the session's thread, so they must be quick. An error raised here ends the session.
+    """
 
     def on_session_start(self, arm: ArmDescription) -> None:
-        """All was checked, and the loop runs; no torque yet."""
+        """Everything is checked and the loop runs; the torque is off."""
 
     def on_episode_start(self, episode: int, instruction: str) -> None:
-        """Torque is on."""
+        """An episode begins; the torque is on."""
 
     def on_step(self, view: StepSnapshot) -> None:
-        """A step's time has passed."""
+        """One period of the contract's rate has passed."""
 
     def on_chunk(self, chunk: ActionChunk, seconds: float) -> None:
-        """A chunk was decided within so many seconds, and sent."""
+        """A chunk was decided, within `seconds`, and sent."""
 
     def on_event(self, event: Event) -> None:
-        """The governor tells of something."""
+        """The governor reports an event."""
 
     def on_episode_end(self, summary: EpisodeSummary) -> None:
-        """The arm is held."""
+        """An episode has ended; the arm is held."""

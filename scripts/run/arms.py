@@ -32,7 +32,7 @@ VIRTUAL_ID = "virtual"
 
 
 class RunArm(Protocol):
-    """An arm that is ready to be run. `ended` is asked while an episode runs and says what came of it, None before."""
+    """An arm that is ready to run; `end_condition` returns an episode's outcome, None while it runs."""
 
     description: str
     make_arm: Callable[[], Arm]
@@ -43,7 +43,7 @@ class RunArm(Protocol):
 
     def start_clock(self) -> None: ...
 
-    def ended(self) -> dict[str, Any] | None: ...
+    def end_condition(self) -> dict[str, Any] | None: ...
 
     def label(self, episode: int) -> dict[str, Any]: ...
 
@@ -110,7 +110,7 @@ class VirtualRunArm:
         """Let the episode's time begin."""
         self._world.begin()
 
-    def ended(self) -> dict[str, Any] | None:
+    def end_condition(self) -> dict[str, Any] | None:
         """Return how the episode came out, None while it goes on."""
         outcome = self._world.outcome()
         return self._outcome_fields(outcome) if outcome["success"] or outcome["over"] else None
@@ -152,7 +152,7 @@ class PhysicalRunArm:
     def start_clock(self) -> None:
         return None
 
-    def ended(self) -> None:
+    def end_condition(self) -> None:
         return None
 
     def label(self, episode: int) -> dict[str, Any]:

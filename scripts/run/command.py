@@ -57,7 +57,7 @@ class TimeScaledPolicy:
         rate = given.control_hz * speed
         steps = max(2, min(given.chunk, int(MAX_STEP_AGE * rate)))
         statistics = given.normalization
-        self._decider, self._steps = chunk_policy, steps
+        self._chunk_policy, self._steps = chunk_policy, steps
         self.contract = dataclasses.replace(
             given,
             control_hz=rate,
@@ -70,17 +70,17 @@ class TimeScaledPolicy:
 
     @property
     def abstained(self) -> str | None:
-        return getattr(self._decider, "abstained", None)
+        return getattr(self._chunk_policy, "abstained", None)
 
     @property
     def skill(self) -> str | None:
-        return getattr(self._decider, "skill", None)
+        return getattr(self._chunk_policy, "skill", None)
 
     def reset(self, instruction: str) -> None:
-        self._decider.reset(instruction)
+        self._chunk_policy.reset(instruction)
 
     def decide(self, observation: Mapping[str, Any]) -> np.ndarray:
-        return self._decider.decide(observation)[: self._steps]
+        return self._chunk_policy.decide(observation)[: self._steps]
 
 
 def run(config: RunConfig) -> int:
@@ -154,7 +154,6 @@ def _session(
         share=config.share * config.speed,
         ramp_share=config.ramp_share or (1.0 if config.is_virtual else RAMP_SPEED_FRACTION),
         overrun_share=VIRTUAL_OVERRUNS if config.is_virtual else OVERRUN_SHARE,
-        real_time_chunking=config.real_time_chunking,
         # Nobody gets hurt: a stop costs the virtual arm its episode alone. It is carried back without torque.
         rearm_between_episodes=config.is_virtual,
         release_between_episodes=config.is_virtual,
@@ -173,7 +172,7 @@ def _session(
                 record=out / FLIGHT,
                 observer=ObserverList([log, *observers]),
                 prepare=arm.prepare,
-                ended=arm.ended,
+                end_condition=arm.end_condition,
                 operator_commands=operator_commands,
             )
         ended = f"stopped: {session.stopped}" if session.stopped else "done"

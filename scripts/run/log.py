@@ -51,10 +51,17 @@ class ObserverList(SessionObserver):
 
 
 class RunLog(SessionObserver):
-    """Keeps what the summary needs, also of a run that breaks off, and prints a line for each episode.
+    """Keeps what the summary needs, also of a run that is aborted, and prints a line for each episode.
 
-    `label` tells by its number what an episode is. `start_clock` is called when an episode has begun. `running`: whether one
-    is under way.
+    Args:
+        chunk_policy: The policy; its `abstained` and `skill`, if it has them, are counted by chunk.
+        label: Returns what distinguishes an episode, by its number.
+        start_clock: Called when an episode has begun.
+        dry_run: Whether the torque stays off.
+
+    Attributes:
+        episodes: The records of the episodes that ended.
+        running: Whether an episode is running.
     """
 
     def __init__(
@@ -65,7 +72,7 @@ class RunLog(SessionObserver):
         *,
         dry_run: bool,
     ) -> None:
-        self._decider, self._label, self._start_clock, self._dry_run = chunk_policy, label, start_clock, dry_run
+        self._chunk_policy, self._label, self._start_clock, self._dry_run = chunk_policy, label, start_clock, dry_run
         self.episodes: list[dict[str, Any]] = []
         self.running = False
         self._abstained: Counter[str] = Counter()
@@ -81,13 +88,13 @@ class RunLog(SessionObserver):
         self._start_clock()
 
     def on_chunk(self, chunk: ActionChunk, seconds: float) -> None:
-        reason = getattr(self._decider, "abstained", None)
+        reason = getattr(self._chunk_policy, "abstained", None)
         if reason is not None:
             if not self._abstained:
                 print(f"the policy holds still: {reason}", flush=True)
             self._abstained[reason] += 1
-        elif getattr(self._decider, "skill", None) is not None:
-            self._skills[self._decider.skill] += 1
+        elif getattr(self._chunk_policy, "skill", None) is not None:
+            self._skills[self._chunk_policy.skill] += 1
 
     def on_episode_end(self, summary: EpisodeSummary) -> None:
         self.running = False
@@ -141,7 +148,7 @@ def summarize(
         }
     summary["episodes"] = log.episodes
     summary["warm_up_ms"] = None if session is None else session.warm_up_ms
-    figures = None if session is None or session.figures is None else asdict(session.figures)
+    figures = None if session is None or session.metrics is None else asdict(session.metrics)
     summary["figures"] = None if figures is None else json.loads(json.dumps(figures, default=dict))
     return summary
 
@@ -167,8 +174,8 @@ def summary_lines(summary: Mapping[str, Any], session: SessionSummary | None) ->
     for each in summary["episodes"]:
         abstained.update(each["abstained"])
     lines += [f"held still in {count} decisions: {reason}" for reason, count in abstained.items()]
-    if session is not None and session.figures is not None:
-        lines += session.figures.lines()
+    if session is not None and session.metrics is not None:
+        lines += session.metrics.lines()
     lost = summary.get("world", {}).get("lost_seconds", 0.0)
     if lost > 0.05:
         lines.append(f"the machine was too slow for {lost:.2f} s of the virtual arm's time, which were left out")

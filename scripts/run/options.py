@@ -78,8 +78,6 @@ class RunConfig:
     Slowness has a price: on the way a policy sees poses that its demonstrations did not have."""
     aggregation: Literal["latest", "average", "weighted", "keep"] = "latest"
     """What is played where chunks overlap."""
-    real_time_chunking: bool = False
-    """Let every chunk continue the one being played, for a policy that can."""
     loop_hz: float = 50.0
     """Rate of the control loop."""
     device: Device = "cpu"

@@ -89,10 +89,16 @@ class RunRecorder(SessionObserver):
         self._staged.append((path, self._encoder.submit(self._stage, path, buffer)))
 
     def finish(self, run_facts: Mapping[str, Any]) -> tuple[int, int]:
-        """Build the dataset of the episodes that ended; return how many, and their frames.
+        """Build the dataset of the episodes that ended; without an episode there is none.
 
-        `run_facts` goes into `meta/run.json`. Raises WorldError for what the worlds gave wrongly. Without an episode there
-        is no dataset.
+        Args:
+            run_facts: The content of `meta/run.json`.
+
+        Returns:
+            The number of episodes, and of their frames.
+
+        Raises:
+            WorldError: An episode does not have the promised form.
         """
         self.close()
         for _, future in self._staged:

@@ -187,7 +187,7 @@ def run_swing_session(
             operator_commands=operator_commands,
         )
         mischief = chunk_policy.mischief.counts if isinstance(chunk_policy, FailingSwingPolicy) else {}
-        connection.send(("over", summary.figures, mischief))
+        connection.send(("over", summary.metrics, mischief))
     except SaccadeError as error:
         connection.send(("failed", f"{type(error).__name__}: {error}"))
     except KeyboardInterrupt:

@@ -17,32 +17,38 @@ def chunk_of(first: float, *, observed: float, length: int = 4, sequence: int = 
     return ActionChunk("here", 0, sequence, observed, PERIOD, actions)
 
 
+def due(queue: ActionQueue, now: float) -> float | None:
+    """Return the first joint's action that is due; None if there is none."""
+    step = queue.step(now)
+    return None if step is None else float(step.action[0])
+
+
 def test_a_step_is_due_in_its_window_and_never_after_it():
-    schedule = ActionQueue()
-    assert schedule.put(chunk_of(0, observed=10.0), now=10.0) == 4
-    assert schedule.due(9.99) is None
-    assert [float(schedule.due(10.05 + 0.1 * step)[0]) for step in range(4)] == [0, 1, 2, 3]
-    assert schedule.due(10.41) is None
-    assert schedule.remaining(10.25) == 2
+    queue = ActionQueue()
+    assert queue.put(chunk_of(0, observed=10.0), now=10.0) == 4
+    assert due(queue, 9.99) is None
+    assert [due(queue, 10.05 + 0.1 * step) for step in range(4)] == [0, 1, 2, 3]
+    assert due(queue, 10.41) is None
+    assert queue.remaining(10.25) == 2
 
 
 def test_steps_that_are_past_on_arrival_are_dropped():
-    schedule = ActionQueue()
-    assert schedule.put(chunk_of(0, observed=10.0), now=10.25) == 2
-    assert float(schedule.due(10.25)[0]) == 2
-    assert schedule.put(chunk_of(0, observed=9.0), now=10.25) == 0
+    queue = ActionQueue()
+    assert queue.put(chunk_of(0, observed=10.0), now=10.25) == 2
+    assert due(queue, 10.25) == 2
+    assert queue.put(chunk_of(0, observed=9.0), now=10.25) == 0
 
 
 def test_a_step_too_old_is_not_played_whatever_its_window_says():
-    schedule = ActionQueue(age_limit=0.25)
-    schedule.put(chunk_of(0, observed=10.0), now=10.0)
-    assert float(schedule.due(10.24)[0]) == 2
-    assert schedule.due(10.26) is None
-    assert schedule.remaining(10.0) == 3
+    queue = ActionQueue(age_limit=0.25)
+    queue.put(chunk_of(0, observed=10.0), now=10.0)
+    assert due(queue, 10.24) == 2
+    assert due(queue, 10.26) is None
+    assert queue.remaining(10.0) == 3
 
 
 @pytest.mark.parametrize(
-    ("aggregation", "due", "added"),
+    ("aggregation", "expected", "added"),
     [
         ("latest", [100, 101, 102, 103, None], 4),
         ("average", [51, 52, 102, 103, None], 4),
@@ -50,31 +56,30 @@ def test_a_step_too_old_is_not_played_whatever_its_window_says():
         ("keep", [2, 3, 102, 103, None], 2),
     ],
 )
-def test_a_new_chunk_meets_the_old_one_as_asked(aggregation, due, added):
-    schedule = ActionQueue(aggregation)
-    schedule.put(chunk_of(0, observed=10.0), now=10.0)
-    assert schedule.put(chunk_of(100, observed=10.2, sequence=1), now=10.21) == added
-    found = [schedule.due(10.25 + 0.1 * step) for step in range(5)]
-    assert [None if each is None else pytest.approx(float(each[0])) for each in found] == due
+def test_a_new_chunk_meets_the_old_one_as_asked(aggregation, expected, added):
+    queue = ActionQueue(aggregation)
+    queue.put(chunk_of(0, observed=10.0), now=10.0)
+    assert queue.put(chunk_of(100, observed=10.2, sequence=1), now=10.21) == added
+    found = [due(queue, 10.25 + 0.1 * step) for step in range(5)]
+    assert found == [None if each is None else pytest.approx(each) for each in expected]
 
 
 def test_kept_steps_are_followed_without_a_gap_by_the_new_chunk():
-    schedule = ActionQueue("keep", age_limit=10.0)
-    schedule.put(chunk_of(0, observed=10.0), now=10.0)
-    schedule.put(chunk_of(100, observed=10.25, sequence=1), now=10.26)
+    queue = ActionQueue("keep", age_limit=10.0)
+    queue.put(chunk_of(0, observed=10.0), now=10.0)
+    queue.put(chunk_of(100, observed=10.25, sequence=1), now=10.26)
     moments = np.arange(10.26, 10.549, 0.01)
-    assert all(schedule.due(moment) is not None for moment in moments)
-    assert float(schedule.due(10.41)[0]) == 101
+    assert all(due(queue, moment) is not None for moment in moments)
+    assert due(queue, 10.41) == 101
 
 
 def test_nothing_is_left_after_a_drop():
-    schedule = ActionQueue()
-    schedule.put(chunk_of(0, observed=10.0), now=10.0)
-    assert schedule.leftover(10.15).tolist() == [[1], [2], [3]]
-    schedule.drop()
-    assert schedule.due(10.05) is None
-    assert schedule.remaining(10.0) == 0
-    assert len(schedule.leftover(10.0)) == 0
+    queue = ActionQueue()
+    queue.put(chunk_of(0, observed=10.0), now=10.0)
+    assert [due(queue, 10.15 + 0.1 * step) for step in range(3)] == [1, 2, 3]
+    queue.drop()
+    assert due(queue, 10.05) is None
+    assert queue.remaining(10.0) == 0
 
 
 def test_unknown_aggregations_and_ages_are_refused():
@@ -89,12 +94,12 @@ def test_unknown_aggregations_and_ages_are_refused():
     st.lists(st.tuples(st.floats(0, 2), st.floats(0, 0.5)), max_size=8),
 )
 def test_whatever_arrives_what_is_due_is_young_and_there_is_at_most_one_chunk_of_it(aggregation, arrivals):
-    schedule, now = ActionQueue(aggregation, age_limit=0.3), 10.0
+    queue, now = ActionQueue(aggregation, age_limit=0.3), 10.0
     for sequence, (wait, age) in enumerate(arrivals):
         now += wait
-        schedule.put(chunk_of(0, observed=now - age, sequence=sequence), now)
-        assert schedule.remaining(now) <= 4
-        step = schedule.step(now)
+        queue.put(chunk_of(0, observed=now - age, sequence=sequence), now)
+        assert queue.remaining(now) <= 4
+        step = queue.step(now)
         if step is not None:
             assert step.start <= now < step.end
             assert now - step.observed <= 0.3

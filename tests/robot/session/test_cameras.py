@@ -101,7 +101,7 @@ def test_equal_pictures_of_a_still_arm_are_no_fault_and_those_of_a_moving_one_ar
         watch.check(10.0 + 0.03 * number, still)
     watch.check(10.0 + 0.03 * 49 + 0.02, moved)  # it moved after the picture was taken
     watch.add(TimestampedFrame(image(0), 10.0 + 0.03 * 50, 50))
-    with pytest.raises(ObservationRefused, match="the same picture for 51 frames") as refusal:
+    with pytest.raises(ObservationRefused, match="the same image for 51 frames") as refusal:
         watch.check(10.0 + 0.03 * 50, moved)
     assert refusal.value.reason == "camera_frozen"
     watch.add(TimestampedFrame(image(1), 12.0, 51))

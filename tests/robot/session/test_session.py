@@ -51,11 +51,11 @@ def test_an_episode_runs_until_its_time_is_over_and_the_arm_is_held(stage):
     assert summary.stopped == ""
     assert goals(stage.folder)[-1][0] > HOME[0] + 5
     stage.is_held()
-    figures = summary.figures
-    assert figures.chunks >= episode.decisions - 1
-    assert figures.decisions == episode.decisions
-    assert figures.decision_p50_ms > 10.0
-    assert figures.round_trip_p50_ms > 10.0
+    metrics = summary.metrics
+    assert metrics.chunks >= episode.decisions - 1
+    assert metrics.decisions == episode.decisions
+    assert metrics.decision_p50_ms > 10.0
+    assert metrics.round_trip_p50_ms > 10.0
     assert summary.warm_up_ms > 10.0
     assert any("observation to command" in line for line in summary.lines())
     assert replay_flight_record(stage.folder / "flight.jsonl").identical
@@ -69,7 +69,7 @@ def test_an_end_condition_ends_an_episode_with_its_outcome(stage):
         asked.append(time.monotonic())
         return {"success": True} if len(asked) > 8 else None
 
-    summary = stage.run(EpisodePlan("go up", 30.0), ended=ended)
+    summary = stage.run(EpisodePlan("go up", 30.0), end_condition=ended)
     assert summary.episodes[0].ended_by == "condition"
     assert summary.episodes[0].outcome == {"success": True}
     assert time.monotonic() < until
@@ -129,7 +129,7 @@ def test_nothing_moves_in_a_dry_run(stage):
     summary = stage.run(loop=LoopSettings(heartbeat_seconds=2.0, raise_priority=False, dry_run=True))
     assert summary.dry_run
     assert summary.episodes[0].decisions > 2
-    assert summary.figures.chunks > 1
+    assert summary.metrics.chunks > 1
     assert not recorded_lines(stage.folder)
     assert not recorded_lines(stage.folder, "torque")
 
@@ -156,7 +156,7 @@ def test_an_error_of_the_policy_is_raised_when_the_arm_is_held(stage):
         raise ZeroDivisionError("in the network")
 
     after(3, stage.chunk_policy, fail)
-    with pytest.raises(WorldError, match="the decider failed: ZeroDivisionError: in the network"):
+    with pytest.raises(WorldError, match="the policy failed: ZeroDivisionError: in the network"):
         stage.run(EpisodePlan("go up", 20.0))
     stage.is_held()
 
@@ -165,7 +165,7 @@ def test_a_policy_that_hangs_leaves_a_held_arm_and_is_told(stage):
     gate = threading.Event()
     after(3, stage.chunk_policy, lambda: gate.wait(30) and None)
     started = time.monotonic()
-    with pytest.raises(WorldError, match="the decider has given no answer for"):
+    with pytest.raises(WorldError, match="the policy has given no answer for"):
         stage.run(EpisodePlan("go up", 60.0), decision_seconds=1.0)
     gate.set()
     assert time.monotonic() - started < 30
@@ -177,7 +177,7 @@ def test_a_policy_that_hangs_leaves_a_held_arm_and_is_told(stage):
 def test_an_answer_that_comes_late_is_not_played(stage):
     after(3, stage.chunk_policy, lambda: time.sleep(0.8))
     summary = stage.run(EpisodePlan("go up", 3.0))
-    assert summary.figures.rejected["age"] >= 1
+    assert summary.metrics.rejected["age"] >= 1
     assert summary.episodes[0].holds["starved"] >= 1
     assert goals(stage.folder)[-1][0] > HOME[0] + 5, "it goes on with what is fresh"
 
@@ -187,30 +187,6 @@ def test_a_policy_too_slow_for_the_rate_is_refused_before_torque(stage):
     with pytest.raises(InputError, match=r"policy: got a decision in 4\d\d ms, expected at most 250 ms"):
         stage.run()
     assert not recorded_lines(stage.folder, "torque")
-
-
-def test_real_time_chunking_is_refused_for_a_policy_that_cannot(stage):
-    with pytest.raises(InputError, match="a policy that decides each chunk anew"):
-        stage.run(real_time_chunking=True)
-    assert not (stage.folder / "events.jsonl").exists(), "not even the port was opened"
-
-
-def test_real_time_chunking_gives_a_policy_what_is_still_to_be_played(stage):
-    given = []
-
-    class Continuing(Climber):
-        supports_real_time_chunking = True
-
-        def continue_chunk(self, observation, leftover, inference_delay):
-            given.append((leftover.shape, inference_delay))
-            return self.decide(observation)
-
-    stage.chunk_policy = Continuing()
-    summary = stage.run(real_time_chunking=True)
-    assert summary.episodes[0].decisions > 2
-    assert given[0][0] == (0, 0)
-    assert any(shape[0] >= 4 and shape[1] == 3 for shape, _ in given)
-    assert all(delay >= 1 for _, delay in given)
 
 
 def test_an_arm_that_does_not_fit_the_contract_is_refused_with_every_difference(stage):
@@ -292,7 +268,7 @@ def test_somebody_may_re_arm(stage):
     after(3, stage.chunk_policy, stop_for_a_while)
     summary = stage.run(EpisodePlan("go up", 4.0), rearm_wait_seconds=10.0)
     assert summary.episodes[0].ended_by == "time"
-    assert summary.figures.stops == 1
+    assert summary.metrics.stops == 1
     states = [line["state"] for line in read_flight_record(stage.folder / "flight.jsonl") if line["call"] == "tick"]
     assert "moving" in states[states.index("stopped") :]
 
@@ -309,7 +285,7 @@ def test_who_asks_to_leave_stops_the_arm_and_begins_no_further_episode(stage):
     summary = stage.run(EpisodePlan("first", 20.0), EpisodePlan("second", 1.0), rearm_between_episodes=True)
     assert [each.ended_by for each in summary.episodes] == ["stopped: stop"]
     assert summary.stopped == "stop"
-    assert summary.figures.stops == 1
+    assert summary.metrics.stops == 1
     stage.is_held()
 
 
@@ -334,7 +310,7 @@ def test_a_dead_bus_ends_the_session_held(stage):
     after(3, stage.chunk_policy, (stage.folder / "bus").touch)
     summary = stage.run(EpisodePlan("go up", 20.0))
     assert summary.stopped == "bus"
-    assert summary.figures.bus_failures > 10
+    assert summary.metrics.bus_failures > 10
 
 
 def test_a_control_process_that_crashes_is_told(stage):

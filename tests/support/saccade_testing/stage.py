@@ -74,7 +74,7 @@ class Stage:
         self.operator_commands = OperatorCommands()
 
     def run(self, *plans: EpisodePlan, loop: LoopSettings = LOOP, **given):
-        names = ("start", "aggregation", "rearm_wait_seconds", "decision_seconds", "rearm_between_episodes", "real_time_chunking")
+        names = ("start", "aggregation", "rearm_wait_seconds", "decision_seconds", "rearm_between_episodes")
         chosen = {name: given.pop(name) for name in [*names, "release_between_episodes"] if name in given}
         return run_session(
             chunk_policy=self.chunk_policy,
