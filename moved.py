@@ -67,7 +67,7 @@ MOVED = {
     "robot.server_settings": "robot.remote.server_settings",
     "robot.serving": "robot.remote.serving",
     "robot.summary": "robot.session.summary",
-    "robot.verdict": "robot.governor.verdict",
+    "robot.verdict": "robot.governor.outputs",
     "robot.worker": "robot.remote.worker_thread",
     "scripts.arm_cases": "scripts.bench.arm.cases",
     "scripts.arm_faults": "scripts.bench.arm.faults",

@@ -1,6 +1,6 @@
 """A session: check everything, then run episodes while the policy decides in a thread of its own.
 
-The session reads the cameras, gets the joints from the control process, lets the policy decide, and sends the chunks. It
+The session reads the cameras, gets the joints from the control process, lets the policy decide, and sends chunks. It
 never waits for a decision: meanwhile the governor plays the queued steps, and holds when none are left.
 """
 
