@@ -60,7 +60,7 @@ class CollectConfig:
         require_at_least(self, 1, "episodes", "workers", option=True)
         require_at_least(self, 0, "seed", option=True)
         family = worlds.LIBERO if self.recordings else worlds.find_family(self.suites)
-        family.check(self.libero)
+        worlds.check_options(family, self.libero)
         if not self.recordings:
             family.check_first_demonstration_state(self.first_initial_state)
 

@@ -1,216 +1,148 @@
-"""Which world a suite belongs to, and that world built for a policy or to demonstrate in: the desk, and LIBERO.
+"""The table of all worlds: find the world of a suite, choose its tasks, and build it.
 
-Planning needs none of the simulators: a world's libraries are imported where it is built.
+Planning needs no simulator: a world's packages are imported when the world is built.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError, unknown_name
-from .desk import tasks as desk_tasks
-from .libero import tasks as libero_tasks
+from .desk.suites import DESK
 from .libero.options import LiberoOptions
-from .libero.protocols import LEROBOT
+from .libero.suites import LIBERO
+from .suite_family import EvaluationWorld, SuiteFamily, SuiteTask
 
 if TYPE_CHECKING:
-    from ..policy.contract import Contract, Offer
+    from ..policy.contract import Contract
     from .demonstrations.attempt import DemonstrationWorld
-    from .perturbation.swap import Swap
+
+__all__ = [
+    "DESK",
+    "FAMILIES",
+    "LIBERO",
+    "EvaluationWorld",
+    "LiberoOptions",
+    "SuiteFamily",
+    "SuiteTask",
+    "check_options",
+    "choose_tasks",
+    "find_family",
+    "make_demonstration_world",
+    "make_evaluation_world",
+]
+
+FAMILIES: tuple[SuiteFamily, ...] = (DESK, LIBERO)
+"""One entry for each world."""
 
 
-class SuiteTask(Protocol):
-    """A task as it is planned: `held_out` is one that the starter checkpoint never saw."""
-
-    @property
-    def suite(self) -> str: ...
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def instruction(self) -> str: ...
-
-    @property
-    def paraphrases(self) -> tuple[str, ...]: ...
-
-    @property
-    def held_out(self) -> bool: ...
-
-    @property
-    def swaps(self) -> tuple[Swap, ...]:
-        """The swaps that make sense in it."""
-        ...
-
-
-class EvaluationWorld(Protocol):
-    """A world as an evaluation needs it; instances travel to the worker processes and must be picklable."""
-
-    def offer(self) -> Offer: ...
-
-    def environment(self, suite: str, task: str) -> Any: ...
-
-    def describe(self) -> dict[str, Any]:
-        """Return what of an evaluation's protocol is the world's, as plain JSON values."""
-        ...
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return the environment's fingerprint; WorldError when nothing can be drawn here."""
-        ...
-
-
-@dataclass(frozen=True)
-class SuiteFamily:
-    """The suites of one world. Initial states below `evaluation_states` are for evaluation, demonstrations begin from
-    `first_demonstration_state` on; `has_sampled_states` tells whether there are states in between to evaluate from, too;
-    `episodes` is how many of each task an evaluation runs unless told otherwise."""
-
-    name: str
-    suites: tuple[str, ...]
-    evaluation_states: int
-    first_demonstration_state: int
-    has_sampled_states: bool
-    episodes: int
-
-    def tasks(self, suite: str) -> tuple[SuiteTask, ...]:
-        """Return a suite's tasks; an unknown name is an InputError with the nearest one."""
-        return desk_tasks.find_suite(suite) if self.name == "desk" else libero_tasks.find_suite(suite)
-
-    def check(self, options: LiberoOptions) -> None:
-        """Raise InputError for options that this world has not."""
-        if self.name == "desk" and options != LiberoOptions():
-            raise InputError(
-                "options of LIBERO",
-                got=f"suites of the {self.name}",
-                expected="suites of LIBERO",
-                fix=f"Leave them out, or choose from {', '.join(LIBERO.suites)}.",
-            )
-
-    def check_evaluation_states(self, first: int, count: int) -> None:
-        """Raise InputError unless an evaluation may begin from these initial states."""
-        end = self.first_demonstration_state if self.has_sampled_states else self.evaluation_states
-        if first + count > end:
-            raise InputError(
-                "episodes",
-                got=f"initial states {first} to {first + count - 1}",
-                expected=f"states below {end}",
-                fix=f"Demonstrations start from the others; 0 to {self.evaluation_states - 1} are the ones to compare "
-                "by.",
-            )
-
-    def check_first_demonstration_state(self, first: int) -> None:
-        """Raise InputError unless demonstrations may begin from this initial state on."""
-        least = self.evaluation_states if self.has_sampled_states else self.first_demonstration_state
-        if first < least:
-            raise InputError(
-                "first_initial_state",
-                got=first,
-                expected=f"{least} or more",
-                fix="The states below are for evaluation: a demonstration of them would spoil it.",
-            )
-
-
-DESK = SuiteFamily(
-    name="desk",
-    suites=tuple(desk_tasks.SUITES),
-    evaluation_states=desk_tasks.EVALUATION_STATES,
-    first_demonstration_state=desk_tasks.FIRST_DEMONSTRATION_STATE,
-    has_sampled_states=True,
-    episodes=5,
-)
-LIBERO = SuiteFamily(
-    name="libero",
-    suites=("libero_spatial", "libero_object", "libero_goal", "libero_10"),
-    evaluation_states=libero_tasks.EVALUATION_STATES,
-    first_demonstration_state=libero_tasks.FIRST_DEMONSTRATION_STATE,
-    has_sampled_states=False,
-    episodes=LEROBOT.episodes,
-)
-
-
-def find_family(suites: Sequence[str]) -> SuiteFamily:
+def find_family(suites: Sequence[str], families: Sequence[SuiteFamily] = FAMILIES) -> SuiteFamily:
     """Return the world that all of `suites` belong to.
 
-    Raises InputError for no suite, an unknown one, with the nearest name, and suites of more than one world.
+    Args:
+        suites: Names of suites, all of one world.
+        families: The worlds to search.
+
+    Raises:
+        InputError: No suite, an unknown one (with the nearest name), or suites of several worlds.
     """
-    owners = {name: family for family in (DESK, LIBERO) for name in family.suites}
-    owners |= dict.fromkeys(libero_tasks.ALIASES, LIBERO)
+    owners = {name: family for family in families for name in (*family.suites, *family.aliases)}
     for suite in suites:
         if suite not in owners:
             raise unknown_name("suite", suite, owners)
-    families = {owners[suite].name: owners[suite] for suite in suites}
-    if len(families) != 1:
+    found = {owners[suite].name: owners[suite] for suite in suites}
+    if len(found) != 1:
         raise InputError(
             "suites",
-            got=" and ".join(f"some of {name}" for name in families) or "none",
+            got=" and ".join(f"some of {name}" for name in found) or "none",
             expected="suites of one world",
-            fix=f"Choose from {', '.join(DESK.suites)}, or from {', '.join(LIBERO.suites)}.",
+            fix=f"Choose from {'; or from '.join(', '.join(family.suites) for family in families)}.",
         )
-    return next(iter(families.values()))
+    return next(iter(found.values()))
 
 
 def choose_tasks(
-    suites: Sequence[str], names: Sequence[str], held_out: Literal["with", "without", "only"]
+    suites: Sequence[str],
+    names: Sequence[str],
+    held_out: Literal["with", "without", "only"],
+    families: Sequence[SuiteFamily] = FAMILIES,
 ) -> tuple[SuiteTask, ...]:
-    """Return the tasks of `suites` that are named, in the suites' order; without names those that `held_out` admits.
+    """Return the tasks of `suites` to run, in the suites' order.
 
-    A task of LIBERO has its number for a name, too. Raises InputError for an unknown suite or task, with the nearest
-    name, and when nothing is left.
+    Args:
+        suites: Names of suites, all of one world.
+        names: Names of tasks (for LIBERO also numbers); empty for all tasks that `held_out` admits.
+        held_out: Whether the tasks that the starter was not trained on are included; ignored if `names` are given.
+        families: The worlds to search.
+
+    Raises:
+        InputError: An unknown suite or task, with the nearest name, or no task is left.
     """
-    family = find_family(suites)
+    family = find_family(suites, families)
     offered = [task for suite in suites for task in family.tasks(suite)]
-    known = {name for task in offered for name in _task_names(task)}
+    known = {name for task in offered for name in family.task_names(task)}
     for name in names:
         if name not in known:
             raise unknown_name("task", name, sorted(known))
     admitted = {"with": (True, False), "without": (False,), "only": (True,)}[held_out]
-    chosen = tuple(task for task in offered if (set(names) & _task_names(task) if names else task.held_out in admitted))
+    chosen = tuple(
+        task for task in offered if (set(names) & set(family.task_names(task)) if names else task.held_out in admitted)
+    )
     if not chosen:
         raise InputError(
             "tasks",
             got=f"none of {', '.join(suites)} with --left-out {held_out}",
             expected="at least one",
-            fix="The tasks that the starter never saw are in desk_object; or name tasks with --tasks.",
+            fix="Use --suites desk_object, which has held-out tasks, or name tasks with --tasks.",
         )
     return chosen
 
 
-def make_evaluation_world(family: SuiteFamily, contract: Contract, options: LiberoOptions) -> EvaluationWorld:
-    """Return the world as a policy's contract asks for it.
+def check_options(family: SuiteFamily, options: Any, families: Sequence[SuiteFamily] = FAMILIES) -> None:
+    """Check that options of a world are used with suites of that world.
 
-    Raises ContractMismatch when it does not fit however it is built, before any simulator is imported; for LIBERO also
-    InputError for missing packages or assets, and WorldError where its physics is not that of published results.
+    Args:
+        family: The world of the chosen suites.
+        options: Options of any world; options with default values are always accepted.
+        families: All worlds, to name the one that the options belong to.
+
+    Raises:
+        InputError: The options belong to another world.
     """
-    family.check(options)
-    if family.name == "desk":
-        from .desk.world import DeskWorld
-
-        world: EvaluationWorld = DeskWorld(contract.cameras[0].height)
-        contract.check(world.offer())
-        return world
-    from .libero.conventions import Conventions
-    from .libero.world import libero_world
-
-    conventions = Conventions.from_contract(contract)
-    contract.check(conventions.offer())
-    return libero_world(conventions, options)
+    if family.options_type is type(options) or options == type(options)():
+        return
+    for owner in families:
+        if owner.options_type is type(options):
+            raise InputError(
+                f"options of {owner.title}",
+                got=f"suites of {family.title}",
+                expected=f"suites of {owner.title}",
+                fix=f"Remove the options, or choose from {', '.join(owner.suites)}.",
+            )
 
 
-def make_demonstration_world(family: SuiteFamily, image_size: int, options: LiberoOptions) -> DemonstrationWorld:
-    """Return the world with its scripted demonstrator and pictures of `image_size` pixels; raises as `make_evaluation_world`."""
-    family.check(options)
-    if family.name == "desk":
-        from .desk.world import DeskWorld
+def make_evaluation_world(family: SuiteFamily, contract: Contract, options: Any) -> EvaluationWorld:
+    """Build a world for a policy's contract.
 
-        return DeskWorld(image_size)
-    from .libero.conventions import Conventions
-    from .libero.world import libero_world
+    Args:
+        family: The world's entry in the table.
+        contract: What the policy observes and commands.
+        options: Options of the world.
 
-    return libero_world(Conventions(image_size=image_size), options)
+    Raises:
+        ContractMismatch: The world cannot fulfil the contract; checked before any simulator is imported.
+        InputError: Options of another world; for LIBERO also missing packages or assets.
+        WorldError: LIBERO's physics differs from that of published results.
+    """
+    check_options(family, options)
+    return family.build_evaluation_world(contract, options)
 
 
-def _task_names(task: SuiteTask) -> set[str]:
-    number = getattr(task, "number", None)
-    return {task.name} if number is None else {task.name, str(number)}
+def make_demonstration_world(family: SuiteFamily, image_size: int, options: Any) -> DemonstrationWorld:
+    """Build a world with its scripted demonstrator and square images of `image_size` pixels.
+
+    Raises as `make_evaluation_world`.
+    """
+    check_options(family, options)
+    return family.build_demonstration_world(image_size, options)

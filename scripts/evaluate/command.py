@@ -14,7 +14,7 @@ from .plan import plan_evaluation
 from .tables import results_table
 
 if TYPE_CHECKING:
-    from ...sim.job import Job
+    from ...sim.perturbation.job import Job
 
 
 def run(config: EvaluateConfig) -> int:

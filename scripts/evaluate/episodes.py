@@ -9,7 +9,7 @@ from ...sim.perturbation.axes import parse_perturbations
 from .options import EvaluateConfig
 
 if TYPE_CHECKING:
-    from ...sim.job import Job
+    from ...sim.perturbation.job import Job
 
 
 def choose_tasks(config: EvaluateConfig) -> tuple[worlds.SuiteTask, ...]:
@@ -27,8 +27,7 @@ def plan_jobs(config: EvaluateConfig) -> list[Job]:
     Raises:
         InputError: A suite or a task is unknown, or a swap makes sense in no task.
     """
-    from ...sim.job import episode_seed
-    from ...sim.perturbation.jobs import changed_jobs, require_swaps
+    from ...sim.perturbation.job import changed_jobs, episode_seed, require_swaps
 
     tasks = choose_tasks(config)
     require_swaps(config.swap, [task.swaps for task in tasks])
@@ -44,7 +43,7 @@ def plan_jobs(config: EvaluateConfig) -> list[Job]:
 
 def _unchanged_job(config: EvaluateConfig, task: worlds.SuiteTask, state: int, seed: int) -> Job:
     """Return the episode of one initial state, without perturbation and swap."""
-    from ...sim.job import Job
+    from ...sim.perturbation.job import Job
 
     instruction = None
     if config.instruction_from == "paraphrase" and task.paraphrases:

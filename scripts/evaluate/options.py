@@ -97,7 +97,7 @@ class EvaluateConfig:
             fix = "Leave out --batch: on a cluster every episode has its own policy."
             raise InputError("--batch", got="--batch and --cluster", expected="one of them", fix=fix)
         parse_perturbations(self.perturb)
-        family.check(self.libero)
+        worlds.check_options(family, self.libero)
         family.check_evaluation_states(self.first_initial_state, self.episodes_per_task)
         if self.against and self.label is not None:
             fix = "Leave out --label: with --against each evaluation is named after its folder."

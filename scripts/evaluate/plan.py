@@ -21,7 +21,7 @@ from .options import EvaluateConfig
 if TYPE_CHECKING:
     from ...policy.contract import Contract
     from ...sim.evaluation.cluster import ClusterOptions
-    from ...sim.job import Job
+    from ...sim.perturbation.job import Job
 
 
 @dataclass(frozen=True)

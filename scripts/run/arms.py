@@ -168,7 +168,7 @@ class PhysicalRunArm:
 def desk_starts(config: RunConfig) -> list[DeskStart]:
     """Return how the virtual arm's episodes begin, task by task; InputError for a task that is none."""
     from ...sim.desk.tasks import find_task
-    from ...sim.job import episode_seed
+    from ...sim.perturbation.job import episode_seed
 
     starts = []
     for name in config.task or (DEFAULT_TASK,):

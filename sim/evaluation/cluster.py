@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, WorldError
-from ..job import Job
+from ..perturbation.job import Job
 from .cluster_node import NodeSetup, RelocatableActorFactory, run_on_node, with_checkpoint_files
 from .pool import ATTEMPTS, SINGLE_THREAD_VARIABLES, raise_from_process
 from .records import error_record

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...errors import InputError, WorldError
-from ..job import Job
 from ..perturbation.environment import perturbed_environment
+from ..perturbation.job import Job
 from .records import EpisodeRecord
 
 Overlay = Mapping[str, np.ndarray]

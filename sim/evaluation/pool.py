@@ -13,7 +13,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from ...errors import InputError, WorldError
-from ..job import Job
+from ..perturbation.job import Job
 from .records import error_record
 from .shared_policy import PolicyProcess, SharedPolicyFactory, serve_policy
 from .worker import ActorFactory, EnvFactory, EpisodeRequest, EpisodeResult, worker_main

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import InputError
-from ..job import Job, _key
+from ..perturbation.job import Job, episode_key
 
 if TYPE_CHECKING:
     from ..perturbation.swap import Swap
@@ -61,7 +61,7 @@ class EpisodeRecord:
 
     @property
     def key(self) -> str:
-        return _key(self.suite, self.task, self.initial_state, self.seed, self.perturbation, self.swap)
+        return episode_key(self.suite, self.task, self.initial_state, self.seed, self.perturbation, self.swap)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -12,7 +12,7 @@ from typing import Protocol
 from tqdm import tqdm
 
 from ...errors import InputError, WorldError
-from ..job import Job
+from ..perturbation.job import Job
 from .episode import Actor, Overlay, StepCallback, run_episode
 from .pool import LocalPool
 from .records import EpisodeRecord, RecordFile

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ..job import Job
+from ..perturbation.job import Job
 from ..video_recorder import VideoRecorder
 from .episode import Actor, run_episode
 from .records import EpisodeRecord, episodes_that_differ

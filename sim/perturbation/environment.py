@@ -9,8 +9,8 @@ from typing import Any
 
 import gymnasium
 
-from ..job import Job
 from .edits import ModelEdits
+from .job import Job
 from .language import LEVEL_DESCRIPTIONS, rephrase
 from .sensor import SensorCorruption
 from .swap import other_object_instruction, unrelated_instruction

@@ -77,8 +77,8 @@ def test_evaluated_states_and_demonstrated_ones_are_apart():
 
 def test_the_desk_has_none_of_liberos_options():
     with pytest.raises(InputError, match="options of LIBERO: got suites of the desk"):
-        worlds.DESK.check(worlds.LiberoOptions(visuals="fast"))
-    worlds.DESK.check(worlds.LiberoOptions())
+        worlds.check_options(worlds.DESK, worlds.LiberoOptions(visuals="fast"))
+    worlds.check_options(worlds.DESK, worlds.LiberoOptions())
 
 
 def test_the_desk_is_built_in_the_pictures_size():
@@ -119,6 +119,18 @@ def test_a_result_says_what_it_depends_on(tmp_path):
     assert {"mujoco", "robosuite", "hf-libero"} <= set(fingerprint["packages"]) and fingerprint["renderer"]["backend"]
     assert pickle.loads(pickle.dumps(world)) == world
     assert world.offer() == replace(world.offer(), control_hz=20.0)
+
+
+def test_a_new_world_is_one_entry_in_the_table():
+    pick = replace(worlds.DESK.tasks("desk_object")[0], suite="toy_pick", name="pick")
+    toy = replace(worlds.DESK, name="toy", title="the toy", suites=("toy_pick",), find_suite=lambda suite: (pick,))
+    families = (*worlds.FAMILIES, toy)
+    assert worlds.find_family(["toy_pick"], families) is toy
+    assert worlds.choose_tasks(["toy_pick"], ["pick"], "with", families) == (pick,)
+    with pytest.raises(InputError, match="got some of toy and some of libero"):
+        worlds.find_family(["toy_pick", "libero_goal"], families)
+    with pytest.raises(InputError, match="options of LIBERO: got suites of the toy"):
+        worlds.check_options(toy, worlds.LiberoOptions(visuals="fast"), families)
 
 
 def test_planning_needs_no_simulator():

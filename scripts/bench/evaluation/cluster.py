@@ -40,8 +40,8 @@ def measure_node_loss(run: ClusterRun) -> dict[str, int]:
     from ....sim.evaluation.cluster import ClusterOptions, ClusterPool
     from ....sim.evaluation.records import episodes_that_differ
     from ....sim.evaluation.runner import run_and_record, run_jobs
-    from ....sim.job import Job, episode_seed
     from ....sim.libero.options import LiberoOptions
+    from ....sim.perturbation.job import Job, episode_seed
     from ....sim.rendering import choose_backend
     from ....sim.worlds import find_family, make_evaluation_world
     from ...checkpoints.worker_policies import PolicyFactory

@@ -20,7 +20,7 @@ from saccade.sim.evaluation.cluster_node import NodeSetup, folder_digest, with_c
 from saccade.sim.evaluation.records import episodes_that_differ
 from saccade.sim.evaluation.runner import run_and_record, run_jobs
 from saccade.sim.evaluation.worker import EpisodeRequest
-from saccade.sim.job import Job, episode_seed
+from saccade.sim.perturbation.job import Job, episode_seed
 from saccade_testing import SUPPORT
 from saccade_testing.cluster_world import Actors, Fingerprint, SlowWorlds
 from saccade_testing.fake_world import make_actor, make_env

@@ -8,7 +8,7 @@ import pytest
 
 from saccade.sim.evaluation.comparison import compare, mcnemar_p_value, newcombe_interval
 from saccade.sim.evaluation.records import error_record
-from saccade.sim.job import Job
+from saccade.sim.perturbation.job import Job
 
 
 def records(outcomes: str):

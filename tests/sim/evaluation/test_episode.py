@@ -10,7 +10,7 @@ import pytest
 
 from saccade.sim.evaluation.records import episodes_that_differ
 from saccade.sim.evaluation.runner import run_episode
-from saccade.sim.job import Job
+from saccade.sim.perturbation.job import Job
 from saccade.sim.video import poster
 from saccade.sim.video_recorder import VideoRecorder
 from saccade_testing.fake_world import FakeActor, FakeEnv

@@ -15,8 +15,8 @@ from saccade.sim.evaluation.robustness import (
     swap_table,
     unchanged_records,
 )
-from saccade.sim.job import Job
 from saccade.sim.perturbation.axes import Perturbation
+from saccade.sim.perturbation.job import Job
 
 
 def record(state, outcome, perturbation=None, swap=None, *, picked=None, other=None, error=None, steps=50):

@@ -13,7 +13,7 @@ from saccade.errors import InputError, WorldError
 from saccade.sim.evaluation.records import EpisodeRecord, RecordFile, episodes_that_differ
 from saccade.sim.evaluation.robustness import acted_from_memorisation
 from saccade.sim.evaluation.runner import Job, run_episode, run_jobs
-from saccade.sim.job import episode_seed
+from saccade.sim.perturbation.job import episode_seed
 from saccade_testing.fake_world import FakeActor, FakeEnv, Mishap, break_actor, make_actor, make_env, refuse_actor
 
 

@@ -8,7 +8,7 @@ from saccade.errors import InputError, WorldError
 from saccade.sim.evaluation.records import episodes_that_differ
 from saccade.sim.evaluation.runner import run_jobs
 from saccade.sim.evaluation.shared_policy import PolicyProcess, SharedPolicyFactory
-from saccade.sim.job import Job, episode_seed
+from saccade.sim.perturbation.job import Job, episode_seed
 from saccade_testing.batched_world import MakePolicy, break_policy, refuse_policy
 from saccade_testing.fake_world import Mishap, make_actor, make_env
 

@@ -9,12 +9,12 @@ from gymnasium.utils.env_checker import check_env
 from saccade.errors import InputError, WorldError
 from saccade.sim.evaluation.episode import run_episode
 from saccade.sim.evaluation.records import episodes_that_differ
-from saccade.sim.job import Job, episode_seed
 from saccade.sim.libero.conventions import CAMERAS, NO_OPERATION, Conventions, axis_angle
 from saccade.sim.libero.environment import LiberoEnv
 from saccade.sim.libero.protocols import OPENVLA, EvaluationProtocol
 from saccade.sim.libero.simulation import Simulation
 from saccade.sim.libero.tasks import find_task
+from saccade.sim.perturbation.job import Job, episode_seed
 
 SUITE, TASK = "libero_object", "0"
 SHORT = EvaluationProtocol("short", ((SUITE, 3),), settle_steps=2)

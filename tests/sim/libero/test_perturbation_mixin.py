@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
-from saccade.sim.job import Job
 from saccade.sim.libero.conventions import Conventions
 from saccade.sim.libero.environment import LiberoEnv
 from saccade.sim.perturbation.axes import AXES, Perturbation
 from saccade.sim.perturbation.environment import perturbed_environment
+from saccade.sim.perturbation.job import Job
 
 pytestmark = pytest.mark.slow
 

@@ -5,8 +5,8 @@ import pytest
 
 from saccade.errors import InputError
 from saccade.sim.evaluation.records import EpisodeRecord, error_record
-from saccade.sim.job import Job
 from saccade.sim.perturbation.axes import AXES, DEFAULT_LEVEL, Perturbation, parse_perturbation, parse_perturbations
+from saccade.sim.perturbation.job import Job
 
 
 def words(*texts):

@@ -7,8 +7,8 @@ import pytest
 from saccade.sim.evaluation.records import error_record
 from saccade.sim.evaluation.robustness import robustness_summary
 from saccade.sim.evaluation.run_folder import Evaluation
-from saccade.sim.job import Job
 from saccade.sim.perturbation.axes import Perturbation
+from saccade.sim.perturbation.job import Job
 from saccade.sim.report import report
 from saccade.sim.report.robustness_chart import radar
 

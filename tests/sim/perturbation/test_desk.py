@@ -9,9 +9,9 @@ from saccade.sim.desk import arm
 from saccade.sim.desk.demonstrator.demonstrator import DeskDemonstrator
 from saccade.sim.desk.environment import DeskEnv
 from saccade.sim.evaluation.episode import run_episode
-from saccade.sim.job import Job, episode_seed
 from saccade.sim.perturbation.axes import AXES, Perturbation
 from saccade.sim.perturbation.environment import perturbed_environment
+from saccade.sim.perturbation.job import Job, episode_seed
 
 STATE = 3
 ARRAYS = [name for name in dir(mujoco.MjModel) if not name.startswith("_")]
