@@ -13,7 +13,7 @@ from ...machine import Device, usable_cores
 from ...ranges import require_at_least
 from ...sim.libero.options import LiberoOptions
 from ...sim.perturbation.axes import parse_perturbations
-from ...sim.worlds import find_family
+from ...sim.worlds import check_options, find_family
 from ..checkpoints.worker_policies import Precision
 
 
@@ -97,7 +97,7 @@ class EvaluateConfig:
             fix = "Leave out --batch: on a cluster every episode has its own policy."
             raise InputError("--batch", got="--batch and --cluster", expected="one of them", fix=fix)
         parse_perturbations(self.perturb)
-        worlds.check_options(family, self.libero)
+        check_options(family, self.libero)
         family.check_evaluation_states(self.first_initial_state, self.episodes_per_task)
         if self.against and self.label is not None:
             fix = "Leave out --label: with --against each evaluation is named after its folder."
