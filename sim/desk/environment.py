@@ -87,7 +87,7 @@ class DeskEnv(gymnasium.Env):
         )
         self.data = mujoco.MjData(self.model)
         self._collision = self.model.geom_contype.copy(), self.model.geom_conaffinity.copy()
-        self._joint_addresses = np.array([self.model.joint_position(name).qposadr[0] for name in arm.JOINTS])
+        self._joint_addresses = np.array([self.model.joint(name).qposadr[0] for name in arm.JOINTS])
         self._fingers = {self.model.geom(name).id for name in ("fixed_finger", "moving_finger")}
         self._geometries = {
             self.model.body(body).name: set(range(first, first + count))
@@ -215,7 +215,7 @@ class DeskEnv(gymnasium.Env):
 
     def joint_position(self, name: str) -> float:
         """Return the position of a fixture's joint, in metres or radians."""
-        return float(self.data.joint_position(name).qpos[0])
+        return float(self.data.joint(name).qpos[0])
 
     def joints(self) -> np.ndarray:
         """Return the measured joint positions [6] in radians."""
@@ -319,7 +319,7 @@ class DeskEnv(gymnasium.Env):
                 self._place_object(body, poses[body])
                 continue
             # What is not in play waits below the desk, weightless and touching nothing.
-            self.data.joint_position(body).qpos[:3] = (0.3 + 0.1 * index, 0.0, -1.0)
+            self.data.joint(body).qpos[:3] = (0.3 + 0.1 * index, 0.0, -1.0)
             self.model.body_gravcomp[self.model.body(body).id] = 1.0
             geom = self.model.geom(body).id
             self.model.geom_contype[geom] = self.model.geom_conaffinity[geom] = 0
@@ -328,14 +328,14 @@ class DeskEnv(gymnasium.Env):
             *self.data.mocap_pos[mocap], yaw = poses[fixture.body]
             self.data.mocap_quat[mocap] = np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)
         for joint_position, position in ((name, pose[0]) for name, pose in poses.items() if len(pose) == 1):
-            self.data.joint_position(joint_position).qpos[0] = position
+            self.data.joint(joint_position).qpos[0] = position
         if self.task_spec.cue:
             self.data.mocap_pos[self.model.body(HALO).mocapid[0], :2] = poses[self.task_spec.cue.lit_object.body][:2]
 
     def _place_object(self, body: str, pose: Pose) -> None:
         """Set a thing down at a pose, with its weight and touching what it meets."""
         x, y, z, yaw = pose
-        self.data.joint_position(body).qpos[:] = (x, y, z, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
+        self.data.joint(body).qpos[:] = (x, y, z, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
         number, geom = self.model.body(body).id, self.model.geom(body).id
         self.model.body_gravcomp[number] = 0.0
         contype, conaffinity = self._collision
@@ -356,7 +356,7 @@ class DeskEnv(gymnasium.Env):
             if z > PICKED_HEIGHT or (self._start_joint_positions and np.hypot(x, y) > PICKED_SHIFT):
                 return body
         for fixture, start in self._start_joint_positions.items():
-            low, high = self.model.joint_position(fixture.joint_position).range
+            low, high = self.model.joint(fixture.joint_position).range
             if abs(self.joint_position(fixture.joint_position) - start) > OPERATED_FRACTION * (high - low):
                 return fixture.moving_body
         return None
