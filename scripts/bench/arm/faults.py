@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ....errors import SaccadeError
+from ....robot.governor.governor import MOVING_STATES
 from ....sim.virtual_arm.world import JointTrajectory
 from .cases import CASES, CATALOGUE_ROWS, FaultCase
 from .judge import (
-    MOVING_STATES,
     REST_TOLERANCE,
     SETTLE_SECONDS,
     Hold,
@@ -63,7 +63,7 @@ def run_case(rig: LinkRig, case: FaultCase, tail: RecordTail) -> FaultOutcome:
     rig.begin()
     started = time.monotonic()
     tail.read()
-    if not case.rests:
+    if not case.starts_at_rest:
         rig.feed(0.6)
     injected = time.monotonic()
     case.inject(rig)
@@ -73,10 +73,10 @@ def run_case(rig: LinkRig, case: FaultCase, tail: RecordTail) -> FaultOutcome:
     time.sleep(0.05)
     lines, joint_trajectory = tail.read(), world.joint_trajectory(started)
     observed, problems = [], []
-    if not case.rests and not any(line["call"] == "tick" and line["state"] in MOVING_STATES for line in lines):
+    if not case.starts_at_rest and not any(line["call"] == "tick" and line["state"] in MOVING_STATES for line in lines):
         problems.append("the arm did not move before")
     found = find_holds(lines, injected)
-    if case.rests:
+    if case.starts_at_rest:
         found = find_rest_holds(lines, injected)
     wanted = [hold for hold in found if hold.reason in case.reasons]
     hold = wanted[0] if wanted else None

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ....robot.governor.chunk_checks import FAULT_REASONS
+from ....robot.governor.governor import MOVING_STATES
 from ....robot.governor.rules import MAX_STEP_AGE
 from ....robot.limits import JointLimits
 from ....sim.virtual_arm.world import JointTrajectory
@@ -46,7 +47,6 @@ MIN_GAP_SECONDS = 0.01
 
 WINDOW = 0.1
 HELD_STATES = ("holding", "stopped", "idle")
-MOVING_STATES = ("ramping", "moving", "stopping")
 
 
 def unsafe_goals(joint_trajectory: JointTrajectory, limits: JointLimits, tick: float) -> list[str]:

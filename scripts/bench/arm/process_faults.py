@@ -17,12 +17,12 @@ import numpy as np
 
 from ....errors import InputError
 from ....policy.contract import Contract
+from ....robot.governor.governor import MOVING_STATES
 from ....sim.virtual_arm.faults import Fault
 from ....sim.virtual_arm.world import JointTrajectory, VirtualArm
 from .cases import CATALOGUE_ROWS
 from .faults import TICK, FaultOutcome, describe_hold, judge_hold, max_lateness_ms
 from .judge import (
-    MOVING_STATES,
     SETTLE_SECONDS,
     Hold,
     RecordTail,
@@ -326,7 +326,7 @@ def run_session_case(
     problems: list[str] = []
     lines = _until_moving(session, tail)
     if session.limits is None or not lines:
-        told = [each for each in session.told if each[0] == "failed"]
+        told = [each for each in session.messages if each[0] == "failed"]
         return _outcome(case, "", (None, None, None), [f"the arm did not begin to move: {told}"])
     started = lines[-1]["now"]
     injected = time.monotonic()
@@ -368,7 +368,7 @@ def run_session_case(
         session.process.join(timeout=15.0)
         session.listen()
         problems += _after_the_end(session, joint_trajectory, found, hold)
-        failed = [str(each[1]) for each in session.told if each[0] == "failed"]
+        failed = [str(each[1]) for each in session.messages if each[0] == "failed"]
         observed += f"; {failed[0][:90]}" if failed else ""
     return _outcome(case, observed, times, problems, max_lateness_ms(joint_trajectory))
 

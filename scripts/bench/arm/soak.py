@@ -148,7 +148,7 @@ class Soak:
                 self._judge(world, session)
         finally:
             session.close()
-            ended = [told for kind, *told in session.told if kind in ("failed", "over")]
+            ended = [content for kind, *content in session.messages if kind in ("failed", "over")]
             self.figures.ended.append(str(ended[-1][0])[:200] if ended else f"exit code {session.process.exitcode}")
             if not kill_phase:
                 self._measure_growth()

@@ -39,13 +39,13 @@ FAULT_FREE_DECISIONS = 10
 class SwingSessionSettings:
     """How the session runs. `server` (address, token, timeout) decides instead of a wanderer where it is given.
 
-    `mischief`: the chance of each decision to be one that a broken policy makes. `fails_after`, `hangs_after`: so many
+    `fault_probability`: the chance that a decision is one of a broken policy. `fails_after`, `hangs_after`: so many
     decisions go well.
     """
 
     record: Path
     seed: int = 0
-    mischief: float = 0.0
+    fault_probability: float = 0.0
     fails_after: int | None = None
     hangs_after: int | None = None
     episodes: int = 1
@@ -116,8 +116,8 @@ class FailingSwingPolicy(SwingPolicy):
     """A wanderer that fails or hangs after so many decisions."""
 
     def __init__(self, settings: SwingSessionSettings) -> None:
-        self.mischief = ChunkFaultInjector(settings.mischief, settings.seed)
-        super().__init__(small_contract(), self.mischief)
+        self.fault_injector = ChunkFaultInjector(settings.fault_probability, settings.seed)
+        super().__init__(small_contract(), self.fault_injector)
         self._settings, self._count = settings, 0
 
     def decide(self, observation: Any) -> np.ndarray:
@@ -186,8 +186,8 @@ def run_swing_session(
             observer=_Reporter(connection, contract),
             operator_commands=operator_commands,
         )
-        mischief = chunk_policy.mischief.counts if isinstance(chunk_policy, FailingSwingPolicy) else {}
-        connection.send(("over", summary.metrics, mischief))
+        fault_counts = chunk_policy.fault_injector.counts if isinstance(chunk_policy, FailingSwingPolicy) else {}
+        connection.send(("over", summary.metrics, fault_counts))
     except SaccadeError as error:
         connection.send(("failed", f"{type(error).__name__}: {error}"))
     except KeyboardInterrupt:
@@ -201,7 +201,7 @@ class SwingSession:
         self.process, self.settings = process, settings
         self._connection = connection
         self.limits: JointLimits | None = None
-        self.told: list[tuple] = []
+        self.messages: list[tuple] = []
 
     @classmethod
     def start(cls, world: VirtualArm, folder: Path, settings: SwingSessionSettings) -> Self:
@@ -225,15 +225,15 @@ class SwingSession:
 
     def has_message(self, what: str) -> bool:
         """Return whether it has told of something of that kind."""
-        return any(kind == what for kind, *_ in self.told)
+        return any(kind == what for kind, *_ in self.messages)
 
     def listen(self, seconds: float = 0.0) -> None:
         """Take in what it tells, for so long at most."""
         try:
             while self._connection.poll(seconds):
-                self.told.append(self._connection.recv())
-                if self.told[-1][0] == "limits":
-                    self.limits = self.told[-1][1]
+                self.messages.append(self._connection.recv())
+                if self.messages[-1][0] == "limits":
+                    self.limits = self.messages[-1][1]
                 seconds = 0.0
         except (EOFError, OSError):
             self.process.join(timeout=1.0)

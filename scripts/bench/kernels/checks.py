@@ -39,7 +39,7 @@ class CheckResult:
     wrong: str = ""
 
 
-def check(name: str, on_gpu: bool) -> CheckResult:
+def run_check(name: str, on_gpu: bool) -> CheckResult:
     """Run one of CHECKS in processes of its own."""
     steps: dict[str, Callable[[], CheckResult]] = {
         "plans": check_plans,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ....errors import InputError, WorldError, unknown_name
 from ..device import find_device
 from ..metrics import Metrics, collect_run_metadata, command_line, write_metrics
-from .checks import CHECKS, check
+from .checks import CHECKS, run_check
 from .rows import KernelRow, Roofline, collect_metrics, table
 from .shapes import FAMILIES, Shape, shapes
 
@@ -93,7 +93,7 @@ class KernelReport:
     """Everything that was found out; `wrong`: what makes the command fail in the end."""
 
     rows: list[KernelRow] = field(default_factory=list)
-    figures: Metrics = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     checks: dict[str, Any] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
@@ -111,7 +111,7 @@ def run_kernel_bench(config: KernelBenchConfig) -> int:
         write_report(config.out, report, device, command)
         print(f"Report: {config.out / 'README.md'}")
     if config.figures is not None:
-        write_metrics(config.figures, report.figures, command)
+        write_metrics(config.figures, report.metrics, command)
         print(f"Figures: {config.figures}")
     if report.wrong:
         more = f" (and {len(report.wrong) - 1} more)" if len(report.wrong) > 1 else ""
@@ -137,15 +137,15 @@ def bench_kernels(config: KernelBenchConfig, device: str) -> KernelReport:
             bar.update()
         for name in config.checks:
             bar.set_postfix_str(CHECKS[name])
-            checked = check(name, device == "cuda")
-            found.update(checked.figures)
+            checked = run_check(name, device == "cuda")
+            found.update(checked.metrics)
             report.checks[name] = checked.content
             report.notes += checked.lines
             report.wrong += [checked.wrong] if checked.wrong else []
             bar.update()
     wrong = [f"{row.contestant} in {row.shape.title}: {row.wrong}" for row in report.rows if row.wrong]
     report.wrong = wrong + report.wrong
-    report.figures = collect_metrics(report.rows, device == "cuda" and size == "full", roofline.bytes, found)
+    report.metrics = collect_metrics(report.rows, device == "cuda" and size == "full", roofline.bytes, found)
     report.notes = describe_timing(config, device, size, roofline, timer.repeats) + report.notes
     return report
 
@@ -247,14 +247,14 @@ def write_report(folder: Path, report: KernelReport, device: str, command: str) 
     ]
     content = {
         "notes": report.notes,
-        "figures": dict(report.figures),
+        "figures": dict(report.metrics),
         "rows": [row.to_json() for row in report.rows],
         "checks": report.checks,
         "wrong": report.wrong,
         **collect_run_metadata(command),
     }
     write_json(folder / "kernels.json", content)
-    page = render_page(report.rows, report.figures, report.notes, report.checks, plot_files, device == "cuda")
+    page = render_page(report.rows, report.metrics, report.notes, report.checks, plot_files, device == "cuda")
     write_text(folder / "README.md", page)
 
 

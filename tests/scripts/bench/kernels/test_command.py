@@ -332,15 +332,15 @@ def test_the_gate_is_counted(monkeypatch):
 
     monkeypatch.setattr(checks, "_run_python", python)
     found = checks.check_gate()
-    assert found.figures == {"spilled_configurations": 1} and found.wrong.endswith("two too much")
+    assert found.metrics == {"spilled_configurations": 1} and found.wrong.endswith("two too much")
 
 
 @pytest.mark.slow
 def test_errors_are_measured_under_the_interpreter_and_in_torch():
     found = checks.check_errors(False)
     assert set(found.content) == {"interpreter", "torch"} and not found.wrong
-    assert 0 < found.figures["worst_forward_error_fp32"] < 5e-6
-    assert 0 < found.figures["worst_gradient_error_fp32"] < 1e-5
+    assert 0 < found.metrics["worst_forward_error_fp32"] < 5e-6
+    assert 0 < found.metrics["worst_gradient_error_fp32"] < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_sizes_have_a_headline_for_every_target():
 
 
 def test_a_report_without_rows_has_no_pictures(tmp_path):
-    module.write_report(tmp_path, KernelReport(figures=dict.fromkeys(METRIC_NAMES)), "cpu", "saccade bench kernels")
+    module.write_report(tmp_path, KernelReport(metrics=dict.fromkeys(METRIC_NAMES)), "cpu", "saccade bench kernels")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["README.md", "kernels.json"]
 
 

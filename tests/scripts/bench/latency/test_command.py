@@ -72,7 +72,7 @@ def test_no_speed_is_given_when_a_decision_waits(contestant, monkeypatch):
         return plain(self, images, instruction_plan, state, memory)
 
     monkeypatch.setattr(SaccadeModel, "decide", waiting)
-    with pytest.raises(WorldError, match="wait for the device 1 times, first in lift_fresh at .*test_bench_latency"):
+    with pytest.raises(WorldError, match="wait for the device 1 times, first in lift_fresh at .*latency/test_command"):
         measure(contestant, QUICK, "cpu")
 
 
