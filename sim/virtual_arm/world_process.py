@@ -91,7 +91,7 @@ class ArmSimulation:
             case "begin":
                 return self.twin.begin()
             case "fault":
-                return self.faults.order(arguments["fault"])
+                return self.faults.schedule(arguments["fault"])
             case "clear_faults":
                 return self.faults.clear()
             case "outcome":
