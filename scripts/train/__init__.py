@@ -1,1 +1,1 @@
-"""`saccade train`: train a policy from demonstrations."""
+"""`saccade train`: train a policy on demonstrations."""

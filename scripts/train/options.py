@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import InputError
 from ...policy.network.architecture import Architecture, find_preset, with_changes
+from ...ranges import require_at_least
 from ...training.configuration import LoopConfig
 
 if TYPE_CHECKING:
@@ -18,97 +19,101 @@ if TYPE_CHECKING:
 class TrainConfig:
     """Train a policy on one or more LeRobotDataset folders.
 
-    The folder --out holds checkpoint/ (what eval, serve and LeRobot's commands take), training_state/ (what --resume
-    goes on from, exactly), log.jsonl and train.json (the options). For several GPUs start it with
-    `accelerate launch -m saccade.scripts.main train ...`.
+    The folder --out then holds checkpoint/ (for eval, serve and LeRobot), training_state/ (for --resume), log.jsonl and
+    train.json (the options). Evaluate the policy with `saccade eval OUT`. For several GPUs run `accelerate launch -m
+    saccade.scripts.main train ...`.
     """
 
     data: tuple[Path, ...]
     """Folders of demonstrations, as `saccade collect` or LeRobot's recorder write them."""
     out: Path
-    """Folder of this training."""
+    """Output folder of the training."""
     init: str | None = None
-    """Checkpoint folder to start from, or `starter`; otherwise from scratch."""
+    """Checkpoint folder to start from, or `starter`. Default: train from scratch."""
     preset: str = "tiny"
-    """Shape of a policy trained from scratch."""
+    """Architecture preset of a policy that is trained from scratch."""
     change: tuple[str, ...] = ()
-    """Fields of the preset to change, as FIELD=VALUE: `--change router=original mask=mutual`. All fields and their
-    values stand in policy/network/architecture.py. With --init only those that leave what the policy decides as it
-    was, at first: `--change history=12 history_selected=4` gives it a memory."""
+    """Architecture fields to change, as FIELD=VALUE: `--change router=original mask=mutual`.
+    policy/network/architecture.py lists them. With --init only fields that keep the actions unchanged at the start are
+    allowed: `--change history=12 history_selected=4` adds a memory."""
     trunk: str | None = None
-    """Pretrained decoder, a name on the Hugging Face hub or a folder: sizes, tokenizer and weights of the trunk come
-    from it. Random weights at the preset's sizes when left out."""
+    """Pretrained decoder for the trunk: a name on the Hugging Face hub or a folder. It gives sizes, tokenizer and
+    weights. Default: random weights with the sizes of the preset."""
     towers: tuple[str, ...] = ()
-    """Weights of the preset's pretrained towers, one source for each: `hub`, a safetensors file or a folder with one.
-    Random weights when left out."""
+    """Weights of the vision towers, one source for each: `hub`, a safetensors file or its folder. Default: random
+    weights."""
     lora: int = 0
-    """Rank of low-rank factors beside frozen weights; 0 trains all weights, and a policy that has factors keeps them.
-    With --trunk and --towers the pretrained parts get factors. With --init it is a skill that is learned, to be merged
-    with others of the same beginning by `saccade merge`: factors everywhere but in the expert, which learns as a
-    whole."""
+    """LoRA rank; 0 trains all weights. With --trunk and --towers the pretrained parts get LoRA. With --init the result
+    is a skill for `saccade merge`: LoRA everywhere except in the expert, which is trained fully. A checkpoint that has
+    LoRA keeps it."""
     lora_alpha: float | None = None
-    """Scale of the factors, alpha; the rank when left out."""
+    """LoRA alpha. Default: the rank."""
     checkpointing: bool = False
-    """Compute activations of trunk and pretrained towers again in the backward pass: less memory, more time."""
+    """Use activation checkpointing in trunk and pretrained towers: less memory, more time."""
     chunk: int = 16
-    """Steps decided at once, T; a policy that is fine-tuned keeps its own."""
+    """Length of an action chunk, T. With --init the chunk length of the checkpoint is used."""
     execute: int = 8
-    """Steps of a chunk that are executed before the next decision; a policy that is fine-tuned keeps its own."""
+    """Executed steps of a chunk before the next decision. With --init the value of the checkpoint is used."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     precision: Literal["bf16", "no"] = "bf16"
-    """Mixed precision; it is faster on most CPUs of the last years too."""
+    """Mixed precision: bf16 or no. bf16 is faster on recent CPUs, too."""
     device: Literal["auto", "cpu"] = "auto"
-    """Where to train: a GPU when there is one, or the CPU."""
+    """Device: auto uses a GPU if there is one."""
     threads: int | None = None
-    """CPU threads; all cores when left out."""
+    """CPU threads. Default: all cores."""
     report_to: tuple[Literal["wandb", "tensorboard"], ...] = ()
-    """Where else to send the log; wandb and tensorboard are optional extras of the package."""
+    """Experiment trackers for the log. Each needs the extra of its name: wandb, tensorboard."""
     resume: bool = False
-    """Go on from the last saved state of --out, with the same options."""
+    """Continue the training in --out with the same options."""
     overwrite: bool = False
-    """Throw an earlier training in --out away."""
+    """Delete an earlier training in --out."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.execute <= self.chunk:
-            raise InputError("execute", got=self.execute, expected=f"1 to chunk ({self.chunk})", fix="Change either.")
-        if self.threads is not None and self.threads < 1:
-            raise InputError("threads", got=self.threads, expected="1 or more", fix="Leave it out for all cores.")
+            fix = "Lower --execute or raise --chunk."
+            raise InputError("--execute", got=self.execute, expected=f"1 to --chunk ({self.chunk})", fix=fix)
+        require_at_least(self, 1, "threads", option=True, fix="Leave out {} for all cores.")
         if self.resume and self.overwrite:
-            raise InputError("resume", got="overwrite too", expected="one of the two", fix="Leave one of them out.")
+            fix = "Leave out --resume or --overwrite."
+            raise InputError("--resume", got="--resume and --overwrite", expected="one of them", fix=fix)
         self._check_pretrained()
-        # What follows from a trunk's source takes a look at it, which may be far away; so may a checkpoint be.
+        self._check_lora()
+        # The sizes of a pretrained trunk may have to be downloaded, and a checkpoint be read: checked later.
         if self.trunk is None and self.init is None:
             self.architecture()
         find_preset(self.preset)
 
     def _check_pretrained(self) -> None:
+        """Refuse --trunk, --towers and --preset together with a checkpoint."""
         for name in ("trunk", "towers"):
             if self.init is not None and getattr(self, name):
-                fix = "Leave one of them out: a checkpoint brings its weights."
-                raise InputError(name, got="init too", expected="one of the two", fix=fix)
+                fix = f"Leave out --init or --{name}: a checkpoint has its own weights."
+                raise InputError(f"--{name}", got=f"--{name} and --init", expected="one of them", fix=fix)
         if self.init is not None and self.preset != "tiny":
-            fix = "Leave it out: a checkpoint keeps its shape."
-            raise InputError("init", got="preset too", expected="a checkpoint alone", fix=fix)
-        if self.lora < 0:
-            raise InputError("lora", got=self.lora, expected="a rank above 0, or 0 for none", fix="16 is usual.")
+            fix = "Leave out --preset: --init keeps the architecture of the checkpoint."
+            raise InputError("--preset", got="--preset and --init", expected="one of them", fix=fix)
+
+    def _check_lora(self) -> None:
+        """Refuse LoRA options without pretrained weights, and numbers out of range."""
+        require_at_least(self, 0, "lora", option=True, fix="Use {} 16, or 0 for none.")
         if self.lora and self.init is None:
-            named = [change for change in self.change if change.startswith("towers=")]
-            has_towers = named[-1] != "towers=" if named else bool(find_preset(self.preset).towers)
+            tower_changes = [change for change in self.change if change.startswith("towers=")]
+            has_towers = tower_changes[-1] != "towers=" if tower_changes else bool(find_preset(self.preset).towers)
             missing_options = ["--trunk"] * (self.trunk is None) + ["--towers"] * (has_towers and not self.towers)
             if missing_options:
-                fix = "Name them, go on from a checkpoint with --init, or train all weights."
-                raise InputError(
-                    "lora", got=f"no {' and no '.join(missing_options)}", expected="pretrained weights", fix=fix
-                )
+                fix = "Give --trunk and --towers, start from a checkpoint with --init, or leave out --lora."
+                got = f"no {' and no '.join(missing_options)}"
+                raise InputError("--lora", got=got, expected="pretrained weights", fix=fix)
         if self.lora_alpha is not None and not (self.lora and 0 < self.lora_alpha < float("inf")):
             got = f"{self.lora_alpha} with rank {self.lora}"
-            fix = "Set --lora too, or leave it out."
-            raise InputError("lora_alpha", got=got, expected="a number above 0, and a rank", fix=fix)
+            fix = "Set --lora, too, or leave out --lora-alpha."
+            raise InputError("--lora-alpha", got=got, expected="a number above 0, and a rank", fix=fix)
 
     def architecture(self) -> Architecture:
-        """Return the preset with what follows from the trunk's source, then with its changes.
+        """Return the preset with the fields of the pretrained trunk, then with those of --change.
 
-        Raises InputError for those that do not fit, and for a source that cannot be read.
+        Raises:
+            InputError: A change does not fit, or the trunk's source cannot be read.
         """
         found: dict[str, Any] = {}
         if self.trunk is not None:
@@ -120,7 +125,7 @@ class TrainConfig:
         )
 
     def adaptation(self) -> LoraAdaptation | None:
-        """Return how pretrained parts learn, None for as a whole."""
+        """Return the LoRA that --lora asks for; None if all weights are trained."""
         from ...policy.pretrained.adaptation import LoraAdaptation
 
         if not self.lora:

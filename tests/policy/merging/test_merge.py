@@ -19,7 +19,7 @@ from saccade.policy.merging.operators.methods import METHODS, MergeOptions
 from saccade.policy.modeling_saccade import SaccadePolicy
 from saccade.scripts.main import main
 from saccade.scripts.merge import MergeConfig, merge, open_skills, stored_bytes
-from saccade.scripts.train.command import make_core
+from saccade.scripts.train.policy import make_core
 from saccade.scripts.train.options import TrainConfig
 from saccade_testing.instructions import INSTRUCTIONS
 

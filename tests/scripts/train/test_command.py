@@ -216,7 +216,7 @@ def test_a_folder_in_use_is_never_touched(trained, demonstrations, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(trained, out)
     before = content(out)
-    refused("in which a training is.*--resume", demonstrations, out)
+    refused("which holds a training.*--resume", demonstrations, out)
     refused("dataset .*nowhere", tmp_path / "nowhere", out, overwrite=True)
     refused("checkpoint .*nowhere", demonstrations, out, overwrite=True, init=str(tmp_path / "nowhere"))
     refused("resume: steps: got 9, expected 4", demonstrations, out, resume=True,
@@ -224,14 +224,14 @@ def test_a_folder_in_use_is_never_touched(trained, demonstrations, tmp_path):
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.txt").write_text("years of work")
     for overwrite in (False, True):
-        refused("holds something else", demonstrations, tmp_path / "foreign", overwrite=overwrite)
+        refused("which holds other files", demonstrations, tmp_path / "foreign", overwrite=overwrite)
     refused("a file", demonstrations, tmp_path / "foreign" / "thesis.txt")
     assert content(out) == before
     assert os.listdir(tmp_path / "foreign") == ["thesis.txt"]
 
 
 def test_a_resume_must_be_of_the_same_training(trained, demonstrations, tmp_path):
-    refused("resume: got no training", demonstrations, tmp_path / "new", resume=True)
+    refused("--resume: got no training", demonstrations, tmp_path / "new", resume=True)
     assert not (tmp_path / "new").exists()
     out = tmp_path / "run"
     shutil.copytree(trained, out)
@@ -281,10 +281,10 @@ def test_demonstrations_of_another_world_do_not_fit_a_checkpoint(trained, tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"execute": 4}, "execute: got 4, expected 1 to chunk"),
+        ({"execute": 4}, "--execute: got 4, expected 1 to --chunk"),
         ({"threads": 0}, "threads: got 0"),
         ({"preset": "tinny"}, "preset: got 'tinny'.*Did you mean 'tiny'"),
-        ({"resume": True, "overwrite": True}, "resume: got overwrite too"),
+        ({"resume": True, "overwrite": True}, "--resume: got --resume and --overwrite"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, options, message):
@@ -294,7 +294,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path, options, message):
 
 def test_a_tracker_that_is_not_installed_is_refused(demonstrations, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    refused(r"report_to: got wandb.*lerobot_policy_saccade\[wandb\]", demonstrations, tmp_path / "run",
+    refused(r"--report-to: got wandb.*lerobot_policy_saccade\[wandb\]", demonstrations, tmp_path / "run",
             report_to=("wandb",))  # fmt: skip
 
 
@@ -461,10 +461,10 @@ def test_pretrained_options_that_do_not_fit_are_refused(demonstrations, pretrain
     refused("trunk .*nowhere", demonstrations, out, **options | {"trunk": str(tmp_path / "nowhere")})
     refused("weights of the towers: got 1, expected 2", demonstrations, out,
             **options | {"towers": options["towers"][:1]})  # fmt: skip
-    refused("trunk: got init too", demonstrations, out, **options | {"init": str(trained)})
+    refused("--trunk: got --trunk and --init", demonstrations, out, **options | {"init": str(trained)})
     refused("lora: got -1", demonstrations, out, lora=-1)
     refused("lora: got no --trunk, expected pretrained weights", demonstrations, out, lora=4)
     refused("lora: got no --towers", demonstrations, out, **options | {"towers": ()})
     refused("change: got mask, in a policy", demonstrations, out, init=str(trained), change=("mask=mutual",))
-    refused("lora_alpha: got 3.0 with rank 0", demonstrations, out, lora_alpha=3.0)
+    refused("--lora-alpha: got 3.0 with rank 0", demonstrations, out, lora_alpha=3.0)
     assert not out.exists()
