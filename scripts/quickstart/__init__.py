@@ -1,1 +1,1 @@
-"""`saccade quickstart`: collect, train, evaluate and report in one command."""
+"""`saccade quickstart`: collect demonstrations, train, evaluate and report in one command."""

@@ -1,4 +1,4 @@
-"""`saccade quickstart`: the whole way from nothing to a judged policy, on two CPU cores in minutes."""
+"""`saccade quickstart`: collect demonstrations, train, evaluate and report, on two CPU cores in minutes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .stages import Quickstart, format_success_rate, select_result
 from .stopwatch import run_stages
 
 CHANGEABLE_ON_RESUME = ("out", "workers", "threads", "overwrite")
-"""Options that may differ from run to run: they do not change the result."""
+"""Options that may change when a quickstart is continued, because the result does not depend on them."""
 
 
 def run(config: QuickstartConfig) -> int:
-    """Do what is left of the quickstart, print the figures and where they are, and return the exit code."""
+    """Run the stages that are not done yet, print the metrics and their files, and return the exit code."""
     from ...sim.rendering import choose_backend
 
     quickstart = Quickstart(config)
@@ -27,7 +27,7 @@ def run(config: QuickstartConfig) -> int:
         read_contract(find_checkpoint("starter"))
     choose_backend()
     claim_folder(config)
-    print("Quickstart: collect, train, evaluate, report. Stop it whenever you like: the same command goes on.")
+    print("Quickstart: collect, train, evaluate, report. You can stop it at any time; the same command continues.")
     seconds = run_stages(quickstart.stages(), config.out / TIMINGS_FILE)
     metrics = make_metrics(quickstart, seconds)
     write_metrics(config.out / METRICS_FILE, metrics, command_line("quickstart", config))
@@ -37,7 +37,11 @@ def run(config: QuickstartConfig) -> int:
 
 
 def claim_folder(config: QuickstartConfig) -> None:
-    """Make sure that --out is new, or an earlier run of the same quickstart; InputError for anything else."""
+    """Check that --out is new or holds a quickstart with the same options, and write the options there.
+
+    Raises:
+        InputError: The folder holds other files, or a quickstart with other options and --overwrite is not given.
+    """
     from ...sim.evaluation.run_folder import read_json, write_json
 
     path = config.out / OPTIONS_FILE
@@ -48,22 +52,32 @@ def claim_folder(config: QuickstartConfig) -> None:
         changed = [name for name, value in read_json(path).items() if options.get(name) != value]
         if changed:
             raise InputError(
-                changed[0].replace("_", "-"),
+                f"--{changed[0].replace('_', '-')}",
                 got=options.get(changed[0]),
-                expected=f"{read_json(path)[changed[0]]}, with which {config.out} was begun",
-                fix="Repeat the first options, choose another --out, or begin anew with --overwrite.",
+                expected=f"{read_json(path)[changed[0]]}, as in the first run in {config.out}",
+                fix="Use the options of the first run, choose another --out, or start again with --overwrite.",
             )
         return
     if config.out.is_file() or (config.out.is_dir() and any(config.out.iterdir())):
         raise InputError(
-            "out", got=f"{config.out}, which holds other files", expected="a new folder", fix="Choose another --out."
+            "--out", got=f"{config.out}, which holds other files", expected="a new folder", fix="Choose another --out."
         )
     write_json(path, json.loads(json.dumps(options)))
 
 
 def make_metrics(quickstart: Quickstart, seconds: dict[str, float]) -> dict[str, float | int | None]:
-    """Return the figures of a complete quickstart as one flat dictionary; None for what was left out."""
-    before, after, swapped = map(quickstart.results, ("before", "after", "swapped"))
+    """Return the metrics of a complete quickstart by name.
+
+    Args:
+        quickstart: The quickstart whose stages are done.
+        seconds: The seconds of each stage, by the stage's name.
+
+    Returns:
+        Success rates before and after, the rate of episodes in which a swapped instruction is ignored, and minutes;
+        None for a stage that was skipped.
+    """
+    before, after = quickstart.results("before") or {}, quickstart.results("after") or {}
+    swapped = quickstart.results("swapped")
     stages = {
         "minutes_collect": ("collect", "rehearsal"),
         "minutes_train": ("train",),
@@ -71,19 +85,19 @@ def make_metrics(quickstart: Quickstart, seconds: dict[str, float]) -> dict[str,
     }
     minutes = {name: _minutes(seconds, parts) for name, parts in stages.items()}
     return {
-        "success_rate": after and after["rate"],
-        "success_before": before and before["rate"],
-        "success_low": after and after["low"],
-        "success_high": after and after["high"],
+        "success_rate": after.get("rate"),
+        "success_before": before.get("rate"),
+        "success_low": after.get("low"),
+        "success_high": after.get("high"),
         "episodes": quickstart.config.episodes,
-        "swapped_success_rate": swapped and select_result("swapped", swapped)["rate"],
+        "swapped_success_rate": select_result("swapped", swapped)["rate"] if swapped else None,
         "minutes_total": _minutes(seconds, tuple(seconds)),
         **minutes,
     }
 
 
 def write_comparison(quickstart: Quickstart) -> None:
-    """Write the report that sets the evaluations side by side."""
+    """Write the report that compares the evaluations."""
     from ...sim.evaluation.run_folder import read_evaluation
     from ...sim.report.report import write_report
 
@@ -92,11 +106,11 @@ def write_comparison(quickstart: Quickstart) -> None:
 
 
 def summary(quickstart: Quickstart, metrics: dict[str, float | int | None]) -> str:
-    """Return the figures as lines for people, the report's path last."""
+    """Return the metrics as text; the last line is the path of the report."""
     titles = {
         "before": "before",
         "after": "after",
-        "swapped": "another object asked for, the first picked all the same",
+        "swapped": "instruction names another object: the first one picked anyway",
     }
     lines = [""]
     for name in quickstart.evaluations:
@@ -108,7 +122,7 @@ def summary(quickstart: Quickstart, metrics: dict[str, float | int | None]) -> s
         if (minutes := metrics[f"minutes_{part}"]) is not None
     )
     out = quickstart.config.out
-    return "\n".join([*lines, f"minutes: {parts}", f"Figures: {out / METRICS_FILE}", f"Report: {out / REPORT_FILE}"])
+    return "\n".join([*lines, f"minutes: {parts}", f"Metrics: {out / METRICS_FILE}", f"Report: {out / REPORT_FILE}"])
 
 
 def _minutes(seconds: dict[str, float], parts: tuple[str, ...]) -> float | None:

@@ -1,4 +1,4 @@
-"""Options of `saccade quickstart`, and the tasks that it teaches."""
+"""Options of `saccade quickstart`, and the tasks that it trains."""
 
 from __future__ import annotations
 
@@ -6,72 +6,76 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
+from ...machine import usable_cores
+from ...ranges import require_at_least
 from ...sim.desk.tasks import EVALUATION_STATES, SUITES, Task
-from ..bench.metrics import usable_cores
 
 OPTIONS_FILE, TIMINGS_FILE, METRICS_FILE, REPORT_FILE = "options.json", "timings.json", "quickstart.json", "report.html"
+
+SUITE = "desk_object"
+"""The suite of the new and the known tasks."""
+
+EVALUATION_NAMES = ("before", "after", "swapped")
+"""The evaluations: the starter, the trained policy, and the trained policy with another object in the instruction."""
 
 
 @dataclass(frozen=True)
 class QuickstartConfig:
-    """Teach the starter three tasks that it has never seen, and see whether it learned them: at most 20 minutes.
+    """Fine-tune the starter checkpoint on three new tasks and evaluate it before and after; takes at most 20 minutes.
 
-    Collects demonstrations of tasks that were left out of the starter's training, fine-tunes the starter on them, and
-    evaluates before and after, from initial states that no demonstration used. Then another object is asked for in the
-    same scenes: a policy that reads must not pick the first one. Ends with the figures and a report. Stop it whenever
-    you like: the same command goes on where it stopped.
+    The command collects demonstrations of tasks that the starter was not trained on, fine-tunes the starter on them,
+    and evaluates before and after, from initial states that no demonstration used. Then the instruction names another
+    object of the same scene: a policy that follows the instruction must not pick the first one. At the end the metrics
+    (quickstart.json) and a report (report.html) are in --out. You can stop the command at any time; the same command
+    continues. Next steps: `saccade run OUT/training` on the virtual arm, or the same stages with your own options:
+    `saccade collect`, `train` and `eval`.
     """
 
     out: Path = Path("quickstart")
-    """Folder of everything: demonstrations, training, evaluations, figures and report."""
+    """Output folder: demonstrations, training, evaluations, metrics and report."""
     from_scratch: bool = False
-    """Train without the starter. Minutes are not enough then: raise --steps and --demonstrations, and give it hours."""
+    """Train without the starter. This takes hours: also raise --steps and --demonstrations."""
     demonstrations: int = 50
     """Successful demonstrations of each new task."""
     rehearsal: int = 10
-    """Demonstrations of each task of the suite that the starter knows, to keep it from forgetting them; 0 for none."""
+    """Demonstrations of each known task, for rehearsal against forgetting; 0 for none."""
     steps: int | None = None
-    """Training steps; 800 for fine-tuning, 20000 from scratch when left out."""
+    """Training steps. Default: 800 for fine-tuning, 20000 from scratch."""
     batch_size: int = 64
-    """Frames in a training step."""
+    """Batch size of the training."""
     learning_rate: float | None = None
-    """Peak learning rate; 5e-4 for fine-tuning, 1e-3 from scratch when left out."""
+    """Peak learning rate. Default: 5e-4 for fine-tuning, 1e-3 from scratch."""
     episodes: int = 50
-    """Episodes of each evaluation, shared out among the new tasks, each from an initial state of its own."""
+    """Episodes of each evaluation, divided among the new tasks. Every episode has its own initial state."""
     videos: int = 2
-    """Videos to keep of each task's successes, and as many of its failures."""
+    """Videos to record for each task: so many successes and so many failures; 0 for none."""
     workers: int = usable_cores()
-    """Processes that collect and evaluate."""
+    """Worker processes that collect and evaluate. Default: the number of CPU cores."""
     threads: int | None = None
-    """Threads that train; all cores when left out."""
+    """CPU threads of the training. Default: all cores."""
     seed: int = 0
     """Seed of demonstrations, training and evaluation."""
     overwrite: bool = False
-    """Throw an earlier quickstart in --out away and begin anew."""
+    """Delete an earlier quickstart in --out and start again."""
 
     def __post_init__(self) -> None:
-        for name in ("demonstrations", "batch_size", "workers", *(["steps"] if self.steps is not None else [])):
-            if getattr(self, name) < 1:
-                raise InputError(name, got=getattr(self, name), expected="1 or more", fix=f"Raise --{name}.")
-        for name in ("rehearsal", "seed", "videos"):
-            if getattr(self, name) < 0:
-                raise InputError(name, got=getattr(self, name), expected="0 or more", fix=f"Raise --{name}.")
+        require_at_least(self, 1, "demonstrations", "batch_size", "workers", "steps", option=True)
+        require_at_least(self, 0, "rehearsal", "seed", "videos", option=True)
         tasks = len(new_tasks())
         if not tasks <= self.episodes <= EVALUATION_STATES:
             raise InputError(
-                "episodes",
+                "--episodes",
                 got=self.episodes,
-                expected=f"{tasks} to {EVALUATION_STATES}",
-                fix=f"There are {tasks} new tasks, and {EVALUATION_STATES} initial states are kept for evaluation.",
+                expected=f"{tasks} to {EVALUATION_STATES}: the number of new tasks to the number of initial states",
+                fix=f"Set --episodes to {tasks} to {EVALUATION_STATES}.",
             )
 
 
-SUITE = "desk_object"
-
-
-EVALUATION_NAMES = ("before", "after", "swapped")
-
-
 def new_tasks() -> tuple[Task, ...]:
-    """Return the tasks that the starter has never seen."""
+    """Return the tasks of the suite that the starter was not trained on."""
     return tuple(task for task in SUITES[SUITE] if task.held_out)
+
+
+def known_tasks() -> tuple[Task, ...]:
+    """Return the tasks of the suite that the starter was trained on."""
+    return tuple(task for task in SUITES[SUITE] if not task.held_out)

@@ -1,4 +1,4 @@
-"""The stages of a quickstart: what each does, where it leaves its output, and when it is done."""
+"""The stages of a quickstart: what each runs, where its output is, and when it is done."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import WorldError
-from ...sim.desk.tasks import SUITES
-from .options import EVALUATION_NAMES, SUITE, new_tasks
+from .options import EVALUATION_NAMES, SUITE, known_tasks, new_tasks
 from .stopwatch import Stage
 
 if TYPE_CHECKING:
@@ -20,25 +19,31 @@ if TYPE_CHECKING:
 
 
 SECONDS_PER_DEMONSTRATION, SECONDS_PER_SAMPLE, SECONDS_PER_EPISODE, SECONDS_TO_START = 0.40, 0.018, 1.8, 15.0
-"""What things take on the two cores that the defaults were chosen on; the estimates correct themselves on the way."""
+"""Expected times on the two cores for which the defaults were chosen; measured times of earlier stages correct them."""
 
 
 @dataclass(frozen=True)
 class Quickstart:
-    """The stages of one quickstart: what each is to do, where it leaves its output and when it is done."""
+    """One quickstart: the options of its stages, and their outputs below --out.
+
+    Attributes:
+        config: The options of the command.
+    """
 
     config: QuickstartConfig
 
     @property
     def uses_rehearsal(self) -> bool:
+        """Whether demonstrations of known tasks are used against forgetting."""
         return self.config.rehearsal > 0 and not self.config.from_scratch
 
     @property
     def checkpoint(self) -> Path:
+        """Folder of the trained checkpoint."""
         return self.config.out / "training" / "checkpoint"
 
     def collection(self, rehearsal: bool) -> CollectConfig:
-        """Return what to collect: the new tasks, or some of each known one."""
+        """Return the options of a collection: of the new tasks, or of the known tasks for rehearsal."""
         from ..collect import CollectConfig
 
         return CollectConfig(
@@ -53,17 +58,17 @@ class Quickstart:
 
     @property
     def training(self) -> TrainConfig:
-        """Return what to train, on what; it resumes whatever is there."""
+        """The options of the training; it resumes an interrupted one."""
         from ...training.configuration import LoopConfig
         from ..train.folder import OPTIONS_FILE
         from ..train.options import TrainConfig
 
-        scratch, out = self.config.from_scratch, self.config.out / "training"
-        steps = self.config.steps or (20000 if scratch else 800)
+        from_scratch, out = self.config.from_scratch, self.config.out / "training"
+        steps = self.config.steps or (20000 if from_scratch else 800)
         loop = LoopConfig(
             steps=steps,
             batch_size=self.config.batch_size,
-            learning_rate=self.config.learning_rate or (1e-3 if scratch else 5e-4),
+            learning_rate=self.config.learning_rate or (1e-3 if from_scratch else 5e-4),
             warmup=min(200, steps // 10),
             seed=self.config.seed,
             save_every=100,
@@ -71,18 +76,18 @@ class Quickstart:
         return TrainConfig(
             data=tuple(self.collection(part).out for part in ([False, True] if self.uses_rehearsal else [False])),
             out=out,
-            init=None if scratch else "starter",
+            init=None if from_scratch else "starter",
             loop=loop,
             threads=self.config.threads,
             resume=(out / OPTIONS_FILE).exists(),
         )
 
     def evaluation(self, name: str) -> EvaluateConfig:
-        """Return what to evaluate: `before` the starter; `after` and `swapped` what was trained."""
+        """Return the options of an evaluation: `before` of the starter, `after` and `swapped` of the trained policy."""
         from ...policy.checkpoint.folder import find_checkpoint
         from ..evaluate.options import EvaluateConfig
 
-        labels = {"before": "before", "after": "after", "swapped": "after, another object asked for"}
+        labels = {"before": "before", "after": "after", "swapped": "after, another object in the instruction"}
         return EvaluateConfig(
             checkpoint=str(find_checkpoint("starter") if name == "before" else self.checkpoint),
             suites=(SUITE,),
@@ -100,11 +105,12 @@ class Quickstart:
 
     @property
     def evaluations(self) -> tuple[str, ...]:
+        """Names of the evaluations, in their order."""
         return EVALUATION_NAMES[1:] if self.config.from_scratch else EVALUATION_NAMES
 
     def stages(self) -> list[Stage]:
         """Return the stages in their order."""
-        tasks, known = len(new_tasks()), len(SUITES[SUITE]) - len(new_tasks())
+        tasks, known = len(new_tasks()), len(known_tasks())
         loop, workers = self.training.loop, self.config.workers
         unseen_states = f"{self.config.episodes} initial states that no demonstration used"
         new_episodes, rehearsal_episodes = self.config.demonstrations * tasks, self.config.rehearsal * known
@@ -131,15 +137,17 @@ class Quickstart:
             stages.append(collection_stage("rehearsal", title, rehearsal_episodes, True))
         if not self.config.from_scratch:
             stages.append(evaluation_stage("before", f"Evaluate the starter on {unseen_states}"))
-        how = "Train from scratch" if self.config.from_scratch else "Fine-tune the starter"
+        training_title = "Train from scratch" if self.config.from_scratch else "Fine-tune the starter"
         seconds = SECONDS_TO_START + SECONDS_PER_SAMPLE * loop.steps * loop.batch_size
-        stages.append(Stage("train", f"{how}, {loop.steps} steps", seconds, self._is_trained, self._train))
-        stages.append(evaluation_stage("after", f"Evaluate what was trained on {unseen_states}"))
-        stages.append(evaluation_stage("swapped", "Ask it for another object from the same initial states"))
+        stages.append(Stage("train", f"{training_title}, {loop.steps} steps", seconds, self._is_trained, self._train))
+        stages.append(evaluation_stage("after", f"Evaluate the trained policy on {unseen_states}"))
+        stages.append(
+            evaluation_stage("swapped", "Name another object in the instruction, from the same initial states")
+        )
         return stages
 
     def results(self, name: str) -> dict[str, Any] | None:
-        """Return an evaluation's results, None when it was left out or is not complete."""
+        """Return the content of an evaluation's `results.json`; None if it was skipped or is not complete."""
         from ...sim.evaluation.run_folder import RESULTS_FILE, read_json
 
         path = self.config.out / f"evaluation_{name}" / RESULTS_FILE
@@ -178,26 +186,34 @@ class Quickstart:
         from ..evaluate.episodes import plan_jobs
 
         config = self.evaluation(name)
-        # Initial state s goes to one task, in turn, so that as many states as episodes are seen.
+        # Each initial state goes to one task, in turn, so that every episode has its own state.
         task_index = {task: place for place, task in enumerate(config.tasks)}
         jobs = [job for job in plan_jobs(config) if job.initial_state % len(task_index) == task_index[job.task]]
         _, results = evaluate(config, jobs=jobs)
         if results["errors"]:
             raise WorldError(
-                f"{results['errors']} episodes could not be run, see {config.out}/records.jsonl. Repeat the command to "
-                "try them again; everything else is kept."
+                f"{results['errors']} episodes failed to run, see {config.out}/records.jsonl. Repeat the command to run "
+                "them again; everything else is kept."
             )
-        meaning = "picked the first object all the same" if name == "swapped" else "succeeded"
+        meaning = "picked the first object anyway" if name == "swapped" else "succeeded"
         print(f"      {format_success_rate(select_result(name, results))} {meaning}")
 
 
 def select_result(name: str, results: dict[str, Any]) -> dict[str, Any]:
-    """Return the rate that an evaluation is made for: with another object asked for, how often that was ignored."""
+    """Return the rate that an evaluation measures.
+
+    Args:
+        name: One of `EVALUATION_NAMES`.
+        results: The content of its `results.json`.
+
+    Returns:
+        The success rate. For `swapped`: the rate of episodes in which the policy picked the first object anyway.
+    """
     return results["swaps"][0]["by_heart"] if name == "swapped" else results
 
 
 def format_success_rate(results: dict[str, Any]) -> str:
-    """Return a success rate with its interval."""
+    """Return a success rate with its 95 % interval as text."""
     return (
         f"{100 * results['rate']:.1f} % ({results['successes']} of {results['episodes']}, "
         f"95 % interval {100 * results['low']:.1f} to {100 * results['high']:.1f})"

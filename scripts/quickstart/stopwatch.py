@@ -1,4 +1,4 @@
-"""A long job in stages: announced with the time that is left, timed through interruptions, resumed where it stopped."""
+"""Run a long job in stages: announce the remaining time, time every stage, continue where it stopped."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ from pathlib import Path
 from ...errors import InputError
 
 HEARTBEAT_SECONDS = 5.0
-"""How much of a stage's time a kill may lose."""
+"""Interval of saving the timings, in seconds: a kill loses so much of a stage's time."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: `run` does it, or goes on with it; `is_done` tells from its own output whether nothing is left to do.
+    """One stage of a long job.
 
-    `seconds` is what it takes on two cores, give or take.
+    Attributes:
+        name: Key of its time in the file of timings.
+        title: What the user reads.
+        seconds: Expected time on two cores.
+        is_done: Tells from the stage's output whether nothing is left to do.
+        run: Runs the stage, or continues it after an interruption.
     """
 
     name: str
@@ -31,34 +36,51 @@ class Stage:
 
 
 def run_stages(stages: Sequence[Stage], timings: Path, log: Callable[[str], None] = print) -> dict[str, float]:
-    """Do what is left of the stages, in their order; return the seconds that each has taken over all runs.
+    """Run the stages that are not done yet, in their order, and announce each with the remaining time.
 
-    The seconds are kept in the file `timings`. A stage that was done before it was ever timed has none.
+    Args:
+        stages: The stages of the job.
+        timings: JSON file with the seconds of each stage; it is kept through interruptions.
+        log: Prints a line.
+
+    Returns:
+        The seconds of each stage over all runs. A stage that was done before it was ever timed is missing.
     """
     timer = StageTimer(timings)
-    for number, stage in enumerate(stages):
-        heading = f"[{number + 1}/{len(stages)}] {stage.title}"
+    for index, stage in enumerate(stages):
+        heading = f"[{index + 1}/{len(stages)}] {stage.title}"
         if stage.is_done():
-            log(f"{heading}: done before")
+            log(f"{heading}: already done")
             continue
-        # What the stages so far took on this machine corrects what the others are expected to take.
-        timed = [other for other in stages[:number] if other.name in timer.seconds]
-        slowdown = (
-            sum(timer.seconds[other.name] for other in timed) / sum(other.seconds for other in timed) if timed else 1
-        )
+        slowdown = _slowdown(stages[:index], timer.seconds)
         spent = timer.seconds.get(stage.name, 0.0)
         stage_seconds_left = max(slowdown * stage.seconds - spent, 0.0)
         total_seconds_left = stage_seconds_left + slowdown * sum(
-            other.seconds for other in stages[number + 1 :] if not other.is_done()
+            other.seconds for other in stages[index + 1 :] if not other.is_done()
         )
-        log(f"{heading} ({_format_duration(stage_seconds_left)}; {_format_duration(total_seconds_left)} left in all)")
+        log(f"{heading} ({_format_duration(stage_seconds_left)}; {_format_duration(total_seconds_left)} remaining)")
         with timer.timing(stage.name):
             stage.run()
     return timer.seconds
 
 
+def _slowdown(stages: Sequence[Stage], seconds: dict[str, float]) -> float:
+    """Return the measured over the expected time of the stages that were timed; 1 if there is none."""
+    timed = [stage for stage in stages if stage.name in seconds]
+    if not timed:
+        return 1.0
+    return sum(seconds[stage.name] for stage in timed) / sum(stage.seconds for stage in timed)
+
+
 class StageTimer:
-    """Seconds by name in a JSON file that is at most some seconds behind when the process is killed."""
+    """Measures the seconds of stages and saves them in a JSON file every few seconds.
+
+    Args:
+        path: The file; a damaged one is ignored.
+
+    Attributes:
+        seconds: The seconds of each stage so far, by its name.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -70,7 +92,7 @@ class StageTimer:
 
     @contextmanager
     def timing(self, name: str) -> Iterator[None]:
-        """Add the time inside to what `name` has taken so far."""
+        """Add the time inside the `with` block to the seconds of a stage."""
         before, began, stop = self.seconds.get(name, 0.0), time.perf_counter(), threading.Event()
 
         def save_seconds() -> None:
@@ -81,7 +103,7 @@ class StageTimer:
 
         def save_periodically() -> None:
             while not stop.wait(HEARTBEAT_SECONDS):
-                with suppress(InputError):  # a full disk is the stage's to report
+                with suppress(InputError):  # the stage itself reports a full disk
                     save_seconds()
 
         thread = threading.Thread(target=save_periodically, daemon=True)

@@ -117,7 +117,7 @@ def test_each_evaluation_state_is_used_once_and_tasks_take_turns(monkeypatch, tm
 
     monkeypatch.setattr(evaluate, "evaluate", note)
     job = Quickstart(QuickstartConfig(out=tmp_path))
-    with pytest.raises(WorldError, match="1 episodes could not be run"):
+    with pytest.raises(WorldError, match="1 episodes failed to run"):
         job._evaluate("swapped")
     assert sorted(each.initial_state for each in asked) == list(range(50))
     counts = [sum(each.task == task.name for each in asked) for task in new_tasks()]
@@ -191,6 +191,6 @@ def test_the_whole_way_with_the_smallest_numbers(tmp_path, monkeypatch, capsys):
     assert all(metrics[name] is not None for name in metrics)
     assert (out / "report.html").stat().st_size > 10_000
     said = capsys.readouterr().out
-    assert "[4/5]" in said and "left in all" in said and f"Report: {out / 'report.html'}" in said
+    assert "[4/5]" in said and "remaining" in said and f"Report: {out / 'report.html'}" in said
     assert run(config) == 0
-    assert capsys.readouterr().out.count("done before") == 5
+    assert capsys.readouterr().out.count("already done") == 5

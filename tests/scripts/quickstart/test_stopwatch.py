@@ -30,18 +30,18 @@ def test_an_interrupted_job_goes_on_where_it_stopped(tmp_path, monkeypatch):
         run_stages(stages, tmp_path / "timings.json", said.append)
     assert worker.finished == ["one"]
     assert said == [
-        "[1/3] Do one (about 1 min; about 13 min left in all)",
-        "[2/3] Do two (about 2 min; about 12 min left in all)",
+        "[1/3] Do one (about 1 min; about 13 min remaining)",
+        "[2/3] Do two (about 2 min; about 12 min remaining)",
     ]
     worker.interrupt_at = None
     seconds = run_stages(stages, tmp_path / "timings.json", said.append)
     assert worker.finished == ["one", "two", "three"]
     assert said[2:] == [
-        "[1/3] Do one: done before",
+        "[1/3] Do one: already done",
         # One of its two minutes was spent before the interruption.
-        "[2/3] Do two (about 1 min; about 11 min left in all)",
+        "[2/3] Do two (about 1 min; about 11 min remaining)",
         # The first two stages took as long as was thought.
-        "[3/3] Do three (about 10 min; about 10 min left in all)",
+        "[3/3] Do three (about 10 min; about 10 min remaining)",
     ]
     assert seconds == {"one": 60, "two": 120, "three": 60} == json.loads((tmp_path / "timings.json").read_text())
 
