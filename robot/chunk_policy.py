@@ -11,13 +11,12 @@ from ..policy.contract import Contract
 
 
 class ChunkPolicy(Protocol):
-    """A policy that decides chunks: one episode at a time, one decision after the other, from one thread.
+    """A policy that decides chunks: one episode at a time, one decision after the other, from one thread."""
 
-    Attributes:
-        contract: The conventions that observations and actions follow.
-    """
-
-    contract: Contract
+    @property
+    def contract(self) -> Contract:
+        """The conventions that observations and actions follow."""
+        ...
 
     def reset(self, instruction: str) -> None:
         """Begin an episode, or continue under another instruction; state from earlier decisions is dropped."""

@@ -92,11 +92,13 @@ class RecordedGovernor:
 
     def begin(self, episode: int, measured: np.ndarray, now: float) -> GovernorVerdict:
         verdict = self.governor.begin(episode, measured, now)
-        return self._record_call({"call": "begin", "episode": episode, "measured": measured, "now": now}, verdict)
+        self._record_call({"call": "begin", "episode": episode, "measured": measured, "now": now}, verdict)
+        return verdict
 
     def submit(self, chunk: ActionChunk, now: float) -> GovernorVerdict:
         verdict = self.governor.submit(chunk, now)
-        return self._record_call({"call": "submit", **_chunk_to_line(chunk), "now": now}, verdict)
+        self._record_call({"call": "submit", **_chunk_to_line(chunk), "now": now}, verdict)
+        return verdict
 
     def fault(self, reason: str, detail: str, now: float) -> None:
         self.governor.fault(reason, detail, now)
@@ -119,7 +121,9 @@ class RecordedGovernor:
         self._record_call({"call": "end", "now": now})
 
     def rearm(self, now: float) -> GovernorVerdict:
-        return self._record_call({"call": "rearm", "now": now}, self.governor.rearm(now))
+        verdict = self.governor.rearm(now)
+        self._record_call({"call": "rearm", "now": now}, verdict)
+        return verdict
 
     def tick(
         self, now: float, measured: np.ndarray | None, *, measured_at: float, overran: bool = False
@@ -133,12 +137,11 @@ class RecordedGovernor:
             self._recorder.write_line(line)
         return command
 
-    def _record_call(self, line: dict[str, Any], verdict: GovernorVerdict | None = None) -> GovernorVerdict | None:
+    def _record_call(self, line: dict[str, Any], verdict: GovernorVerdict | None = None) -> None:
         if self._recorder is not None:
             if verdict is not None:
                 line |= {"accepted": verdict.accepted, "reason": verdict.reason}
             self._recorder.write_line(line)
-        return verdict
 
 
 @dataclass(frozen=True)

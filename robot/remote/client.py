@@ -293,14 +293,15 @@ def _check_url(url: str, certificate: Path | None) -> str:
     fix = "Give ws://127.0.0.1:PORT as `saccade serve` prints it, or wss://HOST:PORT."
     try:
         parts = urllib.parse.urlsplit(url)
-        usable = parts.scheme in ("ws", "wss") and bool(parts.hostname) and parts.port is not None
+        valid = parts.scheme in ("ws", "wss") and parts.port is not None and parts.username is None
+        host = parts.hostname if valid else None
     except ValueError:
-        usable = False
-    if not usable or parts.username is not None:
+        host = None
+    if not host:
         raise InputError(
             "address of the policy", got=repr(url[:200]), expected="ws://HOST:PORT or wss://HOST:PORT", fix=fix
         )
-    if parts.scheme == "ws" and not protocol.is_loopback(parts.hostname):
+    if parts.scheme == "ws" and not protocol.is_loopback(host):
         fix = "Serve with a certificate and use wss://, or go through an SSH tunnel to 127.0.0.1."
         got = f"{url}, which would show token and pictures to the network"
         raise InputError("address of the policy", got=got, expected="wss:// to another machine", fix=fix)

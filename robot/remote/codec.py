@@ -24,7 +24,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import numpy as np
@@ -76,7 +76,8 @@ def encode(message: Mapping[str, Any], limits: MessageLimits = DEFAULT_MESSAGE_L
     """
     if not isinstance(message, Mapping):
         raise _codec_error("the message", type(message).__name__, "a mapping", "Send a dictionary.")
-    packed = msgpack.packb(_Writer(limits).packable(message, 1), use_bin_type=True)
+    # msgpack's stubs say that packb may return None, which it does only for a stream.
+    packed = cast(bytes, msgpack.packb(_Writer(limits).packable(message, 1), use_bin_type=True))
     if len(packed) > limits.message:
         raise _codec_error("the message", f"{len(packed)} bytes", f"at most {limits.message}", "Send smaller pictures.")
     return packed

@@ -280,4 +280,6 @@ def _describe_type(value: object) -> str:
 
 
 def _describe_number(value: object) -> str:
-    return repr(value) if type(value) in (int, float, bool) and math.isfinite(value) else _describe_type(value)
+    if isinstance(value, int | float) and type(value) in (int, float, bool) and math.isfinite(value):
+        return repr(value)
+    return _describe_type(value)

@@ -147,14 +147,19 @@ class CameraReader:
     """
 
     def __init__(
-        self, cameras: Mapping[str, Camera], specs: tuple[CameraSpec, ...], settings: FrameCheckSettings | None = None
+        self,
+        cameras: Mapping[str, Camera],
+        specs: tuple[CameraSpec, ...],
+        settings: FrameCheckSettings | None = None,
+        *,
+        found: tuple[str, ...] = (),
     ) -> None:
         self._settings = settings or FrameCheckSettings()
         missing = [spec.name for spec in specs if spec.name not in cameras]
         if missing:
             raise InputError(
                 f"camera {', '.join(missing)}",
-                got=f"only {', '.join(cameras) or 'no cameras'}",
+                got=f"only {', '.join(found or cameras) or 'no cameras'}",
                 expected="the cameras of the policy's contract",
                 fix="Name the arm's cameras as the policy knows them.",
             )
@@ -181,8 +186,7 @@ class CameraReader:
             raise InputError(
                 "cameras", got=error, expected="configurations that LeRobot can build", fix="See their type and fields."
             ) from None
-        unread = {name: None for name in configs if name not in wanted}
-        return cls({**unread, **cameras}, specs, settings)
+        return cls(cameras, specs, settings, found=tuple(configs))
 
     def connect(self) -> None:
         """Open all cameras and see a first frame of each; InputError for one that is missing or of another size."""

@@ -1,4 +1,4 @@
-"""The arm of a `saccade run`: what drives it, what sees it, and how its episodes begin and end.
+"""The arm of a `saccade run`: its driver, its cameras, and how its episodes begin and end.
 
 LeRobot is imported inside functions.
 """
@@ -21,40 +21,59 @@ from ...robot.session.settings import EpisodePlan
 from .options import DEFAULT_TASK, RunConfig
 
 CAMERA_SOURCE_FIELDS = {"opencv": "index_or_path", "intelrealsense": "serial_number_or_name", "zmq": "server_address"}
-"""What stands behind the colon of --cameras, by LeRobot's camera type."""
+"""The field of LeRobot's camera configuration that follows the colon of --cameras, by camera type."""
 
 DEFAULT_SECONDS = 20.0
 MAX_EPISODE_SECONDS = 120.0
-"""Of an episode on the virtual arm, in its time: its tasks end before that."""
+"""Time limit of an episode on the virtual arm, in simulated seconds: its tasks end before that."""
 
 FRAME_RATE = 30
 VIRTUAL_ID = "virtual"
 
 
 class RunArm(Protocol):
-    """An arm that is ready to run; `end_condition` returns an episode's outcome, None while it runs."""
+    """An arm that is ready to run.
+
+    Attributes:
+        description: The arm in words.
+        make_arm: Builds the arm in the control process.
+        cameras: LeRobot's camera configurations, or cameras, by name.
+        episodes: The plans of the episodes.
+    """
 
     description: str
     make_arm: Callable[[], Arm]
     cameras: Mapping[str, Any]
     episodes: Sequence[EpisodePlan]
 
-    def prepare(self, episode: int) -> str | None: ...
+    def prepare(self, episode: int) -> str | None:
+        """Prepare the world for an episode; return its instruction, None to keep the plan's."""
+        ...
 
-    def start_clock(self) -> None: ...
+    def start_clock(self) -> None:
+        """Start the time of an episode."""
+        ...
 
-    def end_condition(self) -> dict[str, Any] | None: ...
+    def end_condition(self) -> dict[str, Any] | None:
+        """Return the outcome of the episode, None while it runs."""
+        ...
 
-    def label(self, episode: int) -> dict[str, Any]: ...
+    def label(self, episode: int) -> dict[str, Any]:
+        """Return what distinguishes an episode in the summary."""
+        ...
 
-    def facts(self) -> dict[str, Any]: ...
+    def facts(self) -> dict[str, Any]:
+        """Return what the summary says about the world."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End the world, if there is one."""
+        ...
 
 
 @dataclass(frozen=True)
 class DeskStart:
-    """How one episode of the virtual arm begins."""
+    """Start of one episode on the virtual arm."""
 
     suite: str
     task: str
@@ -63,7 +82,7 @@ class DeskStart:
 
 
 class VirtualRunArm:
-    """The virtual SO-101 in a process of its own; `close` ends it. Episodes are those of `saccade eval`."""
+    """The virtual SO-101, in a process that `close` ends; its episodes are those of `saccade eval`."""
 
     def __init__(self, config: RunConfig, contract: Contract, folder: Path) -> None:
         starts = desk_starts(config)
@@ -75,7 +94,7 @@ class VirtualRunArm:
 
         first = starts[0]
         self._starts, self._instruction = starts, config.instruction
-        # As many pictures in a second of ours at any speed: how old one may be does not depend on it.
+        # The frame rate in wall time is the same at any speed: the age limit of frames does not depend on it.
         self._world = VirtualArm.start(
             first.suite,
             first.task,
@@ -88,14 +107,15 @@ class VirtualRunArm:
         )
         calibration = self._world.write_calibration(folder / "calibration", VIRTUAL_ID)
         robot = SO101FollowerConfig(port=self._world.port, id=VIRTUAL_ID, calibration_dir=calibration.parent)
-        self.make_arm = functools.partial(LeRobotArm, robot)
-        self.cameras = self._world.cameras
+        self.make_arm: Callable[[], Arm] = functools.partial(LeRobotArm, robot)
+        self.cameras: Mapping[str, Any] = self._world.cameras
         seconds = config.seconds or MAX_EPISODE_SECONDS / config.speed
-        self.episodes = [EpisodePlan(config.instruction or self._world.instruction, seconds) for _ in starts]
+        plan = EpisodePlan(config.instruction or self._world.instruction, seconds)
+        self.episodes: Sequence[EpisodePlan] = [plan] * len(starts)
         self.description = f"virtual SO-101 at {self._world.port}, calibration {calibration}"
 
     def prepare(self, episode: int) -> str:
-        """Set the desk up for an episode; return its instruction."""
+        """Reset the desk for an episode; return its instruction."""
         start = self._starts[episode]
         self._world.reset(
             suite=start.suite,
@@ -107,20 +127,20 @@ class VirtualRunArm:
         return self._world.instruction
 
     def start_clock(self) -> None:
-        """Let the episode's time begin."""
+        """Start the time of the episode."""
         self._world.begin()
 
     def end_condition(self) -> dict[str, Any] | None:
-        """Return how the episode came out, None while it goes on."""
+        """Return the outcome of the episode, None while it runs."""
         outcome = self._world.outcome()
         return self._outcome_fields(outcome) if outcome["success"] or outcome["over"] else None
 
     def label(self, episode: int) -> dict[str, Any]:
-        """Return what tells an episode from the others."""
+        """Return the task, initial state and seed of an episode."""
         return vars(self._starts[episode])
 
     def facts(self) -> dict[str, Any]:
-        """Return what is known of the world itself."""
+        """Return how many simulated seconds were lost because the machine was too slow."""
         return {"lost_seconds": round(self._world.outcome()["lost_seconds"], 3)}
 
     def close(self) -> None:
@@ -133,16 +153,16 @@ class VirtualRunArm:
 
 
 class PhysicalRunArm:
-    """An arm of LeRobot's; nothing is opened yet."""
+    """An arm that LeRobot drives; nothing is opened yet."""
 
     def __init__(self, config: RunConfig, contract: Contract) -> None:
-        self.cameras = camera_configs(config.cameras, contract.cameras)
+        self.cameras: Mapping[str, Any] = camera_configs(config.cameras, contract.cameras)
         robot = robot_config(config)
         from ...robot.drivers.lerobot_arm import LeRobotArm
 
-        self.make_arm = functools.partial(LeRobotArm, robot)
+        self.make_arm: Callable[[], Arm] = functools.partial(LeRobotArm, robot)
         plan = EpisodePlan(config.instruction or "", config.seconds or DEFAULT_SECONDS)
-        self.episodes = [plan] * config.episodes
+        self.episodes: Sequence[EpisodePlan] = [plan] * config.episodes
         self.description = f"{config.robot_type} {config.robot_id or ''}".strip()
         self.description += f" at {config.port}" if config.port else ""
 
@@ -166,7 +186,7 @@ class PhysicalRunArm:
 
 
 def desk_starts(config: RunConfig) -> list[DeskStart]:
-    """Return how the virtual arm's episodes begin, task by task; InputError for a task that is none."""
+    """Return the starts of the virtual arm's episodes, task by task; InputError for an unknown task."""
     from ...sim.desk.tasks import find_task
     from ...sim.perturbation.job import episode_seed
 
@@ -188,14 +208,14 @@ def _image_size(cameras: tuple[CameraSpec, ...]) -> int:
         raise InputError(
             "cameras of the policy",
             got=got,
-            expected="square pictures of one size",
-            fix="The virtual arm has no others: choose a policy that was trained on the desk.",
+            expected="square images of one size",
+            fix="Use a policy that was trained on the desk: the virtual arm has only its cameras.",
         )
     return cameras[0].height
 
 
 def check_port(config: RunConfig) -> None:
-    """Raise InputError where a port that was named is not there: said before a policy is loaded."""
+    """Raise InputError if the given port does not exist, before a policy is loaded."""
     if config.port is not None and config.port.startswith("/") and not Path(config.port).exists():
         raise InputError(
             f"port of {config.robot_type}",
@@ -206,7 +226,14 @@ def check_port(config: RunConfig) -> None:
 
 
 def robot_config(config: RunConfig) -> Any:
-    """Return LeRobot's configuration of the robot that the options name; InputError where it cannot be built."""
+    """Return LeRobot's configuration of the robot that the options name.
+
+    Args:
+        config: The options of the run.
+
+    Raises:
+        InputError: The type is unknown, an option is missing, or LeRobot refuses a field.
+    """
     from lerobot import robots
     from lerobot.robots import RobotConfig
 
@@ -244,7 +271,15 @@ def robot_config(config: RunConfig) -> Any:
 
 
 def camera_configs(given: Sequence[str], specs: tuple[CameraSpec, ...]) -> dict[str, Any]:
-    """Return LeRobot's configurations of the cameras, by name; InputError for what does not fit."""
+    """Return LeRobot's configurations of the cameras, by name.
+
+    Args:
+        given: The options of --cameras, NAME=TYPE:SOURCE[,FIELD=VALUE...].
+        specs: The cameras of the contract; their size is the default.
+
+    Raises:
+        InputError: An option cannot be read, or a camera of the contract is missing.
+    """
     from lerobot import cameras
     from lerobot.cameras import CameraConfig
 
@@ -258,7 +293,12 @@ def camera_configs(given: Sequence[str], specs: tuple[CameraSpec, ...]) -> dict[
         if kind not in known:
             raise unknown_name(f"type of camera {name}", kind, sorted(known))
         if name in configs:
-            raise InputError(f"camera {name}", got="two of that name", expected="every name once", fix="Rename one.")
+            raise InputError(
+                f"camera {name}",
+                got="two of that name",
+                expected="every name once",
+                fix="Rename one of the two cameras.",
+            )
         spec = wanted.get(name)
         fields = {"type": kind, "fps": FRAME_RATE}
         fields |= {"width": spec.width, "height": spec.height} if spec is not None else {}
@@ -281,7 +321,7 @@ def camera_configs(given: Sequence[str], specs: tuple[CameraSpec, ...]) -> dict[
 
 
 def _parse_assignment(option: str, what: str, example: str, *, as_text: bool = False) -> tuple[str, Any]:
-    """Return name and value of NAME=VALUE; the value as YAML reads it, unless it is to stay as it is."""
+    """Return name and value of NAME=VALUE; the value is parsed as YAML, or kept as text."""
     import yaml
 
     name, sign, value = option.partition("=")
@@ -296,7 +336,7 @@ def _parse_assignment(option: str, what: str, example: str, *, as_text: bool = F
 
 
 def _decode_config(kind: type, fields: dict[str, Any], what: str, fix: str) -> Any:
-    """Let LeRobot's own parser build a configuration; whatever it refuses is bad input."""
+    """Build a configuration with LeRobot's parser; InputError for everything that it refuses."""
     import draccus
 
     try:
@@ -307,7 +347,7 @@ def _decode_config(kind: type, fields: dict[str, Any], what: str, fix: str) -> A
 
 
 def _register_lerobot_types(package: Any) -> None:
-    """Let LeRobot's types and its plugins' register themselves; those whose libraries are missing stay away."""
+    """Import LeRobot's types and plugins, which register themselves; those whose libraries are missing are left out."""
     from lerobot.utils.import_utils import register_third_party_plugins
 
     for module in pkgutil.iter_modules(package.__path__):

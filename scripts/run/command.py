@@ -295,7 +295,7 @@ def _token(config: RunConfig) -> str:
 def _arm(config: RunConfig, contract: Contract, out: Path, exit_stack: contextlib.ExitStack) -> RunArm:
     from .arms import PhysicalRunArm, VirtualRunArm
 
-    arm = VirtualRunArm(config, contract, out) if config.is_virtual else PhysicalRunArm(config, contract)
+    arm: RunArm = VirtualRunArm(config, contract, out) if config.is_virtual else PhysicalRunArm(config, contract)
     exit_stack.callback(arm.close)
     return arm
 

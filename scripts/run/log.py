@@ -93,8 +93,10 @@ class RunLog(SessionObserver):
             if not self._abstained:
                 print(f"the policy holds still: {reason}", flush=True)
             self._abstained[reason] += 1
-        elif getattr(self._chunk_policy, "skill", None) is not None:
-            self._skills[self._chunk_policy.skill] += 1
+            return
+        skill = getattr(self._chunk_policy, "skill", None)
+        if skill is not None:
+            self._skills[skill] += 1
 
     def on_episode_end(self, summary: EpisodeSummary) -> None:
         self.running = False

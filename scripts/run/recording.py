@@ -10,8 +10,9 @@ import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from io import BufferedWriter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class _EpisodeBuffer:
     """An episode being recorded: its instruction, where its pictures go, and one row a step."""
 
     instruction: str
-    image_files: dict[str, BinaryIO]
+    image_files: Mapping[str, BufferedWriter]
     states: list[np.ndarray] = field(default_factory=list)
     targets: list[np.ndarray] = field(default_factory=list)
 

@@ -1,14 +1,16 @@
-"""A session with a fake arm, a camera of noise and a policy that climbs: what tests of sessions play on."""
+"""A session with a fake arm, a camera that shows noise, and a policy that moves the arm up."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections import Counter
 from functools import partial
 
 import numpy as np
 
 from saccade.robot.control.loop import LoopSettings
-from saccade.robot.session.cameras import CameraReader, FrameCheckSettings
+from saccade.robot.session.cameras import CameraReader, FrameCheckSettings, ObservationRefused
 from saccade.robot.session.operator_commands import OperatorCommands
 from saccade.robot.session.session import run_session
 from saccade.robot.session.settings import EpisodePlan, SessionSettings
@@ -16,12 +18,14 @@ from saccade.robot.session.settings import EpisodePlan, SessionSettings
 from .fake_arm import FakeArm, goals, recorded_lines
 from .stand_in import make_contract
 
-# Generous to a busy machine: what is asserted is what the arm was told.
+# Generous, because machines that test are busy: the tests check what the arm was told, not when.
 LOOP = LoopSettings(heartbeat_seconds=2.0, raise_priority=False)
+WARM_UP = 2
+"""Decisions before the first episode."""
 
 
 class NoiseCamera:
-    """Shows noise at 60 a second, of 16 x 16 pixels; `mode` as a test wants it."""
+    """Shows 60 images of noise a second, 16 x 16 pixels; `mode` is "live", "frozen" or "dropped"."""
 
     height = width = 16
 
@@ -43,7 +47,10 @@ class NoiseCamera:
 
 
 class Climber:
-    """Goes up from the measured joints by `speed` a step; `script` maps numbers of decisions to what happens then."""
+    """Moves up from the measured joints by `speed` a step, and takes `takes` seconds for a decision.
+
+    `script` maps the number of a decision, the warm-up's included, to a function of its actions that replaces them.
+    """
 
     def __init__(self, speed: float = 0.5, takes: float = 0.01, **contract: object) -> None:
         self.contract = make_contract(**contract)
@@ -64,23 +71,45 @@ class Climber:
         return self.script.get(self.count, lambda given: given)(actions)
 
 
+class CountingReader(CameraReader):
+    """A camera reader that counts what it refused, by reason."""
+
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        self.refused = Counter()
+
+    def latest(self, *arguments, **named):
+        try:
+            return super().latest(*arguments, **named)
+        except ObservationRefused as refusal:
+            self.refused[refusal.reason] += 1
+            raise
+
+
 class Stage:
-    """Everything that a session needs, and `run`."""
+    """A session's arm, camera and policy, and `run`.
+
+    Attributes:
+        cameras: The camera reader of the last run, which counts what it refused.
+    """
 
     def __init__(self, folder) -> None:
         self.folder, self.camera, self.chunk_policy = folder, NoiseCamera(), Climber()
         self.watch = FrameCheckSettings(age_limit=0.5)
         self.refusal = ""
         self.operator_commands = OperatorCommands()
+        self.cameras: CountingReader | None = None
 
     def run(self, *plans: EpisodePlan, loop: LoopSettings = LOOP, **given):
-        names = ("start", "aggregation", "rearm_wait_seconds", "decision_seconds", "rearm_between_episodes")
-        chosen = {name: given.pop(name) for name in [*names, "release_between_episodes"] if name in given}
+        """Run a session; fields of its settings and arguments of `run_session` may be given by name."""
+        names = {field.name for field in dataclasses.fields(SessionSettings)} & given.keys()
+        chosen = {"warm_up_decisions": WARM_UP, **{name: given.pop(name) for name in names}}
+        self.cameras = CountingReader({"front": self.camera}, self.chunk_policy.contract.cameras, self.watch)
         return run_session(
             chunk_policy=self.chunk_policy,
             make_arm=partial(FakeArm, self.folder, self.refusal),
-            cameras=CameraReader({"front": self.camera}, self.chunk_policy.contract.cameras, self.watch),
-            episodes=plans or (EpisodePlan("go up", 1.5),),
+            cameras=self.cameras,
+            episodes=plans or (EpisodePlan("go up", 1.0),),
             settings=SessionSettings(loop=loop, overrun_share=1.0, **chosen),
             record=self.folder / "flight.jsonl",
             operator_commands=self.operator_commands,
@@ -88,7 +117,7 @@ class Stage:
         )
 
     def is_held(self) -> None:
-        """The arm was told the same pose, again and again, at the end."""
+        """Check that the arm was told the same pose again and again at the end, with its torque on."""
         last = goals(self.folder)[-3:]
         assert np.all(last == last[0])
         assert [line["torque"] for line in recorded_lines(self.folder, "torque")][-1] is True
