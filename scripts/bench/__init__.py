@@ -1,1 +1,1 @@
-"""`saccade bench`: what policies, kernels, worlds and the arm cost, and how far they can be relied on."""
+"""`saccade bench`: measure speed, cost and reliability of policies, kernels, simulator and arm software."""

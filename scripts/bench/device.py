@@ -1,31 +1,30 @@
-"""Find the device to measure on, and word why a contestant could not be measured on it."""
+"""Find the device to measure on, and say why something could not be measured on it."""
 
 from __future__ import annotations
 
-from ...errors import InputError
+from ...machine import has_cuda, require_device
 
 DEVICES = ("auto", "cpu", "cuda")
 
+MAX_ERROR_CHARACTERS = 90
+"""Characters of another library's error that are shown."""
+
 
 def find_device(name: str) -> str:
-    """Return cpu or cuda; raises InputError for a GPU that is not there."""
-    import torch
+    """Return "cpu" or "cuda" for one of `DEVICES`.
 
-    if name == "cuda" and not torch.cuda.is_available():
-        fix = "Leave --device away: operations are counted without one."
-        raise InputError("device", got="cuda", expected="a CUDA device on this machine", fix=fix)
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
-MAX_ERROR_CHARACTERS = 90
-"""Characters of another project's error that are shown."""
+    Raises:
+        InputError: PyTorch sees no GPU and `name` is "cuda".
+    """
+    if name == "auto":
+        return "cuda" if has_cuda() else "cpu"
+    require_device(name, fix="Leave out --device, or use --device cpu.")
+    return name
 
 
 def short_error(error: Exception) -> str:
-    """Return in a few words why a contestant cannot take part."""
-    said = " ".join(str(error).split()).split(". ")[0]
-    return (
-        f"{type(error).__name__}: {said}"
-        if len(said) <= MAX_ERROR_CHARACTERS
-        else f"{said[:MAX_ERROR_CHARACTERS].rsplit(' ', 1)[0]} ..."
-    )
+    """Return the first sentence of an error with its type, or the beginning of a long sentence."""
+    message = " ".join(str(error).split()).split(". ")[0]
+    if len(message) <= MAX_ERROR_CHARACTERS:
+        return f"{type(error).__name__}: {message}"
+    return f"{message[:MAX_ERROR_CHARACTERS].rsplit(' ', 1)[0]} ..."

@@ -1,4 +1,4 @@
-"""Measured figures on disk: a flat dictionary of numbers with the command, commit and machine that they come from."""
+"""Metrics on disk: numbers by name, with the command, commit and machine that they come from."""
 
 from __future__ import annotations
 
@@ -9,18 +9,30 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from ...machine import usable_cores
+
 Metrics = Mapping[str, float | int | None]
+"""Numbers by name; None for what was not measured."""
 
 
 def write_metrics(path: Path, metrics: Metrics, command: str) -> None:
-    """Write figures as JSON, whole or not at all; None stands for what was not measured."""
+    """Write metrics and where they come from as JSON.
+
+    Args:
+        path: The file; a kill leaves the old content or the new one.
+        metrics: The numbers.
+        command: The command line that measured them.
+
+    Raises:
+        InputError: The disk refuses.
+    """
     from ...sim.evaluation.run_folder import write_json
 
     write_json(path, {"figures": dict(metrics), **collect_run_metadata(command)})
 
 
 def collect_run_metadata(command: str) -> dict[str, Any]:
-    """Return what figures come from: the command, commit, machine, versions and date."""
+    """Return where metrics come from: the command, commit, machine, versions and date."""
     from ...policy.checkpoint.folder import collect_provenance
 
     origin = collect_provenance([command], {}, None)
@@ -34,7 +46,7 @@ def collect_run_metadata(command: str) -> dict[str, Any]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what a speed depends on: processor, cores and memory in GiB."""
+    """Return what a speed depends on: processor, usable cores, memory in GiB and system."""
     import platform
 
     from ...sim.fingerprint import processor_name
@@ -48,13 +60,17 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def usable_cores() -> int:
-    """Return how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def command_line(command: str, options: Any) -> str:
-    """Return the command that gives these options, a dataclass; those that have their defaults are left out."""
+    """Return the command line that gives these options; options with their default value are omitted.
+
+    Args:
+        command: The command after `saccade`, such as "bench sim".
+        options: The dataclass of its options.
+
+    Example:
+        >>> command_line("bench sim", SimBenchConfig(runs=1))
+        'saccade bench sim --runs 1'
+    """
     words = ["saccade", *command.split()]
     for field in fields(options):
         value = getattr(options, field.name)

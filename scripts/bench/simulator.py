@@ -1,28 +1,27 @@
-"""Measure how many steps a second the desk makes."""
+"""`saccade bench sim`: measure the environment steps per second of the desk."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError, WorldError
+from ...errors import WorldError
+from ...machine import usable_cores
+from ...ranges import require_at_least
 from ...sim.desk.tasks import find_task
-from .metrics import Metrics, usable_cores
+from .metrics import Metrics
+from .workers import simulator_pool
 
 
 @dataclass(frozen=True)
 class SimBenchConfig:
-    """Measure environment steps per second and process, both cameras drawn, with all processes at work at once.
+    """Measure the environment steps per second of one process, with both cameras rendered and all processes running.
 
-    A demonstration is recorded, then replayed and timed. No figure is given unless every replay gives the same states
-    to the last bit and the pictures show something.
+    A demonstration is recorded, then replayed and timed. The command prints no number unless every replay gives
+    bit-identical states and non-empty images. With --out the metrics are written as JSON.
     """
 
     suite: str = "desk_object"
@@ -34,20 +33,27 @@ class SimBenchConfig:
     runs: int = 5
     """Timed replays in each process; the median counts."""
     workers: int = usable_cores()
-    """Processes that are timed side by side."""
+    """Processes that run at the same time. Default: the number of CPU cores."""
     out: Path | None = None
-    """JSON file for the figures."""
+    """JSON file for the metrics."""
 
     def __post_init__(self) -> None:
         find_task(self.suite, self.task)
-        _require_at_least_one(self, "runs", "workers")
+        require_at_least(self, 1, "runs", "workers", option=True)
 
 
 def bench_sim(config: SimBenchConfig) -> tuple[Metrics, list[str]]:
-    """Return the simulator's speed as figures and as lines for people; raises WorldError when it is not correct."""
-    with _spawn_pool(config.workers) as pool:
+    """Measure the simulator's speed.
+
+    Returns:
+        The metrics, and the lines to print.
+
+    Raises:
+        WorldError: A replay gives other states, an image is empty, or a worker process died.
+    """
+    with simulator_pool(config.workers) as pool:
         speeds = list(pool.map(measure_steps, [config] * config.workers))
-    # The slowest process counts: the figure is what every one of them reaches.
+    # The slowest process counts: every process reaches this speed.
     slowest = min(statistics.median(speed) for speed in speeds)
     lines = [
         f"{slowest:.0f} steps per second and process, both cameras at {config.image_size} pixels, "
@@ -56,7 +62,7 @@ def bench_sim(config: SimBenchConfig) -> tuple[Metrics, list[str]]:
             f"  process {number}: {', '.join(f'{each:.0f}' for each in speed)}"
             for number, speed in enumerate(speeds, 1)
         ),
-        "checked: every replay gave the same states, and the pictures show something",
+        "checked: every replay gave the same states, and no image is empty",
     ]
     return {"desk_steps_per_second": round(slowest, 1), "processes": config.workers}, lines
 
@@ -64,7 +70,8 @@ def bench_sim(config: SimBenchConfig) -> tuple[Metrics, list[str]]:
 def measure_steps(config: SimBenchConfig) -> list[float]:
     """Return the steps per second of each timed replay of one demonstration; runs in a worker process.
 
-    Raises WorldError when a replay does not repeat the states of the first, or when a picture shows nothing.
+    Raises:
+        WorldError: A replay gives other states than the demonstration, or an image is empty.
     """
     import numpy as np
 
@@ -76,12 +83,7 @@ def measure_steps(config: SimBenchConfig) -> list[float]:
     def reset_env() -> dict[str, Any]:
         return env.reset(seed=0, options={"initial_state": 0})[0]
 
-    def check_images(observation: dict[str, Any]) -> None:
-        for name, image in observation["pixels"].items():
-            if image.std() < 1.0:
-                raise WorldError(f"the {name} camera shows nothing: the renderer of this machine does not work")
-
-    check_images(reset_env())
+    _check_images(reset_env())
     demonstrator, commands, states, done = DeskDemonstrator(env, np.random.default_rng(0)), [], [], False
     while not done:
         commands.append(demonstrator.decide()[1])
@@ -90,34 +92,22 @@ def measure_steps(config: SimBenchConfig) -> list[float]:
         done = terminated or truncated
     speeds = []
     for _ in range(config.runs):
-        reset_env()
+        observation = reset_env()
         replayed = []
         began = time.perf_counter()
         for command in commands:
             observation = env.step(command)[0]
             replayed.append(observation["agent_pos"])
         speeds.append(len(commands) / (time.perf_counter() - began))
-        check_images(observation)
+        _check_images(observation)
         if not np.array_equal(states, replayed):
-            raise WorldError("a replay of the same commands from the same start went another way: no speed is given")
+            raise WorldError("a replay of the same commands gave other states: no speed is given")
     env.close()
     return speeds
 
 
-def _require_at_least_one(config: Any, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise InputError(name, got=getattr(config, name), expected="1 or more", fix=f"Raise --{name}.")
-
-
-def _spawn_pool(workers: int) -> ProcessPoolExecutor:
-    # Spawned, not forked: a renderer's context does not survive a fork.
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), init_worker_process)
-
-
-def init_worker_process() -> None:
-    """Make a worker process ready: one thread, set before its libraries load."""
-    from ...sim.evaluation.pool import SINGLE_THREAD_VARIABLES
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once and without a traceback
-    os.environ.update(SINGLE_THREAD_VARIABLES)
+def _check_images(observation: dict[str, Any]) -> None:
+    """Raise WorldError for an image of a single colour."""
+    for name, image in observation["pixels"].items():
+        if image.std() < 1.0:
+            raise WorldError(f"the image of the {name} camera is empty: the renderer of this machine does not work")

@@ -192,8 +192,8 @@ class Quickstart:
         _, results = evaluate(config, jobs=jobs)
         if results["errors"]:
             raise WorldError(
-                f"{results['errors']} episodes failed to run, see {config.out}/records.jsonl. Repeat the command to run "
-                "them again; everything else is kept."
+                f"{results['errors']} episodes failed to run, see {config.out}/records.jsonl. Repeat the command to "
+                "run them again; everything else is kept."
             )
         meaning = "picked the first object anyway" if name == "swapped" else "succeeded"
         print(f"      {format_success_rate(select_result(name, results))} {meaning}")

@@ -1,1 +1,1 @@
-"""`saccade bench evaluation`: episodes an hour, beside LeRobot's own evaluation and on a cluster."""
+"""`saccade bench evaluation`: measure episodes per hour, compared with LeRobot, and the loss of a cluster node."""

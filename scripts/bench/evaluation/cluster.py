@@ -1,4 +1,4 @@
-"""What becomes of an evaluation on a Ray cluster that loses a node in the middle of it."""
+"""Measure what an evaluation on a Ray cluster loses when one of its nodes dies."""
 
 from __future__ import annotations
 
@@ -17,12 +17,19 @@ if TYPE_CHECKING:
     from ....sim.evaluation.worker import EpisodeResult
 
 STORE_BYTES = 80 * 2**20
-"""Memory of a test node's object store, the least that Ray takes."""
+"""Memory of a test node's object store, the minimum of Ray."""
 
 
 @dataclass(frozen=True)
 class ClusterRun:
-    """Episodes of one task, from initial state 0 on, whose records go into `out`."""
+    """Episodes of one task, from initial state 0 on.
+
+    Attributes:
+        suite: Suite of the task.
+        task: Name of the task.
+        episodes: Number of episodes.
+        out: Output folder.
+    """
 
     suite: str
     task: str
@@ -31,10 +38,15 @@ class ClusterRun:
 
 
 def measure_node_loss(run: ClusterRun) -> dict[str, int]:
-    """Kill one of two nodes of a Ray cluster on this machine in the middle of an evaluation, and count its episodes.
+    """Kill one of two nodes of a Ray cluster on this machine during an evaluation, and count lost episodes.
 
-    Lost is an episode without a record that ran to its end, double a record too many, redone one that was on the node.
-    Raises WorldError when an episode went another way than in a process of this machine.
+    Returns:
+        The number of episodes; those without a finished record (`ray_episodes_lost`); surplus records
+        (`ray_episodes_double`); and episodes that ran on the node and were run again (`ray_redone`).
+
+    Raises:
+        InputError: Ray is not installed.
+        WorldError: An episode differs from the same episode in a process of this machine.
     """
     from ....policy.checkpoint.folder import find_checkpoint, read_contract
     from ....sim.evaluation.cluster import ClusterOptions, ClusterPool
@@ -55,30 +67,35 @@ def measure_node_loss(run: ClusterRun) -> dict[str, int]:
     jobs = [
         Job(run.suite, run.task, state, episode_seed(0, run.suite, run.task, state)) for state in range(run.episodes)
     ]
-    expected = run_jobs(jobs, make_env, policies, 1, run.out / "here", progress=False)
+    expected = run_jobs(jobs, make_env, policies, 1, run.out / "local", progress=False)
     pools: list[ClusterPool] = []
     with TwoNodeCluster() as cluster:
 
         def make_pool(*waiting: Any) -> InterruptedPool:
             options, fingerprint = ClusterOptions(cluster.address, cpus=1), world.fingerprint
             pools.append(
-                ClusterPool(options, make_env, policies, fingerprint, fingerprint(), run.out / "there", *waiting)
+                ClusterPool(options, make_env, policies, fingerprint, fingerprint(), run.out / "cluster", *waiting)
             )
             return InterruptedPool(pools[0], max(1, len(jobs) // 3), cluster.kill_worker_node)
 
-        records = run_and_record(jobs, make_pool, run.out / "there", progress=False)
-    differ = episodes_that_differ(expected, records)
-    if differ:
-        raise WorldError(f"{', '.join(differ)} went another way on the cluster: no figure is given")
+        records = run_and_record(jobs, make_pool, run.out / "cluster", progress=False)
+    different = episodes_that_differ(expected, records)
+    if different:
+        raise WorldError(f"{', '.join(different)} differ on the cluster: no number is given")
     return {
         "ray_episodes": len(jobs),
-        **count_lost_and_duplicate(run.out / "there", len(jobs)),
+        **count_lost_and_duplicate(run.out / "cluster", len(jobs)),
         "ray_redone": pools[0].node_losses,
     }
 
 
 def count_lost_and_duplicate(out: Path, requested: int) -> dict[str, int]:
-    """Return how many of the episodes that were asked for are lost, and how many records are one too many."""
+    """Count lost and duplicate episodes in the records of an evaluation.
+
+    Args:
+        out: Output folder of the evaluation.
+        requested: Number of episodes that it should have run.
+    """
     written = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
     finished_keys = [
         (record["suite"], record["task"], record["initial_state"], record["seed"])
@@ -92,26 +109,40 @@ def count_lost_and_duplicate(out: Path, requested: int) -> dict[str, int]:
 
 
 class InterruptedPool:
-    """A pool in whose middle something happens: `event` is called when `after_jobs` jobs have finished."""
+    """A pool that calls a function during its run.
+
+    Args:
+        pool: The pool that runs the jobs.
+        after_jobs: Number of finished jobs after which the function is called.
+        event: The function.
+    """
 
     def __init__(self, pool: ClusterPool, after_jobs: int, event: Callable[[], None]) -> None:
         self._pool, self._after_jobs, self._event = pool, after_jobs, event
 
     def run(self) -> Iterator[EpisodeResult]:
+        """Yield the result of every job as it finishes."""
         for number, finished in enumerate(self._pool.run(), start=1):
             yield finished
             if number == self._after_jobs:
                 self._event()
 
     def close(self) -> None:
+        """Close the pool."""
         self._pool.close()
 
 
 class TwoNodeCluster:
-    """A Ray cluster of two nodes of one CPU each on this machine; `address` is its head's.
+    """A Ray cluster on this machine with two nodes of one CPU each.
 
-    Nothing is reported to anybody, no page is served, and it listens on the loopback interface alone, unless this
-    process has imported Ray before. Raises InputError without Ray.
+    It sends no usage statistics, serves no dashboard, and listens on the loopback interface only, unless this process
+    has imported Ray before.
+
+    Attributes:
+        address: host:port of its head.
+
+    Raises:
+        InputError: Ray is not installed.
     """
 
     def __init__(self) -> None:
@@ -120,24 +151,24 @@ class TwoNodeCluster:
         try:
             from ray.cluster_utils import Cluster
         except ImportError as error:
-            fix = "Install it (uv sync --extra cluster), or leave this part out (--no-cluster)."
-            raise InputError("cluster", got="no Ray", expected="the extra 'cluster'", fix=fix) from error
-        node = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+            fix = "Install it (uv sync --extra cluster), or leave this part out with --no-cluster."
+            raise InputError("--cluster", got="no Ray", expected="the extra 'cluster'", fix=fix) from error
+        node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
         self._cluster = Cluster(initialize_head=True, head_node_args=dict(node))
         self._second = self._cluster.add_node(**node)
-        self.address = self._cluster.address
+        self.address: str = self._cluster.address
 
     def __enter__(self) -> TwoNodeCluster:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with suppress(Exception):  # What was killed is not there to be stopped.
+        with suppress(Exception):  # a killed node cannot be stopped again
             self._cluster.shutdown()
 
     def kill_worker_node(self) -> None:
-        """Kill the node that is not the head, as a machine that loses its power."""
+        """Kill the node that is not the head, as a power failure would."""
         self._cluster.remove_node(self._second, allow_graceful=False)
 
     def kill_head(self) -> None:
-        """Kill what holds the cluster together."""
+        """Kill the head's control service, which the whole cluster needs."""
         self._cluster.head_node.kill_gcs_server()

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import InputError
+from ....machine import usable_cores
 from ....policy.pretrained.adaptation import EXPERT_PREFIX
 from ....sim import worlds
 from ...evaluate.command import evaluate
 from ...evaluate.options import EvaluateConfig
 from ...merge import MergeConfig, open_skills, stored_bytes, write
 from ...merge import merge as merge_opened
-from ..metrics import Metrics, usable_cores
+from ..metrics import Metrics
 
 MAIN_VARIANT = "main"
 """The variant that baselines are set beside, and that every seed is measured with."""

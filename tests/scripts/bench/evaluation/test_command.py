@@ -10,7 +10,8 @@ import pytest
 from saccade.errors import InputError, WorldError
 from saccade.scripts.bench.evaluation import command as bench
 from saccade.scripts.bench.evaluation.cluster import count_lost_and_duplicate
-from saccade.scripts.bench.evaluation.command import CommandTiming, EvaluationBenchConfig
+from saccade.scripts.bench.evaluation.options import EvaluationBenchConfig
+from saccade.scripts.bench.evaluation.timed_commands import CommandTiming, run_and_poll
 
 
 def test_the_figures_are_medians_of_rounds_with_and_without_the_start(monkeypatch):
@@ -41,7 +42,7 @@ def test_the_figures_are_medians_of_rounds_with_and_without_the_start(monkeypatc
 def test_no_figure_where_the_episodes_end_otherwise(monkeypatch):
     monkeypatch.setattr(bench, "run_lerobot", lambda config, out: CommandTiming(3.0, 1.0, [True, False, True]))
     monkeypatch.setattr(bench, "run_saccade", lambda config, out: CommandTiming(1.0, 1.0, [True, True, False]))
-    with pytest.raises(WorldError, match=r"initial states 1, 2 ended otherwise .* no speed is given"):
+    with pytest.raises(WorldError, match=r"initial states 1, 2 have other outcomes .* no speed is given"):
         bench.bench_evaluation(EvaluationBenchConfig(episodes=3, cluster=False))
 
 
@@ -61,7 +62,7 @@ def test_bad_input_is_refused(options, message):
 
 def test_a_command_that_fails_is_a_clear_error():
     with pytest.raises(WorldError, match=r"failed: no such policy"):
-        list(bench._run_and_poll([sys.executable, "-c", "import sys; sys.exit('no such policy')"]))
+        list(run_and_poll([sys.executable, "-c", "import sys; sys.exit('no such policy')"]))
 
 
 def test_lost_and_double_episodes_are_counted(tmp_path):
