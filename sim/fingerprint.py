@@ -1,4 +1,7 @@
-"""What a result depends on besides the policy: simulator, renderer, packages, processor and the world's own sources."""
+"""Fingerprint of an environment: what a result depends on besides the policy.
+
+That is the renderer, the packages, the processor and the world's sources.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from .rendering import describe_renderer
+from .source_hash import hash_sources
 
 PACKAGES = ("lerobot_policy_saccade", "mujoco", "gymnasium", "numpy", "torch", "transformers", "lerobot", "pillow")
-"""Distributions whose version can move a result."""
-
-SOURCE_SUFFIXES = (".py", ".xml", ".json")
+"""Packages whose version can change a result."""
 
 
 def environment_fingerprint(sources: Path, packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
-    """Return what tells this environment from another, as plain JSON values.
+    """Return the fingerprint of this environment.
 
-    `sources` is the folder that holds the world's code and models. Two runs of one checkpoint whose fingerprints are
-    equal agree episode by episode. Raises WorldError when nothing can be drawn here.
+    Two runs of one checkpoint with equal fingerprints agree episode by episode.
+
+    Args:
+        sources: Folder of the world's code and models.
+        packages: Names of the packages whose versions are recorded.
+
+    Returns:
+        Plain JSON values.
+
+    Raises:
+        WorldError: No renderer works on this machine.
     """
     return {
         "renderer": describe_renderer(),
@@ -36,23 +47,13 @@ def environment_fingerprint(sources: Path, packages: Iterable[str] = PACKAGES) -
     }
 
 
-def hash_sources(folder: Path) -> str:
-    """Return one sha256 over the names and contents of a world's sources, in the order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in SOURCE_SUFFIXES and path.is_file():
-            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
 def fingerprint_digest(fingerprint: Mapping[str, Any]) -> str:
-    """Return a fingerprint's own sha256: equal for equal environments."""
+    """Return the sha256 of a fingerprint: equal for equal environments."""
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """Return a line for each value in which two fingerprints differ, such as `packages.mujoco: 3.3.2 and 3.4.0`."""
+    """Return one line for each value that differs, such as `packages.mujoco: 3.3.2 and 3.4.0`."""
     left, right = dict(flatten(first)), dict(flatten(second))
     names = [*left, *(name for name in right if name not in left)]
     return [f"{name}: {left.get(name)} and {right.get(name)}" for name in names if left.get(name) != right.get(name)]
@@ -70,7 +71,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 
 
 def processor_name() -> str:
-    """Return the processor's model name, or its architecture where the system does not tell."""
+    """Return the processor's model name, or the architecture where the system does not report it."""
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text(errors="replace").splitlines():

@@ -14,6 +14,7 @@ import numpy as np
 from av.video.stream import VideoStream
 from PIL import Image
 
+from ..disk import report_disk_errors
 from ..errors import InputError
 
 CODECS = {
@@ -39,29 +40,25 @@ def write_video(path: Path, frames: Sequence[np.ndarray], rate: float) -> None:
     height, width = (size // 2 * 2 for size in frames[0].shape[:2])
     partial = path.with_suffix(f".partial{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        container_options = {"movflags": options["movflags"]} if "movflags" in options else {}
-        with av.open(str(partial), "w", options=container_options) as container:
-            # The codec's name decides the kind of stream, which its type does not tell.
-            stream = cast("VideoStream", container.add_stream(codec, rate=Fraction(rate).limit_denominator(1000)))
-            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            # Videos are written beside running episodes; one thread leaves the other cores to them.
-            stream.codec_context.thread_count = 1
-            stream.options = {key: value for key, value in options.items() if key != "movflags"}
-            for frame in frames:
-                picture = np.ascontiguousarray(frame[:height, :width])
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(stream.encode())
-        os.replace(partial, path)
-    except OSError as error:
+        with report_disk_errors(path, fix="Free some space and resume, or use --videos 0 for no videos."):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            container_options = {"movflags": options["movflags"]} if "movflags" in options else {}
+            with av.open(str(partial), "w", options=container_options) as container:
+                # add_stream's type does not say that a video codec makes a video stream.
+                stream = cast("VideoStream", container.add_stream(codec, rate=Fraction(rate).limit_denominator(1000)))
+                stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+                # Videos are encoded beside running episodes: one thread leaves them the other cores.
+                stream.codec_context.thread_count = 1
+                stream.options = {key: value for key, value in options.items() if key != "movflags"}
+                for frame in frames:
+                    image = np.ascontiguousarray(frame[:height, :width])
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+                container.mux(stream.encode())
+            os.replace(partial, path)
+    except InputError:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise InputError(
-            f"writing {path}",
-            got=error.strerror or str(error),
-            expected="a writable folder with free space",
-            fix="Make room and resume, or film nothing (--videos 0).",
-        ) from error
+        raise
 
 
 def poster(path: Path, at: float = 0.0) -> Image.Image:

@@ -26,7 +26,7 @@ def write_metrics(path: Path, metrics: Metrics, command: str) -> None:
     Raises:
         InputError: The disk refuses.
     """
-    from ...sim.evaluation.run_folder import write_json
+    from ...sim.json_files import write_json
 
     write_json(path, {"figures": dict(metrics), **collect_run_metadata(command)})
 

@@ -65,9 +65,10 @@ def summarize_run(out: Path) -> dict[str, Any]:
         InputError: The folder holds no episode, or the disk refuses.
     """
     from ...sim.evaluation.robustness import headline_records, memorisation_rows, robustness_summary
-    from ...sim.evaluation.run_folder import REPORT_FILE, RESULTS_FILE, read_evaluation, write_json
+    from ...sim.evaluation.run_folder import REPORT_FILE, RESULTS_FILE, read_evaluation
     from ...sim.evaluation.statistics import summarize
     from ...sim.fingerprint import fingerprint_digest
+    from ...sim.json_files import write_json
     from ...sim.report.report import write_report
 
     evaluation = read_evaluation(out)

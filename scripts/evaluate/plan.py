@@ -88,7 +88,7 @@ class EvaluationPlan:
     def describe(self, world: worlds.EvaluationWorld) -> dict[str, Any]:
         """Return the content of `run.json`: label, command, checkpoint, protocol, contract, provenance and tasks."""
         from ...policy.checkpoint.folder import PROVENANCE_FILE
-        from ...sim.evaluation.run_folder import read_json
+        from ...sim.json_files import read_json
 
         config, provenance = self.config, read_json(self.checkpoint / PROVENANCE_FILE)
         return {
@@ -151,7 +151,7 @@ def _perturbation_protocol(config: EvaluateConfig) -> dict[str, Any]:
     if not (config.perturb or config.swap):
         return {}
     from ...sim import perturbation
-    from ...sim.fingerprint import hash_sources
+    from ...sim.source_hash import hash_sources
 
     return {
         "perturb": [str(each) for each in parse_perturbations(config.perturb)],

@@ -42,7 +42,7 @@ def claim_folder(config: QuickstartConfig) -> None:
     Raises:
         InputError: The folder holds other files, or a quickstart with other options and --overwrite is not given.
     """
-    from ...sim.evaluation.run_folder import read_json, write_json
+    from ...sim.json_files import read_json, write_json
 
     path = config.out / OPTIONS_FILE
     options = {name: value for name, value in asdict(config).items() if name not in CHANGEABLE_ON_RESUME}

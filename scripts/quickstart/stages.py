@@ -148,7 +148,8 @@ class Quickstart:
 
     def results(self, name: str) -> dict[str, Any] | None:
         """Return the content of an evaluation's `results.json`; None if it was skipped or is not complete."""
-        from ...sim.evaluation.run_folder import RESULTS_FILE, read_json
+        from ...sim.evaluation.run_folder import RESULTS_FILE
+        from ...sim.json_files import read_json
 
         path = self.config.out / f"evaluation_{name}" / RESULTS_FILE
         results = read_json(path) if path.is_file() else None
@@ -167,7 +168,7 @@ class Quickstart:
 
     def _is_trained(self) -> bool:
         from ...policy.checkpoint.folder import PROVENANCE_FILE
-        from ...sim.evaluation.run_folder import read_json
+        from ...sim.json_files import read_json
 
         path = self.checkpoint / PROVENANCE_FILE
         return path.is_file() and read_json(path).get("step") == self.training.loop.steps

@@ -96,7 +96,7 @@ class StageTimer:
         before, began, stop = self.seconds.get(name, 0.0), time.perf_counter(), threading.Event()
 
         def save_seconds() -> None:
-            from ...sim.evaluation.run_folder import write_json
+            from ...sim.json_files import write_json
 
             self.seconds[name] = round(before + time.perf_counter() - began, 1)
             write_json(self._path, self.seconds)

@@ -1,30 +1,29 @@
-"""One demonstration: an attempt, the world that it happens in, and the worker process that commits its outcome."""
+"""Attempts at demonstrations: the world that they need, one attempt, and the worker process that runs them."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
-import threading
 from dataclasses import asdict, dataclass
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ...disk import write_atomically
 from ...errors import WorldError
-from .staging import RecordedEpisode, stage_episode, write_atomically
+from ..processes import exit_with_parent
+from .staging import RecordedEpisode, stage_episode
 
 if TYPE_CHECKING:
     from ...policy.contract import Offer
 
 
 class DemonstrationWorld(Protocol):
-    """Where demonstrations come from; instances travel to the worker processes and must be picklable.
+    """A world with a scripted demonstrator; it is pickled and sent to the worker processes.
 
     An environment needs `reset`, `step`, `close`, `_max_episode_steps` and `grounding() -> float32 [G]`. A demonstrator
-    needs `decide()`, which returns the action [A] to record and the command [A] to execute in its place.
+    needs `decide()`, which returns the action [A] to record and the command [A] to execute instead.
     """
 
     @property
@@ -39,7 +38,7 @@ class DemonstrationWorld(Protocol):
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try at one task; everything that it draws follows from these fields."""
+    """One attempt at one task; everything random in it follows from these fields."""
 
     suite: str
     task: str
@@ -54,7 +53,16 @@ class Attempt:
 
 
 def run_attempt(world: DemonstrationWorld, environment: Any, attempt: Attempt) -> RecordedEpisode | None:
-    """Run one attempt; return its episode, or None when the demonstrator failed."""
+    """Run one attempt.
+
+    Args:
+        world: The world that makes the demonstrator.
+        environment: The world's environment of the attempt's task.
+        attempt: What to run.
+
+    Returns:
+        The recorded episode, or None if the demonstrator failed.
+    """
     observation, _ = environment.reset(
         seed=attempt.seed, options={"initial_state": attempt.initial_state, "instruction": attempt.instruction}
     )
@@ -77,54 +85,61 @@ def run_attempt(world: DemonstrationWorld, environment: Any, attempt: Attempt) -
 
 
 class DemonstrationWorker:
-    """The state of one worker process: the world, and the environment of the task that it last worked on."""
+    """Runs attempts in one worker process; it keeps the environment while the task stays the same.
+
+    Args:
+        world: The world to demonstrate in.
+        staging: Folder for the outcomes of attempts.
+    """
 
     def __init__(self, world: DemonstrationWorld, staging: Path) -> None:
         self.world, self.staging, self.offer = world, staging, world.offer()
         self.environment: Any = None
-        self.task: tuple[str, str] | None = None
+        self.suite_task: tuple[str, str] | None = None
 
     def process_attempt(self, attempt: Attempt) -> bool:
-        """Run an attempt and commit its outcome as one file; tell whether it succeeded."""
-        if self.task != (attempt.suite, attempt.task):
-            if self.environment is not None:
-                self.environment.close()
-            self.environment = self.world.environment(attempt.suite, attempt.task)
-            self.task = (attempt.suite, attempt.task)
-        episode = run_attempt(self.world, self.environment, attempt)
+        """Run an attempt and write its outcome as one file; return whether it succeeded.
+
+        Raises:
+            WorldError: The world failed, whatever its simulator raised.
+            OSError: The outcome could not be written.
+        """
+        try:
+            episode = run_attempt(self.world, self._environment(attempt.suite, attempt.task), attempt)
+        except WorldError:
+            raise
+        except Exception as error:  # A simulator's own exception may not be picklable.
+            where = f"{attempt.suite}/{attempt.task}, initial state {attempt.initial_state}, seed {attempt.seed}"
+            raise WorldError(f"the world failed at {where}: {type(error).__name__}: {error}") from error
         if episode is None:
-            write_atomically(self.staging / f"{attempt.name}.failed.json", json.dumps(asdict(attempt)).encode())
+            write_atomically(self.staging / f"{attempt.name}.failed.json", json.dumps(asdict(attempt)))
             return False
         stage_episode(self.staging / f"{attempt.name}.npz", episode, self.offer)
         return True
 
+    def _environment(self, suite: str, task: str) -> Any:
+        if self.suite_task != (suite, task):
+            if self.environment is not None:
+                self.environment.close()
+            self.environment = self.world.environment(suite, task)
+            self.suite_task = (suite, task)
+        return self.environment
+
 
 _worker: DemonstrationWorker | None = None
+"""This worker process's state: a process pool passes functions and arguments, but no objects, to its processes."""
 
 
 def initialize_worker(world: DemonstrationWorld, staging: Path) -> None:
-    """Make a worker process ready: the initializer of a process pool."""
+    """Prepare a worker process; the initializer of a process pool."""
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process alone answers Ctrl-C
-    parent = parent_process()
-
-    def exit_with_parent() -> None:
-        if parent is not None:
-            parent.join()  # a killed parent cannot say goodbye: without this, workers wait forever
-            os._exit(1)
-
-    threading.Thread(target=exit_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Only the main process handles Ctrl-C.
+    exit_with_parent()
     _worker = DemonstrationWorker(world, staging)
 
 
 def process_attempt(attempt: Attempt) -> bool:
-    """Settle one attempt in a worker process; tell whether it succeeded."""
+    """Run one attempt in a worker process that `initialize_worker` prepared; return whether it succeeded."""
     if _worker is None:
-        raise WorldError("attempts are settled in worker processes: start_worker was not called in this one")
-    try:
-        return _worker.process_attempt(attempt)
-    except (OSError, WorldError):
-        raise
-    except Exception as error:  # whatever a simulator throws must survive the way between processes
-        where = f"{attempt.suite}/{attempt.task}, initial state {attempt.initial_state}, seed {attempt.seed}"
-        raise WorldError(f"the world failed at {where}: {type(error).__name__}: {error}") from error
+        raise WorldError("no worker in this process: call initialize_worker before process_attempt.")
+    return _worker.process_attempt(attempt)

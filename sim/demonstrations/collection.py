@@ -8,15 +8,13 @@ depends on the request alone: neither on the number of workers nor on interrupti
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,12 +23,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ...disk import replace_folder, report_disk_errors, restore_previous, write_atomically
 from ...errors import InputError, WorldError
+from ...ranges import require_at_least
+from ..json_files import read_json
 from .attempt import Attempt, DemonstrationWorld, initialize_worker, process_attempt
 from .dataset_writer import write_dataset
-from .staging import frame_rate, write_atomically
+from .staging import frame_rate
 
 REQUEST_FILE, SUMMARY_FILE = "request.json", "collection.json"
+
+OVERWRITE = "Choose another --out, or start again with --overwrite."
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,8 @@ class CollectionRequest:
     attempts_per_episode: int = 4
 
     def __post_init__(self) -> None:
-        for name, least in (("episodes", 1), ("seed", 0), ("first_initial_state", 0), ("attempts_per_episode", 1)):
-            if getattr(self, name) < least:
-                raise InputError(name, got=getattr(self, name), expected=f"{least} or more", fix=f"Raise {name}.")
+        require_at_least(self, 1, "episodes", "attempts_per_episode")
+        require_at_least(self, 0, "seed", "first_initial_state")
         names = [(task.suite, task.task) for task in self.tasks]
         if not names or len(set(names)) != len(names):
             raise InputError("tasks", got=names, expected="at least one, none twice", fix="Name each task once.")
@@ -106,21 +108,6 @@ def plan_attempt(request: CollectionRequest, task: CollectedTask, number: int) -
     )
 
 
-@contextmanager
-def _disk_errors_as_input_errors(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        raise InputError(
-            f"writing the dataset {out}",
-            got=error.strerror,
-            expected="a folder with free space that you may write to",
-            fix="Free some space and run again with --resume: what was collected is kept.",
-        ) from error
-
-
 def collect(
     request: CollectionRequest,
     world: DemonstrationWorld,
@@ -146,9 +133,10 @@ def collect(
     out = Path(out).absolute()
     request_content = json.loads(json.dumps({"request": asdict(request), "world": repr(world)}))
     staging, building = out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}.building")
-    with _disk_errors_as_input_errors(out):
+    with report_disk_errors(out):
+        restore_previous(out)
         if _is_complete(out, request_content, resume, overwrite):
-            if _read_json(staging / REQUEST_FILE) == request_content:
+            if _read_request(staging / REQUEST_FILE) == request_content:
                 shutil.rmtree(staging)  # killed between the last two lines of this block
             return _read_summary(out)
         _open_staging(staging, request_content, resume, overwrite)
@@ -170,8 +158,8 @@ def collect(
             "frames": frames,
             "tasks": [asdict(count) for count in counts],
         }
-        write_atomically(building / SUMMARY_FILE, json.dumps(content, indent=2).encode())
-        _move_into_place(building, out)
+        write_atomically(building / SUMMARY_FILE, json.dumps(content, indent=2))
+        replace_folder(building, out)
         shutil.rmtree(staging)
     return CollectionSummary(out, len(paths), frames, counts, time.perf_counter() - started)
 
@@ -191,15 +179,13 @@ def _is_complete(out: Path, request_content: dict[str, Any], resume: bool, overw
             expected="no folder yet",
             fix="Choose another --out, keep it with --resume, or replace it with --overwrite.",
         )
-    _require_same_request(out, _read_json(out / SUMMARY_FILE), request_content)
+    _require_same_request(out, _read_request(out / SUMMARY_FILE), request_content)
     return True
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
+def _read_request(path: Path) -> dict[str, Any]:
+    """Return the content of a request or a summary; empty where the file is missing."""
+    return read_json(path, fix=OVERWRITE) if path.is_file() else {}
 
 
 def _open_staging(staging: Path, request_content: dict[str, Any], resume: bool, overwrite: bool) -> None:
@@ -214,11 +200,11 @@ def _open_staging(staging: Path, request_content: dict[str, Any], resume: bool, 
                 fix="Carry on with --resume, or start over with --overwrite.",
             )
         if (staging / REQUEST_FILE).is_file():
-            _require_same_request(staging, _read_json(staging / REQUEST_FILE), request_content)
-        for leftover in staging.glob("*.tmp"):
+            _require_same_request(staging, _read_request(staging / REQUEST_FILE), request_content)
+        for leftover in staging.glob(".*.partial"):
             leftover.unlink(missing_ok=True)
     staging.mkdir(parents=True, exist_ok=True)
-    write_atomically(staging / REQUEST_FILE, json.dumps(request_content).encode())
+    write_atomically(staging / REQUEST_FILE, json.dumps(request_content))
 
 
 def _require_same_request(folder: Path, found: dict[str, Any], request_content: dict[str, Any]) -> None:
@@ -298,18 +284,7 @@ def _process_all_attempts(
     return kept_attempts
 
 
-def _move_into_place(building: Path, out: Path) -> None:
-    if out.exists():
-        old = out.with_name(f"{out.name}.replaced")
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-        building.rename(out)
-        shutil.rmtree(old)
-    else:
-        building.rename(out)
-
-
 def _read_summary(out: Path) -> CollectionSummary:
-    found = _read_json(out / SUMMARY_FILE)
+    found = _read_request(out / SUMMARY_FILE)
     counts = tuple(TaskCount(**count) for count in found["tasks"])
     return CollectionSummary(out, found["episodes"], found["frames"], counts, 0.0, already_complete=True)

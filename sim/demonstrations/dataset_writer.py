@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...disk import write_atomically
 from .staging import (
     CODEC,
     CRF,
@@ -18,7 +19,6 @@ from .staging import (
     camera_key,
     dataset_features,
     frame_rate,
-    write_atomically,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def write_dataset(
         meta.update_video_info(key, video_encoder=encoder)
     meta.finalize()
     _write_json(root / "meta" / "info.json", meta.info.to_dict())
-    write_atomically(root / OFFER_FILE, offer.to_json().encode())
+    write_atomically(root / OFFER_FILE, offer.to_json())
     stats = root / "meta" / "stats.json"
     # LeRobot writes the features in the order of a hash that changes from run to run.
     _write_json(stats, dict(sorted(json.loads(stats.read_text()).items())))
@@ -80,7 +80,7 @@ def write_dataset(
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_atomically(path, json.dumps(content, indent=4, ensure_ascii=False).encode())
+    write_atomically(path, json.dumps(content, indent=4, ensure_ascii=False))
 
 
 class _TableWriter:

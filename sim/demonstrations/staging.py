@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...disk import write_atomically
 from ...errors import InputError, WorldError
 
 if TYPE_CHECKING:
@@ -139,16 +139,6 @@ def camera_statistics(frames: np.ndarray) -> dict[str, list]:
         for name, quantile in QUANTILES.items():
             rows[name].append(values[np.searchsorted(np.cumsum(share), quantile).clip(0, 255)])
     return {name: [[[float(value)]] for value in row] for name, row in rows.items()} | {"count": [len(chosen)]}
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is either all there or not there at all, whenever the process or the machine stops."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def stage_episode(path: Path, episode: RecordedEpisode, offer: Offer) -> None:

@@ -22,8 +22,9 @@ from typing import Any
 
 from ...errors import InputError, WorldError
 from ..perturbation.job import Job
+from ..processes import raise_from_process, refused_message
 from .cluster_node import NodeSetup, RelocatableActorFactory, run_on_node, with_checkpoint_files
-from .pool import ATTEMPTS, SINGLE_THREAD_VARIABLES, raise_from_process
+from .pool import ATTEMPTS, SINGLE_THREAD_VARIABLES
 from .records import error_record
 from .worker import EnvFactory, EpisodeRequest, EpisodeResult
 
@@ -214,7 +215,7 @@ def run_ray_driver(connection: Connection, options: ClusterOptions, setup: NodeS
                 connection.send(_outcome(ray, finished_task, running.pop(finished_task)))
         ray.shutdown()
     except InputError as error:
-        connection.send(("refused", error.what, str(error.got), str(error.expected), error.fix))
+        connection.send(refused_message(error))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         pass  # Whoever sent the orders is gone; there is nobody left to tell.
     except WorldError as error:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from ...errors import InputError
 from ..fingerprint import differences
+from ..processes import refused_message
 from .episode import Actor
 from .worker import EnvFactory, EpisodeRequest, EpisodeWorker
 
@@ -63,7 +64,7 @@ def run_on_node(setup: Sequence[Any], request: EpisodeRequest) -> tuple[Any, ...
     try:
         episode_worker, seconds = _cached_episode_worker(setup[0])
     except InputError as error:
-        return "refused", error.what, str(error.got), str(error.expected), error.fix
+        return refused_message(error)
     except Exception:
         return "broken", traceback.format_exc()
     # Ends the process whatever it hangs in: its timer needs neither the interpreter nor Ray.
@@ -75,7 +76,7 @@ def run_on_node(setup: Sequence[Any], request: EpisodeRequest) -> tuple[Any, ...
             video_bytes = (Path(folder) / Path(video).name).read_bytes() if video else None
         return "finished", (finished, video_bytes)
     except InputError as error:
-        return "refused", error.what, str(error.got), str(error.expected), error.fix
+        return refused_message(error)
     except Exception:
         return "error", traceback.format_exc()
     finally:

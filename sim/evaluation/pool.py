@@ -12,8 +12,9 @@ from itertools import count
 from multiprocessing.connection import wait
 from typing import Any
 
-from ...errors import InputError, WorldError
+from ...errors import WorldError
 from ..perturbation.job import Job
+from ..processes import raise_from_process
 from .records import error_record
 from .shared_policy import PolicyProcess, SharedPolicyFactory, serve_policy
 from .worker import ActorFactory, EnvFactory, EpisodeRequest, EpisodeResult, worker_main
@@ -270,15 +271,6 @@ class LocalPool:
         for worker in self._workers:
             if worker.slot in policy.awaiting_slots or worker.slot in policy.pending_observations:
                 _reply(worker, False, reason)
-
-
-def raise_from_process(kind: str, content: Sequence[Any], who: str) -> None:
-    """Raise what ended another process: its InputError, or a WorldError for anything that kept it from working."""
-    if kind == "refused":
-        what, got, expected, fix = content
-        raise InputError(what, got=got, expected=expected, fix=fix)
-    if kind == "broken":
-        raise WorldError(f"{who} could not start: {content[0].strip()}")
 
 
 def _reply(worker: _WorkerProcess, answered: bool, content: Any) -> None:

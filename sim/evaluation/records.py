@@ -9,6 +9,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ...disk import report_disk_errors
 from ...errors import InputError
 from ..perturbation.job import Job, episode_key
 
@@ -159,16 +160,9 @@ class RecordFile:
 
     def append(self, record: EpisodeRecord) -> None:
         """Add a record and wait until it is on disk; raises InputError when it cannot be written."""
-        try:
+        with report_disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:
                 file.write(json.dumps(record.to_json(), ensure_ascii=False).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error:
-            raise InputError(
-                f"writing {self.path}",
-                got=error.strerror or str(error),
-                expected="a writable folder with free space",
-                fix="Make room and resume: the episodes that are in the file already are kept.",
-            ) from error

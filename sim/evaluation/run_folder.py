@@ -9,8 +9,6 @@ videos/, report.html
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 
 from ...errors import InputError
 from .. import fingerprint as fingerprints
+from ..json_files import read_json, write_json
 from .records import EpisodeRecord, RecordFile
 
 RUN_FILE, FINGERPRINT_FILE, RECORDS_FILE, RESULTS_FILE, REPORT_FILE = (
@@ -122,42 +121,3 @@ def read_evaluation(folder: Path) -> Evaluation:
 
     fingerprint = read_json(folder / FINGERPRINT_FILE)
     return Evaluation(folder, run, fingerprint, tuple(sorted(records.values(), key=place)))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object; raises InputError, naming the file, when there is none."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            str(path), got=f"no JSON ({error})", expected="a JSON object", fix="Evaluate again into a new folder."
-        ) from error
-    if not isinstance(content, dict):
-        raise InputError(
-            str(path), got=type(content).__name__, expected="a JSON object", fix="Evaluate again into a new folder."
-        )
-    return content
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object whole or not at all; raises InputError when the disk refuses."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text whole or not at all; raises InputError when the disk refuses."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(
-            f"writing {path}",
-            got=error.strerror or str(error),
-            expected="a writable folder with free space",
-            fix="Make room and resume: the episodes that are recorded already are kept.",
-        ) from error

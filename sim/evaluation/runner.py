@@ -16,12 +16,11 @@ from ..perturbation.job import Job
 from .episode import Actor, Overlay, StepCallback, run_episode
 from .pool import LocalPool
 from .records import EpisodeRecord, RecordFile
+from .run_folder import RECORDS_FILE
 from .shared_policy import SharedPolicyFactory
 from .worker import ActorFactory, EnvFactory, EpisodeRequest, EpisodeResult
 
 __all__ = ["Actor", "EpisodeRecord", "Job", "Overlay", "StepCallback", "run_episode", "run_jobs"]
-
-RECORDS_FILE = "records.jsonl"
 
 MAX_INITIAL_ERRORS = 3
 """After so many errors without a single episode that ran to its end, the fault is not an episode's."""

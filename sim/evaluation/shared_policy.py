@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...errors import InputError, WorldError
+from ..processes import refused_message
 from .episode import Overlay
 
 
@@ -101,7 +102,7 @@ def serve_policy(connection: Connection, make_policy: Callable[[], BatchedPolicy
                 actions, seconds = policy.decide(content)
                 connection.send(("answers", [(slot, (each, seconds)) for slot, each in actions.items()]))
     except InputError as error:
-        connection.send(("refused", error.what, str(error.got), str(error.expected), error.fix))
+        connection.send(refused_message(error))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         pass  # Whoever asked is gone; there is nobody left to answer.
     except Exception:

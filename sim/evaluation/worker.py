@@ -16,6 +16,7 @@ import numpy as np
 
 from ...errors import InputError
 from ..perturbation.job import Job
+from ..processes import refused_message
 from ..video_recorder import VideoRecorder
 from .episode import Actor, run_episode
 from .records import EpisodeRecord, episodes_that_differ
@@ -128,7 +129,7 @@ def worker_main(
             except Exception:
                 connection.send(("error", traceback.format_exc()))
     except InputError as error:
-        connection.send(("refused", error.what, str(error.got), str(error.expected), error.fix))
+        connection.send(refused_message(error))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         pass  # Whoever sent the orders is gone; there is nobody left to tell.
     except Exception:

@@ -23,8 +23,9 @@ from ..evaluation.robustness import (
     memorisation_rows,
     robustness_summary,
 )
-from ..evaluation.run_folder import Evaluation, write_text
+from ..evaluation.run_folder import Evaluation
 from ..evaluation.statistics import summarize
+from ..json_files import write_text
 from ..video import MEDIA_TYPES, poster
 from .robustness_chart import radar
 

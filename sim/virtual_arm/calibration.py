@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...disk import write_atomically
 from ...errors import InputError
 from ..desk.arm import JOINT_RANGES, JOINTS
 
@@ -90,5 +91,5 @@ def write_calibration(folder: Path, identifier: str) -> Path:
         )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{identifier}.json"
-    path.write_text(json.dumps(calibration(), indent=4))
+    write_atomically(path, json.dumps(calibration(), indent=4))
     return path

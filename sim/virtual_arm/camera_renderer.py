@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import WorldError
 from ..desk.scene import CAMERAS
 from .faults import FaultInjector
-from .frames import FrameWriter
+from .frames import FrameWriter, frame_path
 from .twin import Twin
 
 NOISY_PIXELS = 24
@@ -26,11 +26,6 @@ RENDERED_FIELDS = (
     *("site_xpos", "site_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir"),
 )
 """What a picture is drawn from, of all that the physics know."""
-
-
-def frame_path(folder: Path, camera: str) -> Path:
-    """Return the file in which the frames of a camera are shown."""
-    return folder / f"{camera}.frames"
 
 
 class CameraRenderer:

@@ -6,7 +6,6 @@ A frame is complete when its number stands in its slot before and after it was c
 from __future__ import annotations
 
 import mmap
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Self
 
 import numpy as np
 
+from ...disk import write_atomically
 from ...errors import InputError, WorldError
 
 RING_SLOTS = 6
@@ -34,6 +34,11 @@ class SharedFrame:
     number: int
 
 
+def frame_path(folder: Path, camera: str) -> Path:
+    """Return the file that holds the frames of a camera."""
+    return folder / f"{camera}.frames"
+
+
 def _slot_dtype(height: int, width: int) -> np.dtype:
     return np.dtype([("number", "u8"), ("captured", "f8"), ("image", "u1", (height, width, 3))])
 
@@ -44,17 +49,14 @@ class FrameWriter:
     def __init__(self, path: Path, height: int, width: int) -> None:
         self.path = path
         slot = _slot_dtype(height, width)
-        size = _HEADER_DTYPE.itemsize + RING_SLOTS * slot.itemsize
-        # Only when it is whole may it have the name that readers look for.
-        unfinished = path.with_suffix(".new")
-        with open(unfinished, "w+b") as file:
-            file.truncate(size)
-            self._map = mmap.mmap(file.fileno(), size)
+        header = np.array([(MAGIC, height, width, 0)], _HEADER_DTYPE)
+        # Readers must never find a file without its header.
+        write_atomically(path, header.tobytes() + bytes(RING_SLOTS * slot.itemsize))
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 0)
         self._header = np.frombuffer(self._map, _HEADER_DTYPE, 1)
         self._slots = np.frombuffer(self._map, slot, RING_SLOTS, offset=_HEADER_DTYPE.itemsize)
-        self._header["magic"], self._header["height"], self._header["width"] = MAGIC, height, width
         self._count = 0
-        os.replace(unfinished, path)
 
     def write(self, image: np.ndarray, captured: float) -> None:
         """Add a frame: uint8 [H, W, 3], taken at a steady time."""

@@ -15,6 +15,7 @@ from ...errors import InputError, WorldError
 from ..desk.scene import CAMERAS
 from . import calibration
 from .faults import Fault
+from .frames import frame_path
 from .world_process import ArmSimulationSettings, serve_arm_simulation
 
 if TYPE_CHECKING:
@@ -120,10 +121,6 @@ class VirtualArm:
         return str(self._settings.folder / "port")
 
     @property
-    def process_id(self) -> int:
-        return self._process.pid or 0
-
-    @property
     def calibration(self) -> dict[str, dict[str, int]]:
         """What LeRobot's calibration file says about this arm."""
         return calibration.calibration()
@@ -142,7 +139,7 @@ class VirtualArm:
         size, rate = self._settings.image_size, round(self._settings.frame_rate * self._settings.speed)
         return {
             camera: VirtualCameraConfig(
-                fps=max(rate, 1), width=size, height=size, source=str(self._settings.folder / f"{camera}.frames")
+                fps=max(rate, 1), width=size, height=size, source=str(frame_path(self._settings.folder, camera))
             )
             for camera in CAMERAS
         }
@@ -199,10 +196,6 @@ class VirtualArm:
     def joints(self) -> np.ndarray:
         """Return the true joint positions [6] now, in the contract's units."""
         return self._request("joints", {})
-
-    def counts(self) -> dict[str, float]:
-        """Return instructions seen on the bus, pictures drawn, and the process's CPU time in seconds."""
-        return self._request("counts", {})
 
     def close(self) -> None:
         """End the world; its port and cameras vanish. May be called twice."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import threading
 import time
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, SaccadeError, WorldError
+from ..processes import exit_with_parent
 from .calibration import encoders
 from .faults import FaultInjector
 from .registers import FULL_TORQUE
@@ -100,13 +99,6 @@ class ArmSimulation:
                 return self.twin.joint_trajectory(arguments["since"])
             case "joints":
                 return self.twin.joints()
-            case "counts":
-                rendered_frames = self.camera_renderer.rendered_frames if self.camera_renderer else 0
-                return {
-                    "instructions": self.bus.instructions,
-                    "pictures": rendered_frames,
-                    "cpu_seconds": time.process_time(),
-                }
         raise WorldError(f"the virtual arm got an order that it does not know: {order}")
 
     def close(self) -> None:
@@ -149,7 +141,7 @@ def serve_arm_simulation(connection: Connection, settings: ArmSimulationSettings
     Answers ("done", answer), ("refused", InputError) or ("broken", text); the first answer tells that all is up.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started the arm: an arm does not die of it
-    _exit_with_parent(settings.folder)
+    exit_with_parent(lambda: shutil.rmtree(settings.folder, ignore_errors=True))
     world = None
     try:
         from ..rendering import choose_backend
@@ -186,16 +178,3 @@ def _raise_priority(speed: float) -> None:
     if speed <= MAX_PRIORITY_SPEED and hasattr(os, "sched_setscheduler"):
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-
-
-def _exit_with_parent(folder: Path) -> None:
-    """End this process as soon as its parent does, and leave nothing behind."""
-    parent = parent_process()
-
-    def wait() -> None:
-        if parent is not None:
-            parent.join()  # a killed parent cannot say goodbye
-            shutil.rmtree(folder, ignore_errors=True)
-            os._exit(1)
-
-    threading.Thread(target=wait, name="parent", daemon=True).start()

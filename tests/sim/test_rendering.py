@@ -10,7 +10,7 @@ import pytest
 
 from saccade.errors import WorldError
 from saccade.sim import rendering
-from saccade.sim.fingerprint import differences, environment_fingerprint, fingerprint_digest, hash_sources
+from saccade.sim.fingerprint import differences, environment_fingerprint, fingerprint_digest
 
 
 @pytest.fixture
@@ -72,17 +72,6 @@ def test_a_backend_that_does_not_exist_says_why():
 def test_rendering_does_not_import_mujoco():
     code = "import sys, saccade.sim.rendering; sys.exit('mujoco' in sys.modules)"
     assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
-
-
-def test_a_world_is_hashed_by_names_and_contents(tmp_path):
-    (tmp_path / "scene.py").write_text("x = 1\n")
-    first = hash_sources(tmp_path)
-    (tmp_path / "notes.pyc").write_text("ignored")
-    assert hash_sources(tmp_path) == first
-    (tmp_path / "scene.py").write_text("x = 2\n")
-    second = hash_sources(tmp_path)
-    (tmp_path / "scene.py").rename(tmp_path / "other.py")
-    assert len({first, second, hash_sources(tmp_path)}) == 3
 
 
 def test_a_fingerprint_names_what_differs(tmp_path, monkeypatch):

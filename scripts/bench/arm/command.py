@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import InputError, unknown_name
-from ....sim.evaluation.run_folder import read_json, write_json
+from ....sim.json_files import read_json, write_json
 from ..metrics import command_line, write_metrics
 
 PARTS = ("faults", "fuzz", "round_trip", "loop", "success", "soak", "lerobot")

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ....errors import InputError, WorldError
-from ....sim.evaluation.run_folder import write_json
+from ....sim.json_files import write_json
 from ....sim.virtual_arm.faults import Fault
 from ....sim.virtual_arm.world import VirtualArm
 from .judge import HELD_STATES, RecordTail, unsafe_goals, unsafe_motion, unsafe_targets, unsafe_while_held

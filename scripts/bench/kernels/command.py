@@ -233,7 +233,7 @@ def measure(
 
 def write_report(folder: Path, report: KernelReport, device: str, command: str) -> None:
     """Write every row as JSON, the page and the pictures."""
-    from ....sim.evaluation.run_folder import write_json, write_text
+    from ....sim.json_files import write_json, write_text
     from .page import render_page
     from .plots import plot_sweep
 

@@ -188,7 +188,8 @@ class SeedEvaluation:
 
         `records` are its episodes.
         """
-        from ....sim.evaluation.run_folder import RESULTS_FILE, read_evaluation, read_json
+        from ....sim.evaluation.run_folder import RESULTS_FILE, read_evaluation
+        from ....sim.json_files import read_json
 
         out = self._evaluation_folder(name)
         if not (out / RESULTS_FILE).is_file():

@@ -54,7 +54,7 @@ def test_killed_in_the_middle_and_resumed_is_the_same_dataset(tmp_path, uninterr
         "from saccade.sim.demonstrations.collection import collect\n"
         f"if __name__ == '__main__': collect(REQUEST, ToyWorld(delay=0.02), Path({str(out)!r}), workers=3)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(SUPPORT)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), *sys.path])}
     process = subprocess.Popen([sys.executable, str(program)], env=environment, stderr=subprocess.DEVNULL)
     staging = tmp_path / "toy.partial"
     deadline = time.monotonic() + 60
@@ -69,7 +69,7 @@ def test_killed_in_the_middle_and_resumed_is_the_same_dataset(tmp_path, uninterr
     time.sleep(1.0)
     assert len(list(staging.glob("*.npz"))) == left, "orphaned workers go on"
     assert not out.exists()
-    (staging / "toy.near.000005.npz.77.tmp").write_bytes(b"half an episode")
+    (staging / ".toy.near.000005.npz.partial").write_bytes(b"half an episode")
 
     with pytest.raises(InputError, match="--resume"):
         collect(REQUEST, ToyWorld(), out, progress=False)

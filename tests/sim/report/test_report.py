@@ -15,7 +15,8 @@ import pytest
 from saccade.errors import InputError
 from saccade.sim.evaluation.episode import run_episode
 from saccade.sim.evaluation.records import RecordFile, error_record
-from saccade.sim.evaluation.run_folder import prepare_run_folder, read_evaluation, read_json
+from saccade.sim.evaluation.run_folder import prepare_run_folder, read_evaluation
+from saccade.sim.json_files import read_json
 from saccade.sim.perturbation.job import Job
 from saccade.sim.report import report
 from saccade.sim.video import poster, write_video

@@ -300,7 +300,7 @@ def test_faster_than_real_time():
 
 def test_closing_leaves_nothing_and_a_dead_world_is_told():
     world = VirtualArm.start(rendering_enabled=False)
-    folder, process = Path(world.port).parent, world.process_id
+    folder, process = Path(world.port).parent, world._process.pid
     assert os.path.exists(world.port)
     os.kill(process, signal.SIGKILL)
     with pytest.raises(WorldError, match="start it anew|died"):
@@ -326,7 +326,7 @@ from saccade.sim.virtual_arm.world import VirtualArm
 
 if __name__ == "__main__":
     world = VirtualArm.start(rendering_enabled=False)
-    print(world.process_id, world.port, flush=True)
+    print(world._process.pid, world.port, flush=True)
     time.sleep(600)
 """
 
