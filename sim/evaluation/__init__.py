@@ -1,1 +1,1 @@
-"""Evaluate policies: episodes in worker processes or on a cluster, their records, statistics and comparisons."""
+"""Evaluate policies: run episodes in worker processes or on a cluster, record them, and compute statistics."""

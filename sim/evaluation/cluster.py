@@ -1,8 +1,9 @@
-"""The same episodes on the machines of a Ray cluster: Ray places them, this file keeps count.
+"""Run episodes on a Ray cluster: Ray places them, this module counts and retries them.
 
-A node gets the checkpoint from the head unless it sees the same files under the same path, and is refused when its
-packages, its renderer or its worlds are others than the head's. Episodes whose node is lost are run again, as often as
-that takes; whatever else goes wrong is tried twice, as on one machine. The run folder lies with the driver alone.
+A node gets the checkpoint from the head unless it finds the same files under the same path. A node whose packages,
+renderer or worlds differ from the head's is refused. An episode whose node is lost is run again, up to
+`MAX_NODE_LOSSES` times; after any other error it is tried twice, as on one machine. Only the driver writes to the run
+folder.
 """
 
 from __future__ import annotations
@@ -32,19 +33,22 @@ MAX_NODE_LOSSES = 10
 """How often an episode may lose its node before it is recorded as an error."""
 
 OBJECT_STORE_BYTES = 256 * 2**20
-"""Memory for what Ray passes around on one machine: a small checkpoint, and films."""
+"""Memory of Ray's object store on one machine: enough for a small checkpoint and videos."""
 
 HEAD_TIMEOUT_SECONDS = 10
-"""How long the head may not answer before it is given up: Ray itself would end this process after a minute."""
+"""How long the head may be unreachable before the run stops: Ray itself would kill this process after a minute."""
 
-RESUME_HINT = "The episodes that finished are recorded: start the cluster again, and repeat the command with --resume."
+RESUME_HINT = "Finished episodes are recorded: start the cluster again and repeat the command with --resume."
 
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """A Ray cluster: `address` is its head's, as host:port, or `local` for one of this machine with `cpus` CPUs.
+    """Which Ray cluster to use.
 
-    On a cluster an episode takes a CPU, or with `gpu` a GPU, so that one holds one policy.
+    Attributes:
+        address: Address of the head, host:port, or "local" to start a cluster on this machine.
+        cpus: CPUs of a local cluster.
+        gpu: Whether an episode takes a GPU instead of a CPU; then each GPU holds one policy.
     """
 
     address: str
@@ -57,15 +61,25 @@ class ClusterOptions:
                 "cluster",
                 got=repr(self.address),
                 expected="'local', or the head's host:port",
-                fix="`ray status` tells the address; the port is 6379 unless it was chosen.",
+                fix="Run `ray status` to see the address; the default port is 6379.",
             )
 
 
 class ClusterPool:
-    """Runs jobs on a Ray cluster, as many at once as it has room for; `order` turns a job into what a node is sent.
+    """Runs jobs on a Ray cluster, as many at once as it has room for.
 
-    `out` is where films go. `node_losses` counts how often an episode lost its node and was run again. Another process speaks
-    with Ray (see `run_ray_driver`), for Ray ends the process that loses its head.
+    A separate process talks to Ray (`run_ray_driver`), because Ray kills a process that loses the head.
+
+    Args:
+        options: Which cluster to use.
+        make_env: Builds the environment of a suite and task.
+        make_actor: Builds the actor from its checkpoint folder.
+        fingerprint: Computes a node's fingerprint.
+        expected: The head's fingerprint.
+        out: The run folder; videos are written below it.
+        jobs: The jobs to run.
+        make_request: Turns a job into the request that is sent to a node.
+        episode_seconds: Time limit of an episode.
     """
 
     def __init__(
@@ -77,11 +91,11 @@ class ClusterPool:
         expected: Mapping[str, Any],
         out: Path,
         jobs: Sequence[Job],
-        order: Callable[[Job], EpisodeRequest],
+        make_request: Callable[[Job], EpisodeRequest],
         *,
         episode_seconds: float = 600.0,
     ) -> None:
-        self._options, self._out, self._make_request = options, out, order
+        self._options, self._out, self._make_request = options, out, make_request
         self._waiting = [(job, 1) for job in jobs]
         self._running: dict[str, tuple[Job, int]] = {}
         self._losses: Counter[str] = Counter()
@@ -93,13 +107,15 @@ class ClusterPool:
 
     @property
     def node_losses(self) -> int:
+        """How many times an episode lost its node and was run again."""
         return self._losses.total()
 
     def run(self) -> Iterator[EpisodeResult]:
-        """Yield what came of every job, as they finish.
+        """Run all jobs and yield their results as they finish.
 
-        Raises InputError without Ray, where no cluster answers and for a node that does not fit; WorldError when the
-        cluster cannot be joined or is gone.
+        Raises:
+            InputError: Ray is not installed, no cluster answers, or a node differs from the head.
+            WorldError: The cluster cannot be joined, or is gone.
         """
         if self._waiting:
             self._start()
@@ -112,7 +128,7 @@ class ClusterPool:
             except (EOFError, OSError):
                 self._driver.join(timeout=5)
                 raise WorldError(
-                    f"cluster {self._options.address}: Ray gave up (exit code {self._driver.exitcode}). {RESUME_HINT}"
+                    f"cluster {self._options.address}: the Ray process ended (exit code {self._driver.exitcode}). {RESUME_HINT}"
                 ) from None
             raise_from_process(kind, content, "the cluster")
             if kind == "ready":
@@ -125,9 +141,10 @@ class ClusterPool:
                     yield finished
 
     def close(self) -> None:
+        """End the process that talks to Ray, and with it all running episodes."""
         if self._driver is None:
             return
-        with suppress(OSError):  # It may have ended by itself.
+        with suppress(OSError):  # The process may have ended already.
             self._connection.send(None)
         self._driver.join(timeout=10 if self._reachable() else 0)
         self._driver.kill()
@@ -139,7 +156,7 @@ class ClusterPool:
         if self._options.address != "local" and not _accepts_connections(self._options.address, seconds=5.0):
             raise InputError(
                 "cluster",
-                got=f"{self._options.address}, where nobody answers",
+                got=f"{self._options.address}, which does not answer",
                 expected="the head of a running Ray cluster",
                 fix="Start one with `ray start --head`, or use --cluster local.",
             )
@@ -152,7 +169,7 @@ class ClusterPool:
         child_connection.close()
 
     def _next_requests(self, free_slots: int) -> list[EpisodeRequest]:
-        """Return the next orders; which films are wanted is decided only now."""
+        """Return the next requests; which videos to record is decided only now."""
         requests = []
         while self._waiting and len(requests) < free_slots:
             job, attempt = self._waiting.pop(0)
@@ -161,7 +178,7 @@ class ClusterPool:
         return requests
 
     def _finish_job(self, kind: str, key: str, content: Any) -> EpisodeResult | None:
-        """Return what came of a job, or put it back."""
+        """Return the result of a job, or put the job back to run it again."""
         job, attempt = self._running.pop(key)
         if kind == "lost":
             self._losses[key] += 1
@@ -188,15 +205,20 @@ class ClusterPool:
         if self._reachable():
             self._last_contact = time.monotonic()
         elif time.monotonic() - self._last_contact > HEAD_TIMEOUT_SECONDS:
-            raise WorldError(f"cluster {self._head}: the head does not answer any more. {RESUME_HINT}")
+            raise WorldError(f"cluster {self._head}: the head no longer answers. {RESUME_HINT}")
 
 
 def run_ray_driver(connection: Connection, options: ClusterOptions, setup: NodeSetup) -> None:
-    """Speak with Ray: take orders from `connection` and have them run, until it closes or sends None.
+    """Talk to Ray: receive requests and run them, until the connection closes or sends None.
 
-    Sends ("ready", the head's address), then ("room", episodes) and expects a list of orders; for every order
-    ("finished", key, (Finished, film)), ("error", key, reason) or ("lost", key, reason) where the node is gone. Sends
-    ("refused", four strings) or ("broken", reason) for what no further try would mend.
+    Sends ("ready", the head's address), then ("room", free slots) and expects a list of requests. For every request it
+    sends ("finished", key, (EpisodeResult, video bytes)), ("error", key, reason), or ("lost", key, reason) if the node
+    is gone. It sends `refused_message` or ("broken", reason) for an error that a retry would not solve.
+
+    Args:
+        connection: This process's end of the pipe to `ClusterPool`.
+        options: Which cluster to use.
+        setup: What every node needs, without the checkpoint's files.
     """
     try:
         ray = _connect(options)
@@ -209,15 +231,15 @@ def run_ray_driver(connection: Connection, options: ClusterOptions, setup: NodeS
             requests = connection.recv()
             if requests is None:
                 break
-            for order in requests:
-                running[remote.remote([reference], order)] = order.job.key
+            for request in requests:
+                running[remote.remote([reference], request)] = request.job.key
             for finished_task in ray.wait(list(running), num_returns=1, timeout=1.0)[0] if running else ():
                 connection.send(_outcome(ray, finished_task, running.pop(finished_task)))
         ray.shutdown()
     except InputError as error:
         connection.send(refused_message(error))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
-        pass  # Whoever sent the orders is gone; there is nobody left to tell.
+        pass  # The parent is gone.
     except WorldError as error:
         connection.send(("broken", str(error)))
     except Exception:
@@ -225,11 +247,11 @@ def run_ray_driver(connection: Connection, options: ClusterOptions, setup: NodeS
 
 
 def _free_slots(ray: Any, options: ClusterOptions, running: int) -> int:
-    """Return how many more episodes the cluster has room for now; nodes may come and go."""
+    """Return how many more episodes the cluster can run now; nodes may join and leave."""
     kind = "GPU" if options.gpu else "CPU"
     capacity = int(ray.cluster_resources().get(kind, 0))
     if capacity < 1 and not running:
-        raise WorldError(f"it has no {kind}")
+        raise WorldError(f"the cluster has no {kind}")
     return max(capacity - running, 0)
 
 
@@ -240,17 +262,17 @@ def _outcome(ray: Any, reference: Any, key: str) -> tuple[Any, ...]:
     except errors.NodeDiedError as error:
         return "lost", key, _first_line(error)
     except errors.RayTaskError as error:
-        # What a task itself catches comes back as a value: this is a node that cannot even begin.
+        # run_on_node returns the errors that it catches: this node could not even start.
         return "broken", f"a node: {_first_line(error.cause or error)}"
     except errors.RayError as error:
-        return "error", key, f"the worker died, or took longer than allowed: {_first_line(error)}"
+        return "error", key, f"the worker died, or exceeded the time limit: {_first_line(error)}"
     return (kind, *content) if kind in ("refused", "broken") else (kind, key, content[0])
 
 
 def _connect(options: ClusterOptions) -> Any:
-    """Return Ray, connected; nothing is reported to anybody, and no page is served."""
-    # Read when Ray is imported. Under `uv run` Ray would copy this project, and install the copy over the environment
-    # in use; nodes bring their own. The third has a cluster that starts here stay on the loopback interface.
+    """Connect and return Ray; usage statistics and the dashboard are off."""
+    # Ray reads these variables when it is imported. Under `uv run` Ray would copy this project and install the copy
+    # over the environment in use; nodes have their own. The third keeps a local cluster on the loopback interface.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     if options.address.startswith(("local", "127.")):
@@ -261,7 +283,7 @@ def _connect(options: ClusterOptions) -> Any:
         raise InputError(
             "cluster", got="no Ray", expected="the extra 'cluster'", fix="Install it: uv sync --extra cluster."
         ) from error
-    # A cluster of this machine is as large as asked for; one that runs already has its own size.
+    # A local cluster gets the size that was asked for; a running cluster has its own.
     own = {"num_cpus": options.cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
         ray.init(
@@ -270,8 +292,10 @@ def _connect(options: ClusterOptions) -> Any:
             logging_level="error",
             **(own if options.address == "local" else {}),
         )
-    except Exception as error:  # Ray raises the bare class, too, for a node that is slow to start.
-        raise WorldError(f"{_first_line(error)}. Run this on a machine of the cluster, with the same Ray") from error
+    except Exception as error:  # Ray also raises a bare Exception, for a node that is slow to start.
+        raise WorldError(
+            f"{_first_line(error)}. Run this command on a machine of the cluster, with the same version of Ray."
+        ) from error
     return ray
 
 

@@ -1,4 +1,4 @@
-"""A node's part in an evaluation on a cluster: its environment is checked, its checkpoint fetched, episodes run."""
+"""The node's side of an evaluation on a cluster: check the environment, get the checkpoint, run episodes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import socket
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,14 +22,14 @@ from .episode import Actor
 from .worker import EnvFactory, EpisodeRequest, EpisodeWorker
 
 MAX_TRANSFER_BYTES = 2 * 2**30
-"""What a checkpoint may weigh to be sent to the nodes; a larger one belongs on a disk that all of them see."""
+"""Largest checkpoint that is sent to the nodes; a larger one must be on a disk that all nodes share."""
 
 IGNORED_FINGERPRINT_FIELDS = ("processor", "cores")
-"""What of the fingerprint may differ between machines: the last bits of a result may do so, too."""
+"""Fields of the fingerprint that may differ between machines; the last bits of a result may then differ, too."""
 
 
 class RelocatableActorFactory(Protocol):
-    """An actor factory that can be told where its checkpoint lies."""
+    """An actor factory whose checkpoint folder can be changed."""
 
     folder: Path
 
@@ -40,10 +40,17 @@ class RelocatableActorFactory(Protocol):
 
 @dataclass(frozen=True)
 class NodeSetup:
-    """What every node needs; `fingerprint` is called there and compared with `expected`, the head's.
+    """What every node needs.
 
-    Once `with_checkpoint_files`: `digest` is `folder_digest`'s of the checkpoint, and `files` are its files by name, None where it is
-    too large to be sent.
+    Attributes:
+        make_env: Builds the environment of a suite and task.
+        make_actor: Builds the actor from its checkpoint folder.
+        fingerprint: Computes the node's fingerprint, which must equal `expected`.
+        expected: The head's fingerprint.
+        environment: Environment variables to set.
+        episode_seconds: Time limit of an episode.
+        digest: The checkpoint's `folder_digest`, set by `with_checkpoint_files`.
+        files: The checkpoint's files by name, set by `with_checkpoint_files`; None if they are too large to send.
     """
 
     make_env: EnvFactory
@@ -57,9 +64,14 @@ class NodeSetup:
 
 
 def run_on_node(setup: Sequence[Any], request: EpisodeRequest) -> tuple[Any, ...]:
-    """Run one episode in a process of a node, and return what a worker would send, with the film's bytes.
+    """Run one episode in a process of a node; environment and actor are kept for the process's next episode.
 
-    `setup` holds the reference to a Setup: the world and the actor are kept for the process's next episode.
+    Args:
+        setup: One Ray reference to a `NodeSetup`, in a list so that Ray does not resolve it.
+        request: The episode to run.
+
+    Returns:
+        The message that a local worker would send; a "finished" one also holds the bytes of the video, or None.
     """
     try:
         episode_worker, seconds = _cached_episode_worker(setup[0])
@@ -67,14 +79,14 @@ def run_on_node(setup: Sequence[Any], request: EpisodeRequest) -> tuple[Any, ...
         return refused_message(error)
     except Exception:
         return "broken", traceback.format_exc()
-    # Ends the process whatever it hangs in: its timer needs neither the interpreter nor Ray.
+    # Ends the process even if it hangs in native code: the timer needs neither the interpreter nor Ray.
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            finished = episode_worker.run(replace(request, folder=Path(folder)))
-            video = finished.record.video
+            result = episode_worker.run(replace(request, folder=Path(folder)))
+            video = result.record.video
             video_bytes = (Path(folder) / Path(video).name).read_bytes() if video else None
-        return "finished", (finished, video_bytes)
+        return "finished", (result, video_bytes)
     except InputError as error:
         return refused_message(error)
     except Exception:
@@ -85,26 +97,28 @@ def run_on_node(setup: Sequence[Any], request: EpisodeRequest) -> tuple[Any, ...
 
 @functools.lru_cache(maxsize=1)
 def _cached_episode_worker(reference: Any) -> tuple[EpisodeWorker, float]:
-    """Return this process's player, built for the setup that a reference names, and how long an episode may take."""
+    """Return this process's worker, built from the referenced setup, and the time limit of an episode."""
     import ray
 
     setup: NodeSetup = ray.get(reference)
     os.environ.update(setup.environment)
     here = setup.fingerprint()
-    other = [line for line in differences(setup.expected, here) if line.split(":")[0] not in IGNORED_FINGERPRINT_FIELDS]
-    if other:
+    different = [
+        line for line in differences(setup.expected, here) if line.split(":")[0] not in IGNORED_FINGERPRINT_FIELDS
+    ]
+    if different:
         raise InputError(
             f"node {socket.gethostname()}",
-            got="; ".join(other),
-            expected="the head's environment (named first)",
+            got="; ".join(different),
+            expected="the head's environment (the first value of each pair)",
             fix="Install the same versions on all machines: uv sync.",
         )
     with _checkpoint(setup) as folder:
         return EpisodeWorker(setup.make_env, setup.make_actor.with_folder(Path(folder))()), setup.episode_seconds
 
 
-def _checkpoint(setup: NodeSetup) -> Any:
-    """Return a context that gives the checkpoint's folder: one that all machines see, or a copy of the head's."""
+def _checkpoint(setup: NodeSetup) -> AbstractContextManager[Path | str]:
+    """Return a context that yields the checkpoint's folder: a shared one, or a temporary copy of the head's files."""
     folder = setup.make_actor.folder
     if folder.is_dir() and folder_digest(folder) == setup.digest:
         return nullcontext(folder)
@@ -112,7 +126,7 @@ def _checkpoint(setup: NodeSetup) -> Any:
         raise InputError(
             f"checkpoint on node {socket.gethostname()}",
             got=f"no such files in {folder}",
-            expected=f"the head's, which are too large to be sent (more than {MAX_TRANSFER_BYTES / 2**30:.0f} GiB)",
+            expected=f"the head's files, which are too large to send (more than {MAX_TRANSFER_BYTES / 2**30:.0f} GiB)",
             fix="Put the checkpoint on a disk that all machines see under the same path.",
         )
     copy = tempfile.TemporaryDirectory()
@@ -134,7 +148,7 @@ def folder_digest(folder: Path) -> str:
 
 
 def with_checkpoint_files(setup: NodeSetup, *, send: bool = True) -> NodeSetup:
-    """Return a setup with the checkpoint's digest, and its files, unless not to be sent or too large."""
+    """Return a setup with the checkpoint's digest, and with its files if `send` is set and they are not too large."""
     folder = setup.make_actor.folder
     paths = _paths(folder)
     files = None

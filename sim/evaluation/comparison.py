@@ -1,4 +1,4 @@
-"""Two policies on the same episodes: which of them is better, and how sure that is."""
+"""Compare two policies on the same episodes: success rates, confidence interval and significance."""
 
 from __future__ import annotations
 
@@ -14,10 +14,17 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Comparison:
-    """Episodes that two runs share, counted by who succeeded; errors of either run are left out.
+    """Outcomes of the episodes that two runs share; episodes with an error in either run are left out.
 
-    `difference` is the second success rate minus the first, with its 95 % interval `low` to `high`; all three are None
-    without shared episodes. `p_value` is how often coins alone would part equal policies at least as far.
+    Attributes:
+        both: Episodes in which both runs succeeded.
+        only_first: Episodes in which only the first run succeeded.
+        only_second: Episodes in which only the second run succeeded.
+        neither: Episodes in which neither run succeeded.
+        difference: The second success rate minus the first; None without shared episodes.
+        low: Lower end of the difference's 95 % interval.
+        high: Upper end of the difference's 95 % interval.
+        p_value: Probability of at least this difference between equal policies (McNemar's exact test).
     """
 
     both: int
@@ -31,11 +38,12 @@ class Comparison:
 
     @property
     def episodes(self) -> int:
+        """Number of shared episodes."""
         return self.both + self.only_first + self.only_second + self.neither
 
     @property
     def is_significant(self) -> bool:
-        """Whether equal policies would part so far in less than one of twenty comparisons."""
+        """Whether the difference is significant at the 5 % level."""
         return self.p_value < 1 - CONFIDENCE
 
     def __str__(self) -> str:
@@ -49,7 +57,7 @@ class Comparison:
 
 
 def compare(first: Iterable[EpisodeRecord], second: Iterable[EpisodeRecord]) -> Comparison:
-    """Compare two runs on the episodes of the same task, initial state and seed that both brought to an end."""
+    """Compare two runs on the episodes with the same task, initial state and seed that both ran without an error."""
     finished = {record.key: record.outcome == "success" for record in first if record.outcome != "error"}
     pairs = [
         (finished[record.key], record.outcome == "success")
@@ -74,18 +82,29 @@ def compare(first: Iterable[EpisodeRecord], second: Iterable[EpisodeRecord]) -> 
 
 
 def mcnemar_p_value(only_first: int, only_second: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test: a fair coin for every episode that only one run won."""
+    """Return the two-sided p-value of McNemar's exact test (a binomial test on the discordant episodes).
+
+    Args:
+        only_first: Episodes in which only the first run succeeded.
+        only_second: Episodes in which only the second run succeeded.
+    """
     discordant = only_first + only_second
     fewer = min(only_first, only_second)
     tail = sum(math.comb(discordant, count) for count in range(fewer + 1))
-    # As whole numbers up to here: 2**discordant leaves the range of floats long before anybody runs out of episodes.
+    # Divide integers: 2**discordant overflows a float at 1024 episodes.
     return min(1.0, float(2 * tail / 2**discordant))
 
 
 def newcombe_interval(both: int, only_first: int, only_second: int, neither: int) -> tuple[float, float]:
-    """Return the 95 % interval of the second success rate minus the first, over paired episodes.
+    """Return the 95 % interval (low, high) of the second success rate minus the first, over paired episodes.
 
     Newcombe's hybrid score interval with the correlation of the pairs (Statistics in Medicine 17, 1998, method 10).
+
+    Args:
+        both: Episodes in which both runs succeeded.
+        only_first: Episodes in which only the first run succeeded.
+        only_second: Episodes in which only the second run succeeded.
+        neither: Episodes in which neither run succeeded.
     """
     episodes = both + only_first + only_second + neither
     first, second = both + only_first, both + only_second

@@ -1,4 +1,4 @@
-"""One episode: an actor in a world, from reset to the end, and what came of it."""
+"""Run one episode: an actor in an environment, from reset to the end, and its record."""
 
 from __future__ import annotations
 
@@ -16,34 +16,37 @@ from ..perturbation.job import Job
 from .records import EpisodeRecord
 
 Overlay = Mapping[str, np.ndarray]
-"""Where a policy looks: per camera name, floats [M, 4] of x and y (0 to 1 from the top left corner of the image),
-weight (0 to 1) and kept (1 for a token that reached the last layer, 0 for one that was dropped on the way)."""
+"""The visual tokens of a policy, by camera name: floats [M, 4] of x and y (0 to 1 from the image's top left corner),
+weight (0 to 1) and kept (1 for a token that reached the last layer, 0 for one that was dropped before)."""
 
 
 class StepCallback(Protocol):
-    """What looks on: called with every observation and the overlay of the decision that follows it; changes neither.
+    """Called at every step, for example to record a video; it must not change its arguments.
 
-    `stride`: it needs the pictures of the first observation and of every such one after it; others may come without.
+    Attributes:
+        stride: The callback needs the images of every `stride`-th observation; the others may come without images.
     """
 
     stride: int
 
     def __call__(self, observation: Mapping[str, Any], overlay: Overlay | None) -> None:
-        """Look at a step."""
+        """Receive an observation, and the overlay of the decision that was made from it."""
 
 
 class Actor(Protocol):
-    """What acts: a policy, a demonstrator, or a stand-in of a test.
+    """Chooses actions: a policy, a demonstrator, or a fake in a test.
 
-    Further things are used where an actor has them. `overlay() -> Overlay | None`: where the last decision looked;
-    the same object until the next one. `decision_seconds: list[float]`: how long each decision of this episode took,
-    for an actor that decides once for many steps; without it every `act` counts as a decision. `pending: int`: how many
-    further actions are decided already, without a look at an observation. `skill` and `abstained`: of a merged policy,
-    see `EpisodeRecord`.
+    Optional members are used if an actor has them:
+
+    - `overlay() -> Overlay | None`: the visual tokens of the last decision; the same object until the next decision.
+    - `decision_seconds: list[float]`: duration of each decision of this episode, for an actor that decides once for
+      many steps. Without it every `act` counts as a decision.
+    - `pending: int`: number of actions that are decided already and need no further observation.
+    - `skill` and `abstained`: of a merged policy, see `EpisodeRecord`.
     """
 
     def reset(self, instruction: str, seed: int) -> None:
-        """Start an episode: forget the last one, and seed everything random by `seed`."""
+        """Start an episode: forget the last one, and seed everything random with `seed`."""
 
     def act(self, observation: Mapping[str, Any]) -> np.ndarray:
         """Return the action [A] for an observation, in the contract's units."""
@@ -53,15 +56,21 @@ class Actor(Protocol):
 def run_episode(env: Any, actor: Actor, job: Job, step_callback: StepCallback | None = None) -> EpisodeRecord:
     """Run one episode and return its record.
 
-    `env` is a gymnasium environment whose infos hold `is_success` and `instruction` (and `target` and `picked`, where
-    there is something to pick), whose reset takes the options `initial_state` and `instruction`, and which names its
-    limit of steps `_max_episode_steps`. A world that has the attribute `rendering_enabled` is told by it to leave `pixels` out of
-    the observations of steps at which neither the actor nor `step_callback` looks. A perturbation or swap of the job is made
-    for this episode alone.
+    An action that is not finite ends the episode as a failure of the policy; so does a changed instruction that the
+    policy refuses. The job's perturbation or swap applies to this episode only.
 
-    An action with a number that is not finite, and changed words that the policy cannot take, end the
-    episode as a failure: that is the policy's doing. Raises WorldError for a world without a limit, and whatever the
-    world or the actor raise.
+    Args:
+        env: A gymnasium environment. Its infos hold `is_success` and `instruction`, and `target` and `picked` if there
+            is something to pick; its reset takes the options `initial_state` and `instruction`; its step limit is
+            `_max_episode_steps`. If it has the attribute `rendering_enabled`, this is set to False for steps whose
+            images neither the actor nor `step_callback` needs.
+        actor: Chooses the actions.
+        job: What to run.
+        step_callback: Called at every step.
+
+    Raises:
+        WorldError: The environment has no step limit.
+        Exception: Whatever the environment or the actor raises.
     """
     with perturbed_environment(env, job) as world:
         return _run(world, actor, job, step_callback)
@@ -71,8 +80,8 @@ def _run(env: Any, actor: Actor, job: Job, step_callback: StepCallback | None) -
     started = time.perf_counter()
     limit = getattr(env.unwrapped, "_max_episode_steps", None)
     if not limit:
-        raise WorldError(f"world {job.suite}: got no limit of steps, expected _max_episode_steps to be set.")
-    # Drawing is most of a world's time, and a policy looks once for many steps.
+        raise WorldError(f"world {job.suite}: got no step limit, expected _max_episode_steps to be set.")
+    # Rendering takes most of a step's time, and a policy needs images once for many steps.
     may_skip = hasattr(env, "rendering_enabled")
     if hasattr(env.unwrapped, "rendering_enabled"):
         env.unwrapped.rendering_enabled = True
@@ -134,11 +143,11 @@ def _run(env: Any, actor: Actor, job: Job, step_callback: StepCallback | None) -
 
 
 def _reset_actor(actor: Actor, instruction: str, job: Job) -> str | None:
-    """Tell the actor its words; return why it cannot take them, when they are not the task's own."""
+    """Reset the actor; return why it refuses the instruction, if that is not the task's own."""
     try:
         actor.reset(instruction, job.seed)
     except InputError as refusal:
         if not job.changes_instruction:
             raise
-        return f"the policy cannot take these words: {refusal}"
+        return f"the policy refuses this instruction: {refusal}"
     return None

@@ -51,7 +51,7 @@ def test_an_address_where_nobody_answers_is_refused(checkpoint, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         options = ClusterOptions(f"127.0.0.1:{free.getsockname()[1]}", 1)
-    with pytest.raises(InputError, match=r"where nobody answers, expected the head of a running Ray cluster"):
+    with pytest.raises(InputError, match=r"which does not answer, expected the head of a running Ray cluster"):
         list(pool_of(options, checkpoint, tmp_path, jobs_of(1)).run())
 
 

@@ -206,7 +206,7 @@ def test_words_the_policy_cannot_take_are_its_failure_and_not_the_worlds(desks):
 
     record = run_episode(desks(), Terse(), job("language", 5))
     assert (record.outcome, record.steps, record.perturbation) == ("failure", 0, "language=5")
-    assert record.error == "the policy cannot take these words: instruction: got many words, expected few. Be brief."
+    assert record.error == "the policy refuses this instruction: instruction: got many words, expected few. Be brief."
     assert record.drawn == {"words": "everything, after a remark"}
 
     class Deaf(Terse):
