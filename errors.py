@@ -1,4 +1,4 @@
-"""The errors a user meets: one clear line each, and the exit code that goes with it."""
+"""The errors that users see: one clear line each, and the exit code of the command line."""
 
 from __future__ import annotations
 
@@ -8,13 +8,28 @@ from collections.abc import Iterable
 
 
 class SaccadeError(Exception):
-    """Base of every error that Saccade raises on purpose; `exit_code` is what the command line returns."""
+    """Base class of the errors that Saccade raises on purpose.
+
+    Attributes:
+        exit_code: Exit code of the command line.
+    """
 
     exit_code = 1
 
 
 class InputError(SaccadeError, ValueError):
-    """Something the user gave does not fit: names what, what was got, what was expected and how to fix it."""
+    """An input of the user is wrong: an option, a file, or an argument of a function.
+
+    Args:
+        what: Name of the input.
+        got: Its value.
+        expected: What would be valid.
+        fix: The next step to take, as a sentence.
+
+    Example:
+        >>> raise InputError("--workers", got=0, expected="1 or more", fix="Raise --workers.")
+        InputError: --workers: got 0, expected 1 or more. Raise --workers.
+    """
 
     exit_code = 2
 
@@ -23,19 +38,24 @@ class InputError(SaccadeError, ValueError):
         super().__init__(f"{what}: got {got}, expected {expected}. {fix}")
 
     def __reduce__(self) -> tuple:
-        # Keyword-only arguments do not survive pickling, and an error must cross back from a worker process.
+        # Worker processes send errors back as pickles, which would lose the keyword-only arguments.
         rebuild = functools.partial(type(self), got=str(self.got), expected=str(self.expected), fix=self.fix)
         return rebuild, (self.what,)
 
 
 class WorldError(SaccadeError, RuntimeError):
-    """The world itself failed (no renderer, a worker that died): not the user's input and not the policy."""
+    """The simulator or the machine failed (no renderer, a dead worker process), neither the input nor the policy."""
 
     exit_code = 3
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:
-    """Return a fix for an unknown name: the nearest of `choices`, or all of them."""
+    """Return the fix for an unknown name: the nearest name, or all of them if none is near.
+
+    Args:
+        name: The unknown name.
+        choices: The valid names.
+    """
     choices = list(choices)
     closest = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     if closest:
@@ -44,7 +64,13 @@ def suggest(name: str, choices: Iterable[str]) -> str:
 
 
 def unknown_name(what: str, name: str, choices: Iterable[str]) -> InputError:
-    """Build the error for a name that is not one of `choices`."""
+    """Build the error for an unknown name.
+
+    Args:
+        what: What the name stands for, such as "suite".
+        name: The unknown name.
+        choices: The valid names.
+    """
     choices = list(choices)
     return InputError(
         what,

@@ -10,6 +10,7 @@ from .options import EvaluateConfig
 
 if TYPE_CHECKING:
     from ...sim.perturbation.job import Job
+    from ...sim.perturbation.swap import Swap
 
 
 def choose_tasks(config: EvaluateConfig) -> tuple[worlds.SuiteTask, ...]:
@@ -34,7 +35,7 @@ def plan_jobs(config: EvaluateConfig) -> list[Job]:
     perturbations = parse_perturbations(config.perturb)
     jobs: list[Job] = []
     for task in tasks:
-        swaps = [swap for swap in task.swaps if swap in config.swap]
+        swaps: list[Swap] = [swap for swap in task.swaps if swap in config.swap]
         for state in range(config.first_initial_state, config.first_initial_state + config.episodes_per_task):
             job = _unchanged_job(config, task, state, episode_seed(config.seed, task.suite, task.name, state))
             jobs += changed_jobs([job], perturbations, swaps, unchanged=config.runs_unchanged)

@@ -31,7 +31,8 @@ IGNORED_FINGERPRINT_FIELDS = ("processor", "cores")
 class RelocatableActorFactory(Protocol):
     """An actor factory whose checkpoint folder can be changed."""
 
-    folder: Path
+    @property
+    def folder(self) -> Path: ...
 
     def __call__(self) -> Actor: ...
 

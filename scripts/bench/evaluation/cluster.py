@@ -156,6 +156,8 @@ class TwoNodeCluster:
         node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
         self._cluster = Cluster(initialize_head=True, head_node_args=dict(node))
         self._second = self._cluster.add_node(**node)
+        if self._cluster.address is None:
+            raise WorldError("Ray started no head node")
         self.address: str = self._cluster.address
 
     def __enter__(self) -> TwoNodeCluster:
@@ -171,4 +173,5 @@ class TwoNodeCluster:
 
     def kill_head(self) -> None:
         """Kill the head's control service, which the whole cluster needs."""
-        self._cluster.head_node.kill_gcs_server()
+        if self._cluster.head_node is not None:
+            self._cluster.head_node.kill_gcs_server()
