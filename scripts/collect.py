@@ -45,7 +45,7 @@ class CollectConfig:
     image_size: int = 128
     """Height and width of both cameras' images, in pixels."""
     paraphrases: bool = True
-    """Use several paraphrases of each instruction."""
+    """Whether to use several paraphrases of each instruction."""
     recordings: tuple[Path, ...] = ()
     """LIBERO's human demonstrations (*_demo.hdf5) to replay and render again, instead of scripted ones. Each is
     replayed once. Suites, tasks, episodes and initial states come from the files."""

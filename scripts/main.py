@@ -12,7 +12,9 @@ import importlib.metadata
 import inspect
 import io
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,7 @@ from ..errors import InputError, SaccadeError, unknown_name
 
 DISTRIBUTION = "lerobot_policy_saccade"
 USAGE_ERROR, INTERRUPTED = 2, 130
+MAX_HELP_WIDTH = 100
 
 RESUME_HINT = "Everything on disk is kept. Repeat the command with --resume to continue."
 
@@ -300,13 +303,20 @@ def parse(name: str, command: CommandSpec, options: Any, arguments: Sequence[str
 
 
 def _describe(name: str, command: CommandSpec, options: Any) -> str:
-    """Return the text above the options in a command's help: the docstring of the options, and examples."""
+    """Return the text above the options in a command's help: the docstring of the options, and examples.
+
+    tyro joins lines that begin with a letter. The paragraphs are wrapped here and indented, so that it keeps them.
+    """
     if isinstance(options, type):
         purpose = inspect.getdoc(options) or ""
     else:  # a union of subcommands has no docstring
         summary = f"{command.summary[0].upper()}{command.summary[1:]}."
-        purpose = f"{summary} `saccade {name} SUBCOMMAND --help` lists the options of one."
-    return "\n".join([purpose, "", "examples:", *(f"  {example}" for example in command.examples)])
+        purpose = f"{summary}\n\n`saccade {name} SUBCOMMAND --help` lists the options of a subcommand."
+    summary, *paragraphs = purpose.split("\n\n")
+    width = min(shutil.get_terminal_size().columns, MAX_HELP_WIDTH)
+    body = ["\n".join(textwrap.wrap(each, width, initial_indent="  ", subsequent_indent="  ")) for each in paragraphs]
+    examples = "\n".join(["examples:", *(f"  {example}" for example in command.examples)])
+    return "\n".join([" ".join(summary.split()), *body, "", examples])
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class EvaluationBenchConfig:
     lerobot_batch_size: int = 0
     """Vectorised environments of lerobot-eval; 0 for the default of LeRobot."""
     cluster: bool = True
-    """Also kill a node of a Ray cluster during an evaluation, and count lost and duplicate episodes."""
+    """Whether to also kill a node of a Ray cluster during an evaluation, and count lost and duplicate episodes."""
     out: Path | None = None
     """JSON file for the metrics."""
 
