@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ..errors import InputError
 from .network.architecture import Architecture
 from .pretrained.adaptation import LoraAdaptation
+from .training_defaults import GRADIENT_CLIP, GROUNDING_WEIGHT, LEARNING_RATE, WARMUP_STEPS, WEIGHT_DECAY
 
 FLOOR = 0.02
 """Where the learning rate ends, as a fraction of its peak."""
@@ -41,7 +42,7 @@ class ArchitectureOptions(Architecture):
 class SaccadeSchedulerConfig(LRSchedulerConfig):
     """A linear warm-up, then a cosine over all steps that remain, down to a fiftieth: what `saccade train` does."""
 
-    num_warmup_steps: int = 200
+    num_warmup_steps: int = WARMUP_STEPS
 
     def build(self, optimizer: Optimizer, num_training_steps: int) -> LambdaLR:
         def fraction(step: int) -> float:
@@ -71,14 +72,14 @@ class SaccadeConfig(PreTrainedConfig):
     """The sizes of the network."""
     adaptation: LoraAdaptation | None = None
     """How pretrained parts learn: by low-rank factors, or as a whole."""
-    grounding: float = 0.1
+    grounding: float = GROUNDING_WEIGHT
     """Weight of the pointing loss, where the demonstrations are labelled."""
-    optimizer_learning_rate: float = 1e-3
+    optimizer_learning_rate: float = LEARNING_RATE
     """Peak learning rate."""
-    optimizer_weight_decay: float = 0.01
-    optimizer_gradient_clip: float = 1.0
+    optimizer_weight_decay: float = WEIGHT_DECAY
+    optimizer_gradient_clip: float = GRADIENT_CLIP
     """Greatest norm of the gradient."""
-    scheduler_warmup_steps: int = 200
+    scheduler_warmup_steps: int = WARMUP_STEPS
 
     push_to_hub: bool = False  # type: ignore[assignment]
     normalization_mapping: dict[str, NormalizationMode] = field(

@@ -1,4 +1,4 @@
-"""A policy in the contract's units: network, normalisation and tokens behind a few calls, to learn and to decide."""
+"""A policy in the contract's units: the network with its tokenizer and normalization, to train and to act."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .contract import Contract
 from .network.architecture import Architecture
 from .network.capture import CapturedPolicy
 from .network.history import LABELLED_POINTS, FrameMemory, PastFrames
-from .network.losses import chunk_loss, grounding_loss
+from .network.losses import TrainingLoss, chunk_loss, grounding_loss
 from .network.model import InstructionPlan, PolicyOutput, SaccadeModel
 from .network.tokenizer import make_tokenizer
 from .normalization import Normalizer
@@ -61,20 +61,28 @@ def build_model(architecture: Architecture, contract: Contract) -> SaccadeModel:
 
 
 class PolicyCore:
-    """The network with its contract: `losses` to learn from demonstrations, `decide` to act."""
+    """A policy in the contract's units: the network, its tokenizer and its normalization.
+
+    `loss` serves training, `decide` serves control.
+
+    Attributes:
+        architecture: The sizes and choices of the network.
+        contract: Cameras, state, action, statistics and chunk length.
+        tokenizer_text: Text of the trunk's `tokenizer.json`; None for byte tokens.
+        adaptation: The LoRA adaptation of `add_lora`; None without one.
+        new_parameters: Parameters that the loaded checkpoint did not have: they start as the identity.
+        skills: Names of the skills of a merged policy, see `merging.merged`; empty for any other policy.
+    """
 
     def __init__(self, architecture: Architecture, contract: Contract, tokenizer_text: str | None = None) -> None:
-        """`tokenizer_text` is that of the trunk's `tokenizer.json`, where the architecture has one."""
         self.architecture, self.contract, self.tokenizer_text = architecture, contract, tokenizer_text
-        # Before the network, which is slow to build: a missing tokenizer is told at once.
+        # Before the network, which takes long to build, so that a missing tokenizer fails at once.
         self.tokenizer = make_tokenizer(architecture, tokenizer_text)
         self.model = build_model(architecture, contract)
         self.normalizer = Normalizer(contract.normalization)
         self.adaptation: LoraAdaptation | None = None
         self.new_parameters: tuple[str, ...] = ()
-        """Parameters that the checkpoint which it was loaded from did not have yet."""
         self.skills: tuple[str, ...] = ()
-        """The skills of a merged policy, see `merging.merged`; none of any other."""
 
     def add_lora(self, adaptation: LoraAdaptation) -> None:
         """Put factors beside the pretrained weights, which then stay as they are: see `adaptation.add_lora`."""
@@ -87,25 +95,35 @@ class PolicyCore:
             fold_lora(self.model)
             self.adaptation = None
 
-    def losses(
+    def loss(
         self, batch: DemonstrationBatch, model: torch.nn.Module | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, PolicyOutput]:
-        """Return the action loss [B], the grounding loss (a scalar, zero without labels) and the decision.
+    ) -> tuple[TrainingLoss, PolicyOutput]:
+        """Run the network on demonstrations and compute the training loss.
 
-        `model` stands in for the network where a wrapper for many processes has to be called in its place. Raises
-        InputError for labels of other cameras.
+        Args:
+            batch: Demonstrated decisions in the contract's units.
+            model: A wrapper to call in place of the network, such as DistributedDataParallel.
+
+        Returns:
+            The loss, and what the network computed.
+
+        Raises:
+            InputError: The grounding labels belong to other cameras.
         """
         state = batch.state.float()
         tokens = self.tokenizer(batch.instructions).to(state.device)
         network = self.model if model is None else model
-        decision = network(batch.images, tokens, self.normalizer.encode_state(state), batch.past_frames)
-        target = self.normalizer.encode_actions(batch.action.float(), state)
-        action = chunk_loss(decision.actions, target, batch.padded)
-        if batch.grounding is None:
-            # What nothing teaches still takes part, or training in several processes would wait for its gradient.
-            zero_loss = action.new_zeros(()) if decision.recalled_points is None else 0 * decision.recalled_points.sum()
-            return action, zero_loss, decision
-        return action, grounding_loss(decision, *self._split_grounding(batch.grounding)), decision
+        output: PolicyOutput = network(batch.images, tokens, self.normalizer.encode_state(state), batch.past_frames)
+        target = self.normalizer.encode_actions(batch.action.float(), state)  # [B, T, A]
+        action = chunk_loss(output.actions, target, batch.padded)  # [B]
+        if batch.grounding is not None:
+            grounding = grounding_loss(output, *self._split_grounding(batch.grounding))
+        elif output.recalled_points is not None:
+            # Zero, but part of the graph: DDP hangs on parameters that get no gradient.
+            grounding = 0 * output.recalled_points.sum()
+        else:
+            grounding = action.new_zeros(())
+        return TrainingLoss(action, grounding), output
 
     def _split_grounding(self, grounding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return where each view sees the labelled points, [B, V, LABELLED, 2], and where they are, [B, space]."""

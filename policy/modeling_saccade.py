@@ -126,10 +126,10 @@ class SaccadePolicy(PreTrainedPolicy):
             grounding=grounding,
             past_frames=past_frames,
         )
-        action_loss, grounding_loss, _ = self.core.losses(demonstration_batch)
-        loss = action_loss + self.config.grounding * grounding_loss
-        parts = {"action_loss": action_loss.mean().item(), "grounding_loss": grounding_loss.item()}
-        return (loss if reduction == "none" else loss.mean()), parts
+        loss, _ = self.core.loss(demonstration_batch)
+        per_row = loss.per_row(self.config.grounding)  # [B]
+        parts = {"action_loss": loss.action.mean().item(), "grounding_loss": loss.grounding.item()}
+        return (per_row if reduction == "none" else per_row.mean()), parts
 
     def predict_action_chunk(self, batch: dict[str, Any]) -> torch.Tensor:
         """Return the chunk [B, T, A] in the contract's units; a policy with history remembers what it saw."""

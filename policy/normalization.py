@@ -35,11 +35,6 @@ class Normalizer:
         encoded = (state - _cast_like(self._state_middle, state)) / _cast_like(self._state_half, state)
         return encoded.clip(-1.0, 1.0) if self._clips_state else encoded
 
-    def decode_state(self, encoded: Any) -> Any:
-        """Return the state in the contract's units: [..., S] to [..., S]."""
-        _check("state", encoded, self._state_middle.shape)
-        return encoded * _cast_like(self._state_half, encoded) + _cast_like(self._state_middle, encoded)
-
     def encode_actions(self, actions: Any, state: Any) -> Any:
         """Return the normalised chunk: actions [..., T, A] and the state [..., S] at the decision, both as measured."""
         _check("actions", actions, self._action_middle.shape)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ..errors import InputError
+from ..policy.training_defaults import GRADIENT_CLIP, GROUNDING_WEIGHT, LEARNING_RATE, WARMUP_STEPS, WEIGHT_DECAY
 
 
 @dataclass(frozen=True)
@@ -16,17 +17,17 @@ class LoopConfig:
     """Optimiser steps in all, those before a resume included."""
     batch_size: int = 64
     """Frames in a step and process."""
-    learning_rate: float = 1e-3
+    learning_rate: float = LEARNING_RATE
     """Peak learning rate: a linear warm-up leads to it, a cosine down from it to a fiftieth."""
-    warmup: int = 200
+    warmup: int = WARMUP_STEPS
     """Steps of the warm-up."""
-    weight_decay: float = 0.01
+    weight_decay: float = WEIGHT_DECAY
     """Decay of the weight matrices (AdamW's)."""
-    gradient_clip: float = 1.0
+    gradient_clip: float = GRADIENT_CLIP
     """Greatest norm of the gradient."""
     average: float = 0.999
     """Decay of the running average of the weights, which is what a checkpoint holds; 0 turns it off."""
-    grounding: float = 0.1
+    grounding: float = GROUNDING_WEIGHT
     """Weight of the pointing loss, where the demonstrations are labelled."""
     stride: int = 1
     """Train on every n-th frame: neighbours tell little new."""

@@ -121,15 +121,14 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self._config.learning_rate_at(step)
         with self._accelerator.autocast():
-            action_losses, grounding_loss, _ = self._core.losses(batch, self._prepared)
-            action_loss = action_losses.mean()
-            loss = action_loss + self._config.grounding * grounding_loss
-        self._accelerator.backward(loss)
+            loss, _ = self._core.loss(batch, self._prepared)
+            total = loss.total(self._config.grounding)
+        self._accelerator.backward(total)
         norm = self._accelerator.clip_grad_norm_(self._prepared.parameters(), self._config.gradient_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update()
-        return torch.stack([part.detach().float() for part in (action_loss, grounding_loss, norm)])
+        return torch.stack([part.detach().float() for part in (loss.action.mean(), loss.grounding, norm)])
 
 
 class StepMeter:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import WorldError
+from ...policy.training_defaults import LEARNING_RATE
 from .options import EVALUATION_NAMES, SUITE, known_tasks, new_tasks
 from .stopwatch import Stage
 
@@ -68,7 +69,7 @@ class Quickstart:
         loop = LoopConfig(
             steps=steps,
             batch_size=self.config.batch_size,
-            learning_rate=self.config.learning_rate or (1e-3 if from_scratch else 5e-4),
+            learning_rate=self.config.learning_rate or (LEARNING_RATE if from_scratch else 5e-4),
             warmup=min(200, steps // 10),
             seed=self.config.seed,
             save_every=100,

@@ -48,30 +48,30 @@ def test_decisions_are_in_the_contract_s_units(core, seen):
 def test_what_it_would_decide_itself_costs_nothing_to_learn(core, seen):
     images, state = seen
     chunk, _ = decided(core, images, state)
-    own, _, _ = core.losses(demonstration_batch(seen, action=chunk.clone()))
-    other, grounding, _ = core.losses(demonstration_batch(seen))
-    assert own.shape == (2,) and own.max() < 1e-4 < other.min()
-    assert grounding == 0
+    own, _ = core.loss(demonstration_batch(seen, action=chunk.clone()))
+    other, _ = core.loss(demonstration_batch(seen))
+    assert own.action.shape == (2,) and own.action.max() < 1e-4 < other.action.min()
+    assert other.grounding == 0
 
 
 def test_padded_steps_cost_nothing(core, seen):
     padded = torch.tensor([[False, False, True], [False, True, True]])
     batch = demonstration_batch(seen, padded=padded)
     nonsense = batch.action.masked_fill(padded[..., None], 1e4)
-    losses = [core.losses(dataclasses.replace(batch, action=action))[0] for action in (batch.action, nonsense)]
+    losses = [core.loss(dataclasses.replace(batch, action=action))[0].action for action in (batch.action, nonsense)]
     torch.testing.assert_close(*losses)
 
 
 def test_labels_are_read_view_by_view(core, seen):
     out = torch.full((2, 6 + 2 * 2 * 2), -1.0)
-    assert core.losses(demonstration_batch(seen, grounding=out))[1] == 0
+    assert core.loss(demonstration_batch(seen, grounding=out))[0].grounding == 0
     space = out.clone()
     space[:, :6] = 0.5  # metres in the arm's frame are no places in a picture
-    assert core.losses(demonstration_batch(seen, grounding=space))[1] == 0
+    assert core.loss(demonstration_batch(seen, grounding=space))[0].grounding == 0
     wrist = out.clone()
     wrist[:, 10:12] = 0.5  # the wrist camera's first point
-    _, loss, decision = core.losses(demonstration_batch(seen, grounding=wrist))
-    (gradient,) = torch.autograd.grad(loss, decision.logits)
+    loss, decision = core.loss(demonstration_batch(seen, grounding=wrist))
+    (gradient,) = torch.autograd.grad(loss.grounding, decision.logits)
     assert gradient[:, 1, 0].any()
     gradient[:, 1, 0] = 0
     assert not gradient.any()
@@ -79,7 +79,7 @@ def test_labels_are_read_view_by_view(core, seen):
 
 def test_labels_of_other_cameras_are_refused(core, seen):
     with pytest.raises(InputError, match=r"grounding: got labels of shape \[10\], expected \[14\], for 2 cameras"):
-        core.losses(demonstration_batch(seen, grounding=torch.zeros(2, 10)))
+        core.loss(demonstration_batch(seen, grounding=torch.zeros(2, 10)))
 
 
 def test_a_wrapper_stands_in_for_the_network(core, seen):
@@ -90,7 +90,9 @@ def test_a_wrapper_stands_in_for_the_network(core, seen):
             calls.append(tokens.shape)
             return core.model(images, tokens, state, past_frames)
 
-    assert core.losses(demonstration_batch(seen), Wrapper())[0].equal(core.losses(demonstration_batch(seen))[0])
+    wrapped, _ = core.loss(demonstration_batch(seen), Wrapper())
+    plain, _ = core.loss(demonstration_batch(seen))
+    assert wrapped.action.equal(plain.action)
     assert calls == [(2, 24)]
 
 

@@ -90,7 +90,7 @@ def test_lerobot_s_batches_teach_what_ours_do(policy, meta, tmp_path):
     assert times["observation.state"] == [0, *(-number * EXECUTED / 30 for number in range(1, HISTORY + 1))]
     theirs = LeRobotDataset("local/toy", root=meta.root, delta_timestamps=times, video_backend="pyav")
     ours = DemonstrationDataset(meta.root, CHUNK, cache_folder=tmp_path, progress=False)
-    ours.remember(HISTORY, EXECUTED)
+    ours.set_history(HISTORY, EXECUTED)
     rows = [11, 0, 17, 3]
     before, _ = make_pre_post_processors(policy.config, dataset_stats=meta.stats)
     batch = before(torch.utils.data.default_collate([theirs[row] for row in rows]))
@@ -106,8 +106,8 @@ def test_lerobot_s_batches_teach_what_ours_do(policy, meta, tmp_path):
         grounding=mine["grounding"],
         past_frames=PastFrames(mine["past_images"], mine["past_member"], mine["past_place"]),
     )
-    action, grounding, _ = policy.core.losses(demonstration_batch)
-    torch.testing.assert_close(loss, action + 0.1 * grounding, atol=1e-5, rtol=1e-5)
+    expected, _ = policy.core.loss(demonstration_batch)
+    torch.testing.assert_close(loss, expected.action + 0.1 * expected.grounding, atol=1e-5, rtol=1e-5)
     loss.sum().backward()
     assert policy.model.history.age.grad.abs().sum() > 0
     # Frames before the episode are repetitions of its first one, which must not pass for memories.

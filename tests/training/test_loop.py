@@ -193,13 +193,13 @@ def test_an_error_while_saving_ends_it_and_leaves_no_thread_behind(run, plain, t
 
 def test_cameras_are_found_by_name_whatever_their_order(run, plain, tmp_path, dataset, monkeypatch):
     contract = fit_dataset_contract(dataset.sources[0], chunk=3, execute=2)
-    batches, losses = [], PolicyCore.losses
+    batches, loss = [], PolicyCore.loss
 
     def noted(core, batch, model):
         batches.append(batch)
-        return losses(core, batch, model)
+        return loss(core, batch, model)
 
-    monkeypatch.setattr(PolicyCore, "losses", noted)
+    monkeypatch.setattr(PolicyCore, "loss", noted)
     for name, cameras in (("recorded", contract.cameras), ("swapped", contract.cameras[::-1])):
         changed = dataclasses.replace(contract, cameras=cameras)
         run(tmp_path / name, plain, dataclasses.replace(CONFIG, steps=1), contract=changed)

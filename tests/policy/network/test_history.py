@@ -233,7 +233,7 @@ def test_a_captured_policy_remembers_too(core_with_history):
         plain, _ = core_with_history.decide(*seen, memory=memory)
         chunk, decision = core_with_history.decide(*seen, captured=captured, memory=kept)
         assert chunk.allclose(plain, atol=1e-4)
-        memory = memory.with_new_frame(decision.remembered)
+        memory = memory.with_new_frame(decision.frame_tokens)
         kept = memory
 
 
@@ -243,25 +243,26 @@ def test_the_loss_teaches_towers_through_the_past(core_with_history):
     earlier, _ = video_frames(2, seed=5)
     past_frames = PastFrames(earlier, torch.zeros(2, dtype=torch.int64), torch.tensor([[0, 2, 3], [-1, -1, -1]]))
     core_with_history.model.train()
-    losses, _, decision = core_with_history.losses(replace(batch, past_frames=past_frames))
+    loss, decision = core_with_history.loss(replace(batch, past_frames=past_frames))
     grounding = torch.linspace(0.1, 0.4, 28).reshape(2, 14)
     unknown = grounding.index_fill(1, torch.arange(6), torch.nan)
     taught, pointing = (
-        core_with_history.losses(replace(batch, past_frames=past_frames, grounding=each))[1]
+        core_with_history.loss(replace(batch, past_frames=past_frames, grounding=each))[0].grounding
         for each in (grounding, unknown)
     )
     off = 2 * (decision.recalled_points - 10 * grounding[:, :6]).abs().mean()
     torch.testing.assert_close(taught - pointing, off, atol=1e-4, rtol=1e-4)
-    (losses.sum() + taught).backward()
+    (loss.action.sum() + taught).backward()
     history = core_with_history.model.history
     assert all(each.grad is not None and each.grad.abs().sum() > 0 for each in history.parameters())
     core_with_history.model.zero_grad()
     # Without labels it takes part all the same: in several processes nothing may wait for a gradient.
-    core_with_history.losses(replace(batch, past_frames=past_frames))[1].backward()
+    core_with_history.loss(replace(batch, past_frames=past_frames))[0].grounding.backward()
     assert not history.recall.weight.grad.any()
-    without, _, _ = core_with_history.losses(batch)
-    assert losses[1].allclose(without[1], atol=1e-6) and not losses[0].allclose(without[0], atol=1e-4)
-    assert decision.remembered.shape == (2, 8, 32)
+    without, _ = core_with_history.loss(batch)
+    assert loss.action[1].allclose(without.action[1], atol=1e-6)
+    assert not loss.action[0].allclose(without.action[0], atol=1e-4)
+    assert decision.frame_tokens.shape == (2, 8, 32)
 
 
 @pytest.mark.parametrize("change", [{"history": 3}, {"history": 3, "history_selected": 4}, {"history_selected": 2}])
@@ -291,7 +292,7 @@ def test_it_is_switched_on_in_a_trained_policy_and_changes_nothing_at_first():
     memory = after.empty_memory(1)
     for each in pictures:
         chunk, decision = after.decide(each, instruction_plan, state, memory=memory)
-        memory = memory.with_new_frame(decision.remembered)
+        memory = memory.with_new_frame(decision.frame_tokens)
         assert chunk.equal(before.decide(each, instruction_plan, state)[0])
 
 
@@ -329,7 +330,7 @@ def test_a_decision_waits_for_nothing_and_costs_the_same_however_long_the_episod
         memory = network.empty_memory(1)
 
         def decide():
-            memory.with_new_frame(network.decide(images, instruction_plan, state, memory).remembered)
+            memory.with_new_frame(network.decide(images, instruction_plan, state, memory).frame_tokens)
 
         assert find_synchronisations(decide) == []
     with_history, without = (decision_cost(each, sizes).decide for each in (architecture, small_architecture))

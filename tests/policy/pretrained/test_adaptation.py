@@ -52,7 +52,7 @@ def decided(core, seen):
 def loss_of(core, seen):
     core.model.train()
     batch = DemonstrationBatch(seen[0], SENTENCES, seen[1], torch.zeros(2, 3, 2), torch.zeros(2, 3, dtype=torch.bool))
-    return core.losses(batch)[0].mean()
+    return core.loss(batch)[0].action.mean()
 
 
 def test_at_first_factors_change_nothing(base, seen):
