@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...disk import flush, replace_folder, report_disk_errors, restore_previous
 from ...errors import InputError
 from ..contract import Contract
 
@@ -37,6 +38,7 @@ MODEL_FILE, CONFIG_FILE, CONTRACT_FILE, PROVENANCE_FILE = (
     "provenance.json",
 )
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+DISK_FIX = "Free space or choose another folder; what was there before is untouched."
 COPY_AGAIN = "It was damaged after it was written: copy the checkpoint again from where it was trained, or train again."
 PACKAGES = (
     *("lerobot_policy_saccade", "accelerate", "gymnasium", "lerobot", "mujoco", "numpy"),
@@ -93,25 +95,21 @@ def write_checkpoint(
         raise InputError("provenance", got=f"the key {min(reserved)}", expected="keys of your own", fix=fix)
     staging = folder.with_name(f".{folder.name}.partial")
     try:
-        _refuse_foreign_files(folder)
-        shutil.rmtree(staging, ignore_errors=True)  # what an earlier run, killed half-way, has left
-        staging.mkdir(parents=True)
-        _write_tensors(staging / MODEL_FILE, tensors)
-        for name, text in texts.items():
-            (staging / name).write_text(text, encoding="utf-8")
-        record["files"] = {name: _file_record(staging / name) for name in sorted([MODEL_FILE, *texts])}
-        (staging / PROVENANCE_FILE).write_text(_json_text({**record, "digest": _digest(record)}), encoding="utf-8")
-        for path in (*staging.iterdir(), staging):
-            flush(path)
-        _put_in_place(staging, folder)
-        flush(folder.parent)
-    except BaseException as error:
+        with report_disk_errors(folder, fix=DISK_FIX):
+            _refuse_foreign_files(folder)
+            shutil.rmtree(staging, ignore_errors=True)  # what an earlier run, killed half-way, has left
+            staging.mkdir(parents=True)
+            _write_tensors(staging / MODEL_FILE, tensors)
+            for name, text in texts.items():
+                (staging / name).write_text(text, encoding="utf-8")
+            record["files"] = {name: _file_record(staging / name) for name in sorted([MODEL_FILE, *texts])}
+            (staging / PROVENANCE_FILE).write_text(_json_text({**record, "digest": _digest(record)}), encoding="utf-8")
+            for path in (*staging.iterdir(), staging):
+                flush(path)
+            replace_folder(staging, folder)
+    except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
-        if not isinstance(error, OSError):
-            raise
-        fix = "Free space or choose another folder; what was there before is untouched."
-        got = error.strerror or error
-        raise InputError(f"checkpoint {folder}", got=got, expected="a disk that takes it", fix=fix) from error
+        raise
     return folder
 
 
@@ -211,8 +209,7 @@ def _is_file_record(files: object) -> bool:
 
 
 def _require_files(folder: Path) -> None:
-    if not folder.exists() and _previous(folder).is_dir():
-        _previous(folder).rename(folder)  # a kill came between the two renames of `_put_in_place`
+    restore_previous(folder)
     if not folder.is_dir():
         got = "a file" if folder.exists() else "no such folder"
         fix = f"Give the folder that holds {MODEL_FILE} and {CONTRACT_FILE}."
@@ -297,34 +294,6 @@ def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         safetensors.torch.save_file(plain, path)
     except safetensors.SafetensorError as error:
         raise OSError(0, str(error)) from error
-
-
-def _put_in_place(staging: Path, folder: Path) -> None:
-    """Rename `staging` to `folder`; what stood there is removed only once the new one stands."""
-    previous = _previous(folder)
-    if folder.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        folder.rename(previous)
-    try:
-        staging.rename(folder)
-    except OSError:
-        if previous.exists():
-            previous.rename(folder)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def _previous(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.previous")
-
-
-def flush(path: Path) -> None:
-    """Wait until a file or a folder's entries have reached the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _file_record(path: Path) -> dict[str, Any]:

@@ -194,7 +194,7 @@ def test_a_full_disk_leaves_the_old_one(tmp_path, kilobytes):
     assert beside(folder) == ["starter"]
 
 
-@pytest.mark.parametrize("step", ["_write_tensors", "_file_record", "flush", "_put_in_place"])
+@pytest.mark.parametrize("step", ["_write_tensors", "_file_record", "flush", "replace_folder"])
 def test_an_interruption_leaves_the_old_one(tmp_path, monkeypatch, step):
     folder = write(tmp_path / "starter")
 
