@@ -77,7 +77,7 @@ class PolicyActor:
         self._plan_key, self._instruction = plan_key, instruction
         self._instruction_plan = self.core.encode_instruction([instruction])
         if self._captured_policy is not None:
-            self._captured_policy.encode_instruction(self._instruction_plan)
+            self._captured_policy.set_instruction(self._instruction_plan)
         elif self._uses_cuda_graph:
             self._captured_policy = self.core.capture(self._instruction_plan)
 

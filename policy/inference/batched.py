@@ -134,7 +134,7 @@ class BatchedActor:
         if plan_key != self._plan_key:
             self._plan_key, self._instruction_plan = plan_key, self.core.encode_instruction(instructions)
             if self._captured_policy is not None:
-                self._captured_policy.encode_instruction(self._instruction_plan)
+                self._captured_policy.set_instruction(self._instruction_plan)
             elif self._uses_cuda_graph:
                 self._captured_policy = self.core.capture(self._instruction_plan)
         return self.core.decide(images, self._instruction_plan, state, self._captured_policy, memory)

@@ -28,8 +28,8 @@ def token_overlay(
     if decision.positions is not None:
         centroids[:, 0] = decision.positions[0, :, 0].to(centroids.dtype)
     views, count = centroids.shape[:2]
-    kept = torch.zeros(len(decision.kept), views * count, device=centroids.device)
-    for layer, chosen in enumerate(decision.kept):
+    kept = torch.zeros(len(decision.kept_indices), views * count, device=centroids.device)
+    for layer, chosen in enumerate(decision.kept_indices):
         kept[layer, slice(None) if chosen is None else chosen[0]] = 1.0
     kept = kept.unflatten(1, (views, count))
     return torch.cat([centroids, kept.mean(0)[..., None], kept[-1][..., None]], dim=-1).cpu().numpy()

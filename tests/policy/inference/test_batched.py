@@ -85,9 +85,9 @@ def test_where_the_place_in_the_batch_changes_bits_every_decision_is_made_by_its
     from saccade.policy.inference import batched
 
     load_policy = batched.load_policy
-    assert BatchedActor(checkpoint, 2, threads=1).max_batch_size == 2
+    assert BatchedActor(checkpoint, 2, threads=1).rows == 2
     monkeypatch.setattr(batched, "load_policy", load)
-    assert BatchedActor(checkpoint, 2, threads=1).max_batch_size == 1
+    assert BatchedActor(checkpoint, 2, threads=1).rows == 1
 
 
 def test_an_episode_that_has_not_begun_is_an_error(checkpoint):

@@ -72,7 +72,7 @@ def check_against_eager(model, capture_graph, device, tolerance):
         decisions = []
         for seed, instruction in ((1, 0), (2, 0), (2, 3), (3, 1)):
             images, state = (each.to(device) for each in given(seed))
-            captured.encode_instruction(encode_instruction(instruction))
+            captured.set_instruction(encode_instruction(instruction))
             decision = captured.decide(images, state)
             wanted = model.decide(images, encode_instruction(instruction), state)
             scale = wanted.actions.abs().max()
@@ -84,7 +84,7 @@ def check_against_eager(model, capture_graph, device, tolerance):
 
 
 def test_replays_follow_pictures_state_and_instruction(model):
-    check_against_eager(model, {"record": record_by_hand}, "cpu", 1e-5)
+    check_against_eager(model, {"capture_graph": record_by_hand}, "cpu", 1e-5)
 
 
 @pytest.mark.gpu
@@ -100,7 +100,7 @@ def test_what_it_was_given_is_not_written_to(model):
         first, second = model.encode_instruction(told(model, 0)), model.encode_instruction(told(model, 3))
         before = [tensor.clone() for tensor in list_tensors(first)]
         captured = CapturedPolicy(model, images, first, state, capture_graph=record_by_hand)
-        captured.encode_instruction(second)
+        captured.set_instruction(second)
         captured.decide(*given(1))
     assert all(old.equal(new) for old, new in zip(before, list_tensors(first), strict=True))
     assert images.equal(given(0)[0]) and state.equal(given(0)[1])
@@ -116,7 +116,7 @@ def test_other_shapes_are_refused(model):
         with pytest.raises(InputError, match="state of a captured policy"):
             captured.decide(images, state.expand(2, -1))
         with pytest.raises(InputError, match="instruction of a captured policy"):
-            captured.encode_instruction(model.encode_instruction(told(model, 0).expand(2, -1)))
+            captured.set_instruction(model.encode_instruction(told(model, 0).expand(2, -1)))
 
 
 def test_a_processor_captures_nothing(model):
