@@ -1,4 +1,8 @@
-"""The shape of a policy as data: every size, and every choice of method with the original's as the other value."""
+"""The architecture of a policy as data: its sizes and its choices of method.
+
+The defaults are this project's. The other values of a choice are those of CogVLA (arXiv 2508.21046), OpenVLA-OFT
+(arXiv 2502.19645), VLA-Adapter or MergeVLA.
+"""
 
 from __future__ import annotations
 
@@ -31,105 +35,111 @@ ZERO_ALLOWED_FIELDS = (
     *("prune_from", "aggregation_tokens", "trunk_key_value_heads", "trunk_head_size", "extra_slots", "padding"),
     *("history", "history_selected"),
 )
+"""Numbers that may be 0, which turns something off or stands for a default; all others are above 0."""
 
 ENABLEABLE_FIELDS = ("history", "history_selected", "kernels")
-"""Fields that may be changed in a trained policy: what they add starts as the identity, or they change no weight."""
+"""Fields that may change in a trained policy, because its actions stay the same: `history` and `history_selected` add a
+part that starts as the identity, `kernels` changes no weight."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Every size of the network and every choice in it; the contract's sizes (cameras, state, action, chunk) are not.
+    """The sizes and choices of the network; those of the contract (cameras, state, action, chunk) are not part of it.
 
-    Raises InputError when values do not fit together.
+    Raises:
+        InputError: Values do not fit together.
     """
 
     text_length: int = 56
-    """Text tokens of the instruction, its start included."""
+    """Text tokens of the instruction, its start token included."""
     tokenizer: str = "bytes"
-    """"bytes", or "trunk": the tokenizer that came with the trunk's weights, kept in the checkpoint."""
+    """"bytes", or "trunk": the tokenizer of the trunk's weights, which the checkpoint keeps."""
     prompt: str = "{instruction}"
     """What the trunk reads; {instruction} is replaced. Byte tokens always read the instruction alone."""
     instruction_features: str = "ordered"
-    """What steers towers and pruning: "ordered" knows word order and ignores padding; the original takes the "mean" of
-    the word embeddings, and in training counts padding among them ("mean_padded")."""
+    """The vector that modulates towers and routers: "ordered" depends on word order and ignores padding. CogVLA takes
+    the "mean" of the token embeddings, and in training includes padding ("mean_padded")."""
     condition_width: int = 128
-    """Width of the instruction's vector; the trunk's width where it is a mean."""
+    """Width of the instruction's vector; equal to the trunk's width where it is a mean."""
     stem_width: int = 64
     stem_blocks: int = 2
     points: int = 8
-    """Pointing maps of a view; the first two can be taught with labels."""
+    """Pointing maps of a view; labels can supervise the first two."""
     tower_width: int = 128
     tower_blocks: int = 2
     tower_heads: int = 4
     towers: tuple[str, ...] = ()
-    """Pretrained towers by their names in timm; none: one small tower of the sizes above, trained from scratch."""
+    """Pretrained towers by their names in timm; empty for one small tower of the sizes above, trained from scratch."""
     tower_film: bool = True
-    """Whether the instruction modulates the blocks of pretrained towers."""
+    """Whether the instruction modulates the blocks of pretrained towers (FiLM)."""
     aggregation_tokens: int = 9
-    """Tokens that leave a view, M; 0 lets every patch of a pretrained tower pass."""
+    """Tokens that a view becomes, M; 0 passes every patch of a pretrained tower on."""
     fusion: str = "gated"
-    """How several towers become one sequence: weighed by an instruction "gated" sum, or "concatenated" as OpenVLA's."""
+    """How several towers become one sequence: "gated" by the instruction into a weighted sum, as in CogVLA, or
+    "concatenated", as in OpenVLA."""
     trunk_family: str = "llama"
     """The decoder's model type in transformers."""
     trunk_width: int = 128
     trunk_layers: int = 4
     trunk_heads: int = 4
     trunk_key_value_heads: int = 0
-    """Groups of keys and values; 0 means as many as heads."""
+    """Heads of keys and values; 0 means as many as heads."""
     trunk_head_size: int = 0
     """Width of a head; 0 means trunk_width / trunk_heads."""
     trunk_feed_forward: int = 256
     vocabulary: int = 258
     """Rows of the trunk's token embeddings."""
     padding: int = 256
-    """The token that fills an instruction up."""
+    """The token that pads an instruction."""
     rotary_base: float = 10000.0
     norm_epsilon: float = 1e-6
     sequence: tuple[str, ...] = ("visual", "text", "state", "slots")
-    """The order of the trunk's spans, see `layout.TokenLayout`. With the text first, what is seen is seen knowing the
+    """The order of the trunk's spans, see `layout.TokenLayout`. With the text first, visual tokens attend to the
     instruction, and the text passes the trunk once for all decisions under it."""
     mask: str = "coupled"
-    """Who sees whom in the trunk, see `layout.TokenLayout.levels`."""
+    """The attention mask of the trunk, see `layout.TokenLayout.levels`; "coupled" is CogVLA's CAtten."""
     positions: str = "fixed"
-    """Rotary positions: "fixed" by the layout, "counted" over what is no padding, or, the original, also "renumbered"
-    in every layer that prunes."""
+    """Rotary positions: "fixed" by the layout, "counted" over tokens that are not padding, or, as in CogVLA, also
+    "renumbered" in every layer that prunes."""
     prune_from: int = 1
-    """First trunk layer that prunes."""
+    """First trunk layer that prunes; trunk_layers turns pruning off."""
     keep_floor: float = 0.4
-    """Least fraction of the visual tokens that a layer keeps."""
+    """Minimum fraction of the visual tokens that a layer keeps."""
     prune_per_view: bool = True
-    """Whether every camera keeps its share; the original picks among all, so that a camera may vanish."""
+    """Whether every camera keeps its share; CogVLA selects among all tokens, so that a camera may vanish."""
     router: str = "direction"
-    """How tokens are scored: by a "direction" that the instruction sets, or by CogVLA's "original" router."""
+    """How visual tokens are scored: along a "direction" that depends on the instruction, or by CogVLA's "original"
+    router (LFP-Routing)."""
     router_signal: str = "kept"
-    """From which tokens the router learns: from "kept" ones, as the original, or by a "straight_through" estimate from
-    dropped ones too."""
+    """Which tokens train the router: "kept" ones, as in CogVLA, or by a "straight_through" estimate also dropped
+    ones."""
     slot_queries: str = "learned"
-    """What stands at the action slots: "learned" queries, or "zero", as the original."""
+    """Input of the action slots: "learned" queries, or "zero", as in CogVLA."""
     slot_unit: str = "step"
-    """What a slot stands for: a "step" of the chunk, or, the original, an "element" of a step."""
+    """What a slot stands for: a "step" of the chunk, or, as in CogVLA, an "element" of a step."""
     extra_slots: int = 0
-    """Slots beyond those of the chunk: registers, in which what is seen and said can meet. A head on the slots does not
-    read them, an expert does. The original has one, its stop token; VLA-Adapter has 64 slots for a chunk of 8."""
+    """Slots beyond those of the chunk: registers, in which vision and language can meet. A head on the slots does not
+    read them, an expert does. CogVLA has one, its stop token; VLA-Adapter has 64 slots for a chunk of 8."""
     read_shifted: bool = False
-    """Whether read-outs stand one place early, as a language model predicts its next token; the original does."""
+    """Whether hidden states are read one position early, where a language model predicts the token; CogVLA does."""
     readout: str = "expert"
-    """How actions leave: cross-attention "expert", a head on the "slots", or the experts of published policies."""
+    """The action head: a cross-attention "expert", a head on the "slots", or the experts of "mergevla" and
+    "vla_adapter"."""
     history: int = 0
-    """Frames that are remembered, those of the last decisions; 0 decides by the present alone. See `history`."""
+    """Frames of past decisions that the policy remembers; 0 decides by the present alone. See `history`."""
     history_selected: int = 0
-    """Remembered frames that each head of a decision attends to token by token; of the others it sees the mean."""
+    """Remembered frames that each head attends to token by token; of the others it attends to the mean."""
     expert_width: int = 128
     expert_blocks: int = 4
-    """Blocks of the expert, one for each of the trunk's last layers, or residual blocks of the slots' head."""
+    """Blocks of the expert, one for each of the trunk's last layers, or residual blocks of the slot head."""
     expert_heads: int = 4
     expert_rotation: str = "paired"
-    """Rotary embedding of the published experts: a true rotation, or "mixed" or "none", as they were released."""
+    """Rotary embedding of the released experts: a true rotation, or "mixed" or "none", as they were released."""
     expert_start: str = "learned"
-    """What the published experts start from: a learned row for each step, or, as released, "zero"."""
+    """Initial actions of the released experts: a learned row for each step, or, as released, "zero"."""
     kernels: str = "torch"
-    """What computes attention in trunk and expert and gathers the tokens that pruning keeps: "torch", with masks, or
-    the package's own operators ("saccade"), with plans. It changes no weight and, but for rounding, no action."""
+    """Implementation of attention in trunk and expert and of the gather of kept tokens: "torch" with masks, or this
+    package's operators with plans ("saccade"). It changes no weight and, but for rounding, no action."""
 
     def __post_init__(self) -> None:
         # JSON and command lines give lists.
@@ -154,11 +164,22 @@ class Architecture:
             kinds, wanted = ((int, float), "a number") if kind == "float" else ((int,), "a whole number")
             above = type(value) in kinds and (0 < value < math.inf or (name in ZERO_ALLOWED_FIELDS and value == 0))
             if not above:
-                raise InputError(f"architecture.{name}", got=value, expected=f"{wanted} above 0", fix="Set it.")
+                raise InputError(
+                    f"architecture.{name}", got=value, expected=f"{wanted} above 0", fix=f"Set {name} to such a number."
+                )
         elif kind == "bool" and type(value) is not bool:
-            raise InputError(f"architecture.{name}", got=value, expected="true or false", fix="Set it.")
-        elif kind.startswith("tuple") and not all(isinstance(each, str) for each in value):
-            raise InputError(f"architecture.{name}", got=value, expected="names", fix="Give a list of names.")
+            raise InputError(
+                f"architecture.{name}", got=value, expected="true or false", fix=f"Set {name} to true or false."
+            )
+        elif kind.startswith("tuple") and not (
+            isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+        ):
+            raise InputError(
+                f"architecture.{name}",
+                got=value,
+                expected="names",
+                fix='Give a list of names, such as ["visual", "text"].',
+            )
 
     def _check_pruning(self) -> None:
         if not (self.keep_floor <= 1.0 and self.prune_from <= self.trunk_layers):
@@ -166,14 +187,14 @@ class Architecture:
                 "architecture: pruning",
                 got=f"keep_floor {self.keep_floor} from layer {self.prune_from}",
                 expected=f"keep_floor at most 1, prune_from at most trunk_layers ({self.trunk_layers})",
-                fix="prune_from = trunk_layers turns pruning off.",
+                fix="Lower the one that is too large; prune_from = trunk_layers turns pruning off.",
             )
 
         if self.router == "original" and self.sequence[0] == "text" and self.mask != "full":
             raise InputError(
                 "architecture.router",
                 got="original, with the text first in the sequence",
-                expected="the text behind what is seen: that router is steered by what it becomes there",
+                expected="the text after the visual tokens: that router depends on the text's hidden states",
                 fix="Choose the router direction, or another order.",
             )
 
@@ -194,55 +215,63 @@ class Architecture:
             raise InputError(
                 "architecture.trunk_head_size",
                 got=head_size,
-                expected="an even number: rotary positions turn pairs",
-                fix="Change it, or trunk_width and trunk_heads.",
+                expected="an even number: rotary positions rotate pairs of channels",
+                fix="Set trunk_head_size to an even number, or change trunk_width or trunk_heads.",
             )
         if self.trunk_key_value_heads and self.trunk_heads % self.trunk_key_value_heads:
             raise InputError(
                 "architecture.trunk_key_value_heads",
                 got=self.trunk_key_value_heads,
                 expected=f"a divisor of trunk_heads ({self.trunk_heads})",
-                fix="0 means as many as heads.",
+                fix="Choose a divisor, or 0 for as many as heads.",
             )
         if self.instruction_features != "ordered" and self.condition_width != self.trunk_width:
             raise InputError(
                 "architecture.condition_width",
                 got=self.condition_width,
-                expected=f"trunk_width ({self.trunk_width}): a mean of word embeddings is as wide as they are",
-                fix="Set it to that, or use ordered instruction features.",
+                expected=f"trunk_width ({self.trunk_width}): a mean of token embeddings has their width",
+                fix=f"Set condition_width={self.trunk_width}, or use ordered instruction features.",
             )
 
     def _check_vision(self) -> None:
         if self.points < 2:
-            raise InputError("architecture.points", got=self.points, expected="2 or more", fix="Two can be taught.")
+            raise InputError(
+                "architecture.points",
+                got=self.points,
+                expected="2 or more",
+                fix="Set points to 2 or more: labels supervise two.",
+            )
         if self.stem_width % 16:
             raise InputError(
-                "architecture.stem_width", got=self.stem_width, expected="a multiple of 16", fix="64 is usual."
+                "architecture.stem_width", got=self.stem_width, expected="a multiple of 16", fix="Set stem_width=64."
             )
         if not self.towers and self.aggregation_tokens < 2:
             raise InputError(
                 "architecture.aggregation_tokens",
                 got=self.aggregation_tokens,
                 expected="2 or more without pretrained towers",
-                fix="The small tower's first token carries what the pointing maps found.",
+                fix="Set aggregation_tokens to 2 or more: the first one carries where the pointing maps point.",
             )
         if self.tokenizer == "bytes" and self.vocabulary < 258:
             raise InputError(
                 "architecture.vocabulary",
                 got=self.vocabulary,
                 expected="258 or more: bytes, padding and start",
-                fix="Raise it, or use the trunk's tokenizer.",
+                fix="Raise vocabulary, or set tokenizer=trunk.",
             )
         if self.padding >= self.vocabulary:
             raise InputError(
                 "architecture.padding",
                 got=self.padding,
                 expected=f"a token below {self.vocabulary}, the vocabulary",
-                fix="Take the tokenizer's own padding token.",
+                fix="Set padding to the tokenizer's padding token.",
             )
         if "{instruction}" not in self.prompt:
             raise InputError(
-                "architecture.prompt", got=repr(self.prompt), expected="{instruction} in it", fix="Say where it goes."
+                "architecture.prompt",
+                got=repr(self.prompt),
+                expected="{instruction} in it",
+                fix="Put {instruction} where the instruction goes.",
             )
 
     def _check_history(self) -> None:
@@ -251,14 +280,14 @@ class Architecture:
                 "architecture.history_selected",
                 got=f"{self.history_selected}, with a history of {self.history}",
                 expected="1 to history; 0 without one",
-                fix="A third of the history is usual: history=12 history_selected=4.",
+                fix="Set history_selected to a third of history: history=12 history_selected=4.",
             )
         if self.history and self.trunk_width % self.trunk_heads:
             raise InputError(
                 "architecture.history",
                 got=f"{self.history}, with trunk_width {self.trunk_width} and {self.trunk_heads} heads",
                 expected="a trunk_width that is a multiple of the heads, which attend to the history",
-                fix="Change trunk_width or trunk_heads, or do without history.",
+                fix="Change trunk_width or trunk_heads, or set history=0 history_selected=0.",
             )
 
     def _check_readout(self) -> None:
@@ -267,30 +296,30 @@ class Architecture:
                 "architecture.expert_blocks",
                 got=self.expert_blocks,
                 expected=f"1 to trunk_layers ({self.trunk_layers})",
-                fix="Each block reads one trunk layer.",
+                fix="Lower expert_blocks: each block reads one trunk layer.",
             )
         if self.readout in ("expert", "slots") and "state" not in self.sequence:
             raise InputError(
                 "architecture.sequence",
                 got=" ".join(self.sequence),
-                expected=f"state in it: the readout {self.readout!r} knows the state from the trunk alone",
+                expected=f"state in it: the readout {self.readout!r} gets the state from the trunk alone",
                 fix="Add state before slots.",
             )
-        # Text that comes first is remembered, and stands before nothing.
+        # Text that comes first is cached: it is not part of the sequence that the head reads.
         first = self.sequence[1:] if self.sequence[0] == "text" and self.mask != "full" else self.sequence
         if self.read_shifted and self.readout != "slots" and first[0] == "visual":
             raise InputError(
                 "architecture.read_shifted",
                 got=f"true, with the sequence {' '.join(self.sequence)}",
-                expected="something before the visual tokens, where the first of them is read",
-                fix="Put start first, or read every token at its own place.",
+                expected="a token before the visual tokens, where the first of them is read",
+                fix="Put start first, or set read_shifted=false.",
             )
         if self.readout in ("mergevla", "vla_adapter") and self.expert_width != self.trunk_width:
             raise InputError(
                 "architecture.expert_width",
                 got=self.expert_width,
                 expected=f"trunk_width ({self.trunk_width}), which that expert reads without a projection",
-                fix="Set it to that, or choose the readout expert.",
+                fix=f"Set expert_width={self.trunk_width}, or choose the readout expert.",
             )
 
 
@@ -348,23 +377,32 @@ PRESETS = {
 
 
 def find_preset(name: str) -> Architecture:
-    """Return a preset; an unknown name is an InputError with the nearest one."""
+    """Return the preset of a name; InputError suggests the nearest name for an unknown one."""
     if name not in PRESETS:
         raise unknown_name("preset", name, PRESETS)
     return PRESETS[name]
 
 
 def with_changes(architecture: Architecture, changes: Sequence[str]) -> Architecture:
-    """Return an architecture with some fields changed, each given as FIELD=VALUE; lists as words with commas.
+    """Return an architecture with some fields changed.
 
-    Raises InputError for an unknown field, a value that is no value of the field, and values that do not fit.
+    Args:
+        architecture: The architecture to start from.
+        changes: Texts FIELD=VALUE; lists are names with commas between them.
+
+    Raises:
+        InputError: A field is unknown, or a value is invalid or does not fit the others.
+
+    Example:
+        >>> with_changes(PRESETS["tiny"], ["router=original", "mask=mutual"]).router
+        'original'
     """
     kinds = {field.name: str(field.type) for field in fields(Architecture)}
     values: dict[str, object] = {}
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
-            raise InputError("change", got=change, expected="FIELD=VALUE", fix="Write it like router=original.")
+            raise InputError("change", got=change, expected="FIELD=VALUE", fix="Write it as in router=original.")
         if name not in kinds:
             raise unknown_name("architecture field", name, kinds)
         values[name] = _parse_value(text, kinds[name])
@@ -372,9 +410,14 @@ def with_changes(architecture: Architecture, changes: Sequence[str]) -> Architec
 
 
 def with_enabled_fields(architecture: Architecture, changes: Sequence[str]) -> Architecture:
-    """Return a trained policy's architecture with some fields changed, as `with_changes` does.
+    """Return a trained policy's architecture with some of the `ENABLEABLE_FIELDS` changed.
 
-    Raises InputError for a field that is not in MAY_BE_SWITCHED_ON, too.
+    Args:
+        architecture: The architecture of the trained policy.
+        changes: As in `with_changes`.
+
+    Raises:
+        InputError: A field is not one of `ENABLEABLE_FIELDS`, or as in `with_changes`.
     """
     names = [change.partition("=")[0] for change in changes]
     for name in names:
@@ -389,7 +432,7 @@ def with_enabled_fields(architecture: Architecture, changes: Sequence[str]) -> A
 
 
 def _parse_value(text: str, kind: str) -> object:
-    """Return a field's value; a text that is none is handed on as it is, for the field's own check to refuse."""
+    """Return a field's value; a text that is no JSON stays a text, which the field's own check refuses."""
     if kind.startswith("tuple"):
         return tuple(filter(None, text.split(",")))
     if kind == "str":

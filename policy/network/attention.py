@@ -1,6 +1,6 @@
-"""Attention as trunk and expert run it: PyTorch's own with a mask, or the package's operator with a plan.
+"""Attention of trunk and expert: PyTorch's with a mask, or this package's operator with a plan.
 
-What a query sees is either; both give the same numbers up to rounding, and the choice is `Architecture.kernels`.
+`Architecture.kernels` chooses; both compute the same numbers up to rounding.
 """
 
 from __future__ import annotations
@@ -19,49 +19,56 @@ DECODER_ATTENTION = "saccade_block_sparse"
 """The name under which the library's decoders find `decoder_attention`."""
 
 type AttentionPattern = torch.Tensor | AttentionPlan
-"""Who sees whom: a boolean mask [B, 1, Q, K], or a plan of the operator."""
+"""Which keys each query attends to: a boolean mask [B, 1, Q, K], or a plan of the operator."""
 
 
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_pattern: AttentionPattern | None = None
 ) -> torch.Tensor:
-    """Attend from `query` [B, heads, Q, d] to `key`, `value` [B, groups, K, d]; a query that sees nothing gets zero.
+    """Compute scaled dot-product attention; a query without keys gets zero.
 
-    Without `attention_pattern` everything is seen. Groups are repeated for a mask; the operator takes them as they are.
+    Args:
+        query: [B, heads, Q, d].
+        key: [B, groups, K, d]; groups divide heads, as in grouped-query attention.
+        value: [B, groups, K, d].
+        attention_pattern: Which keys each query attends to; None for all.
+
+    Returns:
+        [B, heads, Q, d].
     """
     if isinstance(attention_pattern, AttentionPlan):
-        # Under autocast what was turned or scaled is in float32 again, and the operator takes one dtype.
+        # Under autocast, rotated or scaled tensors are float32 again, and the operator takes one dtype.
         query, key = query.to(value.dtype), key.to(value.dtype)
         return batched_block_sparse_attention(query, key, value, attention_pattern)[0]
     repeat = query.shape[1] // key.shape[1]
     if repeat > 1:
-        key, value = (part.repeat_interleave(repeat, dim=1) for part in (key, value))
+        key, value = (part.repeat_interleave(repeat, dim=1) for part in (key, value))  # [B, heads, K, d]
     return attention(query, key, value, attention_pattern)
 
 
 def mask_by_levels(high: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-    """Return the mask [B, 1, Q, K] by which queries of bounds `high` [Q] see keys of levels [B, K] from 0 up to it."""
+    """Return the mask [B, 1, Q, K]: queries attend to keys whose levels [B, K] lie from 0 to their bound `high` [Q]."""
     return interval_mask(torch.zeros_like(high), high, level)[:, None]
 
 
 def plan_by_levels(high: torch.Tensor, level: torch.Tensor) -> AttentionPlan:
-    """Return the operator's plan for the same.
+    """Return the operator's plan for the mask of `mask_by_levels`.
 
-    It is made without waiting for the device, its shape follows from the arguments' alone, and it serves every layer
-    with the same tokens.
+    Building it does not wait for the device, its shapes depend on those of the arguments alone, and it serves every
+    layer with the same tokens.
     """
     high = high.expand(len(level), -1)
     return batch_plan(torch.zeros_like(high), high, level)
 
 
 def full_attention_plan(batch: int, queries: int, keys: int, device: torch.device) -> AttentionPlan:
-    """Return the operator's plan by which in each member of a batch every query sees every key."""
+    """Return the operator's plan by which every query attends to every key of its row."""
     high = torch.zeros(queries, dtype=torch.int32, device=device)
     return plan_by_levels(high, high.new_zeros(batch, keys))
 
 
 def check_head_size(part: str, width: int) -> None:
-    """Raise InputError for heads that are too wide for the operator."""
+    """Raise InputError for heads of `part` (trunk or expert) that are too wide for the operator."""
     if width > MAX_HEAD_SIZE:
         raise InputError(
             "architecture.kernels",
@@ -83,10 +90,13 @@ def decoder_attention(
     softcap: float | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Serve a Hugging Face decoder layer with our attention, in the signature of its attention interface.
+    """Compute the attention of a Hugging Face decoder layer, with the signature of its attention interface.
 
-    The layer hands `attention_mask` on as it came, be it a mask or a plan. What else the library hands over (caches,
-    indices) has no meaning here; what would change the result and is not done here raises InputError.
+    The layer passes `attention_mask` on unchanged, a mask or a plan. Other arguments of the library (caches, indices)
+    have no effect here.
+
+    Raises:
+        InputError: The layer asks for something that would change the result and is not implemented here.
     """
     usual = query.shape[-1] ** -0.5
     for name, got, expected in (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from ...errors import unknown_name
@@ -19,97 +18,110 @@ if TYPE_CHECKING:
     from ...perception.tower_set import PretrainedTowers
 
 
-def trunk_configuration(shape: Architecture, length: int) -> PretrainedConfig:
-    """Return the trunk's configuration as transformers knows it, for sequences of `length`.
+def trunk_configuration(architecture: Architecture, length: int) -> PretrainedConfig:
+    """Return the trunk's configuration in transformers.
 
-    Raises InputError for a family that the library does not have.
+    Args:
+        architecture: Sizes and family of the trunk.
+        length: Greatest length of a sequence, cached text included.
+
+    Raises:
+        InputError: The library does not have the family.
     """
-    if shape.trunk_family not in CONFIG_MAPPING:
-        raise unknown_name("architecture.trunk_family", shape.trunk_family, CONFIG_MAPPING)
+    if architecture.trunk_family not in CONFIG_MAPPING:
+        raise unknown_name("architecture.trunk_family", architecture.trunk_family, CONFIG_MAPPING)
     return AutoConfig.for_model(
-        shape.trunk_family,
-        vocab_size=shape.vocabulary,
-        pad_token_id=shape.padding,
-        hidden_size=shape.trunk_width,
-        intermediate_size=shape.trunk_feed_forward,
-        num_hidden_layers=shape.trunk_layers,
-        num_attention_heads=shape.trunk_heads,
-        num_key_value_heads=shape.trunk_key_value_heads or shape.trunk_heads,
-        head_dim=shape.trunk_head_size or shape.trunk_width // shape.trunk_heads,
+        architecture.trunk_family,
+        vocab_size=architecture.vocabulary,
+        pad_token_id=architecture.padding,
+        hidden_size=architecture.trunk_width,
+        intermediate_size=architecture.trunk_feed_forward,
+        num_hidden_layers=architecture.trunk_layers,
+        num_attention_heads=architecture.trunk_heads,
+        num_key_value_heads=architecture.trunk_key_value_heads or architecture.trunk_heads,
+        head_dim=architecture.trunk_head_size or architecture.trunk_width // architecture.trunk_heads,
         max_position_embeddings=length,
-        rms_norm_eps=shape.norm_epsilon,
-        rope_parameters={"rope_type": "default", "rope_theta": shape.rotary_base},
+        rms_norm_eps=architecture.norm_epsilon,
+        rope_parameters={"rope_type": "default", "rope_theta": architecture.rotary_base},
         initializer_range=0.04,
         use_cache=False,
     )
 
 
-def build_tower(shape: Architecture, image_size: int) -> Tower | PretrainedTowers:
-    if shape.towers:
-        # timm takes seconds to import, which a policy without pretrained towers need not wait for.
+def build_tower(architecture: Architecture, image_size: int) -> Tower | PretrainedTowers:
+    """Build the pretrained towers, or the small tower that is trained from scratch, for square images."""
+    if architecture.towers:
+        # timm takes seconds to import, and a policy without pretrained towers does not need it.
         from ...perception.tower_set import PretrainedTowers
 
         return PretrainedTowers(
-            shape.towers,
+            architecture.towers,
             image_size=image_size,
-            aggregation_tokens=shape.aggregation_tokens,
-            film=shape.tower_film,
-            fusion=shape.fusion,
-            condition=shape.condition_width,
-            output=shape.trunk_width,
+            aggregation_tokens=architecture.aggregation_tokens,
+            film=architecture.tower_film,
+            fusion=architecture.fusion,
+            condition=architecture.condition_width,
+            output=architecture.trunk_width,
         )
     return Tower(
         image_size=image_size,
-        stem_width=shape.stem_width,
-        stem_blocks=shape.stem_blocks,
-        points=shape.points,
-        width=shape.tower_width,
-        blocks=shape.tower_blocks,
-        heads=shape.tower_heads,
-        aggregation_tokens=shape.aggregation_tokens,
-        condition=shape.condition_width,
-        output=shape.trunk_width,
+        stem_width=architecture.stem_width,
+        stem_blocks=architecture.stem_blocks,
+        points=architecture.points,
+        width=architecture.tower_width,
+        blocks=architecture.tower_blocks,
+        heads=architecture.tower_heads,
+        aggregation_tokens=architecture.aggregation_tokens,
+        condition=architecture.condition_width,
+        output=architecture.trunk_width,
     )
 
 
-def build_history(shape: Architecture) -> History | None:
-    if not shape.history:
+def build_history(architecture: Architecture) -> History | None:
+    """Build the part that attends to remembered frames; None for a policy without history."""
+    if not architecture.history:
         return None
     return History(
-        width=shape.trunk_width, heads=shape.trunk_heads, frames=shape.history, selected=shape.history_selected
+        width=architecture.trunk_width,
+        heads=architecture.trunk_heads,
+        frames=architecture.history,
+        selected=architecture.history_selected,
     )
 
 
-def build_expert(shape: Architecture, *, chunk: int, slots: int, action: int) -> nn.Module:
-    if shape.readout == "slots":
+def build_action_head(
+    architecture: Architecture, *, chunk: int, slots: int, action: int
+) -> SlotHead | Expert | BridgeExpert:
+    """Build the action head that `Architecture.readout` names, for T = `chunk` steps of A = `action` dimensions."""
+    if architecture.readout == "slots":
         return SlotHead(
-            trunk=shape.trunk_width,
-            slots_per_step=(slots - shape.extra_slots) // chunk,
-            width=shape.expert_width,
-            blocks=shape.expert_blocks,
+            trunk=architecture.trunk_width,
+            slots_per_step=(slots - architecture.extra_slots) // chunk,
+            width=architecture.expert_width,
+            blocks=architecture.expert_blocks,
             actions=action,
         )
-    if shape.readout == "expert":
+    if architecture.readout == "expert":
         return Expert(
             chunk=chunk,
-            width=shape.expert_width,
-            trunk=shape.trunk_width,
-            blocks=shape.expert_blocks,
-            heads=shape.expert_heads,
+            width=architecture.expert_width,
+            trunk=architecture.trunk_width,
+            blocks=architecture.expert_blocks,
+            heads=architecture.expert_heads,
             actions=action,
-            kernels=shape.kernels,
+            kernels=architecture.kernels,
         )
     return BridgeExpert(
         BridgeOptions(
-            width=shape.expert_width,
-            blocks=shape.expert_blocks,
+            width=architecture.expert_width,
+            blocks=architecture.expert_blocks,
             steps=chunk,
             actions=action,
-            heads=shape.expert_heads,
-            self_attention=shape.readout == "vla_adapter",
-            gate="tanh" if shape.readout == "vla_adapter" else "sigmoid",
-            rotation=shape.expert_rotation,
-            start=shape.expert_start,
-            kernels=shape.kernels,
+            heads=architecture.expert_heads,
+            self_attention=architecture.readout == "vla_adapter",
+            gate="tanh" if architecture.readout == "vla_adapter" else "sigmoid",
+            rotation=architecture.expert_rotation,
+            start=architecture.expert_start,
+            kernels=architecture.kernels,
         )
     )

@@ -1,4 +1,4 @@
-"""Instructions: bytes to tokens, and tokens to the vector that steers towers and pruning."""
+"""Instructions: the byte tokenizer, and encoders of the vector that modulates towers and routers."""
 
 from __future__ import annotations
 
@@ -16,37 +16,46 @@ VOCABULARY = 258
 
 
 class ByteTokenizer:
-    """UTF-8 bytes as tokens, padded on the right to a fixed length; a longer instruction is refused, never cut.
+    """UTF-8 bytes as tokens, padded on the right to a fixed length.
 
-    Case and spacing do not matter.
+    Case and spacing do not matter. A longer instruction raises an error; it is never truncated.
     """
 
     def __init__(self, length: int) -> None:
         self.length = length
 
     def __call__(self, instructions: Sequence[str]) -> torch.Tensor:
-        """Return int64 [B, L]; raises InputError for an empty or too long instruction."""
+        """Return the tokens of B instructions, int64 [B, L].
+
+        Raises:
+            InputError: An instruction is empty or too long.
+        """
         tokens = torch.full((len(instructions), self.length), PADDING)
         tokens[:, 0] = START
         for row, instruction in enumerate(instructions):
-            # Lone surrogates, which a terminal makes of foreign bytes, are bytes like any other.
+            # surrogatepass: a terminal turns bytes that are not UTF-8 into lone surrogates.
             content = " ".join(instruction.lower().split()).encode("utf-8", "surrogatepass")
             if not 0 < len(content) < self.length:
                 raise InputError(
                     "instruction",
                     got=f"{len(content)} bytes in {instruction!r}",
                     expected=f"1 to {self.length - 1} bytes",
-                    fix="Say it in other words, or train with a longer text_length.",
+                    fix="Write a shorter instruction, or train with a longer text_length.",
                 )
             tokens[row, 1 : 1 + len(content)] = torch.tensor(list(content))
         return tokens
 
 
 class InstructionEncoder(nn.Module):
-    """Sum an instruction up in one vector that knows word order and ignores padding.
+    """Encode an instruction as one vector that depends on word order and ignores padding.
 
-    The original averages word embeddings, padding included, so that "the cup left of the bowl" and "the bowl left of
-    the cup" are one instruction. Two convolutions see n-grams of bytes; attention picks those that matter.
+    CogVLA averages token embeddings (EFA-Routing, arXiv 2508.21046, section 3.2), padding included, so that "the cup
+    left of the bowl" and "the bowl left of the cup" are one instruction. Here two convolutions read n-grams, and
+    attention pools them.
+
+    Args:
+        embedding: Width of the token embeddings, D.
+        width: Width of the vector, C.
     """
 
     def __init__(self, embedding: int, width: int) -> None:
@@ -58,20 +67,21 @@ class InstructionEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, embedded: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Map embedded tokens [B, L, embedding] and `valid` boolean [B, L] to the instruction's vector [B, width]."""
-        keep = valid[:, None].to(embedded.dtype)
-        narrow = functional.gelu(self.narrow(embedded.transpose(1, 2) * keep)) * keep
-        wide = (narrow + functional.gelu(self.wide(narrow))).transpose(1, 2)
-        weight = self.weigh(wide).masked_fill(~valid[..., None], float("-inf")).softmax(1)
-        pooled = torch.einsum("blh,blw->bhw", weight, wide).flatten(1)
+        """Map embedded tokens [B, L, D] to [B, C]; `valid`, boolean [B, L], is false for padding."""
+        keep = valid[:, None].to(embedded.dtype)  # [B, 1, L]
+        narrow = functional.gelu(self.narrow(embedded.transpose(1, 2) * keep)) * keep  # [B, C, L]
+        wide = (narrow + functional.gelu(self.wide(narrow))).transpose(1, 2)  # [B, L, C]
+        weight = self.weigh(wide).masked_fill(~valid[..., None], float("-inf")).softmax(1)  # [B, L, 4]
+        pooled = torch.einsum("blh,blw->bhw", weight, wide).flatten(1)  # [B, 4 * C]
         return self.norm(functional.gelu(self.merge(pooled)))
 
 
 class MeanInstructionEncoder(nn.Module):
-    """Sum an instruction up as the original does, by the mean of its word embeddings: a bag of words.
+    """Encode an instruction as the mean of its token embeddings, as CogVLA does: a bag of words.
 
-    With `padded` the padding is counted among the words, as in the original's training, where what an instruction
-    means depends on how long the others of its batch are.
+    Args:
+        padded: Whether padding counts, as in CogVLA's training, where the vector of an instruction depends on the
+            longest instruction of its batch.
     """
 
     def __init__(self, *, padded: bool) -> None:
@@ -79,7 +89,7 @@ class MeanInstructionEncoder(nn.Module):
         self.padded = padded
 
     def forward(self, embedded: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Map embedded tokens [B, L, D] and `valid` boolean [B, L] to the instruction's vector [B, D]."""
+        """Map embedded tokens [B, L, D] to [B, D]; `valid`, boolean [B, L], is false for padding."""
         if self.padded:
             return embedded.mean(1)
         weight = valid[..., None].to(embedded.dtype)

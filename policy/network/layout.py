@@ -1,7 +1,7 @@
-"""The token layout: the one place that knows which span of the trunk's sequence is what, and who sees whom.
+"""The token layout: spans, positions and attention masks of the trunk's sequence, computed here and nowhere else.
 
-Masks are written as interval levels (`kernels.block_sparse`): every key has a level, every query a highest level that
-it sees. Read-outs, positions and masks are asked from here and computed nowhere else.
+Masks are interval levels (`kernels.block_sparse`): every key has a level, and every query attends to the keys up to its
+bound.
 """
 
 from __future__ import annotations
@@ -16,10 +16,18 @@ from .sequence import MASKS, check_order
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Spans of the trunk's sequence, in `order`: `visual` tokens of all views, `text` tokens, a state, action `slots`.
+    """The spans of the trunk's sequence.
 
-    The slots come last. Without "state" in the order the trunk does not see the state; with "start" the first of the
-    text tokens stands at that place and the others in the text's span. Raises InputError for what does not fit.
+    Attributes:
+        visual: Visual tokens of all views, N.
+        text: Text tokens, L.
+        slots: Action slots.
+        order: The order of the spans; slots come last. Without "state" the trunk does not get the state. With "start"
+            the first text token has that place, and the others the text's.
+        mask: The attention mask, see `levels`.
+
+    Raises:
+        InputError: The sizes, the order or the mask are not valid.
     """
 
     visual: int
@@ -32,23 +40,24 @@ class TokenLayout:
         for name in ("visual", "text", "slots"):
             least = 2 if name == "text" and "start" in self.order else 1
             if getattr(self, name) < least:
-                fix = "Raise it."
-                raise InputError(f"TokenLayout.{name}", got=getattr(self, name), expected=f"{least} or more", fix=fix)
+                raise InputError(
+                    f"TokenLayout.{name}", got=getattr(self, name), expected=f"{least} or more", fix=f"Raise {name}."
+                )
         if self.mask not in MASKS:
             raise unknown_name("mask", self.mask, MASKS)
         check_order(self.order)
 
     @property
     def cached_text_length(self) -> int:
-        """Text tokens that pass the trunk once for an instruction, ahead of the rest: all where they come first.
+        """Text tokens that pass the trunk once per instruction: all of them if the text comes first, else 0.
 
-        Then nothing that is seen reaches them, so that their keys and values serve every decision. All other spans
-        count from behind them.
+        They attend to no visual token, so that their keys and values serve every decision. The other spans are counted
+        from after them.
         """
         return self.text if self.order[0] == "text" and self.mask != "full" else 0
 
     def span(self, name: str) -> slice:
-        """Return where a span stands in what follows the remembered text, empty for one that is not there."""
+        """Return the indices of a span in the sequence after the cached text; an absent span is empty."""
         start = -self.cached_text_length
         for each in self.order:
             size = self._size(each)
@@ -68,15 +77,22 @@ class TokenLayout:
 
     @property
     def length(self) -> int:
-        """Tokens of the sequence S, without the remembered text."""
+        """Tokens of the sequence, S, without the cached text."""
         return self.prefix + self.slots
 
     def assemble(
         self, visual: torch.Tensor, text: torch.Tensor, state: torch.Tensor | None, slots: torch.Tensor
     ) -> torch.Tensor:
-        """Return the sequence [B, S, D] of visual tokens [B, N, D], text [B, L, D], state [B, 1, D], slots [B, n, D].
+        """Concatenate the spans in their order, in the dtype of the visual tokens.
 
-        Text that is remembered is not in it. All take the dtype of the visual tokens.
+        Args:
+            visual: Visual tokens [B, N, D].
+            text: Embedded text [B, L, D]; cached text is left out.
+            state: State token [B, 1, D].
+            slots: Action slots [B, slots, D].
+
+        Returns:
+            The sequence [B, S, D].
         """
         first = 1 if "start" in self.order else 0
         parts = {"start": text[:, :1], "visual": visual, "text": text[:, first:], "state": state, "slots": slots}
@@ -84,10 +100,7 @@ class TokenLayout:
         return torch.cat([parts[name].to(visual.dtype) for name in names], dim=1)
 
     def valid(self, text_valid: torch.Tensor) -> torch.Tensor:
-        """Return which places are no padding, remembered text included: boolean [B, remembered + S].
-
-        `text_valid`: boolean [B, L].
-        """
+        """Return which tokens are not padding, boolean [B, cached + S], from `text_valid`, boolean [B, L]."""
         if self.cached_text_length:
             others = torch.ones(len(text_valid), self.length, dtype=torch.bool, device=text_valid.device)
             return torch.cat([text_valid, others], dim=1)
@@ -96,16 +109,23 @@ class TokenLayout:
         return valid
 
     def levels(self, text_valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the bounds `high` [R] and the levels [B, R] of the mask, R = remembered + S; lower bounds are 0.
+        """Compute the attention mask as interval levels: a query attends to the keys of levels 0 to its bound.
 
-        coupled               vision, text and state are causal; the slots see everything and each other
-        causal                every token sees itself and what stands before it
-        bidirectional_vision  as coupled, but the visual tokens see each other
-        mutual                as bidirectional_vision, and the visual tokens see the instruction, with what stands
+        coupled               vision, text and state are causal; slots attend to everything and to each other (CogVLA's
+                              CAtten, arXiv 2508.21046, section 3.4)
+        causal                every token attends to itself and to those before it
+        bidirectional_vision  as coupled, but visual tokens attend to each other
+        mutual                as bidirectional_vision, and visual tokens attend to the instruction and to what lies
                               between them
-        full                  every token sees every token
+        full                  every token attends to every token
 
-        In all but `full` nothing sees a slot but slots, and nothing sees padding in any. `text_valid`: boolean [B, L].
+        In all masks but `full` only slots attend to slots. In none does a token attend to padding.
+
+        Args:
+            text_valid: Boolean [B, L], false for padding.
+
+        Returns:
+            The queries' bounds `high` [R] and the keys' levels [B, R], R = cached + S.
         """
         device, before = text_valid.device, self.cached_text_length
         level = torch.arange(before + self.length, device=device)
@@ -123,16 +143,16 @@ class TokenLayout:
         return high, levels
 
     def positions(self, text_valid: torch.Tensor, *, counted: bool) -> torch.Tensor:
-        """Return the rotary positions [B, remembered + S]: the layout's, or `counted` over what is no padding."""
+        """Return the rotary positions [B, cached + S]: the layout's, or `counted` over tokens that are not padding."""
         valid = self.valid(text_valid)
         if counted:
             return valid.long().cumsum(1) - 1
         return torch.arange(valid.shape[1], device=text_valid.device).expand(len(text_valid), -1)
 
     def preceding_indices(self, text_valid: torch.Tensor) -> torch.Tensor:
-        """Return for every slot the place [B, slots] of the token before it, padding left out.
+        """Return for every slot the index [B, slots] of the token before it, padding left out.
 
-        A language model predicts a token there, and so do policies that read their slots one place early.
+        A language model predicts a token there; policies with `read_shifted` read their slots there.
         """
         indices = torch.arange(self.length, device=text_valid.device)
         valid = self.valid(text_valid)[:, self.cached_text_length : self.cached_text_length + self.prefix]

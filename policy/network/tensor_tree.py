@@ -1,4 +1,4 @@
-"""Tensors inside dataclasses, dictionaries, lists and tuples, named or not: change every one of them, or list them."""
+"""Map or list all tensors inside nested dataclasses, dictionaries, lists and (named) tuples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
-    """Return the same structure with `change` applied to each of its tensors; everything else is kept as it is."""
+    """Return the same structure with `change` applied to each of its tensors; other values stay as they are."""
     if isinstance(value, torch.Tensor):
         return change(value)
     if is_dataclass(value) and not isinstance(value, type):
@@ -25,7 +25,7 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
 
 
 def list_tensors(value: Any) -> list[torch.Tensor]:
-    """Return every tensor of a structure, in the order in which it was written; dictionaries in that of their keys."""
+    """Return every tensor of a structure in the order of its fields and items; dictionaries in sorted order of keys."""
     if isinstance(value, torch.Tensor):
         return [value]
     if is_dataclass(value) and not isinstance(value, type):

@@ -1,4 +1,4 @@
-"""The tokenizer that came with a trunk's weights: instructions in the trunk's prompt, as tokens."""
+"""The tokenizer of a trunk's pretrained weights: an instruction, inside the trunk's prompt, as tokens."""
 
 from __future__ import annotations
 
@@ -15,29 +15,37 @@ from .architecture import Architecture
 from .instruction import PADDING, ByteTokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
-"""The file of a Hugging Face tokenizer that a checkpoint keeps."""
+"""The file of a Hugging Face tokenizer, which a checkpoint keeps."""
 
 CHAT_TOKEN = re.compile(r"<[^<>\s]+>")
-"""What looks like one special token in a prompt: `<|im_start|>`, `<start_of_turn>`, `</s>`."""
+"""A special token in a prompt: `<|im_start|>`, `<start_of_turn>`, `</s>`."""
 
 SPACE_MARKERS = "\N{LOWER ONE EIGHTH BLOCK}\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}"
-"""What SentencePiece and byte-level tokenizers write for a space."""
+"""The characters that SentencePiece and byte-level tokenizers write for a space."""
 
 
 class TrunkTokenizer:
-    """A trunk's own tokens of `prompt` with the instruction in it, padded on the right to a fixed length.
+    """A trunk's tokens of the prompt with the instruction in it, padded on the right to a fixed length.
 
-    `text` is that of the `tokenizer.json` that came with the weights. Its own post-processing stays, so a Llama's
-    tokens begin with its start token. Case and spacing of the instruction do not matter; one that is too long is
-    refused, never cut, and so is one with words that the tokenizer has no tokens for. Raises InputError for a text that
-    is no tokenizer, for a prompt whose chat tokens it lacks or that fills the length alone, and for a `padding` that it
-    lacks or that the prompt itself uses.
+    The tokenizer's post-processing stays, so that a Llama's tokens begin with its start token. Case and spacing of the
+    instruction do not matter. An instruction that is too long, or that has words without tokens, raises an error; it is
+    never truncated.
+
+    Args:
+        text: The `tokenizer.json` of the weights.
+        prompt: The prompt, with {instruction} in it.
+        length: Tokens of the result, L.
+        padding: The padding token.
+
+    Raises:
+        InputError: The text is no tokenizer; it lacks the prompt's chat tokens or the padding token; the prompt fills
+            the length alone or uses the padding token.
     """
 
     def __init__(self, text: str, *, prompt: str, length: int, padding: int) -> None:
         self.prompt, self.length, self.padding = prompt, length, padding
         self._tokenizer = _parse_tokenizer(text)
-        # The file may ask for both; here nothing is cut, and padding is the architecture's.
+        # The file may enable both; here nothing is truncated, and the architecture pads.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._check_prompt()
@@ -45,19 +53,25 @@ class TrunkTokenizer:
         self._check_padding()
         self._check_length()
         self._unknown_id = _unknown_token(self._tokenizer, text)
-        # Said aloud, these would end a turn or hide a word from the trunk.
+        # In an instruction these tokens would end a turn or hide a word from the trunk.
         self._reserved = {padding, *_special_tokens(self._tokenizer)} - {self._unknown_id}
-        # Offsets are exact only in the text that the model itself sees.
+        # Offsets are exact only in normalized text.
         self._unnormalized = _parse_tokenizer(text)
         self._unnormalized.normalizer = None
 
     def __call__(self, instructions: Sequence[str]) -> torch.Tensor:
-        """Return int64 [B, L]; raises InputError for an instruction that is empty, too long or holds special tokens."""
+        """Return the tokens of B instructions, int64 [B, L].
+
+        Raises:
+            InputError: An instruction is empty or too long, has unknown words, or contains special tokens.
+        """
         tokens = torch.full((len(instructions), self.length), self.padding)
         for row, instruction in enumerate(instructions):
             content = " ".join(instruction.lower().split())
             if not content:
-                raise InputError("instruction", got=repr(instruction), expected="words", fix="Say what to do.")
+                raise InputError(
+                    "instruction", got=repr(instruction), expected="words", fix="Write what the robot should do."
+                )
             found = self._encode(content)
             self._check_reserved(found, instruction)
             self._check_words(found, content)
@@ -66,7 +80,7 @@ class TrunkTokenizer:
                     "instruction",
                     got=f"{len(found)} tokens in {instruction!r}, {len(self._prompt_tokens)} of them the prompt's",
                     expected=f"at most {self.length}",
-                    fix=f"Say it in other words, or train with text_length={len(found)}.",
+                    fix=f"Write a shorter instruction, or train with text_length={len(found)}.",
                 )
             tokens[row, : len(found)] = torch.tensor(found)
         return tokens
@@ -76,17 +90,17 @@ class TrunkTokenizer:
         try:
             return self._tokenizer.encode(self.prompt.replace("{instruction}", content)).ids
         except (UnicodeEncodeError, TypeError):
-            # Lone surrogates, which a terminal makes of foreign bytes.
-            fix = "Type it again."
+            # A terminal turns bytes that are not UTF-8 into lone surrogates.
+            fix = "Write the instruction in UTF-8."
             raise InputError("instruction", got=repr(content), expected="text in Unicode", fix=fix) from None
-        except Exception as error:  # the library raises no narrower one where it knows no token for the unknown
+        except Exception as error:  # the library raises no narrower type where it has no unknown token
             what = "instruction" if content else "architecture.prompt"
             got = f"{content or self.prompt!r} ({error})"
-            fix = "Say it in other words."
+            fix = "Use other words."
             raise InputError(what, got=got, expected="words that the tokenizer knows", fix=fix) from None
 
     def _check_reserved(self, found: Sequence[int], instruction: str) -> None:
-        """Raise InputError unless the only reserved tokens of an instruction are those of the prompt."""
+        """Raise InputError if an instruction adds reserved tokens to those of the prompt."""
         own, all_reserved = (
             [token for token in each if token in self._reserved] for each in (self._prompt_tokens, found)
         )
@@ -96,20 +110,19 @@ class TrunkTokenizer:
                 "instruction",
                 got=f"{instruction!r}, which reads as {', '.join(names)}",
                 expected="words without special tokens",
-                fix="Say it in other words.",
+                fix="Leave them out.",
             )
 
     def _check_words(self, found: Sequence[int], content: str) -> None:
-        """Raise InputError if a word, or a part of it, became no token or the unknown one: the trunk would not see it.
+        """Raise InputError if a word, or a part of it, has no token or the unknown token: the trunk would not read it.
 
-        The prompt may hold unknown tokens of its own; only what comes on top of them is the instruction's.
+        The prompt may contain unknown tokens itself; only additional ones belong to the instruction.
         """
         words = content.split()
         unknown_words = [word for word in words if not self._is_covered(word)]
-        if not unknown_words and found.count(self._unknown_id) > self._prompt_tokens.count(self._unknown_id):
-            unknown_words = [word for word in words if self._unknown_id in self._tokenizer.encode(word).ids] or [
-                content
-            ]
+        unknown = self._unknown_id
+        if not unknown_words and unknown is not None and found.count(unknown) > self._prompt_tokens.count(unknown):
+            unknown_words = [word for word in words if unknown in self._tokenizer.encode(word).ids] or [content]
         if not unknown_words and found == self._prompt_tokens:
             unknown_words = [content]
         if unknown_words:
@@ -117,15 +130,15 @@ class TrunkTokenizer:
                 "instruction",
                 got=", ".join(map(repr, unknown_words)),
                 expected="words that the tokenizer knows whole",
-                fix="Say it in other words, in a language that the trunk was trained in.",
+                fix="Use other words, in a language that the trunk was trained in.",
             )
 
     def _is_covered(self, word: str) -> bool:
-        """Whether every character of a word, as the tokenizer normalizes it, lies in a token."""
+        """Tell whether every character of a word, as the tokenizer normalizes it, is part of a token."""
         normalizer = self._tokenizer.normalizer
         text = normalizer.normalize_str(word) if normalizer else word
         found = self._unnormalized.encode(text, add_special_tokens=False)
-        # A space that is put before the word claims the place of its first letter.
+        # A space that the tokenizer puts before the word has the offset of its first letter.
         spans = (span for token, span in zip(found.tokens, found.offsets, strict=True) if token.strip(SPACE_MARKERS))
         covered = {position for span in spans for position in range(*span)}
         letters = {
@@ -140,13 +153,13 @@ class TrunkTokenizer:
                 raise InputError(
                     "architecture.prompt",
                     got=f"{name}, which the tokenizer does not know as one token",
-                    expected="chat tokens that it knows: none may be missing",
-                    fix="Set a prompt of the trunk's own form, such as prompt='{instruction}'.",
+                    expected="chat tokens that it knows",
+                    fix="Set a prompt in the trunk's chat format, or prompt='{instruction}'.",
                 )
 
     def _check_padding(self) -> None:
         name = self._tokenizer.id_to_token(self.padding)
-        fix = "Take the tokenizer's own padding token, or another that no instruction needs."
+        fix = "Set padding to the tokenizer's padding token, or to another that no instruction needs."
         if name is None:
             expected = f"one of the tokenizer's {self._tokenizer.get_vocab_size()} tokens"
             raise InputError("architecture.padding", got=self.padding, expected=expected, fix=fix)
@@ -165,9 +178,14 @@ class TrunkTokenizer:
 
 
 def make_tokenizer(architecture: Architecture, text: str | None) -> ByteTokenizer | TrunkTokenizer:
-    """Return the tokenizer that an architecture asks for; `text` is that of the trunk's `tokenizer.json`, if any.
+    """Build the tokenizer of an architecture.
 
-    Raises InputError where the trunk's tokenizer is asked for and there is none, and where it does not fit.
+    Args:
+        architecture: `tokenizer`, `prompt`, `text_length`, `padding` and `vocabulary` matter here.
+        text: The trunk's `tokenizer.json`; None for byte tokens.
+
+    Raises:
+        InputError: The trunk's tokenizer is missing or does not fit the architecture.
     """
     if architecture.tokenizer == "bytes":
         if architecture.padding != PADDING:
@@ -199,9 +217,14 @@ def make_tokenizer(architecture: Architecture, text: str | None) -> ByteTokenize
 
 
 def find_padding(text: str, settings: Mapping[str, Any]) -> int:
-    """Return a tokenizer's padding token: the one that `settings`, its `tokenizer_config.json`, names as pad_token.
+    """Return a tokenizer's padding token; it is never guessed.
 
-    Raises InputError when none is named, or one that there is not: which token may stand for nothing is not guessed.
+    Args:
+        text: The tokenizer's `tokenizer.json`.
+        settings: Its `tokenizer_config.json`, which names the pad_token.
+
+    Raises:
+        InputError: The settings name no padding token, or one that the tokenizer does not have.
     """
     tokenizer = _parse_tokenizer(text)
     named = settings.get("pad_token")
@@ -223,7 +246,7 @@ def _special_tokens(tokenizer: Tokenizer) -> dict[int, str]:
 
 
 def _unknown_token(tokenizer: Tokenizer, text: str) -> int | None:
-    """Return the token that stands for what the tokenizer's model does not know, None if it has none."""
+    """Return the tokenizer's unknown token; None if it has none."""
     model = json.loads(text)["model"]
     if model.get("unk_id") is not None:
         return model["unk_id"]
@@ -233,7 +256,7 @@ def _unknown_token(tokenizer: Tokenizer, text: str) -> int | None:
 def _parse_tokenizer(text: str) -> Tokenizer:
     try:
         return Tokenizer.from_str(text)
-    except Exception as error:  # the library raises no narrower one
+    except Exception as error:  # the library raises no narrower type
         raise InputError(
             TOKENIZER_FILE,
             got=f"no tokenizer ({error})",

@@ -1,84 +1,60 @@
-"""The trunk: a Hugging Face decoder run layer by layer, with visual tokens pruned on the way."""
+"""The trunk: a Hugging Face decoder that runs layer by layer and prunes visual tokens on the way.
+
+Pruning is CogVLA's LFP-Routing (arXiv 2508.21046, section 3.3), a Mixture-of-Depths variant: a layer works on the
+visual tokens that its router keeps and on all other tokens; the dropped tokens skip the layer unchanged.
+"""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface, AutoModel, PretrainedConfig
+from transformers import PretrainedConfig
 
 from ...errors import InputError
 from ...perception.pruning import CogVLARouter, PruningRouter, gather_and_normalize, select_top_tokens
-from .attention import (
-    DECODER_ATTENTION,
-    AttentionPattern,
-    check_head_size,
-    decoder_attention,
-    mask_by_levels,
-    plan_by_levels,
+from .attention import AttentionPattern, check_head_size, mask_by_levels, plan_by_levels
+from .decoder import (
+    AttentionContext,
+    Rotation,
+    TextKeyValueCache,
+    build_decoder,
+    is_llama_layer,
+    run_layer,
+    run_text_layer,
+    unusual_parts,
 )
 from .layout import TokenLayout
 
 
 @dataclass
 class TrunkOutput:
-    """Hidden states after every layer, each [B, S, D], and which visual tokens each layer worked on, [B, kept]."""
+    """What the trunk computed.
+
+    Attributes:
+        hidden: Hidden states after every layer, each [B, S, D]; the last ones are normalized.
+        kept_indices: For every layer the indices [B, kept] of the visual tokens that it worked on; None for all.
+    """
 
     hidden: list[torch.Tensor]
-    kept: list[torch.Tensor | None]
-
-
-@dataclass(frozen=True)
-class AttentionContext:
-    """Some tokens of the sequence as a decoder layer must know them: where they stand, and who sees whom.
-
-    `positions` [B, n]; `rotation`: cosine and sine [B, n, d] of the rotary embedding; `attention_pattern`: what they see of one
-    another and of the remembered text.
-    """
-
-    positions: torch.Tensor
-    rotation: tuple[torch.Tensor, torch.Tensor]
-    attention_pattern: AttentionPattern
-
-
-@dataclass(frozen=True)
-class TextKeyValueCache:
-    """Keys and values of the remembered text, each [B, groups, L, d], of every layer that has run so far.
-
-    It stands in for the library's cache: a layer hands its keys and values over and gets those to attend to.
-    """
-
-    keys: list[torch.Tensor] = field(default_factory=list)
-    values: list[torch.Tensor] = field(default_factory=list)
-
-    def update(
-        self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a layer's keys and values with those of the text before them."""
-        return _concatenate_cached(self.keys[layer], key), _concatenate_cached(self.values[layer], value)
-
-
-class _KeyValueRecorder:
-    """Stand in for the library's cache to catch what one layer hands over."""
-
-    def update(
-        self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        self.key_value = key, value
-        return key, value
+    kept_indices: list[torch.Tensor | None]
 
 
 @dataclass(frozen=True)
 class TrunkPlan:
-    """What layers need that follows from the instruction alone, so that it is computed once for all its decisions.
+    """What the layers need that depends on the instruction alone: computed once, it serves all its decisions.
 
-    `unpruned` serves layers that do not prune, `pruned` those that do, by how many visual tokens they keep;
-    `directions` are the routers', by layer; `text_cache` is that of the text where it comes first; `preceding_indices` are the
-    layout's.
+    Attributes:
+        text_valid: Boolean [B, L], false for padding.
+        preceding_indices: See `TokenLayout.preceding_indices`, [B, slots].
+        unpruned: Context of the whole sequence, for layers that do not prune.
+        pruned: Context of the layers that prune, by the number of visual tokens that they keep.
+        directions: The routers' directions [B, D], by layer.
+        text_cache: Keys and values of the cached text; None unless the text comes first in the sequence.
     """
 
     text_valid: torch.Tensor
@@ -90,13 +66,30 @@ class TrunkPlan:
 
 
 class Trunk(nn.Module):
-    """Run a decoder over the layout's sequence; `keep` says how many visual tokens each of its layers works on.
+    """Run a decoder over the sequence of a `TokenLayout`, with visual tokens pruned in some layers.
 
-    They are picked in `groups` equal shares: one for each view, or one for all. A layer that prunes works on the tokens
-    that its router picks and on everything else; the others pass by unchanged and may return in the next layer. What a
-    picked token gains is scaled by its gate, so that the router learns from the loss. `router`, `signal`, `positions`
-    and `kernels` are the architecture's choices. Raises InputError when `groups` or `keep` do not fit.
+    A layer that prunes works on the visual tokens that its router keeps and on all other tokens. Dropped tokens skip
+    the layer and may be kept again by the next one. The residual update of a kept token is scaled by its gate, so that
+    the router learns from the loss.
+
+    Args:
+        configuration: The decoder's configuration in transformers.
+        layout: The spans of the sequence.
+        groups: Groups of visual tokens that each keep an equal share: one for each view, or one for all.
+        keep: Visual tokens of a group that each layer keeps; see `perception.pruning.keep_schedule`.
+        condition: Width of the instruction's vector.
+        router: `Architecture.router`.
+        signal: `Architecture.router_signal`.
+        positions: `Architecture.positions`.
+        kernels: `Architecture.kernels`.
+
+    Raises:
+        InputError: `groups` or `keep` do not fit the layout, or the decoder does not fit the router or the kernels.
     """
+
+    # Any: the library's families of decoders share attributes, but no class that declares them.
+    decoder: Any
+    routers: nn.ModuleDict
 
     def __init__(
         self,
@@ -112,21 +105,9 @@ class Trunk(nn.Module):
         kernels: str = "torch",
     ) -> None:
         super().__init__()
-        tokens = layout.visual // groups
-        if tokens * groups != layout.visual:
-            raise InputError(
-                "trunk: groups", got=groups, expected=f"a divisor of {layout.visual}", fix="Change either."
-            )
-        if len(keep) != configuration.num_hidden_layers or not all(1 <= kept <= tokens for kept in keep):
-            raise InputError(
-                "trunk: keep",
-                got=tuple(keep),
-                expected=f"1 to {tokens} tokens of a group for each of {configuration.num_hidden_layers} layers",
-                fix="Take it from keep_schedule.",
-            )
-        AttentionInterface.register(DECODER_ATTENTION, decoder_attention)
-        self.decoder = _decoder(configuration)
-        if router == "original" and (others := _unusual_parts(self.decoder.layers[0])):
+        tokens = _check_groups(configuration, layout, groups, keep)
+        self.decoder = build_decoder(configuration)
+        if router == "original" and (others := unusual_parts(self.decoder.layers[0])):
             raise InputError(
                 "architecture.router",
                 got=f"original, with layers of {configuration.model_type} that have {', '.join(others)}",
@@ -136,8 +117,8 @@ class Trunk(nn.Module):
         self.layout, self.groups, self.keep = layout, groups, tuple(keep)
         self.signal, self.positions = signal, positions
         self.uses_plan = kernels == "saccade"
-        # Layers that are built in another way are gathered first and then run as they are.
-        self.fused = self.uses_plan and _is_llama_layer(self.decoder.layers[0])
+        # Other layers than Llama's gather their tokens first and then run as they are.
+        self.fused = self.uses_plan and is_llama_layer(self.decoder.layers[0])
         if self.uses_plan:
             head = getattr(configuration, "head_dim", None)
             check_head_size("trunk", head or configuration.hidden_size // configuration.num_attention_heads)
@@ -152,7 +133,7 @@ class Trunk(nn.Module):
         )
 
     def restore_rotation(self) -> None:
-        """Compute the rotary frequencies anew, on the weights' device: no checkpoint holds them."""
+        """Compute the rotary frequencies again, on the weights' device: checkpoints do not hold them."""
         device = self.decoder.embed_tokens.weight.device
         self.decoder.rotary_emb = type(self.decoder.rotary_emb)(self.decoder.config, device=device)
 
@@ -161,244 +142,204 @@ class Trunk(nn.Module):
         return self.decoder.embed_tokens(tokens)
 
     def plan(self, text: torch.Tensor, text_valid: torch.Tensor, condition: torch.Tensor) -> TrunkPlan:
-        """Prepare for an instruction: embedded `text` [B, L, D], `text_valid` [B, L], its vector `condition` [B, C].
+        """Compute what depends on the instruction alone.
 
-        Which tokens a layer keeps is not known yet, but who sees whom is: those that are kept stay in their order,
-        and no other difference is made between visual tokens.
+        Which visual tokens a layer keeps is not known yet, but the attention pattern is: kept tokens stay in order, and
+        the pattern makes no other difference between visual tokens.
+
+        Args:
+            text: Embedded instruction [B, L, D].
+            text_valid: Boolean [B, L], false for padding.
+            condition: The instruction's vector [B, C].
         """
         layout, before = self.layout, self.layout.cached_text_length
-        high, level = layout.levels(text_valid)
-        positions = layout.positions(text_valid, counted=self.positions != "fixed")
-        rotation = self._rotation(positions, condition.dtype)
+        high, level = layout.levels(text_valid)  # [R], [B, R]; R = before + S
+        positions = layout.positions(text_valid, counted=self.positions != "fixed")  # [B, R]
+        rotation = self._rotation(positions, condition.dtype)  # 2 x [B, R, d]
         text_cache = None
         if before:
-            attention_pattern = self._attention_pattern(high[:before], level[:, :before])
-            text_cache = self._cache_text(
-                text,
-                AttentionContext(positions[:, :before], _slice_rotation(rotation, slice(before)), attention_pattern),
-            )
+            pattern = self._attention_pattern(high[:before], level[:, :before])
+            context = AttentionContext(positions[:, :before], _slice_rotation(rotation, slice(before)), pattern)
+            text_cache = self._cache_text(text, context)
         after_text = slice(before, None)
-        high = high[after_text]
-        attention_pattern = self._attention_pattern(high, level)
-        unpruned = AttentionContext(positions[:, after_text], _slice_rotation(rotation, after_text), attention_pattern)
-        visual = layout.span("visual")
-        pruned = {}
-        for kept in {self.keep[int(layer)] * self.groups for layer in self.routers}:
-            remaining = _indices_except(visual.start + kept, visual.stop, layout.length, high.device)
-            indices, pruned_rotation = unpruned.positions, unpruned.rotation
-            if self.positions == "renumbered":
-                start = layout.valid(text_valid)[:, :before].long().sum(1, keepdim=True)
-                indices = start + layout.valid(text_valid)[:, before:][:, remaining].long().cumsum(1) - 1
-                pruned_rotation = self._rotation(indices, condition.dtype)
-            visible_indices = torch.cat([torch.arange(before, device=remaining.device), remaining + before])
-            attention_pattern = self._attention_pattern(high[remaining], level[:, visible_indices])
-            pruned[kept] = AttentionContext(indices, pruned_rotation, attention_pattern)
+        pattern = self._attention_pattern(high[after_text], level)
+        unpruned = AttentionContext(positions[:, after_text], _slice_rotation(rotation, after_text), pattern)
+        pruned = {
+            kept: self._pruned_context(kept, unpruned, high, level, text_valid)
+            for kept in {self.keep[int(layer)] * self.groups for layer in self.routers}
+        }
         directions = {
-            int(layer): router.direction(condition)
+            int(layer): router.direction(condition)  # [B, D]
             for layer, router in self.routers.items()
             if isinstance(router, PruningRouter)
         }
         return TrunkPlan(text_valid, layout.preceding_indices(text_valid), unpruned, pruned, directions, text_cache)
 
+    def _pruned_context(
+        self, kept: int, unpruned: AttentionContext, high: torch.Tensor, level: torch.Tensor, text_valid: torch.Tensor
+    ) -> AttentionContext:
+        """Return the context of a layer that keeps `kept` visual tokens.
+
+        Positions and rotation are those of the whole sequence, to be gathered, unless they are renumbered.
+        """
+        layout, before = self.layout, self.layout.cached_text_length
+        visual = layout.span("visual")
+        remaining = _indices_except(visual.start + kept, visual.stop, layout.length, high.device)  # [n]
+        positions, rotation = unpruned.positions, unpruned.rotation
+        if self.positions == "renumbered":
+            valid = layout.valid(text_valid)  # [B, R]
+            start = valid[:, :before].long().sum(1, keepdim=True)
+            positions = start + valid[:, before:][:, remaining].long().cumsum(1) - 1  # [B, n]
+            rotation = self._rotation(positions, unpruned.rotation[0].dtype)
+        visible_indices = torch.cat([torch.arange(before, device=remaining.device), remaining + before])
+        pattern = self._attention_pattern(high[before:][remaining], level[:, visible_indices])
+        return AttentionContext(positions, rotation, pattern)
+
     def _attention_pattern(self, high: torch.Tensor, level: torch.Tensor) -> AttentionPattern:
         return plan_by_levels(high, level) if self.uses_plan else mask_by_levels(high, level)
 
-    def _cache_text(self, text: torch.Tensor, tokens: AttentionContext) -> TextKeyValueCache:
+    def _cache_text(self, text: torch.Tensor, context: AttentionContext) -> TextKeyValueCache:
         """Run the decoder over the text [B, L, D] alone and return the keys and values of every layer."""
         text_cache = TextKeyValueCache()
         for layer in self.decoder.layers:
-            if self.checkpointing and torch.is_grad_enabled():
-                text, key, value = checkpoint(_run_text_layer, layer, text, tokens, use_reentrant=False)
-            else:
-                text, key, value = _run_text_layer(layer, text, tokens)
+            text, key, value = self._checkpointed(run_text_layer, layer, text, context)
             text_cache.keys.append(key)
             text_cache.values.append(value)
         return text_cache
 
-    def _rotation(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    def _checkpointed(self, run: Any, *arguments: Any) -> Any:
+        """Call `run`; with checkpointing the backward pass computes its activations again, to save memory."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(run, *arguments, use_reentrant=False)
+        return run(*arguments)
+
+    def _rotation(self, positions: torch.Tensor, dtype: torch.dtype) -> Rotation:
         return self.decoder.rotary_emb(torch.empty(0, dtype=dtype, device=positions.device), position_ids=positions)
 
     def forward(self, sequence: torch.Tensor, plan: TrunkPlan) -> TrunkOutput:
         """Run over the sequence [B, S, D]."""
-        hidden, kept = [], []
+        hidden, kept_indices = [], []
         for number in range(len(self.decoder.layers)):
-            if self.checkpointing and torch.is_grad_enabled():
-                sequence, indices = checkpoint(self._layer, number, sequence, plan, use_reentrant=False)
-            else:
-                sequence, indices = self._layer(number, sequence, plan)
+            sequence, indices = self._checkpointed(self._layer, number, sequence, plan)
             hidden.append(sequence)
-            kept.append(indices)
+            kept_indices.append(indices)
         hidden[-1] = self.decoder.norm(hidden[-1])
-        return TrunkOutput(hidden, kept)
+        return TrunkOutput(hidden, kept_indices)
 
     def _layer(self, number: int, sequence: torch.Tensor, plan: TrunkPlan) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Run one layer; return the sequence and the places of the visual tokens that it worked on, None for all."""
+        """Run one layer; return the sequence and the indices [B, kept] of the visual tokens kept, None for all."""
         layer = self.decoder.layers[number]
         if str(number) not in self.routers:
-            return _run(layer, sequence, plan.unpruned, plan.text_cache), None
+            return run_layer(layer, sequence, plan.unpruned, plan.text_cache), None
         router = self.routers[str(number)]
-        visual = self.layout.span("visual")
         if isinstance(router, CogVLARouter):
-            normed = layer.input_layernorm(sequence)
-            gates = router(normed, visual, self._pooled_text_state(normed, plan.text_valid))
-            scores = gates[:, visual]
-        else:
-            scores = router(sequence[:, visual], plan.directions[number])
-            gates = None
-            if self.signal == "straight_through" and torch.is_grad_enabled():
-                # Scored anew off the graph of the tokens: the estimate is for the router, not for what is seen.
-                heard = router(sequence[:, visual].detach(), plan.directions[number])
-                sequence = _straight_through(sequence, heard, visual)
-        indices = select_top_tokens(scores, self.groups, self.keep[number])
-        active_indices = self._active_indices(indices)
-        index = active_indices[..., None].expand(-1, -1, sequence.shape[-1])
-        tokens = self._attention_context(active_indices, indices.shape[1], plan)
+            return self._original_layer(number, router, sequence, plan)
+        visual = self.layout.span("visual")
+        scores = router(sequence[:, visual], plan.directions[number])  # [B, N]
+        if self.signal == "straight_through" and torch.is_grad_enabled():
+            # Scores of detached tokens: the estimate trains the router, not what produced the tokens.
+            detached_scores = router(sequence[:, visual].detach(), plan.directions[number])
+            sequence = _straight_through(sequence, detached_scores, visual)
+        indices = select_top_tokens(scores, self.groups, self.keep[number])  # [B, kept]
+        active = self._active_indices(indices)  # [B, n]
+        layer_input, normed = self._gather(layer, sequence, active)  # [B, n, D]
+        context = self._attention_context(active, indices.shape[1], plan)
+        result = run_layer(layer, layer_input, context, plan.text_cache, normed=normed)
+        gain = torch.ones(*active.shape, 1, dtype=result.dtype, device=result.device)  # [B, n, 1]
+        gain[:, visual.start : visual.start + indices.shape[1], 0] = 2 * scores.gather(1, indices).sigmoid()
+        result = layer_input + gain * (result - layer_input)
+        return _scatter(sequence, active, result), indices
+
+    def _original_layer(
+        self, number: int, router: CogVLARouter, sequence: torch.Tensor, plan: TrunkPlan
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run one layer as CogVLA does: its router reads normalized tokens, and its gates scale the MLP alone."""
+        layer, visual = self.decoder.layers[number], self.layout.span("visual")
+        normed = layer.input_layernorm(sequence)
+        gates = router(normed, visual, self._pooled_text_state(normed, plan.text_valid))  # [B, S]
+        indices = select_top_tokens(gates[:, visual], self.groups, self.keep[number])  # [B, kept]
+        active = self._active_indices(indices)  # [B, n]
+        layer_input, active_normed = self._gather(layer, sequence, active)
+        context = self._attention_context(active, indices.shape[1], plan)
+        result = run_layer(layer, layer_input, context, normed=active_normed, gates=gates.gather(1, active))
+        return _scatter(sequence, active, result), indices
+
+    def _gather(
+        self, layer: Any, sequence: torch.Tensor, active: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the active tokens [B, n, D] and, where the kernel computes both at once, their normalized states."""
         if self.fused:
-            layer_input, normed = gather_and_normalize(sequence, active_indices, layer.input_layernorm)
-        else:
-            layer_input, normed = sequence.gather(1, index), None
-        if gates is not None:
-            result = _run(layer, layer_input, tokens, normed=normed, gates=gates.gather(1, active_indices))
-        else:
-            result = _run(layer, layer_input, tokens, plan.text_cache, normed=normed)
-            gain = torch.ones(*active_indices.shape, 1, dtype=result.dtype, device=result.device)
-            gain[:, visual.start : visual.start + indices.shape[1], 0] = 2 * scores.gather(1, indices).sigmoid()
-            result = layer_input + gain * (result - layer_input)
-        return sequence.scatter(1, index, result.to(sequence.dtype)), indices
+            return gather_and_normalize(sequence, active, layer.input_layernorm)
+        return sequence.gather(1, active[..., None].expand(-1, -1, sequence.shape[-1])), None
 
     def _active_indices(self, indices: torch.Tensor) -> torch.Tensor:
-        """Return the places in the sequence [B, n] of the visual tokens at `indices` [B, kept] and of all others."""
+        """Return the indices in the sequence [B, n] of the visual tokens at `indices` [B, kept] and of all others."""
         visual, batch = self.layout.span("visual"), len(indices)
         before = torch.arange(visual.start, device=indices.device).expand(batch, -1)
         after = torch.arange(visual.stop, self.layout.length, device=indices.device).expand(batch, -1)
         return torch.cat([before, indices + visual.start, after], dim=1)
 
-    def _attention_context(self, active_indices: torch.Tensor, kept: int, plan: TrunkPlan) -> AttentionContext:
-        """Return what a layer must know of the working tokens [B, n], of which `kept` are visual."""
-        tokens = plan.pruned[kept]
+    def _attention_context(self, active: torch.Tensor, kept: int, plan: TrunkPlan) -> AttentionContext:
+        """Return the context of the active tokens [B, n], of which `kept` are visual."""
+        context = plan.pruned[kept]
         if self.positions == "renumbered":
-            return tokens
-        rotation = tuple(
-            table.expand(len(active_indices), -1, -1).gather(
-                1, active_indices[..., None].expand(-1, -1, table.shape[-1])
-            )
-            for table in tokens.rotation
-        )
-        return AttentionContext(tokens.positions.gather(1, active_indices), rotation, tokens.attention_pattern)
+            return context
+        cosine, sine = (
+            table.expand(len(active), -1, -1).gather(1, active[..., None].expand(-1, -1, table.shape[-1]))
+            for table in context.rotation
+        )  # each [B, n, d]
+        return AttentionContext(context.positions.gather(1, active), (cosine, sine), context.attention_pattern)
 
     def _pooled_text_state(self, normed: torch.Tensor, text_valid: torch.Tensor) -> torch.Tensor:
-        """Return the mean [B, D] over state and text without padding: what CogVLA's router is steered by."""
-        valid = self.layout.valid(text_valid)  # the original router is never used with remembered text
+        """Return the mean [B, D] over state and text without padding, which conditions CogVLA's router."""
+        valid = self.layout.valid(text_valid)  # [B, S]: the original router is never used with cached text
         spans = [self.layout.span(name) for name in ("state", "text")]
-        states = torch.cat([normed[:, span] for span in spans], dim=1)
+        states = torch.cat([normed[:, span] for span in spans], dim=1)  # [B, 1 + L, D]
         weight = torch.cat([valid[:, span] for span in spans], dim=1)[..., None].to(normed.dtype)
         return (states * weight).sum(1) / weight.sum(1)
 
 
-def _decoder(configuration: PretrainedConfig) -> nn.Module:
-    """Build a decoder at random; raise InputError unless its layers can be run one by one."""
-    try:
-        decoder = AutoModel.from_config(configuration, attn_implementation=DECODER_ATTENTION)
-    # Each family of the library checks its sizes in its own way, or not at all.
-    except Exception as error:
-        raise _unsupported_decoder(configuration, f"{type(error).__name__}: {error}") from error
-    parts = [(decoder, name) for name in ("layers", "rotary_emb", "norm", "embed_tokens")]
-    parts += [
-        (layer, name)
-        for layer in getattr(decoder, "layers", [])[:1]
-        for name in ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
-    ]
-    missing = [name for module, name in parts if not hasattr(module, name)]
-    if not missing:
-        taken = inspect.signature(decoder.layers[0].forward).parameters
-        missing = [name for name in ("position_embeddings", "past_key_values") if name not in taken]
-    if missing:
-        raise _unsupported_decoder(configuration, f"without {', '.join(missing)}")
-    return decoder
+def _check_groups(configuration: PretrainedConfig, layout: TokenLayout, groups: int, keep: Sequence[int]) -> int:
+    """Return how many visual tokens a group has; InputError unless `groups` and `keep` fit."""
+    tokens = layout.visual // groups
+    if tokens * groups != layout.visual:
+        raise InputError(
+            "trunk: groups",
+            got=groups,
+            expected=f"a divisor of {layout.visual}",
+            fix="Use one group for each view, or one for all.",
+        )
+    if len(keep) != configuration.num_hidden_layers or not all(1 <= kept <= tokens for kept in keep):
+        raise InputError(
+            "trunk: keep",
+            got=tuple(keep),
+            expected=f"1 to {tokens} tokens of a group for each of {configuration.num_hidden_layers} layers",
+            fix="Take it from keep_schedule.",
+        )
+    return tokens
 
 
-def _unsupported_decoder(configuration: PretrainedConfig, why: str) -> InputError:
-    return InputError(
-        "architecture.trunk_family",
-        got=f"{configuration.model_type}, {why}",
-        expected="a decoder built like Llama, with rotary positions",
-        fix="llama, qwen2, qwen3 and smollm3 are.",
-    )
-
-
-def _unusual_parts(layer: nn.Module) -> list[str]:
-    """Return the parts of a decoder layer that Llama's do not have."""
-    usual = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
-    return sorted(name for name, _ in layer.named_children() if name not in usual)
-
-
-def _is_llama_layer(layer: nn.Module) -> bool:
-    """Tell whether a layer computes as Llama's: RMS norm and attention, RMS norm and feed-forward, both just added."""
-    norm = layer.input_layernorm
-    # Gemma's norm has its epsilon under another name and adds one to its weight; Granite's layers scale what they add.
-    scales = any(isinstance(value, float) for value in vars(layer).values())
-    return not _unusual_parts(layer) and hasattr(norm, "weight") and hasattr(norm, "variance_epsilon") and not scales
-
-
-def _run_text_layer(
-    layer: nn.Module, text: torch.Tensor, tokens: AttentionContext
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Run a layer over the text; return what becomes of it, with the layer's keys and values."""
-    catch = _KeyValueRecorder()
-    text = _run(layer, text, tokens, catch)
-    return text, *catch.key_value
-
-
-def _run(
-    layer: nn.Module,
-    hidden: torch.Tensor,
-    tokens: AttentionContext,
-    text_cache: TextKeyValueCache | _KeyValueRecorder | None = None,
-    *,
-    normed: torch.Tensor | None = None,
-    gates: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Run a decoder layer on hidden states [B, n, D].
-
-    It is run part by part where these are `normed` [B, n, D] already, and where its feed-forward is scaled by `gates`
-    [B, n], as in CogVLA: only layers without unusual parts may be.
-    """
-    arguments = {
-        "attention_mask": tokens.attention_pattern,
-        "position_ids": tokens.positions,
-        "position_embeddings": tuple(table.to(hidden.dtype) for table in tokens.rotation),
-        "past_key_values": text_cache,
-    }
-    if normed is None and gates is None:
-        return layer(hidden, **arguments)
-    attended, _ = layer.self_attn(layer.input_layernorm(hidden) if normed is None else normed, **arguments)
-    hidden = hidden + attended
-    feed_forward_output = layer.mlp(layer.post_attention_layernorm(hidden))
-    return hidden + (feed_forward_output if gates is None else gates[..., None].to(hidden.dtype) * feed_forward_output)
+def _scatter(sequence: torch.Tensor, active: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+    """Return the sequence [B, S, D] with `result` [B, n, D] at the indices `active` [B, n]."""
+    return sequence.scatter(1, active[..., None].expand(-1, -1, sequence.shape[-1]), result.to(sequence.dtype))
 
 
 def _straight_through(sequence: torch.Tensor, scores: torch.Tensor, visual: slice) -> torch.Tensor:
-    """Return the sequence as it is, through which every visual token's score hears whether more of it were better.
+    """Return the sequence unchanged, with a gradient for the score of every visual token, kept or dropped.
 
-    A straight-through estimate (Bengio et al., 2013): the value is untouched, the gradient is that of a token scaled by
-    its gate. Without it the router never hears of the tokens that it drops.
+    A straight-through estimate (Bengio et al., 2013): the value is that of the token, the gradient that of the token
+    scaled by its gate. Without it the router gets no gradient from the tokens that it drops.
     """
     gate = scores.sigmoid()
-    zero_gate = (gate - gate.detach())[..., None].to(sequence.dtype)
-    heard = sequence[:, visual] + zero_gate * sequence[:, visual].detach()
-    return torch.cat([sequence[:, : visual.start], heard, sequence[:, visual.stop :]], dim=1)
+    zero_gate = (gate - gate.detach())[..., None].to(sequence.dtype)  # [B, N, 1], zero with a gradient
+    visual_tokens = sequence[:, visual] + zero_gate * sequence[:, visual].detach()
+    return torch.cat([sequence[:, : visual.start], visual_tokens, sequence[:, visual.stop :]], dim=1)
 
 
-def _concatenate_cached(before: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-    """Return [B, groups, n, d] behind [B, groups, L, d], token by token in memory, as both of them lie there."""
-    both = [before.to(part.dtype).transpose(1, 2), part.transpose(1, 2)]
-    return torch.cat(both, dim=1).transpose(1, 2)
-
-
-def _slice_rotation(rotation: tuple[torch.Tensor, torch.Tensor], indices: slice) -> tuple[torch.Tensor, torch.Tensor]:
+def _slice_rotation(rotation: Rotation, indices: slice) -> Rotation:
     return rotation[0][:, indices], rotation[1][:, indices]
 
 
 def _indices_except(first: int, last: int, length: int, device: torch.device) -> torch.Tensor:
-    """Return the places 0 to `length` but those from `first` to `last`."""
+    """Return the indices from 0 to `length`, without those from `first` to `last`."""
     return torch.cat([torch.arange(first, device=device), torch.arange(last, length, device=device)])

@@ -1,8 +1,8 @@
-"""The expert: cross-attention-only blocks that turn the trunk's hidden states into a chunk of actions.
+"""The expert: cross-attention blocks that decode a chunk of actions from the trunk's hidden states.
 
-After MergeVLA: no self-attention among the actions, because it spreads one task's habits over the depth of the expert
-and makes experts impossible to merge. Each block reads one trunk layer, in two streams with one softmax: what was seen,
-and what was decided (state and action slots), the former scaled by a learned gate.
+As in MergeVLA (section 4) the actions have no self-attention: it spreads task-specific features over the depth of the
+expert, and such experts cannot be merged. Each block attends to one trunk layer, in two streams with one softmax: the
+visual tokens, whose logits a learned gate scales, and state and action slots.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from ..attention import attend, check_head_size, full_attention_plan
 
 
 class ExpertBlock(nn.Module):
-    """Cross-attention to one trunk layer, then a feed-forward, both residual."""
+    """Cross-attention to one trunk layer, then an MLP, both residual.
+
+    Args:
+        width: Width of the expert.
+        trunk: Width of the trunk's hidden states, D.
+        heads: Attention heads.
+    """
 
     def __init__(self, width: int, trunk: int, heads: int) -> None:
         super().__init__()
@@ -34,20 +40,30 @@ class ExpertBlock(nn.Module):
         self.contract = nn.Linear(2 * width, width)
 
     def forward(
-        self, actions: torch.Tensor, seen: torch.Tensor, decided: torch.Tensor, plan: AttentionPlan | None = None
+        self,
+        actions: torch.Tensor,
+        visual_states: torch.Tensor,
+        slot_states: torch.Tensor,
+        plan: AttentionPlan | None = None,
     ) -> torch.Tensor:
-        """Map actions [B, T, width] with `seen` [B, N, D] and `decided` [B, n, D] to actions of the same shape.
+        """Update the actions of a chunk.
 
-        With a `plan` the package's operator attends: it splits the many keys that the few queries see.
+        Args:
+            actions: Hidden states of the actions [B, T, width].
+            visual_states: The layer's visual tokens [B, N, D].
+            slot_states: The layer's state and slots [B, n, D].
+            plan: Plan of this package's operator, which splits the many keys of the few queries; None for PyTorch.
+
+        Returns:
+            Hidden states of the actions [B, T, width].
         """
-        visual_key, visual_value = self.seen(seen).chunk(2, dim=-1)
-        slot_key, slot_value = self.decided(decided).chunk(2, dim=-1)
-        # The gate scales logits, not values: between 0 (blind averaging) and 2 (sharp), 1 at the start.
-        key = torch.cat([2 * torch.sigmoid(self.gate) * visual_key, slot_key], dim=1)
+        visual_key, visual_value = self.seen(visual_states).chunk(2, dim=-1)  # each [B, N, width]
+        slot_key, slot_value = self.decided(slot_states).chunk(2, dim=-1)  # each [B, n, width]
+        # The gate scales logits, not values: from 0 (uniform attention) to 2 (sharp), 1 at the start.
+        key = torch.cat([2 * torch.sigmoid(self.gate) * visual_key, slot_key], dim=1)  # [B, N + n, width]
         value = torch.cat([visual_value, slot_value], dim=1)
-        attention_output = attend(
-            *(self._split(part) for part in (self.query(self.query_norm(actions)), key, value)), plan
-        )
+        query = self.query(self.query_norm(actions))  # [B, T, width]
+        attention_output = attend(self._split(query), self._split(key), self._split(value), plan)  # [B, heads, T, d]
         actions = actions + self.output(attention_output.transpose(1, 2).flatten(2))
         return actions + self.contract(functional.gelu(self.expand(self.feed_forward_norm(actions))))
 
@@ -56,7 +72,17 @@ class ExpertBlock(nn.Module):
 
 
 class Expert(nn.Module):
-    """Decide a whole chunk at once: learned queries, one block for each of the trunk's last layers, a linear head."""
+    """Decode a whole chunk at once: learned queries, one block for each of the trunk's last layers, a linear head.
+
+    Args:
+        chunk: Steps of a chunk, T.
+        width: Width of the expert.
+        trunk: Width of the trunk's hidden states, D.
+        blocks: Blocks, each of which reads one trunk layer.
+        heads: Attention heads.
+        actions: Dimensions of an action, A.
+        kernels: `Architecture.kernels`.
+    """
 
     def __init__(
         self, *, chunk: int, width: int, trunk: int, blocks: int, heads: int, actions: int, kernels: str = "torch"
@@ -71,22 +97,31 @@ class Expert(nn.Module):
         self.head = nn.Linear(width, actions)
 
     def plan(self, batch: int, tokens: int) -> AttentionPlan | None:
-        """Return the plan by which every action of a chunk sees all `tokens` that a block reads, N + n.
+        """Return the plan by which every action attends to all N + n = `tokens` that a block reads.
 
-        It serves all blocks and decisions of a batch; None where PyTorch attends.
+        It serves all blocks and decisions of a batch of this size; None where PyTorch attends.
         """
         if not self.uses_plan:
             return None
         return full_attention_plan(batch, self.queries.shape[1], tokens, self.queries.device)
 
     def forward(
-        self, seen: Sequence[torch.Tensor], decided: Sequence[torch.Tensor], plan: AttentionPlan | None = None
+        self,
+        visual_states: Sequence[torch.Tensor],
+        slot_states: Sequence[torch.Tensor],
+        plan: AttentionPlan | None = None,
     ) -> torch.Tensor:
-        """Map the states of each block's trunk layer to normalised actions [B, T, A].
+        """Decode the hidden states of each block's trunk layer.
 
-        `seen`: the visual tokens, each [B, N, D]; `decided`: state and slots, each [B, n, D]; `plan`: see `plan`.
+        Args:
+            visual_states: Visual tokens of each layer, [B, N, D].
+            slot_states: State and slots of each layer, [B, n, D].
+            plan: The result of `plan`.
+
+        Returns:
+            Normalized actions [B, T, A].
         """
-        actions = self.queries.expand(len(seen[0]), -1, -1)
-        for block, visual, slots in zip(self.blocks, seen, decided, strict=True):
+        actions = self.queries.expand(len(visual_states[0]), -1, -1)  # [B, T, width]
+        for block, visual, slots in zip(self.blocks, visual_states, slot_states, strict=True):
             actions = block(actions, visual, slots, plan)
         return self.head(self.norm(actions))

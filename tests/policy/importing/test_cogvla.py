@@ -112,7 +112,7 @@ def stages(core, recording):
         if name in recording:
             pairs[name] = (hidden[layer][:, places, :8], recording[name])
         if f"kept_{layer:02d}" in recording:
-            pairs[f"kept_{layer:02d}"] = (decision.kept[layer][0], recording[f"kept_{layer:02d}"])
+            pairs[f"kept_{layer:02d}"] = (decision.kept_indices[layer][0], recording[f"kept_{layer:02d}"])
     return pairs
 
 

@@ -109,7 +109,7 @@ def test_it_decides_the_same(architecture):
     with torch.inference_mode():
         wanted, got = (network.eval()(*given(architecture)) for network in (plain, ours))
     torch.testing.assert_close(got.actions, wanted.actions, rtol=1e-5, atol=1e-5)
-    for chosen, expected in zip(got.kept, wanted.kept, strict=True):
+    for chosen, expected in zip(got.kept_indices, wanted.kept_indices, strict=True):
         assert (chosen is None and expected is None) or chosen.equal(expected)
 
 
@@ -119,7 +119,7 @@ def test_it_really_plans(small_architecture):
     with torch.inference_mode():
         instruction_plan = [network.encode_instruction(tokens) for network in (plain, ours)]
     assert instruction_plan[0].expert_plan is None and isinstance(instruction_plan[1].expert_plan, AttentionPlan)
-    layers = [[each.plan.unpruned, *each.plan.pruned.values()] for each in instruction_plan]
+    layers = [[each.trunk_plan.unpruned, *each.trunk_plan.pruned.values()] for each in instruction_plan]
     assert all(tokens.attention_pattern.dtype == torch.bool for tokens in layers[0])
     assert all(isinstance(tokens.attention_pattern, AttentionPlan) for tokens in layers[1])
     # Each layer that prunes has fewer queries; all see the remembered text.
@@ -137,7 +137,9 @@ def test_sixteen_bits_decide_nearly_the_same(small_architecture, prune_from):
     with torch.inference_mode():
         wanted, got = (network(*given(shape)) for network in (plain, ours))
     # Rounded scores may rank two tokens the other way round; then the actions have no reason to be close.
-    same = all(one is None or one.equal(other) for one, other in zip(got.kept, wanted.kept, strict=True))
+    same = all(
+        one is None or one.equal(other) for one, other in zip(got.kept_indices, wanted.kept_indices, strict=True)
+    )
     error = float((got.actions - wanted.actions).abs().max() / wanted.actions.abs().max())
     assert got.actions.isfinite().all() and (error < 3e-2 or not same)
     assert same or prune_from == 1
@@ -184,7 +186,7 @@ def test_the_starter_decides_the_same_on_the_desk(actors, episodes):
         for observation in observations:
             wanted, got = (actor.decide(observation) for actor in actors.values())
             assert np.abs(got - wanted).max() < DEGREES
-            for chosen, expected in zip(*(actor.decision.kept for actor in actors.values()), strict=True):
+            for chosen, expected in zip(*(actor.decision.kept_indices for actor in actors.values()), strict=True):
                 assert (chosen is None and expected is None) or chosen.equal(expected)
             decisions += 1
     assert decisions >= 24
@@ -329,7 +331,7 @@ def test_a_captured_policy_takes_new_plans(small_architecture):
     with torch.inference_mode():
         first, second = ours.encode_instruction(tokens), ours.encode_instruction(tokens.flip(0))
         captured = CapturedPolicy(ours, images, first, state, capture_graph=capture_graph)
-        captured.encode_instruction(second)
+        captured.set_instruction(second)
         assert captured.decide(images, state).actions.equal(ours.decide(images, second, state).actions)
 
 
@@ -342,7 +344,7 @@ def test_a_cuda_graph_decides_as_pytorch_does(small_architecture, dtype, toleran
     images, tokens, state = (each.to("cuda") for each in given(shape))
     with torch.inference_mode():
         captured = CapturedPolicy(ours, images, ours.encode_instruction(tokens), state)
-        captured.encode_instruction(ours.encode_instruction(tokens.flip(0)))
+        captured.set_instruction(ours.encode_instruction(tokens.flip(0)))
         wanted = plain.decide(images, plain.encode_instruction(tokens.flip(0)), state).actions
         got = captured.decide(images, state).actions
     assert float((got - wanted).abs().max() / wanted.abs().max()) < tolerance

@@ -32,7 +32,7 @@ def test_a_decision_s_shapes(model):
     assert decision.actions.shape == (2, 5, 4) and decision.actions.dtype == torch.float32
     assert decision.positions.shape == (2, 2, 3, 2)
     assert decision.logits.shape == (2, 2, 3, 4, 4)
-    assert [None if places is None else places.shape for places in decision.kept] == [None, (2, 4), (2, 2)]
+    assert [None if places is None else places.shape for places in decision.kept_indices] == [None, (2, 4), (2, 2)]
     assert ((decision.positions > 0) & (decision.positions < 1)).all()
 
 

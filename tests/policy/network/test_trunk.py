@@ -75,7 +75,7 @@ def test_without_pruning_it_is_the_library_s_own_decoder(kind, model, given_toke
 
 
 def test_each_layer_works_on_its_share_of_every_view(given_tokens):
-    kept = run(trunk_of((3, 2, 1)), *given_tokens).kept
+    kept = run(trunk_of((3, 2, 1)), *given_tokens).kept_indices
     assert kept[0] is None
     for places, keep in zip(kept[1:], (2, 1), strict=True):
         assert places.shape == (2, 2 * keep)
@@ -86,7 +86,7 @@ def test_a_pruned_token_passes_by_unchanged_and_all_others_do_not(given_tokens):
     output = run(trunk_of((3, 2, 2)), *given_tokens)
     # The last layer's output is normalised, so that the middle one is looked at.
     before, after = output.hidden[0], output.hidden[1]
-    for row, places in enumerate(output.kept[1].tolist()):
+    for row, places in enumerate(output.kept_indices[1].tolist()):
         dropped = sorted(set(range(LAYOUT.visual)) - set(places))
         working = [*places, *range(LAYOUT.visual, LAYOUT.length)]
         assert after[row, dropped].equal(before[row, dropped])
@@ -99,7 +99,7 @@ def test_a_token_that_was_passed_by_may_return(given_tokens):
         for layer, sign in (("0", 1.0), ("1", -1.0)):
             trunk.routers[layer].weight.copy_(sign * torch.ones(16))
             torch.nn.init.zeros_(trunk.routers[layer].scale.weight)
-    kept = run(trunk, *given_tokens).kept
+    kept = run(trunk, *given_tokens).kept_indices
     assert set(kept[1][0].tolist()) - set(kept[0][0].tolist())
 
 
@@ -110,7 +110,7 @@ def test_picked_tokens_keep_their_positions(given_tokens):
         layer.register_forward_pre_hook(
             lambda module, arguments, keywords, number=number: seen.update({number: keywords}), with_kwargs=True
         )
-    kept = run(trunk, *given_tokens).kept
+    kept = run(trunk, *given_tokens).kept_indices
     whole = seen[0]["position_embeddings"]
     for number in (1, 2):
         rest = torch.arange(LAYOUT.visual, LAYOUT.length).expand(2, -1)
@@ -212,7 +212,7 @@ def test_a_straight_through_router_hears_of_dropped_tokens_and_changes_no_number
         trunk.routers["1"].register_forward_hook(lambda module, given, output, scores=scores: scores.append(output))
         output = run(trunk, *given_tokens)
         gradient = sum(torch.autograd.grad(output.hidden[-1].square().sum(), scores))
-        dropped = torch.ones_like(gradient, dtype=torch.bool).scatter(1, output.kept[1], False)
+        dropped = torch.ones_like(gradient, dtype=torch.bool).scatter(1, output.kept_indices[1], False)
         heard[signal], outputs[signal] = gradient[dropped], output.hidden
     assert not heard["kept"].any() and heard["straight_through"].all()
     for one, other in zip(*outputs.values(), strict=True):
@@ -222,7 +222,7 @@ def test_a_straight_through_router_hears_of_dropped_tokens_and_changes_no_number
 def test_the_original_router_picks_among_all_views_and_scales_the_feed_forward(given_tokens):
     trunk = trunk_of((6, 3, 3), router="original", groups=1)
     output = run(trunk, *given_tokens)
-    before, places = output.hidden[0], output.kept[1]
+    before, places = output.hidden[0], output.kept_indices[1]
     layer, router, visual = trunk.decoder.layers[1], trunk.routers["1"], slice(0, LAYOUT.visual)
     normed = layer.input_layernorm(before)
     # Without padding: the mean over the text and the state.
