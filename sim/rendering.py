@@ -1,4 +1,4 @@
-"""Choose how MuJoCo draws on a machine without a display; call it before `mujoco` is imported anywhere."""
+"""Choose MuJoCo's rendering backend on a machine without a display, before `mujoco` is imported."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import sys
 from ..errors import WorldError
 
 HEADLESS_BACKENDS = ("egl", "osmesa")
-"""Backends in the order of preference: EGL reaches a GPU where there is one, OSMesa always draws on the CPU."""
+"""Backends in order of preference: EGL uses a GPU if there is one, OSMesa renders on the CPU."""
 
 PROBE_SECONDS = 120
 
-# Draws one pixel of a real scene: a context that can be made but not drawn with is of no use.
+# Renders a small scene: some backends create a context but cannot render.
 _PROBE = """
 import json, mujoco
 model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><geom size="1" rgba="1 0 0 1"/></worldbody></mujoco>')
@@ -25,7 +25,7 @@ renderer = mujoco.Renderer(model, 32, 32)
 renderer.update_scene(data)
 pixels = renderer.render()
 if pixels.max() == 0:
-    raise SystemExit("the picture is black")
+    raise SystemExit("the image is black")
 from OpenGL import GL
 names = {"vendor": GL.GL_VENDOR, "renderer": GL.GL_RENDERER, "version": GL.GL_VERSION}
 print(json.dumps({key: GL.glGetString(name).decode() for key, name in names.items()}))
@@ -33,17 +33,21 @@ print(json.dumps({key: GL.glGetString(name).decode() for key, name in names.item
 
 
 def probe_renderer(backend: str | None) -> tuple[dict[str, str] | None, str]:
-    """Draw once in a process of its own and return (GL vendor, renderer and version or None, what went wrong).
+    """Render once in a separate process.
 
-    `backend` is a value of MUJOCO_GL, or `None` to leave it as it is.
+    Args:
+        backend: A value of MUJOCO_GL; None keeps the variable as it is.
+
+    Returns:
+        GL vendor, renderer and version, or None if rendering failed; and what failed, or "".
     """
     environment = dict(os.environ)
     if backend is not None:
         environment["MUJOCO_GL"] = backend
-        # PyOpenGL keeps its first choice of platform; a stale one would make every other backend fail.
+        # PyOpenGL keeps its first platform; an old one would make every other backend fail.
         environment.pop("PYOPENGL_PLATFORM", None)
     try:
-        # -P keeps the current folder off the path: a folder of the user's could pass for a library.
+        # -P keeps the current folder off the path: a user's folder could hide a library.
         completed_process = subprocess.run(
             [sys.executable, "-P", "-c", _PROBE],
             env=environment,
@@ -53,18 +57,22 @@ def probe_renderer(backend: str | None) -> tuple[dict[str, str] | None, str]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return None, f"no picture within {PROBE_SECONDS} s"
+        return None, f"no image within {PROBE_SECONDS} s"
     if completed_process.returncode:
-        # What the interpreter says while it tidies up after the error is not the reason.
+        # Skip the interpreter's messages from its shutdown after the error.
         reason = completed_process.stderr.split("Exception ignored")[0].strip().splitlines()
         return None, reason[-1].strip() if reason else f"exit code {completed_process.returncode}"
     return json.loads(completed_process.stdout.splitlines()[-1]), ""
 
 
 def choose_backend() -> str:
-    """Set MUJOCO_GL to a backend that draws without a display, for this process and its children; return it.
+    """Set MUJOCO_GL to a backend that works without a display, for this process and its children.
 
-    A value that the user set is left alone. Raises WorldError, with the packages to install, when nothing draws.
+    Returns:
+        The backend; a value that the user set is kept.
+
+    Raises:
+        WorldError: No backend works; the error names the packages to install.
     """
     chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
     if chosen:
@@ -86,18 +94,18 @@ def choose_backend() -> str:
             return backend
         problems.append(f"{backend}: {problem}")
     raise WorldError(
-        f"renderer: got none that draws ({'; '.join(problems)}), expected EGL or OSMesa. "
+        f"renderer: got none that works ({'; '.join(problems)}), expected EGL or OSMesa. "
         "Install one: apt-get install libegl1 libgl1 libgl1-mesa-dri (EGL), or apt-get install libosmesa6 (OSMesa)."
     )
 
 
 def describe_renderer() -> dict[str, str]:
-    """Return the backend and the GL vendor, renderer and version that draw; raises WorldError when nothing does."""
+    """Return the backend and its GL vendor, renderer and version; raises WorldError if none works."""
     backend = choose_backend()
     found, problem = probe_renderer(None if backend == "default" else backend)
     if found is None:
         raise WorldError(
-            f"renderer {backend}: got no picture ({problem}), expected one. "
-            "Unset MUJOCO_GL to have a working backend chosen, or install the driver that it names."
+            f"renderer {backend}: got no image ({problem}), expected one. "
+            "Unset MUJOCO_GL to choose a working backend automatically, or install the driver that it names."
         )
     return {"backend": backend, **found}

@@ -1,4 +1,4 @@
-"""Small videos that every browser plays: H.264 in MP4, or VP9 in WebM."""
+"""Write small videos that every browser plays: H.264 in MP4, or VP9 in WebM."""
 
 from __future__ import annotations
 
@@ -25,17 +25,22 @@ MEDIA_TYPES = {".mp4": "video/mp4", ".webm": "video/webm"}
 
 
 def write_video(path: Path, frames: Sequence[np.ndarray], rate: float) -> None:
-    """Write frames, uint8 [H, W, 3], as a video of `rate` frames a second; it appears whole or not at all.
+    """Write frames as a video, atomically.
 
-    Odd sizes are cut by a pixel, because the pixel format that browsers play (yuv420p) needs even ones.
-    Raises InputError for another suffix than .mp4 and .webm, for no frames, and when the disk is full.
+    Odd sizes are cropped by one pixel: the pixel format that browsers play (yuv420p) needs even sizes.
+
+    Args:
+        path: The file; its suffix, .mp4 or .webm, chooses the codec.
+        frames: Frames, uint8 [H, W, 3], at least one.
+        rate: Frames per second.
+
+    Raises:
+        InputError: Another suffix, no frames, or the disk refused to write.
     """
     if path.suffix not in CODECS:
-        raise InputError(
-            "video file", got=path.name, expected=" or ".join(CODECS), fix="Name the file with one of these endings."
-        )
+        raise InputError("video file", got=path.name, expected=" or ".join(CODECS), fix="Use one of these suffixes.")
     if not len(frames):
-        raise InputError("video", got="no frames", expected="at least one", fix="Film at least one step.")
+        raise InputError("video", got="no frames", expected="at least one", fix="Record at least one step.")
     codec, options = CODECS[path.suffix]
     height, width = (size // 2 * 2 for size in frames[0].shape[:2])
     partial = path.with_suffix(f".partial{path.suffix}")
@@ -62,7 +67,7 @@ def write_video(path: Path, frames: Sequence[np.ndarray], rate: float) -> None:
 
 
 def poster(path: Path, at: float = 0.0) -> Image.Image:
-    """Return one frame of a video as a picture; `at` is how far into it, from 0 to 1."""
+    """Return the frame of a video at a fraction `at` of its length, from 0 to 1."""
     container = av.open(str(path))
     try:
         frames = list(container.decode(video=0))

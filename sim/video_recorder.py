@@ -1,4 +1,4 @@
-"""What a policy saw, as frames: all cameras side by side, and the visual tokens that it kept drawn over them."""
+"""Record what a policy saw as a video: all cameras side by side, with its visual tokens drawn over them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from PIL import Image, ImageDraw
 from .video import write_video
 
 VIEW_HEIGHT = 256
-"""Height of a view on film, in pixels: small images are enlarged so that the circles can be told apart."""
+"""Height of a view in the video, in pixels: small images are enlarged to keep the circles apart."""
 
 FRAME_STRIDE = 2
-"""Every which step is filmed; half the control rate looks smooth and halves the cost."""
+"""Every second step is recorded: half the control rate looks smooth and halves the cost."""
 
 LAST_FRAME_REPEATS = 10
-"""How often the last frame is repeated, so that the end can be seen before the film starts over."""
+"""How often the last frame is repeated, to show the end before the video starts again."""
 
 SUPERSAMPLING = 2
 KEPT_COLOUR, DROPPED_COLOUR, OUTLINE_COLOUR = (255, 214, 64), (255, 255, 255), (20, 20, 20)
 
 
 class VideoRecorder:
-    """Collects frames as a watcher of `run_episode` and writes them as a video."""
+    """Collects frames as the step callback of `run_episode` and writes them as a video.
+
+    Args:
+        height: Height of the video in pixels.
+        stride: One frame is kept for this many steps.
+    """
 
     def __init__(self, height: int = VIEW_HEIGHT, stride: int = FRAME_STRIDE) -> None:
         self.height, self.stride = height, stride
@@ -42,10 +47,10 @@ class VideoRecorder:
         self._count += 1
 
     def compose(self, observation: Mapping[str, Any], overlay: Mapping[str, np.ndarray] | None) -> np.ndarray:
-        """Return one frame, uint8 [height, width, 3]: the views of `observation["pixels"]` from left to right."""
+        """Return one frame, uint8 [height, width, 3]: the images of `observation["pixels"]` from left to right."""
         pixels = observation["pixels"]
         views = pixels if isinstance(pixels, Mapping) else {"camera": pixels}
-        # A decision lasts for many frames and its circles are the same on all of them.
+        # A decision lasts for many frames with the same circles: draw them once.
         if overlay is not self._token_layers[0]:
             self._token_layers = (overlay, {})
         layers = self._token_layers[1]
@@ -57,7 +62,7 @@ class VideoRecorder:
                 if name not in layers:
                     layers[name] = draw_tokens(overlay[name], width, self.height)
                 layer = layers[name]
-                # Nine pixels of ten have nothing drawn on them.
+                # Blend only the pixels with circles: nine of ten have none.
                 drawn = layer[..., 3] > 0
                 alpha = layer[drawn][:, 3:]
                 frame = frame.copy()
@@ -66,7 +71,7 @@ class VideoRecorder:
         return np.concatenate(parts, axis=1)
 
     def save(self, path: Path, control_hz: float) -> None:
-        """Write the film at the speed of life; `control_hz` is the rate of the steps."""
+        """Write the video in real time; `control_hz` is the number of steps per second."""
         if self._last is None:
             return
         last = self.compose(*self._last)
@@ -74,9 +79,15 @@ class VideoRecorder:
 
 
 def draw_tokens(tokens: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Draw tokens [M, 4] (x, y, weight, kept) on a clear layer, float32 [height, width, 4] with alpha from 0 to 1.
+    """Draw visual tokens on a transparent layer: kept ones as rings that grow with their weight, dropped ones as dots.
 
-    Kept tokens are rings that grow with their weight; dropped ones are faint dots.
+    Args:
+        tokens: Tokens [M, 4]: x, y, weight and kept, see `Overlay`.
+        width: Width of the layer in pixels.
+        height: Height of the layer in pixels.
+
+    Returns:
+        The layer, float32 [height, width, 4], with alpha from 0 to 1.
     """
     scale = SUPERSAMPLING
     layer = Image.new("RGBA", (width * scale, height * scale), (*OUTLINE_COLOUR, 0))

@@ -100,7 +100,12 @@ def dataset_features(offer: Offer, *, grounding: bool = True) -> dict[str, dict[
 def frame_rate(offer: Offer) -> int:
     """Return the frames of a second; InputError when it is not a whole number, for which LeRobot has no place."""
     if offer.control_hz != int(offer.control_hz):
-        raise InputError("control_hz", got=offer.control_hz, expected="a whole number", fix="Record at a whole rate.")
+        raise InputError(
+            "control_hz",
+            got=offer.control_hz,
+            expected="a whole number",
+            fix="Record at a whole number of frames per second.",
+        )
     return int(offer.control_hz)
 
 

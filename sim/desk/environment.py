@@ -114,7 +114,7 @@ class DeskEnv(gymnasium.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         super().reset(seed=seed)
-        reset_options = ResetOptions.read(options)
+        reset_options = ResetOptions.from_options(options)
         initial_state = reset_options.initial_state
         if initial_state is None:
             initial_state = int(self.np_random.integers(0, 2**31))

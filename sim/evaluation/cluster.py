@@ -127,9 +127,8 @@ class ClusterPool:
                 kind, *content = self._connection.recv()
             except (EOFError, OSError):
                 self._driver.join(timeout=5)
-                raise WorldError(
-                    f"cluster {self._options.address}: the Ray process ended (exit code {self._driver.exitcode}). {RESUME_HINT}"
-                ) from None
+                reason = f"the Ray process ended (exit code {self._driver.exitcode})"
+                raise WorldError(f"cluster {self._options.address}: {reason}. {RESUME_HINT}") from None
             raise_from_process(kind, content, "the cluster")
             if kind == "ready":
                 self._head = content[0]

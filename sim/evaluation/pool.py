@@ -1,4 +1,4 @@
-"""Worker processes on this machine and the jobs that wait for them: a worker that dies or hangs is replaced."""
+"""Run jobs in worker processes on this machine; a worker that dies or hangs is replaced."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ ATTEMPTS = 2
 """How often an episode is tried before it is recorded as an error."""
 
 START_SECONDS = 600.0
-"""How long a process may take to import its libraries and load its policy."""
+"""Time limit for a process to import its libraries and load its policy."""
 
 SINGLE_THREAD_VARIABLES = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    # Mesa's CPU renderer: its threads cost more than they save at the size of a policy's images.
+    # Mesa's CPU renderer: at the size of a policy's images its threads cost more than they save.
     "LP_NUM_THREADS": "0",
 }
 
 RENDERER_VARIABLES = ("MUJOCO_GL", "PYOPENGL_PLATFORM")
-"""What a worker must be told of this process: its own environment may be older."""
+"""Variables that a worker must get from this process: it may be forked from an older environment."""
 
 
 @contextmanager
 def single_thread_environment() -> Iterator[None]:
-    """Give child processes one thread each, from before their libraries load; this process keeps its own setting."""
+    """Start child processes with one thread each, set before their libraries load; this process keeps its setting."""
     before = {name: os.environ.get(name) for name in SINGLE_THREAD_VARIABLES}
     os.environ.update(SINGLE_THREAD_VARIABLES)
     try:
@@ -53,9 +53,12 @@ def single_thread_environment() -> Iterator[None]:
 
 
 def prepare_workers(modules: Sequence[str] = ()) -> None:
-    """Begin to import modules for the workers to come, in the background; the first call in a process counts.
+    """Import modules for future workers in the background; only the first call in a process has an effect.
 
-    Workers are forked from a process that has the modules already: they are imported once, not once for each.
+    Workers are forked from a server process that has imported the modules: they are imported once, not per worker.
+
+    Args:
+        modules: Names of the modules.
     """
     if _start_method() == "forkserver":
         from multiprocessing import forkserver
@@ -66,13 +69,13 @@ def prepare_workers(modules: Sequence[str] = ()) -> None:
 
 
 def _start_method() -> str:
-    # Never a fork of this process: neither torch's threads nor a GL context survive one.
+    # Do not fork this process: torch's threads and GL contexts do not survive a fork.
     return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 @dataclass
 class _WorkerProcess:
-    """A worker process, the job it has (None while it is idle) and the moment by which it must have answered."""
+    """A worker process, its job (None while it is idle) and the time by which it must have answered."""
 
     slot: int
     process: Any
@@ -84,9 +87,15 @@ class _WorkerProcess:
 
 
 class LocalPool:
-    """Runs jobs in `workers` processes; `make_request` turns a job into what a worker is sent.
+    """Runs jobs in worker processes on this machine.
 
-    With a SharedPolicyFactory one more process decides for all of them.
+    Args:
+        jobs: The jobs to run.
+        make_env: Builds the environment of a suite and task, in a worker.
+        make_actor: Builds a worker's actor; a `SharedPolicyFactory` puts one policy for all workers in one process.
+        workers: Number of worker processes.
+        episode_seconds: Time limit of an episode, and of a decision of a shared policy.
+        make_request: Turns a job into the request that is sent to a worker.
     """
 
     def __init__(
@@ -109,7 +118,7 @@ class LocalPool:
         self._context = multiprocessing.get_context(_start_method())
 
     def run(self) -> Iterator[EpisodeResult]:
-        """Yield what came of every job, as they finish."""
+        """Run all jobs and yield their results as they finish; raises as `run_and_record`."""
         remaining_jobs = len(self._waiting)
         if remaining_jobs:
             prepare_workers()
@@ -122,10 +131,11 @@ class LocalPool:
                 yield finished
 
     def close(self) -> None:
-        # All are told before one is waited for, and what is in the middle of something is not waited for at all.
+        """End all processes."""
+        # Tell all workers to stop before waiting for one; kill those that are in an episode.
         for worker in self._workers:
             if worker.job is None:
-                with suppress(OSError):  # It may have ended by itself.
+                with suppress(OSError):  # The process may have ended already.
                     worker.connection.send(None)
             else:
                 worker.process.kill()
@@ -138,7 +148,7 @@ class LocalPool:
             self._policy = None
 
     def _poll(self) -> Iterator[EpisodeResult]:
-        """Wait for news, hear it, and give idle workers something to do."""
+        """Wait for messages, handle them, and send jobs to idle workers."""
         policy = self._policy
         processes = [*self._workers, *([policy] if policy else [])]
         poll_timeout = min(1.0, max(0.0, min(each.deadline for each in processes) - time.monotonic()))
@@ -186,23 +196,23 @@ class LocalPool:
         return process, parent_connection
 
     def _send(self, worker: _WorkerProcess) -> None:
-        """Give a worker its next job: of the scene it has built, else of one that no other worker is at."""
+        """Send a worker its next job: of the suite and task it has built, else of one that no other worker has."""
         taken = {other.suite_task for other in self._workers if other is not worker}
 
         def distance(entry: tuple[Job, int]) -> int:
-            suite_task = (entry[0].suite, entry[0].task)
+            suite_task = entry[0].suite_task
             return 0 if suite_task == worker.suite_task else 2 if suite_task in taken else 1
 
         entry = min(self._waiting, key=distance)
         self._waiting.remove(entry)
         worker.job, self._attempts[entry[0].key] = entry
-        worker.suite_task = (worker.job.suite, worker.job.task)
+        worker.suite_task = worker.job.suite_task
         worker.deadline = time.monotonic() + self._episode_seconds
-        with suppress(OSError):  # It died while it was idle: its closed connection is heard next.
+        with suppress(OSError):  # It died while idle: the next poll sees the closed connection.
             worker.connection.send(self._make_request(worker.job))
 
     def _receive(self, worker: _WorkerProcess) -> EpisodeResult | None:
-        """Take a worker's message and return what it settles, if it settles a job."""
+        """Handle a worker's message; return the result if it finishes a job."""
         try:
             kind, *content = worker.connection.recv()
         except (EOFError, OSError):
@@ -210,7 +220,7 @@ class LocalPool:
             return self._replace_worker(worker, f"the worker died (exit code {worker.process.exitcode})")
         if kind == "ask":
             if self._policy is None or not self._policy.submit_request(worker.slot, *content):
-                _reply(worker, False, "it began anew in the middle of the episode")
+                _reply(worker, False, "it was restarted during the episode")
             return None
         worker.deadline = float("inf")
         if kind == "ready":
@@ -219,16 +229,16 @@ class LocalPool:
         raise_from_process(kind, content, "a worker")
         job, worker.job = worker.job, None
         if job is None:
-            raise WorldError("a worker answered without having been asked; please report this.")
+            raise WorldError("a worker sent a result without a job: please report this.")
         if kind == "error":
             return self._retry(job, content[0].strip())
         finished = content[0]
         return replace(finished, record=replace(finished.record, attempts=self._attempts[job.key]))
 
     def _replace_worker(self, worker: _WorkerProcess, reason: str) -> EpisodeResult | None:
-        """Replace a worker that died or hangs, and settle its job."""
+        """Replace a worker that died or hangs; retry its job, or return an error record."""
         if not worker.ready:
-            raise WorldError(f"a worker could not start: {reason}. Fewer workers need less memory.")
+            raise WorldError(f"a worker could not start: {reason}. Use fewer workers: they need less memory.")
         job = worker.job
         _kill_process(worker)
         if self._policy is not None:
@@ -256,14 +266,14 @@ class LocalPool:
             self._replace_policy_process(policy, content[0].strip())
         else:
             raise_from_process(kind, content, "the policy's process")
-            policy.answered(content[0])
+            policy.record_answers(content[0])
             asking = {worker.slot: worker for worker in self._workers}
             for slot, answer in content[0]:
                 if slot in asking:
                     _reply(asking[slot], True, answer)
 
     def _replace_policy_process(self, policy: PolicyProcess, reason: str) -> None:
-        """Replace a policy's process that died or hangs; the episodes that wait for it are tried again."""
+        """Replace a policy's process that died or hangs; the episodes that wait for it are retried."""
         if policy.max_batch_size is None or not isinstance(self._make_actor, SharedPolicyFactory):
             raise WorldError(f"the policy's process could not start: {reason}.")
         _kill_process(policy)
@@ -274,7 +284,7 @@ class LocalPool:
 
 
 def _reply(worker: _WorkerProcess, answered: bool, content: Any) -> None:
-    with suppress(OSError):  # It died: its closed connection is heard next.
+    with suppress(OSError):  # It died: the next poll sees the closed connection.
         worker.connection.send((answered, content))
 
 

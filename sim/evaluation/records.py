@@ -1,4 +1,4 @@
-"""What an evaluation asks for (jobs), what it finds (records), and the file that keeps them through a kill."""
+"""Records of episodes, and the file that keeps them safe when a run is killed."""
 
 from __future__ import annotations
 
@@ -23,15 +23,33 @@ Outcome = Literal["success", "failure", "error"]
 class EpisodeRecord:
     """One episode as it went.
 
-    `outcome` is "error" when the world or the policy's process broke: that says nothing about the policy's skill and
-    counts neither as success nor as failure. `trajectory` is a digest of every action, so that two runs can be
-    compared bit by bit. `seconds` is the whole episode, `decision_milliseconds` the median time of a decision.
-    `visual_tokens` and `visual_tokens_kept` are known of filmed episodes of a policy that shows where it looks.
-
-    `perturbation` is an axis and a level, such as "camera=3", and `drawn` what came of it in this episode. `swap` is
-    the swap that was made, and `other` the body of its second thing: what was asked for, or what stands in the old
-    place. Success is then what the swap counts as such. `skill`: the one by which a merged policy ended the episode,
-    `abstained`: why it held still at its end, None where it acted.
+    Attributes:
+        suite: Name of the suite.
+        task: Name of the task.
+        initial_state: Number of the initial state.
+        seed: Seed of everything random in the episode.
+        instruction: The instruction that the actor got.
+        target: Body of the object to pick; None if the task has none.
+        picked: Body of the object that was picked first.
+        outcome: "error" if the environment or the policy's process failed: it counts as neither success nor failure.
+            With a swap, success is what the swap defines.
+        steps: Number of steps.
+        seconds: Duration of the whole episode.
+        decisions: Number of the policy's decisions.
+        decision_milliseconds: Median duration of a decision.
+        slowest_decision_milliseconds: Longest duration of a decision.
+        trajectory: Digest of all actions, to compare two runs bit by bit.
+        visual_tokens: Number of visual tokens; known of recorded episodes of a policy that reports its tokens.
+        visual_tokens_kept: Number of visual tokens that reached the last layer.
+        attempts: How many times the episode was tried.
+        error: What failed.
+        video: Path of the video, relative to the run folder.
+        perturbation: Axis and level, such as "camera=3".
+        swap: The swap that was made.
+        other: Body of the swap's second object: the requested one, or the one at the target's old position.
+        drawn: The random choices of the perturbation or swap in this episode.
+        skill: The skill that a merged policy used at the end of the episode.
+        abstained: Why a merged policy held still at the end; None if it acted.
     """
 
     suite: str
@@ -62,16 +80,23 @@ class EpisodeRecord:
 
     @property
     def key(self) -> str:
+        """Identifies the episode within a run, as `Job.key`."""
         return episode_key(self.suite, self.task, self.initial_state, self.seed, self.perturbation, self.swap)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the record as plain JSON values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, content: dict[str, Any], where: str = "episode record") -> EpisodeRecord:
-        """Build a record from `to_json`'s content; raises InputError for missing or unknown keys.
+        """Build a record from the content of `to_json`.
 
-        What has a default may be missing: files of earlier versions know less.
+        Args:
+            content: Plain JSON values; fields with a default may be missing, as in files of earlier versions.
+            where: Names the record in errors.
+
+        Raises:
+            InputError: Keys are missing or unknown.
         """
         known = {field.name for field in fields(cls)}
         needed = {field.name for field in fields(cls) if field.default is MISSING}
@@ -81,13 +106,13 @@ class EpisodeRecord:
                 where,
                 got=f"missing {sorted(needed - found)}, unknown {sorted(found - known)}",
                 expected="the fields of an episode record",
-                fix="The file is of another version or program; evaluate again into a new folder.",
+                fix="Evaluate again into a new folder: the file is of another version or program.",
             )
         return cls(**content)
 
 
 def error_record(job: Job, error: str, attempts: int) -> EpisodeRecord:
-    """Return the record of an episode that could not be run to its end."""
+    """Return the record of an episode that failed with an error after some attempts."""
     return EpisodeRecord(
         suite=job.suite,
         task=job.task,
@@ -111,7 +136,7 @@ def error_record(job: Job, error: str, attempts: int) -> EpisodeRecord:
 
 
 def episodes_that_differ(first: Iterable[EpisodeRecord], second: Iterable[EpisodeRecord]) -> tuple[str, ...]:
-    """Return the keys of episodes that two runs share and that did not go alike, to the last bit of every action."""
+    """Return the keys of shared episodes whose outcome, instruction, steps or actions differ, compared bit by bit."""
     others = {record.key: record for record in second}
 
     def compared_fields(record: EpisodeRecord) -> tuple[object, ...]:
@@ -125,15 +150,18 @@ def episodes_that_differ(first: Iterable[EpisodeRecord], second: Iterable[Episod
 
 
 class RecordFile:
-    """A JSON-lines file that grows by one record an episode and survives a kill at any moment."""
+    """A JSON-lines file with one record for each episode; it stays readable if the process is killed at any time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def load(self) -> dict[str, EpisodeRecord]:
-        """Return the records by key; the latest of a key wins, a half-written last line is cut off the file.
+        """Return the records by key; of equal keys the last one counts.
 
-        Raises InputError, naming the line, when anything else is damaged.
+        A half-written last line is removed from the file.
+
+        Raises:
+            InputError: Another line is damaged; the error names it.
         """
         if not self.path.exists():
             return {}
@@ -159,7 +187,7 @@ class RecordFile:
         return records
 
     def append(self, record: EpisodeRecord) -> None:
-        """Add a record and wait until it is on disk; raises InputError when it cannot be written."""
+        """Add a record and wait until it is on disk; raises InputError if the disk refuses to write."""
         with report_disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:

@@ -1,7 +1,7 @@
-"""What an evaluation's disturbed episodes add up to: a rate for every axis and level, and what swaps betray.
+"""Metrics of perturbed and swapped episodes: success by axis and level, and memorisation by swap.
 
-Two averages are in use and they differ. The mean over axes gives every axis the same weight; the mean over episodes
-gives every episode the same. LIBERO-Plus' own total is the latter, papers that quote it often give the former.
+Two averages are in use and they differ. The mean of axes gives every axis the same weight, the mean of episodes every
+episode. LIBERO-Plus reports the mean of episodes; papers that quote it often report the mean of axes.
 """
 
 from __future__ import annotations
@@ -24,16 +24,20 @@ def unchanged_records(records: Iterable[EpisodeRecord]) -> list[EpisodeRecord]:
 
 
 def headline_records(records: Sequence[EpisodeRecord]) -> list[EpisodeRecord]:
-    """Return the episodes that an evaluation's plain figures are about: the unchanged ones, all when there are none."""
+    """Return the episodes for an evaluation's main metrics: the unchanged ones, or all if there are none."""
     return unchanged_records(records) or list(records)
 
 
 def robustness_summary(records: Sequence[EpisodeRecord]) -> dict[str, Any] | None:
-    """Return the figures of all perturbed episodes as plain JSON values; None when there are none.
+    """Compute the metrics of all perturbed episodes.
 
-    `cells` has a row for each axis and level, `axes` one for each axis over all of its levels. `refused` counts the
-    episodes whose words the policy could not take, which are failures. `mean_of_axes` has no interval: axes are no
-    sample of anything.
+    Args:
+        records: Records of one run, perturbed or not.
+
+    Returns:
+        Plain JSON values, or None if no episode was perturbed. `cells` has one row for each axis and level, `axes` one
+        for each axis over all levels. `refused` counts the episodes whose instruction the policy refused; they are
+        failures. `mean_of_axes` has no interval, because the axes are no random sample.
     """
     perturbed = [record for record in records if record.perturbation is not None]
     if not perturbed:
@@ -59,17 +63,22 @@ def robustness_summary(records: Sequence[EpisodeRecord]) -> dict[str, Any] | Non
 
 
 def memorisation_rows(records: Sequence[EpisodeRecord]) -> list[dict[str, Any]]:
-    """Return, for each swap that was made, how often its words were followed and how often the old way was taken.
+    """Compute, for each swap, how often the policy followed the instruction and how often it acted from memorisation.
 
-    `followed_instruction` is None where the words ask for nothing (see `swap`); both are rates with 95 % intervals. `by_chance` is
-    how often a thing that is lifted without a thought is the one that counts as `acted_from_memorisation`; None where nobody knows.
+    Args:
+        records: Records of one run, swapped or not.
+
+    Returns:
+        One row for each swap that was made. `followed` and `by_heart` are rates with 95 % intervals, see
+        `followed_instruction` and `acted_from_memorisation`; `followed` is None where the instruction asks for nothing
+        that is there. `by_chance` is the rate of `by_heart` for an object picked at random; None if it is not known.
     """
     rows = []
     for swap, question in SWAP_DESCRIPTIONS.items():
         finished = [record for record in records if record.swap == swap and record.outcome != "error"]
         if not finished:
             continue
-        things = [record.drawn["things"] for record in finished if record.drawn and record.drawn.get("things")]
+        object_counts = [record.drawn["things"] for record in finished if record.drawn and record.drawn.get("things")]
         counted = [each for each in map(followed_instruction, finished) if each is not None]
         rows.append(
             {
@@ -77,36 +86,36 @@ def memorisation_rows(records: Sequence[EpisodeRecord]) -> list[dict[str, Any]]:
                 "question": question,
                 "followed": asdict(_rate(counted)) if counted else None,
                 "by_heart": asdict(_rate([acted_from_memorisation(record) for record in finished])),
-                "by_chance": sum(1 / count for count in things) / len(things) if things else None,
+                "by_chance": sum(1 / count for count in object_counts) / len(object_counts) if object_counts else None,
             }
         )
     return rows
 
 
-def robustness_table(figures: dict[str, Any]) -> list[str]:
-    """Return the figures of `robustness_summary` as lines for people: an axis a row, a level a column, then both averages."""
-    levels = sorted({cell["level"] for cell in figures["cells"]})
-    rates = {(cell["axis"], cell["level"]): cell for cell in figures["cells"]}
+def robustness_table(metrics: dict[str, Any]) -> list[str]:
+    """Return `robustness_summary` as lines of a table: a row for each axis, a column for each level, both averages."""
+    levels = sorted({cell["level"] for cell in metrics["cells"]})
+    rates = {(cell["axis"], cell["level"]): cell for cell in metrics["cells"]}
     width = max(len("mean of episodes"), *map(len, AXES))
     lines = [f"{'axis':<{width}}  " + "  ".join(f"level {level}" for level in levels) + "      all  95 % interval"]
-    for axis in figures["axes"]:
+    for axis in metrics["axes"]:
         row = "  ".join(f"{_percent(rates.get((axis['axis'], level))):>7}" for level in levels)
         lines.append(f"{axis['axis']:<{width}}  {row}  {_percent(axis):>7}  {_interval(axis)}")
     gap = " " * (9 * len(levels))
-    if figures["unperturbed"]:
+    if metrics["unperturbed"]:
         lines.append(
-            f"{'unperturbed':<{width}}  {gap}{_percent(figures['unperturbed']):>7}  {_interval(figures['unperturbed'])}"
+            f"{'unperturbed':<{width}}  {gap}{_percent(metrics['unperturbed']):>7}  {_interval(metrics['unperturbed'])}"
         )
-    total = figures["mean_of_episodes"]
-    lines.append(f"{'mean of axes':<{width}}  {gap}{_percent({'rate': figures['mean_of_axes']}):>7}")
+    total = metrics["mean_of_episodes"]
+    lines.append(f"{'mean of axes':<{width}}  {gap}{_percent({'rate': metrics['mean_of_axes']}):>7}")
     lines.append(f"{'mean of episodes':<{width}}  {gap}{_percent(total):>7}  {_interval(total)}")
     if total["refused"]:
-        lines.append(f"{total['refused']} episodes failed because the policy cannot take their words.")
+        lines.append(f"{total['refused']} episodes failed because the policy refused their instruction.")
     return lines
 
 
 def swap_table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the rows of `memorisation_rows` as lines for people."""
+    """Return the rows of `memorisation_rows` as lines of a table."""
     width = max(len(row["question"]) for row in rows)
     lines = [f"{'swap':<11}  {'':<{width}}  followed  by heart  95 % interval  by chance  episodes"]
     for row in rows:
@@ -132,21 +141,21 @@ def _rate(values: Sequence[bool]) -> SuccessRate:
     return SuccessRate(sum(values), len(values), sum(values) / len(values), low, high)
 
 
-def _percent(figures: dict[str, Any] | None) -> str:
-    return "–" if figures is None or figures["rate"] is None else f"{100 * figures['rate']:.1f} %"
+def _percent(metrics: dict[str, Any] | None) -> str:
+    return "–" if metrics is None or metrics["rate"] is None else f"{100 * metrics['rate']:.1f} %"
 
 
-def _interval(figures: dict[str, Any]) -> str:
-    return "" if figures["rate"] is None else f"{100 * figures['low']:5.1f} to {100 * figures['high']:5.1f}"
+def _interval(metrics: dict[str, Any]) -> str:
+    return "" if metrics["rate"] is None else f"{100 * metrics['low']:5.1f} to {100 * metrics['high']:5.1f}"
 
 
 def followed_instruction(record: EpisodeRecord) -> bool | None:
-    """Tell whether an episode with a swap went as the words asked; None where they asked for nothing."""
+    """Tell whether a swapped episode followed its instruction; None if that asks for nothing that is there."""
     return None if record.swap == "instruction" else record.outcome == "success"
 
 
 def acted_from_memorisation(record: EpisodeRecord) -> bool:
-    """Tell whether an episode with a swap went as it would have without: as what was learned by heart has it."""
+    """Tell whether a swapped episode went as it would have without the swap, as memorised behaviour does."""
     if record.swap == "position":
         return record.picked is not None and record.picked == record.other
     own = record.picked is not None and record.picked == record.target

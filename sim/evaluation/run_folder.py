@@ -1,9 +1,9 @@
-"""An evaluation on disk: what was asked, in which environment, every episode, and the sums.
+"""The folder of an evaluation: what was run, in which environment, every episode, and the results.
 
-run.json            checkpoint, contract, provenance, protocol and command: written before the first episode
+run.json            checkpoint, contract, provenance, protocol and command; written before the first episode
 fingerprint.json    the environment
-records.jsonl       one line an episode, see `records`
-results.json        success rates with intervals, written at the end
+records.jsonl       one line for each episode, see `records`
+results.json        success rates with intervals; written at the end
 videos/, report.html
 """
 
@@ -30,10 +30,14 @@ RUN_FILE, FINGERPRINT_FILE, RECORDS_FILE, RESULTS_FILE, REPORT_FILE = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation as read from its folder.
+    """One evaluation, as read from its folder.
 
-    `run` has the keys label, command, started, checkpoint {name, digest}, contract, provenance, protocol, tasks (pairs
-    of suite and task, in their order) and planned (how many episodes were asked for).
+    Attributes:
+        folder: The run folder.
+        run: Content of run.json, with the keys label, command, started, checkpoint {name, digest}, contract,
+            provenance, protocol, tasks (pairs of suite and task, in order) and planned (number of episodes).
+        fingerprint: Content of fingerprint.json.
+        records: The episodes, in the order of `run["tasks"]`.
     """
 
     folder: Path
@@ -45,23 +49,33 @@ class Evaluation:
 def prepare_run_folder(
     folder: Path, run: dict[str, Any], fingerprint: dict[str, Any], *, resume: bool, overwrite: bool
 ) -> None:
-    """Make `folder` ready for the episodes of `run`.
+    """Prepare a folder for the episodes of a run.
 
-    Raises InputError when it holds anything and neither `resume` nor `overwrite` was asked for; when it is to be
-    overwritten and is no evaluation; when it is to be resumed and belongs to another checkpoint, protocol or
-    environment, whose episodes must not be counted together with these.
+    Args:
+        folder: The run folder.
+        run: Content of run.json.
+        fingerprint: The environment's fingerprint.
+        resume: Whether to continue the evaluation that the folder holds.
+        overwrite: Whether to replace the evaluation that the folder holds.
+
+    Raises:
+        InputError: The folder holds an evaluation and neither `resume` nor `overwrite` is set; it holds other files; or
+            `resume` is set and the checkpoint, protocol or environment differs, so that the episodes must not be
+            counted together.
     """
     if resume and overwrite:
-        raise InputError("out", got="--resume and --overwrite", expected="one of them", fix="Leave one out.")
+        raise InputError(
+            "out", got="--resume and --overwrite", expected="one of them", fix="Use --resume or --overwrite."
+        )
     if folder.exists() and not folder.is_dir():
-        raise InputError("out", got=f"{folder}, a file", expected="a folder", fix="Choose another name.")
+        raise InputError("out", got=f"{folder}, a file", expected="a folder", fix="Choose another --out.")
     is_not_empty = folder.is_dir() and any(folder.iterdir())
     known = (folder / RUN_FILE).is_file()
     if is_not_empty and not known:
         raise InputError(
-            "out", got=f"{folder}, which holds other files", expected="a new folder", fix="Choose another name."
+            "out", got=f"{folder}, which holds other files", expected="a new folder", fix="Choose another --out."
         )
-    # A run that was refused before its first episode leaves nothing to lose.
+    # A run that was refused before its first episode may be replaced: it has no records.
     replaced = is_not_empty and (overwrite or not (folder / RECORDS_FILE).is_file())
     if is_not_empty and resume and not replaced:
         earlier = read_json(folder / RUN_FILE)
@@ -78,7 +92,7 @@ def prepare_run_folder(
                 expected="the same checkpoint, protocol and environment",
                 fix="Evaluate into a new folder, or replace this one with --overwrite.",
             )
-        # More tasks or episodes may be asked for than before; what is there counts towards them.
+        # The run may have more tasks or episodes than before; existing records count.
         write_json(folder / RUN_FILE, {**run, "started": earlier.get("started", run["started"])})
         return
     if is_not_empty and not replaced:
@@ -86,23 +100,23 @@ def prepare_run_folder(
             "out",
             got=f"{folder}, which holds an evaluation",
             expected="a new folder",
-            fix="Go on with it (--resume), replace it (--overwrite), or choose another name (--out).",
+            fix="Continue it with --resume, replace it with --overwrite, or choose another --out.",
         )
     if replaced:
         shutil.rmtree(folder)
-    # The environment first: run.json is what makes the folder an evaluation.
+    # run.json last: it marks the folder as an evaluation.
     write_json(folder / FINGERPRINT_FILE, fingerprint)
     write_json(folder / RUN_FILE, run)
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """Read an evaluation, finished or not; raises InputError when the folder holds none."""
+    """Read an evaluation, finished or not; raises InputError if the folder holds no episodes."""
     if not (folder / RUN_FILE).is_file():
         raise InputError(
             "run folder",
             got=str(folder),
             expected=f"a folder with {RUN_FILE} and {RECORDS_FILE}",
-            fix="Give the folder that was named with `saccade eval --out`.",
+            fix="Give the output folder of `saccade eval`.",
         )
     records = RecordFile(folder / RECORDS_FILE).load()
     if not records:
@@ -110,7 +124,7 @@ def read_evaluation(folder: Path) -> Evaluation:
             f"run folder {folder}",
             got="no episodes",
             expected="at least one",
-            fix="Go on with it: saccade eval --resume.",
+            fix="Finish the evaluation with saccade eval --resume.",
         )
     run = read_json(folder / RUN_FILE)
     order = {tuple(suite_task): place for place, suite_task in enumerate(run.get("tasks", ()))}

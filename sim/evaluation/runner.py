@@ -1,4 +1,4 @@
-"""Many episodes in worker processes: seeded one by one, recorded as they finish, unharmed by a worker's death."""
+"""Run many episodes in a pool, record them as they finish, and keep some videos."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from .worker import ActorFactory, EnvFactory, EpisodeRequest, EpisodeResult
 __all__ = ["Actor", "EpisodeRecord", "Job", "Overlay", "StepCallback", "run_episode", "run_jobs"]
 
 MAX_INITIAL_ERRORS = 3
-"""After so many errors without a single episode that ran to its end, the fault is not an episode's."""
+"""The run stops after this many errors if no episode ran without an error."""
 
 
 class Pool(Protocol):
-    """What runs jobs: processes of this machine, or a cluster."""
+    """Runs jobs: in processes of this machine, or on a cluster."""
 
     def run(self) -> Iterator[EpisodeResult]:
-        """Yield what came of every job, as they finish."""
+        """Run all jobs and yield their results as they finish."""
         ...
 
     def close(self) -> None:
-        """End whatever is still running."""
+        """End all processes."""
 
 
 def run_jobs(
@@ -48,17 +48,32 @@ def run_jobs(
     episode_seconds: float = 600.0,
     progress: bool = True,
 ) -> list[EpisodeRecord]:
-    """Run every job that `out` holds no finished record of, on this machine; return all records in the jobs' order.
+    """Run the jobs that have no finished record in `out`, in worker processes on this machine.
 
-    Each worker is a fresh process with one thread, its own world and its own actor, or all of them ask a SharedPolicyFactory.
-    An episode depends on its job alone: the same jobs give the same records, however many workers share them. A worker
-    that dies, raises or takes longer than `episode_seconds` costs its episode a second attempt and then an error
-    record. For records, films and errors see `run_and_record`.
+    An episode depends on its job only: the same jobs give the same records with any number of workers. If a worker
+    dies, raises or exceeds `episode_seconds`, its episode is tried once more and then recorded as an error.
+
+    Args:
+        jobs: The episodes to run.
+        make_env: Builds the environment of a suite and task, in a worker.
+        make_actor: Builds a worker's actor; a `SharedPolicyFactory` makes one policy for all workers.
+        workers: Number of worker processes; each has one thread.
+        out: The run folder.
+        videos: Videos to keep for each task and outcome.
+        episode_seconds: Time limit of an episode.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        All records, in the order of the jobs.
+
+    Raises:
+        InputError: A bad argument, or an InputError of the factories, as for a contract that does not fit.
+        WorldError: The workers cannot start, or no episode can be run.
     """
     if workers < 1:
-        raise InputError("workers", got=workers, expected="1 or more", fix="One for each CPU core is a good choice.")
+        raise InputError("workers", got=workers, expected="1 or more", fix="Use the number of CPU cores.")
     if episode_seconds <= 0:
-        raise InputError("episode_seconds", got=episode_seconds, expected="more than 0", fix="The default is 600.")
+        raise InputError("episode_seconds", got=episode_seconds, expected="more than 0", fix="Use 600.")
 
     def make_pool(waiting: Sequence[Job], make_request: Callable[[Job], EpisodeRequest]) -> Pool:
         return LocalPool(waiting, make_env, make_actor, workers, episode_seconds, make_request)
@@ -74,14 +89,24 @@ def run_and_record(
     videos: int = 0,
     progress: bool = True,
 ) -> list[EpisodeRecord]:
-    """Run every job that `out` holds no finished record of, in the pool that `make_pool` builds from jobs and orders.
+    """Run the jobs that have no finished record in `out`, in a pool.
 
-    Records are appended to `out/records.jsonl` as they finish, so a killed run goes on where it was, and no episode is
-    counted twice. `videos` films of every outcome are kept for each task, in `out/videos`: of unchanged episodes, where
-    there are any.
+    Records are appended to `out/records.jsonl` as they finish: a killed run continues where it stopped, and no episode
+    counts twice. Videos are kept in `out/videos`: of unchanged episodes if there are any, else of all.
 
-    Raises InputError for no jobs or doubled jobs, and whatever InputError the pool's factories raise (a contract that
-    does not fit); WorldError when the pool cannot start or nothing at all can be run.
+    Args:
+        jobs: The episodes to run.
+        make_pool: Builds the pool from the jobs to run and a function that turns a job into a request.
+        out: The run folder.
+        videos: Videos to keep for each task and outcome.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        All records, in the order of the jobs.
+
+    Raises:
+        InputError: No jobs, duplicate jobs, or an InputError of the pool's factories.
+        WorldError: The pool cannot start, or no episode can be run.
     """
     _check_jobs(jobs, videos)
     file = RecordFile(out / RECORDS_FILE)
@@ -108,27 +133,30 @@ def run_and_record(
         finally:
             pool.close()
     if not_repeated:
-        warn = f"{not_repeated} episodes went another way when they were run again for the film, and were not filmed:"
-        print(f"saccade: warning: {warn} this world or policy does not repeat.", file=sys.stderr)
+        warning = f"{not_repeated} episodes have no video, because they went differently when run again for it"
+        print(f"saccade: warning: {warning}: this world or policy is not deterministic.", file=sys.stderr)
     return [records[job.key] for job in jobs]
 
 
 def _check_jobs(jobs: Sequence[Job], videos: int) -> None:
     if not jobs:
-        raise InputError("episodes", got="none", expected="at least one", fix="Ask for one or more episodes.")
+        raise InputError("episodes", got="none", expected="at least one", fix="Set --episodes to 1 or more.")
     duplicate_keys = [key for key, count in Counter(job.key for job in jobs).items() if count > 1]
     if duplicate_keys:
         raise InputError(
-            "episodes", got=f"{duplicate_keys[0]} twice", expected="each episode once", fix="Give repeats another seed."
+            "episodes",
+            got=f"{duplicate_keys[0]} twice",
+            expected="each episode once",
+            fix="Give repeated episodes different seeds.",
         )
     if videos < 0:
-        raise InputError("videos", got=videos, expected="0 or more", fix="0 films nothing.")
+        raise InputError("videos", got=videos, expected="0 or more", fix="Use 0 for no videos.")
 
 
 class _VideoQuota:
-    """Which films are still wanted: `videos` of every outcome for each task.
+    """Decides which videos to keep: `videos` for each task and outcome.
 
-    Beside unchanged episodes, which reports show one by one, those that are perturbed or swapped are not filmed.
+    Perturbed and swapped episodes are not recorded if there are unchanged ones, which reports show one by one.
     """
 
     def __init__(self, out: Path, videos: int, jobs: Sequence[Job], records: Iterable[EpisodeRecord]) -> None:
@@ -137,13 +165,13 @@ class _VideoQuota:
         self._video_counts = Counter(self._outcome_key(record) for record in records if record.video)
 
     def make_request(self, job: Job) -> EpisodeRequest:
-        """Return what a worker is sent: the job, and the outcomes that it should film."""
+        """Return the request for a worker: the job, and the outcomes to record."""
         kinds = ("success", "failure") if job.key in self._recordable_jobs else ()
         wanted = {kind for kind in kinds if self._video_counts[job.suite, job.task, kind] < self._videos}
         return EpisodeRequest(job, frozenset(wanted), self._out / "videos" if wanted else None)
 
     def keep(self, record: EpisodeRecord) -> EpisodeRecord:
-        """Count an episode's film, or delete it where others of its kind have come before it in the meantime."""
+        """Count an episode's video, or delete it if enough others of its task and outcome finished in the meantime."""
         if record.video is None:
             return record
         if self._video_counts[self._outcome_key(record)] >= self._videos:

@@ -1,7 +1,7 @@
-"""One policy for all workers: it lives in a process of its own, and decides for the episodes that wait together.
+"""One policy for all workers, in a separate process that decides for several episodes in one batch.
 
-A worker's actor asks through the worker's own connection; the parent, which holds all connections, gathers the
-questions and hands them on. So a GPU holds one policy, however many worlds it plays in.
+A worker's actor sends its observation through the worker's connection. The parent, which holds all connections,
+gathers the observations into batches and forwards them. So a GPU holds one policy for any number of workers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ from .episode import Overlay
 
 
 class BatchedPolicy(Protocol):
-    """A policy that decides for several episodes at once; each has a slot, a number that stays with its worker."""
+    """A policy that decides for several episodes at once. Each episode has a slot: the number of its worker.
+
+    Attributes:
+        max_batch_size: Most observations in one batch.
+    """
 
     max_batch_size: int
 
@@ -30,23 +34,23 @@ class BatchedPolicy(Protocol):
         """Start an episode: forget the slot's last one."""
 
     def decide(self, observations: Mapping[int, Mapping[str, Any]]) -> tuple[dict[int, np.ndarray], float]:
-        """Return each slot's next actions [steps, A], and the seconds that a decision took."""
+        """Return each slot's next actions [T, A], and how many seconds the decision took."""
         ...
 
     def overlay(self, slot: int) -> Overlay | None:
-        """Return where the slot's last decision looked."""
+        """Return the visual tokens of the slot's last decision."""
         ...
 
 
 @dataclass(frozen=True)
 class SharedPolicyFactory:
-    """Stands for an actor factory where all workers are to share what `make_policy` builds, in a process of its own."""
+    """Replaces an actor factory: all workers share the policy that `make_policy` builds in its own process."""
 
     make_policy: Callable[[], BatchedPolicy]
 
 
 class RemoteActor:
-    """An actor whose decisions are made elsewhere, by whoever answers its questions at the other end."""
+    """An actor whose decisions are made by the process at the other end of a connection."""
 
     def __init__(self, connection: Connection) -> None:
         self.decision_seconds: list[float] = []
@@ -57,13 +61,16 @@ class RemoteActor:
 
     @property
     def pending(self) -> int:
+        """Number of actions that are decided already."""
         return len(self._queue)
 
     def reset(self, instruction: str, seed: int) -> None:
+        """Start an episode."""
         self._queue, self.decision_seconds, self._overlay, self._overlay_fetched = [], [], None, True
         self._connection.send(("ask", "begin", (instruction, seed)))
 
     def act(self, observation: Mapping[str, Any]) -> np.ndarray:
+        """Return the next action [A]; asks the policy's process when the last chunk is used up."""
         if not self._queue:
             actions, seconds = self._request("decide", observation)
             self._queue, self._overlay_fetched = list(actions), False
@@ -71,6 +78,7 @@ class RemoteActor:
         return self._queue.pop(0)
 
     def overlay(self) -> Overlay | None:
+        """Return the visual tokens of the last decision."""
         if not self._overlay_fetched:
             self._overlay, self._overlay_fetched = self._request("overlay", None), True
         return self._overlay
@@ -84,10 +92,14 @@ class RemoteActor:
 
 
 def serve_policy(connection: Connection, make_policy: Callable[[], BatchedPolicy]) -> None:
-    """Answer questions from `connection` with a policy, until it closes.
+    """Answer requests from a connection with a policy, until the connection closes.
 
-    Sends ("ready", rows), then lists of (slot, answer), and ("refused", four strings) or ("broken", traceback) before
-    it ends. After an error nothing that the policy remembers may be trusted: the next process begins anew.
+    Sends ("ready", max_batch_size), then lists of (slot, answer), and `refused_message` or ("broken", traceback) before
+    it ends. It ends at the first error, because the policy's memory of the episodes may then be wrong.
+
+    Args:
+        connection: This process's end of the pipe to `LocalPool`.
+        make_policy: Builds the policy.
     """
     try:
         policy = make_policy()
@@ -104,7 +116,7 @@ def serve_policy(connection: Connection, make_policy: Callable[[], BatchedPolicy
     except InputError as error:
         connection.send(refused_message(error))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
-        pass  # Whoever asked is gone; there is nobody left to answer.
+        pass  # The parent is gone.
     except Exception:
         with suppress(OSError):
             connection.send(("broken", traceback.format_exc()))
@@ -112,9 +124,16 @@ def serve_policy(connection: Connection, make_policy: Callable[[], BatchedPolicy
 
 @dataclass
 class PolicyProcess:
-    """What the parent knows of the policy's process: who waits for an answer, and when it is due.
+    """The parent's view of the policy's process: which slots wait for an answer, and until when.
 
-    `pending_observations`: slots that wait to be gathered, with their observations; `awaiting_slots`: slots that wait for an answer.
+    Attributes:
+        process: The process.
+        connection: The parent's end of the pipe.
+        deadline: Time by which the process must have answered.
+        max_batch_size: Most observations in one batch; None until the process is ready.
+        pending_observations: Observations that are not sent yet, by slot.
+        awaiting_slots: Slots that wait for an answer.
+        started_slots: Slots whose episode started in this process.
     """
 
     process: Any
@@ -129,7 +148,7 @@ class PolicyProcess:
     _sent_at: float = 0.0
 
     def submit_request(self, slot: int, what: str, content: Any) -> bool:
-        """Take a slot's question; returns False when it belongs to an episode that this process knows nothing of."""
+        """Accept a slot's request; return False if its episode started in an earlier process."""
         if what == "begin":
             self.started_slots.add(slot)
             self._send(("begin", (slot, *content)))
@@ -145,10 +164,12 @@ class PolicyProcess:
         return True
 
     def seconds_until_batch(self, busy_workers: int) -> float | None:
-        """Return in how many seconds the open questions should be sent, 0 for now, None for not before news.
+        """Return in how many seconds the pending observations should be sent: 0 for now, None to wait for messages.
 
-        `busy_workers`: how many workers are in an episode. They are gathered for no longer than a decision takes: then
-        deciding twice is no slower than waiting.
+        They are gathered for no longer than a decision takes: after that, two decisions are no slower than waiting.
+
+        Args:
+            busy_workers: Number of workers that run an episode.
         """
         if not self.pending_observations or self.max_batch_size is None or self.awaiting_slots:
             return None
@@ -157,7 +178,7 @@ class PolicyProcess:
         return max(0.0, self._oldest_pending_at + self._inference_seconds - time.monotonic())
 
     def send_batch(self, episode_seconds: float) -> None:
-        """Send as many open questions as are decided at once, the oldest first."""
+        """Send up to `max_batch_size` pending observations, the oldest first."""
         slots = list(self.pending_observations)[: self.max_batch_size]
         self._sent_at = time.monotonic()
         self.deadline = self._sent_at + episode_seconds
@@ -165,18 +186,18 @@ class PolicyProcess:
         self._send(("decide", {slot: self.pending_observations.pop(slot) for slot in slots}))
         self._oldest_pending_at = self._sent_at
 
-    def answered(self, answers: list[tuple[int, Any]]) -> None:
-        """Note that answers have come."""
+    def record_answers(self, answers: list[tuple[int, Any]]) -> None:
+        """Record that the process answered."""
         self.awaiting_slots.difference_update(slot for slot, _ in answers)
         if not self.awaiting_slots:
             self.deadline = float("inf")
         self._inference_seconds = time.monotonic() - self._sent_at
 
     def drop_slot(self, slot: int) -> None:
-        """Drop a slot whose worker is gone; what is still being decided for it will be of no use to anybody."""
+        """Drop a slot whose worker is gone; an answer that is still to come for it is ignored."""
         self.pending_observations.pop(slot, None)
         self.started_slots.discard(slot)
 
     def _send(self, message: tuple[str, Any]) -> None:
-        with suppress(OSError):  # It died: its closed connection is heard next.
+        with suppress(OSError):  # It died: the next poll sees the closed connection.
             self.connection.send(message)

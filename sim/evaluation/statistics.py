@@ -1,4 +1,4 @@
-"""How sure a success rate is: Wilson's score interval, and records summed up by suite and task."""
+"""Success rates with Wilson's score interval, and metrics by suite and task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from .records import EpisodeRecord
 
 @dataclass(frozen=True)
 class SuccessRate:
-    """A success rate and the interval that holds the true one; all three are `None` when nothing was counted."""
+    """A success rate with its 95 % confidence interval.
+
+    Attributes:
+        successes: Successful episodes.
+        episodes: All episodes that ran without an error.
+        rate: successes / episodes; None without episodes.
+        low: Lower end of the interval; None without episodes.
+        high: Upper end of the interval; None without episodes.
+    """
 
     successes: int
     episodes: int
@@ -32,10 +40,18 @@ class SuccessRate:
 
 
 def wilson_interval(successes: int, episodes: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's score interval (low, high) of a success probability, both in [0, 1].
+    """Return Wilson's score interval (low, high) of a success probability.
 
-    It stays inside [0, 1] and keeps its coverage near 0 and 1, where the normal interval collapses to a point.
-    Raises InputError unless 0 <= successes <= episodes, episodes > 0 and 0 < confidence < 1.
+    It stays inside [0, 1] and keeps its coverage near 0 and 1, where the normal interval collapses to a point
+    (Wilson, Journal of the American Statistical Association 22, 1927).
+
+    Args:
+        successes: Successful episodes.
+        episodes: All episodes, 1 or more.
+        confidence: Coverage of the interval, between 0 and 1.
+
+    Raises:
+        InputError: A value is out of range.
     """
     if episodes <= 0 or not 0 <= successes <= episodes:
         raise InputError(
@@ -45,20 +61,20 @@ def wilson_interval(successes: int, episodes: int, confidence: float = 0.95) -> 
             fix="Run at least one episode.",
         )
     if not 0 < confidence < 1:
-        raise InputError("confidence", got=confidence, expected="between 0 and 1", fix="The usual one is 0.95.")
+        raise InputError("confidence", got=confidence, expected="between 0 and 1", fix="Use 0.95.")
     z = statistics.NormalDist().inv_cdf(0.5 + confidence / 2)
     rate = successes / episodes
     scale = 1 + z * z / episodes
     centre = (rate + z * z / (2 * episodes)) / scale
     half = z * math.sqrt(rate * (1 - rate) / episodes + z * z / (4 * episodes * episodes)) / scale
-    # At the ends the bound is the end itself; the sum above misses it by a rounding error.
+    # At 0 and 1 the bound is exact; the formula has a rounding error there.
     low = 0.0 if successes == 0 else centre - half
     high = 1.0 if successes == episodes else centre + half
     return low, high
 
 
 def success_rate(records: Iterable[EpisodeRecord]) -> SuccessRate:
-    """Count successes among the episodes that ran to an end; an error is neither a success nor a failure."""
+    """Return the success rate of the episodes that ran without an error."""
     outcomes = [record.outcome for record in records if record.outcome != "error"]
     successes = outcomes.count("success")
     if not outcomes:
@@ -68,7 +84,7 @@ def success_rate(records: Iterable[EpisodeRecord]) -> SuccessRate:
 
 
 def median(values: Iterable[float]) -> float | None:
-    """Return the median, or `None` of nothing."""
+    """Return the median, or None without values."""
     values = list(values)
     return statistics.median(values) if values else None
 
@@ -87,9 +103,10 @@ def _summarize_group(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
 
 
 def summarize(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
-    """Return the figures of all records, of each suite and of each task, as plain JSON values.
+    """Compute the metrics of all records, of each suite and of each task.
 
-    Suites and tasks come in the order in which the records name them first.
+    Returns:
+        Plain JSON values; suites and tasks are in the order of the records.
     """
     suites: dict[str, list[EpisodeRecord]] = {}
     tasks: dict[tuple[str, str], list[EpisodeRecord]] = {}

@@ -1,4 +1,4 @@
-"""A process that runs the episodes it is sent, one at a time, with a world and an actor of its own."""
+"""A worker process: it runs the episodes that it is sent, one at a time, with its own environment and actor."""
 
 from __future__ import annotations
 
@@ -23,33 +23,44 @@ from .records import EpisodeRecord, episodes_that_differ
 from .shared_policy import RemoteActor, SharedPolicyFactory
 
 EnvFactory = Callable[[str, str], Any]
-"""(suite, task) to a gymnasium environment; must be importable by name, for it is called in another process."""
+"""Builds the gymnasium environment of (suite, task); it is pickled, because it is called in another process."""
 
 ActorFactory = Callable[[], Actor]
 
 COMPLETED_OUTCOMES = frozenset({"success", "failure"})
-"""How an episode may end that ran to its end."""
+"""Outcomes of an episode that ran without an error."""
 
 
 @dataclass(frozen=True)
 class EpisodeRequest:
-    """An episode to run, and the outcomes that are to be filmed; `folder` is where films go."""
+    """An episode to run, and whether to record it.
+
+    Attributes:
+        job: What to run.
+        outcomes_to_record: The episode is recorded as a video if it ends with one of these outcomes.
+        folder: Folder of the video; None for no video.
+    """
 
     job: Job
-    outcomes_to_film: frozenset[str] = frozenset()
+    outcomes_to_record: frozenset[str] = frozenset()
     folder: Path | None = None
 
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """An episode that ran to its end; `repeated` is False when it went another way while it was filmed."""
+    """The result of an episode.
+
+    Attributes:
+        record: What happened.
+        repeated: False if the episode went differently when it was run again for the video.
+    """
 
     record: EpisodeRecord
     repeated: bool = True
 
 
 class EpisodeWorker:
-    """Runs episodes with one actor, in a world that is kept for as long as the task stays the same."""
+    """Runs episodes with one actor; it keeps the environment while suite and task stay the same."""
 
     def __init__(self, make_env: EnvFactory, actor: Actor) -> None:
         self._make_env, self._actor = make_env, actor
@@ -57,24 +68,27 @@ class EpisodeWorker:
         self._suite_task: tuple[str, str] | None = None
 
     def run(self, request: EpisodeRequest) -> EpisodeResult:
-        """Run an episode, and film it where its film is wanted however it ends.
+        """Run an episode, and record a video if the request asks for one.
 
-        Where that depends on its outcome it is run again for the film: a step that nobody watches costs a fraction.
-        Raises whatever the world or the actor raise; the world is built anew then, for what is left of it may not be
-        trusted.
+        If only some outcomes are to be recorded, the episode is first run without rendering for a video, which is much
+        faster, and run again for the video if its outcome is one of them.
+
+        Raises:
+            Exception: Whatever the environment or the actor raises; the environment is then built again for the next
+                episode, because its state may be wrong.
         """
         job = request.job
         try:
-            if self._suite_task != (job.suite, job.task):
+            if self._suite_task != job.suite_task:
                 self.close()
-                self._env, self._suite_task = self._make_env(job.suite, job.task), (job.suite, job.task)
+                self._env, self._suite_task = self._make_env(job.suite, job.task), job.suite_task
             video_recorder = (
                 VideoRecorder()
-                if request.folder is not None and request.outcomes_to_film >= COMPLETED_OUTCOMES
+                if request.folder is not None and request.outcomes_to_record >= COMPLETED_OUTCOMES
                 else None
             )
             record = self._run_job(job, video_recorder)
-            if record.outcome not in request.outcomes_to_film or request.folder is None:
+            if record.outcome not in request.outcomes_to_record or request.folder is None:
                 return EpisodeResult(record)
             if video_recorder is None:
                 video_recorder = VideoRecorder()
@@ -91,13 +105,14 @@ class EpisodeWorker:
             raise
 
     def close(self) -> None:
+        """Close the environment."""
         env, self._env, self._suite_task = self._env, None, None
         if env is not None:
-            with suppress(Exception):  # A world that broke may not close; there is nothing left to lose.
+            with suppress(Exception):  # A broken environment may fail to close.
                 env.close()
 
     def _run_job(self, job: Job, video_recorder: VideoRecorder | None) -> EpisodeRecord:
-        # Nothing of ours draws from the global generators; a world that does must still repeat.
+        # Our code does not use the global generators; an environment that does must still be repeatable.
         random.seed(job.seed)
         np.random.seed(job.seed)
         return run_episode(self._env, self._actor, job, step_callback=video_recorder)
@@ -109,11 +124,17 @@ def worker_main(
     make_env: EnvFactory,
     make_actor: ActorFactory | SharedPolicyFactory,
 ) -> None:
-    """Run orders from `connection` until it closes or sends `None`.
+    """Run requests from a connection until it closes or sends None.
 
-    `environment` is set in this process first. Sends ("ready",), then for every order ("finished", Finished) or
-    ("error", traceback), ("ask", what, content) for an actor that decides elsewhere, and ("refused", four strings) for
-    an InputError while setting up or writing a film, which no further try would mend.
+    Sends ("ready",), then for every request ("finished", EpisodeResult) or ("error", traceback), ("ask", what, content)
+    for an actor that decides in another process, and `refused_message` for an InputError while setting up or writing a
+    video, which a retry would not solve.
+
+    Args:
+        connection: This process's end of the pipe to `LocalPool`.
+        environment: Environment variables to set first.
+        make_env: Builds the environment of a suite and task.
+        make_actor: Builds the actor; for a `SharedPolicyFactory` the actor asks the policy's process.
     """
     os.environ.update(environment)
     episode_worker = None
@@ -131,7 +152,7 @@ def worker_main(
     except InputError as error:
         connection.send(refused_message(error))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
-        pass  # Whoever sent the orders is gone; there is nobody left to tell.
+        pass  # The parent is gone.
     except Exception:
         connection.send(("broken", traceback.format_exc()))
     if episode_worker is not None:

@@ -76,7 +76,7 @@ class LiberoEnv(PerturbationMixin, gymnasium.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         super().reset(seed=seed)
-        reset_options = ResetOptions.read(options)
+        reset_options = ResetOptions.from_options(options)
         state = reset_options.initial_state
         self.initial_state = int(self.np_random.integers(EVALUATION_STATES)) if state is None else int(state)
         self.instruction = reset_options.instruction or self.task_spec.instruction

@@ -1,1 +1,1 @@
-"""The report of an evaluation: one HTML page with figures, pictures and videos."""
+"""The report of an evaluation: one HTML page with metrics, images and videos."""

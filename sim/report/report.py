@@ -1,4 +1,4 @@
-"""A report that opens in any browser and needs nothing but itself: figures, tables, every episode, films."""
+"""Write the report of an evaluation: one HTML file with metrics, tables, every episode and videos."""
 
 from __future__ import annotations
 
@@ -30,17 +30,23 @@ from ..video import MEDIA_TYPES, poster
 from .robustness_chart import radar
 
 EMBEDDED_BYTES = 24_000_000
-"""How much of the films is put into the page itself; the others are linked."""
+"""How many bytes of videos are embedded in the page; further videos are linked."""
 
 GALLERY = 6
-"""How many failures, and how many successes, of each run are shown without being asked for."""
+"""How many failures, and how many successes, of each run the gallery shows."""
 
 POSTER_WIDTH = 384
 
 
 @dataclass(frozen=True)
 class EpisodeEnding:
-    """A way for an episode to end: `tone` is its colour, good, half, bad, none or error."""
+    """A way for an episode to end.
+
+    Attributes:
+        name: Short name.
+        tone: Colour: good, half, bad, none or error.
+        label: Text in the report.
+    """
 
     name: str
     tone: str
@@ -61,8 +67,8 @@ ENDINGS = tuple(
 SWAPPED_ENDINGS = tuple(
     EpisodeEnding(*row)
     for row in (
-        ("own", "bad", "the task's own object picked all the same"),
-        ("asked", "good", "the object that was asked for picked"),
+        ("own", "bad", "the task's own object picked instead"),
+        ("asked", "good", "the requested object picked"),
         ("other", "half", "another object picked"),
         ("nothing", "none", "nothing picked"),
         ("error", "error", "could not be run, not counted"),
@@ -71,7 +77,18 @@ SWAPPED_ENDINGS = tuple(
 
 
 def write_report(evaluations: Sequence[Evaluation], path: Path) -> Path:
-    """Write the report of one evaluation, or of several side by side, as one HTML file; return its path."""
+    """Write the report of one evaluation, or of several side by side, as one HTML file.
+
+    Args:
+        evaluations: The evaluations; later ones are compared with the first.
+        path: The HTML file; videos are linked relative to its folder.
+
+    Returns:
+        `path`.
+
+    Raises:
+        InputError: The disk refused to write.
+    """
     embedded_videos = _EmbeddedVideos(path.parent, EMBEDDED_BYTES)
     runs = [_run_section(evaluation, index, embedded_videos) for index, evaluation in enumerate(evaluations)]
     templates = jinja2.Environment(
@@ -88,7 +105,7 @@ def write_report(evaluations: Sequence[Evaluation], path: Path) -> Path:
         suites=_suites(runs),
         comparisons=_compare_runs(runs, evaluations),
         episodes=embedded_videos.episodes,
-        clashes=[
+        differences=[
             {"label": run["label"], "lines": lines}
             for run, evaluation in zip(runs, evaluations, strict=True)
             if (lines := fingerprints.differences(evaluations[0].fingerprint, evaluation.fingerprint))
@@ -99,7 +116,7 @@ def write_report(evaluations: Sequence[Evaluation], path: Path) -> Path:
 
 
 def ending(record: EpisodeRecord, swapped: bool) -> str:
-    """Return the name of the way in which an episode ended, one of ENDINGS or SWAPPED_ENDINGS."""
+    """Return how an episode ended: a name from ENDINGS, or from SWAPPED_ENDINGS if `swapped`."""
     if record.outcome == "error":
         return "error"
     if record.swap == "object" and record.picked is not None:
@@ -112,7 +129,7 @@ def ending(record: EpisodeRecord, swapped: bool) -> str:
 
 
 class _EmbeddedVideos:
-    """The films and facts that the page's script shows, by number; films are embedded while there is room."""
+    """Facts and videos of the episodes, by number, for the page's script; videos are embedded up to a size limit."""
 
     def __init__(self, folder: Path, remaining_bytes: int) -> None:
         self.folder, self.remaining_bytes = folder, remaining_bytes
@@ -127,7 +144,7 @@ class _EmbeddedVideos:
             if size <= self.remaining_bytes:
                 self.remaining_bytes -= size
                 source = _data_address(MEDIA_TYPES[video_path.suffix], video_path.read_bytes())
-        self.episodes.append({**facts, "film": source or link, "link": link})
+        self.episodes.append({**facts, "video": source or link, "link": link})
         return len(self.episodes) - 1
 
 
@@ -137,7 +154,7 @@ def _data_address(media_type: str, content: bytes) -> str:
 
 def _run_section(evaluation: Evaluation, index: int, embedded_videos: _EmbeddedVideos) -> dict[str, Any]:
     run, records = evaluation.run, headline_records(evaluation.records)
-    # Evaluations of earlier versions count how often the words were ignored, not how often they were followed.
+    # Evaluations of earlier versions count how often the instruction was ignored.
     inverted = run.get("protocol", {}).get("instruction_from") == "other-object"
     swapped = inverted or all(record.swap == "object" for record in records)
     endings = SWAPPED_ENDINGS if swapped else ENDINGS
@@ -145,7 +162,7 @@ def _run_section(evaluation: Evaluation, index: int, embedded_videos: _EmbeddedV
     contract = run.get("contract") or {}
     cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
     gallery: dict[str, list[dict[str, Any]]] = {"good": [], "bad": []}
-    # What the gallery shows is embedded first; a policy's failures teach more than its successes.
+    # Embed the videos of the gallery first, failures before successes.
     shown = _gallery_order(records)
     numbers: dict[str, int] = {}
     for record in [*shown, *(record for record in records if record not in shown)]:
@@ -208,14 +225,14 @@ def _run_section(evaluation: Evaluation, index: int, embedded_videos: _EmbeddedV
 
 
 def _success_definition(swapped: bool, inverted: bool) -> str:
-    """Return what the rates of a run count."""
+    """Return what counts as a success in a run."""
     if inverted:
-        return "picked the task's own object though another was asked for"
-    return "picked the other object that was asked for" if swapped else "succeeded"
+        return "picked the task's own object although another was requested"
+    return "picked the other, requested object" if swapped else "succeeded"
 
 
 def _gallery_order(records: Sequence[EpisodeRecord]) -> list[EpisodeRecord]:
-    """Return the filmed episodes to show: failures, then successes, of as many different tasks as there are."""
+    """Return the recorded episodes for the gallery: failures, then successes, of as many tasks as possible."""
     chosen = []
     for outcome in ("failure", "success"):
         turn: Counter[tuple[str, str]] = Counter()
@@ -224,7 +241,7 @@ def _gallery_order(records: Sequence[EpisodeRecord]) -> list[EpisodeRecord]:
             if record.outcome == outcome and record.video:
                 turn[record.suite, record.task] += 1
                 ranked.append((turn[record.suite, record.task], record))
-        # A stable sort: the first film of every task comes before the second of any.
+        # A stable sort: the first video of every task comes before the second of any task.
         chosen += [record for _, record in sorted(ranked, key=lambda pair: pair[0])][:GALLERY]
     return chosen
 
@@ -256,39 +273,39 @@ def _display_name(body: str | None) -> str:
 
 
 def _poster(video_path: Path) -> str:
-    picture = poster(video_path, at=0.55)
-    picture.thumbnail((POSTER_WIDTH, POSTER_WIDTH))
+    image = poster(video_path, at=0.55)
+    image.thumbnail((POSTER_WIDTH, POSTER_WIDTH))
     content = io.BytesIO()
-    picture.save(content, "JPEG", quality=72)
+    image.save(content, "JPEG", quality=72)
     return _data_address("image/jpeg", content.getvalue())
 
 
 def _suites(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return suites, their tasks, and for each the figures of every run (None where a run has no such task)."""
+    """Return suites, their tasks, and the metrics of every run for each (None if a run has no such task)."""
     suites: dict[str, dict[str, list[Any]]] = {}
     for run in runs:
-        for figures in run["summary"]["tasks"]:
-            rows = suites.setdefault(figures["suite"], {})
-            rows.setdefault(figures["task"], [None] * len(runs))[run["index"]] = figures
-    totals = [{figures["suite"]: figures for figures in run["summary"]["suites"]} for run in runs]
+        for metrics in run["summary"]["tasks"]:
+            rows = suites.setdefault(metrics["suite"], {})
+            rows.setdefault(metrics["task"], [None] * len(runs))[run["index"]] = metrics
+    totals = [{metrics["suite"]: metrics for metrics in run["summary"]["suites"]} for run in runs]
     return [
         {
             "name": suite,
             "totals": [total.get(suite) for total in totals],
-            "tasks": [{"name": task, "figures": figures} for task, figures in tasks.items()],
+            "tasks": [{"name": task, "metrics": metrics} for task, metrics in tasks.items()],
         }
         for suite, tasks in suites.items()
     ]
 
 
 def _compare_runs(runs: Sequence[dict[str, Any]], evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """Return how every later run did beside the first on the episodes that they share, by suite and in all."""
+    """Compare every later run with the first on their shared episodes, by suite and in total."""
     comparisons = []
     for run, evaluation in zip(runs[1:], evaluations[1:], strict=True):
         before, after = (headline_records(each.records) for each in (evaluations[0], evaluation))
         whole = compare(before, after)
         if not whole.episodes or run["measure"] != runs[0]["measure"]:
-            continue  # Nothing in common, or what counts as a success is not the same.
+            continue  # No shared episodes, or success is defined differently.
         suites = dict.fromkeys(record.suite for record in after)
         parts = [
             (suite, compare(before, [record for record in after if record.suite == suite]))
@@ -304,7 +321,7 @@ def _compare_runs(runs: Sequence[dict[str, Any]], evaluations: Sequence[Evaluati
                 "run": run,
                 "rows": [*((suite, found) for suite, found in parts if found.episodes), ("all", whole)],
                 "whole": whole,
-                # The film of the failure is the one to learn from.
+                # Show the video of the run that failed.
                 "won": [(runs[0]["numbers"][record.key], record) for record in discordant["success"]],
                 "lost": [(run["numbers"][record.key], record) for record in discordant["failure"]],
             }
@@ -313,7 +330,7 @@ def _compare_runs(runs: Sequence[dict[str, Any]], evaluations: Sequence[Evaluati
 
 
 def contract_lines(contract: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return what a contract says, as (name, words) for people."""
+    """Return a contract as lines (name, text) for the report."""
 
     def layout(part: dict[str, Any]) -> str:
         pairs = zip(part.get("names", ()), part.get("units", ()), strict=False)

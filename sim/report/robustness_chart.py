@@ -1,4 +1,4 @@
-"""A radar chart of robustness as numbers for a drawing: one spoke for each axis, one outline for each level or run."""
+"""Coordinates of a radar chart of robustness: one spoke for each axis, one outline for each level or run."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 RADIUS, LABEL_RADIUS = 100.0, 116.0
-"""How far from the middle a rate of 1 lies, and where the names of the axes stand."""
+"""Distance from the centre of a rate of 1, and of the names of the axes."""
 
 RING_RATES = (0.25, 0.5, 0.75, 1.0)
 
 MIN_AXES = 3
-"""With fewer axes there is no area to look at."""
+"""A chart with fewer axes has no area."""
 
 
 def radar(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return the chart of what `robustness_summary` found, None with fewer than three axes.
+    """Compute the chart of one run or of several.
 
-    `runs` have a `label`, a `tone` and the figures `robustness_summary`. A single run gives an outline for each level, several
-    give one each, over all levels. The middle is (0, 0); `spokes` have a name and where it stands, `rings` and `shapes`
-    the corners of polygons as SVG writes them.
+    Args:
+        runs: Each has a `label`, a `tone` and, as `robustness`, its `robustness_summary`. A single run gives an outline
+            for each level; several runs give one outline each, over all levels.
+
+    Returns:
+        None with fewer than three axes. Else, with the centre at (0, 0): `spokes` with name and position, `rings` and
+        `shapes` with the points of SVG polygons.
     """
     axes = list(dict.fromkeys(axis["axis"] for run in runs for axis in run["robustness"]["axes"]))
     if len(axes) < MIN_AXES:
@@ -63,7 +67,7 @@ def _shapes(
 
 
 def _corners(rates: Mapping[str, float | None], axes: Sequence[str], directions: Sequence[float]) -> str:
-    """Return the corners for the axes that have a rate; what was not measured is left out of the outline."""
+    """Return the points of the axes that have a rate; the outline skips the others."""
     known = [(rates.get(axis), angle) for axis, angle in zip(axes, directions, strict=True)]
     return " ".join(f"{x},{y}" for x, y in (_point(angle, RADIUS * rate) for rate, angle in known if rate is not None))
 

@@ -55,7 +55,7 @@ def test_both_averages_are_given_and_they_differ():
     assert lines[1].split()[:7] == ["camera", "100.0", "%", "0.0", "%", "50.0", "%"]
     assert any("mean of axes" in line and "25.0 %" in line for line in lines)
     assert any("mean of episodes" in line and "40.0 %" in line for line in lines)
-    assert "1 episodes failed because the policy cannot take their words." in lines
+    assert "1 episodes failed because the policy refused their instruction." in lines
 
 
 def test_without_perturbations_and_swaps_there_is_nothing_to_tell():

@@ -94,7 +94,7 @@ def test_questions_are_gathered_until_all_who_play_have_asked():
     assert wire.sent[-1] == ("decide", {5: "a", 6: "b"})
     # While a decision is being made, nothing is sent; the next begins with who waited longest.
     assert policy_process.seconds_until_batch(3) is None
-    policy_process.answered([(5, None), (6, None)])
+    policy_process.record_answers([(5, None), (6, None)])
     policy_process.submit_request(5, "decide", "d")
     policy_process.send_batch(9.0)
     assert wire.sent[-1] == ("decide", {7: "c", 5: "d"})

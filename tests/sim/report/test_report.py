@@ -1,4 +1,4 @@
-"""The report holds every episode, its films and its figures, and needs nothing outside itself."""
+"""The report holds every episode, its videos and its metrics, and needs nothing outside itself."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def describe(label: str = "policy <one>", instruction_from: str = "task") -> dic
     }
 
 
-def make_run(folder, *, swap_object: bool = False, label: str = "policy <one>", films: bool = True):
+def make_run(folder, *, swap_object: bool = False, label: str = "policy <one>", with_videos: bool = True):
     run, swap = describe(label), "object" if swap_object else None
     prepare_run_folder(folder, run, FINGERPRINT, resume=False, overwrite=False)
     file = RecordFile(folder / "records.jsonl")
@@ -57,10 +57,10 @@ def make_run(folder, *, swap_object: bool = False, label: str = "policy <one>", 
         for state in range(3):
             # The ball, which odd states pick, is what an even seed asks for.
             job = Job("fake", task, state, state + swap_object, swap=swap)
-            film = VideoRecorder()
-            record = run_episode(FakeEnv(task), FakeActor(), job, step_callback=film)
-            if films:
-                film.save(folder / "videos" / f"{job.file_stem}.mp4", 10)
+            video_recorder = VideoRecorder()
+            record = run_episode(FakeEnv(task), FakeActor(), job, step_callback=video_recorder)
+            if with_videos:
+                video_recorder.save(folder / "videos" / f"{job.file_stem}.mp4", 10)
                 record = replace(record, video=f"videos/{job.file_stem}.mp4")
             file.append(record)
     file.append(error_record(Job("fake", "lift", 3, 3, swap=swap), "Traceback\nRuntimeError: lost", 2))
@@ -109,7 +109,7 @@ def test_the_page_is_whole_and_refers_to_nothing_outside_its_folder(tmp_path):
     assert "policy &lt;one&gt;" in text and "policy <one>" not in text.split('id="episodes"')[0]
 
 
-def test_the_figures_are_those_of_the_records(tmp_path):
+def test_the_metrics_are_those_of_the_records(tmp_path):
     text = report.write_report([make_run(tmp_path)], tmp_path / "report.html").read_text()
     # Even initial states succeed: 0 and 2 of both tasks; the error is shown and not counted.
     assert "4 of 6 episodes · 95 % interval 30.0 to 90.3 % · 1 could not be run" in text
@@ -119,27 +119,27 @@ def test_the_figures_are_those_of_the_records(tmp_path):
     assert "files.config.json" not in text
 
 
-def test_every_episode_is_there_and_films_play(tmp_path):
+def test_every_episode_is_there_and_videos_play(tmp_path):
     text = report.write_report([make_run(tmp_path)], tmp_path / "report.html").read_text()
     episodes = episodes_of(text)
     assert len(episodes) == 7
     assert ["note", "RuntimeError: lost"] in next(each for each in episodes if each["tone"] == "error")["facts"]
-    film = tmp_path / "film.mp4"
-    film.write_bytes(base64.b64decode(episodes[0]["film"].partition("base64,")[2]))
-    assert poster(film).size == (2 * VIEW_HEIGHT, VIEW_HEIGHT)
+    video = tmp_path / "video.mp4"
+    video.write_bytes(base64.b64decode(episodes[0]["video"].partition("base64,")[2]))
+    assert poster(video).size == (2 * VIEW_HEIGHT, VIEW_HEIGHT)
 
 
-def test_films_beyond_the_limit_are_linked(tmp_path, monkeypatch):
+def test_videos_beyond_the_limit_are_linked(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "EMBEDDED_BYTES", 0)
     evaluation = make_run(tmp_path / "run")
     text = report.write_report([evaluation], tmp_path / "report.html").read_text()
-    films = [each["film"] for each in episodes_of(text) if each["film"]]
-    assert len(films) == 6
-    assert all(film.startswith("run/videos/") and (tmp_path / film).is_file() for film in films)
+    videos = [each["video"] for each in episodes_of(text) if each["video"]]
+    assert len(videos) == 6
+    assert all(video.startswith("run/videos/") and (tmp_path / video).is_file() for video in videos)
 
 
-def test_a_run_without_films_and_one_cut_short_have_a_report(tmp_path):
-    evaluation = make_run(tmp_path, films=False)
+def test_a_run_without_videos_and_one_cut_short_have_a_report(tmp_path):
+    evaluation = make_run(tmp_path, with_videos=False)
     evaluation.run["planned"] = 9
     text = report.write_report([evaluation], tmp_path / "report.html").read_text()
     assert "2 still to run" in text
@@ -151,9 +151,9 @@ def test_runs_side_by_side_and_a_swapped_instruction(tmp_path):
     runs[1].fingerprint["packages"]["mujoco"] = "3.4.0"
     text = report.write_report(runs, tmp_path / "report.html").read_text()
     assert Page(text).open == []
-    assert "picked the other object that was asked for" in text and "lower is better" not in text
+    assert "picked the other, requested object" in text and "lower is better" not in text
     assert "packages.mujoco: 3.3.2 and 3.4.0" in text
-    assert "The policy follows the words" in text
+    assert "The policy follows the instruction" in text
     assert len(episodes_of(text)) == 14
 
 
@@ -164,9 +164,9 @@ def test_two_runs_of_the_same_episodes_are_compared_in_pairs(tmp_path):
     )
     text = report.write_report([before, replace(after, records=better)], tmp_path / "report.html").read_text()
     assert Page(text).open == []
-    assert "after against before" in text and "The 6 episodes that both ran" in text
-    # Two of six won and none lost: half of all pairs of equal policies part at least so far.
-    assert "No difference is shown" in text and "in 50 % of such comparisons" in text
+    assert "after against before" in text and "The 6 episodes that both runs share" in text
+    # Two discordant episodes, both won: McNemar's exact p-value is 0.5.
+    assert "No significant difference" in text and "p = 0.5 (McNemar" in text
     assert text.count("initial state 1: the failure") == 2 * 2
     assert "+33.3" in text
 
@@ -187,7 +187,7 @@ def test_instructions_cannot_break_out_of_the_page(tmp_path):
 
 def test_a_run_folder_is_not_mixed_or_overwritten_unasked(tmp_path):
     folder = tmp_path / "run"
-    make_run(folder, films=False)
+    make_run(folder, with_videos=False)
     with pytest.raises(InputError, match="--resume"):
         prepare_run_folder(folder, describe(), FINGERPRINT, resume=False, overwrite=False)
     prepare_run_folder(folder, describe(), FINGERPRINT, resume=True, overwrite=False)
@@ -220,7 +220,7 @@ def test_a_folder_of_something_else_is_never_touched(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 def test_videos_are_what_browsers_play(tmp_path, suffix):
-    path = tmp_path / f"film{suffix}"
+    path = tmp_path / f"video{suffix}"
     frames = [np.full((33, 51, 3), shade, np.uint8) for shade in range(0, 250, 25)]
     write_video(path, frames, 15)
     with av.open(str(path)) as container:
@@ -235,12 +235,12 @@ def test_videos_are_what_browsers_play(tmp_path, suffix):
 def test_a_video_that_cannot_be_written_is_refused(tmp_path):
     frame = np.zeros((16, 16, 3), np.uint8)
     with pytest.raises(InputError, match="no frames"):
-        write_video(tmp_path / "film.mp4", [], 15)
-    with pytest.raises(InputError, match=r"film\.gif"):
-        write_video(tmp_path / "film.gif", [frame], 15)
+        write_video(tmp_path / "video.mp4", [], 15)
+    with pytest.raises(InputError, match=r"video\.gif"):
+        write_video(tmp_path / "video.gif", [frame], 15)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="writing"):
-        write_video(tmp_path / "file" / "film.mp4", [frame], 15)
+    with pytest.raises(InputError, match=r"video\.mp4: got .* expected a disk"):
+        write_video(tmp_path / "file" / "video.mp4", [frame], 15)
 
 
 def test_kept_tokens_are_drawn_strongly_and_dropped_ones_faintly():
