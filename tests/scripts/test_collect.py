@@ -13,7 +13,7 @@ def names(**options):
     return [task.name for task in choose_tasks(CollectConfig(out=OUT, **options))]
 
 
-def test_tasks_are_chosen_by_suite_name_and_what_the_starter_knows():
+def test_tasks_are_selected_by_suite_name_and_held_out():
     assert len(names()) == 20
     assert len(names(suites=("desk_spatial",))) == 10
     assert names(tasks=("left", "red_cube")) == ["red_cube", "left"]
@@ -31,12 +31,12 @@ def test_tasks_are_chosen_by_suite_name_and_what_the_starter_knows():
         ({"first_initial_state": 49}, "evaluation"),
     ],
 )
-def test_options_that_name_nothing_are_refused(options, problem):
+def test_invalid_options_are_rejected(options, problem):
     with pytest.raises(InputError, match=problem):
         names(**options)
 
 
-def test_the_table_counts_every_task():
+def test_table_counts_every_task():
     counts = (TaskCount("desk_object", "red_cube", 5, 1), TaskCount("desk_spatial", "left", 5, 0))
     table = summary_table(CollectionSummary(OUT, 10, 987, counts, 12.3))
     assert table.splitlines()[1].split() == ["desk_object/red_cube", "5", "1"]

@@ -34,7 +34,7 @@ print(code, used.ru_utime + used.ru_stime, *(name for name in %r if name in sys.
 @pytest.mark.parametrize(
     "arguments", [["--help"], *([name, "--help"] for name in COMMANDS), ["bench", "sim", "--help"]]
 )
-def test_help_teaches_within_a_second_and_imports_nothing_heavy(arguments, tmp_path):
+def test_help_takes_less_than_a_second_and_imports_nothing_heavy(arguments, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", PROBE % (HEAVY,), *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
     )
@@ -47,7 +47,7 @@ def test_help_teaches_within_a_second_and_imports_nothing_heavy(arguments, tmp_p
         assert "examples:" in text and any(line.startswith("  saccade ") for line in text)
 
 
-def test_the_module_can_be_run():
+def test_the_module_runs_as_a_script():
     command = [sys.executable, "-m", "saccade.scripts.main", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("saccade 0.")
@@ -63,7 +63,7 @@ def examples():
 
 
 @pytest.mark.parametrize(("name", "words"), examples())
-def test_every_example_of_the_help_can_be_typed(name, words):
+def test_every_example_of_the_help_parses(name, words):
     import importlib
 
     assert words[:2] == ["saccade", name]
@@ -72,7 +72,7 @@ def test_every_example_of_the_help_can_be_typed(name, words):
     assert callable(module.run)
 
 
-def test_without_a_command_the_overview_is_shown_as_an_error(capsys):
+def test_no_command_prints_the_overview_as_an_error(capsys):
     assert main([]) == 2
     assert capsys.readouterr().err.strip() == overview()
     assert all(f"\n  {name} " in overview() for name in COMMANDS)
@@ -89,14 +89,14 @@ def test_without_a_command_the_overview_is_shown_as_an_error(capsys):
         (["report", "no/such/folder"], "saccade: error: run folder: got no/such/folder"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments, said, capsys):
+def test_bad_input_prints_one_line_and_exits_with_2(arguments, said, capsys):
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert said in captured.err and captured.err.count("\n") == 1 and not captured.out
 
 
 @pytest.mark.parametrize("arguments", [["train", "--dat", "x"], ["eval", "--episodes", "many"], ["bench"]])
-def test_a_wrong_usage_points_to_the_help(arguments, capsys):
+def test_wrong_usage_points_to_the_help(arguments, capsys):
     assert main(arguments) == 2
     assert f"saccade {arguments[0]} --help" in " ".join(capsys.readouterr().err.split())
 
@@ -110,7 +110,7 @@ def test_a_wrong_usage_points_to_the_help(arguments, capsys):
         (OSError(errno.ENOSPC, "No space left on device", "a/file"), 2, "writing a/file: got No space left on device"),
     ],
 )
-def test_errors_have_their_exit_codes(error, code, said, monkeypatch, capsys):
+def test_each_error_has_its_exit_code(error, code, said, monkeypatch, capsys):
     def fail(config):
         raise error
 
@@ -119,7 +119,7 @@ def test_errors_have_their_exit_codes(error, code, said, monkeypatch, capsys):
     assert said in capsys.readouterr().err
 
 
-def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
+def test_a_bug_keeps_its_traceback(monkeypatch):
     def fail(config):
         raise FileNotFoundError(errno.ENOENT, "gone")
 
@@ -136,7 +136,7 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
         ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
     ],
 )
-def test_torch_is_told_how_to_wait_unless_the_user_has_said_so(before, after):
+def test_openmp_spinning_is_limited_unless_the_user_sets_it(before, after):
     environment = dict(before)
     limit_openmp_spinning(environment)
     assert environment == after

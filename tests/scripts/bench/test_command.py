@@ -10,17 +10,17 @@ from saccade.scripts.bench.simulator import SimBenchConfig, measure_steps
 from saccade.sim.desk.environment import DeskEnv
 
 
-def test_the_simulator_is_timed_and_the_figures_are_written(tmp_path, capsys):
-    out = tmp_path / "figures.json"
+def test_sim_measures_speed_and_writes_metrics(tmp_path, capsys):
+    out = tmp_path / "metrics.json"
     assert run(SimBenchConfig(image_size=32, runs=1, workers=1, out=out)) == 0
     content = json.loads(out.read_text())
     assert content["figures"]["desk_steps_per_second"] > 0
-    # On a machine with one core, one worker is the default and is not said.
+    # On a machine with one core, one worker is the default and is omitted.
     assert content["command"].replace(" --workers 1", "") == f"saccade bench sim --image-size 32 --runs 1 --out {out}"
     assert "steps per second and process" in capsys.readouterr().out
 
 
-def test_no_speed_is_given_when_a_replay_goes_another_way(monkeypatch):
+def test_sim_gives_no_speed_when_a_replay_differs(monkeypatch):
     reset, states = DeskEnv.reset, iter(range(100))
 
     def reset_elsewhere(self, *, seed, options):
@@ -31,21 +31,21 @@ def test_no_speed_is_given_when_a_replay_goes_another_way(monkeypatch):
         measure_steps(SimBenchConfig(image_size=16, runs=1))
 
 
-def test_no_speed_is_given_when_the_pictures_are_black(monkeypatch):
+def test_sim_gives_no_speed_when_images_are_black(monkeypatch):
     observe = DeskEnv._observation
 
-    def in_the_dark(self):
+    def observe_black(self):
         observation = observe(self)
         return {**observation, "pixels": {name: np.zeros_like(view) for name, view in observation["pixels"].items()}}
 
-    monkeypatch.setattr(DeskEnv, "_observation", in_the_dark)
+    monkeypatch.setattr(DeskEnv, "_observation", observe_black)
     with pytest.raises(WorldError, match="camera is empty"):
         measure_steps(SimBenchConfig(image_size=16, runs=1))
 
 
 @pytest.mark.slow
-def test_the_demonstrator_is_judged_task_by_task(tmp_path, capsys):
-    out = tmp_path / "figures.json"
+def test_demonstrator_reports_the_success_rate_of_each_task(tmp_path, capsys):
+    out = tmp_path / "metrics.json"
     assert run(DemonstratorBenchConfig(suites=("desk_spatial",), states=1, workers=1, out=out)) == 0
     metrics = json.loads(out.read_text())["figures"]
     rates = [rate for name, rate in metrics.items() if name.startswith("desk_spatial/")]
@@ -64,12 +64,12 @@ def test_the_demonstrator_is_judged_task_by_task(tmp_path, capsys):
         (lambda: DemonstratorBenchConfig(suites=("libero_goal",), first_state=45, states=10), "states below 50"),
     ],
 )
-def test_bad_options_are_refused(make, problem):
+def test_invalid_options_are_rejected(make, problem):
     with pytest.raises(InputError, match=problem):
         make()
 
 
-def test_the_demonstrator_is_judged_on_the_states_that_are_named():
+def test_demonstrator_uses_the_given_initial_states():
     config = DemonstratorBenchConfig(suites=("desk_spatial",), first_state=5, states=12)
     jobs = list(plan_demonstration_jobs(config))
-    assert [each.states for each in jobs[:2]] == [range(5, 15), range(15, 17)] and len(jobs) == 20
+    assert [job.states for job in jobs[:2]] == [range(5, 15), range(15, 17)] and len(jobs) == 20

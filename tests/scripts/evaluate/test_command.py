@@ -18,7 +18,7 @@ from saccade.sim.desk.tasks import find_task
 from saccade.sim.libero.options import LiberoOptions
 
 
-def test_each_task_is_run_from_its_first_initial_states():
+def test_each_task_runs_from_its_first_initial_states():
     jobs = plan_jobs(EvaluateConfig(suites=("desk_object",), tasks=("red_cube", "red_can"), episodes=3))
     assert [(job.task, job.initial_state) for job in jobs] == [
         (task, state) for task in ("red_cube", "red_can") for state in range(3)
@@ -26,7 +26,7 @@ def test_each_task_is_run_from_its_first_initial_states():
     assert len({job.seed for job in jobs}) == 6
 
 
-def test_liberos_tasks_are_run_from_all_fifty_states_unless_told_otherwise():
+def test_libero_tasks_run_from_all_fifty_states_by_default():
     jobs = plan_jobs(EvaluateConfig(suites=("libero_long",), tasks=("0", "3")))
     assert [job.initial_state for job in jobs] == [*range(50)] * 2 and {job.suite for job in jobs} == {"libero_10"}
     assert len(plan_jobs(EvaluateConfig(suites=("libero_goal",), tasks=("turn_on_the_stove",), episodes=3))) == 3
@@ -36,13 +36,13 @@ def test_liberos_tasks_are_run_from_all_fifty_states_unless_told_otherwise():
         EvaluateConfig(libero=LiberoOptions(protocol="openvla"))
 
 
-def test_an_episodes_seed_does_not_depend_on_the_selection():
+def test_seed_of_an_episode_does_not_depend_on_the_selected_tasks():
     few = plan_jobs(EvaluateConfig(suites=("desk_object",), tasks=("red_cube",), episodes=2))
     all_of_them = {job.key: job for job in plan_jobs(EvaluateConfig(episodes=4))}
     assert all(all_of_them[job.key] == job for job in few)
 
 
-def test_tasks_that_the_starter_never_saw_are_asked_for():
+def test_held_out_tasks_are_selected_by_left_out():
     known, unseen, both = (
         {task.name for task in choose_tasks(EvaluateConfig(left_out=choice))} for choice in ("without", "only", "with")
     )
@@ -52,7 +52,7 @@ def test_tasks_that_the_starter_never_saw_are_asked_for():
     assert [task.name for task in choose_tasks(EvaluateConfig(tasks=(name,)))] == [name]
 
 
-def test_the_instruction_is_paraphrased():
+def test_instruction_can_be_a_paraphrase():
     base = EvaluateConfig(suites=("desk_object",), tasks=("red_cube",))
     task = find_task("desk_object", "red_cube")
     paraphrased = plan_jobs(EvaluateConfig(**{**vars(base), "instruction_from": "paraphrase"}))
@@ -60,7 +60,7 @@ def test_the_instruction_is_paraphrased():
     assert not any(job.instruction for job in plan_jobs(base))
 
 
-def test_perturbed_and_swapped_episodes_come_beside_the_unchanged_ones():
+def test_perturbed_and_swapped_episodes_are_added_to_the_unchanged_ones():
     options = {"suites": ("desk_object", "desk_spatial"), "tasks": ("red_cube", "left"), "episodes": 2}
     base = plan_jobs(EvaluateConfig(**options))
     assert not any(job.perturbation or job.swap or job.other_task_instructions for job in base)
@@ -83,7 +83,7 @@ def test_perturbed_and_swapped_episodes_come_beside_the_unchanged_ones():
     )
 
 
-def test_a_swap_that_makes_no_sense_in_any_task_is_refused():
+def test_a_swap_that_fits_no_task_is_rejected():
     with pytest.raises(InputError, match="swap position: got 10 tasks in which it makes no sense"):
         plan_jobs(EvaluateConfig(suites=("desk_spatial",), swap=("position",)))
 
@@ -99,7 +99,7 @@ def test_a_swap_that_makes_no_sense_in_any_task_is_refused():
         ({"perturb": ("camera=6",)}, "level of camera: got 6, expected 1 to 5"),
     ],
 )
-def test_bad_options_are_refused(options, message):
+def test_invalid_options_are_rejected(options, message):
     with pytest.raises(InputError, match=message):
         EvaluateConfig(**options)
 
@@ -112,12 +112,12 @@ def test_bad_options_are_refused(options, message):
         ({"suites": ("desk_spatial",), "left_out": "only"}, "tasks: got none"),
     ],
 )
-def test_unknown_names_are_refused_with_the_nearest(options, message):
+def test_unknown_names_are_rejected_with_the_nearest_name(options, message):
     with pytest.raises(InputError, match=message):
         plan_jobs(EvaluateConfig(**options))
 
 
-def test_an_unknown_checkpoint_is_refused_with_the_nearest(tmp_path):
+def test_an_unknown_checkpoint_is_rejected_with_the_nearest_name(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "step-1000").mkdir()
     with pytest.raises(InputError, match=r"Did you mean '.*step-1000'"):
@@ -129,7 +129,7 @@ def test_an_unknown_checkpoint_is_refused_with_the_nearest(tmp_path):
     assert checkpoint_folder(str(tmp_path / "training")) == tmp_path / "training" / "checkpoint"
 
 
-def test_the_table_names_the_measure():
+def test_table_shows_success_rates_and_swaps():
     figures = {"rate": 0.5, "low": 0.1, "high": 0.9, "episodes": 2, "errors": 0}
     nothing = {"suite": "s", "task": "b", "rate": None, "low": None, "high": None, "episodes": 0}
     results = {**figures, "tasks": [{"suite": "s", "task": "a", **figures}, nothing]}
@@ -144,14 +144,14 @@ def test_the_table_names_the_measure():
     assert "by heart" in alone and "none could be run" not in alone
 
 
-def test_a_report_needs_a_run_folder(tmp_path):
+def test_report_needs_a_run_folder(tmp_path):
     with pytest.raises(InputError, match="run folder"):
         run(ReportConfig((tmp_path,)))
     with pytest.raises(InputError, match="runs: got none"):
         ReportConfig(())
 
 
-def test_the_options_cost_neither_torch_nor_mujoco():
+def test_options_import_neither_torch_nor_mujoco():
     heavy = {"torch", "mujoco", "av", "jinja2"}
     code = f"import sys, saccade.scripts.evaluate.command, saccade.scripts.report; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

@@ -16,7 +16,7 @@ from saccade.scripts.train import command as train
 
 
 class FakeCommands:
-    """Stands in for the other commands: leaves their outputs behind, and breaks where it is told to."""
+    """Replaces the other commands: writes their outputs, and stops where `interrupt_at` says."""
 
     def __init__(self, monkeypatch, starter):
         self.calls, self.interrupt_at = [], None
@@ -27,13 +27,13 @@ class FakeCommands:
         monkeypatch.setattr(checkpoint, "find_checkpoint", lambda name: starter)
         monkeypatch.setattr(checkpoint, "read_contract", lambda folder: None)
 
-    def _note(self, call):
+    def _record(self, call):
         self.calls.append(call)
         if call == self.interrupt_at:
             raise KeyboardInterrupt
 
     def collect(self, config):
-        self._note(config.out.name)
+        self._record(config.out.name)
         config.out.mkdir(parents=True)
         (config.out / "collection.json").write_text("{}")
         return SimpleNamespace(episodes=3, frames=300, tasks=(SimpleNamespace(failures=1),))
@@ -43,12 +43,12 @@ class FakeCommands:
         folder.mkdir(parents=True, exist_ok=True)
         (config.out / "train.json").write_text("{}")
         (folder / "provenance.json").write_text(json.dumps({"step": 1}))
-        self._note("train resumed" if config.resume else "train")
+        self._record("train resumed" if config.resume else "train")
         (folder / "provenance.json").write_text(json.dumps({"step": config.loop.steps}))
         return SimpleNamespace(steps=config.loop.steps, loss=0.5, checkpoint=folder)
 
     def evaluate(self, config, jobs):
-        self._note(config.out.name)
+        self._record(config.out.name)
         config.out.mkdir(parents=True)
         rate = {"evaluation_before": 0.1, "evaluation_after": 0.9, "evaluation_swapped": 0.04}[config.out.name]
         successes = round(rate * len(jobs))
@@ -64,7 +64,7 @@ def fakes(monkeypatch, tmp_path):
     return FakeCommands(monkeypatch, tmp_path / "starter")
 
 
-def test_the_new_tasks_and_the_rehearsed_ones_share_nothing():
+def test_new_and_rehearsed_tasks_are_disjoint():
     job = Quickstart(QuickstartConfig())
     new, known = (choose_tasks(job.collection(rehearsal)) for rehearsal in (False, True))
     assert set(new) == set(new_tasks()) and len(new) >= 3
@@ -72,7 +72,7 @@ def test_the_new_tasks_and_the_rehearsed_ones_share_nothing():
 
 
 @pytest.mark.parametrize("broken", ["demonstrations", "rehearsal", "evaluation_before", "train", "evaluation_swapped"])
-def test_a_rerun_goes_on_where_the_first_run_stopped(broken, fakes, tmp_path, capsys):
+def test_a_second_run_continues_where_the_first_stopped(broken, fakes, tmp_path, capsys):
     config = QuickstartConfig(out=tmp_path / "out")
     fakes.interrupt_at = broken
     with pytest.raises(KeyboardInterrupt):
@@ -84,11 +84,11 @@ def test_a_rerun_goes_on_where_the_first_run_stopped(broken, fakes, tmp_path, ca
     again = "train resumed" if broken == "train" else broken
     assert fakes.calls == [*order[:place], broken, again, *order[place + 1 :]]
     assert capsys.readouterr().out.strip().endswith(f"Report: {tmp_path / 'out' / 'report.html'}")
-    assert run(config) == 0, "a finished quickstart only tells its figures again"
+    assert run(config) == 0, "a finished quickstart only prints its metrics again"
     assert len(fakes.calls) == len(order) + 1
 
 
-def test_the_figures_are_written_under_their_names(fakes, tmp_path):
+def test_metrics_are_written_by_name(fakes, tmp_path):
     run(QuickstartConfig(out=tmp_path / "out", rehearsal=0))
     content = json.loads((tmp_path / "out" / "quickstart.json").read_text())
     assert set(content) == {"figures", "command", "commit", "machine", "versions", "date"}
@@ -101,31 +101,31 @@ def test_the_figures_are_written_under_their_names(fakes, tmp_path):
     assert fakes.calls == ["demonstrations", "evaluation_before", "train", "evaluation_after", "evaluation_swapped"]
 
 
-def test_from_scratch_there_is_no_before(fakes, tmp_path):
+def test_from_scratch_skips_the_evaluation_before(fakes, tmp_path):
     run(QuickstartConfig(out=tmp_path / "out", from_scratch=True))
     metrics = json.loads((tmp_path / "out" / "quickstart.json").read_text())["figures"]
     assert metrics["success_before"] is None and metrics["success_rate"] == 0.9
     assert fakes.calls == ["demonstrations", "train", "evaluation_after", "evaluation_swapped"]
 
 
-def test_each_evaluation_state_is_used_once_and_tasks_take_turns(monkeypatch, tmp_path):
-    asked = []
+def test_every_evaluation_state_goes_to_one_task_in_turn(monkeypatch, tmp_path):
+    requested = []
 
-    def note(config, jobs):
-        asked.extend(jobs)
+    def record_jobs(config, jobs):
+        requested.extend(jobs)
         return tmp_path, {"errors": 1}
 
-    monkeypatch.setattr(evaluate, "evaluate", note)
+    monkeypatch.setattr(evaluate, "evaluate", record_jobs)
     job = Quickstart(QuickstartConfig(out=tmp_path))
     with pytest.raises(WorldError, match="1 episodes failed to run"):
         job._evaluate("swapped")
-    assert sorted(each.initial_state for each in asked) == list(range(50))
-    counts = [sum(each.task == task.name for each in asked) for task in new_tasks()]
+    assert sorted(each.initial_state for each in requested) == list(range(50))
+    counts = [sum(each.task == task.name for each in requested) for task in new_tasks()]
     assert max(counts) - min(counts) <= 1
-    assert all(each.swap == "object" for each in asked)
+    assert all(each.swap == "object" for each in requested)
 
 
-def test_other_options_and_other_files_are_refused(tmp_path):
+def test_other_options_and_other_files_are_rejected(tmp_path):
     claim_folder(QuickstartConfig(out=tmp_path / "out"))
     claim_folder(QuickstartConfig(out=tmp_path / "out", workers=7))
     with pytest.raises(InputError, match=r"steps: got 7, expected None.*--overwrite"):
@@ -141,12 +141,12 @@ def test_other_options_and_other_files_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"episodes": 2}, {"episodes": 51}, {"steps": 0}, {"rehearsal": -1}])
-def test_numbers_out_of_range_are_refused(options):
+def test_numbers_out_of_range_are_rejected(options):
     with pytest.raises(InputError, match=f"{next(iter(options))}: got"):
         QuickstartConfig(**options)
 
 
-def test_without_a_starter_it_says_so_before_anything_is_written(monkeypatch, tmp_path):
+def test_a_missing_starter_is_reported_before_anything_is_written(monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoint, "STARTER_FOLDER", tmp_path / "nothing")
     with pytest.raises(InputError, match="no such folder"):
         run(QuickstartConfig(out=tmp_path / "out"))
@@ -154,7 +154,7 @@ def test_without_a_starter_it_says_so_before_anything_is_written(monkeypatch, tm
 
 
 def write_untrained_policy(folder):
-    """Write the checkpoint of a policy that has learned nothing yet."""
+    """Write the checkpoint of an untrained policy."""
     from saccade.policy.checkpoint.contents import PREFIX
     from saccade.policy.checkpoint.folder import collect_provenance, write_checkpoint
     from saccade.policy.contract import Contract, Normalization
@@ -179,7 +179,7 @@ def write_untrained_policy(folder):
 
 
 @pytest.mark.slow
-def test_the_whole_way_with_the_smallest_numbers(tmp_path, monkeypatch, capsys):
+def test_quickstart_runs_end_to_end_with_the_smallest_numbers(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SACCADE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(checkpoint, "STARTER_FOLDER", tmp_path / "starter")
     write_untrained_policy(tmp_path / "starter")
@@ -190,7 +190,7 @@ def test_the_whole_way_with_the_smallest_numbers(tmp_path, monkeypatch, capsys):
     metrics = json.loads((out / "quickstart.json").read_text())["figures"]
     assert all(metrics[name] is not None for name in metrics)
     assert (out / "report.html").stat().st_size > 10_000
-    said = capsys.readouterr().out
-    assert "[4/5]" in said and "remaining" in said and f"Report: {out / 'report.html'}" in said
+    output = capsys.readouterr().out
+    assert "[4/5]" in output and "remaining" in output and f"Report: {out / 'report.html'}" in output
     assert run(config) == 0
     assert capsys.readouterr().out.count("already done") == 5

@@ -1,4 +1,4 @@
-"""`saccade train`: from demonstrations to a checkpoint, started from another, resumed, and bad input in one line."""
+"""`saccade train`: training, fine-tuning, resuming, LoRA, and bad input in one line."""
 
 import dataclasses
 import json
@@ -69,7 +69,7 @@ def demonstrations(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small_preset_and_fresh_state(monkeypatch, tmp_path_factory, small_architecture):
-    """A small network in the preset's place, a cache of frames in a temporary folder, and a fresh Accelerate."""
+    """Use a small network as the preset, a temporary frame cache, and a fresh Accelerate."""
     monkeypatch.setitem(PRESETS, "tiny", small_architecture)
     monkeypatch.setenv("SACCADE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     yield
@@ -77,8 +77,8 @@ def small_preset_and_fresh_state(monkeypatch, tmp_path_factory, small_architectu
 
 
 def config(demonstrations, out, **changes):
-    made = TrainConfig(data=(demonstrations,), out=out, chunk=3, execute=2, loop=SHORT, precision="no", device="cpu")
-    return dataclasses.replace(made, **changes)
+    default = TrainConfig(data=(demonstrations,), out=out, chunk=3, execute=2, loop=SHORT, precision="no", device="cpu")
+    return dataclasses.replace(default, **changes)
 
 
 def train(*arguments, **changes):
@@ -87,7 +87,7 @@ def train(*arguments, **changes):
 
 @pytest.fixture(scope="module")
 def trained(demonstrations, tmp_path_factory, small_architecture):
-    """A finished training's folder, to be copied."""
+    """The folder of a finished training, to be copied."""
     out = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "tiny", small_architecture)
@@ -98,11 +98,11 @@ def trained(demonstrations, tmp_path_factory, small_architecture):
 
 
 def content(folder):
-    """Every file of a folder and what it holds."""
+    """Return every file of a folder with its content."""
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_it_leaves_a_checkpoint_a_state_a_log_and_its_options(trained, demonstrations):
+def test_training_writes_checkpoint_state_log_and_options(trained, demonstrations):
     assert sorted(os.listdir(trained)) == ["checkpoint", "log.jsonl", "train.json", "training_state"]
     assert [json.loads(line)["step"] for line in (trained / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
     provenance = read_checkpoint(trained / "checkpoint").provenance
@@ -112,14 +112,14 @@ def test_it_leaves_a_checkpoint_a_state_a_log_and_its_options(trained, demonstra
     assert provenance["options"] == {key: options[key] for key in provenance["options"]}
 
 
-def test_the_contract_is_the_world_s_with_targets_relative_to_joints(trained):
+def test_contract_is_fitted_with_relative_joint_targets(trained):
     contract = load_policy(trained / "checkpoint").contract
     assert [camera.name for camera in contract.cameras] == ["front", "wrist"]
     assert (contract.control_hz, contract.chunk, contract.execute) == (30, 3, 2)
     assert contract.normalization.relative == (True, False)
 
 
-def test_statistics_are_those_of_all_datasets(demonstrations, tmp_path):
+def test_statistics_cover_all_datasets(demonstrations, tmp_path):
     other = record(tmp_path / "other", seed=1)
     train(demonstrations, tmp_path / "one")
     train(demonstrations, tmp_path / "both", data=(demonstrations, other))
@@ -130,7 +130,7 @@ def test_statistics_are_those_of_all_datasets(demonstrations, tmp_path):
     np.testing.assert_allclose(both.state_low, np.quantile(states, 0.01, axis=0), rtol=1e-6)
 
 
-def test_missing_labels_are_no_hindrance(demonstrations, tmp_path):
+def test_training_works_without_grounding_labels(demonstrations, tmp_path):
     unlabelled = tmp_path / "unlabelled"
     shutil.copytree(demonstrations, unlabelled)
     info = json.loads((unlabelled / "meta" / "info.json").read_text())
@@ -140,7 +140,7 @@ def test_missing_labels_are_no_hindrance(demonstrations, tmp_path):
     assert result.steps == 4 and result.grounding == 0
 
 
-def test_a_dataset_that_declares_no_world_is_read_by_its_names(demonstrations, tmp_path):
+def test_a_dataset_without_an_offer_is_read_by_its_joint_names(demonstrations, tmp_path):
     undeclared = tmp_path / "undeclared"
     shutil.copytree(demonstrations, undeclared)
     (undeclared / "meta" / "offer.json").unlink()
@@ -149,7 +149,7 @@ def test_a_dataset_that_declares_no_world_is_read_by_its_names(demonstrations, t
     assert contract.action.gripper.name == "gripper.pos" and contract.normalization.relative == (True, False)
 
 
-def test_it_starts_from_a_checkpoint_and_keeps_its_contract(trained, tmp_path):
+def test_fine_tuning_keeps_the_contract_of_the_checkpoint(trained, tmp_path):
     other = record(tmp_path / "other", seed=5)
     still = dataclasses.replace(SHORT, steps=1, learning_rate=1e-9, weight_decay=0.0)
     train(other, tmp_path / "run", init=str(trained), chunk=7, execute=7, loop=still)
@@ -160,7 +160,7 @@ def test_it_starts_from_a_checkpoint_and_keeps_its_contract(trained, tmp_path):
     assert read_checkpoint(tmp_path / "run" / "checkpoint").provenance["init"] == str(trained)
 
 
-def test_a_killed_training_goes_on_where_it_was(trained, demonstrations, tmp_path, monkeypatch):
+def test_a_killed_training_resumes_bit_for_bit(trained, demonstrations, tmp_path, monkeypatch):
     from saccade.training import loop
 
     write_state = loop.write_state
@@ -180,7 +180,7 @@ def test_a_killed_training_goes_on_where_it_was(trained, demonstrations, tmp_pat
     assert (tmp_path / "run" / "log.jsonl").read_text().count('"step": 4,') == 1
 
 
-def test_overwriting_forgets_whatever_a_resume_could_find(trained, demonstrations, tmp_path, monkeypatch):
+def test_overwrite_deletes_everything_that_resume_reads(trained, demonstrations, tmp_path, monkeypatch):
     out = tmp_path / "run"
     shutil.copytree(trained, out)
     shutil.copytree(trained / "training_state", out / ".training_state.previous")
@@ -197,7 +197,7 @@ def test_overwriting_forgets_whatever_a_resume_could_find(trained, demonstration
     assert (out / "log.jsonl").read_text() == ""
 
 
-def test_an_instruction_that_is_too_long_is_told_before_anything_is_thrown_away(demonstrations, trained, tmp_path):
+def test_a_too_long_instruction_is_reported_before_anything_is_deleted(demonstrations, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     before = content(tmp_path / "run")
     refused("instruction: got .* bytes", demonstrations, tmp_path / "run",
@@ -212,7 +212,7 @@ def refused(message, *arguments, **changes):
     return caught.value
 
 
-def test_a_folder_in_use_is_never_touched(trained, demonstrations, tmp_path):
+def test_a_folder_in_use_is_not_changed(trained, demonstrations, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(trained, out)
     before = content(out)
@@ -230,7 +230,7 @@ def test_a_folder_in_use_is_never_touched(trained, demonstrations, tmp_path):
     assert os.listdir(tmp_path / "foreign") == ["thesis.txt"]
 
 
-def test_a_resume_must_be_of_the_same_training(trained, demonstrations, tmp_path):
+def test_resume_needs_the_options_of_the_first_run(trained, demonstrations, tmp_path):
     refused("--resume: got no training", demonstrations, tmp_path / "new", resume=True)
     assert not (tmp_path / "new").exists()
     out = tmp_path / "run"
@@ -253,7 +253,7 @@ def test_a_resume_must_be_of_the_same_training(trained, demonstrations, tmp_path
         refused("train.json: got a damaged file", demonstrations, out, resume=True)
 
 
-def test_a_damaged_state_is_refused_and_kept(trained, demonstrations, tmp_path):
+def test_a_damaged_state_is_rejected_and_kept(trained, demonstrations, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(trained, out)
     path = out / "training_state" / "state.safetensors"
@@ -271,7 +271,7 @@ def test_a_damaged_state_is_refused_and_kept(trained, demonstrations, tmp_path):
         ({"control_hz": 15}, "control_hz"),
     ],
 )
-def test_demonstrations_of_another_world_do_not_fit_a_checkpoint(trained, tmp_path, change, message):
+def test_demonstrations_of_another_environment_do_not_fit_a_checkpoint(trained, tmp_path, change, message):
     other = record(tmp_path / "other", **change)
     with pytest.raises(InputError, match=message):
         train(other, tmp_path / "run", init=str(trained))
@@ -287,18 +287,18 @@ def test_demonstrations_of_another_world_do_not_fit_a_checkpoint(trained, tmp_pa
         ({"resume": True, "overwrite": True}, "--resume: got --resume and --overwrite"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(tmp_path, options, message):
+def test_invalid_options_are_rejected(tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         config(tmp_path, tmp_path / "run", **options)
 
 
-def test_a_tracker_that_is_not_installed_is_refused(demonstrations, tmp_path, monkeypatch):
+def test_a_tracker_that_is_not_installed_is_rejected(demonstrations, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     refused(r"--report-to: got wandb.*lerobot_policy_saccade\[wandb\]", demonstrations, tmp_path / "run",
             report_to=("wandb",))  # fmt: skip
 
 
-def test_the_log_goes_to_trackers_too(demonstrations, tmp_path, monkeypatch):
+def test_the_log_is_sent_to_trackers(demonstrations, tmp_path, monkeypatch):
     from accelerate import Accelerator
 
     logged = []
@@ -309,7 +309,7 @@ def test_the_log_goes_to_trackers_too(demonstrations, tmp_path, monkeypatch):
     assert logged == ["no", *((step, ["gradient_norm", "grounding"]) for step in (1, 2, 3, 4))]
 
 
-def test_the_command_says_in_one_line_what_is_wrong(demonstrations, tmp_path, capsys):
+def test_the_command_reports_bad_input_in_one_line(demonstrations, tmp_path, capsys):
     out, options = str(tmp_path / "run"), ["--chunk", "3", "--execute", "2", "--device", "cpu", "--steps", "2"]
     for arguments, message in (
         (["--data", str(tmp_path / "nowhere"), *options], "no such folder"),
@@ -318,8 +318,8 @@ def test_the_command_says_in_one_line_what_is_wrong(demonstrations, tmp_path, ca
         (["--data", str(demonstrations), *options, "--steps", "0"], "steps: got 0"),
     ):
         assert main(["train", "--out", out, *arguments]) == 2
-        said = capsys.readouterr().err
-        assert said.startswith("saccade: error: ") and said.count("\n") == 1 and message in said
+        error = capsys.readouterr().err
+        assert error.startswith("saccade: error: ") and error.count("\n") == 1 and message in error
         assert not os.path.exists(out)
 
 
@@ -332,7 +332,7 @@ def test_the_command_trains(demonstrations, tmp_path, capsys):
     assert main(["train", "--data", str(demonstrations), "--out", str(out), *arguments, "--resume"]) == 0
 
 
-def test_its_options_are_read_without_torch():
+def test_options_are_parsed_without_torch():
     probe = (
         "import sys; import saccade.scripts.train.command; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
@@ -341,7 +341,7 @@ def test_its_options_are_read_without_torch():
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
-    """A trunk's folder as models are published, and the weights of two towers."""
+    """A folder with a trunk as models are published, and the weights of two towers."""
     folder = tmp_path_factory.mktemp("pretrained")
     torch.manual_seed(3)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -370,11 +370,11 @@ def adapted_options(folder, **changes):
     return options | changes
 
 
-def test_pretrained_parts_are_adapted_resumed_and_fine_tuned(demonstrations, pretrained, tmp_path, monkeypatch):
+def test_pretrained_parts_get_lora_resume_and_are_fine_tuned(demonstrations, pretrained, tmp_path, monkeypatch):
     options = adapted_options(pretrained)
     train(demonstrations, tmp_path / "whole", **options, threads=1)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(WeightAverage, "tensors", killed_at_the_second(WeightAverage.tensors))
+        patch.setattr(WeightAverage, "tensors", kill_second_call(WeightAverage.tensors))
         train(demonstrations, tmp_path / "run", **options, threads=1)
     for name, value in (("lora", 2), ("lora_alpha", 4.0), ("trunk", None), ("towers", ())):
         changes = {name: value} | ({"change": (*options["change"], "tokenizer=bytes")} if name == "trunk" else {})
@@ -394,14 +394,14 @@ def test_pretrained_parts_are_adapted_resumed_and_fine_tuned(demonstrations, pre
     block = load_file(pretrained / "test_vit2.safetensors")["blocks.0.attn.qkv.weight"]
     assert tensors["model.tower.towers.1.encoder.blocks.0.attn.qkv.base_layer.weight"].equal(block)
     core = load_policy(checkpoint)
-    pictures = torch.zeros(1, 2, 3, 32, 32, dtype=torch.uint8)
-    chunk, _ = core.decide(pictures, core.encode_instruction(["take 1"]), torch.full((1, 2), 50.0))
+    images = torch.zeros(1, 2, 3, 32, 32, dtype=torch.uint8)
+    chunk, _ = core.decide(images, core.encode_instruction(["take 1"]), torch.full((1, 2), 50.0))
     assert chunk.shape == (1, 3, 2) and chunk.isfinite().all()
 
     once = dataclasses.replace(SHORT, steps=1)
     train(demonstrations, tmp_path / "tuned", init=str(checkpoint), loop=once)
     assert load_policy(tmp_path / "tuned" / "checkpoint", fold_lora=False).adaptation == LoraAdaptation(4, 8.0)
-    # As the beginning of a skill, its factors are folded in.
+    # As the base checkpoint of a skill, its LoRA is folded in.
     train(demonstrations, tmp_path / "skill", init=str(checkpoint), lora=2, loop=once)
     skill = read_checkpoint(tmp_path / "skill" / "checkpoint")
     folded = load_policy(checkpoint).model.state_dict()
@@ -411,7 +411,7 @@ def test_pretrained_parts_are_adapted_resumed_and_fine_tuned(demonstrations, pre
     assert skill.provenance["skill"] == base_digests(folded)
 
 
-def killed_at_the_second(function):
+def kill_second_call(function):
     calls = []
 
     def killed(self):
@@ -423,7 +423,7 @@ def killed_at_the_second(function):
     return killed
 
 
-def test_a_skill_learns_factors_and_an_expert_and_nothing_else(trained, demonstrations, tmp_path):
+def test_a_skill_trains_lora_and_the_expert_only(trained, demonstrations, tmp_path):
     loop = dataclasses.replace(SHORT, steps=2, learning_rate=1e-2)
     train(demonstrations, tmp_path / "run", init=str(trained), lora=2, loop=loop)
     base_weights = load_policy(trained / "checkpoint").model.state_dict()
@@ -440,7 +440,7 @@ def test_a_skill_learns_factors_and_an_expert_and_nothing_else(trained, demonstr
             changed.add(name.split(".")[0])
     assert {"expert", "tower", "trunk"} <= changed
 
-    # It goes on as what it is, and only as that.
+    # It can be trained further as a skill only.
     checkpoint = str(tmp_path / "run" / "checkpoint")
     train(demonstrations, tmp_path / "longer", init=checkpoint, loop=loop)
     longer = read_checkpoint(tmp_path / "longer" / "checkpoint")
@@ -451,7 +451,7 @@ def test_a_skill_learns_factors_and_an_expert_and_nothing_else(trained, demonstr
             init=checkpoint, lora=4, loop=loop)  # fmt: skip
 
 
-def test_pretrained_options_that_do_not_fit_are_refused(demonstrations, pretrained, trained, tmp_path):
+def test_invalid_options_for_pretrained_parts_are_rejected(demonstrations, pretrained, trained, tmp_path):
     out, options = tmp_path / "run", adapted_options(pretrained)
     refused("tokenizer.json: got none.*--trunk.*--change tokenizer=bytes", demonstrations, out,
             **options | {"trunk": None, "lora": 0, "lora_alpha": None,

@@ -1,4 +1,4 @@
-"""The bench of evaluation: no figure without agreement, and figures that say what they are."""
+"""`saccade bench evaluation`: metrics are medians, and none is given unless the outcomes agree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from saccade.scripts.bench.evaluation.options import EvaluationBenchConfig
 from saccade.scripts.bench.evaluation.timed_commands import CommandTiming, run_and_poll
 
 
-def test_the_figures_are_medians_of_rounds_with_and_without_the_start(monkeypatch):
+def test_metrics_are_medians_of_rounds_with_and_without_the_start(monkeypatch):
     lerobot_runs = iter(
         [
             CommandTiming(30.0, 0.5, [True, False]),
@@ -39,7 +39,7 @@ def test_the_figures_are_medians_of_rounds_with_and_without_the_start(monkeypatc
     assert "3.00 times" in lines[0] and "1 of 2 succeeded" in lines[-1]
 
 
-def test_no_figure_where_the_episodes_end_otherwise(monkeypatch):
+def test_no_metrics_when_outcomes_differ(monkeypatch):
     monkeypatch.setattr(bench, "run_lerobot", lambda config, out: CommandTiming(3.0, 1.0, [True, False, True]))
     monkeypatch.setattr(bench, "run_saccade", lambda config, out: CommandTiming(1.0, 1.0, [True, True, False]))
     with pytest.raises(WorldError, match=r"initial states 1, 2 have other outcomes .* no speed is given"):
@@ -55,17 +55,17 @@ def test_no_figure_where_the_episodes_end_otherwise(monkeypatch):
         ({"task": "red_cub"}, "Did you mean 'red_cube'"),
     ],
 )
-def test_bad_input_is_refused(options, message):
+def test_invalid_options_are_rejected(options, message):
     with pytest.raises(InputError, match=message):
         EvaluationBenchConfig(**options)
 
 
-def test_a_command_that_fails_is_a_clear_error():
+def test_a_failing_command_is_reported_with_its_output():
     with pytest.raises(WorldError, match=r"failed: no such policy"):
         list(run_and_poll([sys.executable, "-c", "import sys; sys.exit('no such policy')"]))
 
 
-def test_lost_and_double_episodes_are_counted(tmp_path):
+def test_lost_and_duplicate_episodes_are_counted(tmp_path):
     def record(state, outcome="success"):
         return json.dumps({"suite": "s", "task": "t", "initial_state": state, "seed": 1, "outcome": outcome}) + "\n"
 
