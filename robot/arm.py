@@ -1,4 +1,4 @@
-"""What an arm is to the control process, and how it describes itself before anything moves."""
+"""The interface of an arm, and how an arm describes itself before anything moves."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .limits import JointRange
 
 
 class BusError(WorldError):
-    """The arm's bus gave no whole answer within its bounded tries."""
+    """The arm's bus gave no whole answer within its tries."""
 
 
 @dataclass(frozen=True)
 class ArmDescription(Specification):
-    """An arm as it was found when it was connected: what it is called, and its joints in the driver's order."""
+    """An arm as it was when it was connected: its name, and its joints in the driver's order."""
 
     name: str
     joints: tuple[JointRange, ...]
@@ -31,18 +31,20 @@ class ArmDescription(Specification):
 class Arm(Protocol):
     """An arm as the control process drives it; poses are float64 [A] in the units and the order of its description.
 
-    `retries` counts reads that went well only at a later try. Every call but `connect` and `close` ends within 50 ms
-    or raises BusError.
+    Every call but `connect` and `close` ends within 50 ms or raises BusError.
+
+    Attributes:
+        retries: Number of reads that succeeded only at a later try.
     """
 
     retries: int
 
     def connect(self) -> ArmDescription:
-        """Open the arm and check it, torque off; InputError with what does not fit, and nothing has moved."""
+        """Open the arm and check it, with its torque off; InputError for what does not fit, and nothing has moved."""
         ...
 
     def measure(self) -> np.ndarray:
-        """Return the joints as they are now."""
+        """Return the measured joints."""
         ...
 
     def command(self, target: np.ndarray) -> None:
@@ -54,27 +56,30 @@ class Arm(Protocol):
         ...
 
     def set_torque(self, on: bool) -> None:
-        """Switch the motors' torque; switching it on moves nothing, as `hold` comes first."""
+        """Switch the motors' torque. Call `hold` before switching it on, so that nothing moves."""
         ...
 
     def has_torque(self) -> bool:
-        """Return whether all motors have torque; one that lost its power for a moment has none."""
+        """Return whether all motors have torque; a motor that lost its power for a moment has none."""
         ...
 
     def motors_in_protection(self) -> str:
-        """Return which motors protect themselves by giving no torque although it is on; empty where none does."""
+        """Return which motors give no torque to protect themselves although it is on; empty if none."""
         ...
 
     def close(self) -> None:
-        """Let go of the bus; torque stays as it is."""
+        """Close the bus; the torque stays as it is."""
         ...
 
 
 def offer_from_arm(arm: ArmDescription, cameras: tuple[CameraSpec, ...], contract: Contract) -> Offer:
     """Return what an arm and its cameras offer, for the contract's check.
 
-    The contract decides the order of joints that are all there; where they are not, the arm's own order shows what is
-    missing and what is too much.
+    Args:
+        arm: The connected arm.
+        cameras: Its cameras.
+        contract: The policy's contract. Joints are in its order if the arm has exactly these, else in the arm's order,
+            which shows what is missing and what is too much.
     """
     joints = {joint.name: joint for joint in arm.joints}
     names = arm.names
@@ -86,11 +91,11 @@ def offer_from_arm(arm: ArmDescription, cameras: tuple[CameraSpec, ...], contrac
     chosen = next((joint for joint in grippers if joint.name == wanted), grippers[0] if grippers else None)
     gripper = None
     if chosen is not None:
-        # LeRobot's grippers are 0 closed and 100 open; any other unit runs from closed to open too.
+        # LeRobot's grippers are 0 closed and 100 open; other units also run from closed to open.
         closed, opened = (0.0, 100.0) if chosen.unit == "percent" else (chosen.low, chosen.high)
         gripper = GripperSpec(chosen.name, closed=closed, open=opened)
     if contract.action.gripper is None:
-        # A policy that knows of no gripper's convention has none to be wrong about.
+        # Without a gripper in the contract there is no convention to compare.
         gripper = None
     return Offer(
         cameras=cameras,

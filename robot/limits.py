@@ -1,4 +1,4 @@
-"""How far, how fast and how suddenly each joint may be sent: derived from servo, calibration and contract."""
+"""Limits of position, speed and acceleration of each joint, derived from servo, calibration and contract."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from ..errors import InputError
 from ..policy.contract import Contract, Specification
 
 SERVO_MAX_SPEED = 270.0
-"""Degrees a second of an STS3215 without load (45 rpm): no target needs to move faster than the servo can."""
+"""Degrees per second of an STS3215 without load (45 rpm): a target need not move faster than the servo can."""
 
 SERVO_MAX_ACCELERATION = 6016.0
-"""Degrees a second squared: the servo's largest torque, 2.94 N m, on its own inertia, 0.028 kg m^2, with no load."""
+"""Degrees per second squared: the servo's largest torque, 2.94 N m, over its own inertia, 0.028 kg m^2, no load."""
 
 GRIPPER_SPEED_FACTOR = 2.0
-"""A gripper presses by a target that runs ahead of it, so its target may move faster than it does; LeRobot halves its
+"""A gripper presses with a target that runs ahead of it, so its target may move faster than it can; LeRobot halves its
 torque."""
 
 POSITION_TOLERANCE = 5.0
-"""Degrees outside the range up to which a target is clamped without ado."""
+"""Degrees outside the range up to which a target is clamped without a hold."""
 
 START_TOLERANCE_PERIODS = 2.0
-"""How many steps' worth of motion at full speed a first command may lie away from the measured pose."""
+"""How far a first command may be from the measured pose, in steps at full speed."""
 
 MAX_LAG_SECONDS = 0.15
-"""How many seconds of motion at full speed a joint may stay behind its target before it counts as stuck."""
+"""How far a joint may stay behind its target before it counts as stuck, in seconds at full speed."""
 
 RANGE_MARGIN = 0.5
-"""By what part of its span, to each side, the range of the demonstrations is widened."""
+"""Fraction of its span by which the range of the demonstrations is widened to each side."""
 
 
 @dataclass(frozen=True)
 class JointRange(Specification):
-    """What an arm's calibration says of a joint: its range, `low` to `high` in `unit`, and that range in degrees."""
+    """The calibrated range of a joint, `low` to `high` in `unit`, and its span in degrees."""
 
     name: str
     unit: str
@@ -48,19 +48,30 @@ class JointRange(Specification):
     def _validate(self) -> None:
         if not self.low < self.high:
             raise self._field_error(
-                "high", got=self.high, expected=f"above low ({self.low:g})", fix="Calibrate the arm."
+                "high",
+                got=self.high,
+                expected=f"above low ({self.low:g})",
+                fix="Calibrate the arm with lerobot-calibrate.",
             )
         if self.degrees <= 0:
-            raise self._field_error("degrees", got=self.degrees, expected="above 0", fix="Calibrate the arm.")
+            raise self._field_error(
+                "degrees", got=self.degrees, expected="above 0", fix="Calibrate the arm with lerobot-calibrate."
+            )
 
 
 @dataclass(frozen=True)
 class JointLimits(Specification):
     """The limits of each joint, in the units of the contract and seconds; all tuples [A].
 
-    `low`, `high`: positions. `speed`, `acceleration`: of the target. `position_tolerance`: how far outside the range a
-    target is clamped without ado. `start_tolerance`: how far from the measured pose a first command may lie. `lead`:
-    how far a joint may stay behind its target before it counts as stuck.
+    Attributes:
+        names: The joints, in the contract's order.
+        low: Lower bounds of the positions.
+        high: Upper bounds of the positions.
+        speed: Largest speed of the target.
+        acceleration: Largest acceleration of the target.
+        position_tolerance: How far outside the range a target is clamped without a hold.
+        start_tolerance: How far from the measured pose a first command may be.
+        lead: How far a joint may stay behind its target before it counts as stuck.
     """
 
     names: tuple[str, ...]
@@ -90,14 +101,23 @@ class JointLimits(Specification):
 
     @classmethod
     def derive(cls, contract: Contract, ranges: Sequence[JointRange], *, share: float = 1.0) -> JointLimits:
-        """Return the default limits of an arm under a contract; `share` (0 to 1] slows all motion down.
+        """Return the default limits of an arm under a contract.
 
-        Positions: the calibrated range, cut to what the demonstrations showed widened by half. Speed and acceleration:
-        the servo's own, converted to the joint's unit by its calibrated range. Raises InputError where a joint of the
-        contract is missing, has another unit, or where the two ranges do not meet.
+        Positions: the calibrated range, cut to the range of the demonstrations widened by half. Speed and acceleration:
+        the servo's own, converted to the joint's unit by its calibrated range.
+
+        Args:
+            contract: The policy's contract.
+            ranges: The calibrated ranges of the arm's joints.
+            share: Fraction of the servo's speed, above 0 and at most 1.
+
+        Raises:
+            InputError: A joint of the contract is missing or has another unit, or the two ranges do not overlap.
         """
         if not 0.0 < share <= 1.0:
-            raise InputError("share of the servo's speed", got=share, expected="above 0, at most 1", fix="Use 1.0.")
+            raise InputError(
+                "share of the servo's speed", got=share, expected="above 0, at most 1", fix="Set share to 1.0."
+            )
         period = 1.0 / contract.control_hz
         known = {each.name: each for each in ranges}
         rows = []
@@ -116,7 +136,7 @@ class JointLimits(Specification):
                 raise InputError(
                     f"range of {name}",
                     got=f"{joint.low:g} to {joint.high:g} {unit} by the arm's calibration",
-                    expected="a range that holds what the demonstrations show",
+                    expected="a range that overlaps that of the demonstrations",
                     fix="Calibrate the arm as the demonstrations' arm was, or choose another policy.",
                 )
             units_per_degree = (joint.high - joint.low) / joint.degrees
@@ -128,8 +148,8 @@ class JointLimits(Specification):
         lead = tuple(MAX_LAG_SECONDS * each / share for each in speed)
         return cls(contract.action.names, low, high, speed, acceleration, tolerance, start, lead)
 
-    def outside(self, pose: np.ndarray) -> list[str]:
-        """Return, in words, each joint of a pose [A] that lies outside its range by more than the tolerance."""
+    def describe_violations(self, pose: np.ndarray) -> list[str]:
+        """Return in words each joint of a pose [A] that is outside its range by more than the tolerance."""
         rows = zip(self.names, pose, self.low, self.high, self.position_tolerance, strict=True)
         return [
             f"{name} at {value:.1f}, range {low:.1f} to {high:.1f}"
@@ -139,9 +159,9 @@ class JointLimits(Specification):
 
 
 def _demonstrated_range(contract: Contract, index: int) -> tuple[float, float]:
-    """Return the range of an absolute target that the statistics speak for, widened; boundless for a relative action.
+    """Return the range of an absolute target in the statistics, widened; infinite for a relative action.
 
-    An element taken relative to the state has no absolute range of its own: there the state's stands for it.
+    An element that is relative to the state has no absolute range in the statistics: the state's range is used.
     """
     if contract.action.kind != "absolute":
         return -math.inf, math.inf

@@ -1,1 +1,1 @@
-"""The control process: the loop between the governor and the motors, at the arm's own rate."""
+"""The control process: the loop between the governor and the motors, at a fixed rate."""

@@ -1,4 +1,4 @@
-"""How well a control loop kept its time: durations counted in fixed space, and the figures of a run."""
+"""Metrics of a control loop: a histogram of durations in constant memory, and the metrics of a run."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 BIN_SECONDS = 1e-4
-"""Seconds of a bin; quantiles are exact to it."""
+"""Width of a bin in seconds; quantiles are exact to it."""
 
 BIN_COUNT = 20_000
 
 
 class DurationHistogram:
-    """A histogram of seconds, up to 2 s; it does not grow with time."""
+    """A histogram of durations up to 2 s, in constant memory."""
 
     def __init__(self) -> None:
         self._bins = np.zeros(BIN_COUNT, dtype=np.int64)
@@ -27,7 +27,7 @@ class DurationHistogram:
         self.longest = max(self.longest, seconds)
 
     def quantile(self, share: float) -> float | None:
-        """Return the duration that a share of all stay below, in seconds; None where there were none."""
+        """Return the duration in seconds below which a share of all lies; None if there are none."""
         if self.count == 0:
             return None
         place = int(np.searchsorted(np.cumsum(self._bins), share * self.count))
@@ -36,12 +36,12 @@ class DurationHistogram:
 
 @dataclass(frozen=True)
 class LoopMetrics:
-    """A run in numbers; durations in milliseconds, None where nothing was timed.
+    """The metrics of a run; durations in milliseconds, None if nothing was timed.
 
-    `overrun_fraction` is the part of the ticks that ended after the next one was due. `period`: from tick to tick.
-    `decision`: what a decision takes. `round_trip`: from an observation to the first command that follows from it.
-    `holds` and `rejected` count by reason; `bus_retries` reads that went well only at a later try, `bus_failures` those
-    that did not.
+    `overrun_fraction` is the fraction of ticks that ended after the next one was due. `period` is the time from tick to
+    tick, `decision` that of a decision, `round_trip` that from an observation to the first command that follows from
+    it. `holds` and `rejected` count by reason. `bus_retries` counts reads that succeeded only at a later try,
+    `bus_failures` those that failed.
     """
 
     loop_hz: float
@@ -68,7 +68,7 @@ class LoopMetrics:
     decision_p99_ms: float | None = None
 
     def lines(self) -> list[str]:
-        """Return the figures as lines for people."""
+        """Return the metrics as lines for people."""
         holds = ", ".join(f"{reason} {count}" for reason, count in self.holds.items()) or "none"
         rejected = ", ".join(f"{reason} {count}" for reason, count in self.rejected.items()) or "none"
         late = f"{self.overruns} late ({100 * self.overrun_fraction:.2f} %)"
@@ -88,6 +88,6 @@ def _ms(value: float | None) -> str:
 
 
 def quantile_ms(durations: DurationHistogram, share: float) -> float | None:
-    """Return a quantile in milliseconds, None where there were no durations."""
+    """Return a quantile in milliseconds, None if there are no durations."""
     seconds = durations.quantile(share)
     return None if seconds is None else 1000.0 * seconds

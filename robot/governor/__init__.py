@@ -1,1 +1,1 @@
-"""The governor: pure rules that decide what may reach a motor, and the flight record of what they decided."""
+"""The governor: pure rules that decide what may reach a motor, and the flight record of their decisions."""

@@ -1,4 +1,4 @@
-"""The queue over latency: which step of which chunk is due at a moment. Pure: time is passed in."""
+"""The action queue: which step of which chunk is due at a time. Pure: time is passed in."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ...errors import InputError, unknown_name
 from .chunk import ActionChunk
 
 AGGREGATIONS = ("latest", "average", "weighted", "keep")
-"""How a new chunk meets what is queued: it replaces it, is averaged with it, weighs more than it, or follows it."""
+"""How a new chunk is combined with the queue: it replaces it, is averaged with it (1:1 or 0.7:0.3), or follows it."""
 
 OLD_CHUNK_WEIGHT = {"average": 0.5, "weighted": 0.3}
 
 
 @dataclass(frozen=True, eq=False)
 class ScheduledStep:
-    """One step of a chunk and its window, `start` (included) to `end` (not); `action` is float64 [A]."""
+    """One action of a chunk, float64 [A], and its time window [`start`, `end`)."""
 
     start: float
     end: float
@@ -28,24 +28,31 @@ class ScheduledStep:
 
 
 class ActionQueue:
-    """Time-stamped steps, each due within its own window and never beyond it.
+    """Time-stamped steps, each due within its window and never outside.
 
-    `age_limit`: seconds after its observation at which a step is too old to be played, whatever its window says.
-    Raises InputError for an unknown aggregation and an age limit that is not positive.
+    Args:
+        aggregation: One of AGGREGATIONS.
+        age_limit: Seconds after its observation at which a step is too old to be played, also within its window.
+
+    Raises:
+        InputError: The aggregation is unknown, or the age limit not positive.
     """
 
     def __init__(self, aggregation: str = "latest", age_limit: float = 0.5) -> None:
         if aggregation not in AGGREGATIONS:
             raise unknown_name("aggregation", aggregation, AGGREGATIONS)
         if not age_limit > 0:
-            raise InputError("age_limit", got=age_limit, expected="above 0 seconds", fix="The default is 0.5.")
+            raise InputError("age_limit", got=age_limit, expected="above 0 seconds", fix="Set age_limit to 0.5.")
         self.aggregation, self.age_limit = aggregation, age_limit
         self._steps: list[ScheduledStep] = []
 
     def put(self, chunk: ActionChunk, now: float) -> int:
-        """Merge a chunk into what is queued; steps whose window has passed are dropped. Returns how many steps it adds.
+        """Merge a chunk into the queue; steps whose window has passed are dropped.
 
         At most as many steps as the chunk has are queued afterwards.
+
+        Returns:
+            The number of steps that it adds.
         """
         edges = [chunk.observed + index * chunk.period for index in range(len(chunk.actions) + 1)]
         actions = np.array(chunk.actions, dtype=np.float64)
@@ -71,7 +78,7 @@ class ActionQueue:
         return len(new)
 
     def step(self, now: float) -> ScheduledStep | None:
-        """Return the step whose window holds `now`; None where there is none, or where it is too old."""
+        """Return the step whose window contains `now`; None if there is none or it is too old."""
         place = bisect.bisect_right(self._steps, now, key=lambda step: step.start) - 1
         if place < 0:
             return None
@@ -79,11 +86,11 @@ class ActionQueue:
         return found if now < found.end and now - found.observed <= self.age_limit else None
 
     def remaining(self, now: float) -> int:
-        """Return how many steps are still to be played, the present one included."""
+        """Return how many steps are still to be played, including the present one."""
         return sum(step.end > now and step.start - step.observed <= self.age_limit for step in self._steps)
 
     def drop(self) -> None:
-        """Forget everything that is queued."""
+        """Drop all steps."""
         self._steps = []
 
     @staticmethod
@@ -92,6 +99,6 @@ class ActionQueue:
         found = next((each.action for each in old if each.start <= midpoint < each.end), None)
         if found is None:
             return step
-        # Whatever is mixed was decided for this very window, so none of it is older than a chunk is long.
+        # Both were decided for this very window, so neither is older than a chunk is long.
         action = share * found + (1.0 - share) * step.action
         return ScheduledStep(step.start, step.end, step.observed, step.sequence, action)

@@ -1,4 +1,4 @@
-"""What a chunk has to be before a governor takes it: whole, of this episode, in order, and fresh."""
+"""Checks of a chunk before the governor accepts it: whole, of this episode, in order, and fresh."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from .chunk import ActionChunk
 from .rules import Rules
 
 FAULT_REASONS = ("shape", "dtype", "not_finite")
-"""Reasons for which a policy is not to be trusted any further: they latch."""
+"""Reasons that show that the policy is broken: they stop the arm, latched."""
 
 MAX_CLOCK_SKEW = 0.005
-"""Seconds by which an observation may seem to lie in the future: rounding, not another clock."""
+"""Seconds by which an observation may be in the future: rounding, not another clock."""
 
 
 @dataclass(frozen=True)
 class GovernorStatus:
-    """Where a governor stands when a chunk arrives: its episode, the newest sequence, since when it looks ahead only.
+    """The state of a governor when a chunk arrives.
 
-    `stopped`: why it is stopped, None where it is not. `stopping`: it comes to a stop just now.
+    Attributes:
+        episode: The running episode, None if there is none.
+        sequence: The newest accepted sequence number.
+        min_observation_time: Chunks from earlier observations are rejected.
+        stopped: Why it is stopped, None if it is not.
+        stopping: Whether it is coming to a slow stop.
     """
 
     episode: int | None
@@ -32,7 +37,17 @@ class GovernorStatus:
 
 
 def check_chunk(chunk: ActionChunk, rules: Rules, status: GovernorStatus, now: float) -> tuple[str, str]:
-    """Return why a chunk is refused, as one word and as a sentence; two empty strings where it is not."""
+    """Check a chunk against the rules and the governor's state.
+
+    Args:
+        chunk: The chunk.
+        rules: The governor's rules.
+        status: The governor's state.
+        now: Steady seconds.
+
+    Returns:
+        Why it is rejected, as one word and as a sentence; two empty strings if it is not.
+    """
     actions, wanted = chunk.actions, (rules.chunk, len(rules.limits.names))
     if chunk.session != rules.session:
         return "session", "it belongs to another session"

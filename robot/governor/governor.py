@@ -1,8 +1,7 @@
-"""The governor: stands between decisions and motors and decides, tick by tick, what the motors are told.
+"""The governor: it stands between the policy and the motors, and decides at each tick what the motors are told.
 
-Pure: no clock, no input or output, the same calls give the same commands bit for bit, so that a flight record can be
-replayed. It fails closed: whatever it does not know to be fresh, meant for this episode and within limits, moves
-nothing.
+Pure: no clock and no input or output. The same calls give the same commands bit for bit, so that a flight record can be
+replayed. It fails closed: only actions that are fresh, meant for this episode and within limits move the arm.
 """
 
 from __future__ import annotations
@@ -26,11 +25,20 @@ MOVING_STATES = ("ramping", "moving", "stopping")
 
 
 class Governor:
-    """Take chunks, give commands.
+    """Accepts chunks and gives commands.
 
     States: "idle" (no episode), "ready" (waits for the first chunk), "ramping" (slowly towards fresh targets),
-    "moving", "stopping" (slow stop), "holding" (fresh chunks end it) and "stopped" (latched until `rearm`).
-    `counts` counts ticks, clamps and smoothed ticks, `holds` and `rejected` count by reason.
+    "moving", "stopping" (slow stop), "holding" (fresh chunks end it) and "stopped" (latched until `rearm`). Times are
+    steady seconds.
+
+    Attributes:
+        rules: What it decides by.
+        state: One of STATES.
+        reason: Why it last held or stopped, one word.
+        counts: Numbers of ticks, overruns, clamps, smoothed ticks, accepted chunks and stops.
+        holds: Number of holds by reason.
+        rejected: Number of rejected requests by reason.
+        sequence: Sequence number of the newest accepted chunk of the episode, -1 before the first.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -55,10 +63,10 @@ class Governor:
         self._ramp_until = math.inf
         self._last_tick = -math.inf
 
-    # What the session and the control loop ask for.
+    # Requests of the session and the control loop.
 
     def begin(self, episode: int, measured: np.ndarray, now: float) -> GovernorVerdict:
-        """Begin an episode at the measured pose [A]; refuses while stopped, and where the pose is outside the limits.
+        """Begin an episode, unless the governor is stopped or the measured pose [A] is outside the limits.
 
         The pose is held until the first chunk that was decided from an observation after `now`.
         """
@@ -66,9 +74,9 @@ class Governor:
             return self._reject("stopped", f"stopped ({self.reason}): re-arm first", now)
         if not self._is_valid_measurement(measured):
             return self._reject("measurement", "the measured pose is not finite or of another shape", now)
-        outside = self.rules.limits.outside(measured)
+        outside = self.rules.limits.describe_violations(measured)
         if outside:
-            return self._reject("outside", f"the arm stands outside its limits: {'; '.join(outside)}", now)
+            return self._reject("outside", f"the arm is outside its limits: {'; '.join(outside)}", now)
         self._measured, self._measured_at = np.array(measured, dtype=np.float64), now
         self._overruns.clear()
         self._episode, self.sequence = episode, -1
@@ -78,14 +86,14 @@ class Governor:
         return GovernorVerdict(True)
 
     def end(self, now: float) -> None:
-        """End the episode: the pose is held, chunks are refused until the next `begin`."""
+        """End the episode: hold the pose, and reject chunks until the next `begin`."""
         self._episode = None
         if self.state not in ("idle", "stopped"):
             self._enter_state("idle", "the episode ended", now)
             self._hold_pose(now)
 
     def submit(self, chunk: ActionChunk, now: float) -> GovernorVerdict:
-        """Take a whole chunk or refuse it whole; a fault of the policy itself also stops until `rearm`."""
+        """Accept a whole chunk or reject it whole; a broken one also stops the arm until `rearm`."""
         stopped = self.reason if self.state == "stopped" else None
         status = GovernorStatus(
             self._episode, self.sequence, self._min_observation_time, stopped, self.state == "stopping"
@@ -102,7 +110,7 @@ class Governor:
         return GovernorVerdict(True)
 
     def fault(self, reason: str, detail: str, now: float) -> None:
-        """Stop, latched, because something behind the decisions is broken."""
+        """Stop, latched, because the policy or something behind it is broken."""
         self._latch_stop(reason, detail, now)
 
     def stop(self, reason: str, now: float) -> None:
@@ -117,11 +125,11 @@ class Governor:
         self._min_observation_time = max(self._min_observation_time, now)
 
     def drop(self, now: float) -> None:
-        """Forget what is queued, as the instruction has changed; hold until a chunk decided from now on arrives."""
+        """Drop the queue because the instruction has changed; hold until a chunk from a later observation."""
         self.hold("instruction", "the instruction changed", now)
 
     def rearm(self, now: float) -> GovernorVerdict:
-        """End a stop: the pose is held, and chunks decided from observations after `now` are taken again."""
+        """End a stop: hold the pose, and accept chunks that were decided from observations after `now`."""
         if self.state != "stopped":
             return GovernorVerdict(False, "not_stopped", "nothing to re-arm")
         self._overruns.clear()
@@ -131,15 +139,19 @@ class Governor:
         return GovernorVerdict(True)
 
     def remaining(self, now: float) -> int:
-        """Return how many steps are queued."""
+        """Return how many steps are queued, including the present one."""
         return self._action_queue.remaining(now)
 
     def tick(
         self, now: float, measured: np.ndarray | None, *, measured_at: float, overran: bool = False
     ) -> MotorCommand:
-        """Return the command for this tick; call it once a control period.
+        """Return the command for this tick; call it once per control period.
 
-        `measured`: the joints [A] at `measured_at`, None where the bus gave none. `overran`: this tick comes late.
+        Args:
+            now: The time of the tick.
+            measured: The joints [A]; None if the bus did not answer.
+            measured_at: When they were measured.
+            overran: Whether this tick is late.
         """
         self.counts["ticks"] += 1
         seconds = min(max(now - self._last_tick, 0.0), self.rules.tick)
@@ -164,7 +176,7 @@ class Governor:
         self._events.append(Event("rejected", f"{reason}: {detail}", now))
         return GovernorVerdict(False, reason, detail)
 
-    # What a tick looks at.
+    # Checks of each tick.
 
     def _is_valid_measurement(self, measured: np.ndarray | None) -> bool:
         return (
@@ -192,7 +204,7 @@ class Governor:
             self._latch_stop("overruns", detail, now)
 
     def _check_following(self, now: float) -> None:
-        """Hold where the arm cannot be seen, and stop where it does not follow."""
+        """Hold if the arm cannot be measured, and stop if it does not follow."""
         if not self._measurement_valid:
             self._hold("bus", "the arm's joints could not be read", now)
             self._min_observation_time = now
@@ -206,7 +218,7 @@ class Governor:
                 self._latch_stop("stuck", f"{stuck} stays far behind its target", now)
 
     def _check_displacement(self, now: float) -> None:
-        """Let the goal of a held arm go with it where something moved it: a servo that was limp must not snap back."""
+        """Let the goal of a held arm follow if it was displaced: a servo without torque must not snap back later."""
         if not self._measurement_valid or self._command is None or now - self._state_since < self.rules.rest_seconds:
             return
         away = np.abs(self._command - self._clipped_measurement())  # [A]
@@ -224,7 +236,7 @@ class Governor:
     # Motion.
 
     def _update_command(self, now: float, seconds: float) -> int:
-        """Move the command towards the step that is due; returns the sequence number of its chunk, -1 without one."""
+        """Move the command towards the step that is due; return the sequence number of its chunk, -1 without one."""
         step = self._action_queue.step(now)
         if step is None:
             if self.state == "stopping":
@@ -315,7 +327,7 @@ class Governor:
     # States.
 
     def _hold_pose(self, now: float) -> None:
-        """Make the measured pose the command; where it is not fresh, what was commanded stays until it is."""
+        """Make the measured pose the command; if it is not fresh, the last command stays until it is."""
         self._velocity = np.zeros_like(self._velocity)
         self._hold_pending = not self._is_fresh(now)
         if not self._hold_pending or (self._command is None and self._measured is not None):
@@ -332,7 +344,7 @@ class Governor:
         self._events.append(Event(state, detail, now))
 
     def _hold(self, reason: str, detail: str, now: float) -> None:
-        # A hold that follows a hold, chunk after refused chunk, is one hold: it began when the arm came to rest.
+        # Holds that follow each other, chunk after rejected chunk, are one hold: it began when the arm came to rest.
         since = self._state_since if self.state == "holding" else now
         self.holds[reason] += self.state != "holding"
         self.reason = reason

@@ -1,4 +1,4 @@
-"""What a governor answers: verdicts on chunks, commands for the motors, and the events behind them."""
+"""The outputs of the governor: verdicts on chunks, commands for the motors, and events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened: a short kind, a detail for people, and when, in steady seconds."""
+    """Something that happened: its kind in one word, a detail for people, and the time in steady seconds."""
 
     kind: str
     detail: str
@@ -18,7 +18,7 @@ class Event:
 
 @dataclass(frozen=True)
 class GovernorVerdict:
-    """Whether a chunk was taken, and if not, why: `reason` is one word, `detail` a sentence."""
+    """Whether a request was accepted, and if not, why: `reason` is one word, `detail` a sentence."""
 
     accepted: bool
     reason: str = ""
@@ -27,10 +27,13 @@ class GovernorVerdict:
 
 @dataclass(frozen=True, eq=False)
 class MotorCommand:
-    """What the motors are told in this tick: `target` float64 [A], or None where there is no pose to hold yet.
+    """The command of one tick.
 
-    `state`: the governor's. `sequence`: of the chunk that the target follows, -1 where none. `events`: all since the
-    last tick.
+    Attributes:
+        target: The motors' goal, float64 [A]; None while there is no pose to hold.
+        state: The governor's state.
+        sequence: Sequence number of the chunk that the target follows, -1 if none.
+        events: All events since the last tick.
     """
 
     target: np.ndarray | None

@@ -1,4 +1,4 @@
-"""The flight recorder: every input and output of the governor, a JSON line each, and the replay that checks them.
+"""The flight recorder: every input and output of the governor as a JSON line, and the replay that checks them.
 
 The file survives a crash up to the last whole line. Numbers are written so that they read back bit for bit.
 """
@@ -24,18 +24,27 @@ from .rules import Rules
 VERSION = 1
 CALLS = ("begin", "end", "submit", "fault", "stop", "hold", "drop", "rearm", "tick")
 MAX_RECORDED_NUMBERS = 1 << 16
-"""So many numbers of a chunk of the wrong shape are worth a record; of larger ones the shape alone is."""
+"""Chunks of the wrong shape with more numbers are recorded by their shape alone."""
 
 MAX_PENDING_LINES = 10_000
-"""Lines that may wait for the disk; more means that it does not take them any more."""
+"""Lines that may wait for the disk; more mean that the disk does not accept them any more."""
 
 
 class FlightRecorder:
-    """Write what a governor is told and what it answers, without ever making the control loop wait for the disk.
+    """Writes the calls of a governor and their answers, without ever making the control loop wait for the disk.
 
-    A thread of its own writes and flushes each line, and nothing else: it may be of a lower priority than the loop,
-    which must not wait for it to give Python's lock back. `failure` says why it cannot write, None while it can.
-    Raises InputError where the file cannot be made.
+    Its own thread only writes and flushes each line: it may have a lower priority than the loop, which must not wait
+    for it to release Python's lock.
+
+    Args:
+        path: A new file.
+        rules: The governor's rules, the first line.
+
+    Attributes:
+        failure: Why it cannot write, None while it can.
+
+    Raises:
+        InputError: The file exists or cannot be created.
     """
 
     def __init__(self, path: Path, rules: Rules) -> None:
@@ -46,21 +55,22 @@ class FlightRecorder:
             raise InputError(
                 f"flight record {path}", got=error.strerror, expected="a new file", fix="Choose another folder."
             ) from None
-        self.path, self.failure = path, None
+        self.path = path
+        self.failure: str | None = None
         self._lines: queue.Queue[str | None] = queue.Queue(MAX_PENDING_LINES)
         self._thread = threading.Thread(target=self._write, name="flight recorder", daemon=True)
         self._thread.start()
         self.write_line({"call": "rules", "version": VERSION, "rules": json.loads(rules.to_json())})
 
     def write_line(self, line: dict[str, Any]) -> None:
-        """Take a line."""
+        """Queue a line for the disk."""
         try:
             self._lines.put_nowait(json.dumps(line, default=_to_json_value, separators=(",", ":")) + "\n")
         except queue.Full:
             self.failure = self.failure or f"{MAX_PENDING_LINES} lines wait for the disk"
 
     def close(self) -> None:
-        """Write what waits and close the file."""
+        """Write the queued lines and close the file."""
         try:
             self._lines.put(None, timeout=1.0)
         except queue.Full:
@@ -82,9 +92,11 @@ class FlightRecorder:
 
 
 class RecordedGovernor:
-    """A governor whose every call and answer is recorded; it has the governor's calls, and `governor` itself.
+    """A governor whose calls and answers are recorded; it has the same methods.
 
-    `recorder` None records nothing.
+    Args:
+        governor: The governor; also an attribute.
+        recorder: Where to record; None records nothing.
     """
 
     def __init__(self, governor: Governor, recorder: FlightRecorder | None) -> None:
@@ -146,7 +158,7 @@ class RecordedGovernor:
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """What came of a replay: how many calls, commands and verdicts there were, and the first differences in words."""
+    """The result of a replay: the number of calls, of ticks among them, and the first differences in words."""
 
     calls: int
     ticks: int
@@ -158,9 +170,13 @@ class ReplayReport:
 
 
 def read_flight_record(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a flight record; a last line that was cut off by a crash is left out.
+    """Yield the lines of a flight record; a last line that a crash cut off is left out.
 
-    Raises InputError where the file is none, or damaged before its end.
+    Args:
+        path: The flight record.
+
+    Raises:
+        InputError: The file cannot be read, or is damaged before its end.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -179,7 +195,15 @@ def read_flight_record(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def replay_flight_record(path: Path, max_differences: int = 5) -> ReplayReport:
-    """Give a governor what a record says it was given, and compare its commands and verdicts bit for bit."""
+    """Repeat the calls of a flight record on a new governor, and compare its commands and verdicts bit for bit.
+
+    Args:
+        path: The flight record.
+        max_differences: Stop after so many differences.
+
+    Raises:
+        InputError: The file is no flight record of this version, or damaged.
+    """
     lines = read_flight_record(path)
     first = next(lines, {})
     if first.get("call") != "rules" or first.get("version") != VERSION:
@@ -201,7 +225,7 @@ def replay_flight_record(path: Path, max_differences: int = 5) -> ReplayReport:
 
 
 def _replay_call(governor: Governor, line: dict[str, Any]) -> list[str]:
-    """Make one recorded call again; returns how its answer differs from the recorded one."""
+    """Repeat one recorded call; return how its answer differs from the recorded one."""
     call, now = line["call"], line["now"]
     if call == "tick":
         measured = None if line["measured"] is None else np.array(line["measured"], dtype=np.float64)
@@ -230,11 +254,11 @@ def _replay_call(governor: Governor, line: dict[str, Any]) -> list[str]:
 
 def _chunk_to_line(chunk: ActionChunk) -> dict[str, Any]:
     actions = chunk.actions
-    told: dict[str, Any] = {"dtype": actions.dtype.str, "shape": list(actions.shape)}
+    fields: dict[str, Any] = {"dtype": actions.dtype.str, "shape": list(actions.shape)}
     if actions.dtype.kind == "f" and actions.dtype.itemsize <= 8 and actions.size <= MAX_RECORDED_NUMBERS:
-        # Floats of four bytes are exact in eight, and a copy cannot be changed by whoever made them.
-        told["actions"] = actions.astype(np.float64)
-    return {**chunk.header(), **told}
+        # float32 is exact in float64, and a copy does not change when the caller changes the array.
+        fields["actions"] = actions.astype(np.float64)
+    return {**chunk.header(), **fields}
 
 
 def _chunk_from_line(line: dict[str, Any]) -> ActionChunk:
@@ -249,10 +273,13 @@ def _chunk_from_line(line: dict[str, Any]) -> ActionChunk:
 def _to_json_value(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
-    raise TypeError(f"a {type(value).__name__} has no place in a flight record")
+    raise TypeError(f"a {type(value).__name__} cannot be recorded")
 
 
 def _damaged_record_error(path: Path, what: str) -> InputError:
     return InputError(
-        f"flight record {path}", got=what, expected="the lines that a run wrote", fix="Take an undamaged record."
+        f"flight record {path}",
+        got=what,
+        expected="the lines that a run wrote",
+        fix="Use another flight record; this file is damaged.",
     )

@@ -1,4 +1,4 @@
-"""The rules that a governor keeps: limits, ages, and what follows when one is broken."""
+"""The rules of a governor: limits, ages, and what follows when one is broken."""
 
 from __future__ import annotations
 
@@ -14,22 +14,36 @@ START_MODES = ("refuse", "ramp")
 MAX_STEP_AGE = 0.5
 """Seconds after its observation at which any step is too old."""
 
-
 RAMP_SPEED_FRACTION = 1.0 / 3.0
-"""Of the limit of the speed, in a ramp: 90 degrees a second leave people beside an arm the time to see it coming."""
+"""Speed of a ramp as a fraction of the limit: at 90 degrees per second people beside the arm can see it coming."""
 
 
 @dataclass(frozen=True)
 class Rules(Specification):
     """Everything that a governor decides by; times in seconds.
 
-    `period`: between the steps of a chunk. `tick`: between the calls of `Governor.tick`. `chunk`: T. `start`: what
-    happens when the first command lies far from the measured pose. `follows`: False in a dry run, where the arm does
-    not follow, so that every chunk begins at the measured pose. `ramp_share`: speed of a ramp as a part of the limit.
-    `in_a_row`: so many steps beyond tolerance in a row lead to a hold, as does one beyond `at_once` times the limit.
-    `resume_seconds`: a hold that lasts longer does not end by itself. `rest_seconds`: what an arm may take to come to
-    rest; one that is moved afterwards by more than the position tolerance takes its goal with it. `overrun_share` of
-    the ticks of `overrun_seconds` may be late; more lead to a stop within `slow_stop_seconds`.
+    Attributes:
+        session: Name of the session; chunks of other sessions are rejected.
+        limits: Limits of the joints.
+        period: Time between two steps of a chunk.
+        tick: Time between two calls of `Governor.tick`.
+        chunk: Number of steps of a chunk, T.
+        start: What happens if the first command is far from the measured pose: "refuse" or "ramp".
+        aggregation: How overlapping chunks are combined, see `ActionQueue`.
+        follows: False in a dry run: the arm does not follow, so every chunk begins at the measured pose.
+        age_limit: Age of its observation at which a step is too old.
+        measurement_age: Age at which measured joints are too old, and the arm is held.
+        speed_tolerance: By which fraction a step may be faster than the limit before it counts as a violation.
+        in_a_row: So many violations in a row hold the arm; so many ticks in a row with a lagging joint stop it.
+        at_once: A step beyond this many times the limit or the tolerance holds the arm at once.
+        ramp_share: Speed of a ramp as a fraction of the limit.
+        ramp_seconds: A ramp that takes longer stops the arm.
+        resume_seconds: A hold that lasts longer becomes a stop.
+        rest_seconds: Time in which a held arm comes to rest. If it is displaced afterwards by more than the position
+            tolerance, its goal follows it.
+        overrun_share: Fraction of the ticks within `overrun_seconds` that may be late; more stop the arm.
+        overrun_seconds: See `overrun_share`.
+        slow_stop_seconds: Time in which such a stop slows the arm down.
     """
 
     session: str
@@ -83,5 +97,5 @@ class Rules(Specification):
 
     @property
     def max_step_age(self) -> float:
-        """How many seconds after its observation a step may be played: never longer than a chunk is."""
+        """Seconds after its observation in which a step may be played: at most the length of a chunk."""
         return min(self.age_limit, self.chunk * self.period)

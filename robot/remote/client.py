@@ -84,7 +84,7 @@ class RemotePolicy:
         return self._contract
 
     @property
-    def usable(self) -> bool:
+    def is_connected(self) -> bool:
         """Whether the session goes on; where it does not, `reconnect` begins another one."""
         return self._connection is not None
 
@@ -101,7 +101,7 @@ class RemotePolicy:
         Raises InputError for an observation that does not fit the contract (the session goes on), DeadlineMissed after
         `timeout` and ConnectionLost for any other failure, a chunk that is not what the contract says among them.
         """
-        if not self._is_reset and self.usable:
+        if not self._is_reset and self.is_connected:
             raise InputError("instruction", got="nothing", expected="a reset before", fix="Call reset first.")
         needed = protocol.check_observation(observation, self.contract)
         reply = self._send_request({"request": "decide", **needed}, self.timeout)

@@ -35,7 +35,7 @@ def serve_until_signal(chunk_policy: ChunkPolicy, settings: ServerSettings, read
 
 
 @contextlib.contextmanager
-def serving(chunk_policy: ChunkPolicy, settings: ServerSettings) -> Iterator[str]:
+def serve_in_background(chunk_policy: ChunkPolicy, settings: ServerSettings) -> Iterator[str]:
     """Serve in a thread beside this one for as long as the context lasts, and give the address (ws://HOST:PORT).
 
     Raises InputError as `PolicyServer.serve`.

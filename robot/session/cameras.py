@@ -1,4 +1,4 @@
-"""Cameras as a policy's eyes: every frame with the time it was taken at, and none that is old, frozen or blank."""
+"""The cameras: every frame with its capture time, and no frame that is old, frozen or blank."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST_FRAME_SECONDS = 10.0
 
 
 class ObservationRefused(WorldError):
-    """What the cameras show is not to be decided from; `reason` is one word."""
+    """The observation must not be used for a decision; `reason` is one word, as "camera_age"."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -33,29 +33,36 @@ class ObservationRefused(WorldError):
 
 @dataclass(frozen=True)
 class FrameCheckSettings:
-    """What frames have to be.
+    """When a frame may be used.
 
-    `age_limit`: seconds. A picture is frozen when it came `identical_limit` times the same while the arm moved by more
-    than `moved` units; a still arm may be shown by equal pictures. It is blank when its values span less than `blank`
-    levels; 0 allows that. `latency`: seconds from light to arrival, where it is known, by camera.
+    Attributes:
+        age_limit: Largest age in seconds.
+        identical_limit: So many identical images in a row are frozen, if the arm moved meanwhile.
+        min_joint_motion: How far a joint must have moved for that, in its unit; images of an arm at rest may be equal.
+        min_contrast: An image is blank if its values span fewer levels than this; 0 allows blank images.
+        latency: Seconds from exposure to arrival of a frame, if known, by camera.
     """
 
     age_limit: float = 0.1
     identical_limit: int = 5
-    moved: float = 3.0
-    blank: int = 4
+    min_joint_motion: float = 3.0
+    min_contrast: int = 4
     latency: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not 0.0 < self.age_limit <= 0.5:
-            raise InputError("age_limit", got=self.age_limit, expected="above 0, at most 0.5 s", fix="Use 0.1.")
+            raise InputError(
+                "age_limit", got=self.age_limit, expected="above 0, at most 0.5 s", fix="Set age_limit to 0.1."
+            )
         if self.identical_limit < 2:
-            raise InputError("identical_limit", got=self.identical_limit, expected="2 or more", fix="Use 5.")
+            raise InputError(
+                "identical_limit", got=self.identical_limit, expected="2 or more", fix="Set identical_limit to 5."
+            )
 
 
 @dataclass(frozen=True, eq=False)
 class TimestampedFrame:
-    """A picture, uint8 [H, W, 3], when it was taken in steady seconds, and how many came before it."""
+    """An image, uint8 [H, W, 3], its capture time in steady seconds, and how many came before it."""
 
     image: np.ndarray
     captured: float
@@ -63,9 +70,11 @@ class TimestampedFrame:
 
 
 class FrameChecker:
-    """Judge the frames of one camera; time and joints are passed in.
+    """Checks the frames of one camera; time and joints are passed in.
 
-    `frame`: the newest, whatever it is worth. `fault`: reason and detail where the newest was of a wrong form.
+    Attributes:
+        frame: The newest frame, checked or not.
+        fault: Reason and detail if the newest frame has the wrong size or dtype.
     """
 
     def __init__(self, spec: CameraSpec, settings: FrameCheckSettings) -> None:
@@ -76,7 +85,7 @@ class FrameChecker:
         self.fault: tuple[str, str] | None = None
 
     def add(self, frame: TimestampedFrame) -> None:
-        """Take a new frame; one of a wrong form, or older than the last, counts as none."""
+        """Add a new frame; one with the wrong size or dtype is a fault, one older than the last is ignored."""
         wanted = (self.spec.height, self.spec.width, 3)
         image = frame.image
         if not isinstance(image, np.ndarray) or image.shape != wanted or image.dtype != np.uint8:
@@ -91,13 +100,18 @@ class FrameChecker:
             self._identical_count += 1
         else:
             self._identical_count, self._first_identical_time = 1, frame.captured
-            self._blank = int(image.max()) - int(image.min()) < self._settings.blank
+            self._blank = int(image.max()) - int(image.min()) < self._settings.min_contrast
         self.frame = frame
 
     def check(self, now: float, joints: np.ndarray | None = None) -> TimestampedFrame:
-        """Return the newest frame; ObservationRefused where there is none that may be decided from.
+        """Return the newest frame.
 
-        `joints`: where the arm is now; the oftener it is told, the sooner a frozen picture is noticed.
+        Args:
+            now: Steady seconds.
+            joints: The joints [A] now; the more often they are given, the sooner a frozen image is noticed.
+
+        Raises:
+            ObservationRefused: There is no frame, or it must not be used.
         """
         name, settings, frame = self.spec.name, self._settings, self.frame
         if self.fault is not None:
@@ -110,19 +124,19 @@ class FrameChecker:
             raise ObservationRefused("camera_age", detail)
         if joints is not None:
             self._poses.append((now, np.array(joints)))
-        moved = self._joint_motion(frame)
-        if self._identical_count >= settings.identical_limit and moved > settings.moved:
-            frames = f"{self._identical_count} frames while the arm moved {moved:.1f}"
+        joint_motion = self._joint_motion(frame)
+        if self._identical_count >= settings.identical_limit and joint_motion > settings.min_joint_motion:
+            frames = f"{self._identical_count} frames while the arm moved {joint_motion:.1f}"
             detail = f"camera {name} shows the same image for {frames}"
             raise ObservationRefused("camera_frozen", detail)
-        if settings.blank and self._blank:
+        if settings.min_contrast and self._blank:
             raise ObservationRefused("camera_blank", f"camera {name} shows nothing")
         return frame
 
     def _joint_motion(self, frame: TimestampedFrame) -> float:
-        """Return how far the joints moved between the first and the last of the equal pictures.
+        """Return how far the joints moved between the first and the last of the identical images.
 
-        Where they were when a picture was taken, that is: the arm may have set off since.
+        Only poses from before the last image count: the arm may have started to move since.
         """
         while len(self._poses) > 1 and self._poses[1][0] <= self._first_identical_time:
             self._poses.popleft()
@@ -131,7 +145,7 @@ class FrameChecker:
 
 
 class Camera(Protocol):
-    """What a camera of LeRobot has to do; one with `next_frame` also says when its frames were taken."""
+    """The interface of LeRobot's cameras; a camera with `next_frame` also gives the capture time of its frames."""
 
     def connect(self, warmup: bool = True) -> None: ...
 
@@ -141,9 +155,18 @@ class Camera(Protocol):
 
 
 class CameraReader:
-    """Read cameras, each in a thread of its own, and give what they show when it may be decided from.
+    """Reads each camera in its own thread, and returns the newest frames if they may be used.
 
-    `cameras` by name; those that the contract does not name are not read. Use `connect` before and `close` after.
+    Call `connect` first and `close` at the end.
+
+    Args:
+        cameras: The cameras by name; those that the contract does not name are not read.
+        specs: The cameras of the contract.
+        settings: When a frame may be used.
+        found: Names of all cameras of the arm, for the error about a missing one. Default: those of `cameras`.
+
+    Raises:
+        InputError: A camera of the contract is missing.
     """
 
     def __init__(
@@ -176,7 +199,7 @@ class CameraReader:
     def from_configs(
         cls, configs: Mapping[str, Any], specs: tuple[CameraSpec, ...], settings: FrameCheckSettings | None = None
     ) -> CameraReader:
-        """Make the cameras from LeRobot's configurations; those that no contract names are left alone."""
+        """Build the cameras of the contract from LeRobot's configurations; InputError if LeRobot cannot."""
         from lerobot.cameras.utils import make_cameras_from_configs
 
         wanted = {spec.name: configs[spec.name] for spec in specs if spec.name in configs}
@@ -184,12 +207,15 @@ class CameraReader:
             cameras = make_cameras_from_configs(wanted)
         except (ValueError, ImportError) as error:
             raise InputError(
-                "cameras", got=error, expected="configurations that LeRobot can build", fix="See their type and fields."
+                "cameras",
+                got=error,
+                expected="configurations that LeRobot can build",
+                fix="Check the type and the fields of each camera.",
             ) from None
         return cls(cameras, specs, settings, found=tuple(configs))
 
     def connect(self) -> None:
-        """Open all cameras and see a first frame of each; InputError for one that is missing or of another size."""
+        """Open all cameras and wait for a first frame of each; InputError if one does not open or has another size."""
         try:
             for name, camera in self._cameras.items():
                 self._open(name, camera)
@@ -207,18 +233,24 @@ class CameraReader:
             if checker.frame is None:
                 got = checker.fault[1] if checker.fault else self._errors.get(name, "no frame")
                 self.close()
-                raise InputError(
-                    f"camera {name}", got=got, expected="pictures", fix="Check its cable and its settings."
-                )
+                raise InputError(f"camera {name}", got=got, expected="images", fix="Check its cable and its settings.")
 
     def latest(self, joints: np.ndarray | None = None, now: float | None = None) -> dict[str, TimestampedFrame]:
-        """Return the newest frame of each camera; ObservationRefused where one may not be decided from."""
+        """Return the newest frame of each camera.
+
+        Args:
+            joints: The joints [A] now.
+            now: Steady seconds. Default: the present time.
+
+        Raises:
+            ObservationRefused: A frame must not be used.
+        """
         with self._lock:
             now = time.monotonic() if now is None else now
             return {name: checker.check(now, joints) for name, checker in self._checkers.items()}
 
     def close(self) -> None:
-        """End the threads and let go of the cameras."""
+        """End the threads and close the cameras."""
         self._stop_event.set()
         for thread in self._threads:
             thread.join(timeout=2.0)
@@ -240,7 +272,7 @@ class CameraReader:
         except SaccadeError:
             raise
         except Exception as error:
-            # Whatever a camera's library raises, there is no camera to see with.
+            # Any error of a camera's library means that the camera does not open.
             lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             raise InputError(
                 f"camera {name}", got=lines[0], expected="a camera that opens", fix="`lerobot-find-cameras` lists them."
@@ -250,7 +282,7 @@ class CameraReader:
             shape = camera.async_read(timeout_ms=1000 * FIRST_FRAME_SECONDS).shape
         except Exception as error:
             raise InputError(
-                f"camera {name}", got=f"no picture ({error})", expected="pictures", fix="Check its cable."
+                f"camera {name}", got=f"no image ({error})", expected="images", fix="Check its cable."
             ) from None
         if shape != (spec.height, spec.width, 3):
             raise self._size_error(spec, "x".join(map(str, shape[:2])))
@@ -259,7 +291,7 @@ class CameraReader:
     def _size_error(spec: CameraSpec, got: str) -> InputError:
         return InputError(
             f"camera {spec.name}",
-            got=f"pictures of {got} pixels (height x width)",
+            got=f"images of {got} pixels (height x width)",
             expected=f"{spec.height}x{spec.width}",
             fix="Set the camera to the size that the policy was trained with.",
         )
@@ -276,7 +308,7 @@ class CameraReader:
                 else:
                     image, captured = camera.async_read(timeout_ms=READ_TIMEOUT_MS), time.monotonic()
             except Exception as error:
-                # No frame: its age will tell. A camera that was unplugged must not be asked in a tight loop.
+                # The age of the last frame will tell. Do not read an unplugged camera in a tight loop.
                 self._errors[name] = str(error)
                 self._stop_event.wait(0.01)
                 continue
@@ -286,5 +318,5 @@ class CameraReader:
 
 
 def oldest_capture_time(frames: Mapping[str, TimestampedFrame]) -> float:
-    """Return when the oldest of some frames was taken; infinity where there are none."""
+    """Return the oldest capture time of some frames in steady seconds, infinity if there are none."""
     return min((frame.captured for frame in frames.values()), default=math.inf)

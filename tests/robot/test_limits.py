@@ -72,6 +72,6 @@ def test_limits_check_themselves_and_pass_through_json():
 
 def test_a_pose_outside_is_told_joint_by_joint():
     limits = make_limits()
-    assert limits.outside(np.array([112.0, 0.0, 50.0])) == []
-    assert limits.outside(np.array([0.0, 120.0, 50.0])) == ["elbow_flex.pos at 120.0, range -97.0 to 97.0"]
-    assert len(limits.outside(np.array([np.nan, 0.0, 50.0]))) == 1
+    assert limits.describe_violations(np.array([112.0, 0.0, 50.0])) == []
+    assert limits.describe_violations(np.array([0.0, 120.0, 50.0])) == ["elbow_flex.pos at 120.0, range -97.0 to 97.0"]
+    assert len(limits.describe_violations(np.array([np.nan, 0.0, 50.0]))) == 1

@@ -17,7 +17,7 @@ from saccade.policy.checkpoint.folder import STARTER_FOLDER
 from saccade.policy.inference.actor import PolicyActor
 from saccade.robot.remote.client import ConnectionLost, RemotePolicy
 from saccade.robot.remote.server_settings import ServerSettings
-from saccade.robot.remote.serving import serving
+from saccade.robot.remote.serving import serve_in_background
 from saccade.scripts.bench.arm.round_trip import measure_round_trip
 from saccade.scripts.checkpoints.checkpoint_policy import CheckpointPolicy, blank_observation, warm_up
 from saccade.scripts.main import main
@@ -149,7 +149,10 @@ def test_a_gpu_decides_in_the_servers_thread_as_it_does_here():
     actor, chunk_policy = PolicyActor(STARTER_FOLDER), CheckpointPolicy(STARTER_FOLDER, device="cuda")
     warm_up(chunk_policy)
     observation = blank_observation(actor.contract)
-    with serving(chunk_policy, ServerSettings(token=TOKEN)) as url, RemotePolicy(url, TOKEN, WAIT) as policy:
+    with (
+        serve_in_background(chunk_policy, ServerSettings(token=TOKEN)) as url,
+        RemotePolicy(url, TOKEN, WAIT) as policy,
+    ):
         for instruction in ("put the red cube in the bin", "put the green cube in the bin"):
             policy.reset(instruction)
             actor.reset(instruction, seed=0)

@@ -254,7 +254,7 @@ def serve_swing_policy(connection: Connection, contract: Contract, slow_after: i
     """Be a policy server; after so many decisions each comes too late."""
     from ....robot.remote.protocol import new_token
     from ....robot.remote.server_settings import ServerSettings
-    from ....robot.remote.serving import serving
+    from ....robot.remote.serving import serve_in_background
 
     class Slow(SwingPolicy):
         count = 0
@@ -266,7 +266,7 @@ def serve_swing_policy(connection: Connection, contract: Contract, slow_after: i
             return super().decide(observation)  # type: ignore[arg-type]
 
     token = new_token()
-    with serving(Slow(contract), ServerSettings(token=token, port=0)) as url:
+    with serve_in_background(Slow(contract), ServerSettings(token=token, port=0)) as url:
         connection.send((url, token))
         with contextlib.suppress(EOFError):
             connection.recv()

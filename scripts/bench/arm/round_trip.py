@@ -13,7 +13,7 @@ from ....robot.chunk_policy import ChunkPolicy
 from ....robot.remote.client import RemotePolicy
 from ....robot.remote.protocol import new_token
 from ....robot.remote.server_settings import ServerSettings
-from ....robot.remote.serving import serving
+from ....robot.remote.serving import serve_in_background
 from ...checkpoints.checkpoint_policy import blank_observation
 
 TIMEOUT = 30.0
@@ -44,7 +44,7 @@ def measure_round_trip(
         raise InputError("decisions", got=decisions, expected="1 or more", fix="Raise it; 1000 give a p99.")
     observation = observation or noise_observation(chunk_policy)
     token, times = new_token(), []
-    with serving(chunk_policy, ServerSettings(token=token)) as url, RemotePolicy(url, token, TIMEOUT) as policy:
+    with serve_in_background(chunk_policy, ServerSettings(token=token)) as url, RemotePolicy(url, token, TIMEOUT) as policy:
         policy.reset("measure")
         for number in range(WARM_UP + decisions):
             started = time.perf_counter()

@@ -17,7 +17,7 @@ from saccade.robot.remote import protocol
 from saccade.robot.remote.client import ConnectionLost, DeadlineMissed, RemotePolicy
 from saccade.robot.remote.codec import decode, encode
 from saccade.robot.remote.server_settings import ServerSettings
-from saccade.robot.remote.serving import serving
+from saccade.robot.remote.serving import serve_in_background
 from saccade_testing.toy_policy import TOKEN, ToyPolicy, expected_actions, toy_contract, toy_observation
 
 pytestmark = pytest.mark.real_time
@@ -62,7 +62,7 @@ def chunk_policy():
 
 @pytest.fixture
 def url(chunk_policy):
-    with serving(chunk_policy, ServerSettings(token=TOKEN)) as address:
+    with serve_in_background(chunk_policy, ServerSettings(token=TOKEN)) as address:
         yield address
 
 
@@ -76,7 +76,7 @@ def test_it_decides_what_the_server_decides(url, chunk_policy):
             assert actions.dtype == np.float32
             np.testing.assert_array_equal(actions, expected_actions(observation, chunk_policy.contract))
         assert 0 < policy.timing.inference < policy.timing.round_trip
-    assert not policy.usable and chunk_policy.instructions == ["put it there"]
+    assert not policy.is_connected and chunk_policy.instructions == ["put it there"]
     policy.close()
 
 
@@ -106,7 +106,7 @@ def test_bad_input_is_named_and_costs_no_session(url):
             spoil(observation)
             with pytest.raises(InputError, match=what):
                 policy.decide(observation)
-        assert policy.usable and policy.decide(toy_observation()).shape == (3, 2)
+        assert policy.is_connected and policy.decide(toy_observation()).shape == (3, 2)
 
 
 def test_what_the_server_refuses_arrives_as_it_was_said(url, chunk_policy):
@@ -126,7 +126,7 @@ def test_after_a_missed_deadline_only_a_new_session_decides(url, chunk_policy):
         session, started = policy.session, time.monotonic()
         with pytest.raises(DeadlineMissed):
             policy.decide(toy_observation())
-        assert time.monotonic() - started < 5 and not policy.usable
+        assert time.monotonic() - started < 5 and not policy.is_connected
         chunk_policy.gate.set()
         for _ in range(2):
             with pytest.raises(ConnectionLost, match="reconnect"):
@@ -158,16 +158,16 @@ def test_a_failure_over_there_is_a_failure_of_the_world(url, chunk_policy):
         policy.reset("go")
         with pytest.raises(WorldError, match="policy: got a failure") as failed:
             policy.decide(toy_observation())
-        assert "secret" not in str(failed.value) and not policy.usable
+        assert "secret" not in str(failed.value) and not policy.is_connected
 
 
 def test_a_server_that_ends_is_noticed_and_nothing_goes_on_by_itself(chunk_policy):
-    with serving(chunk_policy, ServerSettings(token=TOKEN)) as url:
+    with serve_in_background(chunk_policy, ServerSettings(token=TOKEN)) as url:
         policy = RemotePolicy(url, TOKEN, WAIT)
         policy.reset("go")
     with pytest.raises(ConnectionLost, match="the server is stopping"):
         policy.decide(toy_observation())
-    assert not policy.usable
+    assert not policy.is_connected
     with pytest.raises(ConnectionLost, match="no policy server at"):
         policy.reconnect()
 
@@ -182,13 +182,13 @@ def test_a_wrong_token_and_a_second_client_are_told_apart(url):
 
 def test_another_policy_after_a_reconnection_is_refused(chunk_policy):
     settings = ServerSettings(token=TOKEN)
-    with serving(chunk_policy, settings) as url:
+    with serve_in_background(chunk_policy, settings) as url:
         policy = RemotePolicy(url, TOKEN, WAIT)
         port = int(url.rpartition(":")[2])
-    with serving(ToyPolicy(toy_contract(chunk=4)), ServerSettings(token=TOKEN, port=port)):
+    with serve_in_background(ToyPolicy(toy_contract(chunk=4)), ServerSettings(token=TOKEN, port=port)):
         with pytest.raises(InputError, match="contract of"):
             policy.reconnect()
-        assert not policy.usable and policy.contract == chunk_policy.contract
+        assert not policy.is_connected and policy.contract == chunk_policy.contract
 
 
 @contextlib.contextmanager
@@ -265,7 +265,7 @@ def test_what_comes_back_is_checked_and_ends_the_session_when_wrong(behave, said
         policy.reset("go")
         with pytest.raises(ConnectionLost, match=said):
             policy.decide(toy_observation())
-        assert not policy.usable
+        assert not policy.is_connected
 
 
 def test_a_late_reply_is_never_taken_for_an_answer():
@@ -322,7 +322,7 @@ def test_a_server_that_reads_no_more_does_not_hold_the_client():
         started = time.monotonic()
         with pytest.raises(DeadlineMissed):
             policy.decide({"pixels": {"front": picture, "wrist": picture}, "agent_pos": np.zeros(2, np.float32)})
-        assert time.monotonic() - started < 10 and not policy.usable
+        assert time.monotonic() - started < 10 and not policy.is_connected
         stall.set()
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from saccade.robot.remote.codec import decode
 from saccade.robot.remote.server_settings import ServerSettings
-from saccade.robot.remote.serving import serving
+from saccade.robot.remote.serving import serve_in_background
 from saccade_testing.toy_policy import DATA, TOKEN, ToyPolicy, expected_actions, toy_observation
 
 WAIT = 20.0
@@ -59,7 +59,7 @@ def chunk_policy():
 
 @pytest.fixture
 def line(chunk_policy):
-    with serving(chunk_policy, ServerSettings(token=TOKEN)) as url:
+    with serve_in_background(chunk_policy, ServerSettings(token=TOKEN)) as url:
         line = Line(url)
         yield line
         line.socket.close()

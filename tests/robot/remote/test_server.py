@@ -18,7 +18,7 @@ from saccade.robot.remote import protocol
 from saccade.robot.remote.client import ConnectionLost, RemotePolicy
 from saccade.robot.remote.codec import MessageLimits, decode, encode
 from saccade.robot.remote.server_settings import ServerSettings
-from saccade.robot.remote.serving import serving
+from saccade.robot.remote.serving import serve_in_background
 from saccade.robot.remote.worker_thread import WorkerThread
 from saccade_testing.toy_policy import TOKEN, ToyPolicy, expected_actions, toy_observation
 
@@ -34,7 +34,7 @@ def chunk_policy():
 
 @pytest.fixture
 def url(chunk_policy):
-    with serving(chunk_policy, ServerSettings(token=TOKEN, policy="toy", ping_seconds=0.5)) as address:
+    with serve_in_background(chunk_policy, ServerSettings(token=TOKEN, policy="toy", ping_seconds=0.5)) as address:
         yield address
 
 
@@ -238,7 +238,7 @@ def test_what_is_no_message_ends_the_session_with_a_reason(url, frame, code):
 
 
 def test_a_message_over_the_limit_is_refused_before_it_is_read(chunk_policy):
-    with serving(chunk_policy, ServerSettings(token=TOKEN, limits=MessageLimits(message=2000))) as url:
+    with serve_in_background(chunk_policy, ServerSettings(token=TOKEN, limits=MessageLimits(message=2000))) as url:
         connection, _ = dial(url)
         connection.send(b"\x00" * 3000)
         with pytest.raises(ConnectionClosed) as closed:
@@ -334,7 +334,7 @@ def test_a_port_in_use_and_a_foreign_address_are_named(url, chunk_policy):
         (ServerSettings(token=TOKEN, port=port), "port"),
         (ServerSettings(token=TOKEN, host="127.0.0.1", port=port), "port"),
     ):
-        with pytest.raises(InputError, match="in use") as refused, serving(chunk_policy, settings):
+        with pytest.raises(InputError, match="in use") as refused, serve_in_background(chunk_policy, settings):
             pass
         assert refused.value.what == what
         with pytest.raises(InputError, match="in use"):
@@ -357,7 +357,7 @@ def certificate(tmp_path_factory):
 
 def test_with_a_certificate_it_speaks_tls_alone(certificate, chunk_policy):
     pem, key = certificate
-    with serving(chunk_policy, ServerSettings(token=TOKEN, certificate=pem, key=key)) as url:
+    with serve_in_background(chunk_policy, ServerSettings(token=TOKEN, certificate=pem, key=key)) as url:
         assert url.startswith("wss://")
         with RemotePolicy(url, TOKEN, WAIT, certificate=pem) as policy:
             policy.reset("go")

@@ -121,7 +121,7 @@ def test_a_blank_picture_is_refused_unless_that_is_allowed():
     watch.add(blank)
     with pytest.raises(ObservationRefused, match="shows nothing"):
         watch.check(10.0)
-    watch = FrameChecker(SPEC, FrameCheckSettings(blank=0))
+    watch = FrameChecker(SPEC, FrameCheckSettings(min_contrast=0))
     watch.add(blank)
     assert watch.check(10.0) is blank
 
@@ -170,10 +170,10 @@ def test_what_befalls_a_camera_is_noticed_and_gets_better(watch, camera, mode, r
 def test_missing_cameras_and_other_sizes_are_refused_before_anything(camera):
     with pytest.raises(InputError, match="camera wrist: got only front"):
         CameraReader({"front": camera}, (SPEC, CameraSpec("wrist", 4, 6)))
-    with pytest.raises(InputError, match="pictures of 8x6 pixels .* expected 4x6"):
+    with pytest.raises(InputError, match="images of 8x6 pixels .* expected 4x6"):
         CameraReader({"front": ToyCamera(8, 6)}, (SPEC,)).connect()
     camera.mode = "other"
-    with pytest.raises(InputError, match="pictures of 8x6 pixels"):
+    with pytest.raises(InputError, match="images of 8x6 pixels"):
         CameraReader({"front": camera}, (SPEC,)).connect()
     assert camera.closed
     camera = ToyCamera()

@@ -19,7 +19,7 @@ from saccade.errors import InputError
 from saccade.policy.checkpoint.folder import STARTER_FOLDER, read_contract
 from saccade.robot.governor.recorder import replay_flight_record
 from saccade.robot.remote.server_settings import ServerSettings
-from saccade.robot.remote.serving import serving
+from saccade.robot.remote.serving import serve_in_background
 from saccade.scripts.main import main
 from saccade.scripts.run import command
 from saccade.scripts.run.arms import camera_configs, desk_starts, robot_config
@@ -310,7 +310,7 @@ def test_a_physical_arm_does_not_move_unless_told_to(nodder, world, plugged, tmp
 
 @pytest.mark.slow
 def test_a_remote_policy_decides_and_only_with_its_token(nodder, world, plugged, tmp_path, monkeypatch, capsys):
-    with serving(nodder, ServerSettings(token=TOKEN)) as url:
+    with serve_in_background(nodder, ServerSettings(token=TOKEN)) as url:
         monkeypatch.setenv("SACCADE_TOKEN", "another-token-for-tests")
         assert main(["run", "--policy", url, *plugged, "--move"]) == 2
         assert "token" in capsys.readouterr().err
@@ -354,7 +354,7 @@ def test_what_does_not_fit_is_refused_before_torque(nodder, world, plugged, tmp_
         said = "camera source: got"
     elif case == "size":
         arguments = [f"{each},width=64,height=64" if each.startswith("wrist=") else each for each in arguments]
-        said = "camera wrist: got pictures of 64x64"
+        said = "camera wrist: got images of 64x64"
     elif case == "contract":
         arguments += ["--robot-options", "use_degrees=false"]
         said = "the policy's contract is not met"
