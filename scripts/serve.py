@@ -1,4 +1,4 @@
-"""`saccade serve`: a policy for arms that do not carry it, over websocket and msgpack."""
+"""`saccade serve`: serve a policy to a robot on another machine, over websocket and msgpack."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from ..errors import InputError
+from ..ranges import require_at_least
 from .checkpoints.worker_policies import Device, Precision
 
 if TYPE_CHECKING:
@@ -20,39 +21,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """Hold a policy for `saccade run --policy ws://...`, or for any program that uses openpi's client.
+    """Serve a policy to `saccade run --policy ws://...` or to any client of openpi.
 
-    Whoever connects shows a token: that of --token-file, or of the variable SACCADE_TOKEN, or one that is made and
-    printed. One client is in control at a time. Only this machine reaches the server; for others there are
-    --certificate and --key, or an SSH tunnel. Which policy it is was decided here: no client changes it.
+    A client needs the token: from --token-file, from the variable SACCADE_TOKEN, or a new one that the server prints.
+    One client controls the policy at a time. By default only this machine can connect; other machines need an SSH
+    tunnel, or --certificate and --key. A client cannot change the policy.
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional] = "starter"
-    """Folder of a checkpoint or of a training, or `starter`, the checkpoint that ships in the package."""
+    """Folder of a checkpoint or of a training run, or `starter`, the checkpoint that ships with the package."""
     host: str = "127.0.0.1"
-    """Address to listen at; one that other machines reach, such as 0.0.0.0, needs --certificate and --key."""
+    """Address to listen on. One that other machines can reach, such as 0.0.0.0, needs --certificate and --key."""
     port: int = 8000
-    """Port to listen at; 0 takes a free one and prints it."""
+    """Port to listen on. 0 chooses a free port and prints it."""
     token_file: Path | None = None
-    """File that holds the token, 16 or more letters, digits or -._~+/=."""
+    """File with the token: 16 or more letters, digits or -._~+/=. Default: the variable SACCADE_TOKEN."""
     certificate: Path | None = None
     """PEM file of the server's TLS certificate."""
     key: Path | None = None
     """PEM file of the certificate's private key, without a password."""
     device: Device = "cpu"
-    """Where the policy decides."""
+    """Device of the policy."""
     precision: Precision = "fp32"
     """Precision of the policy's weights and arithmetic."""
     threads: int = 1
-    """CPU threads for a decision; more help only policies much wider than the starter."""
+    """CPU threads of the policy. More than 1 helps only policies much wider than the starter."""
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise InputError("threads", got=self.threads, expected="1 or more", fix="Raise --threads.")
+        require_at_least(self, 1, "threads", option=True)
 
 
 def run(config: ServeConfig) -> int:
-    """Load the policy, decide once or more to be quick from the first request on, and serve until a signal."""
+    """Load the policy, warm it up, and serve it until SIGINT or SIGTERM; return the exit code."""
     from ..robot.remote.protocol import TOKEN_VARIABLE
     from ..robot.remote.server_settings import ServerSettings
     from .checkpoints.find import checkpoint_folder
@@ -67,7 +67,7 @@ def run(config: ServeConfig) -> int:
         key=config.key,
         policy=config.checkpoint,
     )
-    # Whatever is wrong with these is said before minutes are spent on loading a policy.
+    # Check these before the policy is loaded, which takes long.
     settings.context()
     settings.check_bindable()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
@@ -80,7 +80,7 @@ def run(config: ServeConfig) -> int:
     motion_seconds = contract.execute / contract.control_hz
     print(f"decides in {1000 * seconds:.0f} ms for {1000 * motion_seconds:.0f} ms of motion")
     if seconds > motion_seconds:
-        print("warning: that is too slow for its own control rate; an arm would stop and go", file=sys.stderr)
+        print("warning: too slow for the control rate of the policy; an arm would stop and go", file=sys.stderr)
 
     def ready(port: int) -> None:
         if generated:
@@ -98,9 +98,16 @@ def run(config: ServeConfig) -> int:
 
 
 def find_token(config: ServeConfig) -> tuple[str, bool]:
-    """Return the token, and whether it was made up just now.
+    """Find the token: in the file, else in the environment, else a new random one.
 
-    Raises InputError for a file that cannot be read and for a token that is too weak.
+    Args:
+        config: The options of the server.
+
+    Returns:
+        The token, and whether it is a new one.
+
+    Raises:
+        InputError: The file cannot be read, or the token is too weak.
     """
     from ..robot.remote.protocol import TOKEN_VARIABLE, check_token, new_token
 
@@ -109,7 +116,7 @@ def find_token(config: ServeConfig) -> tuple[str, bool]:
             text = config.token_file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             got = f"{config.token_file} ({getattr(error, 'strerror', None) or 'no text'})"
-            fix = "Give --token-file a file that holds the token and nothing else."
+            fix = "Give a --token-file that holds only the token."
             raise InputError("token file", got=got, expected="a text file", fix=fix) from None
         return check_token(text, str(config.token_file)), False
     given = os.environ.get(TOKEN_VARIABLE)
@@ -119,7 +126,7 @@ def find_token(config: ServeConfig) -> tuple[str, bool]:
 
 
 def client_address(settings: ServerSettings, port: int) -> str:
-    """Return the address to type at a client; one that listens everywhere has no name that we would know."""
+    """Return the address for a client; a server that listens on all addresses does not know its own name."""
     if settings.host in ("0.0.0.0", "::"):
         return f"wss://THIS_MACHINE:{port}"
     return settings.url(port)

@@ -1,4 +1,4 @@
-"""The client of a policy server: a remote policy that decides like a local one. numpy, msgpack and websockets alone."""
+"""The client of a policy server: a remote policy that decides as a local one. Needs numpy, msgpack and websockets."""
 
 from __future__ import annotations
 
@@ -27,30 +27,44 @@ CLOSE_SECONDS = 0.5
 
 
 class ConnectionLost(WorldError):
-    """The session with the policy server is over, and its policy's state with it: `reconnect` begins another one."""
+    """The session with the policy server is over, and its policy's state is lost: `reconnect` begins a new session."""
 
 
 class DeadlineMissed(ConnectionLost):
-    """The server gave no answer in time; a late one must never be taken for the answer to something else."""
+    """The server gave no answer in time. The session is over, so that a late answer cannot pass for a later one."""
 
 
 @dataclass(frozen=True)
 class InferenceTiming:
-    """How long the last answer took: as seen from here, and for the policy alone, in seconds."""
+    """How long the last answer took in seconds: the round trip, and the policy's share of it."""
 
     round_trip: float
     inference: float
 
 
 class RemotePolicy:
-    """A policy that a `saccade serve` holds, as a decider: `contract`, `reset` and `decide`; for one thread at a time.
+    """A policy of a `saccade serve`, used as a local one: `contract`, `reset` and `decide`; for one thread at a time.
 
-    `url` is ws://HOST:PORT on this machine, or wss://HOST:PORT on any, whose certificate a known authority has signed
-    or the file `certificate` does. `timeout` is how long a decision may take in seconds, there and back; a reset, which
-    may prepare much, gets `reset_timeout`, connecting `connect_timeout`.
+    Args:
+        url: ws://HOST:PORT on this machine, or wss://HOST:PORT on any.
+        token: The server's token.
+        timeout: Seconds that a decision may take, both ways.
+        reset_timeout: The same for a reset, which may take longer.
+        connect_timeout: The same for the connection.
+        certificate: The server's certificate, if no known authority has signed it.
+        limits: Limits of messages.
 
-    Raises InputError for an address that is none, for a wrong token and for a server of another kind; ConnectionLost
-    where nobody answers or another client is in control.
+    Attributes:
+        timing: How long the last answer took, None before the first.
+
+    Raises:
+        InputError: The address is invalid, the token is wrong, or the server is of another kind.
+        ConnectionLost: The server does not answer, or another client is in control.
+
+    Example:
+        >>> with RemotePolicy("ws://127.0.0.1:8000", token) as policy:
+        ...     policy.reset("put the red cube in the bin")
+        ...     actions = policy.decide({"pixels": images, "agent_pos": joints})  # float32 [T, A]
     """
 
     def __init__(
@@ -80,29 +94,38 @@ class RemotePolicy:
 
     @property
     def contract(self) -> Contract:
-        """The contract of the policy that the server holds."""
+        """The contract of the server's policy."""
         return self._contract
 
     @property
     def is_connected(self) -> bool:
-        """Whether the session goes on; where it does not, `reconnect` begins another one."""
+        """Whether the session goes on; if not, `reconnect` begins a new one."""
         return self._connection is not None
 
     def reset(self, instruction: str) -> None:
-        """Begin an episode. Raises InputError for an instruction that is none, ConnectionLost where nobody answers."""
+        """Begin an episode; InputError for an instruction that is no text, ConnectionLost if nobody answers."""
         instruction = protocol.check_instruction(instruction)
         self._is_reset = False
         self._send_request({"request": "reset", "instruction": instruction}, self.reset_timeout)
         self._is_reset = True
 
     def decide(self, observation: Mapping[str, Any]) -> np.ndarray:
-        """Return a chunk float32 [T, A] for an observation of the desk's form.
+        """Return a chunk of actions.
 
-        Raises InputError for an observation that does not fit the contract (the session goes on), DeadlineMissed after
-        `timeout` and ConnectionLost for any other failure, a chunk that is not what the contract says among them.
+        Args:
+            observation: `pixels`, camera name to uint8 [H, W, 3], and `agent_pos`, [S]. Cameras that the contract does
+                not name are not sent.
+
+        Returns:
+            Actions float32 [T, A].
+
+        Raises:
+            InputError: The observation does not fit the contract; the session goes on.
+            DeadlineMissed: The server gave no answer within `timeout`.
+            ConnectionLost: Anything else failed, or the chunk does not fit the contract.
         """
         if not self._is_reset and self.is_connected:
-            raise InputError("instruction", got="nothing", expected="a reset before", fix="Call reset first.")
+            raise InputError("instruction", got="nothing", expected="a reset before", fix="Call reset before decide.")
         needed = protocol.check_observation(observation, self.contract)
         reply = self._send_request({"request": "decide", **needed}, self.timeout)
         try:
@@ -112,9 +135,11 @@ class RemotePolicy:
             raise ConnectionLost(str(error)) from None
 
     def reconnect(self) -> None:
-        """Begin a new session, to be reset before it decides; the policy must be the same.
+        """Begin a new session; call `reset` before `decide`.
 
-        Raises as the constructor, and InputError where the server holds a policy of another contract by now.
+        Raises:
+            InputError: As the constructor, and if the server's policy has another contract now.
+            ConnectionLost: As the constructor.
         """
         self.close()
         before = self._contract
@@ -122,7 +147,7 @@ class RemotePolicy:
         if self._contract != before:
             self._contract = before
             self._drop_connection()
-            fix = "Start anew, so that the contract is checked against the arm."
+            fix = "Start the run again: the contract must be checked against the arm."
             raise InputError(f"contract of {self.url}", got="another one", expected="the one from before", fix=fix)
 
     def close(self) -> None:
@@ -153,14 +178,14 @@ class RemotePolicy:
             raise
 
     def _connect(self) -> ClientConnection:
-        """Return an open connection; the token is shown, and nothing has been said yet."""
+        """Return an open connection; the token has been sent, and no message yet."""
         logger = logging.getLogger(f"{__name__}.wire")
         try:
             return connect(
                 self.url,
                 ssl=_tls_context(self._certificate) if self.url.startswith("wss:") else None,
                 additional_headers=protocol.authorization(self._token),
-                # A proxy that the environment names is for the web; it would see the token and slow every decision.
+                # No proxy from the environment: it would see the token and slow every decision.
                 proxy=None,
                 compression=None,
                 max_size=self._limits.message,
@@ -189,7 +214,7 @@ class RemotePolicy:
     def _handshake_error(self, status: int) -> InputError:
         if status != 401:
             return self._protocol_error(f"the HTTP status {status}")
-        fix = f"Take the one that the server was started with, or that it printed: {protocol.TOKEN_VARIABLE}=..."
+        fix = f"Use the token that the server was started with or printed: {protocol.TOKEN_VARIABLE}=..."
         return InputError(f"token for {self.url}", got="a wrong one", expected="the server's token", fix=fix)
 
     def _protocol_error(self, got: str) -> InputError:
@@ -197,7 +222,7 @@ class RemotePolicy:
         return InputError(f"protocol of {self.url}", got=got, expected=protocol.PROTOCOL, fix=fix)
 
     def _send_request(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """Return the reply to a request, within so many seconds; whatever fails but the input ends the session."""
+        """Return the reply to a request within `seconds`; every failure but an InputError ends the session."""
         connection = self._connection
         if connection is None:
             raise ConnectionLost(f"the session with {self.url} is over: reconnect, and begin the episode anew")
@@ -211,7 +236,7 @@ class RemotePolicy:
             refused = self._check_reply(reply, sequence)
             if refused is None:
                 self.timing = InferenceTiming(time.monotonic() - started, _inference_seconds(reply))
-        # An interrupt, too, leaves a reply behind that must not be taken for the next one.
+        # An interrupt also leaves a reply behind, which must not pass for the next one.
         except BaseException as error:
             self._drop_connection()
             if isinstance(error, InputError):
@@ -222,7 +247,7 @@ class RemotePolicy:
         return reply
 
     def _send(self, connection: ClientConnection, message: bytes, seconds: float) -> None:
-        # A peer that reads no more fills the buffers, and sending then waits for ever: cut the line from beside.
+        # A peer that stops reading fills the buffers, and sending then blocks: shut the socket down from a timer.
         began = time.monotonic()
         watchdog = threading.Timer(seconds, _shutdown_socket, (connection,))
         watchdog.daemon = True
@@ -237,7 +262,7 @@ class RemotePolicy:
             watchdog.cancel()
 
     def _receive(self, deadline: float) -> dict[str, Any]:
-        """Return the next message; raises DeadlineMissed, ConnectionLost and, for what is no message, CodecError."""
+        """Return the next message; DeadlineMissed, ConnectionLost, or CodecError for bytes that are no message."""
         if self._connection is None:
             raise ConnectionLost(f"the session with {self.url} is over")
         try:
@@ -251,7 +276,7 @@ class RemotePolicy:
         return decode(frame, self._limits)
 
     def _check_reply(self, reply: dict[str, Any], sequence: int) -> InputError | None:
-        """Return the error that a reply reports about the input, if any; raises for all else that is no answer."""
+        """Return the reply's error about the input, if any; raise for every other reply that is no answer."""
         for name, expected in (("session", self.session), ("sequence", sequence)):
             if type(reply.get(name)) is not type(expected) or reply[name] != expected:
                 raise ConnectionLost(f"{self.url} answered another request ({name}): the session is over")
@@ -267,7 +292,7 @@ class RemotePolicy:
         return ConnectionLost(f"{self.url} is gone: {said}")
 
     def _drop_connection(self) -> None:
-        """End the session at once, without a word to a server that may not listen any more."""
+        """End the session at once, without a close handshake: the server may not listen any more."""
         connection, self._connection = self._connection, None
         if connection is not None:
             _shutdown_socket(connection)
@@ -303,7 +328,7 @@ def _check_url(url: str, certificate: Path | None) -> str:
         )
     if parts.scheme == "ws" and not protocol.is_loopback(host):
         fix = "Serve with a certificate and use wss://, or go through an SSH tunnel to 127.0.0.1."
-        got = f"{url}, which would show token and pictures to the network"
+        got = f"{url}, which would show token and images to the network"
         raise InputError("address of the policy", got=got, expected="wss:// to another machine", fix=fix)
     if parts.scheme == "ws" and certificate is not None:
         raise InputError("certificate", got=f"one for {url}", expected="wss://", fix="Leave it out, or use wss://.")

@@ -1,6 +1,6 @@
-"""The codec of the wire: msgpack with msgpack-numpy's arrays, as openpi's client writes them, read strictly.
+"""The codec of messages: msgpack with msgpack-numpy's arrays, as openpi's client writes them, read strictly.
 
-What is acceptable, and nothing else is:
+Only this is accepted:
 
     message  one map, at most `MessageLimits.message` bytes, nothing behind it
     value    nil, bool, integer, finite float, text (valid UTF-8), list of values, map of text to values, array, scalar
@@ -10,12 +10,12 @@ What is acceptable, and nothing else is:
     scalar   a map of exactly three binary keys: __npgeneric__ true, dtype one of DTYPES, data a bool, integer or float
              as the dtype is, that fits into it and is finite in it
 
-No key stands twice in a map. Values, and maps and lists within each other, are counted against the limits. No extension
-types, no binary outside an array, so no object arrays, no structures, no times. Every length is compared with what is
-really there before anything is allocated for it.
+No key is repeated in a map. Values and nesting levels are counted against the limits. There are no extension types and
+no binary outside an array, hence no object arrays, structures or times. Every length is compared with the remaining
+bytes before anything is allocated for it.
 
-Python's own msgpack reader is not used for what comes from outside: it makes room for as many elements as a header
-declares, at every level of 512, and cannot count what it reads.
+msgpack's own reader is not used for incoming messages: it allocates as many elements as a header declares, at each of
+512 levels, and cannot limit the number of values.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import numpy as np
 from ...errors import InputError
 
 DTYPES = ("|b1", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "<f2", "<f4", "<f8")
-"""The kinds of numbers that may travel, as numpy writes them; little-endian alone."""
+"""Accepted dtypes, as numpy writes them; little-endian only."""
 
 MAX_DIMENSIONS = 8
 ARRAY_KEYS = frozenset({b"__ndarray__", b"dtype", b"shape", b"data"})
@@ -42,7 +42,7 @@ _DTYPE_BY_NAME = {name: np.dtype(name) for name in DTYPES}
 
 
 class CodecError(InputError):
-    """Bytes that are no acceptable message, or a value that cannot become one."""
+    """Bytes that are no valid message, or a value that cannot be encoded."""
 
 
 @dataclass(frozen=True)
@@ -70,30 +70,38 @@ DEFAULT_MESSAGE_LIMITS = MessageLimits()
 
 
 def encode(message: Mapping[str, Any], limits: MessageLimits = DEFAULT_MESSAGE_LIMITS) -> bytes:
-    """Return a message's bytes; numpy arrays and scalars travel as msgpack-numpy writes them.
+    """Encode a message; numpy arrays and scalars are written as by msgpack-numpy.
 
-    Raises CodecError for whatever `decode` would not accept under the same limits: what leaves here arrives.
+    Args:
+        message: The message.
+        limits: Limits of its size.
+
+    Raises:
+        CodecError: `decode` would not accept it under the same limits.
     """
     if not isinstance(message, Mapping):
         raise _codec_error("the message", type(message).__name__, "a mapping", "Send a dictionary.")
     # msgpack's stubs say that packb may return None, which it does only for a stream.
     packed = cast(bytes, msgpack.packb(_Writer(limits).packable(message, 1), use_bin_type=True))
     if len(packed) > limits.message:
-        raise _codec_error("the message", f"{len(packed)} bytes", f"at most {limits.message}", "Send smaller pictures.")
+        raise _codec_error("the message", f"{len(packed)} bytes", f"at most {limits.message}", "Send smaller images.")
     return packed
 
 
 def decode(message: bytes, limits: MessageLimits = DEFAULT_MESSAGE_LIMITS) -> dict[str, Any]:
-    """Return what a message says; arrays are copies of their own that may be written to.
+    """Decode a message; arrays are writable copies.
 
-    Raises CodecError for anything that the module's definition does not allow; nothing else is raised.
+    Args:
+        message: The bytes.
+        limits: Limits of its size.
+
+    Raises:
+        CodecError: The bytes are no message as the module defines it. Nothing else is raised.
     """
     if not isinstance(message, bytes):
         raise _codec_error("the message", type(message).__name__, "bytes", "Send a binary frame.")
     if len(message) > limits.message:
-        raise _codec_error(
-            "the message", f"{len(message)} bytes", f"at most {limits.message}", "Send smaller pictures."
-        )
+        raise _codec_error("the message", f"{len(message)} bytes", f"at most {limits.message}", "Send smaller images.")
     reader = _Reader(message, limits)
     value = reader.value(0)
     if type(value) is not dict:
@@ -112,13 +120,13 @@ def _codec_error(what: str, got: object, expected: str, fix: str) -> CodecError:
 
 
 def _short_repr(value: object) -> str:
-    """Return a value for an error, short whatever a sender makes of it."""
+    """Return a value as a short text for an error."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 class _Writer:
-    """Turns a value into what msgpack packs, and refuses what no reader would accept."""
+    """Converts a value to what msgpack packs, and refuses what `decode` would not accept."""
 
     def __init__(self, limits: MessageLimits) -> None:
         self.limits = limits
@@ -151,7 +159,9 @@ class _Writer:
         if isinstance(value, list | tuple):
             self._count_container(len(value), depth, each=1)
             return [self.packable(item, depth + 1) for item in value]
-        raise _codec_error("a value", type(value).__name__, "a number, text, list, mapping or array", "Leave it out.")
+        raise _codec_error(
+            "a value", type(value).__name__, "a number, text, list, mapping or array", "Leave this value out."
+        )
 
     def _count_container(self, length: int, depth: int, each: int = 2) -> None:
         self.values += length * each
@@ -161,7 +171,7 @@ class _Writer:
 
     def _key(self, key: Any) -> str:
         if not isinstance(key, str):
-            raise _codec_error("a key", type(key).__name__, "text", "Name it.")
+            raise _codec_error("a key", type(key).__name__, "text", "Use texts as keys.")
         return self._text(key)
 
     def _text(self, text: str) -> str:
@@ -172,7 +182,7 @@ class _Writer:
                 "a text", _short_repr(text), "text that UTF-8 can hold", "Remove lone surrogates."
             ) from None
         if length > self.limits.text:
-            raise _codec_error("a text", f"{length} bytes", f"at most {self.limits.text}", "Shorten it.")
+            raise _codec_error("a text", f"{length} bytes", f"at most {self.limits.text}", "Shorten the text.")
         return str(text)
 
     def _array(self, array: np.ndarray, depth: int) -> dict[bytes, Any]:
@@ -184,7 +194,7 @@ class _Writer:
             raise _codec_error("an array's shape", _short_repr(array.shape), expected, "Leave empty arrays out.")
         if array.nbytes > self.limits.message:
             raise _codec_error(
-                "an array", f"{array.nbytes} bytes", f"at most {self.limits.message}", "Make it smaller."
+                "an array", f"{array.nbytes} bytes", f"at most {self.limits.message}", "Send a smaller array."
             )
         _require_finite(array)
         return {b"__ndarray__": True, b"data": array.tobytes(), b"dtype": name, b"shape": list(array.shape)}
@@ -200,19 +210,21 @@ def _dtype_name(dtype: np.dtype) -> str:
 
 def _require_finite_number(number: Any, what: str) -> Any:
     if type(number) is float and not math.isfinite(number):
-        raise _codec_error(what, number, "a finite number", "Find out what made it: it must reach no motor.")
+        raise _codec_error(
+            what, number, "a finite number", "Find the source of this number; do not send it to a motor."
+        )
     return number
 
 
 def _require_finite(array: np.ndarray) -> None:
-    # A sum would be quicker, but two infinities of opposite sign, or an overflow, must not decide.
+    # A sum would be faster, but infinities of opposite sign and overflows would make it wrong.
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        fix = "Find out what made them: they must reach no motor."
+        fix = "Find the source of these numbers; do not send them to a motor."
         raise _codec_error("an array", "numbers that are not finite", "finite numbers", fix)
 
 
 class _Reader:
-    """Reads one value after the other, never more than is there and never more than the limits allow."""
+    """Reads one value after the other, within the bytes that are there and within the limits."""
 
     def __init__(self, message: bytes, limits: MessageLimits) -> None:
         self.message, self.limits = message, limits
@@ -220,7 +232,7 @@ class _Reader:
         self.position = self.values = 0
 
     def value(self, depth: int) -> Any:
-        """Return the next value; `depth` maps and lists are open around it."""
+        """Return the next value, which is nested in `depth` maps and lists."""
         type_byte = self._byte()
         if type_byte <= 0x7F:
             return type_byte
@@ -269,7 +281,7 @@ class _Reader:
 
     def _text(self, length: int) -> str:
         if length > self.limits.text:
-            raise _codec_error("a text", f"{length} bytes", f"at most {self.limits.text}", "Shorten it.")
+            raise _codec_error("a text", f"{length} bytes", f"at most {self.limits.text}", "Shorten the text.")
         try:
             return str(self._bytes(length), "utf-8")
         except UnicodeDecodeError:
@@ -281,7 +293,7 @@ class _Reader:
             raise _codec_error("the message", "more values", f"at most {self.limits.values} in all", _FIX_SMALLER)
         if depth > self.limits.depth:
             raise _codec_error("the message", "deeper", f"at most {self.limits.depth} levels", _FIX_SMALLER)
-        # A value takes a byte at least, so a header that promises more than is left lies.
+        # A value takes at least one byte, so a header that declares more values than bytes are left is wrong.
         if len(self.message) - self.position < values:
             raise self._truncated()
 
@@ -319,7 +331,7 @@ class _Reader:
         return self._bytes(self._number(_BINARIES[type_byte]))
 
     def _array_or_scalar(self, length: int, depth: int) -> Any:
-        """Return the array (a map of 4 binary keys) or the scalar (3) that begins here, keys in any order."""
+        """Return the array (a map of 4 binary keys) or scalar (3 keys) that begins here, keys in any order."""
         keys = ARRAY_KEYS if length == 4 else SCALAR_KEYS
         found: dict[bytes, Any] = {}
         for _ in range(length):
@@ -348,7 +360,7 @@ def _array(found: dict[bytes, Any], dtype: np.dtype) -> np.ndarray:
     if not whole:
         expected = f"at most {MAX_DIMENSIONS} whole numbers of at least 1"
         raise _codec_error("an array's shape", _short_repr(shape), expected, "Leave empty arrays out.")
-    # Python's integers do not overflow, so no product of huge sides can pass for a small one.
+    # Python's integers do not overflow, so a product of huge sides is never small.
     size = math.prod(shape) * dtype.itemsize
     if size != len(data):
         got, expected = f"{len(data)} bytes", f"those of {dtype.str} {_short_repr(shape)}"

@@ -1,4 +1,4 @@
-"""What policy server and client say to each other: one greeting, then a reply to every request.
+"""The protocol of policy server and client: one greeting, then a reply to every request.
 
     greeting   protocol, policy, session, contract (as JSON), largest message
     request    session, sequence, deadline (seconds in which a reply is of use), request: "reset" with an instruction
@@ -6,8 +6,8 @@
     reply      session, sequence, server_timing {infer_ms, total_ms}, and for a decision actions float32 [T, A]
     error      session, sequence, error {kind, what, got, expected, fix}
 
-openpi's client sends bare observations instead of requests, `prompt` among them, and gets bare replies; a text frame
-tells it of an error. Those are told apart by the key `request`. numpy and `codec` alone.
+openpi's client sends bare observations with a `prompt` instead of requests, and gets bare replies; errors come in text
+frames. The key `request` distinguishes the two. Needs only numpy.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ MAX_INSTRUCTION_LENGTH = 2000
 MAX_DEADLINE_SECONDS = 600.0
 
 BUSY_CLOSE_CODE = 1013
-"""How the connection of a second client is closed: try again later."""
+"""Close code for a second client: try again later."""
+
 ERROR_KINDS = ("input", "late", "failed")
-"""Kinds of errors: what was sent does not fit; the deadline has passed; the policy failed. Only the first goes on."""
+"""Kinds of errors: the request does not fit, the deadline passed, the policy failed. Only "input" ends no session."""
 
 _TOKEN_LETTERS = frozenset(string.ascii_letters + string.digits + "-._~+/=")
 
@@ -65,22 +66,22 @@ class Request:
 
     @property
     def observation(self) -> dict[str, Any]:
-        """The observation as a decider takes it."""
+        """The observation as `ChunkPolicy.decide` takes it."""
         return {"pixels": self.pixels, "agent_pos": self.state}
 
 
 def new_session() -> str:
-    """Return a name that no other session has."""
+    """Return a new random name of a session."""
     return secrets.token_hex(16)
 
 
 def new_token() -> str:
-    """Return a token that nobody guesses."""
+    """Return a new random token."""
     return secrets.token_urlsafe(32)
 
 
 def check_token(token: str, source: str) -> str:
-    """Return a token without white space around it; raises InputError for one too short, or that no header holds."""
+    """Return a token without surrounding white space; InputError if it is too short or has invalid characters."""
     token = token.strip()
     if len(token) < 16 or not _TOKEN_LETTERS.issuperset(token):
         got = "nothing" if not token else f"{len(token)} characters"
@@ -90,18 +91,18 @@ def check_token(token: str, source: str) -> str:
 
 
 def authorization(token: str) -> dict[str, str]:
-    """Return the header that a client shows, openpi's form of it."""
+    """Return the HTTP header with the token, in openpi's form."""
     return {"Authorization": f"{SCHEME} {token}"}
 
 
 def is_authorized(header: str | None, token: str) -> bool:
-    """Return whether a header shows the token, in a time that tells nothing about how much of it was right."""
+    """Return whether a header has the token, compared in constant time."""
     expected = authorization(token)["Authorization"]
     return hmac.compare_digest((header or "").encode("utf-8", "replace"), expected.encode())
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches an address."""
+    """Return whether an address can be reached from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -111,7 +112,7 @@ def is_loopback(host: str) -> bool:
 
 
 def greeting(contract: Contract, policy: str, session: str, max_message_bytes: int) -> dict[str, Any]:
-    """Return what a server says first; openpi's client gives it as the server's metadata."""
+    """Return the server's first message, which openpi's client calls the server's metadata."""
     return {
         "protocol": PROTOCOL,
         "policy": policy,
@@ -122,11 +123,15 @@ def greeting(contract: Contract, policy: str, session: str, max_message_bytes: i
 
 
 def read_greeting(message: Mapping[str, Any], source: str) -> tuple[str, Contract, str]:
-    """Return session, contract and policy's name of a greeting; raises InputError when it is another protocol's."""
-    told = message.get("protocol")
-    # What is no text may be an array, which compares element by element.
-    if not isinstance(told, str) or told != PROTOCOL:
-        got = told if isinstance(told, str) else f"a greeting with the keys {', '.join(map(str, message)) or 'none'}"
+    """Return session, contract and name of the policy from a greeting; InputError if it is of another protocol."""
+    version = message.get("protocol")
+    # A value that is no text may be an array, which compares element by element.
+    if not isinstance(version, str) or version != PROTOCOL:
+        got = (
+            version
+            if isinstance(version, str)
+            else f"a greeting with the keys {', '.join(map(str, message)) or 'none'}"
+        )
         fix = "Give the address of a `saccade serve` of this version."
         raise InputError(f"protocol of {source}", got=str(got)[:80], expected=PROTOCOL, fix=fix)
     session, policy, contract = (_text(message, key, source) for key in ("session", "policy", "contract"))
@@ -134,10 +139,17 @@ def read_greeting(message: Mapping[str, Any], source: str) -> tuple[str, Contrac
 
 
 def read_request(message: Mapping[str, Any], contract: Contract) -> Request:
-    """Return what a client asks for, checked against the contract; states become float32.
+    """Check a client's request against the contract; states become float32.
 
-    Raises InputError naming the first part that is missing or does not fit. What the policy does not look at is left
-    out: everything it needs must be there, so a misspelt name cannot pass.
+    Keys and cameras that the policy does not need are ignored. All that it needs must be there, so a misspelt name
+    cannot pass.
+
+    Args:
+        message: The decoded message.
+        contract: The policy's contract.
+
+    Raises:
+        InputError: A part is missing or does not fit; the error names the first.
     """
     if "request" not in message:
         pixels, state = _observation(message, contract)
@@ -151,12 +163,15 @@ def read_request(message: Mapping[str, Any], contract: Contract) -> Request:
     if type(deadline) is not float or not 0.0 < deadline <= MAX_DEADLINE_SECONDS:
         expected = f"seconds above 0 and at most {MAX_DEADLINE_SECONDS:g}"
         raise InputError(
-            "deadline", got=_describe_number(deadline), expected=expected, fix="Say how long a reply is of use."
+            "deadline", got=_describe_number(deadline), expected=expected, fix="Send the deadline in seconds."
         )
     sequence = message.get("sequence")
     if type(sequence) is not int or sequence < 0:
         raise InputError(
-            "sequence", got=_describe_number(sequence), expected="a whole number from 0", fix="Count the requests."
+            "sequence",
+            got=_describe_number(sequence),
+            expected="a whole number from 0",
+            fix="Send the request number as a whole number.",
         )
     session = _text(message, "session", "message")
     if kind == "reset":
@@ -165,24 +180,41 @@ def read_request(message: Mapping[str, Any], contract: Contract) -> Request:
 
 
 def check_observation(observation: Mapping[str, Any], contract: Contract) -> dict[str, Any]:
-    """Return the part of an observation that the contract asks for, to be sent.
+    """Return the part of an observation that the contract names.
 
-    Raises InputError naming the first part that is missing or does not fit.
+    Args:
+        observation: `pixels` and `agent_pos`.
+        contract: The policy's contract.
+
+    Raises:
+        InputError: A part is missing or does not fit; the error names the first.
     """
     pixels, state = _observation(observation, contract)
     return {"pixels": pixels, "agent_pos": state}
 
 
 def check_instruction(instruction: object) -> str:
-    """Return an instruction; raises InputError unless it is text of a sensible length."""
+    """Return an instruction; InputError if it is no text, empty or too long."""
     return _instruction({"instruction": instruction}, "instruction")
 
 
 def check_actions(actions: object, contract: Contract, source: str) -> np.ndarray:
-    """Return actions float32 [T, A]; raises InputError unless they are just that, and finite."""
+    """Check a chunk of actions.
+
+    Args:
+        actions: What a policy or server returned.
+        contract: The policy's contract.
+        source: Who returned it, for the error.
+
+    Returns:
+        The actions, float32 [T, A].
+
+    Raises:
+        InputError: They are of another type or shape, or not finite.
+    """
     shape = (contract.chunk, len(contract.action.names))
     expected = f"float32 {list(shape)}, all finite"
-    fix = "Nothing of it may move an arm."
+    fix = "Stop the arm and check the policy."
     if not isinstance(actions, np.ndarray) or actions.dtype != np.float32 or actions.shape != shape:
         raise InputError(f"actions of {source}", got=_describe_type(actions), expected=expected, fix=fix)
     if not np.isfinite(actions).all():
@@ -191,25 +223,28 @@ def check_actions(actions: object, contract: Contract, source: str) -> np.ndarra
 
 
 def error_fields(kind: str, error: InputError) -> dict[str, str]:
-    """Return an error as it travels; texts are cut, for they may repeat what a client sent."""
+    """Return an error as a message; texts are cut, because they may repeat what a client sent."""
     texts = {name: str(getattr(error, name))[:500] for name in ("what", "got", "expected", "fix")}
     return {"kind": kind, **texts}
 
 
 def read_error(fields: object) -> tuple[str, InputError]:
-    """Return kind and error of an error that has travelled; raises InputError when it is none."""
+    """Return kind and error from a message; InputError if it is malformed."""
     if not isinstance(fields, Mapping):
-        raise InputError("error", got=_describe_number(fields), expected="a map", fix="The server is of another kind.")
+        raise InputError("error", got=_describe_number(fields), expected="a map", fix="Connect to a `saccade serve`.")
     kind, what, got, expected, fix = (_text(fields, key, "error") for key in ("kind", "what", "got", "expected", "fix"))
     if kind not in ERROR_KINDS:
         raise InputError(
-            "error.kind", got=kind[:40], expected=", ".join(ERROR_KINDS), fix="The server is of another version."
+            "error.kind",
+            got=kind[:40],
+            expected=", ".join(ERROR_KINDS),
+            fix="Use the same version of Saccade on both sides.",
         )
     return kind, InputError(what, got=got, expected=expected, fix=fix)
 
 
 def _observation(message: Mapping[str, Any], contract: Contract) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return pictures and state of an observation in the desk's form, or in openpi's flat one (observation/...)."""
+    """Return images and state of an observation, nested (pixels, agent_pos) or flat as openpi's (observation/...)."""
     flat = "pixels" not in message
     images = message.get("pixels")
     if flat:
@@ -217,19 +252,19 @@ def _observation(message: Mapping[str, Any], contract: Contract) -> tuple[dict[s
         images = {key.removeprefix("observation/"): message[key] for key in sent}
     place = "observation/" if flat else "pixels."
     if not isinstance(images, Mapping):
-        fix = "Send a map of camera names to pictures."
+        fix = "Send a map of camera names to images."
         raise InputError("pixels", got=_describe_type(images), expected="a map", fix=fix)
     pixels = {}
     for camera in contract.cameras:
         expected = f"uint8 [{camera.height}, {camera.width}, 3]"
         if camera.name not in images:
             names = ", ".join(each.name for each in contract.cameras)
-            fix = f"Send pictures of {names}, as pixels {{name: picture}} or as observation/NAME."
+            fix = f"Send images of {names}, as pixels {{name: image}} or as observation/NAME."
             raise InputError(f"camera {camera.name}", got="nothing", expected=expected, fix=fix)
         image = images[camera.name]
         right = isinstance(image, np.ndarray) and image.dtype == np.uint8
         if not right or image.shape != (camera.height, camera.width, 3):
-            fix = "Resize the picture, height x width x RGB, bytes from 0 to 255, before it is sent."
+            fix = "Resize the image, height x width x RGB, bytes from 0 to 255, before you send it."
             raise InputError(f"{place}{camera.name}", got=_describe_type(image), expected=expected, fix=fix)
         pixels[camera.name] = image
     return pixels, _state(message, "observation/state" if flat else "agent_pos", contract)
@@ -239,7 +274,7 @@ def _state(message: Mapping[str, Any], key: str, contract: Contract) -> np.ndarr
     names = contract.state.names
     expected = f"float32 [{len(names)}]: {', '.join(names)}"
     if key not in message:
-        raise InputError(key, got="nothing", expected=expected, fix="Send the measured state with the pictures.")
+        raise InputError(key, got="nothing", expected=expected, fix="Send the measured state with the images.")
     state = message[key]
     # openpi's users send numpy's default, float64.
     if not isinstance(state, np.ndarray) or state.dtype not in (np.float32, np.float64) or state.shape != (len(names),):
@@ -249,7 +284,7 @@ def _state(message: Mapping[str, Any], key: str, contract: Contract) -> np.ndarr
     with np.errstate(over="ignore"):
         state = state.astype(np.float32)
     if not np.isfinite(state).all():
-        fix = "A joint that cannot be measured must stop the arm: send no observation."
+        fix = "Stop the arm and send no observation while a joint cannot be measured."
         raise InputError(key, got="numbers that are not finite", expected=expected, fix=fix)
     return state
 
@@ -259,7 +294,7 @@ def _instruction(message: Mapping[str, Any], key: str) -> str:
     if not isinstance(text, str) or not text.strip() or len(text) > MAX_INSTRUCTION_LENGTH:
         got = f"{len(text)} characters" if isinstance(text, str) else _describe_type(text)
         expected = f"text of 1 to {MAX_INSTRUCTION_LENGTH} characters"
-        raise InputError(key, got=got, expected=expected, fix="Say in words what is to be done.")
+        raise InputError(key, got=got, expected=expected, fix="Send the instruction as text.")
     return str(text)
 
 
@@ -267,13 +302,16 @@ def _text(message: Mapping[str, Any], key: str, source: str) -> str:
     text = message.get(key)
     if not isinstance(text, str):
         raise InputError(
-            f"{key} of {source}", got=_describe_type(text), expected="text", fix="The other side is of another kind."
+            f"{key} of {source}",
+            got=_describe_type(text),
+            expected="text",
+            fix="Connect a Saccade or openpi client and server.",
         )
     return text
 
 
 def _describe_type(value: object) -> str:
-    """Return what a value is, never what is in it."""
+    """Return the type of a value, never its content."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {list(value.shape)}"
     return "nothing" if value is None else f"a value of type {type(value).__name__}"

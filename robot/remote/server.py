@@ -1,7 +1,7 @@
 """The policy server: one policy, fixed at the start, for one client at a time, over websocket and msgpack.
 
-Nobody gets in without the token, nothing but the strict codec reads what comes in, and nothing about the inside goes
-out: a failure is logged here and told in one line there.
+Clients need the token, only the strict codec reads what they send, and errors do not tell them about the server's
+internals: a failure is logged here, and the client gets one line.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 5.0
 HANDSHAKE_SECONDS = 5.0
 UNSUPPORTED_DATA, INVALID_PAYLOAD, POLICY_VIOLATION, INTERNAL_ERROR = 1003, 1007, 1008, 1011
-"""Codes of the websocket protocol with which a connection is closed."""
+"""Close codes of the websocket protocol."""
 
 logger = logging.getLogger(__name__)
 
 
 class _DeadlineExceeded(Exception):
-    """The deadline passed before there was an answer."""
+    """The deadline passed before the answer."""
 
 
 @dataclass
 class _ClientSession:
-    """What the server remembers of the client that is in control."""
+    """The state of the client that is in control."""
 
     connection: ServerConnection
     session: str
@@ -56,7 +56,12 @@ class _ClientSession:
 
 
 class PolicyServer:
-    """Serves a decider to one client at a time; decisions are made in one thread, off the event loop."""
+    """Serves a policy to one client at a time; the policy decides in one thread, not in the event loop.
+
+    Args:
+        chunk_policy: The policy.
+        settings: Where the server listens, and the token.
+    """
 
     def __init__(self, chunk_policy: ChunkPolicy, settings: ServerSettings) -> None:
         self.chunk_policy, self.settings = chunk_policy, settings
@@ -64,12 +69,17 @@ class PolicyServer:
         self._busy = False
 
     async def serve(self, ready: Callable[[int], object], stop: asyncio.Event) -> None:
-        """Listen until `stop` is set; `ready` is told the port once clients may come.
+        """Listen until `stop` is set.
 
-        Raises InputError for an address that cannot be listened at and for a certificate that does not fit.
+        Args:
+            ready: Called with the port once clients may connect.
+            stop: Ends the server.
+
+        Raises:
+            InputError: The server cannot listen on the address, or the certificate is invalid.
         """
         settings = self.settings
-        # The library reports with a traceback whoever knocks with something else; that is no failure.
+        # The library logs a traceback for clients of other protocols; that is no failure.
         wire = logging.getLogger(f"{__name__}.wire")
         wire.setLevel(logging.CRITICAL)
         self._worker = WorkerThread("policy")
@@ -92,7 +102,7 @@ class PolicyServer:
                 settings.host,
                 settings.port,
                 ssl=context,
-                # A browser names the page that asks; no page has any business here.
+                # Browsers send the origin of the page; no page may connect.
                 origins=[None],
                 process_request=self._check_token,
                 compression=None,
@@ -109,7 +119,7 @@ class PolicyServer:
             raise settings.refusal(error) from None
 
     def _check_token(self, connection: ServerConnection, request: HandshakeRequest) -> Response | None:
-        """Return a refusal, or nothing for a client that shows the token."""
+        """Return a refusal, None for a client with the token."""
         if request.path == protocol.HEALTH_PATH:
             return connection.respond(http.HTTPStatus.OK, "OK\n")
         shown = request.headers.get_all("Authorization")
@@ -157,7 +167,7 @@ class PolicyServer:
                 return
 
     async def _handle_message(self, client: _ClientSession, message: dict[str, Any], received: float) -> bool:
-        """Answer one message; return whether the conversation goes on."""
+        """Answer one message; return whether the session goes on."""
         is_openpi, sequence = "request" not in message, message.get("sequence")
         try:
             request = protocol.read_request(message, self.contract)
@@ -219,12 +229,14 @@ class PolicyServer:
                 client.instruction = request.instruction
             if request.pixels is not None:
                 if client.instruction is None:
-                    return InputError("instruction", got="nothing", expected="a reset before", fix="Call reset first.")
+                    return InputError(
+                        "instruction", got="nothing", expected="a reset before", fix="Call reset before decide."
+                    )
                 answer["actions"] = self._decide(request)
                 client.decisions += 1
         except InputError as error:
             return error
-        # Whatever the policy fails at, the server goes on, and the client learns no more than that.
+        # The server survives every failure of the policy, and the client is told only that it failed.
         except Exception as error:
             logger.exception("the policy failed, session %s", client.session[:8])
             return error
@@ -236,7 +248,7 @@ class PolicyServer:
         try:
             return protocol.check_actions(actions, self.contract, "the policy")
         except InputError as error:
-            # It is the policy's fault, and the client can mend nothing.
+            # A fault of the policy: the client cannot fix it.
             raise WorldError(str(error)) from None
 
     async def _send_reply(
@@ -252,7 +264,7 @@ class PolicyServer:
     async def _send_error(
         self, client: _ClientSession, is_openpi: bool, sequence: object, kind: str, error: InputError
     ) -> None:
-        """Tell the client of an error: openpi's in a text frame, as its own server does, ours in a reply."""
+        """Send an error: to openpi's client in a text frame, as its own server does, to ours in a reply."""
         logger.warning("session %s: %s", client.session[:8], error)
         if is_openpi:
             await client.connection.send(str(error)[:2000])
@@ -262,7 +274,7 @@ class PolicyServer:
         await client.connection.send(encode(reply, self.settings.limits))
 
     async def _close_with_error(self, client: _ClientSession, code: int, error: InputError) -> None:
-        """Tell the client in text what is wrong with what it sent, whatever it speaks, and close."""
+        """Send an error as text, which clients of any protocol can read, and close."""
         logger.warning("session %s closed: %s", client.session[:8], error)
         await client.connection.send(str(error)[:2000])
         reason = f"{error.what}: got {error.got}".encode()[:120].decode("utf-8", "ignore")
@@ -276,15 +288,15 @@ def _peer(connection: ServerConnection) -> str:
 
 def _sequence_error(request: protocol.Request, client: _ClientSession) -> InputError:
     if request.session != client.session:
-        fix = "A new connection is a new session: take its name from the greeting."
+        fix = "Use the session name from the greeting of this connection."
         return InputError("session", got="another one", expected="that of this connection", fix=fix)
-    fix = "Count the requests of a session upwards, and send none twice."
+    fix = "Send increasing request numbers, each once."
     return InputError("sequence", got=request.sequence, expected=f"above {client.sequence}", fix=fix)
 
 
 def _public_error(error: Exception, request: protocol.Request) -> InputError:
-    """Return what a client is told of an answer that it does not get: nothing about the inside."""
+    """Return the error that a client gets instead of an answer, without the server's internals."""
     if isinstance(error, _DeadlineExceeded):
         fix = "Allow more time, or serve the policy on a faster machine."
         return InputError("deadline", got="a later answer", expected=f"within {request.deadline:g} seconds", fix=fix)
-    return InputError("policy", got="a failure", expected="actions", fix="The server's log says what happened.")
+    return InputError("policy", got="a failure", expected="actions", fix="Read the log of the server.")

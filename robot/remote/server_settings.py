@@ -1,4 +1,4 @@
-"""Where a policy server listens, and whom it lets in."""
+"""Settings of a policy server: its address, token and certificate."""
 
 from __future__ import annotations
 
@@ -15,11 +15,20 @@ from .codec import DEFAULT_MESSAGE_LIMITS, MessageLimits
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Where a server listens and whom it lets in.
+    """Where a server listens, and what a client needs to connect.
 
-    Port 0 takes a free one. `policy` is what clients are told the policy is called. A client that answers no ping for
-    twice `ping_seconds` is gone. Raises InputError for a token that is too weak, for a port or time that is none, and
-    for an address that others reach without a certificate and its key.
+    Attributes:
+        token: The secret that clients send.
+        host: Address to listen on; one that other machines can reach needs a certificate.
+        port: Port to listen on; 0 chooses a free one.
+        certificate: PEM file of the TLS certificate.
+        key: PEM file of its private key, without a password.
+        policy: Name of the policy, for clients.
+        limits: Limits of messages.
+        ping_seconds: Interval of pings; a client that does not answer one within this time is gone.
+
+    Raises:
+        InputError: The token is too weak, a value is out of range, or the certificate is missing.
     """
 
     token: str = field(repr=False)
@@ -34,9 +43,13 @@ class ServerSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "token", protocol.check_token(self.token, "the server"))
         if not 0 <= self.port <= 65535:
-            raise InputError("port", got=self.port, expected="0 to 65535", fix="Choose another; 0 takes a free one.")
+            raise InputError(
+                "port", got=self.port, expected="0 to 65535", fix="Choose another --port; 0 chooses a free one."
+            )
         if not self.ping_seconds > 0:
-            raise InputError("ping_seconds", got=self.ping_seconds, expected="above 0", fix="Raise it.")
+            raise InputError(
+                "ping_seconds", got=self.ping_seconds, expected="above 0", fix="Set ping_seconds to 5, the default."
+            )
         if (self.certificate is None) != (self.key is None):
             given, missing = ("key", "certificate") if self.certificate is None else ("certificate", "key")
             raise InputError(
@@ -48,17 +61,17 @@ class ServerSettings:
             raise InputError(f"host {self.host}", got="no certificate", expected=expected, fix=fix)
 
     def context(self) -> ssl.SSLContext | None:
-        """Return the TLS context, None without a certificate; raises InputError for files that do not fit."""
+        """Return the TLS context, None without a certificate; InputError if the files cannot be used."""
         if self.certificate is None or self.key is None:
             return None
         for name in ("certificate", "key"):
             if not getattr(self, name).is_file():
-                fix = f"Give --{name} a file that is there."
+                fix = f"Give --{name} an existing file."
                 raise InputError(name, got=f"no file {getattr(self, name)}", expected="a PEM file", fix=fix)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
-            # Without a password OpenSSL would ask for one at the terminal.
+            # Without this callback OpenSSL would ask for a password at the terminal.
             context.load_cert_chain(self.certificate, self.key, password=lambda: "")
         except (ssl.SSLError, OSError, ValueError) as error:
             got = f"{self.certificate} and {self.key} ({getattr(error, 'reason', None) or error})"
@@ -67,7 +80,7 @@ class ServerSettings:
         return context
 
     def check_bindable(self) -> None:
-        """Raise InputError where the server could not listen as things are, before a policy is loaded for it."""
+        """Raise InputError if the server cannot listen on its address; call it before loading a policy."""
         try:
             family, kind, _, _, address = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
             with socket.socket(family, kind) as probe:
@@ -78,17 +91,17 @@ class ServerSettings:
             raise self.refusal(error) from None
 
     def url(self, port: int) -> str:
-        """Return the address for clients of this machine, or of others where the server is reached by them."""
+        """Return the address for clients."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'ws' if self.certificate is None else 'wss'}://{host}:{port}"
 
     def refusal(self, error: OSError) -> InputError:
-        """Return what a user can do about an address at which the system does not let us listen."""
+        """Return the InputError for an address on which the system does not allow to listen."""
         if error.errno == errno.EADDRINUSE:
-            fix = "Stop what listens there, or choose another with --port; 0 takes a free one."
+            fix = "Stop the other server, or choose another --port; 0 chooses a free one."
             return InputError("port", got=f"{self.port}, in use", expected="a free port", fix=fix)
         if error.errno == errno.EACCES:
-            fix = "Choose one from 1024 on."
+            fix = "Choose a --port from 1024 to 65535."
             return InputError("port", got=f"{self.port}, not allowed", expected="a port that you may use", fix=fix)
         got = error.strerror or str(error)
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:

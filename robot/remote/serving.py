@@ -1,4 +1,4 @@
-"""Running a policy server: until a signal, or beside other things for as long as they last."""
+"""Runs a policy server: in the main thread until a signal, or in a background thread."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ START_SECONDS = 30.0
 
 
 def serve_until_signal(chunk_policy: ChunkPolicy, settings: ServerSettings, ready: Callable[[int], object]) -> None:
-    """Serve in this, the main, thread until SIGTERM or SIGINT; what is being answered gets a few seconds to end.
+    """Serve in the main thread until SIGTERM or SIGINT; a running request gets GRACE_SECONDS to end.
 
-    `ready` is told the port. Raises InputError as `PolicyServer.serve`.
+    Args:
+        chunk_policy: The policy.
+        settings: Where the server listens.
+        ready: Called with the port once clients may connect.
+
+    Raises:
+        InputError: As `PolicyServer.serve`.
     """
 
     async def main() -> None:
@@ -36,9 +42,18 @@ def serve_until_signal(chunk_policy: ChunkPolicy, settings: ServerSettings, read
 
 @contextlib.contextmanager
 def serve_in_background(chunk_policy: ChunkPolicy, settings: ServerSettings) -> Iterator[str]:
-    """Serve in a thread beside this one for as long as the context lasts, and give the address (ws://HOST:PORT).
+    """Serve in a background thread while the context lasts.
 
-    Raises InputError as `PolicyServer.serve`.
+    Args:
+        chunk_policy: The policy.
+        settings: Where the server listens.
+
+    Yields:
+        The address, ws://HOST:PORT or wss://HOST:PORT.
+
+    Raises:
+        InputError: As `PolicyServer.serve`.
+        WorldError: The server does not start.
     """
     server_thread = _ServerThread(chunk_policy, settings)
     server_thread.start()
@@ -49,7 +64,7 @@ def serve_in_background(chunk_policy: ChunkPolicy, settings: ServerSettings) -> 
 
 
 class _ServerThread:
-    """A server's event loop in a thread."""
+    """Runs the event loop of a server in a thread."""
 
     def __init__(self, chunk_policy: ChunkPolicy, settings: ServerSettings) -> None:
         self.port = 0
@@ -69,7 +84,7 @@ class _ServerThread:
 
     def stop(self) -> None:
         if self._loop is not None:
-            # A loop that ended by itself takes no calls.
+            # An event loop that has ended accepts no calls.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(3 * GRACE_SECONDS)
@@ -77,7 +92,7 @@ class _ServerThread:
     def _run(self) -> None:
         try:
             asyncio.run(self._main())
-        # It is raised again where the server was asked for.
+        # `start` raises it again in the caller's thread.
         except Exception as error:
             self._error = error
         finally:

@@ -1,4 +1,4 @@
-"""One thread that does one thing after the other for an event loop, which goes on answering meanwhile."""
+"""A thread that runs functions for an event loop, which meanwhile keeps answering."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 
 class WorkerThread:
-    """Runs functions in a thread of its own, in the order in which they were given.
+    """Runs functions in order in one thread.
 
-    Always the same thread, for what a policy holds may belong to the thread that made it. It never keeps the process
-    alive: a function that hangs is left behind when the process ends.
+    It is always the same thread, because a policy's state may be bound to the thread that created it. It never keeps
+    the process alive: a function that hangs is abandoned when the process ends.
     """
 
     def __init__(self, name: str) -> None:
@@ -23,27 +23,27 @@ class WorkerThread:
         self._thread.start()
 
     def submit(self, function: Callable[[], Any]) -> asyncio.Future:
-        """Return a future of the running event loop with what the function returns or raises."""
+        """Queue a function; return a future of the running event loop for its result."""
         future = asyncio.get_running_loop().create_future()
         self._tasks.put((future, function))
         return future
 
     def close(self, seconds: float) -> None:
-        """End the thread after what it was given, but wait no longer than this for it."""
+        """End the thread after the queued functions, but wait for it no longer than `seconds`."""
         self._tasks.put(None)
         self._thread.join(seconds)
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
             future, function = task
-            # Nobody waits for it any more.
+            # The caller does not wait for it any more.
             if future.cancelled():
                 continue
             try:
                 outcome, failure = function(), None
             except BaseException as error:
                 outcome, failure = None, error
-            # A loop that has ended takes no results.
+            # An event loop that has ended accepts no results.
             with contextlib.suppress(RuntimeError):
                 future.get_loop().call_soon_threadsafe(_set_outcome, future, outcome, failure)
 

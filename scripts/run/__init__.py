@@ -1,1 +1,1 @@
-"""`saccade run`: drive an arm with a policy."""
+"""`saccade run`: run a policy on an arm."""

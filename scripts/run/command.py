@@ -1,4 +1,4 @@
-"""`saccade run`: a policy drives an arm, the virtual one or a real one, through governor and control process."""
+"""`saccade run`: run a policy on an arm, virtual or physical, through the governor in the control process."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ __all__ = ["RunConfig", "run", "run_arm"]
 
 EXIT_INTERRUPTED = 130
 NICENESS = -10
-"""Of this process, as the system counts: lower ones go first, and the usual one is 0."""
+"""Niceness of this process: lower values have priority, 0 is usual."""
 
 OVERRUN_SHARE, VIRTUAL_OVERRUNS = 0.05, 0.25
-"""Share of late ticks within a second that stops the arm; more on the virtual one, whose world takes its time from the
-same machine. They are counted and told in any case."""
+"""Fraction of late ticks within a second that stops the arm; larger on the virtual arm, whose simulation runs on the
+same machine. Late ticks are counted and reported in any case."""
 
 REMOTE_TIMEOUT_SECONDS = 2.0
-"""How long a remote decision may take, there and back; the session refuses slow policies long before."""
+"""Timeout of a remote decision, both ways; the session refuses slow policies long before."""
 
 
 class TimeScaledPolicy:
-    """A decider for an arm whose time passes at `speed`: its steps take longer by as much.
+    """A policy for an arm whose simulation runs at `speed`: its steps take longer by that factor.
 
-    No step may be older than `MAX_STEP_AGE` of our time, however slowly the arm's passes: of a chunk only those that
-    may be played are given, and half of them are played before the next decision, if no more are in the contract.
+    In wall time no step may be older than `MAX_STEP_AGE` at any speed. Chunks are cut to the steps that may be played,
+    and at most half of these are played before the next decision.
     """
 
     def __init__(self, chunk_policy: ChunkPolicy, speed: float) -> None:
@@ -84,10 +84,17 @@ class TimeScaledPolicy:
 
 
 def run(config: RunConfig) -> int:
-    """Run, print the summary and where everything lies, and return the exit code.
+    """Run the policy on the arm, print the summary and the paths, and return the exit code.
 
-    0 when all episodes were run, 130 after Ctrl-C. Raises InputError for whatever does not fit, before torque is on,
-    and WorldError where arm, policy or control process failed or the governor stopped the arm.
+    Args:
+        config: The options of the run.
+
+    Returns:
+        0 if all episodes were run, 130 after Ctrl-C.
+
+    Raises:
+        InputError: Something does not fit; raised before the torque is on.
+        WorldError: Arm, policy or control process failed, or the governor stopped the arm.
     """
     summary = run_arm(config)
     ended = summary["ended"]
@@ -99,14 +106,22 @@ def run(config: RunConfig) -> int:
 
 
 def run_arm(config: RunConfig) -> dict[str, Any]:
-    """Do the whole run and return the content of `summary.json`, which is written even when the run breaks off."""
+    """Do the whole run and return the content of `summary.json`, which is also written if the run is aborted.
+
+    Args:
+        config: The options of the run.
+
+    Raises:
+        InputError: Something does not fit; raised before the torque is on.
+        WorldError: Arm, policy or control process failed.
+    """
     from .arms import check_port
     from .log import SUMMARY
 
     check_port(config)
     _raise_priority()
     with contextlib.ExitStack() as exit_stack:
-        # What is cheap to refuse comes first; a checkpoint's policy takes many seconds to load, and comes last.
+        # Cheap checks come first; a checkpoint's policy takes many seconds to load, and comes last.
         remote = _remote(config, exit_stack)
         contract = remote.contract if remote is not None else _contract(config)
         observers = [_recorder(config, contract, exit_stack), _live_view(config, contract, exit_stack)]
@@ -117,10 +132,10 @@ def run_arm(config: RunConfig) -> dict[str, Any]:
             return _session(config, chunk_policy, arm, out, [each for each in observers if each is not None])
         except InputError:
             if not (out / SUMMARY).exists():
-                # Nothing moved, and the same command is to be repeated.
+                # Nothing moved, and the user will repeat the same command.
                 shutil.rmtree(out, ignore_errors=True)
                 with contextlib.suppress(OSError):
-                    # The folder of all runs, where this was to be the first; others stay, as it is not empty.
+                    # Remove the folder of all runs if this was the first; with other runs in it, it stays.
                     out.parent.rmdir()
             raise
 
@@ -128,9 +143,9 @@ def run_arm(config: RunConfig) -> dict[str, Any]:
 def _session(
     config: RunConfig, chunk_policy: ChunkPolicy, arm: RunArm, out: Path, observers: list[SessionObserver]
 ) -> dict[str, Any]:
-    """Run the session, write the summary whatever comes of it, and return it.
+    """Run the session, write the summary in any case, and return it.
 
-    Where the arm, its cameras or the policy are refused before torque is on, there is none to write: InputError alone.
+    If the arm, its cameras or the policy are refused before the torque is on, there is no summary, only an InputError.
     """
     from ...robot.control.loop import LoopSettings
     from ...robot.governor.rules import RAMP_SPEED_FRACTION
@@ -154,7 +169,7 @@ def _session(
         share=config.share * config.speed,
         ramp_share=config.ramp_share or (1.0 if config.is_virtual else RAMP_SPEED_FRACTION),
         overrun_share=VIRTUAL_OVERRUNS if config.is_virtual else OVERRUN_SHARE,
-        # Nobody gets hurt: a stop costs the virtual arm its episode alone. It is carried back without torque.
+        # A stop of the virtual arm ends only its episode. The arm is reset without torque.
         rearm_between_episodes=config.is_virtual,
         release_between_episodes=config.is_virtual,
     )
@@ -200,7 +215,7 @@ def _session(
 
 
 class _Interrupt:
-    """Whether somebody pressed Ctrl-C."""
+    """Whether the user pressed Ctrl-C."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -208,7 +223,7 @@ class _Interrupt:
 
 @contextlib.contextmanager
 def _stop_on_interrupt(log: RunLog, operator_commands: OperatorCommands) -> Iterator[_Interrupt]:
-    """Let the first Ctrl-C of an episode stop the arm, which is held, and end the session in order."""
+    """Let the first Ctrl-C in an episode stop and hold the arm, and end the session in order."""
     interrupt = _Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt
@@ -229,7 +244,7 @@ def _stop_on_interrupt(log: RunLog, operator_commands: OperatorCommands) -> Iter
 
 
 def _dataset(recorder: Any, log: RunLog, facts: Mapping[str, Any], *, broken: bool) -> dict[str, Any] | None:
-    """Build the dataset of what was recorded; return where it lies and what it holds, None where there is nothing."""
+    """Build the dataset of the recorded episodes; return its folder and size, None if there are none."""
     try:
         count, frames = recorder.finish({**facts, "episodes": log.episodes})
     except SaccadeError as error:
@@ -238,14 +253,14 @@ def _dataset(recorder: Any, log: RunLog, facts: Mapping[str, Any], *, broken: bo
         print(f"the recording could not be finished: {error}", file=sys.stderr)
         return None
     if count == 0:
-        print("nothing was recorded: no episode that was to be kept has ended")
+        print("nothing was recorded: no episode ended that --keep keeps")
         return None
     print(f"recorded: {count} episodes, {frames} frames in {recorder.folder}")
     return {"folder": str(recorder.folder), "episodes": count, "frames": frames}
 
 
 def _raise_priority() -> None:
-    """Let this process go before others, where that is allowed: an arm waits for its decisions."""
+    """Raise the priority of this process, if that is allowed: the arm waits for its decisions."""
     if hasattr(os, "setpriority"):
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
@@ -277,7 +292,7 @@ def _remote(config: RunConfig, exit_stack: contextlib.ExitStack) -> RemotePolicy
 
 
 def _token(config: RunConfig) -> str:
-    """Return the token of --token-file or of the environment; InputError where there is none."""
+    """Return the token of --token-file or of the environment; InputError if there is none."""
     from ...robot.remote.protocol import TOKEN_VARIABLE
     from ..serve import ServeConfig, find_token
 
@@ -286,7 +301,7 @@ def _token(config: RunConfig) -> str:
         raise InputError(
             "token",
             got="none",
-            expected="the one that the server was started with or printed",
+            expected="the token that the server was started with or printed",
             fix=f"Give --token-file, or set {TOKEN_VARIABLE}.",
         )
     return token
@@ -321,7 +336,7 @@ def _live_view(config: RunConfig, contract: Contract, exit_stack: contextlib.Exi
 
 
 def _new_folder(config: RunConfig) -> Path:
-    """Make the run's folder; InputError where it holds anything already."""
+    """Create the run's folder; InputError if it has files."""
     out = config.out or Path("arm_runs") / f"{config.robot}-{datetime.now():%Y%m%d-%H%M%S}"
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"out {out}", got="a folder with files", expected="a new one", fix="Choose another --out.")
@@ -352,6 +367,6 @@ def _dry_run_notice(config: RunConfig) -> str:
     if config.is_virtual:
         return "dry run: the virtual arm gets no torque"
     return (
-        "dry run: the arm gets no torque and does not move; everything else happens.\n"
-        "When all looks well, repeat the command with --move."
+        "dry run: the arm gets no torque and does not move; the command does everything else.\n"
+        "If all is well, repeat the command with --move."
     )

@@ -1,7 +1,7 @@
 """The live view of a `saccade run`: cameras, joints, targets and events in rerun, an optional extra.
 
-A thread of its own does all the work. What it is too slow for is left out of the view, and nothing that drives the arm
-waits for it.
+A thread of its own does all the work. It drops what it is too slow for, so that nothing that drives the arm waits for
+it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...robot.governor.outputs import Event
 from ...robot.session.summary import EpisodeSummary, SessionObserver, StepSnapshot
 
 MAX_PENDING_ITEMS = 8
-"""Things that may wait to be shown."""
+"""Items that may wait to be shown."""
 
 JPEG_QUALITY = 80
 CLOSE_SECONDS = 5.0
@@ -27,9 +27,15 @@ APPLICATION = "saccade run"
 
 
 class LiveView(SessionObserver):
-    """Shows a session in rerun's viewer (`viewer`), writes it to a .rrd file (`file`), or both; `close` ends it.
+    """Shows a session in rerun's viewer, writes it to a .rrd file, or both; `close` ends it.
 
-    `names` are the joints'. Raises InputError where rerun is not installed or the file cannot be written.
+    Args:
+        names: Names of the joints.
+        viewer: Whether to open the viewer.
+        file: The .rrd file, if any.
+
+    Raises:
+        InputError: rerun is not installed, the viewer does not open, or the file cannot be written.
     """
 
     def __init__(self, names: tuple[str, ...], *, viewer: bool, file: Path | None) -> None:
@@ -65,7 +71,7 @@ class LiveView(SessionObserver):
         self._enqueue(summary)
 
     def close(self) -> None:
-        """Show what waits, and end."""
+        """Show the waiting items, and end the thread."""
         try:
             self._items.put(None, timeout=CLOSE_SECONDS)
         except queue.Full:
@@ -112,11 +118,11 @@ class LiveView(SessionObserver):
 
 
 def _open_viewer(rerun: Any) -> None:
-    """Start rerun's viewer; InputError where it cannot open."""
+    """Start rerun's viewer; InputError if it does not open."""
     fix = "Use --live-file FILE.rrd, and look at it on a machine with a display: rerun FILE.rrd."
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise InputError("live", got="no display", expected="a screen for the viewer", fix=fix)
-    # The package brings the viewer, beside the interpreter that runs here, which need not be on the path.
+    # The package installs the viewer beside this interpreter, which need not be on the path.
     own = Path(sys.executable).with_name("rerun")
     try:
         rerun.spawn(connect=False, executable_path=str(own) if own.exists() else None)
@@ -126,7 +132,7 @@ def _open_viewer(rerun: Any) -> None:
 
 
 def import_rerun() -> Any:
-    """Return rerun's module; InputError with how to install it where it is not there."""
+    """Return rerun's module; InputError if it is not installed."""
     try:
         import rerun
     except ImportError:

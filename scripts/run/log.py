@@ -1,4 +1,4 @@
-"""What happened in a `saccade run`: watched while it runs, and told at the end, to people and as `summary.json`."""
+"""The log of a `saccade run`: a line for each episode, and the summary at the end, in words and as `summary.json`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ...disk import write_atomically
 from ...robot.arm import ArmDescription
 from ...robot.chunk_policy import ChunkPolicy
 from ...robot.governor.chunk import ActionChunk
 from ...robot.governor.outputs import Event
 from ...robot.session.summary import EpisodeSummary, SessionObserver, SessionSummary, StepSnapshot
-from ...sim.demonstrations.staging import write_atomically
 
 SUMMARY, FLIGHT = "summary.json", "flight.jsonl"
 
 
 class ObserverList(SessionObserver):
-    """Passes on what a session tells to several observers, one after the other."""
+    """Passes all calls of a session on to several observers, one after the other."""
 
     def __init__(self, observers: Sequence[SessionObserver]) -> None:
         self._observers = tuple(observers)
@@ -131,11 +131,19 @@ def _episode_line(record: Mapping[str, Any]) -> str:
 def summarize(
     log: RunLog, session: SessionSummary | None, *, facts: Mapping[str, Any], ended: str, counts_success: bool
 ) -> dict[str, Any]:
-    """Return the content of `summary.json`; `session` is None where the run broke off, and `ended` says how."""
+    """Return the content of `summary.json`.
+
+    Args:
+        log: The log of the run.
+        session: The session's summary, None if the run was aborted.
+        facts: What is known of the run before it begins.
+        ended: How it ended: "done", "interrupted", "stopped: ..." or "broken off: ...".
+        counts_success: Whether the arm reports success.
+    """
     from ...sim.evaluation.statistics import wilson_interval
 
     summary: dict[str, Any] = {**facts, "ended": ended}
-    # An episode that the governor stopped is a failure; one that somebody broke off says nothing.
+    # An episode that the governor stopped is a failure; one that the user interrupted does not count.
     judged = [each for each in log.episodes if each["outcome"] is not None or ended != "interrupted"]
     summary["success"] = None
     if counts_success and judged:
@@ -158,12 +166,12 @@ def summarize(
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> Path:
     """Write `summary.json` and return its path."""
     path = folder / SUMMARY
-    write_atomically(path, json.dumps(summary, indent=2, ensure_ascii=False).encode())
+    write_atomically(path, json.dumps(summary, indent=2, ensure_ascii=False))
     return path
 
 
 def summary_lines(summary: Mapping[str, Any], session: SessionSummary | None) -> list[str]:
-    """Return the summary as lines for people, without the episodes, which have been told."""
+    """Return the summary as lines for people, without the episodes, which were printed before."""
     lines = []
     success = summary["success"]
     if success is not None:
@@ -180,5 +188,5 @@ def summary_lines(summary: Mapping[str, Any], session: SessionSummary | None) ->
         lines += session.metrics.lines()
     lost = summary.get("world", {}).get("lost_seconds", 0.0)
     if lost > 0.05:
-        lines.append(f"the machine was too slow for {lost:.2f} s of the virtual arm's time, which were left out")
+        lines.append(f"the machine was too slow for {lost:.2f} s of the virtual arm's time, which were skipped")
     return lines

@@ -1,4 +1,4 @@
-"""The options of `saccade run`, and what of them belongs to which arm."""
+"""The options of `saccade run`, and which of them belong to which arm."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 import tyro
 
 from ...errors import InputError
+from ...ranges import require_at_least
 from ..checkpoints.worker_policies import Device, Precision
 
 VIRTUAL = "virtual-so101"
 ROBOT_TYPE_ALIASES = {"so101": "so101_follower", "so100": "so100_follower", "bi-so101": "bi_so_follower"}
-"""Names for LeRobot's robot types that are easier to remember; any other type goes by its own name."""
+"""Short names of LeRobot's robot types; any other type has its own name."""
 
 DEFAULT_TASK = "desk_object/red_cube"
 MIN_SPEED = 0.25
@@ -21,81 +22,80 @@ MIN_SPEED = 0.25
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Let a policy drive an arm: the virtual SO-101, which needs no hardware, or one that LeRobot drives.
+    """Run a policy on an arm: the virtual SO-101, which needs no hardware, or any arm that LeRobot supports.
 
-    The policy decides in one process; another one, with a governor that keeps to the arm's limits, moves the motors,
-    and holds the arm whenever anything fails. A PHYSICAL ARM DOES NOT MOVE UNLESS --move IS GIVEN: without it
-    everything happens but torque. Ctrl-C stops the arm where it is and writes the summary all the same.
+    The policy runs in one process. Another process, with a governor that enforces the arm's limits, controls the
+    motors, and holds the arm whenever anything fails. A PHYSICAL ARM DOES NOT MOVE UNLESS --move IS GIVEN: without it
+    the command does everything but the torque stays off. Ctrl-C stops the arm in place; the summary is still written.
     """
 
     checkpoint: Annotated[str | None, tyro.conf.Positional] = None
-    """Folder of a checkpoint or of a training, or `starter`, the checkpoint that ships in the package, which is taken
-    when neither this nor --policy is given."""
+    """Folder of a checkpoint or of a training run, or `starter`, which ships with the package (default)."""
     policy: str | None = None
-    """A policy that `saccade serve` holds, ws://127.0.0.1:PORT or wss://HOST:PORT, in place of a checkpoint."""
+    """Address of a policy server (`saccade serve`) instead of a checkpoint: ws://127.0.0.1:PORT or wss://HOST:PORT."""
     token_file: Path | None = None
-    """File with the server's token; else the variable SACCADE_TOKEN."""
+    """File with the server's token. Default: the variable SACCADE_TOKEN."""
     certificate: Path | None = None
-    """PEM file of the server's certificate, where no known authority has signed it."""
+    """PEM file of the server's certificate. Needed for a self-signed certificate."""
     robot: str = VIRTUAL
-    """`virtual-so101`, `so101`, `so100`, `bi-so101`, or any robot type of LeRobot."""
+    """Robot: `virtual-so101`, `so101`, `so100`, `bi-so101`, or any robot type of LeRobot."""
     port: str | None = None
     """Serial port of a physical arm; `lerobot-find-port` finds it."""
     robot_id: str | None = None
-    """The name under which LeRobot keeps the arm's calibration."""
+    """Name under which LeRobot stores the arm's calibration."""
     calibration_dir: Path | None = None
-    """Folder of the calibration, where it is not LeRobot's own."""
+    """Folder of the calibration. Default: LeRobot's folder."""
     cameras: tuple[str, ...] = ()
-    """Cameras of a physical arm, named as the policy knows them: front=opencv:0 wrist=opencv:/dev/video2,fps=60. Any
-    camera type of LeRobot; size, where not given, is the one that the policy was trained with."""
+    """Cameras of a physical arm, named as the policy's cameras: front=opencv:0 wrist=opencv:/dev/video2,fps=60. Any
+    camera type of LeRobot works. The default size is the one that the policy was trained with."""
     robot_options: tuple[str, ...] = ()
-    """Further fields of LeRobot's configuration of the robot: left_arm_config.port=/dev/ttyACM0 use_degrees=true."""
+    """Other fields of LeRobot's robot configuration: left_arm_config.port=/dev/ttyACM0 use_degrees=true."""
     move: bool = False
-    """Switch the torque of a physical arm on: it moves. Do a dry run first, and stay within reach of its plug."""
+    """Switch on the torque of a physical arm, so that it moves. Do a dry run first, and stay at the power plug."""
     dry_run: bool = False
-    """Leave the virtual arm's torque off, too."""
+    """Keep the torque of the virtual arm off."""
     task: tuple[str, ...] = ()
-    """Tasks of the virtual arm's desk, SUITE/TASK; desk_object/red_cube when none is given."""
+    """Tasks of the virtual arm, SUITE/TASK. Default: desk_object/red_cube."""
     initial_state: int = 0
-    """Number of the virtual arm's first initial state; 0 to 49 are those of `saccade eval`."""
+    """Index of the virtual arm's first initial state; 0 to 49 are those of `saccade eval`."""
     seed: int = 0
-    """Seed of the virtual arm's episodes, as of `saccade eval`."""
+    """Seed of the virtual arm's episodes, as in `saccade eval`."""
     speed: float = 1.0
-    """How fast the virtual arm's time passes, 0.25 to 1; below 1 for a machine that is too slow for real time."""
+    """Simulation speed of the virtual arm, 0.25 to 1. Use less than 1 if the machine is too slow for real time."""
     episodes: int = 1
-    """Episodes of each task; the virtual arm's desk is set up anew for each, from the next initial state."""
+    """Episodes of each task. The virtual arm resets its desk for each, to the next initial state."""
     instruction: str | None = None
-    """What the arm is to do; a task has words of its own."""
+    """Instruction for the arm. Default: the instruction of the task."""
     seconds: float | None = None
-    """An episode's longest time: 20 on a physical arm, the task's own on the virtual one."""
+    """Time limit of an episode in seconds. Default: 20 on a physical arm, the limit of the task on the virtual one."""
     start: Literal["refuse", "ramp"] | None = None
-    """When the first command lies far from the arm's pose: do not begin, as a physical arm unless told otherwise, or
-    go there slowly, as the virtual one, whose demonstrations begin with a turn of the wrist."""
+    """If the first command is far from the arm's pose: refuse (stop; default on a physical arm) or ramp (move there
+    slowly; default on the virtual arm, whose demonstrations begin with a rotation of the wrist)."""
     share: float = 1.0
-    """Share of the servos' speed that may be used."""
+    """Maximum speed as a fraction of the servos' speed."""
     ramp_share: float | None = None
-    """Share of that for the way to a first command that lies far: a third on a physical arm, all on the virtual one.
-    Slowness has a price: on the way a policy sees poses that its demonstrations did not have."""
+    """Fraction of --share for a ramp to the first command. Default: 1/3 on a physical arm, 1 on the virtual arm. During
+    a slow ramp the policy sees poses that are not in its demonstrations."""
     aggregation: Literal["latest", "average", "weighted", "keep"] = "latest"
-    """What is played where chunks overlap."""
+    """How overlapping chunks are combined: latest, average, weighted (0.7 for the new one), or keep the running one."""
     loop_hz: float = 50.0
-    """Rate of the control loop."""
+    """Rate of the control loop in Hz."""
     device: Device = "cpu"
-    """Where the policy decides."""
+    """Device of the policy."""
     precision: Precision = "fp32"
     """Precision of the policy's weights and arithmetic."""
     threads: int = 1
-    """CPU threads for a decision."""
+    """CPU threads of the policy."""
     out: Path | None = None
-    """Folder of summary.json and flight.jsonl; named after robot and time when none is given."""
+    """Output folder of summary.json and flight.jsonl. Default: arm_runs/ROBOT-TIME."""
     record: Path | None = None
-    """New folder for the episodes as a LeRobotDataset, which `saccade train` reads."""
+    """Record the episodes to this new folder, as a LeRobotDataset for `saccade train`."""
     keep: Literal["all", "successes"] = "all"
-    """Which of the virtual arm's episodes --record keeps."""
+    """Which episodes of the virtual arm --record keeps."""
     live: bool = False
     """Show cameras, joints and events while the arm runs. Needs the extra `rerun`."""
     live_file: Path | None = None
-    """Write what --live shows into a .rrd file, to look at later: `rerun FILE`."""
+    """Write the live view to a .rrd file. Open it later with `rerun FILE`."""
 
     def __post_init__(self) -> None:
         if self.policy is not None and self.checkpoint is not None:
@@ -103,7 +103,7 @@ class RunConfig:
                 "policy",
                 got=f"{self.checkpoint} and {self.policy}",
                 expected="a checkpoint or --policy",
-                fix="Leave one out.",
+                fix="Leave out the checkpoint or --policy.",
             )
         if self.policy is None and (self.token_file is not None or self.certificate is not None):
             raise InputError(
@@ -112,35 +112,42 @@ class RunConfig:
                 expected="a policy server",
                 fix="Leave them out, or give --policy ws://HOST:PORT.",
             )
-        at_least = {"episodes": (self.episodes, 1), "threads": (self.threads, 1), "seed": (self.seed, 0)}
-        at_least["initial_state"] = self.initial_state, 0
-        for name, (value, least) in at_least.items():
-            if value < least:
-                raise InputError(name, got=value, expected=f"{least} or more", fix=f"Raise --{name.replace('_', '-')}.")
+        require_at_least(self, 1, "episodes", "threads", option=True)
+        require_at_least(self, 0, "seed", "initial_state", option=True)
         if not MIN_SPEED <= self.speed <= 1.0:
-            raise InputError("speed", got=self.speed, expected=f"{MIN_SPEED:g} to 1", fix="1 is real time.")
+            raise InputError("speed", got=self.speed, expected=f"{MIN_SPEED:g} to 1", fix="Use 1 for real time.")
         for name, value in (("share", self.share), ("ramp_share", self.ramp_share or 1.0)):
             if not 0.0 < value <= 1.0:
-                raise InputError(name, got=value, expected="above 0, at most 1", fix="1 is the servos' full speed.")
+                raise InputError(
+                    name, got=value, expected="above 0, at most 1", fix="Use 1 for the full speed of the servos."
+                )
         if self.seconds is not None and not 0.0 < self.seconds <= 3600.0:
-            raise InputError("seconds", got=self.seconds, expected="above 0, at most 3600", fix="The default is 20.")
+            raise InputError(
+                "seconds", got=self.seconds, expected="above 0, at most 3600", fix="Set --seconds, for example 20."
+            )
         if self.instruction is not None and not self.instruction.strip():
-            raise InputError("instruction", got="no words", expected="what to do", fix="Say it, in quotes.")
+            raise InputError("instruction", got="no words", expected="a task", fix="Give the instruction in quotes.")
         if self.live_file is not None and self.live_file.suffix != ".rrd":
-            raise InputError("live_file", got=self.live_file, expected="a name that ends in .rrd", fix="Append .rrd.")
+            raise InputError(
+                "live_file", got=self.live_file, expected="a name that ends in .rrd", fix="Append .rrd to --live-file."
+            )
         if self.keep != "all" and (self.record is None or not self.is_virtual):
             raise InputError(
-                "keep", got=self.keep, expected="--record of the virtual arm", fix="Only there success is known."
+                "keep",
+                got=self.keep,
+                expected="--record of the virtual arm",
+                fix="Leave out --keep: it needs --record and the virtual arm.",
             )
         self._check_arm_options()
 
     @property
     def is_virtual(self) -> bool:
+        """Whether this is the virtual arm."""
         return self.robot == VIRTUAL
 
     @property
     def has_torque(self) -> bool:
-        """Whether the arm is to move."""
+        """Whether the torque is switched on, so that the arm moves."""
         return not self.dry_run if self.is_virtual else self.move
 
     @property
@@ -149,7 +156,7 @@ class RunConfig:
         return "so101_follower" if self.is_virtual else ROBOT_TYPE_ALIASES.get(self.robot, self.robot)
 
     def _check_arm_options(self) -> None:
-        """Refuse options of the one kind of arm that are given for the other."""
+        """Raise InputError for options of the virtual arm on a physical one, or the reverse."""
         physical = ("port", "robot_id", "calibration_dir", "cameras", "robot_options", "move")
         virtual = ("task", "initial_state", "seed", "dry_run")
         given = [name for name in (physical if self.is_virtual else virtual) if getattr(self, name)]
@@ -157,17 +164,17 @@ class RunConfig:
         if given:
             named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             if self.is_virtual:
-                fix = "Name the physical arm: --robot so101. The virtual one brings its own."
+                fix = "Leave them out, or name a physical arm: --robot so101."
             elif given == ["dry_run"]:
                 fix = "Leave it out: a physical arm does not move unless --move is given."
             else:
-                fix = "Only the virtual arm has tasks: say what to do with --instruction."
+                fix = "Leave them out: only the virtual arm has them. Give the task by --instruction."
             raise InputError(named, got=f"--robot {self.robot}", expected="options of that arm", fix=fix)
         if not self.is_virtual and self.instruction is None:
             raise InputError(
                 "instruction",
                 got="none",
-                expected="what to do",
+                expected="a task",
                 fix='Give --instruction "put the red cube in the bin".',
             )
         if not self.is_virtual and not self.cameras:

@@ -1,7 +1,7 @@
-"""Recording a `saccade run`: its episodes as a LeRobotDataset, at the contract's rate.
+"""Records the episodes of a `saccade run` as a LeRobotDataset, at the contract's rate.
 
-While an episode runs, pictures go to a file as they are; what encodes them runs in a thread of its own, one episode
-after the other, so that nothing that drives the arm waits for it.
+While an episode runs, raw images go to a file. A thread of its own encodes them, one episode after the other, so that
+nothing that drives the arm waits for it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ...disk import write_atomically
 from ...errors import InputError
 from ...policy.contract import Contract, Offer
 from ...robot.session.summary import EpisodeSummary, SessionObserver, StepSnapshot
@@ -24,7 +25,7 @@ from ...sim.demonstrations.staging import RecordedEpisode, frame_rate, stage_epi
 
 @dataclass
 class _EpisodeBuffer:
-    """An episode being recorded: its instruction, where its pictures go, and one row a step."""
+    """The episode that is being recorded: its instruction, the files of its raw images, and one row for each step."""
 
     instruction: str
     image_files: Mapping[str, BufferedWriter]
@@ -33,10 +34,19 @@ class _EpisodeBuffer:
 
 
 class RunRecorder(SessionObserver):
-    """Records a session's episodes for the new dataset `folder`; `finish` builds it.
+    """Records a session's episodes; `finish` builds the dataset.
 
-    A step is what was seen, where the joints were and what the motors were told then; steps at which nothing could be
-    seen, or nothing had been told yet, are left out. `only_successes` drops episodes whose outcome is none.
+    A step has the images, the measured joints and the motors' goal. Steps without usable images, or before the first
+    goal, are left out.
+
+    Args:
+        folder: The new dataset.
+        contract: Gives cameras, state, action and rate.
+        robot_type: LeRobot's name of the robot.
+        only_successes: Drop episodes without success.
+
+    Raises:
+        InputError: The folder exists, or cannot be created.
     """
 
     def __init__(self, folder: Path, contract: Contract, robot_type: str, *, only_successes: bool = False) -> None:
@@ -46,7 +56,7 @@ class RunRecorder(SessionObserver):
         self._staging = self.folder.with_name(f"{self.folder.name}.partial")
         for path in (self.folder, self._staging):
             if path.exists():
-                fix = "Choose another folder." if path == self.folder else "An earlier run broke off: remove it."
+                fix = "Choose another folder." if path == self.folder else "Remove it: an earlier run was aborted."
                 raise InputError(f"record {path}", got="something there already", expected="a new folder", fix=fix)
         try:
             self._staging.mkdir(parents=True)
@@ -119,7 +129,7 @@ class RunRecorder(SessionObserver):
         self._encoder.shutdown(wait=True)
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Remove all files but a finished dataset."""
         self.close()
         shutil.rmtree(self._staging, ignore_errors=True)
 
@@ -127,14 +137,13 @@ class RunRecorder(SessionObserver):
         import json
 
         from ...sim.demonstrations.dataset_writer import write_dataset
-        from ...sim.demonstrations.staging import write_atomically
         from ...training.statistics import write_exact_statistics
 
         building = self.folder.with_name(f"{self.folder.name}.building")
         shutil.rmtree(building, ignore_errors=True)
         frames = write_dataset(building, self._offer, paths, robot_type=self._robot_type, grounding=False)
         write_exact_statistics(building)
-        write_atomically(building / "meta" / "run.json", json.dumps(run_facts, indent=2).encode())
+        write_atomically(building / "meta" / "run.json", json.dumps(run_facts, indent=2))
         building.rename(self.folder)
         return frames
 

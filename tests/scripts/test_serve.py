@@ -95,7 +95,7 @@ def files(tmp_path):
     ("arguments", "said"),
     [
         (["no_such_folder"], "checkpoint: got 'no_such_folder'"),
-        (["--threads", "0"], "threads: got 0"),
+        (["--threads", "0"], "--threads: got 0"),
         (["--port", "70000"], "port: got 70000"),
         (["--host", "0.0.0.0"], "host 0.0.0.0: got no certificate"),
         (

@@ -1,7 +1,7 @@
-"""An arm that is only numbers, in whatever process: it follows its goal at a servo's speed and tells a folder of all.
+"""A simulated arm for any process: it follows its goal at a servo's speed, and logs every call to a folder.
 
-`events.jsonl` in its folder has a line for each goal and each switch of the torque, flushed at once. Files of certain
-names, put there by a test, are its faults: see `FakeArm`.
+`events.jsonl` in the folder has a line for each goal and each switch of the torque, flushed at once. A test injects
+faults by files with certain names there, see `FakeArm`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ SPEED = np.array([275.0, 275.0, 250.0])
 
 
 class FakeArm:
-    """`bus`: no answer. `crash`: an error of the driver. `interrupt`, `terminate`: a signal. `slow`: 50 ms a read.
+    """An arm with faults: `bus` (no answer), `crash` (an error of the driver), `interrupt` and `terminate` (a signal to
+    the process), `slow` (50 ms a read) and `limp` (the torque is lost).
 
-    Joints are in the driver's order, which is the contract's turned round.
+    Joints are in the driver's order, which is the reverse of the contract's.
     """
 
     def __init__(self, folder: Path, refusal: str = "") -> None:
@@ -38,11 +39,11 @@ class FakeArm:
     def connect(self) -> ArmDescription:
         if self._refusal:
             raise InputError("servo 3", got="no answer", expected="an sts3215", fix=self._refusal)
-        self._note({"connected": os.getpid()})
+        self._log({"connected": os.getpid()})
         return ArmDescription("fake", RANGES[::-1])
 
     def measure(self) -> np.ndarray:
-        self._faults()
+        self._inject_faults()
         now = time.monotonic()
         if self._torque:
             reach = SPEED[::-1] * (now - self._since)
@@ -51,9 +52,9 @@ class FakeArm:
         return self._pose.copy()
 
     def command(self, target: np.ndarray) -> None:
-        self._faults()
+        self._inject_faults()
         self._goal = np.array(target)
-        self._note({"goal": target[::-1].tolist(), "pose": self._pose[::-1].tolist()})
+        self._log({"goal": target[::-1].tolist(), "pose": self._pose[::-1].tolist()})
 
     def hold(self) -> np.ndarray:
         pose = self.measure()
@@ -63,7 +64,7 @@ class FakeArm:
     def set_torque(self, on: bool) -> None:
         self.measure()
         self._torque = on
-        self._note({"torque": on})
+        self._log({"torque": on})
 
     def has_torque(self) -> bool:
         if (self._folder / "limp").exists():
@@ -74,9 +75,9 @@ class FakeArm:
         return ""
 
     def close(self) -> None:
-        self._note({"closed": True})
+        self._log({"closed": True})
 
-    def _faults(self) -> None:
+    def _inject_faults(self) -> None:
         if (self._folder / "bus").exists():
             raise BusError("no answer within 3 tries")
         if (self._folder / "crash").exists():
@@ -89,13 +90,13 @@ class FakeArm:
                 (self._folder / name).unlink()
                 os.kill(os.getpid(), number)
 
-    def _note(self, line: dict) -> None:
+    def _log(self, line: dict) -> None:
         with (self._folder / "events.jsonl").open("a") as file:
             file.write(json.dumps({"time": time.monotonic(), **line}) + "\n")
 
 
 def recorded_lines(folder: Path, what: str = "goal") -> list[dict]:
-    """Return what a fake arm noted, those lines that have `what`."""
+    """Return the lines of a fake arm's log that have the key `what`."""
     text = (folder / "events.jsonl").read_text()
     return [line for line in map(json.loads, text.splitlines()) if what in line]
 

@@ -1,17 +1,18 @@
-"""What the tests of the robot layer share: a contract, limits, rules, chunks, and an arm that is only numbers."""
+"""A contract of three joints, and limits, rules and chunks for it, shared by the tests of the robot layer."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from saccade.policy.contract import ActionSpec, CameraSpec, Contract, GripperSpec, Normalization, StateSpec
+from saccade.robot.control.loop import LoopSettings
 from saccade.robot.governor.chunk import ActionChunk
 from saccade.robot.governor.rules import Rules
 from saccade.robot.limits import JointLimits, JointRange
 
 NAMES = ("shoulder_pan.pos", "elbow_flex.pos", "gripper.pos")
 UNITS = ("degrees", "degrees", "percent")
-HZ, TICK = 30.0, 0.02
+HZ, TICK = 30.0, LoopSettings().tick
 PERIOD = 1.0 / HZ
 RANGES = (
     JointRange("shoulder_pan.pos", "degrees", -110.0, 110.0, 220.0),
@@ -48,7 +49,7 @@ def make_rules(**changes: object) -> Rules:
 
 
 def make_chunk(actions: object, *, observed: float, sequence: int = 0, **changes: object) -> ActionChunk:
-    """Return a chunk of the test's session; one action [A] is repeated for all 16 steps."""
+    """Return a chunk of the session "here"; a single action [A] is repeated for all 16 steps."""
     actions = np.asarray(actions, dtype=np.float64)
     if actions.ndim == 1:
         actions = np.repeat(actions[None], 16, axis=0)

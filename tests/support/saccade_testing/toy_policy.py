@@ -1,4 +1,4 @@
-"""What the tests of server and client share: a contract of small pictures, and a decider without a network."""
+"""A contract with small images and a policy without a network, shared by the tests of server and client."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def toy_contract(chunk: int = 3) -> Contract:
 
 
 class ToyPolicy:
-    """Goes up from the measured state by what the wrist's first pixel says; fails, hangs or lies when told to."""
+    """Moves up from the measured state by the value of the wrist's first pixel; fails, hangs or returns `answer`."""
 
     def __init__(self, contract: Contract | None = None) -> None:
         self.contract = contract or toy_contract()
