@@ -1,4 +1,4 @@
-"""A virtual SO-101: emulated servos on a pseudo-terminal that move the desk twin, and cameras that see it.
+"""A virtual SO-101: emulated servos on a pseudo-terminal move a simulated desk, and cameras show it.
 
-Whoever drives it sees what a real arm shows: a serial port and cameras.
+A driver sees the same as with a real arm: a serial port and cameras.
 """

@@ -1,4 +1,4 @@
-"""The arm's serial bus on a pseudo-terminal: instruction packets of Feetech's protocol 0 in, status packets out."""
+"""The arm's serial bus on a pseudo-terminal: it reads instruction packets of Feetech's protocol 0 and replies."""
 
 from __future__ import annotations
 
@@ -21,26 +21,35 @@ HEADER = b"\xff\xff"
 MIN_PACKET_BYTES = 6
 
 MAX_READ_BYTES = 250
-"""So many registers fit into one reply; asked for more, a servo keeps quiet."""
+"""Most registers in one reply; a servo does not answer a request for more."""
 
 ALWAYS_ANSWERED = (PING, READ)
-"""What a servo answers even when its status level says that it should keep quiet."""
+"""Instructions that a servo answers even if its status level is 0."""
 
 IDLE_SECONDS = 0.05
 CLOSED_SECONDS = 0.005
-"""How long the bus waits for bytes before it looks after its faults, and how often while its port is gone."""
+"""How long the bus waits for bytes before it checks its faults, and how often it checks while the port is gone."""
 
 
 def packet(identifier: int, instruction_or_error: int, parameters: bytes = b"") -> bytes:
-    """Return a packet: of instruction `instruction_or_error`, or of a status with that error byte."""
+    """Return an instruction packet, or a status packet with an error byte.
+
+    Args:
+        identifier: Id of the servo.
+        instruction_or_error: The instruction, or the error byte of a status packet.
+        parameters: Content of the packet.
+    """
     body = bytes([identifier, len(parameters) + 2, instruction_or_error, *parameters])
     return HEADER + body + bytes([~sum(body) & 0xFF])
 
 
 def pop_packet(pending: bytearray) -> tuple[int, int, bytes] | None:
-    """Remove the first whole packet from what came in; return its (identifier, second byte, parameters), or None.
+    """Remove the first complete packet from the received bytes.
 
     Bytes that belong to no packet, and packets with a wrong checksum, are skipped.
+
+    Returns:
+        (servo id, instruction or error byte, parameters), or None if no packet is complete.
     """
     while len(pending) >= MIN_PACKET_BYTES:
         length = pending[3] + 4
@@ -59,10 +68,13 @@ def pop_packet(pending: bytearray) -> tuple[int, int, bytes] | None:
 
 
 class Bus:
-    """Servos that answer on a port, from a thread of their own.
+    """Answers for the servos on a serial port, from its own thread.
 
-    The port's name is a link in `folder` that outlives the loss of the port behind it. `latency` is how long every
-    reply takes beyond what the servos themselves wait, in seconds. `lock` is held while servos are read or changed.
+    Args:
+        servos: The servos; `lock` is held while they are read or changed.
+        faults: Faults to apply.
+        folder: Folder of the port's name, a symbolic link that stays valid when the port is lost and opened again.
+        latency: Delay of every reply in seconds, added to the servos' return delay.
     """
 
     def __init__(self, servos: Sequence[Servo], faults: FaultInjector, folder: Path, *, latency: float = 0.0) -> None:
@@ -71,7 +83,7 @@ class Bus:
         self.port = folder / "port"
         self.instructions = 0
         self.goal_written = False
-        """Whether a goal was written to a servo with torque since this was last set to False."""
+        """Whether a goal was written to a servo with torque; reset it to False after reading."""
         self._faults, self._latency = faults, latency
         self._master = self._slave = -1
         self._pending = bytearray()
@@ -84,17 +96,18 @@ class Bus:
 
     @property
     def alive(self) -> bool:
+        """Whether the bus still answers."""
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """End the thread and take the port away."""
+        """End the thread and remove the port."""
         self._stopping = True
         self._thread.join(timeout=2.0)
         self._close_port()
 
     def _open_port(self) -> None:
         self._master, self._slave = os.openpty()
-        # Our own hold on the far end keeps the port alive while nobody has it open.
+        # Keeping the slave end open keeps the port alive while no driver has it open.
         tty.setraw(self._slave)
         os.set_blocking(self._master, False)
         self.port.unlink(missing_ok=True)
@@ -203,7 +216,7 @@ class Bus:
             return
         reply = bytearray(packet(servo.identifier, servo.errors(), content))
         if self._faults.trigger("corrupt", servo.joint):
-            # Behind the header: there it may hit the length, the content or the checksum.
+            # After the header: the bit may be in the length, the content or the checksum.
             bit = self._faults.flipped_bit(8 * (len(reply) - 2))
             reply[2 + bit // 8] ^= 1 << bit % 8
         if self._faults.trigger("truncate", servo.joint):
@@ -212,7 +225,7 @@ class Bus:
         late = self._faults.trigger("delay", servo.joint)
         if late:
             wait += late.value or 0.0
-        # Replies leave in the order of their time: one that is late comes after those that were asked for later.
+        # Replies are sent in the order of their time: a late one follows replies to later requests.
         self._outgoing.append((time.monotonic() + wait, bytes(reply)))
         self._outgoing.sort(key=lambda each: each[0])
 
@@ -220,6 +233,6 @@ class Bus:
         now = time.monotonic()
         while self._outgoing and self._outgoing[0][0] <= now:
             _, reply = self._outgoing.pop(0)
-            # Nobody reads: the bytes are lost, as on a wire.
+            # If no driver reads, the bytes are lost, as on a wire.
             with suppress(OSError):
                 os.write(self._master, reply)

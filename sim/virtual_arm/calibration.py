@@ -1,7 +1,7 @@
-"""How the virtual arm's servos count: encoder ticks for the joints' angles, and the calibration that LeRobot keeps.
+"""Calibration of the virtual arm: encoder ticks for joint angles, and LeRobot's calibration file.
 
-LeRobot reads (ticks - middle) * 360 / 4095 degrees, the middle being that of the calibrated range, and 0 to 100 over
-the gripper's range. The ranges are chosen such that this gives the desk's own units, but for the rounding to ticks.
+LeRobot reads (ticks - middle) * 360 / 4095 degrees, where middle is the centre of the calibrated range, and 0 to 100
+over the gripper's range. The ranges are chosen so that this gives the desk's units, except for the rounding to ticks.
 """
 
 from __future__ import annotations
@@ -17,20 +17,29 @@ from ..desk.arm import JOINT_RANGES, JOINTS
 
 RESOLUTION = 4096
 MIDDLE = (RESOLUTION - 1) / 2
-"""The reported position of the arm's joints, but the gripper, at zero degrees, in ticks."""
+"""Reported position of all joints except the gripper at zero degrees, in ticks."""
 
 TICKS_PER_RADIAN = (RESOLUTION - 1) / math.tau
 
 HOMING_OFFSETS = (-412, 963, -1187, 655, 38, -1504)
-"""By how many ticks each servo's horn was mounted away from the middle; every real arm has other ones."""
+"""Offset of each servo's horn from the middle, in ticks; every real arm has its own."""
 
 GRIPPER_RANGE = (1422, 2673)
-"""As many ticks as the gripper's angle takes."""
+"""Range of the gripper in ticks."""
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """One servo's count of its joint: `zero_ticks` is the reported position at zero radians, in ticks."""
+    """Converts between one joint's angle and its servo's ticks.
+
+    Attributes:
+        identifier: Id of the servo.
+        homing_offset: Offset of the horn in ticks.
+        range_min: Smallest reported position in ticks.
+        range_max: Largest reported position in ticks.
+        zero_ticks: Reported position at zero radians, in ticks.
+        ticks_per_radian: Ticks for one radian.
+    """
 
     identifier: int
     homing_offset: int
@@ -40,7 +49,7 @@ class Encoder:
     ticks_per_radian: float
 
     def ticks(self, radians: float) -> float:
-        """Return the reported position at an angle, not rounded, for a servo calibrated like this."""
+        """Return the reported position at an angle, not rounded."""
         return self.zero_ticks + radians * self.ticks_per_radian
 
     def radians(self, ticks: float) -> float:
@@ -57,7 +66,7 @@ def encoders() -> dict[str, Encoder]:
             density = (last - first) / (high - low)
             made[joint] = Encoder(number + 1, offset, first, last, first - low * density, density)
         elif joint == "wrist_roll":
-            # It turns all around for LeRobot's calibration, whose middle a range that is not symmetric would shift.
+            # LeRobot's calibration uses the full turn: an asymmetric range would shift its middle.
             made[joint] = Encoder(number + 1, offset, 0, RESOLUTION - 1, MIDDLE, TICKS_PER_RADIAN)
         else:
             half_range = math.ceil(high * TICKS_PER_RADIAN - 0.5) + 0.5
@@ -67,7 +76,7 @@ def encoders() -> dict[str, Encoder]:
 
 
 def calibration() -> dict[str, dict[str, int]]:
-    """Return what LeRobot's calibration file says about this arm: {joint: {id, drive_mode, homing_offset, ...}}."""
+    """Return the content of LeRobot's calibration file: {joint: {id, drive_mode, homing_offset, ...}}."""
     return {
         joint: {
             "id": encoder.identifier,
@@ -81,13 +90,24 @@ def calibration() -> dict[str, dict[str, int]]:
 
 
 def write_calibration(folder: Path, identifier: str) -> Path:
-    """Write LeRobot's calibration file of the arm `identifier` into `folder` and return its path.
+    """Write LeRobot's calibration file.
 
-    Give the same folder as the robot's `calibration_dir`. Raises InputError for an identifier that is no file name.
+    Args:
+        folder: The folder to give as the robot's `calibration_dir`.
+        identifier: Id of the arm, the file's name without suffix.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        InputError: The id is not a file name.
     """
     if not identifier or Path(identifier).name != identifier:
         raise InputError(
-            "the arm's identifier", got=repr(identifier), expected="a name", fix="Leave out folders, as in 'virtual'."
+            "the arm's identifier",
+            got=repr(identifier),
+            expected="a name without folders",
+            fix="Use a plain name such as 'virtual'.",
         )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{identifier}.json"

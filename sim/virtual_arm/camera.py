@@ -19,11 +19,11 @@ POLL_SECONDS = 0.001
 
 
 class VirtualCamera(Camera):
-    """Reads the frames that the virtual arm's world shows; RGB.
+    """Reads the RGB frames of the virtual arm's simulation.
 
-    Beyond LeRobot's own reads, `latest_frame` and `next_frame` say when a frame was taken. Reads raise
-    DeviceNotConnectedError before `connect`, and TimeoutError when there is no frame, or none young enough. `connect`
-    raises InputError when there is nothing to read from, or frames of another size.
+    `latest_frame` and `next_frame` also return when a frame was taken. Reads raise DeviceNotConnectedError before
+    `connect`, and TimeoutError without a recent frame. `connect` raises InputError if the source is missing, or has
+    frames of another size.
     """
 
     def __init__(self, config: VirtualCameraConfig) -> None:
@@ -38,7 +38,7 @@ class VirtualCamera(Camera):
 
     @staticmethod
     def find_cameras() -> list[dict[str, Any]]:
-        """Return none: virtual cameras are known by whoever started their world."""
+        """Return an empty list: virtual cameras cannot be searched for."""
         return []
 
     def connect(self, warmup: bool = True) -> None:
@@ -52,7 +52,7 @@ class VirtualCamera(Camera):
                 f"camera {self.config.source}",
                 got=f"frames of {reader.height} x {reader.width}",
                 expected=f"{size[0]} x {size[1]} (height x width)",
-                fix="Give the sizes that the world was started with.",
+                fix="Use the image size that the virtual arm was started with.",
             )
         self.height, self.width = size
         self._reader, self._consumed = reader, 0
@@ -65,15 +65,15 @@ class VirtualCamera(Camera):
         return self.next_frame(FIRST_FRAME_MS).image
 
     def async_read(self, timeout_ms: float = 200) -> np.ndarray:
-        """Return the newest frame that was not returned by this before, waiting for it if need be."""
+        """Return the newest frame that was not returned before; wait for it if necessary."""
         return self.next_frame(timeout_ms).image
 
     def read_latest(self, max_age_ms: int = 500) -> np.ndarray:
-        """Return the newest frame at once, if it is young enough."""
+        """Return the newest frame at once, if it is recent enough."""
         return self.latest_frame(max_age_ms).image
 
     def next_frame(self, timeout_ms: float = 200.0) -> SharedFrame:
-        """Return the newest frame that no `next_frame`, `read` or `async_read` returned before."""
+        """Return the newest frame that `next_frame`, `read` or `async_read` did not return before."""
         reader = self._connected()
         deadline = time.monotonic() + timeout_ms / 1000
         while reader.latest_number <= self._consumed:
@@ -87,7 +87,7 @@ class VirtualCamera(Camera):
         return frame
 
     def latest_frame(self, max_age_ms: float = 500.0) -> SharedFrame:
-        """Return the newest frame at once, with the time when it was taken."""
+        """Return the newest frame at once; raises TimeoutError if it is older than `max_age_ms`."""
         frame = self._connected().latest()
         if frame is None:
             raise TimeoutError(f"camera {self.config.source}: no frame yet")

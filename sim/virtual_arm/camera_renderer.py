@@ -1,4 +1,4 @@
-"""The cameras of the twin: a thread that draws its views at a steady rate and shows them to other processes."""
+"""The cameras of the twin: a thread renders them at a steady rate and shares the frames with other processes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .frames import FrameWriter, frame_path
 from .twin import Twin
 
 NOISY_PIXELS = 24
-"""How many values of a picture are off by one: no sensor delivers the same picture twice, and what counts repeated
-pictures must not take an arm at rest for a camera that hangs."""
+"""How many values of an image are changed by one: a real sensor never delivers the same image twice, and a check for
+repeated images must not take an arm at rest for a frozen camera."""
 
 POLL_SECONDS = 0.002
 
@@ -25,13 +25,18 @@ RENDERED_FIELDS = (
     *("qpos", "mocap_pos", "mocap_quat", "xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat"),
     *("site_xpos", "site_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir"),
 )
-"""What a picture is drawn from, of all that the physics know."""
+"""Fields of mujoco.MjData that rendering needs."""
 
 
 class CameraRenderer:
-    """Draws every camera of the twin `rate` times a second of the twin's time, from a thread of its own.
+    """Renders every camera of the twin, in its own thread; `failure` says what stopped it.
 
-    `failure` says what broke it.
+    Args:
+        twin: The simulated desk.
+        folder: Folder of the shared frames.
+        image_size: Height and width of the images in pixels.
+        rate: Frames per second of the twin's time.
+        faults: Faults to apply.
     """
 
     def __init__(self, twin: Twin, folder: Path, image_size: int, rate: float, faults: FaultInjector) -> None:
@@ -53,15 +58,19 @@ class CameraRenderer:
         self._thread.start()
 
     def wait_for_new_frames(self, seconds: float) -> None:
-        """Return once every camera has drawn what is there from now on.
+        """Wait until every camera has rendered the present state.
 
-        Raises WorldError when that fails or takes longer.
+        Args:
+            seconds: Time limit.
+
+        Raises:
+            WorldError: Rendering failed or took longer.
         """
         self._requested_passes += 1
         requested, deadline = self._requested_passes, time.monotonic() + seconds
         while self._completed_passes < requested:
             if self.failure or time.monotonic() > deadline:
-                raise WorldError(f"the virtual arm's cameras: got {self.failure or f'no picture within {seconds:g} s'}")
+                raise WorldError(f"the virtual arm's cameras: got {self.failure or f'no image within {seconds:g} s'}")
             time.sleep(POLL_SECONDS)
 
     def close(self) -> None:
@@ -72,7 +81,7 @@ class CameraRenderer:
     def _run(self) -> None:
         try:
             self._render_loop()
-        except Exception as error:  # whatever a renderer throws must reach whoever started the world
+        except Exception as error:  # Reported to the parent by the next request.
             self.failure = f"{type(error).__name__}: {error}"
         if self._renderer is not None:
             self._renderer.close()
@@ -91,15 +100,15 @@ class CameraRenderer:
             for camera in CAMERAS:
                 self._capture(camera, captured)
             self._completed_passes = requested
-            # A picture that is not in time is left out, as a camera that is too slow does.
+            # Skip frames that are late, as a slow camera does.
             due += period * max(1.0, np.ceil((time.monotonic() - due) / period))
 
     def _copy_twin_state(self) -> float:
-        """Take the twin's state over; return when."""
+        """Copy the twin's state; return the time of the copy."""
         while True:
             model = self._twin.env.model
             if model is not self._model:
-                # What draws takes a while to be made: the arm must not stand still meanwhile.
+                # Creating a renderer takes time: do it without the lock, so that the arm keeps moving.
                 if self._renderer is not None:
                     self._renderer.close()
                 self._renderer = mujoco.Renderer(model, self._size, self._size)
@@ -134,7 +143,7 @@ class CameraRenderer:
         now = time.monotonic()
         while self._delayed_frames and self._delayed_frames[0][0] <= now:
             _, camera, image, captured = self._delayed_frames.pop(0)
-            # The delay may have ended since: then newer ones have overtaken it.
+            # If the delay has ended, newer frames may have been written already.
             if captured > self._last_capture_times.get(camera, 0.0):
                 self._write_frame(camera, image, captured)
 

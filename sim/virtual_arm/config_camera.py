@@ -12,6 +12,6 @@ TYPE = "saccade_virtual"
 @CameraConfig.register_subclass(TYPE)
 @dataclass(kw_only=True)
 class VirtualCameraConfig(CameraConfig):
-    """Where the frames of one camera are: the file that the virtual arm shows them in."""
+    """Configuration of one camera; `source` is the file with its frames."""
 
     source: str = ""

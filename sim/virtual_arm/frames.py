@@ -1,6 +1,6 @@
-"""Pictures that one process shows and others look at: a ring of frames in a file that all of them map.
+"""Images that one process shares with others: a ring buffer of frames in a file that all of them map.
 
-A frame is complete when its number stands in its slot before and after it was copied; the writer never waits.
+A copied frame is valid if its slot holds the frame's number before and after the copy; the writer never waits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...disk import write_atomically
 from ...errors import InputError, WorldError
 
 RING_SLOTS = 6
-"""How many frames the ring holds: a reader has the time of some of them to copy one."""
+"""Frames in the ring: a reader has the time of several frames to copy one."""
 
 MAGIC = 0x53414343414445
 TRIES = 20
@@ -27,7 +27,13 @@ _HEADER_DTYPE = np.dtype([("magic", "u8"), ("height", "u8"), ("width", "u8"), ("
 
 @dataclass(frozen=True)
 class SharedFrame:
-    """A picture uint8 [H, W, 3], the steady time (time.monotonic) it was taken at, and its number, from 1 on."""
+    """One frame.
+
+    Attributes:
+        image: The image, uint8 [H, W, 3].
+        captured: When it was taken, in seconds of time.monotonic.
+        number: Number of the frame, from 1 on.
+    """
 
     image: np.ndarray
     captured: float
@@ -44,7 +50,7 @@ def _slot_dtype(height: int, width: int) -> np.dtype:
 
 
 class FrameWriter:
-    """Makes the file and shows frames in it."""
+    """Creates the file and writes frames to it."""
 
     def __init__(self, path: Path, height: int, width: int) -> None:
         self.path = path
@@ -59,7 +65,12 @@ class FrameWriter:
         self._count = 0
 
     def write(self, image: np.ndarray, captured: float) -> None:
-        """Add a frame: uint8 [H, W, 3], taken at a steady time."""
+        """Add a frame.
+
+        Args:
+            image: The image, uint8 [H, W, 3].
+            captured: When it was taken, in seconds of time.monotonic.
+        """
         self._count += 1
         slot = self._slots[self._count % RING_SLOTS]
         slot["number"] = 0
@@ -69,17 +80,14 @@ class FrameWriter:
 
 
 class FrameReader:
-    """Looks at the frames that another process shows.
-
-    Raises InputError when the file is absent or is none of these.
-    """
+    """Reads the frames that another process writes; raises InputError if the file is missing or holds no frames."""
 
     def __init__(self, path: Path) -> None:
         try:
             with open(path, "rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
-            fix = "Start the virtual arm first, and take its camera's configuration."
+            fix = "Start the virtual arm first, and use its camera's configuration."
             raise InputError("camera source", got=f"{path} ({error})", expected="frames", fix=fix) from error
         head = np.frombuffer(self._map, _HEADER_DTYPE, 1) if len(self._map) >= _HEADER_DTYPE.itemsize else None
         if head is None or int(head["magic"][0]) != MAGIC:
@@ -97,11 +105,11 @@ class FrameReader:
 
     @property
     def latest_number(self) -> int:
-        """The number of the newest frame, 0 before the first."""
+        """Number of the newest frame; 0 before the first."""
         return int(self._header["latest"][0])
 
     def latest(self) -> SharedFrame | None:
-        """Return the newest frame, None before the first."""
+        """Return the newest frame, or None before the first."""
         for _ in range(TRIES):
             number = self.latest_number
             if not number:
@@ -110,7 +118,7 @@ class FrameReader:
             image, captured = slot["image"].copy(), float(slot["captured"])
             if int(slot["number"]) == number:
                 return SharedFrame(image, captured, number)
-        raise WorldError(f"no frame could be read whole in {TRIES} tries: the machine is too busy for its cameras")
+        raise WorldError(f"no frame could be read in {TRIES} tries: the machine is too slow for its cameras")
 
     def __enter__(self) -> Self:
         return self
@@ -119,7 +127,7 @@ class FrameReader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Unmap the file."""
         del self._header, self._slots
-        with suppress(BufferError):  # Somebody still copies a frame; then the map goes with the last view of it.
+        with suppress(BufferError):  # A frame is still being copied: the map is freed with its last view.
             self._map.close()

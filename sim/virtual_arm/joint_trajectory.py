@@ -1,4 +1,4 @@
-"""What the twin's joints really did: one row for every slice of its physics."""
+"""Records the true trajectory of the twin's joints: one row for each physics step."""
 
 from __future__ import annotations
 
@@ -7,27 +7,31 @@ import numpy as np
 from ..desk import arm
 
 MAX_ROWS = 360 * 900
-"""How many rows are kept: the last fifteen minutes of real time. Older ones make room."""
+"""Rows that are kept, fifteen minutes of real time; the oldest are dropped."""
 
 BLOCK_ROWS = 3600
 COLUMNS = 14
 
 
 class JointTrajectoryBuffer:
-    """Times, joint positions, goals and lateness; grows in blocks, so that a short run costs little."""
+    """Times, joint positions, goals and lateness; it grows in blocks, so that a short run needs little memory."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all rows."""
+        """Remove all rows."""
         self._blocks: list[np.ndarray] = []
         self._filled = BLOCK_ROWS
 
     def add(self, time: float, positions: np.ndarray, goals: np.ndarray, late: float) -> None:
-        """Add a row: a steady time in seconds, positions [6] and goals [6] in radians; NaN where none is followed.
+        """Add a row.
 
-        `late`: how many seconds after that time the slice was done.
+        Args:
+            time: When the step was due, in seconds of time.monotonic.
+            positions: Joint positions [6] in radians.
+            goals: Goals [6] in radians; NaN for a servo without torque.
+            late: How many seconds after `time` the step was done.
         """
         if self._filled == BLOCK_ROWS:
             if len(self._blocks) * BLOCK_ROWS >= MAX_ROWS:
@@ -39,7 +43,7 @@ class JointTrajectoryBuffer:
         self._filled += 1
 
     def after(self, since: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return times [n], positions [n, 6] and goals [n, 6] in the contract's units and lateness [n] after a time."""
+        """Return the rows after a time: times [n], positions and goals [n, 6] in the contract's units, lateness [n]."""
         if not self._blocks:
             return np.empty(0), np.empty((0, 6)), np.empty((0, 6)), np.empty(0)
         rows = np.concatenate([*self._blocks[:-1], self._blocks[-1][: self._filled]])

@@ -1,6 +1,6 @@
-"""The register table of a Feetech STS3215 servo: addresses, how numbers are stored, and first values.
+"""The register table of a Feetech STS3215 servo: addresses, number formats and factory values.
 
-Two-byte numbers have their low byte first. Some keep their sign in a bit of its own, as magnitude and sign.
+Two-byte numbers are little-endian. Some are stored as magnitude and a sign bit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ POSITION, VELOCITY, LOAD, VOLTAGE, TEMPERATURE, STATUS, MOVING, CURRENT = 56, 58
 MOVING_THRESHOLD, MAX_ACCELERATION = 80, 85
 
 EPROM = range(5, 40)
-"""What outlives the loss of power, once written with the lock open."""
+"""Registers that keep their values without power, if they are written while LOCK is 0."""
 
 READ_ONLY = (range(5), range(56, 71))
 
@@ -31,14 +31,14 @@ POSITION_MODE = 0
 RETURN_DELAY_UNIT = 2e-6
 VOLTAGE_UNIT = 0.1
 CURRENT_UNIT = 6.5
-"""Seconds, volts and milliamperes of one count."""
+"""Seconds, volts and milliamperes for one unit of the register."""
 
 FULL_TORQUE = 1000
-"""The count of `TORQUE_LIMIT`, `MAX_TORQUE` and `LOAD` for the torque at stall."""
+"""Value of `TORQUE_LIMIT`, `MAX_TORQUE` and `LOAD` at stall torque."""
 
 
 def factory_registers() -> bytearray:
-    """Return the table [256] as a servo has it after its arm was set up, without identity, range and position."""
+    """Return the table [256] of a servo after the arm's setup, without id, range and position."""
     table = bytearray(256)
     table[FIRMWARE_MAJOR], table[FIRMWARE_MINOR] = FIRMWARE
     store_word(table, MODEL, MODEL_NUMBER)
@@ -63,22 +63,22 @@ def store_word(table: bytearray, address: int, value: int) -> None:
     table[address : address + 2] = value.to_bytes(2, "little")
 
 
-def load(table: bytearray, address: int) -> int:
+def load_word(table: bytearray, address: int) -> int:
     """Read a two-byte number."""
     return int.from_bytes(table[address : address + 2], "little")
 
 
 def encode_sign(value: int, sign_bit: int) -> int:
-    """Encode a number as magnitude and sign; a magnitude that has no room is cut to the largest."""
+    """Encode a number as magnitude and sign bit; a magnitude that is too large is clipped."""
     magnitude = min(abs(value), (1 << sign_bit) - 1)
     return magnitude | (1 << sign_bit) if value < 0 else magnitude
 
 
 def decode_sign(word: int, sign_bit: int) -> int:
-    """Decode a number that is stored as magnitude and sign."""
+    """Decode a number that is stored as magnitude and sign bit."""
     magnitude = word & ((1 << sign_bit) - 1)
     return -magnitude if word & (1 << sign_bit) else magnitude
 
 
 POSITION_SIGN, OFFSET_SIGN, LOAD_SIGN = 15, 11, 10
-"""Which bit holds the sign of positions and velocities, of the homing offset, and of the load."""
+"""Sign bit of positions and velocities, of the homing offset, and of the load."""

@@ -1,8 +1,8 @@
-"""One emulated Feetech STS3215 servo: its registers, what it does to its joint, and what it says about it.
+"""One emulated Feetech STS3215 servo: its registers, how it drives its joint, and its readings and errors.
 
-Modelled are what a driver meets: position mode, gain, torque enable and limit, position limits, goal velocity, readings
-and the errors that follow from them. Not modelled are the acceleration profile, the other operating modes (the servo is
-limp in them) and the overload that a long strain brings: the desk's own servos hold what they grasp.
+It models what a driver uses: position mode, gain, torque enable and limit, position limits, goal velocity, readings and
+the errors that follow from them. It does not model the acceleration profile, the other operating modes (the servo has
+no torque in them) and overload after a long strain: the desk's servos hold what they grasp.
 """
 
 from __future__ import annotations
@@ -15,27 +15,29 @@ from .calibration import RESOLUTION, Encoder
 from .faults import FaultInjector
 
 NOMINAL_GAIN = 16
-"""The value of `P_GAIN` that the desk's servos stand for, the one LeRobot writes."""
+"""Value of `P_GAIN` that gives the stiffness of the desk's servos; LeRobot writes it."""
 
 STALL_CURRENT = 2700.0
-"""At full torque, in milliamperes."""
+"""Current at stall torque, in milliamperes."""
 
 AMBIENT_CELSIUS, SUPPLY_VOLTS = 28.0, 7.4
 """Room temperature in degrees Celsius, and the supply's voltage."""
 
 STALL_HEATING, THERMAL_TIME_CONSTANT = 25.0, 240.0
-"""How much warmer, in degrees, a servo gets at full torque for long, and in how many seconds two thirds of that."""
+"""Temperature rise at constant stall torque, in degrees, and its time constant in seconds."""
 
 VOLTAGE_SAG = 0.4
-"""By how many volts the supply sags at full torque."""
+"""Drop of the supply voltage at stall torque, in volts."""
 
 
 @dataclass(frozen=True)
 class JointDrive:
-    """What a servo does to its joint now.
+    """How a servo drives its joint now.
 
-    `goal` is the angle that it drives to in radians, None when it is limp; `stiffness` is relative to the desk's
-    servo, `torque` its limit as a part of the torque at stall.
+    Attributes:
+        goal: Angle that it drives to, in radians; None without torque.
+        stiffness: Stiffness relative to the desk's servo.
+        torque: Torque limit as a fraction of stall torque.
     """
 
     goal: float | None
@@ -47,9 +49,14 @@ TORQUE_OFF = JointDrive(None)
 
 
 class Servo:
-    """A servo with its register table; not safe for threads, its bus holds the lock.
+    """A servo with its register table. It is not thread-safe: the bus holds the lock.
 
-    `position` is its joint's angle in radians, `torque_limit` in thousandths of the torque at stall.
+    Args:
+        joint: Name of the joint.
+        encoder: Converts between angle and ticks.
+        faults: Faults to apply.
+        position: Angle of the joint in radians.
+        torque_limit: Torque limit in thousandths of stall torque.
     """
 
     def __init__(self, joint: str, encoder: Encoder, faults: FaultInjector, position: float, torque_limit: int) -> None:
@@ -70,37 +77,38 @@ class Servo:
         registers.store_word(table, registers.HOMING_OFFSET, offset)
         self.table = table
         self.had_torque = False
-        """Whether it had torque since it was last released, however short."""
+        """Whether it had torque at any time since `disable_torque`."""
         self._eprom = bytes(table)
         self.power_on()
 
     @property
     def identifier(self) -> int:
+        """Id of the servo on the bus."""
         return self.table[registers.IDENTIFIER]
 
     @property
     def is_responding(self) -> bool:
-        """Whether it takes part in what happens on the bus."""
+        """Whether it receives and answers packets."""
         return not any(self._faults.active(kind, self.joint) for kind in ("silent", "missing", "power"))
 
     def power_on(self) -> None:
-        """Begin as when power comes on: EPROM as kept, torque off, the goal where the joint is."""
+        """Start as after power-on: registers from the EPROM, torque off, goal at the joint's position."""
         self._powered = True
         self.table[:] = self._eprom
         self._pending_reg_writes.clear()
         self._original_registers.clear()
         self._profiled_goal = None
-        limit = registers.load(self.table, registers.MAX_TORQUE)
+        limit = registers.load_word(self.table, registers.MAX_TORQUE)
         registers.store_word(self.table, registers.TORQUE_LIMIT, limit)
         registers.store_word(self.table, registers.GOAL_POSITION, self._reported_ticks())
 
     def disable_torque(self) -> None:
-        """Switch torque off, as a write of the register does, and forget that it was on."""
+        """Switch torque off, as a write to the register does, and reset `had_torque`."""
         self.table[registers.TORQUE_ENABLE] = 0
         self.had_torque = False
 
     def read(self, address: int, length: int) -> bytes:
-        """Return the registers from `address` on, as many bytes as asked for; beyond the table they are 0."""
+        """Return `length` bytes of the registers from `address` on; beyond the table they are 0."""
         if address + length > registers.POSITION and address <= registers.CURRENT + 1:
             self._refresh()
         self._apply_eprom_faults()
@@ -108,7 +116,7 @@ class Servo:
         return found + bytes(length - len(found))
 
     def write(self, address: int, content: bytes) -> None:
-        """Set registers from `address` on; those that are read-only stay as they are."""
+        """Write registers from `address` on; read-only registers keep their values."""
         for place, value in enumerate(content, start=address):
             if place < len(self.table) and not any(place in span for span in registers.READ_ONLY):
                 self.table[place] = value
@@ -120,23 +128,30 @@ class Servo:
             self._eprom = bytes(kept)
 
     def reg_write(self, address: int, content: bytes) -> None:
-        """Keep a write until `execute_reg_writes`."""
+        """Store a write until `execute_reg_writes`."""
         self._pending_reg_writes.append((address, content))
 
     def execute_reg_writes(self) -> None:
-        """Carry out what `reg_write` kept."""
+        """Execute the writes that `reg_write` stored."""
         for address, content in self._pending_reg_writes:
             self.write(address, content)
         self._pending_reg_writes.clear()
 
     def update_joint_state(self, position: float, velocity: float, effort: float, seconds: float) -> None:
-        """Take in the joint's state: radians, radians per second, and effort as a signed part of the stall torque."""
+        """Update the joint's state.
+
+        Args:
+            position: Angle in radians.
+            velocity: Angular velocity in radians per second.
+            effort: Torque as a signed fraction of stall torque.
+            seconds: Time since the last update.
+        """
         self._position, self._velocity, self._effort = position, velocity, effort
         rest = AMBIENT_CELSIUS + STALL_HEATING * effort * effort
         self._temperature += (rest - self._temperature) * min(1.0, seconds / THERMAL_TIME_CONSTANT)
 
     def errors(self) -> int:
-        """Return the bits of the error byte."""
+        """Return the error byte."""
         bits = 0
         forced = self._faults.active("status", self.joint)
         if forced:
@@ -149,19 +164,21 @@ class Servo:
         return bits
 
     def drive(self, seconds: float) -> JointDrive:
-        """Return what it does to its joint, `seconds` after it was asked last."""
+        """Return how it drives its joint, `seconds` after the last call."""
         if self._faults.active("missing", self.joint) or self._faults.active("power"):
             self._powered = False
             self._profiled_goal = None
             return TORQUE_OFF
         if not self._powered:
-            # Before anything else: not for a moment may it go on from where it was.
+            # Restart first: it must not continue with its old state.
             self.power_on()
         table = self.table
         if not table[registers.TORQUE_ENABLE] or table[registers.OPERATING_MODE] != registers.POSITION_MODE:
             self._profiled_goal = None
             return TORQUE_OFF
-        limit = min(registers.load(table, registers.TORQUE_LIMIT), registers.load(table, registers.MAX_TORQUE))
+        limit = min(
+            registers.load_word(table, registers.TORQUE_LIMIT), registers.load_word(table, registers.MAX_TORQUE)
+        )
         unloading = self.errors() & table[registers.UNLOADING]
         if unloading & ~registers.OVERLOAD_ERROR:
             return TORQUE_OFF
@@ -176,20 +193,20 @@ class Servo:
         return drive
 
     def goal_ticks(self) -> int:
-        """Return the goal position as it was written, within the position limits."""
-        goal = registers.decode_sign(registers.load(self.table, registers.GOAL_POSITION), registers.POSITION_SIGN)
+        """Return the written goal position, clipped to the position limits."""
+        goal = registers.decode_sign(registers.load_word(self.table, registers.GOAL_POSITION), registers.POSITION_SIGN)
         low, high = self._limits()
         return goal if low == high == 0 else min(max(goal, low), high)
 
     def _limits(self) -> tuple[int, int]:
         self._apply_eprom_faults()
-        minimum = registers.load(self.table, registers.MIN_POSITION)
-        maximum = registers.load(self.table, registers.MAX_POSITION)
+        minimum = registers.load_word(self.table, registers.MIN_POSITION)
+        maximum = registers.load_word(self.table, registers.MAX_POSITION)
         return minimum, maximum
 
     def _apply_goal_velocity(self, goal: int, seconds: float) -> float:
-        """Return where a goal velocity lets the servo drive now; 0 stands for no limit."""
-        speed = registers.load(self.table, registers.GOAL_VELOCITY) & 0x7FFF
+        """Return the goal that the goal velocity allows now; a goal velocity of 0 means no limit."""
+        speed = registers.load_word(self.table, registers.GOAL_VELOCITY) & 0x7FFF
         if not speed:
             self._profiled_goal = None
             return goal
@@ -201,12 +218,12 @@ class Servo:
         return self._profiled_goal
 
     def _homing_offset_error(self) -> int:
-        """Return by how much the homing offset in the registers differs from the one of the arm's calibration."""
-        word = registers.load(self.table, registers.HOMING_OFFSET)
+        """Return the difference between the homing offset in the registers and that of the calibration."""
+        word = registers.load_word(self.table, registers.HOMING_OFFSET)
         return registers.decode_sign(word, registers.OFFSET_SIGN) - self._encoder.homing_offset
 
     def _reported_ticks(self) -> int:
-        """Return the position in ticks: from 0 on, as long as the angle feedback mode is the plain one."""
+        """Return the reported position in ticks, 0 to RESOLUTION - 1 (single-turn angle feedback)."""
         ticks = round(self._encoder.ticks(self._position)) - self._homing_offset_error()
         return ticks % RESOLUTION
 
@@ -235,7 +252,7 @@ class Servo:
         return float(forced.value or 0) if forced else self._temperature
 
     def _apply_eprom_faults(self) -> None:
-        """Falsify registers while a fault says so, and put them back when it is over."""
+        """Override registers while a fault is active, and restore them afterwards."""
         for kind, address, length in _OVERRIDABLE_REGISTERS:
             fault = self._faults.active(kind, self.joint)
             if fault and kind not in self._original_registers:
@@ -249,10 +266,14 @@ class Servo:
         if kind == "model":
             registers.store_word(table, registers.MODEL, value)
         elif kind == "limits":
-            registers.store_word(table, registers.MIN_POSITION, registers.load(table, registers.MIN_POSITION) + value)
-            registers.store_word(table, registers.MAX_POSITION, registers.load(table, registers.MAX_POSITION) - value)
+            registers.store_word(
+                table, registers.MIN_POSITION, registers.load_word(table, registers.MIN_POSITION) + value
+            )
+            registers.store_word(
+                table, registers.MAX_POSITION, registers.load_word(table, registers.MAX_POSITION) - value
+            )
         else:
-            word = registers.load(table, registers.HOMING_OFFSET)
+            word = registers.load_word(table, registers.HOMING_OFFSET)
             offset = registers.decode_sign(word, registers.OFFSET_SIGN) + value
             word = registers.encode_sign(offset, registers.OFFSET_SIGN)
             registers.store_word(table, registers.HOMING_OFFSET, word)

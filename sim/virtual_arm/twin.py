@@ -1,7 +1,7 @@
-"""The desk twin that the servos move: the desk's own physics, in slices, against the clock.
+"""The twin: the simulated desk that the servos move, stepped in real time.
 
-It does what `DeskEnv.step` does when the same goals are held for the same time: a slice is one of the desk's physics
-steps, and after as many as make a control step the desk takes stock of what was achieved.
+It does the same as `DeskEnv.step` when the same goals are held for the same time: it makes single physics steps, and
+after as many as make a control step it updates the task's progress.
 """
 
 from __future__ import annotations
@@ -24,15 +24,23 @@ from .joint_trajectory import JointTrajectoryBuffer
 from .servo import JointDrive, Servo
 
 STALL_TORQUE = 2.94
-"""Of the servo, in newton metres."""
+"""Stall torque of the servo, in newton metres."""
 
 MAX_LAG_SECONDS = 0.25
-"""How far the physics may fall behind the clock before the time is given up, in the world's seconds."""
+"""How far the physics may fall behind the clock, in seconds of its time; then the lag is skipped."""
 
 
 @dataclass(frozen=True)
 class EpisodeSetup:
-    """What happens on the desk: suite and task, where it begins, and the words that are said, None for the task's."""
+    """One episode on the desk.
+
+    Attributes:
+        suite: Name of the suite.
+        task: Name of the task.
+        initial_state: Number of the initial state.
+        seed: Seed of the episode.
+        instruction: Replaces the task's instruction; None keeps it.
+    """
 
     suite: str
     task: str
@@ -42,10 +50,18 @@ class EpisodeSetup:
 
 
 class Twin:
-    """A desk whose arm follows servos, stepped by a thread of its own at `speed` times real time.
+    """A simulated desk whose arm follows the servos, stepped by its own thread.
 
-    `lock` is held while the desk moves or is changed. `failure` says what broke it, `env` is the desk.
-    Raises InputError for an unknown suite or task.
+    `lock` is held while the desk moves or is changed; `failure` says what stopped the thread; `env` is the desk.
+
+    Args:
+        episode: The first episode.
+        image_size: Height and width of the cameras' images in pixels.
+        faults: Faults to apply.
+        speed: Speed relative to real time.
+
+    Raises:
+        InputError: Unknown suite or task.
     """
 
     def __init__(self, episode: EpisodeSetup, image_size: int, faults: FaultInjector, speed: float) -> None:
@@ -64,34 +80,34 @@ class Twin:
         self.prepare(episode)
 
     def attach(self, bus: Bus) -> None:
-        """Let the bus's servos move the joints."""
+        """Connect the joints to the servos of a bus."""
         self._bus, self._servos = bus, bus.servos
 
     def run(self) -> None:
-        """Let time begin."""
+        """Start the thread."""
         self._restart_clock()
         self._thread = threading.Thread(target=self._run, name="twin", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread and let go of the desk."""
+        """End the thread and close the desk."""
         self._stopping = True
         if self._thread is not None:
             self._thread.join(timeout=2.0)
         self.env.close()
 
     def prepare(self, episode: EpisodeSetup) -> None:
-        """Set up the desk for an episode: the arm at its start pose, held there until its servos have torque.
+        """Set up the desk for an episode, with the arm held at its start pose until its servos have torque.
 
-        Servos lose torque; their goals stay what they were, as if the arm had been carried back. The episode's steps
-        count from the first goal that a servo with torque is given, or from `begin`.
+        Servos lose torque and keep their goals, as if the arm had been moved back by hand. The episode's steps count
+        from the first goal that is written to a servo with torque, or from `begin`.
         """
         with self.lock:
             if self._suite_task != (episode.suite, episode.task):
                 if self._suite_task is not None:
                     self.env.close()
                 self.env = DeskEnv(episode.suite, episode.task, image_size=self._image_size)
-                # The cameras draw; what the desk itself would draw nobody sees.
+                # The camera renderer makes the images: the desk itself does not need to.
                 self.env.rendering_enabled = False
                 self._suite_task = episode.suite, episode.task
                 self._read_model_indices()
@@ -108,13 +124,13 @@ class Twin:
             self._restart_clock()
 
     def begin(self) -> None:
-        """Count the episode's steps from now; lamps that show for its first steps show anew."""
+        """Count the episode's steps from now; lamps that are lit in the first steps are lit again."""
         with self.lock:
             self.env.start_episode()
             self._counting_steps, self._physics_step_count, self._success = True, 0, False
 
     def advance(self, now: float) -> None:
-        """Move the desk by one slice that ends at the steady time `now`; the lock is held by whoever calls."""
+        """Make one physics step that ends at the time `now` (time.monotonic); the caller holds the lock."""
         bus = self._bus
         if bus is None:
             return
@@ -134,7 +150,7 @@ class Twin:
         self.env.advance(1)
         for number, joint in enumerate(arm.JOINTS):
             if self._faults.active("stuck", joint):
-                # Friction, however high, creeps in these physics; what is jammed does not.
+                # High friction would still creep in MuJoCo; a jammed joint does not.
                 self.env.data.qpos[self._addresses[number]] = before[number]
                 self.env.data.qvel[self._dofs[number]] = 0.0
         self._update_servo_states()
@@ -156,7 +172,7 @@ class Twin:
             return self._motion.after(since)
 
     def outcome(self) -> dict[str, Any]:
-        """Return how the episode stands."""
+        """Return the state of the episode, see `VirtualArm.outcome`."""
         with self.lock:
             return {
                 "success": self._success,
@@ -187,7 +203,7 @@ class Twin:
         model = self.env.model
         model.actuator_gainprm[:], model.actuator_biasprm[:] = self._gains
         model.actuator_forcerange[:] = self._force_range
-        # What each actuator was set to last; None is the desk's own servo.
+        # Last drive of each actuator; None for the desk's own servo.
         self._last_drives: list[JointDrive | None] = [None] * len(arm.JOINTS)
 
     def _disable_servo_torque(self) -> None:
@@ -199,7 +215,7 @@ class Twin:
             self._bus.goal_written = False
 
     def _restart_clock(self) -> None:
-        """Let the next slice be due now."""
+        """Make the next physics step due now."""
         self._next_step_at = time.monotonic() + self._timestep_seconds / self.speed
 
     def _run(self) -> None:
@@ -212,17 +228,17 @@ class Twin:
                     self._catch_up()
         except SaccadeError as error:
             self.failure = str(error)
-        except Exception as error:  # whatever it is must reach whoever started the world
+        except Exception as error:  # Reported to the parent by the next request.
             self.failure = f"{type(error).__name__}: {error}"
 
     def _catch_up(self) -> None:
-        """Do one slice, or as many as are due; what is due for too long is given up."""
+        """Make the physics steps that are due; skip them if they are too late."""
         behind = (time.monotonic() - self._next_step_at) * self.speed
         if behind > MAX_LAG_SECONDS:
             self.lost_seconds += behind
             self._restart_clock()
             return
-        # No more than a control step at once: others wait for the lock.
+        # At most one control step at once: other threads wait for the lock.
         for _ in range(PHYSICS_STEPS):
             if time.monotonic() < self._next_step_at:
                 return
@@ -230,7 +246,7 @@ class Twin:
             self._next_step_at += self._timestep_seconds / self.speed
 
     def _apply_drive(self, number: int, drive: JointDrive) -> None:
-        """Let a joint's actuator do what its servo does; a limp one that was never driven is held where it starts."""
+        """Drive a joint's actuator like its servo; hold it at its start if the servo never had torque."""
         model, data, actuator = self.env.model, self.env.data, self._actuators[number]
         if self._held_at_start[number]:
             data.ctrl[actuator] = self._start_controls[actuator]
@@ -240,7 +256,7 @@ class Twin:
         last_drive = self._last_drives[number]
         if last_drive is None or (last_drive.stiffness, last_drive.torque) != (drive.stiffness, drive.torque):
             gain, bias = (array[actuator] * drive.stiffness for array in self._gains)
-            # The damping of the servo's loop does not grow with its gain, but goes with the torque.
+            # The servo's damping does not depend on its gain, but is 0 without torque.
             bias[2] = self._gains[1][actuator][2] * (drive.stiffness > 0)
             model.actuator_gainprm[actuator], model.actuator_biasprm[actuator] = gain, bias
             model.actuator_forcerange[actuator] = -drive.torque * STALL_TORQUE, drive.torque * STALL_TORQUE

@@ -1,4 +1,4 @@
-"""The virtual arm as whoever starts it sees it: a port, cameras, and what a test wants to do and to know."""
+"""The virtual arm as its user sees it: a serial port, cameras, and methods for tests."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ if TYPE_CHECKING:
     from .config_camera import VirtualCameraConfig
 
 START_SECONDS = 180.0
-"""How long a world may take to come up; choosing a renderer may try several."""
+"""Time limit for the start: choosing a renderer may try several backends."""
 
 REQUEST_TIMEOUT_SECONDS = 60.0
 CLOSE_SECONDS = 10.0
 
 
 class JointTrajectory(NamedTuple):
-    """What the twin's joints did: one row for each slice of its physics, 360 a second of its time.
+    """The true trajectory of the twin's joints, one row for each physics step, 360 per second of its time.
 
-    Steady times [n] in seconds, true joint positions [n, 6] and the goals [n, 6] that the servos followed, in the
-    contract's units; a goal is NaN where the servo was limp. `late` [n]: how many seconds after its time each slice was
-    done, which tells how well the machine kept up.
+    Attributes:
+        times: When each step was due [n], in seconds of time.monotonic.
+        positions: True joint positions [n, 6], in the contract's units.
+        goals: Goals [n, 6] that the servos followed, in the contract's units; NaN for a servo without torque.
+        late: How many seconds after its time each step was done [n].
     """
 
     times: np.ndarray
@@ -45,9 +47,13 @@ class JointTrajectory(NamedTuple):
 
 
 class VirtualArm:
-    """A virtual SO-101 in a process of its own, which ends with this one.
+    """A virtual SO-101 in a separate process, which ends with this one; create it with `start`.
 
-    Use it as a context manager, or `close` it. Methods raise WorldError when the world is gone or broke.
+    Use it as a context manager, or call `close`. Methods raise WorldError if the process failed or is gone.
+
+    Example:
+        with VirtualArm.start("desk_object", "red_cube") as arm:
+            arm.inject_fault(Fault("drop", joint="gripper", count=1))
     """
 
     def __init__(
@@ -56,7 +62,7 @@ class VirtualArm:
         self._process, self._connection, self._settings = process, connection, settings
         self._folder: tempfile.TemporaryDirectory = folder
         self.instruction: str = ""
-        """The words that tell the present episode's task."""
+        """Instruction of the present episode."""
 
     @classmethod
     def start(
@@ -73,18 +79,30 @@ class VirtualArm:
         frame_rate: float = 30.0,
         rendering_enabled: bool = True,
     ) -> Self:
-        """Start the world of a desk task and return once its port and cameras are there.
+        """Start a virtual arm and return once its port and cameras are ready.
 
-        `speed` is how fast its time passes, 1 for real time; `latency` is what every reply on the bus takes, in
-        seconds; with `rendering_enabled` False there are no cameras, and it costs much less. Raises InputError for what does not
-        fit, WorldError when it cannot start.
+        Args:
+            suite: Name of the desk's suite.
+            task: Name of the task.
+            initial_state: Number of the initial state.
+            seed: Seed of the episode and of random faults.
+            instruction: Replaces the task's instruction; None keeps it.
+            image_size: Height and width of the cameras' images in pixels.
+            speed: Speed relative to real time, 0.05 to 20.
+            latency: Additional delay of every reply on the bus in seconds, 0 to 1.
+            frame_rate: Frames per second of the desk's time, 1 to 120.
+            rendering_enabled: False for an arm without cameras, which costs much less.
+
+        Raises:
+            InputError: An argument is out of range, or the suite or task is unknown.
+            WorldError: The process cannot start.
         """
         if not 0.05 <= speed <= 20.0:
-            raise InputError("speed", got=speed, expected="0.05 to 20", fix="1 is real time.")
+            raise InputError("speed", got=speed, expected="0.05 to 20", fix="Use 1 for real time.")
         if not (math.isfinite(latency) and 0.0 <= latency <= 1.0):
-            raise InputError("latency", got=latency, expected="0 to 1 s", fix="A real bus answers within 0.001.")
+            raise InputError("latency", got=latency, expected="0 to 1 s", fix="Use 0.001, as a real bus.")
         if not 1.0 <= frame_rate <= 120.0:
-            raise InputError("frame_rate", got=frame_rate, expected="1 to 120", fix="The default is 30.")
+            raise InputError("frame_rate", got=frame_rate, expected="1 to 120", fix="Use 30.")
         folder = tempfile.TemporaryDirectory(prefix="saccade-arm-", ignore_cleanup_errors=True)
         settings = ArmSimulationSettings(
             suite=suite,
@@ -99,7 +117,7 @@ class VirtualArm:
             rendering_enabled=rendering_enabled,
             folder=Path(folder.name),
         )
-        # Spawned, not forked: MuJoCo must not be loaded before a renderer is chosen, and threads do not survive a fork.
+        # Spawn, do not fork: MuJoCo must not be loaded before a backend is chosen, and threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
         parent_connection, child_connection = context.Pipe()
         process = context.Process(
@@ -117,21 +135,21 @@ class VirtualArm:
 
     @property
     def port(self) -> str:
-        """The serial port; a link to the pseudo-terminal that stays the same when that one is replaced."""
+        """Path of the serial port: a link that stays valid when the pseudo-terminal is replaced."""
         return str(self._settings.folder / "port")
 
     @property
     def calibration(self) -> dict[str, dict[str, int]]:
-        """What LeRobot's calibration file says about this arm."""
+        """Content of LeRobot's calibration file."""
         return calibration.calibration()
 
     def write_calibration(self, folder: Path, identifier: str = "virtual") -> Path:
-        """Write LeRobot's calibration file into `folder`, a robot's `calibration_dir`; return its path."""
+        """Write LeRobot's calibration file into a robot's `calibration_dir`; see `calibration.write_calibration`."""
         return calibration.write_calibration(Path(folder), identifier)
 
     @property
     def cameras(self) -> dict[str, VirtualCameraConfig]:
-        """The configurations of LeRobot's cameras, by name; none when the world does not draw."""
+        """Configurations of LeRobot's cameras, by name; empty without rendering."""
         if not self._settings.rendering_enabled:
             return {}
         from .config_camera import VirtualCameraConfig
@@ -153,11 +171,21 @@ class VirtualArm:
         suite: str | None = None,
         instruction: str | None = None,
     ) -> None:
-        """Begin a new episode: everything in its place, the arm at its start pose, torque off; faults stay.
+        """Start a new episode: objects and arm at their initial state, torque off. Faults stay active.
 
-        What is left out stays as it was, but the instruction, which is the task's. The arm is held where it is until
-        its servos have torque; their goals are still the old ones. The motion record begins anew. The episode's steps
-        count from the first goal that is written to a servo with torque, or from `begin`.
+        The arm is held at its start pose until its servos have torque; they keep their old goals. The joint trajectory
+        starts again. The episode's steps count from the first goal that is written to a servo with torque, or from
+        `begin`.
+
+        Args:
+            initial_state: Number of the initial state; None keeps the last one.
+            seed: Seed of the episode; None keeps the last one.
+            task: Name of the task; None keeps the last one.
+            suite: Name of the suite; None keeps the last one.
+            instruction: Replaces the task's instruction; None uses the task's.
+
+        Raises:
+            InputError: Unknown suite or task.
         """
         arguments = {
             "initial_state": initial_state,
@@ -169,37 +197,38 @@ class VirtualArm:
         self._update_instruction(self._request("reset", arguments))
 
     def begin(self) -> None:
-        """Count the episode's steps from now: for tasks whose lamps show only at first, once everybody looks."""
+        """Count the episode's steps from now; lamps that are lit in the first steps are lit again."""
         self._request("begin", {})
 
-    def fault(self, fault: Fault) -> None:
-        """Order a fault; its delay counts from now."""
+    def inject_fault(self, fault: Fault) -> None:
+        """Inject a fault; its delay counts from now."""
         self._request("fault", {"fault": fault})
 
     def clear_faults(self) -> None:
-        """End all faults; what they left behind, such as a lost torque, stays."""
+        """End all faults; their effects, such as lost torque, remain."""
         self._request("clear_faults", {})
 
     def outcome(self) -> dict[str, Any]:
-        """Return how the episode stands.
+        """Return the state of the episode.
 
-        success (bool: achieved within the task's steps), over (bool), steps and seconds (of the desk's time, up to
-        success), max_steps, picked, target, instruction, initial_state, and lost_seconds: the desk's time that
-        the machine was too slow for, in all episodes.
+        Returns:
+            success (within the task's steps), over, steps and seconds (of the desk's time, up to success), max_steps,
+            picked, target, instruction, initial_state, and lost_seconds: time of the desk that was skipped in all
+            episodes because the machine was too slow.
         """
         return self._request("outcome", {})
 
     def joint_trajectory(self, since: float = 0.0) -> JointTrajectory:
-        """Return what was recorded after the steady time `since`, at most fifteen minutes and since the last reset."""
+        """Return the episode's trajectory after the time `since` (time.monotonic), at most fifteen minutes."""
         return JointTrajectory(*self._request("motion", {"since": since}))
 
     def joints(self) -> np.ndarray:
-        """Return the true joint positions [6] now, in the contract's units."""
+        """Return the present true joint positions [6], in the contract's units."""
         return self._request("joints", {})
 
     def close(self) -> None:
-        """End the world; its port and cameras vanish. May be called twice."""
-        with suppress(OSError):  # It may be gone already.
+        """End the process; its port and cameras disappear. May be called twice."""
+        with suppress(OSError):  # The process may be gone already.
             self._connection.send(("close", {}))
         self._process.join(timeout=CLOSE_SECONDS)
         if self._process.is_alive():
@@ -217,21 +246,21 @@ class VirtualArm:
     def _update_instruction(self, outcome: dict[str, Any]) -> None:
         self.instruction = outcome["instruction"]
 
-    def _request(self, order: str, arguments: dict[str, Any]) -> Any:
+    def _request(self, request: str, arguments: dict[str, Any]) -> Any:
         try:
-            self._connection.send((order, arguments))
+            self._connection.send((request, arguments))
         except OSError as error:
-            raise WorldError(f"the virtual arm is gone (exit code {self._process.exitcode}): start it anew") from error
-        return self._receive(order, REQUEST_TIMEOUT_SECONDS)
+            raise WorldError(f"the virtual arm is gone (exit code {self._process.exitcode}): start it again") from error
+        return self._receive(request, REQUEST_TIMEOUT_SECONDS)
 
-    def _receive(self, order: str, seconds: float) -> Any:
+    def _receive(self, request: str, seconds: float) -> Any:
         try:
             if not self._connection.poll(seconds):
-                raise WorldError(f"the virtual arm did not answer to {order!r} within {seconds:g} s")
+                raise WorldError(f"the virtual arm did not answer {request!r} within {seconds:g} s")
             kind, content = self._connection.recv()
         except (EOFError, OSError) as error:
             self._process.join(timeout=1.0)
-            raise WorldError(f"the virtual arm died (exit code {self._process.exitcode}) at {order!r}") from error
+            raise WorldError(f"the virtual arm died (exit code {self._process.exitcode}) at {request!r}") from error
         if kind == "refused":
             raise content
         if kind == "broken":

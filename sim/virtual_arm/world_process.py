@@ -1,4 +1,4 @@
-"""The process that the virtual arm lives in: servos, twin and cameras, and the orders of whoever started it."""
+"""The process of the virtual arm: servos, twin and cameras, and the requests of its parent."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ if TYPE_CHECKING:
     from .twin import Twin
 
 TORQUE_LIMITS = {"gripper": 500}
-"""LeRobot limits the gripper's servo to half its torque; so is this arm's, from before it is first connected."""
+"""LeRobot limits the gripper's servo to half its torque; this arm has the limit before it is first connected."""
 
 READY_SECONDS = 60.0
-"""How long the first pictures may take; a renderer without a GPU compiles what it draws with."""
+"""Time limit for the first images: a renderer without a GPU first compiles its shaders."""
 
 MAX_PRIORITY_SPEED = 1.5
-"""Up to which speed the world may go before others: at real time it takes a fifth of a processor, far beyond all."""
+"""Highest speed at which the process gets real-time priority: at speed 1 it uses a fifth of a core, at high speeds
+a whole one."""
 
 
 @dataclass(frozen=True)
 class ArmSimulationSettings:
-    """How a virtual arm is started; `folder` is where its port and its frames appear."""
+    """Settings of a virtual arm, see `VirtualArm.start`; `folder` holds its port and its frames."""
 
     suite: str
     task: str
@@ -52,7 +53,7 @@ class ArmSimulationSettings:
 
 
 class ArmSimulation:
-    """Everything of one virtual arm."""
+    """Bus, servos, twin and cameras of one virtual arm."""
 
     def __init__(self, settings: ArmSimulationSettings) -> None:
         from .bus import Bus
@@ -78,13 +79,13 @@ class ArmSimulation:
                 self.twin, settings.folder, settings.image_size, settings.frame_rate, self.faults
             )
             self.camera_renderer.wait_for_new_frames(READY_SECONDS)
-        # Only now may time begin: a renderer that is being made stops all threads for a while.
+        # Start the clock last: creating a renderer blocks all threads for a while.
         self.twin.run()
 
-    def handle_request(self, order: str, arguments: dict[str, Any]) -> Any:
-        """Carry out one order of the handle and return its answer."""
+    def handle_request(self, request: str, arguments: dict[str, Any]) -> Any:
+        """Execute one request of the parent and return its answer."""
         self._check_health()
-        match order:
+        match request:
             case "reset":
                 return self._reset(**arguments)
             case "begin":
@@ -99,10 +100,10 @@ class ArmSimulation:
                 return self.twin.joint_trajectory(arguments["since"])
             case "joints":
                 return self.twin.joints()
-        raise WorldError(f"the virtual arm got an order that it does not know: {order}")
+        raise WorldError(f"the virtual arm got an unknown request: {request}")
 
     def close(self) -> None:
-        """Stop everything and remove what stood in the folder."""
+        """Stop all threads and remove the port."""
         if self.camera_renderer:
             self.camera_renderer.close()
         self.bus.close()
@@ -111,7 +112,7 @@ class ArmSimulation:
     def _check_health(self) -> None:
         failure = self.twin.failure or (self.camera_renderer.failure if self.camera_renderer else "")
         if not self.bus.alive:
-            failure = "its bus does not answer any more"
+            failure = "its bus no longer answers"
         if failure:
             raise WorldError(f"the virtual arm broke: {failure}")
 
@@ -136,11 +137,16 @@ class ArmSimulation:
 
 
 def serve_arm_simulation(connection: Connection, settings: ArmSimulationSettings) -> None:
-    """Run a world and obey orders from `connection`, (order, arguments), until it closes or says "close".
+    """Run a virtual arm and execute requests, (request, arguments), until the connection closes or sends "close".
 
-    Answers ("done", answer), ("refused", InputError) or ("broken", text); the first answer tells that all is up.
+    Answers ("done", answer), ("refused", InputError) or ("broken", text). The first answer is sent when the arm is
+    ready.
+
+    Args:
+        connection: This process's end of the pipe to `VirtualArm`.
+        settings: Settings of the arm.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started the arm: an arm does not die of it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Only the parent handles Ctrl-C.
     exit_with_parent(lambda: shutil.rmtree(settings.folder, ignore_errors=True))
     world = None
     try:
@@ -151,17 +157,17 @@ def serve_arm_simulation(connection: Connection, settings: ArmSimulationSettings
         world = ArmSimulation(settings)
         connection.send(("done", world.twin.outcome()))
         while True:
-            order, arguments = connection.recv()
-            if order == "close":
+            request, arguments = connection.recv()
+            if request == "close":
                 break
             try:
-                connection.send(("done", world.handle_request(order, arguments)))
+                connection.send(("done", world.handle_request(request, arguments)))
             except InputError as error:
                 connection.send(("refused", error))
     except InputError as error:
         connection.send(("refused", error))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # Whoever started the arm is gone; there is nobody left to tell.
+        pass  # The parent is gone.
     except SaccadeError as error:
         connection.send(("broken", str(error)))
     except Exception:
@@ -171,10 +177,7 @@ def serve_arm_simulation(connection: Connection, settings: ArmSimulationSettings
 
 
 def _raise_priority(speed: float) -> None:
-    """Let all threads from here on go before other processes, where that is allowed.
-
-    They stand for hardware, which answers in time however busy the computer is.
-    """
+    """Request real-time priority: real hardware also answers in time when the machine is busy."""
     if speed <= MAX_PRIORITY_SPEED and hasattr(os, "sched_setscheduler"):
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))

@@ -90,7 +90,7 @@ def _offset_start(actions: np.ndarray) -> np.ndarray:
 
 def _bus_fault(fault: Fault, seconds: float = 0.6) -> Callable[[LinkRig], object]:
     def inject(rig: LinkRig) -> None:
-        rig.world.fault(fault)
+        rig.world.inject_fault(fault)
         rig.feed(seconds)
 
     return inject
@@ -101,7 +101,7 @@ def _jam_joint(rig: LinkRig) -> None:
     rig.feed(6.0, until=lambda: _is_out(rig))
     rig.swing_policy.tracking_tolerance = np.inf
     try:
-        rig.world.fault(Fault("stuck", joint="shoulder_pan", seconds=3.0))
+        rig.world.inject_fault(Fault("stuck", joint="shoulder_pan", seconds=3.0))
         rig.feed(3.0, until=lambda: _state(rig) == "stopped")
     finally:
         rig.swing_policy.tracking_tolerance = TRACKING_TOLERANCE

@@ -89,7 +89,7 @@ def _server(number: signal.Signals) -> Callable[[VirtualArm, SwingSession, Serve
 
 
 def _camera(kind: str, **fields: object) -> Callable[[VirtualArm, SwingSession, Server | None], object]:
-    return lambda world, session, server: world.fault(Fault(kind, seconds=1.0, **fields))
+    return lambda world, session, server: world.inject_fault(Fault(kind, seconds=1.0, **fields))
 
 
 def _instruction(world: VirtualArm, session: SwingSession, server: Server | None) -> None:
@@ -215,7 +215,7 @@ SESSION_CASES = (
         7,
         "the serial port vanishes",
         EXPECT_SESSION_ENDS,
-        lambda world, *_: world.fault(Fault("port")),
+        lambda world, *_: world.inject_fault(Fault("port")),
         ("bus",),
         wait=4.0,
     ),

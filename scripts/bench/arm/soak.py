@@ -198,7 +198,7 @@ class Soak:
         chosen = rng.choice(faults)
         if isinstance(chosen, Fault):
             self._counts[chosen.kind] += 1
-            world.fault(chosen)
+            world.inject_fault(chosen)
             return
         self._counts[chosen[0]] += 1
         with contextlib.suppress(OSError):
@@ -221,8 +221,8 @@ class Soak:
             "session interrupted": lambda: os.kill(session.process.pid or 0, signal.SIGINT),
             "control process killed": lambda: os.kill(control or 0, signal.SIGKILL) if control else None,
             "control process terminated": lambda: os.kill(control or 0, signal.SIGTERM) if control else None,
-            "port gone": lambda: world.fault(Fault("port", seconds=3.0)),
-            "no power": lambda: world.fault(Fault("power", seconds=2.0)),
+            "port gone": lambda: world.inject_fault(Fault("port", seconds=3.0)),
+            "no power": lambda: world.inject_fault(Fault("power", seconds=2.0)),
         }
         name = self._rng.choice(sorted(ways))
         self._counts[name] += 1

@@ -139,7 +139,7 @@ def test_what_is_no_serial_port_is_refused(config, tmp_path):
     ],
 )
 def test_other_servos_and_other_arms_are_refused_before_torque(arm, world, fault, message):
-    world.fault(fault)
+    world.inject_fault(fault)
     with pytest.raises(InputError, match=message):
         arm.connect()
     world.clear_faults()
@@ -170,7 +170,7 @@ def test_spoiled_answers_are_read_again_and_never_taken_for_later_ones(arm, worl
     arm.set_torque(True)
     pose = arm.measure()
     for kind in ("corrupt", "truncate", "drop"):
-        world.fault(Fault(kind, count=2))
+        world.inject_fault(Fault(kind, count=2))
         arm.measure()
         world.clear_faults()
         goal = pose + np.array([8.0, 0, 0, 0, 0, 0]) * (1 if kind != "truncate" else -1)
@@ -182,7 +182,7 @@ def test_spoiled_answers_are_read_again_and_never_taken_for_later_ones(arm, worl
 def test_a_silent_servo_is_an_error_within_its_budget(arm, world):
     arm.connect()
     arm.measure()
-    world.fault(Fault("silent", joint="wrist_flex"))
+    world.inject_fault(Fault("silent", joint="wrist_flex"))
     spent = []
     for _ in range(5):
         started = time.monotonic()
@@ -196,7 +196,7 @@ def test_a_silent_servo_is_an_error_within_its_budget(arm, world):
 
 def test_a_port_that_vanishes_is_a_bus_error(arm, world):
     arm.connect()
-    world.fault(Fault("port"))
+    world.inject_fault(Fault("port"))
     with pytest.raises(BusError):
         for _ in range(20):
             arm.measure()
@@ -245,7 +245,7 @@ def test_a_servo_that_is_too_hot_is_told_of_while_it_lets_go(arm, world):
     arm.hold()
     arm.set_torque(True)
     assert arm.motors_in_protection() == ""
-    world.fault(Fault("temperature", joint="elbow_flex"))
+    world.inject_fault(Fault("temperature", joint="elbow_flex"))
     assert arm.motors_in_protection() == "elbow_flex"
     assert arm.has_torque()
     world.clear_faults()
@@ -257,7 +257,7 @@ def test_answers_that_lag_behind_are_never_taken_for_where_the_arm_is_now(arm, w
     arm.hold()
     arm.set_torque(True)
     home, missed, wrong = world.joints(), 0, []
-    world.fault(Fault("delay", value=0.1))
+    world.inject_fault(Fault("delay", value=0.1))
     began = time.monotonic()
     while time.monotonic() - began < 1.2 or missed <= 10:
         assert time.monotonic() - began < 20.0

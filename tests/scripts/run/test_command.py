@@ -334,7 +334,7 @@ def test_a_remote_policy_decides_and_only_with_its_token(nodder, world, plugged,
 def test_an_arm_that_is_not_what_it_should_be_is_refused_before_torque(
     nodder, world, plugged, tmp_path, capsys, fault, said
 ):
-    world.fault(fault)
+    world.inject_fault(fault)
     assert main(["run", *plugged, "--move"]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith(f"saccade: error: {said}")

@@ -224,14 +224,14 @@ def test_faults_of_cameras_show(world):
     first, second = front.next_frame(5000), front.next_frame(5000)
     assert not np.array_equal(first.image, second.image), "an arm at rest must not look like a camera that hangs"
 
-    world.fault(Fault("camera_frozen", camera="front"))
+    world.inject_fault(Fault("camera_frozen", camera="front"))
     time.sleep(0.2)
     frames = [front.next_frame(5000) for _ in range(3)]
     assert all(np.array_equal(frame.image, frames[0].image) for frame in frames)
     assert frames[0].captured < frames[2].captured
 
     world.clear_faults()
-    world.fault(Fault("camera_dropped", camera="front"))
+    world.inject_fault(Fault("camera_dropped", camera="front"))
     time.sleep(0.6)
     with pytest.raises(TimeoutError):
         front.read_latest(max_age_ms=400)
@@ -240,11 +240,11 @@ def test_faults_of_cameras_show(world):
         front.next_frame(100)
 
     world.clear_faults()
-    world.fault(Fault("camera_black", camera="front"))
+    world.inject_fault(Fault("camera_black", camera="front"))
     assert until(lambda: front.next_frame(5000).image.max() == 0)
 
     world.clear_faults()
-    world.fault(Fault("camera_delayed", camera="front", value=0.4))
+    world.inject_fault(Fault("camera_delayed", camera="front", value=0.4))
     time.sleep(1.0)
     frame = front.next_frame(5000)
     assert time.monotonic() - frame.captured >= 0.4
@@ -256,7 +256,7 @@ def test_faults_of_cameras_show(world):
 
 
 def test_a_fault_that_ends_by_itself(world, robot):
-    world.fault(Fault("silent", joint="gripper", seconds=0.5))
+    world.inject_fault(Fault("silent", joint="gripper", seconds=0.5))
     robot.config.num_read_retries = 0
     with pytest.raises(ConnectionError):
         for _ in range(3):
@@ -303,7 +303,7 @@ def test_closing_leaves_nothing_and_a_dead_world_is_told():
     folder, process = Path(world.port).parent, world._process.pid
     assert os.path.exists(world.port)
     os.kill(process, signal.SIGKILL)
-    with pytest.raises(WorldError, match="start it anew|died"):
+    with pytest.raises(WorldError, match="start it again|died"):
         for _ in range(3):
             world.outcome()
     world.close()
