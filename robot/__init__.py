@@ -1,5 +1,4 @@
-"""Real arms: drivers, the governor between decisions and motors, the control loop, server and client.
+"""Physical arms: drivers, the governor between policy and motors, the control loop, policy server and client.
 
-Nothing here imports torch, MuJoCo or LeRobot when it is imported: `saccade.robot.client` needs numpy, msgpack and
-websockets alone.
+Importing it imports neither torch, MuJoCo nor LeRobot; `saccade.robot.client` needs only numpy, msgpack and websockets.
 """

@@ -1,4 +1,4 @@
-"""`RemotePolicy` at its public address; the client itself is in `robot/remote/client.py`."""
+"""The public import path of `RemotePolicy`; the client is in `robot/remote/client.py`."""
 
 from .remote.client import RemotePolicy
 

@@ -1,1 +1,1 @@
-"""Drivers: what an arm has to offer, LeRobot's arms, and the serial bus."""
+"""Drivers: LeRobot's arms and the serial bus."""

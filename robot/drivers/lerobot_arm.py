@@ -1,6 +1,6 @@
-"""Any of LeRobot's robots as an arm: one thin adapter, which asks nobody anything and checks all before torque is on.
+"""Any robot of LeRobot as an arm: a thin adapter that asks no questions and checks everything before torque is on.
 
-The robot is built without cameras, which the session process reads. LeRobot is imported inside functions.
+The robot is built without cameras, because the session process reads them. LeRobot is imported inside functions.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from ..limits import JointRange
 from .serial_bus import call_with_retries, clear_input_buffers, keep_torque_off, open_port
 
 UNIT_BY_NORM_MODE = {"degrees": "degrees", "range_0_100": "percent", "range_m100_100": "unitless"}
-"""What LeRobot's ways to normalise a motor's position are in a contract's words."""
+"""The unit of a contract for each of LeRobot's modes to normalise a motor's position."""
 
 SLOW_REGISTER_SECONDS = 0.5
-"""Seconds that a register may take before anything moves; some are in slow memory."""
+"""Timeout of a register before anything moves; some are in slow memory."""
 
 PROTECTION_STATUS_BITS = 4 | 8
-"""Bits of a Feetech servo's status on which it switches its torque off by itself: too hot, too much current."""
+"""Status bits with which a Feetech servo switches off its torque by itself: overheating, overcurrent."""
 
 MISREAD_MARGIN = 0.5
-"""By what part of its range a joint may be read outside of it; more is a misread."""
+"""Fraction of its range by which a joint may be read outside of it; a position further out is a misread."""
 
 
 @dataclass(frozen=True)
 class _MotorBus:
-    """One bus of a robot: the prefix of its joints in the robot's names, the robot that owns it, and the bus."""
+    """One bus of a robot, with the prefix of its joints in the robot's names, and the robot that owns it."""
 
     prefix: str
     owner: Any
@@ -44,10 +44,15 @@ class _MotorBus:
 
 
 class LeRobotArm:
-    """An arm that LeRobot drives, from its `RobotConfig`.
+    """An arm that LeRobot drives.
 
-    `ranges` are the joints' for robots without a serial bus, whose calibration says nothing that we know; such a robot
-    switches its own torque.
+    Args:
+        config: LeRobot's `RobotConfig`.
+        ranges: The joints' ranges of a robot without a serial bus, whose calibration has no known form. Such a robot
+            switches its torque itself.
+
+    Attributes:
+        retries: Number of reads that succeeded only at a later try.
     """
 
     def __init__(self, config: Any, ranges: Sequence[JointRange] = ()) -> None:
@@ -59,10 +64,15 @@ class LeRobotArm:
         self.retries = 0
 
     def connect(self) -> ArmDescription:
-        """Open the bus, check servos and calibration, configure; the torque is off afterwards.
+        """Open the bus, check servos and calibration, and configure the servos; the torque is off afterwards.
 
-        Raises InputError for a port that is not there or taken, a servo that is missing or of another model, and a
-        calibration that is absent or another arm's; WorldError where a driver fails otherwise.
+        Returns:
+            The arm, with its joints in the driver's order.
+
+        Raises:
+            InputError: The port does not exist or is in use, a servo is missing or of another model, or the calibration
+                is absent or of another arm.
+            WorldError: The driver fails otherwise.
         """
         with _without_stdin(self._config):
             try:
@@ -83,7 +93,7 @@ class LeRobotArm:
         observation = self._call_with_retries(self._robot.get_observation, "reading the joints")
         pose = np.array([observation[name] for name in self._names], dtype=np.float64)
         if not np.isfinite(pose).all() or np.any((pose < self._low) | (pose > self._high)):
-            raise BusError(f"reading the joints: {np.round(pose, 1).tolist()} cannot be")
+            raise BusError(f"reading the joints: {np.round(pose, 1).tolist()} is impossible")
         return pose
 
     def command(self, target: np.ndarray) -> None:
@@ -98,7 +108,7 @@ class LeRobotArm:
             self.command(pose)
             return pose
         for motor_bus in self._motor_buses:
-            # In ticks, as converting to units and back could move a joint by one.
+            # In encoder ticks, because a conversion to units and back could move a joint by one tick.
             present = self._call_with_retries(
                 lambda motor_bus=motor_bus: motor_bus.bus.sync_read("Present_Position", normalize=False), "reading"
             )
@@ -127,11 +137,11 @@ class LeRobotArm:
         return all(all(self._registers(motor_bus, "Torque_Enable").values()) for motor_bus in self._motor_buses)
 
     def motors_in_protection(self) -> str:
-        """Return which motors have let go by themselves, as they are too hot or their current is; empty if none has."""
+        """Return which motors give no torque because of overheating or overcurrent; empty if none."""
         return ", ".join(
             motor_bus.prefix + name
             for motor_bus in self._motor_buses
-            # Feetech's; their torque's register stays as it is.
+            # Feetech servos only; their torque register does not change.
             if "Status" in _control_table(motor_bus)
             for name, status in self._registers(motor_bus, "Status").items()
             if status & PROTECTION_STATUS_BITS
@@ -143,7 +153,7 @@ class LeRobotArm:
     def close(self) -> None:
         for motor_bus in self._motor_buses:
             with contextlib.suppress(Exception):
-                # A port that vanished cannot be closed either; there is nothing more to do about it.
+                # A port that vanished cannot be closed either.
                 motor_bus.bus.disconnect(disable_torque=False)
         if not self._motor_buses and self._robot is not None and self._robot.is_connected:
             with contextlib.suppress(Exception):
@@ -164,7 +174,7 @@ class LeRobotArm:
         self.retries += number > 1
         return result
 
-    # Before anything moves.
+    # Connection, before anything moves.
 
     def _connect(self) -> ArmDescription:
         from lerobot.robots.utils import make_robot_from_config
@@ -177,7 +187,7 @@ class LeRobotArm:
                 f"actions of {self._config.type}",
                 got=", ".join(others) or "none",
                 expected="joint positions, named *.pos, alone",
-                fix="Drive its other parts by other means.",
+                fix="Control the other parts with another program.",
             )
         self._motor_buses = _motor_buses(self._robot)
         ranges = {joint.name: joint for joint in self._given_ranges}
@@ -218,10 +228,10 @@ def _control_table(motor_bus: _MotorBus) -> Mapping[str, Any]:
 
 
 def _without_cameras(config: Any) -> Any:
-    """Return a robot's configuration for the control process: no cameras, no retries of its own, torque left alone."""
+    """Return a robot's configuration for the control process: no cameras, no retries, torque unchanged at the end."""
     wanted = {
         "cameras": {},
-        # A retry of its own would take the answer to the first try for that to the second, and lag behind for good.
+        # LeRobot's own retry would take the answer to the first try for that to the second, and lag from then on.
         "num_read_retries": 0,
         "disable_torque_on_disconnect": False,
         "max_relative_target": None,
@@ -235,7 +245,7 @@ def _without_cameras(config: Any) -> Any:
 
 
 def _motor_buses(robot: Any) -> list[_MotorBus]:
-    """Return the serial buses of a robot, one, or those of a left and a right arm."""
+    """Return the serial buses of a robot: one, or one for each of two arms."""
     owners = [("", robot), ("left_", getattr(robot, "left_arm", None)), ("right_", getattr(robot, "right_arm", None))]
     found = [_MotorBus(prefix, owner, owner.bus) for prefix, owner in owners if getattr(owner, "bus", None) is not None]
     return [motor_bus for motor_bus in found if hasattr(motor_bus.bus, "port_handler")]
@@ -243,14 +253,14 @@ def _motor_buses(robot: Any) -> list[_MotorBus]:
 
 @contextlib.contextmanager
 def _without_stdin(config: Any) -> Iterator[None]:
-    """Let a driver that asks a question fail instead of waiting for an answer."""
+    """Make a driver that asks the user a question fail instead of waiting for an answer."""
     before, sys.stdin = sys.stdin, io.StringIO("")
     try:
         yield
     except EOFError:
         raise InputError(
             f"driver of {config.type}",
-            got="a question to somebody at the keyboard",
+            got="a question to the user at the keyboard",
             expected="an arm that is set up",
             fix="Set it up with LeRobot's own commands first (lerobot-calibrate).",
         ) from None
@@ -262,7 +272,7 @@ def _missing_calibration_error(owner: Any, what: str, config: Any) -> InputError
     return InputError(
         f"calibration of {what}",
         got=f"none at {owner.calibration_fpath}",
-        expected="the calibration that LeRobot keeps of this arm",
+        expected="LeRobot's calibration of this arm",
         fix=f"Run `lerobot-calibrate --robot.type={config.type} --robot.id={owner.id}`, or name the arm's own id.",
     )
 
@@ -313,7 +323,7 @@ def _ping(bus: Any, name: str) -> int:
 
 
 def _check_calibration(motor_bus: _MotorBus, what: str, config: Any) -> None:
-    """Compare the calibration file with what the servos keep themselves."""
+    """Compare the calibration file with the calibration that the servos store."""
     found, _ = call_with_retries(
         [motor_bus.bus], motor_bus.bus.read_calibration, "reading the calibration", budget=2 * SLOW_REGISTER_SECONDS
     )
@@ -328,7 +338,7 @@ def _check_calibration(motor_bus: _MotorBus, what: str, config: Any) -> None:
             f"calibration in the servos of {what}",
             got=", ".join(differences),
             expected=f"what {motor_bus.owner.calibration_fpath} says",
-            fix="This is another arm, or it was calibrated anew: name its own id, or run lerobot-calibrate.",
+            fix="Give this arm's own id, or run lerobot-calibrate: this is another arm, or it was calibrated again.",
         )
 
 
@@ -342,7 +352,10 @@ def _ranges(motor_bus: _MotorBus) -> list[JointRange]:
         unit = UNIT_BY_NORM_MODE.get(str(motor.norm_mode.value))
         if unit is None or not math.isfinite(degrees) or degrees <= 0:
             raise InputError(
-                f"calibration of {name}", got=f"{stored}", expected="a range of its positions", fix="Calibrate the arm."
+                f"calibration of {name}",
+                got=f"{stored}",
+                expected="a range of its positions",
+                fix="Run lerobot-calibrate.",
             )
         low, high = {"degrees": (-degrees / 2, degrees / 2), "percent": (0.0, 100.0), "unitless": (-100.0, 100.0)}[unit]
         gripper = name.endswith("gripper")

@@ -1,6 +1,6 @@
-"""LeRobot's serial motor buses, made fit for a control loop: bounded, on a steady clock, and without stale bytes.
+"""Adapts LeRobot's serial motor buses to a control loop: bounded waits, a monotonic clock, and no stale bytes.
 
-A bus is LeRobot's `SerialMotorsBus` with the vendor's port handler in it. LeRobot is not imported here.
+A bus is LeRobot's `SerialMotorsBus` with the vendor's port handler. LeRobot is not imported here.
 """
 
 from __future__ import annotations
@@ -19,29 +19,40 @@ from ..arm import BusError
 
 MAX_TRIES = 3
 RETRY_BUDGET_SECONDS = 0.045
-"""Seconds that all tries of a read may take together; 50 ms with what comes around them."""
+"""Seconds that all tries of a read may take together; 50 ms with their overhead."""
 
 TRY_SECONDS = 0.02
-"""How long one try waits for an answer; a servo answers within 2 ms, a slow USB adapter within 16."""
+"""Timeout of one try: a servo answers within 2 ms, a slow USB adapter within 16 ms."""
 
 WRITE_SECONDS = 0.02
 
 
 def open_port(bus: Any, what: str) -> None:
-    """Open a bus's port for this process alone; InputError where it is not there or taken."""
+    """Open the port of a bus for this process alone.
+
+    Args:
+        bus: The bus.
+        what: The arm, for errors.
+
+    Raises:
+        InputError: The port does not exist, does not open, or is in use.
+    """
     port = str(bus.port)
     if not Path(port).exists():
         raise InputError(f"port of {what}", got=f"no such device: {port}", expected="a serial port", fix=FIND_PORT)
     try:
         bus.connect(handshake=False)
-        # Two programs on one bus would mix their bytes, and the servos would do what neither said.
+        # The bytes of two programs on one bus would mix, and the servos would do what neither asked for.
         fcntl.flock(bus.port_handler.ser.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(
-            f"port of {what}", got=f"{port}, in use by another program", expected="a free port", fix="End the other."
+            f"port of {what}",
+            got=f"{port}, in use by another program",
+            expected="a free port",
+            fix="Close the other program.",
         ) from None
     except Exception as error:
-        # The driver raises whatever its libraries do; all of it means that this is no port to talk through.
+        # The driver raises the errors of several libraries; each means that the port cannot be used.
         got = f"{port}, which does not open ({_root_cause_text(error)})"
         raise InputError(f"port of {what}", got=got, expected="a serial port", fix=FIND_PORT) from None
     _bound_port_waits(bus.port_handler)
@@ -53,10 +64,10 @@ FIND_PORT = "Plug the arm in and name its port; `lerobot-find-port` finds it."
 
 
 def _bound_port_waits(handler: Any) -> None:
-    """Give a port handler a steady clock, a bound on every wait, and a read that sleeps until there is something.
+    """Give a port handler a monotonic clock, a bound on every wait, and a read that sleeps until bytes arrive.
 
-    The vendor's handler times its answers by the wall clock, which may jump, and asks the port again and again while
-    it waits, which takes a processor from whoever is to answer.
+    The vendor's handler measures timeouts by the wall clock, which may jump, and polls the port while it waits, which
+    takes a CPU core from the process that answers.
     """
     vendor_set_timeout = handler.setPacketTimeout
 
@@ -79,11 +90,11 @@ def _bound_port_waits(handler: Any) -> None:
 
 
 def _reject_late_answers(reader: Any, packets: Any) -> None:
-    """Let no late answer pass for the answer to a later question.
+    """Reject late answers, so that none passes for the answer to a later request.
 
-    Feetech's protocol numbers nothing, so that an adapter which lags by more than a try lets every read return the
-    joints of a while ago, for good. Here each read asks for some more registers than are needed, one more each time,
-    and takes no answer of another length; the vendor's reader does not look at it.
+    Feetech's protocol does not number its packets. With an adapter that lags by more than one try, every read would
+    return old joints from then on. Here each read requests some more registers than needed, a different number each
+    time, and accepts only an answer of that length, which the vendor's reader does not check.
     """
     ask, answer, number = reader.txRxPacket, packets.readRx, itertools.count()
 
@@ -97,7 +108,7 @@ def _reject_late_answers(reader: Any, packets: Any) -> None:
             reader.data_length = wanted
 
     def take_exact(port: Any, identifier: int, length: int) -> tuple[list[int], int, int]:
-        # Asked for more than fits into a packet, it gives all of it, the checksum last.
+        # If more is requested than fits into a packet, it returns the whole packet, the checksum last.
         content, result, error = answer(port, identifier, 256)
         if result == 0 and len(content) != length + 1:
             return [], WRONG_ANSWER, error
@@ -107,18 +118,18 @@ def _reject_late_answers(reader: Any, packets: Any) -> None:
 
 
 LAST_REGISTER = 70
-"""Of an STS3215: the present current."""
+"""The last register of an STS3215: the present current."""
 
 ANSWER_LENGTHS = 14
-"""How many lengths of answers there are: one that is late by fewer questions is noticed."""
+"""Number of different lengths of answers: one that is late by fewer requests is noticed."""
 
 WRONG_ANSWER = -7
-"""What the vendor's SDK returns for a corrupt answer."""
+"""The result of the vendor's SDK for a corrupt answer."""
 
 
 @contextlib.contextmanager
 def answer_timeout(buses: list[Any], seconds: float) -> Iterator[None]:
-    """Bound every wait for an answer; outside of this the driver's own 50 ms and more hold."""
+    """Bound every wait for an answer while the context lasts; the driver's own timeout is 50 ms or more."""
     for bus in buses:
         bus.port_handler.saccade_limit = seconds
     try:
@@ -129,7 +140,7 @@ def answer_timeout(buses: list[Any], seconds: float) -> Iterator[None]:
 
 
 def clear_input_buffers(buses: list[Any]) -> None:
-    """Throw away what came in late: the vendor's own clearing leaves it there, to be taken for the next answer."""
+    """Discard bytes that came late: the vendor's own clearing leaves them, and they would pass for the next answer."""
     for bus in buses:
         bus.port_handler.is_using = False
         bus.port_handler.ser.reset_input_buffer()
@@ -143,9 +154,21 @@ def call_with_retries[Result](
     budget: float = RETRY_BUDGET_SECONDS,
     tries: int = MAX_TRIES,
 ) -> tuple[Result, int]:
-    """Return what a call on the buses returns, and at which try; BusError after at most so many, within the budget.
+    """Make a call on the buses, and repeat it if it fails; every try begins with empty input buffers.
 
-    Every try begins with empty input buffers.
+    Args:
+        buses: The buses that the call uses.
+        call: What to call.
+        what: What it does, for the error.
+        budget: Seconds that all tries may take together.
+        tries: Largest number of tries.
+
+    Returns:
+        The result of the call, and the number of the try that succeeded, from 1.
+
+    Raises:
+        BusError: No try succeeded.
+        EOFError: The driver asked the user a question.
     """
     ends = time.monotonic() + budget
     failure = ""
@@ -158,19 +181,19 @@ def call_with_retries[Result](
             with answer_timeout(buses, min(TRY_SECONDS, left)):
                 return call(), number
         except EOFError:
-            # A driver asked somebody at the keyboard; trying again would ask again.
+            # The driver asked the user a question; another try would ask it again.
             raise
         except Exception as error:
-            # Driver, SDK, pyserial and termios raise their own kinds; to an arm in motion they are all one.
+            # Driver, SDK, pyserial and termios raise errors of different types; all mean that this try failed.
             failure = _root_cause_text(error)
     raise BusError(f"{what}: no whole answer within {tries} tries and {1000 * budget:.0f} ms ({failure})")
 
 
 @contextlib.contextmanager
 def keep_torque_off(bus: Any) -> Iterator[None]:
-    """Let a driver configure its motors without the torque that it switches on in the end.
+    """Let a driver configure its motors without switching on their torque at the end.
 
-    It does so without setting the goal to where the arm is, and whoever moved the arm by hand would see it jump.
+    It would do so without setting the goal to the present pose, and an arm that was moved by hand would jump.
     """
     bus.enable_torque = lambda *_, **__: None
     try:

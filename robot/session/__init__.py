@@ -1,1 +1,1 @@
-"""The session process: episodes, cameras and the thread in which the policy decides."""
+"""The session process: episodes, cameras, and the policy's thread."""

@@ -160,7 +160,7 @@ def test_a_driver_that_asks_a_question_is_refused(config, monkeypatch):
     from lerobot.robots.so_follower import SOFollower
 
     monkeypatch.setattr(SOFollower, "configure", lambda self: input("Press ENTER"))
-    with pytest.raises(InputError, match="a question to somebody at the keyboard"):
+    with pytest.raises(InputError, match="a question to the user at the keyboard"):
         LeRobotArm(config).connect()
 
 
