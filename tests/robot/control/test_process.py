@@ -1,4 +1,4 @@
-"""The control process for real: killed sessions, signals, crashes, dead buses, as a fake arm in it felt them."""
+"""The real control process with a fake arm: killed sessions, signals, crashes and dead buses."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,14 +17,14 @@ import pytest
 from saccade.errors import InputError, WorldError
 from saccade.robot.control.link import ControlLink
 from saccade.robot.control.loop import LoopSettings
-from saccade.robot.governor.recorder import replay_flight_record
+from saccade.robot.governor.recorder import read_flight_record, replay_flight_record
 from saccade_testing import SUPPORT
 from saccade_testing.fake_arm import HOME, FakeArm, goals, recorded_lines
 from saccade_testing.stand_in import make_chunk, make_rules
 
 pytestmark = pytest.mark.real_time
 
-# Generous, as machines that test are busy: what is asserted is what the arm was told, not how soon.
+# Generous, because machines that test are busy: the tests check what the arm was told, not how soon.
 SETTINGS = LoopSettings(heartbeat_seconds=2.0, raise_priority=False)
 RULES = dict(overrun_share=1.0, measurement_age=1.0, resume_seconds=20.0)
 
@@ -45,17 +46,15 @@ def wait_for(link: ControlLink, condition, seconds: float = 20.0) -> None:
         time.sleep(0.005)
 
 
-def drive(link: ControlLink, seconds: float = 0.5, *, episode: int = 0, first: int = 0) -> int:
-    """Send fresh chunks that go up from where the arm is; returns the last sequence number."""
-    ends, sequence = time.monotonic() + seconds, first
-    while time.monotonic() < ends:
+def drive(link: ControlLink, chunks: int = 8, *, first: int = 0) -> int:
+    """Send fresh chunks that move up from the measured pose, 20 a second; return the last sequence number."""
+    for sequence in range(first, first + chunks):
         pose, taken = link.joints()
         actions = pose + np.outer(np.arange(1, 17), [0.5, 0.5, 0.5])
-        link.send(make_chunk(actions, observed=taken, sequence=sequence, episode=episode))
-        sequence += 1
+        link.send(make_chunk(actions, observed=taken, sequence=sequence))
         time.sleep(0.05)
         link.poll()
-    return sequence - 1
+    return first + chunks - 1
 
 
 def begin(link: ControlLink, episode: int = 0) -> None:
@@ -63,16 +62,16 @@ def begin(link: ControlLink, episode: int = 0) -> None:
     wait_for(link, lambda latest: latest is not None and latest.state == "ready")
 
 
-def test_an_episode_from_torque_to_figures(link, tmp_path):
+def test_an_episode_from_torque_to_metrics(link, tmp_path):
     assert link.description.names == ("gripper.pos", "elbow_flex.pos", "shoulder_pan.pos")
     begin(link)
     drive(link)
     wait_for(link, lambda latest: latest.state == "moving" and latest.target[0] > HOME[0] + 2)
     link.end_episode(release=True)
-    figures = link.close()
-    assert figures.ticks > 20
-    assert figures.chunks > 5
-    assert figures.round_trip_p50_ms is not None
+    metrics = link.close()
+    assert metrics.ticks > 10
+    assert metrics.chunks > 5
+    assert metrics.round_trip_p50_ms is not None
     assert [line["torque"] for line in recorded_lines(tmp_path, "torque")] == [True, False]
     first = recorded_lines(tmp_path)[0]
     assert first["goal"] == HOME.tolist(), "the present pose, before torque"
@@ -81,7 +80,7 @@ def test_an_episode_from_torque_to_figures(link, tmp_path):
     assert np.all(moved <= np.array([270.0, 270.0, 491.0]) / 50 + 1e-9)
     again = replay_flight_record(tmp_path / "flight.jsonl")
     assert again.identical, again.differences
-    assert again.ticks == pytest.approx(figures.ticks, abs=10)
+    assert again.ticks == pytest.approx(metrics.ticks, abs=10)
 
 
 def test_a_chunk_with_a_nan_stops_the_arm_until_it_is_re_armed(link, tmp_path):
@@ -90,12 +89,12 @@ def test_a_chunk_with_a_nan_stops_the_arm_until_it_is_re_armed(link, tmp_path):
     link.send(make_chunk(np.full(3, np.nan), observed=time.monotonic(), sequence=last + 1))
     wait_for(link, lambda latest: latest.state == "stopped")
     stopped = time.monotonic()
-    drive(link, 0.3, first=last + 2)
+    drive(link, 5, first=last + 2)
     held = goals(tmp_path, stopped)
     assert len(held) > 3
     assert np.all(held == held[0])
     assert link.rearm().accepted
-    drive(link, 0.3, first=last + 100)
+    drive(link, 5, first=last + 100)
     wait_for(link, lambda latest: latest.state in ("moving", "holding"))
     reasons = {verdict.reason for _, verdict in link.take_verdicts()}
     assert {"not_finite", "stopped", ""} <= reasons
@@ -138,7 +137,7 @@ def test_a_dead_bus_holds_and_a_short_failure_is_survived(link, tmp_path):
     wait_for(link, lambda latest: latest.state == "holding" and latest.joints is None)
     (tmp_path / "bus").unlink()
     wait_for(link, lambda latest: latest.joints is not None)
-    drive(link, 0.5, first=last + 1)
+    drive(link, first=last + 1)
     wait_for(link, lambda latest: latest.state in ("moving", "holding"))
     assert link.close().holds["bus"] == 1
 
@@ -153,6 +152,24 @@ def test_a_control_process_that_is_killed_is_told(link):
     os.kill(link.process_id, signal.SIGKILL)
     with pytest.raises(WorldError, match="the control process ended"):
         wait_for(link, lambda latest: False)
+
+
+def until(condition, seconds: float = 20.0) -> None:
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+def hold_reasons(folder: Path) -> set[str]:
+    """Return the reasons of all holds in a flight record that is still being written."""
+    events = [event for line in read_flight_record(folder / "flight.jsonl") for event in line.get("events", ())]
+    return {detail.split(":")[0] for kind, detail, _ in events if kind == "holding"}
+
+
+def assert_held(folder: Path) -> None:
+    last = goals(folder)[-3:]
+    assert np.all(last == last[0])
 
 
 SESSION = """
@@ -192,19 +209,15 @@ def test_a_session_that_dies_or_freezes_leaves_a_held_arm(tmp_path, number, hear
         assert session.stdout.readline().strip() == "moving"
         control = recorded_lines(tmp_path, "connected")[0]["connected"]
         session.send_signal(number)
-        time.sleep(1.5 if number == signal.SIGSTOP else 0.5)
-        lines = recorded_lines(tmp_path)
-        last = np.array([line["goal"] for line in lines[-3:]])
-        assert np.all(last == last[0]), "it is held"
-        assert [line["torque"] for line in recorded_lines(tmp_path, "torque")] == [True], "and it does not drop"
         if number == signal.SIGSTOP:
-            text = (tmp_path / "flight.jsonl").read_text()
-            assert "heartbeat" in text or "starved" in text
+            until(lambda: {"heartbeat", "starved"} & hold_reasons(tmp_path))
+            held = len(goals(tmp_path))
+            until(lambda: len(goals(tmp_path)) > held + 5)
+            assert_held(tmp_path)
             session.kill()
-        ends = time.monotonic() + 20.0
-        while not recorded_lines(tmp_path, "closed") and time.monotonic() < ends:
-            time.sleep(0.05)
-        assert recorded_lines(tmp_path, "closed"), "the process leaves"
+        until(lambda: recorded_lines(tmp_path, "closed"))
+        assert_held(tmp_path)
+        assert [line["torque"] for line in recorded_lines(tmp_path, "torque")] == [True], "it does not drop"
         assert "the session process is gone" in (tmp_path / "flight.jsonl").read_text()
         assert replay_flight_record(tmp_path / "flight.jsonl").identical
         assert control != session.pid
