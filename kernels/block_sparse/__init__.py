@@ -1,4 +1,4 @@
-"""Attention over masks made of interval levels."""
+"""Block-sparse attention with masks in the form of interval levels."""
 
 from .branches import attend_with_pooled, combine_attention, plan_unselected
 from .masks import (

@@ -1,4 +1,4 @@
-"""Attention in branches that share one softmax: disjoint sets of keys, attended to apart and joined exactly."""
+"""Attention in branches that share one softmax: disjoint sets of keys, computed separately and combined exactly."""
 
 from __future__ import annotations
 
@@ -17,17 +17,29 @@ from .packed import block_sparse_attention
 def combine_attention(
     output: torch.Tensor, log_sum_exp: torch.Tensor, other: torch.Tensor, other_log_sum_exp: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return attention over the union of two disjoint sets of keys from attention over each: outputs and log-sum-exps.
+    """Combine attention over two disjoint sets of keys into attention over their union.
 
-    Outputs [Tq, HQ, D], log-sum-exps [HQ, Tq], float32; a query that sees nothing in either has output 0 and -inf.
+    Args:
+        output: [Tq, HQ, D], over the first set.
+        log_sum_exp: float32 [HQ, Tq], over the first set.
+        other: [Tq, HQ, D], over the second set.
+        other_log_sum_exp: float32 [HQ, Tq], over the second set.
+
+    Returns:
+        The output and the log-sum-exp over both sets; 0 and -inf for a query that sees nothing in either.
+
+    Raises:
+        ValueError: the outputs' shapes differ.
     """
     expect(other.shape == output.shape, "other", list(other.shape), list(output.shape))
-    both = torch.stack([log_sum_exp, other_log_sum_exp])
+    both = torch.stack([log_sum_exp, other_log_sum_exp])  # [2, HQ, Tq]
     seen = (both > float("-inf")).any(0)
-    # Where nothing is seen the difference of infinities would be no number, in the gradient too.
+    # Where a query sees nothing, -inf - -inf would be NaN, in the gradient too.
     combined = torch.where(seen, both, 0.0).logsumexp(0)
     combined = torch.where(seen, combined, float("-inf"))
-    weight = torch.where(seen, (both - torch.where(seen, combined, 0.0)).exp(), 0.0).transpose(1, 2)[..., None]
+    weight = torch.where(seen, (both - torch.where(seen, combined, 0.0)).exp(), 0.0).transpose(1, 2)[
+        ..., None
+    ]  # [2, Tq, HQ, 1]
     result = output.float() * weight[0] + other.float() * weight[1]
     return result.to(output.dtype), combined
 
@@ -35,14 +47,21 @@ def combine_attention(
 def plan_unselected(
     levels: IntervalLevels, blocks: Blocks, selection: Selection, query_lengths: Lengths = None
 ) -> AttentionPlan:
-    """Plan attention to what was not selected, a pooled key for each block: the second branch of `attend_with_pooled`.
+    """Plan attention to the blocks that were not selected, with one pooled key each.
 
-    A block stands for its tokens where a query may see all of them by `levels` (one channel) and did not choose it.
-    `blocks`: those of the keys; `query_lengths` [N]: the segments, None for one. Raises ValueError for what does not
-    fit.
+    This is the second branch of `attend_with_pooled`. A query sees a pooled key where it may see all tokens of the block and did not select it.
+
+    Args:
+        levels: the tokens' levels, with one channel.
+        blocks: the keys' blocks.
+        selection: the blocks that each query selected.
+        query_lengths: the queries' segments (see `Lengths`).
+
+    Raises:
+        ValueError: a shape, dtype, device or length does not fit.
     """
     count = blocks.tiles.shape[0]
-    # The blocks of a segment stand in its place; those that are not needed come behind and are seen by nothing.
+    # The blocks of a segment form a segment of pooled keys; unused blocks come last and are not seen.
     segment = blocks.tiles[:, 2].long().clamp(min=0)
     local = torch.arange(count, device=segment.device) - blocks.first[segment]
     pooled = block_levels(levels, blocks)
@@ -66,11 +85,25 @@ def attend_with_pooled(
     *,
     scale: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attend to the selected blocks token by token and to every other one as a whole, in one softmax.
+    """Attend to the tokens of the selected blocks and to every other block as one pooled key, in one softmax.
 
-    A block that was not selected enters as the mean of its keys and of its values, and weighs as many times as it has
-    tokens. This is what Rectified SpaAttn (arXiv 2511.19835) corrects afterwards, done in the softmax itself and
-    differentiable. `unselected_plan` from `plan_unselected`; everything else as in `block_sparse_attention`.
+    A pooled key and its value are the means of the block, weighted by its number of tokens. Rectified SpaAttn (arXiv
+    2511.19835) makes this correction after the softmax; here it is part of the softmax and differentiable.
+
+    Args:
+        query: [Tq, HQ, D].
+        key: [Tk, HK, D].
+        value: [Tk, HK, D].
+        plan: the plan of the selected blocks.
+        unselected_plan: the plan of all other blocks, from `plan_unselected`.
+        blocks: the keys' blocks.
+        scale: factor of the scores; 1/sqrt(D) by default.
+
+    Returns:
+        The output [Tq, HQ, D] and the log-sum-exp [HQ, Tq].
+
+    Raises:
+        ValueError: a shape, dtype or device differs.
     """
     output, log_sum_exp = block_sparse_attention(query, key, value, plan, scale=scale)
     weight = blocks.tiles[:, 1].clamp(min=1).float().log()[None]

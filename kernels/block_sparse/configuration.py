@@ -1,4 +1,7 @@
-"""How each kernel is built: warps and pipeline stages by head size, found with the compile gate and never by length."""
+"""The build of each kernel: warps, pipeline stages and tiles by head size, found with the compile gate.
+
+Nothing depends on the sequence length, so that a new length never compiles a kernel again.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,13 @@ HEAD_SIZES = (32, 64, 72, 128, 256)
 
 
 class KernelConfig(NamedTuple):
-    """How a kernel is built.
+    """The build of a kernel.
 
-    `warps` of a program, `stages` of its pipelined loop, tokens of a tile that are its `outer_tile`, and tokens that it takes
-    of a tile that it goes through in one `inner_tile`.
+    Attributes:
+        warps: warps of a program.
+        stages: stages of its pipelined loop.
+        outer_tile: tokens whose results a program writes.
+        inner_tile: tokens that it reads in one step of its loop.
     """
 
     warps: int
@@ -33,22 +39,27 @@ KERNEL_CONFIGS = {
 
 
 def padded_size(head_size: int) -> int:
-    """Return the columns that a tile holds for a head size: the next power of two, at least 16."""
+    """Return the columns of a tile for a head size: the next power of two, at least 16."""
     return max(16, 1 << (head_size - 1).bit_length())
 
 
 def kernel_config(kernel: str, head_size: int, element_bytes: int, select: int, tiles: tuple[int, int]) -> KernelConfig:
-    """Return how a kernel is built for a head size, the bytes of an element, its way of selection, and tile sizes.
+    """Return the build of a kernel.
 
-    `tiles`: tokens of a query tile and of a key tile.
+    Args:
+        kernel: "forward", "query_gradient" or "key_gradient".
+        head_size: the head size D.
+        element_bytes: bytes of an element.
+        select: 0 without a selection, 1 if all keys of a tile belong to one block, 2 otherwise.
+        tiles: tokens of a query tile and of a key tile.
     """
     warps, stages, outer_tile, inner_tile = KERNEL_CONFIGS[kernel][max(64, padded_size(head_size))]
     if select == 2:
-        # Every pair of tokens looks its block up, which takes more registers than four warps have.
+        # Each pair of tokens looks its block up, which takes more registers than four warps have.
         warps = 8
         inner_tile = 16 if kernel == "key_gradient" and padded_size(head_size) >= 128 else 32
     if element_bytes == 4:
-        # Three products of shorter numbers for one of float32: everything is held twice over.
+        # tf32x3 computes three products for one of float32 and holds each operand twice.
         stages = 1
         outer_tile, inner_tile = {64: (64, 32), 128: (32, 32), 256: (16, 16)}[max(64, padded_size(head_size))]
     owned_tile, looped_tile = (tiles[1], tiles[0]) if kernel == "key_gradient" else tiles

@@ -1,7 +1,7 @@
-"""The backward kernels of block-sparse attention: queries by rows, keys, values and bias by columns.
+"""The backward kernels of block-sparse attention: one for queries, one for keys, values and bias.
 
-Each program owns what it writes, so nothing is added atomically and results repeat bit by bit; the price is that the
-scores of a pair of tiles are computed twice.
+Each program owns the gradients that it writes. Without atomic additions results repeat bit by bit; the price is that
+the scores of a pair of tiles are computed twice.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def delta_kernel(
     ROWS: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Write what is taken off every score's gradient: rowsum(output * gradient) less the log-sum-exp's gradient.
+    """Write delta = rowsum(output * output gradient) - log-sum-exp gradient, which every score's gradient subtracts.
 
     Outputs are contiguous. Grid: rows of queries, heads.
     """
@@ -40,12 +40,12 @@ def delta_kernel(
     right = load_rows(
         output_gradient + base_offset, stride, queries - start, ROWS, HEAD_SIZE, PADDED_SIZE, False, UPCAST
     )
-    place = head.to(tl.int64) * queries + rows
-    gradient = tl.load(log_sum_exp_gradient + place, mask=inside, other=0.0)
-    # A row that saw nothing has no log-sum-exp to move, whatever gradient reaches it.
-    seen = tl.load(log_sum_exp + place, mask=inside, other=float("-inf")) > float("-inf")
+    row_offset = head.to(tl.int64) * queries + rows
+    gradient = tl.load(log_sum_exp_gradient + row_offset, mask=inside, other=0.0)
+    # A row that saw nothing has no log-sum-exp: ignore its gradient, which may be NaN.
+    seen = tl.load(log_sum_exp + row_offset, mask=inside, other=float("-inf")) > float("-inf")
     row_delta = tl.sum(left.to(tl.float32) * right.to(tl.float32), 1) - tl.where(seen, gradient, 0.0)
-    tl.store(delta + place, row_delta, mask=inside)
+    tl.store(delta + row_offset, row_delta, mask=inside)
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED_ARGUMENTS)
@@ -92,10 +92,10 @@ def query_gradient_kernel(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Write the gradient of OWN queries of a tile, for one head, from one share of the keys that the tile meets.
+    """Write the gradient of OUTER_TILE queries of a tile, for one head, from one split of the visible keys.
 
-    `output_gradient` [Tq, HEADS, WIDTH] and `query_gradient` [splits, Tq, HEADS, WIDTH] are contiguous. Grid: parts
-    of query tiles, heads, splits.
+    `output_gradient` [Tq, HEADS, HEAD_SIZE] and `query_gradient` [splits, Tq, HEADS, HEAD_SIZE] are contiguous. Grid:
+    parts of query tiles, heads, splits.
     """
     tile = row_tiles - 1 - tl.program_id(0) // (QUERY_TILE // OUTER_TILE)
     outer_offset = tl.program_id(0) % (QUERY_TILE // OUTER_TILE) * OUTER_TILE
@@ -129,10 +129,10 @@ def query_gradient_kernel(
         False,
         UPCAST,
     )
-    place_of_row = head.to(tl.int64) * queries + start + rows
-    row_log_sum_exp = tl.load(log_sum_exp + place_of_row, mask=inside, other=float("-inf"))
+    row_offset = head.to(tl.int64) * queries + start + rows
+    row_log_sum_exp = tl.load(log_sum_exp + row_offset, mask=inside, other=float("-inf"))
     row_log_sum_exp = tl.where(row_log_sum_exp == float("-inf"), float("inf"), row_log_sum_exp) * LOG2_E
-    row_delta = tl.load(delta + place_of_row, mask=inside, other=0.0)
+    row_delta = tl.load(delta + row_offset, mask=inside, other=0.0)
     key_of_head = key + head // (HEADS // KEY_HEADS) * HEAD_SIZE
     value_of_head = value + head // (HEADS // KEY_HEADS) * HEAD_SIZE
     if BIAS_HEADS:
@@ -150,9 +150,9 @@ def query_gradient_kernel(
         begin = tl.maximum(first, partial_count) if is_full else tl.minimum(first, partial_count)
         end = tl.maximum(last, partial_count) if is_full else tl.minimum(last, partial_count)
         for step in tl.range(begin * INNER_TILES, end * INNER_TILES, num_stages=STAGES):
-            place = step // INNER_TILES
+            list_position = step // INNER_TILES
             inner_offset = step % INNER_TILES * INNER_TILE
-            entry = column_tiles - 1 - (place - partial_count) if is_full else place
+            entry = column_tiles - 1 - (list_position - partial_count) if is_full else list_position
             tile_index = tl.load(lists + list_row * column_tiles + entry)
             key_start = tl.load(key_tiles + tile_index * 3) + inner_offset
             key_length = tl.load(key_tiles + tile_index * 3 + 1) - inner_offset
@@ -203,7 +203,7 @@ def query_gradient_kernel(
                     INNER_TILE,
                 )
                 score = tl.where(visible, score, float("-inf"))
-            weight = tl.exp2(score - row_log_sum_exp[:, None])
+            weight = tl.exp2(score - row_log_sum_exp[:, None])  # [OUTER_TILE, INNER_TILE]
             weight_gradient = tl.dot(output_gradient_rows, tl.trans(value_rows), input_precision=PRECISION)
             score_gradient = weight * (weight_gradient - row_delta[:, None])
             gradient = tl.dot(score_gradient.to(key_rows.dtype), key_rows, gradient, input_precision=PRECISION)
@@ -264,11 +264,11 @@ def key_gradient_kernel(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Write the gradients of OWN keys of a tile, their values and bias, for one key head.
+    """Write the gradients of OUTER_TILE keys of a tile, their values and bias, for one key head.
 
-    Its query heads are gone through in turn, PIECE queries at a time.
-    All gradients are contiguous; the bias's is float32 [HEADS, Tk]. Scores are kept with keys as rows, so that they
-    enter the products without being turned. Grid: parts of key tiles, key heads.
+    The query heads of the key head follow one another, INNER_TILE queries at a time. All gradients are contiguous; the
+    bias gradient is float32 [HEADS, Tk]. Scores have keys as rows, so that the products need no transposition. Grid:
+    parts of key tiles, key heads.
     """
     tile = tl.program_id(0) // (KEY_TILE // OUTER_TILE)
     outer_offset = tl.program_id(0) % (KEY_TILE // OUTER_TILE) * OUTER_TILE
@@ -316,9 +316,9 @@ def key_gradient_kernel(
             begin = partial_count if is_full else partial_count * 0
             end = tile_count if is_full else partial_count
             for step in tl.range(begin * INNER_TILES, end * INNER_TILES, num_stages=STAGES):
-                place = step // INNER_TILES
+                list_position = step // INNER_TILES
                 inner_offset = step % INNER_TILES * INNER_TILE
-                entry = row_tiles - 1 - (place - partial_count) if is_full else place
+                entry = row_tiles - 1 - (list_position - partial_count) if is_full else list_position
                 tile_index = tl.load(lists + list_row * row_tiles + entry)
                 start = tl.load(query_tiles + tile_index * 3) + inner_offset
                 length = tl.load(query_tiles + tile_index * 3 + 1) - inner_offset
@@ -345,10 +345,10 @@ def key_gradient_kernel(
                     False,
                     UPCAST,
                 )
-                place_of_row = head.to(tl.int64) * queries + start + rows
-                row_log_sum_exp = tl.load(log_sum_exp + place_of_row, mask=inside, other=float("-inf"))
+                row_offset = head.to(tl.int64) * queries + start + rows
+                row_log_sum_exp = tl.load(log_sum_exp + row_offset, mask=inside, other=float("-inf"))
                 row_log_sum_exp = tl.where(row_log_sum_exp == float("-inf"), float("inf"), row_log_sum_exp) * LOG2_E
-                row_delta = tl.load(delta + place_of_row, mask=inside, other=0.0)
+                row_delta = tl.load(delta + row_offset, mask=inside, other=0.0)
                 score = tl.dot(key_rows, tl.trans(query_rows), input_precision=PRECISION) * (scale * LOG2_E)
                 if BIAS_HEADS:
                     score += bias_row[:, None] * LOG2_E
@@ -373,7 +373,7 @@ def key_gradient_kernel(
                         OUTER_TILE,
                     )
                     score = tl.where(tl.trans(visible), score, float("-inf"))
-                weight = tl.exp2(score - row_log_sum_exp[None, :])
+                weight = tl.exp2(score - row_log_sum_exp[None, :])  # [OUTER_TILE, INNER_TILE]: keys, queries
                 value_accumulator = tl.dot(
                     weight.to(output_gradient_rows.dtype),
                     output_gradient_rows,

@@ -1,4 +1,7 @@
-"""The forward kernel of block-sparse attention, and the one that joins split keys."""
+"""The forward kernel of block-sparse attention, and the kernel that combines splits of the keys.
+
+The softmax is computed online, as in FlashAttention-2 (Dao, 2023).
+"""
 
 from __future__ import annotations
 
@@ -50,12 +53,12 @@ def forward_kernel(
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """Attend with OWN queries of a tile, for one head, to one share of the keys that the tile meets, PIECE at a time.
+    """Attend with OUTER_TILE queries of a tile, for one head, to one split of the visible keys, INNER_TILE at a time.
 
-    `output` [splits, Tq, HEADS, WIDTH] and `log_sum_exp` [splits, HEADS, Tq] are contiguous; BIAS_HEADS is 0 without a
-    bias. Grid: parts of query tiles, heads, splits.
+    `output` [splits, Tq, HEADS, HEAD_SIZE] and `log_sum_exp` [splits, HEADS, Tq] are contiguous; BIAS_HEADS is 0
+    without a bias. Grid: parts of query tiles, heads, splits.
     """
-    # Late tiles see the most under causal masks: they come first.
+    # Start with the last tiles: they see the most keys under causal masks.
     tile = row_tiles - 1 - tl.program_id(0) // (QUERY_TILE // OUTER_TILE)
     outer_offset = tl.program_id(0) % (QUERY_TILE // OUTER_TILE) * OUTER_TILE
     head = tl.program_id(1)
@@ -93,13 +96,13 @@ def forward_kernel(
     first = tl.minimum(split * tiles_per_split, tile_count)
     last = tl.minimum(first + tiles_per_split, tile_count)
     for is_full in tl.static_range(2):
-        # First the tiles that are seen in part, from the left of the list, then the others, from its right.
+        # First the partially visible tiles, from the left of the list; then the full ones, from its right.
         begin = tl.maximum(first, partial_count) if is_full else tl.minimum(first, partial_count)
         end = tl.maximum(last, partial_count) if is_full else tl.minimum(last, partial_count)
         for step in tl.range(begin * INNER_TILES, end * INNER_TILES, num_stages=STAGES):
-            place = step // INNER_TILES
+            list_position = step // INNER_TILES
             inner_offset = step % INNER_TILES * INNER_TILE
-            entry = column_tiles - 1 - (place - partial_count) if is_full else place
+            entry = column_tiles - 1 - (list_position - partial_count) if is_full else list_position
             tile_index = tl.load(lists + list_row * column_tiles + entry)
             key_start = tl.load(key_tiles + tile_index * 3) + inner_offset
             key_length = tl.load(key_tiles + tile_index * 3 + 1) - inner_offset
@@ -114,6 +117,7 @@ def forward_kernel(
                 is_full,
                 UPCAST,
             )
+            # [OUTER_TILE, INNER_TILE], in units of log2: exp2 is faster than exp.
             score = tl.dot(query_rows, tl.trans(key_rows), input_precision=PRECISION) * (scale * LOG2_E)
             if BIAS_HEADS:
                 column = tl.arange(0, INNER_TILE)
@@ -141,9 +145,9 @@ def forward_kernel(
                 )
                 score = tl.where(visible, score, float("-inf"))
             new_max = tl.maximum(row_max, tl.max(score, 1))
-            # A row that has seen nothing yet stays at minus infinity, whose difference to itself is no number.
+            # A row that has seen nothing yet has a maximum of -inf, and -inf - -inf is NaN.
             finite_max = tl.where(new_max == float("-inf"), 0.0, new_max)
-            weight = tl.exp2(score - finite_max[:, None])
+            weight = tl.exp2(score - finite_max[:, None])  # [OUTER_TILE, INNER_TILE]
             rescale = tl.exp2(row_max - finite_max)
             row_sum = row_sum * rescale + tl.sum(weight, 1)
             value_rows = load_rows(
@@ -156,7 +160,7 @@ def forward_kernel(
                 is_full,
                 UPCAST,
             )
-            accumulator = accumulator * rescale[:, None]
+            accumulator = accumulator * rescale[:, None]  # [OUTER_TILE, PADDED_SIZE]
             accumulator = tl.dot(weight.to(value_rows.dtype), value_rows, accumulator, input_precision=PRECISION)
             row_max = new_max
 
@@ -172,8 +176,8 @@ def forward_kernel(
         PADDED_SIZE,
     )
     row_log_sum_exp = tl.where(empty, float("-inf"), (row_max + tl.log2(row_sum)) * LN_2)
-    place = (split * HEADS + head).to(tl.int64) * queries + start + rows
-    tl.store(log_sum_exp + place, row_log_sum_exp, mask=rows < length)
+    row_offset = (split * HEADS + head).to(tl.int64) * queries + start + rows
+    tl.store(log_sum_exp + row_offset, row_log_sum_exp, mask=rows < length)
 
 
 @triton.jit(do_not_specialize=["queries", "splits"])
@@ -189,23 +193,23 @@ def combine_kernel(
     PADDED_SIZE: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Join what the splits found, always in the same order. Grid: rows of queries, heads."""
+    """Combine the splits, always in the same order. Grid: rows of queries, heads."""
     start = tl.program_id(0) * ROWS
     head = tl.program_id(1)
     rows = start + tl.arange(0, ROWS)
     inside = rows < queries
     row_max = tl.full([ROWS], float("-inf"), tl.float32)
     for split in range(splits):
-        place = (split * HEADS + head).to(tl.int64) * queries + rows
-        row_max = tl.maximum(row_max, tl.load(part_log_sum_exp + place, mask=inside, other=float("-inf")))
+        row_offset = (split * HEADS + head).to(tl.int64) * queries + rows
+        row_max = tl.maximum(row_max, tl.load(part_log_sum_exp + row_offset, mask=inside, other=float("-inf")))
     finite_max = tl.where(row_max == float("-inf"), 0.0, row_max)
     row_sum = tl.zeros([ROWS], tl.float32)
     accumulator = tl.zeros([ROWS, PADDED_SIZE], tl.float32)
     base_offset = (start.to(tl.int64) * HEADS + head) * HEAD_SIZE
     part_pointer = part + base_offset
     for split in range(splits):
-        place = (split * HEADS + head).to(tl.int64) * queries + rows
-        row_log_sum_exp = tl.load(part_log_sum_exp + place, mask=inside, other=float("-inf"))
+        row_offset = (split * HEADS + head).to(tl.int64) * queries + rows
+        row_log_sum_exp = tl.load(part_log_sum_exp + row_offset, mask=inside, other=float("-inf"))
         weight = tl.exp2((row_log_sum_exp - finite_max) * LOG2_E)
         row_sum += weight
         part_rows = load_rows(

@@ -1,26 +1,28 @@
-"""Launches of the block-sparse attention kernels; importing this imports Triton."""
+"""Launch the block-sparse attention kernels; importing this module imports Triton."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-import triton
 
 from ..common.dispatch import is_interpreted
+from ..common.launch import ceil_divide, launcher
 from ..plan.attention_plan import AttentionPlan
 from .configuration import kernel_config, padded_size
 from .kernel_backward import delta_kernel, key_gradient_kernel, query_gradient_kernel
 from .kernel_forward import combine_kernel, forward_kernel
 
 MAX_SPLITS = 32
+"""Most splits of the keys of a query tile."""
 ROWS_PER_PROGRAM = 32
+"""Queries of a program in the kernels that go through rows."""
 
 
 def choose_splits(query: torch.Tensor, plan: AttentionPlan) -> int:
-    """Return into how many shares the keys of a query tile are split: enough that every multiprocessor has work.
+    """Return the number of splits of a query tile's keys: enough that every multiprocessor has work.
 
-    It follows from shapes alone, so that the same call always adds in the same order.
+    It depends on shapes only, so that the same call always sums in the same order.
     """
     if not query.is_cuda:
         return 1
@@ -38,7 +40,7 @@ def launch_forward(
     scale: float,
     splits: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return output [Tq, HQ, D] and log-sum-exp [HQ, Tq]; `splits` 0 leaves their number to the shapes."""
+    """Return output [Tq, HQ, D] and log-sum-exp [HQ, Tq]; `splits` 0 chooses by shape."""
     query, key, value = map(_rows_contiguous, (query, key, value))
     queries, heads, head_size = query.shape
     output = query.new_empty(query.shape)
@@ -49,7 +51,8 @@ def launch_forward(
         part = torch.empty(splits, *output.shape, dtype=torch.float32, device=query.device)
         part_log_sum_exp = torch.empty(splits, heads, queries, dtype=torch.float32, device=query.device)
     constants = _constants("forward", query, key, bias, plan)
-    forward_kernel[(plan.query_tiles.shape[0] * (plan.query_tile // constants["OUTER_TILE"]), heads, splits)](
+    parts = plan.query_tiles.shape[0] * (plan.query_tile // constants["OUTER_TILE"])
+    launcher(forward_kernel, (parts, heads, splits))(
         query,
         key,
         value,
@@ -63,7 +66,7 @@ def launch_forward(
         **constants,
     )
     if splits > 1 and queries:
-        combine_kernel[(triton.cdiv(queries, ROWS_PER_PROGRAM), heads)](
+        launcher(combine_kernel, (ceil_divide(queries, ROWS_PER_PROGRAM), heads))(
             part,
             part_log_sum_exp,
             output,
@@ -98,7 +101,7 @@ def launch_backward(
     keys, key_heads, _ = key.shape
     delta = torch.empty_like(log_sum_exp)
     if queries:
-        delta_kernel[(triton.cdiv(queries, ROWS_PER_PROGRAM), heads)](
+        launcher(delta_kernel, (ceil_divide(queries, ROWS_PER_PROGRAM), heads))(
             output,
             output_gradient,
             log_sum_exp,
@@ -118,7 +121,8 @@ def launch_backward(
         part = torch.empty(splits, *query.shape, dtype=torch.float32, device=query.device)
     arguments = _mask_arguments(query, key, value, bias, plan, scale)
     constants = _constants("query_gradient", query, key, bias, plan)
-    query_gradient_kernel[(plan.query_tiles.shape[0] * (plan.query_tile // constants["OUTER_TILE"]), heads, splits)](
+    parts = plan.query_tiles.shape[0] * (plan.query_tile // constants["OUTER_TILE"])
+    launcher(query_gradient_kernel, (parts, heads, splits))(
         query,
         key,
         value,
@@ -138,7 +142,8 @@ def launch_backward(
     key_gradient, value_gradient = key.new_empty(key.shape), value.new_empty(value.shape)
     bias_gradient = torch.empty(heads if bias is not None else 0, keys, dtype=torch.float32, device=query.device)
     constants = _constants("key_gradient", query, key, bias, plan)
-    key_gradient_kernel[(plan.key_tiles.shape[0] * (plan.key_tile // constants["OUTER_TILE"]), key_heads)](
+    parts = plan.key_tiles.shape[0] * (plan.key_tile // constants["OUTER_TILE"])
+    launcher(key_gradient_kernel, (parts, key_heads))(
         query,
         key,
         value,
@@ -156,29 +161,37 @@ def launch_backward(
         **constants,
     )
     if bias is not None:
-        bias_gradient = bias_gradient.view(bias.shape[0], -1, keys).sum(1)
+        bias_gradient = bias_gradient.view(bias.shape[0], -1, keys).sum(1)  # [HB, Tk]
     return query_gradient, key_gradient, value_gradient, bias_gradient
 
 
 def _rows_contiguous(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor such that the heads of a token lie side by side; one cut out of a projection is not copied."""
-    whole = tensor.stride(2) == 1 and tensor.stride(1) == tensor.shape[2] and tensor.stride(0) < 2**31
-    return tensor if whole else tensor.contiguous()
+    """Return the tensor with the heads of a token contiguous; a slice of a joint projection is not copied."""
+    dense = tensor.stride(2) == 1 and tensor.stride(1) == tensor.shape[2] and tensor.stride(0) < 2**31
+    return tensor if dense else tensor.contiguous()
 
 
-def _mask_arguments(query, key, value, bias, plan: AttentionPlan, scale: float) -> dict[str, object]:
+def _mask_arguments(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor | None,
+    plan: AttentionPlan,
+    scale: float,
+) -> dict[str, Any]:
+    # A kernel does not read an absent tensor, but it needs a pointer in its place.
     absent = plan.low
     return {
         "low": plan.low,
         "high": plan.high,
         "level": plan.level,
-        "words": absent if plan.selection_bits is None else plan.selection_bits,
+        "selection_bits": absent if plan.selection_bits is None else plan.selection_bits,
         "block": absent if plan.block is None else plan.block,
         "bias": absent if bias is None else bias,
         "scale": scale,
         "queries": query.shape[0],
         "keys": key.shape[0],
-        "width": 0 if plan.selection_bits is None else plan.selection_bits.shape[2],
+        "word_count": 0 if plan.selection_bits is None else plan.selection_bits.shape[2],
         "row_tiles": plan.query_tiles.shape[0],
         "column_tiles": plan.key_tiles.shape[0],
         "query_stride": query.stride(0),
@@ -187,7 +200,9 @@ def _mask_arguments(query, key, value, bias, plan: AttentionPlan, scale: float) 
     }
 
 
-def _constants(kernel: str, query, key, bias, plan: AttentionPlan) -> dict[str, Any]:
+def _constants(
+    kernel: str, query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor | None, plan: AttentionPlan
+) -> dict[str, Any]:
     select = 0 if plan.selection_bits is None else 1 if plan.aligned else 2
     config = kernel_config(kernel, query.shape[2], query.element_size(), select, (plan.query_tile, plan.key_tile))
     return {
@@ -204,7 +219,7 @@ def _constants(kernel: str, query, key, bias, plan: AttentionPlan) -> dict[str, 
         "OUTER_TILE": config.outer_tile,
         "INNER_TILE": config.inner_tile,
         "STAGES": config.stages,
-        # Tensor cores have no float32: three products of shorter numbers come within rounding of it.
+        # Tensor cores have no float32 product: three TF32 products come within its rounding error.
         "PRECISION": "tf32x3" if query.is_cuda and query.dtype == torch.float32 else "ieee",
         "UPCAST": is_interpreted(),
         "num_warps": config.warps,

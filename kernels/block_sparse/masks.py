@@ -1,4 +1,4 @@
-"""Masks in the form of interval levels: each query has bounds, each key a level, in one to three channels."""
+"""Attention masks as interval levels: each query has bounds and each key a level, in one to three channels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from ..plan.blocks import Blocks
 
 
 class IntervalLevels(NamedTuple):
-    """`low` and `high` int32 [P, Tq], `level` int32 [P, Tk]: a query sees keys with low <= level <= high everywhere."""
+    """A mask: a query sees the keys with low <= level <= high in all P channels.
+
+    Attributes:
+        low: int32 [P, Tq], each query's lower bounds.
+        high: int32 [P, Tq], each query's upper bounds.
+        level: int32 [P, Tk], each key's levels.
+    """
 
     low: torch.Tensor
     high: torch.Tensor
@@ -21,7 +27,7 @@ class IntervalLevels(NamedTuple):
 
 
 def causal(length: int, *, window: int | None = None, device: torch.device | str = "cpu") -> IntervalLevels:
-    """Every token sees itself and what stands before it, of which at most `window` tokens, itself included."""
+    """Return a causal mask; with `window` a token sees at most that many tokens, itself included."""
     expect(window is None or window >= 1, "window", window, "1 or more")
     position = torch.arange(length, dtype=torch.int32, device=device)
     low = torch.zeros_like(position) if window is None else position - (window - 1)
@@ -29,20 +35,24 @@ def causal(length: int, *, window: int | None = None, device: torch.device | str
 
 
 def sliding_window(length: int, before: int, behind: int, *, device: torch.device | str = "cpu") -> IntervalLevels:
-    """Every token sees itself and so many tokens before and behind it."""
+    """Return the mask where each token sees itself, `before` tokens before it and `behind` tokens behind it."""
     expect(before >= 0 and behind >= 0, "before, behind", (before, behind), "0 or more")
     position = torch.arange(length, dtype=torch.int32, device=device)
     return IntervalLevels((position - before)[None], (position + behind)[None], position[None])
 
 
 def coupled(context: int, slots: int, *, device: torch.device | str = "cpu") -> IntervalLevels:
-    """The context is causal; the slots behind it see everything and each other, and nothing else sees them."""
+    """Return the mask of a causal context followed by action slots, which see the context and each other.
+
+    The context does not see the slots. This is the mask of CogVLA's coupled attention (CAtten; arXiv
+    2508.21046, section 3).
+    """
     level = torch.arange(context + slots, dtype=torch.int32, device=device).clamp(max=context)
     return IntervalLevels(torch.zeros_like(level)[None], level[None], level[None])
 
 
 def full_attention(queries: int, keys: int, *, device: torch.device | str = "cpu") -> IntervalLevels:
-    """Every query sees every key."""
+    """Return the mask where every query sees every key."""
     seen = torch.zeros(1, queries, dtype=torch.int32, device=device)
     return IntervalLevels(seen, seen, torch.zeros(1, keys, dtype=torch.int32, device=device))
 
@@ -54,11 +64,16 @@ def neighbourhood(
     causal_axes: Sequence[bool] = (),
     device: torch.device | str = "cpu",
 ) -> IntervalLevels:
-    """Every token of a grid sees the box of `window` tokens around it, pushed inside at the borders.
+    """Return the mask of neighbourhood attention on a grid (NATTEN, arXiv 2504.16922).
 
-    `grid`: sizes of 1 to 3 axes, the last one running fastest. Along `causal_axes` the box ends at the token and is cut
-    off at the border. This is neighbourhood attention (NATTEN, arXiv 2504.16922). Raises ValueError for what does not
-    fit.
+    Args:
+        grid: sizes of 1 to 3 axes; the last axis varies fastest.
+        window: size of the box that a token sees along each axis; at a border the box is shifted inside.
+        causal_axes: whether the box ends at the token along each axis; such a box is cut off at the border.
+        device: device of the levels.
+
+    Raises:
+        ValueError: the grid has no 1 to 3 axes, or the window or the causal axes do not match it.
     """
     expect(1 <= len(grid) <= 3, "grid", tuple(grid), "1 to 3 sizes")
     fits = len(window) == len(grid) and all(
@@ -66,7 +81,7 @@ def neighbourhood(
     )
     expect(fits, "window", tuple(window), f"{len(grid)} sizes, at least 1 and at most {tuple(grid)}")
     causal_axes = tuple(causal_axes) or (False,) * len(grid)
-    expect(len(causal_axes) == len(grid), "causal_axes", causal_axes, f"{len(grid)} choices")
+    expect(len(causal_axes) == len(grid), "causal_axes", causal_axes, f"{len(grid)} booleans")
     axes = torch.meshgrid(*(torch.arange(size, dtype=torch.int32, device=device) for size in grid), indexing="ij")
     level = torch.stack([axis.flatten() for axis in axes])
     bounds = []
@@ -80,29 +95,37 @@ def neighbourhood(
 
 
 def hide_keys(levels: IntervalLevels, hidden: torch.Tensor) -> IntervalLevels:
-    """Return the levels with keys that nothing sees, such as padding or what was pruned: `hidden` boolean [Tk]."""
+    """Return the levels with keys that no query sees, such as padding or pruned tokens: `hidden` boolean [Tk]."""
     return levels._replace(level=levels.level.masked_fill(hidden, HIDDEN))
 
 
 def select_tokens(levels: IntervalLevels, queries: torch.Tensor, keys: torch.Tensor) -> IntervalLevels:
-    """Return the levels of the tokens that stay when others are left out, or of all of them in another order."""
+    """Return the levels of a subset, or of a permutation, of the queries and keys, given by their indices."""
     return IntervalLevels(levels.low[:, queries], levels.high[:, queries], levels.level[:, keys])
 
 
 def concatenate_segments(parts: Sequence[IntervalLevels]) -> IntervalLevels:
-    """Lay the levels of several segments end to end, with as many channels as the one with most."""
+    """Concatenate the levels of several segments, with the largest number of channels among them."""
     channels = max(part.level.shape[0] for part in parts)
 
-    def widened(values):
+    def add_channels(values):
         return torch.cat([values, values.new_zeros(channels - values.shape[0], values.shape[1])])
 
-    return IntervalLevels(*(torch.cat([widened(part[which]) for part in parts], 1) for which in range(3)))
+    return IntervalLevels(*(torch.cat([add_channels(part[which]) for part in parts], 1) for which in range(3)))
 
 
 def block_levels(levels: IntervalLevels, blocks: Blocks) -> IntervalLevels:
-    """Return the levels of keys that stand for whole blocks: one is seen where every token of its block is.
+    """Return the levels of pooled keys: a query sees a pooled key where it sees every token of its block.
 
-    `levels`: one channel; the result has two. Blocks without tokens are hidden.
+    Args:
+        levels: the tokens' levels, with one channel.
+        blocks: the keys' n blocks; blocks without tokens are hidden.
+
+    Returns:
+        The levels of n keys, with two channels.
+
+    Raises:
+        ValueError: the levels have more than one channel.
     """
     expect(levels.level.shape[0] == 1, "levels", f"{levels.level.shape[0]} channels", "1")
     level = levels.level[0]

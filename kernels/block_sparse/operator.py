@@ -1,4 +1,4 @@
-"""Block-sparse attention as an operator of torch: dispatch, shapes without computing, gradients."""
+"""Block-sparse attention as a torch operator: dispatch, gradients, and shapes for compilers."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def attend(
     scale: float,
     splits: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return output [Tq, HQ, D] and log-sum-exp [HQ, Tq]; the arguments are those of the plan, spelled out."""
+    """Return output [Tq, HQ, D] and log-sum-exp [HQ, Tq]; the arguments after `bias` are the plan's fields."""
     plan = AttentionPlan(
         low,
         high,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from ..common.checks import expect, expect_tensor
+from ..common.checks import FLOATS, expect, expect_tensor
 from ..common.dispatch import runs_in_triton
 from ..plan.attention_plan import AttentionPlan
 from .operator import attend
 
-FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 MAX_HEAD_SIZE = 256
 
 
@@ -23,19 +22,35 @@ def block_sparse_attention(
     scale: float | None = None,
     splits: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attend over packed tokens as `plan` says; return the output [Tq, HQ, D] and the log-sum-exp [HQ, Tq].
+    """Compute attention over packed tokens with the mask of a plan.
 
-    `query` [Tq, HQ, D], `key` and `value` [Tk, HK, D], all float32, bfloat16 or float16 (on the CPU float64 too), HK a
-    divisor of HQ, D at most 256. `bias`: [HB, Tk], added to every score of a key, -inf to hide it; HB divides HQ.
-    `scale` defaults to 1/sqrt(D). `splits`: shares of the keys that are attended to side by side and joined, for few
-    queries; 0 chooses by shape. Both results are differentiable, in all four inputs. A query that sees nothing has
-    output 0 and log-sum-exp -inf, and no gradient. On a GPU Triton computes, on a CPU torch does; scores and the
-    log-sum-exp are float32, or float64 for that dtype. Keys that no query sees may
-    hold any finite numbers. Raises ValueError for what does not fit.
+    Triton computes on a GPU, torch on a CPU. Both results are differentiable in query, key, value and bias. Scores and
+    the log-sum-exp are float32, or float64 for inputs of that dtype. Keys that no query sees may hold any finite
+    numbers.
+
+    Args:
+        query: [Tq, HQ, D], float32, bfloat16, float16, or on the CPU float64; D is at most 256.
+        key: [Tk, HK, D], of the query's dtype; HK divides HQ.
+        value: [Tk, HK, D], of the query's dtype.
+        plan: the mask, from `build_plan`.
+        bias: [HB, Tk], added to every score of a key, -inf to hide it; HB divides HQ.
+        scale: factor of the scores; 1/sqrt(D) by default.
+        splits: splits of the keys that are computed in parallel and combined, for few queries; 0 chooses by shape.
+
+    Returns:
+        The output [Tq, HQ, D] and the log-sum-exp [HQ, Tq]. A query that sees nothing has output 0 and log-sum-exp
+        -inf, and no gradient.
+
+    Raises:
+        ValueError: a shape, dtype or device differs, or a number of heads does not divide HQ.
+
+    Example:
+        plan = build_plan(*causal(len(query)))
+        output, log_sum_exp = block_sparse_attention(query, key, value, plan)
     """
     expect_tensor(query, "query", shape=(plan.low.shape[1], None, None), dtypes=FLOATS, device=plan.low.device)
     exact = query.dtype == torch.float64
-    expect(not exact or not runs_in_triton(query), "query", "float64", "a shorter dtype, which kernels take")
+    expect(not exact or not runs_in_triton(query), "query", "float64", "float32, bfloat16 or float16 on a GPU")
     heads, head_size = query.shape[1:]
     expect(heads >= 1, "query", heads, "1 or more", unit="heads")
     expect(1 <= head_size <= MAX_HEAD_SIZE, "query", head_size, f"1 to {MAX_HEAD_SIZE}", unit="numbers in a head")
@@ -63,10 +78,20 @@ def batched_block_sparse_attention(
     scale: float | None = None,
     splits: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attend with `query` [B, HQ, Sq, D] to `key`, `value` [B, HK, Sk, D]; return [B, HQ, Sq, D] and [B, HQ, Sq].
+    """Compute attention over a batch of equally long samples.
 
-    `plan` from `batch_plan`; `bias`: [B, HB, Sk]. Everything else is as in `block_sparse_attention`. Tensors that were
-    [B, S, H, D] before they were turned are not copied.
+    Dtypes, `scale`, `splits` and errors are those of `block_sparse_attention`. Tensors that were transposed from
+    [B, S, H, D] are not copied.
+
+    Args:
+        query: [B, HQ, Sq, D].
+        key: [B, HK, Sk, D].
+        value: [B, HK, Sk, D].
+        plan: the mask, from `batch_plan`.
+        bias: [B, HB, Sk].
+
+    Returns:
+        The output [B, HQ, Sq, D] and the log-sum-exp [B, HQ, Sq].
     """
     expect_tensor(query, "query", shape=(None,) * 4, dtypes=FLOATS)
     expect_tensor(key, "key", shape=(query.shape[0], None, None, query.shape[3]), dtypes=(query.dtype,))
@@ -77,7 +102,7 @@ def batched_block_sparse_attention(
     if bias is not None:
         expect_tensor(bias, "bias", shape=(batch, None, key.shape[2]), dtypes=FLOATS)
         bias = bias.transpose(0, 1).flatten(1)
-    packed = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
-    output, log_sum_exp = block_sparse_attention(*packed, plan, bias=bias, scale=scale, splits=splits)
-    output = output.unflatten(0, (batch, rows)).transpose(1, 2)
+    query, key, value = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))  # [B S, H, D]
+    output, log_sum_exp = block_sparse_attention(query, key, value, plan, bias=bias, scale=scale, splits=splits)
+    output = output.unflatten(0, (batch, rows)).transpose(1, 2)  # [B, HQ, Sq, D]
     return output, log_sum_exp.unflatten(1, (batch, rows)).transpose(0, 1)

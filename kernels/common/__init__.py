@@ -1,1 +1,1 @@
-"""What all kernels share: argument checks, dispatch by device, and the registration of operators."""
+"""What all kernels share: argument checks, dispatch by device, launches, and the registration of operators."""

@@ -1,4 +1,4 @@
-"""Where an operation runs: in a Triton kernel or in torch."""
+"""Choose where an operator runs: in a Triton kernel or in plain torch."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 
 
 def runs_in_triton(tensor: torch.Tensor) -> bool:
-    """Tell whether a kernel serves this tensor: on a GPU, or anywhere under Triton's interpreter.
+    """Tell whether the Triton kernels compute on this tensor: on a GPU, or on any device under Triton's interpreter.
 
-    The interpreter is asked for by TRITON_INTERPRET=1, which Triton reads once, when it is imported.
+    TRITON_INTERPRET=1 turns the interpreter on. Triton reads the variable once, when it is imported.
     """
     return tensor.is_cuda or is_interpreted()
 
 
 def is_interpreted() -> bool:
-    """Tell whether kernels are interpreted: slow, on any machine, and exact in float32 alone."""
+    """Tell whether kernels run in Triton's interpreter: on any machine, slowly, and exactly in float32 only."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def device_of(tensor: torch.Tensor) -> AbstractContextManager:
-    """Make the tensor's GPU the current one, which is where Triton launches."""
+    """Make the tensor's GPU the current device: Triton launches on the current device, not on the tensor's."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()

@@ -1,4 +1,4 @@
-"""Registering functions as operators of torch, so that they can be compiled, exported and differentiated."""
+"""Register functions as torch operators, so that they can be compiled, exported and differentiated."""
 
 from __future__ import annotations
 
@@ -15,12 +15,24 @@ def operator(
     gradients: Callable[..., Any] | None = None,
     setup_context: Callable[..., None] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorate a function so that it becomes the operator `saccade::name`, on every device.
+    """Register the decorated function as the torch operator `saccade::name`, on every device.
 
-    `fake` returns tensors of the result's shapes and types; `gradients(ctx, *gradients)` and
-    `remember(ctx, inputs, output)` are those of `torch.library.register_autograd`. The function must neither change
-    its arguments nor return them. Unlike `torch.library.custom_op` this does not load torch's compiler on the first
-    call, which takes seconds.
+    The function must neither change its arguments nor return them. Unlike `torch.library.custom_op`, this does not load
+    torch's compiler on the first call, which takes seconds.
+
+    Args:
+        name: the operator's name in the namespace `saccade`.
+        fake: returns empty tensors of the results' shapes and dtypes, for compilers.
+        gradients: `gradients(ctx, *output_gradients)`, the backward of `torch.library.register_autograd`.
+        setup_context: `setup_context(ctx, inputs, output)`, which saves tensors for the backward pass.
+
+    Returns:
+        A decorator that returns the operator.
+
+    Example:
+        @operator("double", fake=torch.empty_like)
+        def double(tensor: torch.Tensor) -> torch.Tensor:
+            return 2 * tensor
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Segments of packed tokens: ragged batches laid end to end."""
+"""Segments of packed tokens: the sequences of a ragged batch, concatenated without padding."""
 
 from __future__ import annotations
 
@@ -7,18 +7,26 @@ from collections.abc import Sequence
 import torch
 from torch._subclasses.fake_tensor import is_fake
 
-from .checks import expect, expect_tensor
+from .checks import INTEGERS, expect, expect_tensor
 
-INTEGERS = (torch.int32, torch.int64)
-
-Lengths = torch.Tensor | Sequence[int] | int | None
+type Lengths = torch.Tensor | Sequence[int] | int | None
+"""Tokens of each segment [N], or the number N of equally long segments, or None for one segment of all tokens."""
 
 
 def segment_offsets(lengths: Lengths, tokens: int, device: torch.device, argument: str) -> tuple[torch.Tensor, int]:
-    """Return where segments begin and end, int32 [N + 1], and N; None is one segment of all tokens.
+    """Return the offsets of segments in packed tokens.
 
-    A number N stands for as many segments, equally long. Raises ValueError where the lengths, if they are on the host,
-    are not between 0 and `tokens` together.
+    Args:
+        lengths: tokens of each segment [N], or N equally long segments, or None for one segment.
+        tokens: tokens of all segments, and of what follows the last one.
+        device: device of the offsets.
+        argument: name of `lengths` in an error.
+
+    Returns:
+        The offsets, int32 [N + 1], where segments begin and end, and N.
+
+    Raises:
+        ValueError: lengths on the CPU are negative or sum to more than `tokens`. A GPU's are not read.
     """
     if lengths is None:
         lengths = 1
@@ -28,7 +36,7 @@ def segment_offsets(lengths: Lengths, tokens: int, device: torch.device, argumen
     if not isinstance(lengths, torch.Tensor):
         lengths = torch.tensor(list(lengths), dtype=torch.int32, device=device)
     expect_tensor(lengths, argument, shape=(None,), dtypes=INTEGERS, device=device)
-    # Imagined tensors, of which operations are counted, have no values to check.
+    # Fake tensors, which compilers and FLOP counters use, have no values to check.
     if lengths.device.type == "cpu" and not torch.compiler.is_compiling() and not is_fake(lengths):
         total = int(lengths.sum())
         expect(not bool((lengths < 0).any()), argument, lengths.tolist(), "no negative length")

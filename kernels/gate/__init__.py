@@ -1,1 +1,1 @@
-"""The compile gate: every kernel is compiled for sm_90 without a GPU and its code is judged."""
+"""The compile gate: compile every kernel for sm_90 without a GPU and check its machine code."""

@@ -1,4 +1,4 @@
-"""The builds of the attention kernels that the compile gate inspects."""
+"""The compile gate's cases of the attention kernels."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .case import CompileCase
 ELEMENT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 ELEMENTS = ("query", "key", "value", "output", "output_gradient", "query_gradient", "key_gradient", "value_gradient")
 FLOATS = ("log_sum_exp", "log_sum_exp_gradient", "delta", "bias", "bias_gradient", "part", "part_log_sum_exp")
-INTEGERS = ("query_tiles", "key_tiles", "counts", "lists", "low", "high", "level", "words", "block")
+INTEGERS = ("query_tiles", "key_tiles", "counts", "lists", "low", "high", "level", "selection_bits", "block")
 STRIDES = ("query_stride", "key_stride", "value_stride")
 
 FLOAT32_SPILL = 512
-"""Bytes put up with in float32, which is there to be exact: it takes three products for each one."""
+"""Spilled bytes allowed in float32, which computes three products for each one to be exact."""
 
 WIDE_SPILL = 64
-"""Bytes put up with for heads of 256: smaller pieces would leave the tensor cores half empty."""
+"""Spilled bytes allowed for heads of 256: smaller tiles would leave the tensor cores half empty."""
 
 VARIANTS = {
     "plain": {"BIAS_HEADS": 0, "CHANNELS": 1, "SELECT": 0},
@@ -26,11 +26,11 @@ VARIANTS = {
     "blocks": {"BIAS_HEADS": 0, "CHANNELS": 1, "SELECT": 1},
     "everything": {"BIAS_HEADS": 1, "CHANNELS": 3, "SELECT": 2},
 }
-"""What a kernel is built for beside the head size: the extremes of each choice."""
+"""The constants of a case besides the head size: the extremes of each choice."""
 
 
 def cases() -> Iterator[CompileCase]:
-    """Yield every kernel for every head size, variant, tile and type of number that is shipped."""
+    """Yield every kernel for every head size, variant and dtype."""
     from ..block_sparse.kernel_backward import delta_kernel, key_gradient_kernel, query_gradient_kernel
     from ..block_sparse.kernel_forward import combine_kernel, forward_kernel
 
@@ -53,7 +53,7 @@ def cases() -> Iterator[CompileCase]:
 def attention_case(
     name: str, kernel: Any, head_size: int, variant: str, element: str, tiles: tuple[int, int] = (64, 64)
 ) -> CompileCase:
-    """Return one build of an attention kernel, with grouped queries."""
+    """Return one case of an attention kernel, with grouped query heads."""
     config = kernel_config(name, head_size, ELEMENT_BYTES[element], VARIANTS[variant]["SELECT"], tiles)
     constants = {
         "HEADS": 8,
@@ -70,7 +70,8 @@ def attention_case(
         "PRECISION": "tf32x3" if element == "fp32" else "ieee",
         "UPCAST": False,
     }
-    title = f"{name} {head_size} {variant} {element} {config.outer_tile}x{config.inner_tile} {config.warps}w{config.stages}s"
+    tile = f"{config.outer_tile}x{config.inner_tile}"
+    title = f"{name} {head_size} {variant} {element} {tile} {config.warps}w{config.stages}s"
     spill = FLOAT32_SPILL if element == "fp32" else WIDE_SPILL if head_size == 256 else 0
     types = _types(kernel, constants, element)
     return CompileCase(
@@ -87,7 +88,7 @@ def attention_case(
 
 
 def row_case(name: str, kernel: Any, head_size: int, more: dict[str, Any]) -> CompileCase:
-    """Return one build of a kernel that goes through rows."""
+    """Return one case of a kernel that goes through rows."""
     constants = {"HEADS": 8, "HEAD_SIZE": head_size, "PADDED_SIZE": padded_size(head_size), "ROWS": 32, **more}
     types = _types(kernel, constants, "bf16")
     return CompileCase(f"{name} {head_size}", kernel, types, constants, 4, 3, tensor_cores=False)

@@ -1,4 +1,4 @@
-"""A kernel as it is launched: what the compile gate builds."""
+"""The case that the compile gate compiles: a kernel as it is launched."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class CompileCase:
-    """A kernel as it is launched.
+    """A kernel with the types and constants of a launch.
 
-    `types`: Triton's type of each argument that is no constant, such as "*bf16" or "i32". `divisible`: the arguments
-    known to be multiples of 16 beside the pointers, which all are. `tensor_cores`: whether it has products that must
-    run there. `pipelined`: whether it must load ahead of its products. `spill`: bytes of registers in memory that are
-    put up with.
+    Attributes:
+        name: the case's name.
+        kernel: the Triton kernel.
+        types: Triton's type of each argument that is no constant, such as "*bf16" or "i32".
+        constants: the values of the constants.
+        warps: warps of a program.
+        stages: stages of a pipelined loop.
+        divisible: arguments that are multiples of 16, besides the pointers, which all are.
+        tensor_cores: whether the kernel has products that must run on tensor cores.
+        pipelined: whether it must load ahead of its products.
+        spill: bytes of spilled registers that are allowed.
     """
 
     name: str

@@ -1,10 +1,10 @@
-"""Build kernels for a GPU that is not there, and read off what they would need of it.
+"""Compile all kernels for sm_90 without a GPU and check registers, shared memory and tensor cores.
 
     python -m saccade.kernels.gate.compile [PART OF A NAME ...]
 
-Triton's interpreter accepts what a GPU does not, and says nothing about registers. This compiles every kernel as it is
-launched for compute capability 9.0, with the assembler that comes with Triton, and refuses one that keeps registers in
-memory, needs more shared memory than a multiprocessor has, or does its products without tensor cores.
+Triton's interpreter accepts kernels that a GPU does not, and reports no registers. This compiles every kernel as it is
+launched, for compute capability 9.0 with the assembler that Triton ships. It rejects a kernel that spills registers,
+needs more shared memory than a multiprocessor has, or computes its products without tensor cores.
 """
 
 from __future__ import annotations
@@ -30,9 +30,18 @@ SHARED_MEMORY = 227 * 1024
 
 @dataclass(frozen=True)
 class CompileResult:
-    """What a compiled case needs: registers of a thread, bytes, and how many products and copies it contains.
+    """What a compiled case needs of the GPU.
 
-    Products of four warps and of one, and copies to shared memory that a program does not wait for.
+    Attributes:
+        name: the case's name.
+        registers: registers of a thread.
+        spilled: bytes of spilled registers and of the stack.
+        shared: bytes of shared memory.
+        warpgroup_products: tensor-core products of four warps (wgmma).
+        warp_products: tensor-core products of one warp (mma.sync).
+        copies: asynchronous copies to shared memory (cp.async).
+        seconds: compile time.
+        complaints: why the case is rejected; empty if it is accepted.
     """
 
     name: str
@@ -47,7 +56,7 @@ class CompileResult:
 
 
 def compile_case(case: CompileCase) -> CompileResult:
-    """Compile one case and inspect the machine code. Raises what Triton raises where it cannot be compiled."""
+    """Compile one case and inspect its machine code; a compile error of Triton is raised."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -55,8 +64,8 @@ def compile_case(case: CompileCase) -> CompileResult:
     began = time.perf_counter()
     signature = {name: case.types.get(name, "constexpr") for name in case.kernel.arg_names}
     attributes = {
-        (place,): [["tt.divisibility", 16]]
-        for place, name in enumerate(case.kernel.arg_names)
+        (index,): [["tt.divisibility", 16]]
+        for index, name in enumerate(case.kernel.arg_names)
         if signature[name].startswith("*") or name in case.divisible
     }
     source = ASTSource(fn=case.kernel, signature=signature, constexprs=dict(case.constants), attrs=attributes)
@@ -68,7 +77,7 @@ def compile_case(case: CompileCase) -> CompileResult:
         path.write_bytes(compiled.asm["cubin"])
         usage = subprocess.run([tool, "-res-usage", path], capture_output=True, text=True, check=True)
     text = usage.stdout + usage.stderr
-    registers, stack, local = (int(re.search(rf"{word}:(\d+)", text).group(1)) for word in ("REG", "STACK", "LOCAL"))
+    registers, stack, local = (_read_usage(text, word) for word in ("REG", "STACK", "LOCAL"))
     assembly = compiled.asm["ptx"]
     result = CompileResult(
         case.name,
@@ -84,8 +93,16 @@ def compile_case(case: CompileCase) -> CompileResult:
     return result
 
 
+def _read_usage(text: str, word: str) -> int:
+    """Return a number of cuobjdump's resource usage, such as the 32 of "REG:32"."""
+    found = re.search(rf"{word}:(\d+)", text)
+    if found is None:
+        raise RuntimeError(f"cuobjdump -res-usage: got no {word} in {text!r}, expected {word}:NUMBER")
+    return int(found.group(1))
+
+
 def try_compile(case: CompileCase) -> CompileResult:
-    """Compile one case; one that cannot be compiled is a complaint like any other."""
+    """Compile one case; a compile error becomes a complaint of the result."""
     from triton.compiler.errors import CompilationError
 
     began = time.perf_counter()
@@ -99,28 +116,25 @@ def try_compile(case: CompileCase) -> CompileResult:
 
 def _complaints(case: CompileCase, result: CompileResult) -> Iterator[str]:
     if result.spilled > case.spill:
-        yield f"keeps {result.spilled} bytes of registers in memory, {case.spill} allowed"
+        yield f"spills {result.spilled} bytes of registers, {case.spill} allowed"
     if result.shared > SHARED_MEMORY:
-        yield f"needs {result.shared} bytes of shared memory, there are {SHARED_MEMORY}"
+        yield f"needs {result.shared} bytes of shared memory, {SHARED_MEMORY} available"
     if case.tensor_cores and not result.warpgroup_products + result.warp_products:
         yield "has no product on tensor cores"
     if case.pipelined and not result.copies:
-        yield "waits for every load"
+        yield "has no asynchronous load"
 
 
 def cases() -> Iterator[CompileCase]:
-    """Yield all shipped kernels, as they are launched."""
-    from . import block_sparse_cases as attention
-    from . import gather_norm_film_cases as rows
-    from . import linear_attention_cases as linear
-    from . import plan_cases as plan
+    """Yield the cases of all kernels."""
+    from . import block_sparse_cases, gather_norm_film_cases, linear_attention_cases, plan_cases
 
-    for family in (attention, plan, linear, rows):
+    for family in (block_sparse_cases, plan_cases, linear_attention_cases, gather_norm_film_cases):
         yield from family.cases()
 
 
 def table(results: list[CompileResult]) -> str:
-    """Return the results as a table of text."""
+    """Return the results as a text table, with complaints behind an exclamation mark."""
     width = max([len(result.name) for result in results], default=4)
     lines = [f"{'kernel':{width}}  regs  spill  shared KiB  wgmma  mma  cp.async  seconds"]
     lines += [
@@ -133,23 +147,25 @@ def table(results: list[CompileResult]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compile what is asked for, print a table, and return 1 where something is refused."""
-    parser = argparse.ArgumentParser(prog="python -m saccade.kernels.gate.compile", description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", help="parts of kernel names; all kernels without")
+    """Compile the kernels, print a table, and return 1 if any is rejected or none was compiled."""
+    parser = argparse.ArgumentParser(
+        prog="python -m saccade.kernels.gate.compile", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("names", nargs="*", help="compile only kernels whose name contains one of these; default: all")
     parser.add_argument("--json", type=Path, help="write the results to this file")
     options = parser.parse_args(arguments)
     if os.environ.get("TRITON_INTERPRET") == "1":
-        parser.error("TRITON_INTERPRET: got 1, expected it unset: interpreted kernels cannot be compiled")
+        parser.error("TRITON_INTERPRET: got 1, expected it unset, because the interpreter compiles nothing")
     results = []
     for case in cases():
         if not options.names or any(part in case.name for part in options.names):
             results.append(try_compile(case))
             print(table(results[-1:]).split("\n")[1], flush=True)
-    refused = [result for result in results if result.complaints]
-    print(f"\n{table(results)}\n\n{len(results)} kernels built, {len(refused)} refused")
+    rejected = [result for result in results if result.complaints]
+    print(f"\n{table(results)}\n\n{len(results)} kernels compiled, {len(rejected)} rejected")
     if options.json:
         options.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
-    return 1 if refused or not results else 0
+    return 1 if rejected or not results else 0
 
 
 if __name__ == "__main__":

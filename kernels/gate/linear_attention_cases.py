@@ -1,4 +1,4 @@
-"""The builds of linear attention's kernels that the compile gate inspects."""
+"""The compile gate's cases of linear attention."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .case import CompileCase
 
 
 def cases() -> Iterator[CompileCase]:
-    """Yield every kernel: both directions and operands, a width that fills tiles and one that does not."""
+    """Yield every kernel, in both directions and dtypes, with a width that fills tiles and one that does not."""
     for index in ("*i32", "*i64"):
         yield _plan(index)
     for operand, widths in ((torch.bfloat16, (72, 128)), (torch.float32, (72,))):
@@ -35,7 +35,9 @@ def _plan(index: str) -> CompileCase:
 def _scan(operand: torch.dtype, reverse: bool) -> CompileCase:
     from ..linear_attention import kernel
 
-    types = dict.fromkeys(("local", "initial", "final", "log_decay"), "*fp32") | {"carried": _pointer(operand)}
+    types = dict.fromkeys(("chunk_states", "initial_state", "final_state", "log_decay"), "*fp32") | {
+        "entering_states": _pointer(operand)
+    }
     types |= dict.fromkeys(("chunks", "first"), "*i32")
     constants = {"SIZE": 128 * 128, "REVERSE": reverse, "BLOCK": kernel.SCAN_BLOCK}
     return _case(f"scan {_label(operand, reverse)}", kernel.scan_kernel, types, constants)
@@ -46,7 +48,7 @@ def _local_states(operand: torch.dtype, width: int, reverse: bool) -> CompileCas
 
     tile_config = kernel.TILE_CONFIGS[operand]
     strides = ("left_token", "left_head", "right_token", "right_head")
-    types = dict.fromkeys(("left", "right"), _pointer(operand)) | dict.fromkeys(("local", "log_decay"), "*fp32")
+    types = dict.fromkeys(("left", "right"), _pointer(operand)) | dict.fromkeys(("chunk_states", "log_decay"), "*fp32")
     types |= {"chunks": "*i32", "scale": "fp32"} | dict.fromkeys(strides, "i32")
     constants = {
         "LEFT": width,
@@ -71,8 +73,10 @@ def _outputs(operand: torch.dtype, width: int, reverse: bool, transposed: bool) 
 
     tile_config = kernel.TILE_CONFIGS[operand]
     strides = tuple(f"{part}_{step}" for part in ("query", "key", "value") for step in ("token", "head"))
-    along, across = ("state_row_stride", "state_column_stride") if transposed else ("state_column_stride", "state_row_stride")
-    types = dict.fromkeys(("query", "key", "value", "carried", "output"), _pointer(operand))
+    along, across = (
+        ("state_row_stride", "state_column_stride") if transposed else ("state_column_stride", "state_row_stride")
+    )
+    types = dict.fromkeys(("query", "key", "value", "entering_states", "output"), _pointer(operand))
     types |= {"log_decay": "*fp32", "chunks": "*i32", "scale": "fp32"} | dict.fromkeys((*strides, across), "i32")
     constants = {
         along: 1,
@@ -101,7 +105,7 @@ def _case(
     strides: tuple[str, ...] = (),
     options: dict[str, int] | None = None,
 ) -> CompileCase:
-    """Return a case; what has `options` of its own forms products, and must do so on tensor cores."""
+    """Return a case; a kernel with `options` computes products and must use tensor cores."""
     return CompileCase(
         f"linear_attention {name}",
         function,

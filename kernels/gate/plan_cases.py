@@ -1,4 +1,4 @@
-"""The builds of the plan's kernels that the compile gate inspects."""
+"""The compile gate's cases of the plan's kernels."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from .case import CompileCase
 
 ELEMENTS = ("tokens", "means", "gradient", "spread")
-NUMBERS = ("stride", "tokens", "segments", "outside", "count", "width", "own_count", "other_count")
+NUMBERS = ("stride", "tokens", "segments", "outside", "count", "word_count", "own_count", "other_count")
 
 
 def cases() -> Iterator[CompileCase]:
-    """Yield every kernel; none has products."""
+    """Yield every kernel of the plan; none computes products."""
     from ..plan.index_kernel import cut_kernel, key_selection_kernel, list_kernel, query_selection_kernel
     from ..plan.pooling_kernel import mean_backward_kernel, mean_kernel
 

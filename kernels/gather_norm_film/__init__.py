@@ -1,4 +1,4 @@
-"""Gathering the tokens that stay, fused with their normalisation and modulation."""
+"""Gather the tokens that are kept, fused with RMS norm and FiLM."""
 
 from .operator import gather_norm_film
 

@@ -1,8 +1,8 @@
 """gather_norm_film in Triton: one pass forward, one pass backward, each token read once.
 
-The backward pass runs over the tokens that were gathered from, not over those that were kept: so every gradient is
-written once, those of pruned tokens as zeros, and nothing is added to memory. What weight, scale and shift need is
-summed in each program, then over programs in their order.
+The backward pass runs over all source tokens, not over the kept ones: every gradient is written once, those of pruned
+tokens as zeros, and no atomic addition is needed. The sums for weight, scale and shift are formed in each program, then
+over programs in their order.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ import torch
 import triton
 import triton.language as tl
 
+from ..common.launch import ceil_divide, contiguous_rows, launcher, next_power_of_2
+
 TILE = 2048
-"""Numbers in a tile of rows; a wider row is a tile of its own."""
+"""Numbers in a tile of rows; a row that is wider is one tile."""
 INVERT_BLOCK = 128
+"""Indices that one program of `invert_kernel` inverts."""
 PROGRAMS = 1024
-"""Programs of the backward pass, at the most: few enough that their sums weigh little."""
+"""Most programs of the backward pass: few enough that their partial sums cost little memory."""
 
 
 @triton.jit(do_not_specialize=["sources", "rows"])
@@ -41,12 +44,12 @@ def forward_kernel(
     GATHERED: tl.constexpr,
     MODULATED: tl.constexpr,
 ):
-    """Gather, norm and modulate some rows of one sample."""
+    """Gather, normalize and modulate ROWS rows of one sample. Grid: tiles of rows, samples."""
     sample = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     inside, within = row < rows, column < WIDTH
-    source_index, valid = row.to(tl.int64), inside
+    source_index, valid = row.to(tl.int64), inside  # [ROWS]
     if GATHERED:
         source_index = tl.load(indices + sample * rows + row, mask=inside, other=-1).to(tl.int64)
         valid = (source_index >= 0) & (source_index < sources)
@@ -54,19 +57,19 @@ def forward_kernel(
         tokens + sample * tokens_sample + source_index[:, None] * tokens_row + column[None, :],
         mask=valid[:, None] & within[None, :],
         other=0.0,
-    )
+    )  # [ROWS, COLUMNS]
     cell = (sample * rows + row)[:, None] * WIDTH + column[None, :]
     mask = inside[:, None] & within[None, :]
     if GATHERED:
         tl.store(kept + cell, token, mask=mask)
     tokens_float = token.to(tl.float32)
-    norm = tl.rsqrt(tl.sum(tokens_float * tokens_float, 1) / WIDTH + epsilon)
+    norm = tl.rsqrt(tl.sum(tokens_float * tokens_float, 1) / WIDTH + epsilon)  # [ROWS]
     tl.store(inverse_rms + sample * rows + row, norm, mask=inside)
-    gain = tl.load(weight + column, mask=within, other=0.0).to(tl.float32)
+    gain = tl.load(weight + column, mask=within, other=0.0).to(tl.float32)  # [COLUMNS]
     if MODULATED:
-        own = sample * WIDTH + column
-        gain *= 1.0 + tl.load(scale + own, mask=within, other=0.0).to(tl.float32)
-        offset = tl.load(shift + own, mask=within, other=0.0).to(tl.float32)
+        cell_of_sample = sample * WIDTH + column
+        gain *= 1.0 + tl.load(scale + cell_of_sample, mask=within, other=0.0).to(tl.float32)
+        offset = tl.load(shift + cell_of_sample, mask=within, other=0.0).to(tl.float32)
         output = tl.where(valid[:, None], tokens_float * norm[:, None] * gain[None, :] + offset[None, :], 0.0)
     else:
         output = tokens_float * norm[:, None] * gain[None, :]
@@ -75,7 +78,7 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=["sources", "rows"])
 def invert_kernel(indices, row_of_source, sources, rows, BLOCK: tl.constexpr):
-    """Write at every place which row it was gathered into."""
+    """Write for each gathered source token its row in the result. Grid: blocks of rows, samples."""
     sample = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     source_index = tl.load(indices + sample * rows + row, mask=row < rows, other=-1).to(tl.int64)
@@ -105,7 +108,7 @@ def backward_kernel(
     MODULATED: tl.constexpr,
     RESIDUAL: tl.constexpr,
 ):
-    """Differentiate some consecutive tokens of one sample, and sum over them what its weights need."""
+    """Write the gradients of consecutive tokens of one sample, and their sums for the weights. Grid: parts, samples."""
     part, sample = tl.program_id(0), tl.program_id(1).to(tl.int64)
     column = tl.arange(0, COLUMNS)
     within = column < WIDTH
@@ -127,13 +130,13 @@ def backward_kernel(
             source + sample * source_sample + row[:, None] * source_row + column[None, :], mask=mask, other=0.0
         )
         cell = (sample * rows + row)[:, None] * WIDTH + column[None, :]
-        gradient_rows = tl.load(gradient + cell, mask=mask, other=0.0).to(tl.float32)
-        norm = tl.load(inverse_rms + sample * rows + row, mask=valid, other=0.0)
-        normed = token.to(tl.float32) * norm[:, None]
+        gradient_rows = tl.load(gradient + cell, mask=mask, other=0.0).to(tl.float32)  # [ROWS, COLUMNS]
+        norm = tl.load(inverse_rms + sample * rows + row, mask=valid, other=0.0)  # [ROWS]
+        normed = token.to(tl.float32) * norm[:, None]  # [ROWS, COLUMNS]
         normed_sum += gradient_rows * normed
         plain_sum += gradient_rows
         gradient_rows = gradient_rows * gain[None, :]
-        projection = tl.sum(gradient_rows * normed, 1) / WIDTH
+        projection = tl.sum(gradient_rows * normed, 1) / WIDTH  # [ROWS]
         result = norm[:, None] * (gradient_rows - normed * projection[:, None])
         if RESIDUAL:
             result += tl.load(kept_gradient + cell, mask=mask, other=0.0).to(tl.float32)
@@ -143,9 +146,9 @@ def backward_kernel(
             result.to(tokens_gradient.dtype.element_ty),
             mask=inside[:, None] & within[None, :],
         )
-    own = sums + (sample * tl.num_programs(0) + part) * 2 * WIDTH + column
-    tl.store(own, tl.sum(normed_sum, 0), mask=within)
-    tl.store(own + WIDTH, tl.sum(plain_sum, 0), mask=within)
+    written = sums + (sample * tl.num_programs(0) + part) * 2 * WIDTH + column
+    tl.store(written, tl.sum(normed_sum, 0), mask=within)
+    tl.store(written + WIDTH, tl.sum(plain_sum, 0), mask=within)
 
 
 def forward(
@@ -156,8 +159,11 @@ def forward(
     shift: torch.Tensor | None,
     epsilon: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the kept tokens (none without `indices`), these normed and modulated, and the norms' inverse [B, n]."""
-    tokens = _dense(tokens)
+    """Return the kept tokens, the normalized and modulated tokens (both [B, n, D]), and the inverse RMS [B, n].
+
+    The kept tokens are empty without `indices`.
+    """
+    tokens = contiguous_rows(tokens)
     batch, sources, width = tokens.shape
     rows = sources if indices is None else indices.shape[1]
     kept = tokens.new_empty(0) if indices is None else tokens.new_empty(batch, rows, width)
@@ -165,7 +171,7 @@ def forward(
     inverse_rms = tokens.new_empty(batch, rows, dtype=torch.float32)
     constants, options = tile_config(width)
     if batch and rows:
-        forward_kernel[(triton.cdiv(rows, constants["ROWS"]), batch)](
+        launcher(forward_kernel, (ceil_divide(rows, constants["ROWS"]), batch))(
             tokens,
             None if indices is None else indices.contiguous(),
             weight.contiguous(),
@@ -199,26 +205,26 @@ def backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gradient of the tokens [B, sources, D] and two sums over each sample's tokens, [B, 2, D].
 
-    They are of the gradient times the normed token, and of the gradient: weight, scale and shift need no more.
-    `source`: the kept tokens, or all of them without `indices`; `gradient`: of what was normed and modulated.
+    The sums are of gradient * normalized token, and of the gradient: weight, scale and shift need no more.
+    `source`: the kept tokens, or all tokens without `indices`; `gradient`: of the normalized and modulated tokens.
     """
-    source = _dense(source)
+    source = contiguous_rows(source)
     batch, rows, width = source.shape
     tokens_gradient = source.new_empty(batch, sources, width)
     constants, options = tile_config(width)
-    tiles = triton.cdiv(sources, constants["ROWS"])
-    steps = triton.cdiv(tiles * max(batch, 1), PROGRAMS)
-    parts = triton.cdiv(tiles, max(steps, 1))
+    tiles = ceil_divide(sources, constants["ROWS"])
+    steps = ceil_divide(tiles * max(batch, 1), PROGRAMS)
+    parts = ceil_divide(tiles, max(steps, 1))
     sums = source.new_empty(batch, parts, 2, width, dtype=torch.float32)
     row_of_source = None
     if indices is not None:
         row_of_source = indices.new_full((batch, sources), -1, dtype=torch.int32)
         if batch and rows:
-            invert_kernel[(triton.cdiv(rows, INVERT_BLOCK), batch)](
+            launcher(invert_kernel, (ceil_divide(rows, INVERT_BLOCK), batch))(
                 indices.contiguous(), row_of_source, sources, rows, BLOCK=INVERT_BLOCK
             )
     if batch and parts:
-        backward_kernel[(parts, batch)](
+        launcher(backward_kernel, (parts, batch))(
             source,
             row_of_source,
             weight.contiguous(),
@@ -243,13 +249,8 @@ def backward(
 
 
 def tile_config(width: int) -> tuple[dict[str, Any], dict[str, int]]:
-    """Return the tile for tokens of a width, and the compiler's options."""
-    columns = triton.next_power_of_2(width)
-    # Sixteen numbers a thread: with more, the backward pass fills the registers and too few programs run at once.
+    """Return the tile's constants for tokens of a width, and the compiler's options."""
+    columns = next_power_of_2(width)
+    # 16 numbers per thread: with more, the backward pass fills the registers and too few programs run at once.
     warps = max(4, columns // 512)
     return {"ROWS": max(1, TILE // columns), "COLUMNS": columns}, {"num_warps": warps}
-
-
-def _dense(part: torch.Tensor) -> torch.Tensor:
-    """Return a tensor whose last dimension is contiguous; a slice of a sequence is left where it is."""
-    return part if part.stride(-1) == 1 or part.shape[-1] == 1 else part.contiguous()

@@ -1,4 +1,4 @@
-"""The readable reference of gather_norm_film: its definition in torch, differentiated by autograd."""
+"""The reference implementation of gather_norm_film: its definition in torch, differentiated by autograd."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ def gather_norm_film_reference(
     modulation: tuple[torch.Tensor, torch.Tensor] | None = None,
     epsilon: float = 1e-6,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute what `gather_norm_film` computes, in the dtype of its inputs; see there for the arguments."""
+    """Compute `gather_norm_film` in the dtype of its inputs; arguments and results are the same."""
     kept, valid = tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
     if indices is not None:
         valid = indices >= 0
         kept = torch.cat([tokens, torch.zeros_like(tokens[:, :1])], dim=1) if tokens.shape[1] == 0 else tokens
         index = indices.clamp(min=0).long()[..., None].expand(-1, -1, tokens.shape[-1])
-        kept = torch.where(valid[..., None], kept.gather(1, index), 0.0)
+        kept = torch.where(valid[..., None], kept.gather(1, index), 0.0)  # [B, n, D]
     result = kept * torch.rsqrt(kept.square().mean(-1, keepdim=True) + epsilon) * weight
     if modulation is not None:
         scale, shift = modulation

@@ -1,4 +1,4 @@
-"""Linear attention with decay over ragged segments, with a state that is carried from call to call."""
+"""Linear attention with decay over packed segments, with a state that is carried from call to call."""
 
 from .operator import linear_attention
 from .reference import alibi_log_decays

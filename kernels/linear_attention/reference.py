@@ -1,8 +1,8 @@
-"""The readable reference of linear attention with decay: one token after the other, differentiated by autograd.
+"""The reference implementation of linear attention with decay: token by token, differentiated by autograd.
 
-A head keeps a matrix. Every token first lets it fade, then adds its key times its value, then reads it with its query
-(Lightning Attention-2, Qin et al., 2024, section 3; the recurrent form of RetNet, Sun et al., 2023). What has been seen
-costs the same however long ago it was, so that a policy can carry its history from one control step to the next.
+Each head keeps a state matrix. Each token decays the state, adds the outer product of its key and value, and reads the
+state with its query (Lightning Attention-2, Qin et al., 2024, section 3; the recurrent form of RetNet, Sun et al.,
+2023). The state has a constant size, so that a policy can carry its history from one control step to the next.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 
 
 def alibi_log_decays(heads: int) -> torch.Tensor:
-    """Return a log decay for each head, float32 [heads]: from fast forgetting to slow, the slopes of ALiBi.
+    """Return a log decay for each head, float32 [heads], from fast to slow: the slopes of ALiBi.
 
-    Press et al., 2022, section 3, as in Lightning Attention: head h of n fades by exp(-2^(-8h/n)) a token.
+    Press et al., 2022, section 3, as in Lightning Attention: head h of n decays by exp(-2^(-8h/n)) per token.
     """
     return -torch.exp2(-8.0 * torch.arange(1, heads + 1, dtype=torch.float64) / heads).float()
 
@@ -29,7 +29,7 @@ def linear_attention_reference(
     state: torch.Tensor | None = None,
     scale: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute what `linear_attention` computes, in the dtype of its inputs; see there for the arguments."""
+    """Compute `linear_attention` in the dtype of its inputs; arguments and results are the same."""
     width = query.shape[-1]
     if scale is None:
         scale = width**-0.5

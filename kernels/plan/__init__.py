@@ -1,4 +1,4 @@
-"""Plans of block-sparse attention: tiles and their lists, blocks, what is pooled, scored and chosen."""
+"""Plans of block-sparse attention: tiles and their lists; blocks of tokens, their pooling, scoring and selection."""
 
 from .attention_plan import HIDDEN, AttentionPlan, batch_plan, build_plan
 from .blocks import Blocks, cut_blocks, uneven_blocks

@@ -1,4 +1,4 @@
-"""The plan of block-sparse attention: who may see whom, and which tiles have to be visited for it."""
+"""The plan of block-sparse attention: which query sees which key, and which tiles have to be visited."""
 
 from __future__ import annotations
 
@@ -6,31 +6,35 @@ from typing import NamedTuple
 
 import torch
 
-from ..common.checks import expect, expect_tensor
-from ..common.segments import INTEGERS, Lengths, segment_offsets
+from ..common.checks import INTEGERS, expect, expect_tensor
+from ..common.segments import Lengths, segment_offsets
 from .index import tile_lists
 from .selection import Selection
 
 TILE_SIZES = (16, 32, 64, 128)
 
 HIDDEN = 2**31 - 1
-"""The level of a key that no query sees: bounds are held below it."""
+"""The level of a key that no query sees: bounds are clamped below it."""
 
 
 class AttentionPlan(NamedTuple):
-    """What attention needs to know beside its tensors; one plan serves all layers with the same mask.
+    """The mask of block-sparse attention in compact form; one plan serves all layers with the same mask.
 
-    low, high         int32 [P, Tq], bounds of each query in P channels
-    level             int32 [P, Tk], levels of each key: seen where low <= level <= high in every channel
-    words             int32 [H, Tq, W] or None: bit n says that the query chose block n of its segment
-    block             int32 [Tk] or None: each key's block, -1 for a key that needs no choosing
-    query_tiles       int32 [NQ, 3]: start, length and segment
-    key_tiles         int32 [NK, 3]
-    row_counts        int32 [H, NQ, 2]: key tiles that a query tile sees in part, and wholly
-    row_lists         int32 [H, NQ, NK]: the former from the left, the latter from the right
-    column_counts     int32 [H, NK, 2]: the same from the side of the keys
-    column_lists      int32 [H, NK, NQ]
-    query_tile, key_tile: tokens of a tile; `aligned`: whether all keys of a tile are of one block
+    Attributes:
+        low: int32 [P, Tq], each query's lower bounds in P channels.
+        high: int32 [P, Tq], each query's upper bounds.
+        level: int32 [P, Tk], each key's levels: it is seen where low <= level <= high in every channel.
+        selection_bits: int32 [H, Tq, W] or None: bit n is set where the query selected block n of its segment.
+        block: int32 [Tk] or None: each key's block, -1 for a key that is always visible.
+        query_tiles: int32 [NQ, 3]: start, length and segment.
+        key_tiles: int32 [NK, 3]: start, length and segment.
+        row_counts: int32 [H, NQ, 2]: the number of key tiles that a query tile sees partially, and fully.
+        row_lists: int32 [H, NQ, NK]: those key tiles, partial ones from the left, full ones from the right.
+        column_counts: int32 [H, NK, 2]: the number of query tiles that see a key tile partially, and fully.
+        column_lists: int32 [H, NK, NQ]: those query tiles, partial ones from the left, full ones from the right.
+        query_tile: tokens of a query tile.
+        key_tile: tokens of a key tile.
+        aligned: whether all keys of a tile belong to one block.
     """
 
     low: torch.Tensor
@@ -60,13 +64,23 @@ def build_plan(
     query_tile: int = 64,
     key_tile: int = 64,
 ) -> AttentionPlan:
-    """Plan attention of packed tokens, on their device and without waiting for it.
+    """Plan attention over packed tokens, on their device and without a host synchronization.
 
-    `low` and `high`: integers [P, Tq] or [Tq]; `level`: integers [P, Tk] or [Tk], `HIDDEN` for a key that nothing
-    sees; 1 to 3 channels P, all of which a key must satisfy. `query_lengths` and `key_lengths` [N]: the segments, in
-    order, or N alone where they are equally long; a query sees keys of its own segment only, and tokens behind the last
-    one see and are seen by nothing. `selection`: which blocks each query chose. Raises ValueError for what does not
-    fit.
+    A query sees a key of its own segment if the key's level lies within the query's bounds in all channels, and if the
+    query selected the key's block. Tokens behind the last segment see nothing and are not seen.
+
+    Args:
+        low: integers [P, Tq] or [Tq], lower bounds in 1 to 3 channels P.
+        high: integers [P, Tq] or [Tq], upper bounds.
+        level: integers [P, Tk] or [Tk], the keys' levels; `HIDDEN` for a key that no query sees.
+        query_lengths: the queries' segments (see `Lengths`).
+        key_lengths: the keys' segments, as many.
+        selection: the blocks that each query selected; None for no selection.
+        query_tile: tokens of a query tile: 16, 32, 64 or 128.
+        key_tile: tokens of a key tile: 16, 32, 64 or 128.
+
+    Raises:
+        ValueError: a shape, dtype, device, length or tile size does not fit.
     """
     low, high, level = (part[None] if part.dim() == 1 else part for part in (low, high, level))
     expect_tensor(low, "low", shape=(None, None), dtypes=INTEGERS)
@@ -88,7 +102,11 @@ def build_plan(
     if selection is not None:
         selection_bits, block, aligned = selection.words, selection.block, selection.block_size % key_tile == 0
         expect_tensor(
-            selection_bits, "selection.words", shape=(None, queries, None), dtypes=INTEGERS[:1], device=low.device
+            selection_bits,
+            "selection.selection_bits",
+            shape=(None, queries, None),
+            dtypes=INTEGERS[:1],
+            device=low.device,
         )
         expect_tensor(block, "selection.block", shape=(keys,), dtypes=INTEGERS[:1], device=low.device)
     low = low.clamp(-HIDDEN, HIDDEN).int().contiguous()
@@ -119,9 +137,18 @@ def batch_plan(
     query_tile: int = 64,
     key_tile: int = 64,
 ) -> AttentionPlan:
-    """Plan attention of a batch whose members are equally long: `low`, `high` [B, S] or [P, B, S], `level` the same.
+    """Plan attention over a batch of equally long samples.
 
-    Raises ValueError for what does not fit.
+    Args:
+        low: integers [B, Sq] or [P, B, Sq], lower bounds.
+        high: integers [B, Sq] or [P, B, Sq], upper bounds.
+        level: integers [B, Sk] or [P, B, Sk], the keys' levels.
+        selection: as in `build_plan`.
+        query_tile: as in `build_plan`.
+        key_tile: as in `build_plan`.
+
+    Raises:
+        ValueError: a shape, dtype, device or tile size does not fit.
     """
     low, high, level = (part[None] if part.dim() == 2 else part for part in (low, high, level))
     expect(low.dim() == 3, "low", list(low.shape), "the shape [B, S] or [P, B, S]")

@@ -1,4 +1,4 @@
-"""Blocks of consecutive tokens: what is pooled, scored and chosen as one."""
+"""Blocks of consecutive tokens, which are pooled, scored and selected as a unit."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from .index import cut_tiles
 class Blocks(NamedTuple):
     """Segments cut into blocks.
 
-    `tiles`: int32 [n, 3], start, length and segment of every block, in order, those that are not needed at the end;
-    `block_in_segment`: int64 [T], each token's block within its segment; `segment`: int64 [T], each token's segment, -1 behind
-    the last; `first` and `count`: int64 [N], the first block of each segment and how many it has; `max_per_segment`: a bound on
-    the blocks of a segment; `size`: so many consecutive tokens, counted from their segment's start, surely belong to
-    one block.
+    Attributes:
+        tiles: int32 [n, 3], start, length and segment of each block, in order; unused blocks are at the end.
+        block_in_segment: int64 [T], each token's block within its segment.
+        segment: int64 [T], each token's segment, -1 behind the last segment.
+        first: int64 [N], the first block of each segment.
+        count: int64 [N], the number of blocks of each segment.
+        size: each run of `size` tokens, counted from the segment's start, lies in one block.
+        max_per_segment: an upper bound on the blocks of a segment.
     """
 
     tiles: torch.Tensor
@@ -34,11 +37,17 @@ class Blocks(NamedTuple):
 def cut_blocks(
     tokens: int, size: int, *, lengths: Lengths = None, longest: int | None = None, device: torch.device | str = "cpu"
 ) -> Blocks:
-    """Cut `tokens` packed tokens of segments `lengths` [N] into blocks of `size`; None is one segment.
+    """Cut packed tokens into blocks of `size`; the last block of a segment may be shorter.
 
-    The last block of a segment may be shorter.
-    `longest`: tokens of the longest segment where it is known on the host, to save memory. Raises ValueError for what
-    does not fit.
+    Args:
+        tokens: the number of packed tokens T.
+        size: tokens of a block.
+        lengths: the segments (see `Lengths`).
+        longest: tokens of the longest segment, where the host knows it, to save memory.
+        device: device of the blocks.
+
+    Raises:
+        ValueError: the size is below 1, or the lengths do not fit into `tokens`.
     """
     expect(size >= 1, "size", size, "1 or more")
     offsets, segments = segment_offsets(lengths, tokens, torch.device(device), "lengths")
@@ -55,16 +64,23 @@ def cut_blocks(
 
 
 def uneven_blocks(lengths: torch.Tensor, counts: Sequence[int], size: int = 1) -> Blocks:
-    """Return blocks of `lengths` [n] each, `counts` of which make up the segments, in order.
+    """Return blocks of different lengths.
 
-    `size`: as in `Blocks`. This reads the lengths, so it belongs outside of what a GPU runs again and again. Raises
-    ValueError for what does not fit.
+    The host reads the lengths: call this outside of the training or control loop.
+
+    Args:
+        lengths: tokens of each block [n].
+        counts: the number of blocks of each segment, in order.
+        size: as in `Blocks`.
+
+    Raises:
+        ValueError: the counts do not sum to n.
     """
     expect(sum(counts) == len(lengths), "counts", f"{sum(counts)} blocks together", len(lengths))
     count = torch.tensor(list(counts), device=lengths.device)
     first = count.cumsum(0) - count
-    number = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+    block_of_token = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)  # [T]
     segment = torch.repeat_interleave(torch.arange(len(count), device=lengths.device), count)
     tiles = torch.stack([lengths.cumsum(0) - lengths, lengths, segment], -1).int()
-    block_in_segment = number - first[segment[number]]
-    return Blocks(tiles, block_in_segment, segment[number], first, count, size, max(counts))
+    block_in_segment = block_of_token - first[segment[block_of_token]]
+    return Blocks(tiles, block_in_segment, segment[block_of_token], first, count, size, max(counts))

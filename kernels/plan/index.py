@@ -1,4 +1,4 @@
-"""Tiles of packed sequences and the lists of which tile meets which, as operators of torch."""
+"""Tiles of packed sequences and the lists of visible pairs of tiles, as torch operators."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ def _fake_tiles(offsets, tokens, size, capacity):
 
 @operator("cut_tiles", fake=_fake_tiles)
 def cut_tiles(offsets: torch.Tensor, tokens: int, size: int, capacity: int) -> torch.Tensor:
-    """Cut segments into tiles of at most `size` tokens: int32 [capacity, 3] of start, length and segment.
+    """Cut segments into tiles of at most `size` tokens.
 
-    `offsets`: int32 [N + 1], where segments begin and end. Tokens behind the last segment are cut as well and belong
-    to segment -1; tiles that are not needed have length 0. `tokens // size + N + 1` tiles always suffice.
+    Args:
+        offsets: int32 [N + 1], where segments begin and end.
+        tokens: the number of packed tokens; those behind the last segment are cut too and get segment -1.
+        size: most tokens of a tile.
+        capacity: the number of tiles to return; `tokens // size + N + 1` always suffice.
+
+    Returns:
+        int32 [capacity, 3]: start, length and segment; unused tiles have length 0.
     """
     if runs_in_triton(offsets):
         from .index_kernel import launch_cut
@@ -69,11 +75,16 @@ def tile_lists(
     query_capacity: int,
     key_capacity: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the tiles of queries and keys and, both ways, which meet: tiles, then counts and lists of each.
+    """Return the tiles of queries and keys and, for each tile, the visible tiles of the other kind.
 
-    `low`, `high` int32 [P, Tq], `level` int32 [P, Tk], `selection_bits` int32 [H, Tq, W] and `block` int32 [Tk] as in
-    `AttentionPlan`. Counts int32 [H, tiles, 2]: how many are visible in part, how many wholly. Lists int32
-    [H, tiles, tiles of the other kind]: the former from the left, the latter from the right.
+    The masks `low`, `high`, `level`, `selection_bits` and `block`, and the six results `query_tiles`, `key_tiles`,
+    `row_counts`, `row_lists`, `column_counts` and `column_lists` are those of `AttentionPlan`.
+
+    Args:
+        query_offsets: int32 [N + 1], where the queries' segments begin and end.
+        key_offsets: int32 [N + 1], where the keys' segments begin and end.
+        query_capacity: the number of query tiles to return.
+        key_capacity: the number of key tiles to return.
     """
     sizes, capacities = (query_tile, key_tile), (query_capacity, key_capacity)
     if runs_in_triton(low):
@@ -84,20 +95,32 @@ def tile_lists(
     return lists_in_torch(low, high, level, query_offsets, key_offsets, selection_bits, block, sizes, capacities)
 
 
-def lists_in_torch(low, high, level, query_offsets, key_offsets, selection_bits, block, sizes, capacities) -> tuple:
-    """Return what `tile_lists` does, every pair of tiles written out."""
+def lists_in_torch(
+    low: torch.Tensor,
+    high: torch.Tensor,
+    level: torch.Tensor,
+    query_offsets: torch.Tensor,
+    key_offsets: torch.Tensor,
+    selection_bits: torch.Tensor | None,
+    block: torch.Tensor | None,
+    sizes: tuple[int, int],
+    capacities: tuple[int, int],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Compute `tile_lists` in plain torch, with all pairs of tiles in memory."""
     query_tile, key_tile = sizes
     query_tiles = cut_in_torch(query_offsets, low.shape[1], query_tile, capacities[0], -1)
     key_tiles = cut_in_torch(key_offsets, level.shape[1], key_tile, capacities[1], -2)
     visible, full = _tile_visibility(low, high, level, query_tiles, key_tiles, query_tile, key_tile)
     if selection_bits is not None:
-        some, every = _tile_selection(selection_bits, block, query_tiles, key_tiles, query_tile, key_tile)
-        visible, full = visible & some, full & some & every
+        any_selected, all_selected = _tile_selection(
+            selection_bits, block, query_tiles, key_tiles, query_tile, key_tile
+        )
+        visible, full = visible & any_selected, full & any_selected & all_selected
     return query_tiles, key_tiles, *_compact(visible, full), *_compact(visible.mT, full.mT)
 
 
 def cut_in_torch(offsets: torch.Tensor, tokens: int, size: int, capacity: int, outside: int) -> torch.Tensor:
-    """Return what `cut_tiles` does, tokens behind the last segment in a segment of number `outside`."""
+    """Compute `cut_tiles` in plain torch; tokens behind the last segment get segment `outside`."""
     edges = torch.cat([offsets.clamp(0, tokens).long(), torch.tensor([tokens], device=offsets.device)])
     sizes = edges.diff()
     ends = ((sizes + size - 1) // size).cumsum(0)
@@ -113,18 +136,18 @@ def cut_in_torch(offsets: torch.Tensor, tokens: int, size: int, capacity: int, o
 
 
 def _tile_values(values: torch.Tensor, tiles: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the values [..., T] of each tile [..., tiles, size] and which of them are there [tiles, size]."""
+    """Return the values [..., T] by tile, [..., tiles, size], and which of them exist, [tiles, size]."""
     row = torch.arange(size, device=tiles.device)
     if values.shape[-1] == 0:
         return values.new_zeros(*values.shape[:-1], len(tiles), size), row[None] < tiles[:, 1:2]
-    place = (tiles[:, :1] + row).clamp(max=values.shape[-1] - 1).long()
-    return values[..., place], row[None] < tiles[:, 1:2]
+    position = (tiles[:, :1] + row).clamp(max=values.shape[-1] - 1).long()  # [tiles, size]
+    return values[..., position], row[None] < tiles[:, 1:2]
 
 
 def _tile_visibility(
     low, high, level, query_tiles, key_tiles, query_tile, key_tile
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return [1, query tiles, key tiles]: whether some query may see some key, and whether each sees all."""
+    """Return [1, query tiles, key tiles]: whether any query may see any key, and whether all queries see all keys."""
     least, greatest = torch.iinfo(torch.int32).min, torch.iinfo(torch.int32).max
 
     def extremes(values, tiles, size):
@@ -144,26 +167,26 @@ def _tile_visibility(
 def _tile_selection(
     selection_bits, block, query_tiles, key_tiles, query_tile, key_tile
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return [H, query tiles, key tiles]: whether some query chose a block of the keys, and whether all chose all."""
+    """Return [H, query tiles, key tiles]: whether any query selected a key's block, and whether all selected all."""
     shift = torch.arange(32, device=selection_bits.device, dtype=torch.int32)
-    chosen = ((selection_bits[..., None] >> shift) & 1).flatten(2).bool().movedim(2, 0)
+    chosen = ((selection_bits[..., None] >> shift) & 1).flatten(2).bool().movedim(2, 0)  # [32 W, H, Tq]
     rows, is_present = _tile_values(chosen, query_tiles, query_tile)
-    some, every = (rows & is_present).any(-1), (rows | ~is_present).all(-1)
-    number, is_present = _tile_values(block, key_tiles, key_tile)
+    some, every = (rows & is_present).any(-1), (rows | ~is_present).all(-1)  # [32 W, H, query tiles]
+    block_of_key, is_present = _tile_values(block, key_tiles, key_tile)  # [key tiles, size]
     blocks = torch.arange(chosen.shape[0], device=selection_bits.device)
-    key_blocks = ((number[..., None] == blocks) & is_present[..., None]).any(1).float()
-    has_unselectable = ((number < 0) & is_present).any(1)
+    key_blocks = ((block_of_key[..., None] == blocks) & is_present[..., None]).any(1).float()  # [key tiles, 32 W]
+    always_visible = ((block_of_key < 0) & is_present).any(1)
     selected = torch.einsum("bhq,kb->hqk", some.float(), key_blocks) > 0
-    return selected | has_unselectable, torch.einsum("bhq,kb->hqk", (~every).float(), key_blocks) == 0
+    return selected | always_visible, torch.einsum("bhq,kb->hqk", (~every).float(), key_blocks) == 0
 
 
 def _compact(visible: torch.Tensor, full: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return counts and lists of the last axis: what is visible in part from the left, what is full from the right."""
+    """Return counts and lists along the last axis: partially visible tiles from the left, full ones from the right."""
     partial, others = visible & ~full, visible.shape[-1]
-    place = torch.where(partial, partial.cumsum(-1) - 1, others - full.cumsum(-1))
-    place = torch.where(visible, place, others)
+    position = torch.where(partial, partial.cumsum(-1) - 1, others - full.cumsum(-1))
+    position = torch.where(visible, position, others)
     lists = torch.zeros(*visible.shape[:-1], others + 1, dtype=torch.int32, device=visible.device)
-    numbers = torch.arange(others, dtype=torch.int32, device=visible.device).expand(visible.shape)
-    lists.scatter_(-1, place, numbers)
+    indices = torch.arange(others, dtype=torch.int32, device=visible.device).expand(visible.shape)
+    lists.scatter_(-1, position, indices)
     counts = torch.stack([partial.sum(-1), full.sum(-1)], -1).int()
     return counts.contiguous(), lists[..., :others].contiguous()

@@ -1,4 +1,4 @@
-"""Partitions of a grid of tokens (time, rows, columns) into boxes, and the order that lays each box end to end."""
+"""Partitions of a grid of tokens (time, rows, columns) into boxes, and the order that makes each box contiguous."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from .blocks import Blocks, uneven_blocks
 
 
 class Partition(NamedTuple):
-    """`order` [T]: the token that stands at each place once boxes lie end to end; `inverse` [T]: the way back.
+    """A partition of T tokens into boxes.
 
-    `lengths`: tokens of each box, in order.
+    Attributes:
+        order: [T], the token at each position of the reordered sequence, where each box is contiguous.
+        inverse: [T], the permutation that restores the original order.
+        lengths: tokens of each box, in the new order.
     """
 
     order: torch.Tensor
@@ -24,21 +27,27 @@ class Partition(NamedTuple):
 
 
 def box_partition(grid: Sequence[int], box: Sequence[int], *, device: torch.device | str = "cpu") -> Partition:
-    """Cut a grid of 1 to 3 axes, the last one running fastest, into boxes; those at the borders may be smaller.
+    """Partition a grid into boxes; those at the borders may be smaller.
 
-    Raises ValueError for what does not fit.
+    Args:
+        grid: sizes of 1 to 3 axes; the last axis varies fastest.
+        box: the box's size along each axis.
+        device: device of the partition.
+
+    Raises:
+        ValueError: the sizes are no 1 to 3 positive numbers, or `box` has another number of axes.
     """
     expect(1 <= len(grid) <= 3 and all(size >= 1 for size in grid), "grid", tuple(grid), "1 to 3 sizes of 1 or more")
     expect(
         len(box) == len(grid) and all(size >= 1 for size in box), "box", tuple(box), f"{len(grid)} sizes of 1 or more"
     )
     axes = torch.meshgrid(*(torch.arange(size) for size in grid), indexing="ij")
-    number = torch.zeros(tuple(grid), dtype=torch.int64)
+    box_of_token = torch.zeros(tuple(grid), dtype=torch.int64)
     for axis, size, edge in zip(axes, grid, box, strict=True):
-        number = number * -(-size // edge) + axis // edge
-    number = number.flatten()
-    order = number.argsort(stable=True)
-    lengths = torch.bincount(number)
+        box_of_token = box_of_token * -(-size // edge) + axis // edge
+    box_of_token = box_of_token.flatten()  # [T]
+    order = box_of_token.argsort(stable=True)
+    lengths = torch.bincount(box_of_token)
     return Partition(order.to(device), order.argsort().to(device), lengths.to(device))
 
 
@@ -51,8 +60,16 @@ def recurrent_partition(
 ) -> Partition:
     """Return a layer's partition of a grid (time, rows, columns): slabs of time, columns through time, boxes, in turn.
 
-    `sizes`: time steps of a slab, (rows, columns) of a column, (time, rows, columns) of a box. This is VMoBA's 1D-2D-3D
-    recurrence (arXiv 2506.23858). Raises ValueError for what does not fit.
+    This is VMoBA's 1D-2D-3D recurrence (arXiv 2506.23858).
+
+    Args:
+        grid: sizes (time, rows, columns).
+        sizes: time steps of a slab, (rows, columns) of a column, (time, rows, columns) of a box.
+        layer: the layer's number; it selects the kind of partition modulo 3.
+        device: device of the partition.
+
+    Raises:
+        ValueError: the grid has no 3 axes, or a size is below 1.
     """
     expect(len(grid) == 3, "grid", tuple(grid), "(time, rows, columns)")
     slab, column, box = sizes
@@ -61,7 +78,7 @@ def recurrent_partition(
 
 
 def partition_blocks(partition: Partition, copies: int = 1) -> Blocks:
-    """Return the boxes as blocks, for tokens in the partition's order, `copies` times over: a segment each."""
+    """Return the boxes as blocks of `copies` segments, for tokens in the partition's order."""
     lengths = partition.lengths.repeat(copies)
     counts = [len(partition.lengths)] * copies
     sizes = set(partition.lengths.tolist())

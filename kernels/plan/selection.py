@@ -1,4 +1,4 @@
-"""Choosing blocks of keys for queries: scores, the best of them, and how a choice is handed to attention."""
+"""Selection of key blocks for queries: scores, the best blocks, and the bits that attention reads."""
 
 from __future__ import annotations
 
@@ -11,50 +11,75 @@ from .blocks import Blocks
 
 
 class Selection(NamedTuple):
-    """Which blocks each query chose; attention is exact on them, token by token.
+    """The blocks that each query selected; attention is exact on their tokens.
 
-    `words`: int32 [H, Tq, W], bit n set where the query chose block n of its segment; H divides the query heads.
-    `block`: int32 [Tk], each key's block within its segment, -1 for one that is seen without being chosen.
-    `block_size`: so many consecutive keys, counted from their segment's start, surely belong to one block.
+    Attributes:
+        selection_bits: int32 [H, Tq, W], bit n is set where the query selected block n of its segment; H divides the
+            query heads.
+        block: int32 [Tk], each key's block within its segment, -1 for a key that is always visible.
+        block_size: each run of `block_size` keys, counted from the segment's start, lies in one block.
     """
 
-    words: torch.Tensor
+    selection_bits: torch.Tensor
     block: torch.Tensor
     block_size: int
 
 
 def pack_selection(chosen: torch.Tensor, blocks: Blocks, always_visible: torch.Tensor | None = None) -> Selection:
-    """Return the selection of `chosen`, boolean [H, Tq, C]: which of the C blocks of its segment each query chose.
+    """Pack a boolean choice of blocks into bits.
 
-    `always_visible`: boolean [Tk], keys that are seen unchosen, such as those of the instruction.
+    Args:
+        chosen: boolean [H, Tq, C], which of the C blocks of its segment each query selected.
+        blocks: the keys' blocks.
+        always_visible: boolean [Tk], keys that need no selection, such as those of the instruction.
+
+    Raises:
+        ValueError: a shape, dtype or device differs.
     """
     expect_tensor(chosen, "chosen", shape=(None, None, blocks.max_per_segment), dtypes=(torch.bool,))
-    words = -(-chosen.shape[-1] // 32)
-    bits = torch.nn.functional.pad(chosen.long(), (0, words * 32 - chosen.shape[-1])).unflatten(-1, (words, 32))
+    word_count = -(-chosen.shape[-1] // 32)
+    bits = torch.nn.functional.pad(chosen.long(), (0, word_count * 32 - chosen.shape[-1])).unflatten(
+        -1, (word_count, 32)
+    )
     packed = (bits << torch.arange(32, device=chosen.device)).sum(-1)
-    # The last bit is the sign: the sum is brought into the range of 32 bits before it is cast.
+    # Bit 31 is the sign: bring the sum into the range of int32 before casting.
     packed = torch.where(packed >= 2**31, packed - 2**32, packed).int()
     if always_visible is None:
         return Selection(packed.contiguous(), blocks.block_in_segment.int().contiguous(), blocks.size)
     expect_tensor(
-        always_visible, "always", shape=(blocks.block_in_segment.shape[0],), dtypes=(torch.bool,), device=chosen.device
+        always_visible,
+        "always_visible",
+        shape=(blocks.block_in_segment.shape[0],),
+        dtypes=(torch.bool,),
+        device=chosen.device,
     )
     return Selection(packed.contiguous(), blocks.block_in_segment.masked_fill(always_visible, -1).int().contiguous(), 1)
 
 
 def complement(selection: Selection, blocks: torch.Tensor) -> Selection:
-    """Return the selection of what was not chosen, for keys that each stand for a whole block.
+    """Return the selection of the blocks that were not selected, for keys that each represent a whole block.
 
-    `blocks`: integers [Tk], the block that each of these keys stands for.
+    Args:
+        selection: the blocks that each query selected.
+        blocks: integers [Tk], the block within its segment that each key represents.
     """
-    return Selection(~selection.words, blocks.int().contiguous(), 1)
+    return Selection(~selection.selection_bits, blocks.int().contiguous(), 1)
 
 
 def block_scores(query: torch.Tensor, pooled: torch.Tensor, blocks: Blocks, segment: torch.Tensor) -> torch.Tensor:
-    """Return how well each query's segment's blocks fit it, float32 [HQ, Tq, C]; -inf where there is no such block.
+    """Score the blocks of each query's segment by the unscaled dot product, as in VMoBA (arXiv 2506.23858).
 
-    `query` [Tq, HQ, D], `pooled` [n, HK, D] the blocks' means, `segment` [Tq] each query's; C is `blocks.max_per_segment`.
-    The dot product is unscaled, as in VMoBA (arXiv 2506.23858).
+    Args:
+        query: [Tq, HQ, D].
+        pooled: [n, HK, D], the blocks' mean keys.
+        blocks: the keys' n blocks.
+        segment: integers [Tq], each query's segment, -1 for none.
+
+    Returns:
+        float32 [HQ, Tq, C] with C = `blocks.max_per_segment`; -inf where the segment has no such block.
+
+    Raises:
+        ValueError: a shape, dtype or device differs.
     """
     expect(query.dim() == 3, "query", list(query.shape), "the shape [Tq, HQ, D]")
     expect_tensor(
@@ -65,20 +90,28 @@ def block_scores(query: torch.Tensor, pooled: torch.Tensor, blocks: Blocks, segm
         device=query.device,
     )
     group = query.shape[1] // pooled.shape[1]
-    all_scores = torch.einsum("thd,nhd->htn", query.float(), pooled.float().repeat_interleave(group, 1))
-    number = blocks.first[segment.clamp(min=0)][:, None] + torch.arange(blocks.max_per_segment, device=query.device)
-    is_present = (
-        torch.arange(blocks.max_per_segment, device=query.device) < blocks.count[segment.clamp(min=0)][:, None]
-    ) & (segment[:, None] >= 0)
-    number = number.clamp(max=pooled.shape[0] - 1)
-    scores = all_scores.gather(2, number.long().expand(len(all_scores), -1, -1))
+    all_scores = torch.einsum("thd,nhd->htn", query.float(), pooled.float().repeat_interleave(group, 1))  # [HQ, Tq, n]
+    block_in_segment = torch.arange(blocks.max_per_segment, device=query.device)  # [C]
+    block = blocks.first[segment.clamp(min=0)][:, None] + block_in_segment  # [Tq, C]
+    is_present = (block_in_segment < blocks.count[segment.clamp(min=0)][:, None]) & (segment[:, None] >= 0)
+    block = block.clamp(max=pooled.shape[0] - 1)
+    scores = all_scores.gather(2, block.long().expand(len(all_scores), -1, -1))  # [HQ, Tq, C]
     return scores.masked_fill(~is_present, float("-inf"))
 
 
 def select_top_k(scores: torch.Tensor, count: int, forced: torch.Tensor | None = None) -> torch.Tensor:
-    """Return each query's `count` best blocks, boolean [H, Tq, C], and those `forced` (boolean, broadcast).
+    """Select each query's `count` best blocks; ties are broken deterministically.
 
-    Blocks of score -inf are never chosen. Ties go to the same block every time.
+    Args:
+        scores: [H, Tq, C]; a block of score -inf is never selected.
+        count: blocks of each query.
+        forced: boolean, broadcastable to `scores`: blocks that are selected in addition.
+
+    Returns:
+        boolean [H, Tq, C], the selected blocks.
+
+    Raises:
+        ValueError: the count is negative.
     """
     expect(count >= 0, "count", count, "0 or more")
     order = scores.sort(dim=-1, descending=True, stable=True).indices[..., :count]
@@ -96,11 +129,23 @@ def select_top_p(
     segment: torch.Tensor | None = None,
     forced: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return the best blocks that together hold `share` of the score, boolean [H, Tq, C].
+    """Select the best blocks that together hold a share of the score: VMoBA's threshold (arXiv 2506.23858).
 
-    Scores are stretched to 0..1 and ranked within each query ("row") or among all queries of a head and of a segment
-    ("head", with `segment` [Tq]); chosen is the shortest beginning of the ranking that reaches the share, the forced
-    ones counted first. This is VMoBA's threshold (arXiv 2506.23858).
+    Scores are normalized to 0..1 and ranked within a group; the shortest prefix of the ranking that reaches the share
+    is selected. Forced blocks rank first.
+
+    Args:
+        scores: [H, Tq, C]; a block of score -inf is never selected.
+        share: the share of the group's total score, above 0 and at most 1.
+        scope: the group: "row" for each query, or "head" for all queries of a head and a segment.
+        segment: integers [Tq], each query's segment, for the scope "head"; None for one segment.
+        forced: boolean, broadcastable to `scores`: blocks that are always selected.
+
+    Returns:
+        boolean [H, Tq, C], the selected blocks.
+
+    Raises:
+        ValueError: the share or the scope is out of range.
     """
     expect(0 < share <= 1, "share", share, "more than 0, at most 1")
     expect(scope in ("row", "head"), "scope", repr(scope), "'row' or 'head'")
@@ -110,10 +155,10 @@ def select_top_p(
         group = torch.arange(queries, device=scores.device)[:, None].expand(queries, count)
         groups = queries
     else:
-        number = torch.zeros(queries, dtype=torch.int64, device=scores.device) if segment is None else segment.long()
-        group = (number + 1)[:, None].expand(queries, count)
+        segment = torch.zeros(queries, dtype=torch.int64, device=scores.device) if segment is None else segment.long()
+        group = (segment + 1)[:, None].expand(queries, count)
         groups = queries + 2
-    group = group.reshape(1, -1).expand(heads, -1)
+    group = group.reshape(1, -1).expand(heads, -1)  # [H, Tq C]
     flat, valid = scores.reshape(heads, -1), is_present.reshape(heads, -1)
     least = _by_group(flat.masked_fill(~valid, float("inf")), group, groups, "amin")
     greatest = _by_group(flat.masked_fill(~valid, float("-inf")), group, groups, "amax")
@@ -121,8 +166,8 @@ def select_top_p(
     weight = torch.where(valid, (flat - least.gather(1, group)) / spread.gather(1, group), 0.0)
     weight = torch.where((greatest == least).gather(1, group) & valid, 1.0, weight)
     rank = weight
-    if forced is not None:
-        kept = forced.expand(scores.shape).reshape(heads, -1) & valid
+    kept = None if forced is None else forced.expand(scores.shape).reshape(heads, -1) & valid
+    if kept is not None:
         rank = torch.where(kept, 2.0, weight)
     order = rank.masked_fill(~valid, -1.0).sort(dim=1, descending=True, stable=True).indices
     order = order.gather(1, group.gather(1, order).sort(dim=1, stable=True).indices)
@@ -132,13 +177,13 @@ def select_top_p(
     weight_before_group = total.cumsum(1) - total
     reached = weight_before - weight_before_group.gather(1, sorted_group) >= share * total.gather(1, sorted_group)
     chosen = torch.zeros_like(valid).scatter(1, order, ~reached) & valid
-    if forced is not None:
+    if kept is not None:
         chosen = chosen | kept
     return chosen.reshape(scores.shape)
 
 
 def _by_group(values: torch.Tensor, group: torch.Tensor, groups: int, how: str) -> torch.Tensor:
-    """Reduce values [H, n] to [H, groups]; sums are taken over sorted groups, in their order."""
+    """Reduce values [H, n] to [H, groups]; sums expect the groups in sorted order."""
     if how == "sum":
         sums = torch.cat([values.new_zeros(len(values), 1), values.cumsum(1)], 1)
         edges = torch.arange(groups, device=values.device).expand(len(values), -1).contiguous()
@@ -150,10 +195,18 @@ def _by_group(values: torch.Tensor, group: torch.Tensor, groups: int, how: str) 
 
 
 def top_k_key_bias(score: torch.Tensor, count: int, offsets: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the bias of the `count` best keys of each segment: their score, -inf for all others, [H, Tk].
+    """Keep the `count` best keys of each segment: the key mask of Dynamic Mask Attention (arXiv 2508.02124).
 
-    `score`: [H, Tk], differentiable where a key is kept; `offsets`: int32 [N + 1], None for one segment. This is the
-    key mask of Dynamic Mask Attention (arXiv 2508.02124).
+    Args:
+        score: [H, Tk], differentiable where a key is kept.
+        count: keys of each segment.
+        offsets: int32 [N + 1], where segments begin and end; None for one segment.
+
+    Returns:
+        The bias [H, Tk]: the score of the best keys, -inf for all others.
+
+    Raises:
+        ValueError: the count is negative, or the score has no two dimensions.
     """
     expect(count >= 0, "count", count, "0 or more")
     expect(score.dim() == 2, "score", list(score.shape), "the shape [H, Tk]")

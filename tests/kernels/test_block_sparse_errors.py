@@ -84,7 +84,7 @@ def test_a_batch_refuses():
         ({"low": torch.zeros(4, 10).int()}, "low: got 4 channels, expected 1 to 3"),
         (
             {"selection": Selection(torch.zeros(1, 9, 1).int(), torch.zeros(10).int(), 1)},
-            r"selection.words: got shape \[1, 9, 1\], expected \[any, 10, any\]",
+            r"selection.selection_bits: got shape \[1, 9, 1\], expected \[any, 10, any\]",
         ),
     ],
 )

@@ -22,7 +22,7 @@ CASES = {
 
 
 def inputs(batch, sources, width, rows, *, dtype=torch.float32, modulated=True, absent=0, seed=0):
-    """Tokens sliced out of a sequence, places, weight, modulation; the last `absent` places of a sample name none."""
+    """Return tokens sliced out of a sequence, indices, weight and modulation; the last `absent` indices are -1."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randn(batch, sources + 3, width, generator=generator)[:, 2:-1].to(dtype)
     weight, scale, shift = (torch.randn(shape, generator=generator) for shape in ((width,), *[(batch, width)] * 2))
@@ -101,7 +101,7 @@ def test_gradients_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(run, (tokens, weight, *modulation))
 
 
-def test_tokens_may_have_fewer_bits_than_what_modulates_them_and_places_any_integer():
+def test_tokens_may_have_fewer_bits_than_what_modulates_them_and_indices_any_integer():
     tokens, indices, weight, modulation = inputs(2, 9, 8, 4, dtype=torch.bfloat16)
     kept, result = gather_norm_film(tokens, indices.int(), weight, modulation)
     assert kept.dtype == result.dtype == torch.bfloat16
@@ -109,7 +109,7 @@ def test_tokens_may_have_fewer_bits_than_what_modulates_them_and_places_any_inte
     assert [part.grad.dtype for part in (tokens, weight, *modulation)] == [torch.bfloat16, *[torch.float32] * 3]
 
 
-def test_without_places_the_tokens_are_handed_back():
+def test_without_indices_the_tokens_are_handed_back():
     tokens, _, weight, modulation = inputs(2, 9, 8, None)
     assert gather_norm_film(tokens, None, weight, modulation)[0] is tokens
 
@@ -175,28 +175,28 @@ def test_it_exports_with_dynamic_lengths():
 @pytest.mark.parametrize(
     ("argument", "change", "message"),
     [
-        ("tokens", lambda part: part[0], "tokens: got 2 dimensions, expected 3"),
-        ("tokens", lambda part: part.int(), "tokens: got torch.int32, expected float32"),
-        ("tokens", lambda part: part[..., :0], "tokens: got width 0, expected 1 to 8192"),
-        ("places", lambda part: part.float(), "places: got torch.float32, expected int32 or int64"),
-        ("places", lambda part: part[0], "places: got shape \\(3,\\), expected \\(2, n\\)"),
-        ("places", lambda part: part[:1], "places: got shape \\(1, 3\\), expected \\(2, n\\)"),
-        ("places", lambda part: part.to("meta"), "places: got it on meta, expected cpu"),
-        ("places", lambda part: part + 5, "places: got 5 to 7, expected -1 for none, else 0 to 4"),
-        ("places", lambda part: part - 2, "places: got -2 to 0"),
-        ("places", lambda part: part * 0, "places: got a place twice"),
-        ("weight", lambda part: part[:-1], "weight: got shape \\(3,\\), expected \\(4,\\)"),
-        ("weight", lambda part: part.bfloat16(), "weight: got torch.bfloat16, expected float32"),
-        ("weight", lambda part: part.to("meta"), "weight: got it on meta"),
+        ("tokens", lambda part: part[0], "tokens: got shape \\[5, 4\\], expected \\[any, any, any\\]"),
+        ("tokens", lambda part: part.int(), "tokens: got int32, expected bfloat16 or float16 or float32 or float64"),
+        ("tokens", lambda part: part[..., :0], "tokens: got 0 numbers in a token, expected 1 to 8192"),
+        ("indices", lambda part: part.float(), "indices: got float32, expected int32 or int64"),
+        ("indices", lambda part: part[0], "indices: got shape \\[3\\], expected \\[2, any\\]"),
+        ("indices", lambda part: part[:1], "indices: got shape \\[1, 3\\], expected \\[2, any\\]"),
+        ("indices", lambda part: part.to("meta"), "indices: got device meta, expected cpu"),
+        ("indices", lambda part: part + 5, "indices: got 5 to 7, expected -1 for none, else 0 to 4"),
+        ("indices", lambda part: part - 2, "indices: got -2 to 0"),
+        ("indices", lambda part: part * 0, "indices: got an index twice in one sample"),
+        ("weight", lambda part: part[:-1], "weight: got shape \\[3\\], expected \\[4\\]"),
+        ("weight", lambda part: part.bfloat16(), "weight: got bfloat16, expected float32"),
+        ("weight", lambda part: part.to("meta"), "weight: got device meta, expected cpu"),
         ("modulation", lambda part: part[:1], "modulation: got 1 tensors, expected scale and shift"),
-        ("modulation", lambda part: (part[0][:1], part[1]), "scale: got shape \\(1, 4\\), expected \\(2, 4\\)"),
-        ("modulation", lambda part: (part[0], part[1][0]), "shift: got shape \\(4,\\), expected \\(2, 4\\)"),
-        ("modulation", lambda part: (part[0], part[1].half()), "shift: got torch.float16"),
+        ("modulation", lambda part: (part[0][:1], part[1]), "scale: got shape \\[1, 4\\], expected \\[2, 4\\]"),
+        ("modulation", lambda part: (part[0], part[1][0]), "shift: got shape \\[4\\], expected \\[2, 4\\]"),
+        ("modulation", lambda part: (part[0], part[1].half()), "shift: got float16"),
     ],
 )
 def test_what_does_not_fit_is_named(argument, change, message):
     tokens, _, weight, modulation = inputs(2, 5, 4, 3)
-    given = {"tokens": tokens, "places": torch.tensor([[0, 1, 2]] * 2), "weight": weight, "modulation": modulation}
+    given = {"tokens": tokens, "indices": torch.tensor([[0, 1, 2]] * 2), "weight": weight, "modulation": modulation}
     given[argument] = change(given[argument])
     with pytest.raises(ValueError, match=message):
         gather_norm_film(**given)

@@ -55,4 +55,4 @@ def test_a_table_has_a_line_for_each_kernel():
 
 def test_it_says_no_where_nothing_was_built(capsys):
     assert main(["no such kernel"]) == 1
-    assert "0 kernels built" in capsys.readouterr().out
+    assert "0 kernels compiled" in capsys.readouterr().out

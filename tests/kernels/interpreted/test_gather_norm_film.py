@@ -36,16 +36,16 @@ def poisoned_memory():
 
 
 def inputs(batch, sources, width, rows, *, dtype=torch.float32, modulated=True, absent=0, seed=0):
-    """Tokens sliced out of a sequence, places, weight, modulation; the last `absent` places of a sample name none."""
+    """Return tokens sliced out of a sequence, indices, weight and modulation; the last `absent` indices are -1."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randn(batch, sources + 3, width, generator=generator)[:, 2:-1].to(dtype)
     weight, scale, shift = (torch.randn(shape, generator=generator) for shape in ((width,), *[(batch, width)] * 2))
     parts = [part.detach().requires_grad_() for part in (tokens, weight, scale, shift)]
-    places = None
+    indices = None
     if rows is not None:
-        places = torch.rand(batch, sources, generator=generator).argsort(-1)[:, :rows].sort(-1).values
-        places[:, rows - absent :] = -1
-    return parts[0], places, parts[1], tuple(parts[2:]) if modulated else None
+        indices = torch.rand(batch, sources, generator=generator).argsort(-1)[:, :rows].sort(-1).values
+        indices[:, rows - absent :] = -1
+    return parts[0], indices, parts[1], tuple(parts[2:]) if modulated else None
 
 
 def with_gradients(function, given, *, residual=True, seed=1):
@@ -60,9 +60,9 @@ def with_gradients(function, given, *, residual=True, seed=1):
 
 def errors(given, got, **options):
     """Return the largest error of each result, as a share of the largest expected value, or of 1."""
-    tokens, places, weight, modulation = given
+    tokens, indices, weight, modulation = given
     parts = [part.detach().double().requires_grad_() for part in (tokens, weight, *(modulation or ()))]
-    doubled = (parts[0], places, parts[1], tuple(parts[2:]) or None)
+    doubled = (parts[0], indices, parts[1], tuple(parts[2:]) or None)
     expected = with_gradients(gather_norm_film_reference, doubled, **options)
     assert len(got) == len(expected)
     shares = {}
@@ -85,7 +85,7 @@ def test_outputs_and_gradients_are_those_of_the_definition(case, modulated):
 
 
 @pytest.mark.parametrize("residual", [True, False])
-def test_a_place_that_names_none_gives_zeros_and_pruned_tokens_no_gradient(residual):
+def test_index_minus_one_gives_zeros_and_pruned_tokens_no_gradient(residual):
     given = inputs(2, 9, 8, 6, absent=2)
     got = with_gradients(gather_norm_film, given, residual=residual)
     found = errors(given, got, residual=residual)
@@ -97,15 +97,15 @@ def test_a_place_that_names_none_gives_zeros_and_pruned_tokens_no_gradient(resid
     assert got[2][~pruned].all()
 
 
-def test_a_place_that_is_not_there_is_taken_for_none():
-    tokens, places, weight, modulation = inputs(2, 5, 8, 3)
-    beyond = torch.cat([places, torch.full((2, 1), 5)], dim=1)
-    nowhere = torch.cat([places, torch.full((2, 1), -1)], dim=1)
+def test_an_index_out_of_range_is_treated_as_minus_one():
+    tokens, indices, weight, modulation = inputs(2, 5, 8, 3)
+    beyond = torch.cat([indices, torch.full((2, 1), 5)], dim=1)
+    nowhere = torch.cat([indices, torch.full((2, 1), -1)], dim=1)
     got, expected = (with_gradients(gather_norm_film, (tokens, at, weight, modulation)) for at in (beyond, nowhere))
     assert all(one.equal(other) for one, other in zip(got, expected, strict=True))
 
 
-def test_no_tokens_can_stand_for_none():
+def test_index_minus_one_works_without_any_token():
     tokens, _, weight, modulation = inputs(2, 0, 8, None)
     for part in with_gradients(gather_norm_film, (tokens, torch.full((2, 3), -1), weight, modulation)):
         assert not part.any()
