@@ -100,7 +100,7 @@ def build_plan(
     selection_bits = block = None
     aligned = True
     if selection is not None:
-        selection_bits, block, aligned = selection.words, selection.block, selection.block_size % key_tile == 0
+        selection_bits, block, aligned = selection.selection_bits, selection.block, selection.block_size % key_tile == 0
         expect_tensor(
             selection_bits,
             "selection.selection_bits",
