@@ -105,8 +105,8 @@ class ControlLoop:
 
     Args:
         arm: The connected arm.
-        description: What the arm said when it was connected.
-        governor: Decides what the motors are told.
+        description: The arm as it was when it was connected.
+        governor: Decides the command of each tick.
         channel: The control process's end.
         settings: How the loop runs.
         signals: The signals of the process; None handles none.

@@ -187,7 +187,7 @@ class InputRefused:
 
 @dataclass(frozen=True)
 class ControlFailed:
-    """The control process ended with an error of the arm or of its own."""
+    """The control process ended with an error other than an InputError."""
 
     error: str
 

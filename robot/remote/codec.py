@@ -47,10 +47,16 @@ class CodecError(InputError):
 
 @dataclass(frozen=True)
 class MessageLimits:
-    """How much a message may hold: `message` bytes in all, `text` bytes in a text, `values` in all, `depth` levels.
+    """Largest size of a message.
 
-    Every key and every element of a map or list is a value; an array is a map of four. Raises InputError for a limit
-    below 1 and for a depth that Python's stack would not bear.
+    Attributes:
+        message: Bytes of the whole message.
+        text: Bytes of a text.
+        values: Number of values: every key and every element of a map or list; an array is a map of four.
+        depth: Levels of nesting, at most 100, because of Python's stack.
+
+    Raises:
+        InputError: A limit is out of range.
     """
 
     message: int = 32 * 2**20

@@ -180,7 +180,7 @@ class PolicyServer:
                 return False
             client.sequence = request.sequence
         elif request.instruction == client.instruction:
-            # openpi's client says what is to be done with every observation; only a change begins anew.
+            # openpi's client sends the instruction with every observation; only a new one resets the policy.
             request = replace(request, instruction=None)
         answer = await self._run_in_worker(client, request, received)
         if isinstance(answer, InputError):
@@ -189,7 +189,7 @@ class PolicyServer:
         if isinstance(answer, Exception):
             kind = "late" if isinstance(answer, _DeadlineExceeded) else "failed"
             await self._send_error(client, is_openpi, request.sequence, kind, _public_error(answer, request))
-            # A policy that failed once may have lost its thread; a new session begins with a reset.
+            # A policy that failed may have lost its state; a new session begins with a reset.
             await client.connection.close(
                 INTERNAL_ERROR, "late" if kind == "late" else "the policy failed, see the server's log"
             )
@@ -200,14 +200,14 @@ class PolicyServer:
     async def _run_in_worker(
         self, client: _ClientSession, request: protocol.Request, received: float
     ) -> dict[str, Any] | Exception:
-        """Return what the decider's thread makes of a request, or why not; raise ConnectionClosed once nobody waits."""
+        """Run a request in the policy's thread; return its answer or error; ConnectionClosed if the client leaves."""
         expires = None if request.deadline is None else received + request.deadline
         task = self._worker.submit(lambda: self._run_request(client, request, expires))
         gone = asyncio.ensure_future(client.connection.wait_closed())
         try:
             await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                # The next client need not wait for what this one no longer does.
+                # The next client need not wait for an answer that this one does not take.
                 raise client.connection.protocol.close_exc
             return task.result()
         finally:
@@ -217,7 +217,7 @@ class PolicyServer:
     def _run_request(
         self, client: _ClientSession, request: protocol.Request, expires: float | None
     ) -> dict[str, Any] | Exception:
-        """Reset and decide as asked, in the decider's thread; return the answer's parts, or what went wrong."""
+        """Reset and decide, in the policy's thread; return the parts of the answer, or the error."""
         answer: dict[str, Any] = {}
         started = time.monotonic()
         if expires is not None and started > expires:

@@ -30,7 +30,7 @@ class DecisionResult:
 
 
 class DecisionThread:
-    """Makes calls in order, one at a time, in a thread of its own; no method waits for them."""
+    """Makes calls in order, one at a time, in its own thread; no method waits for them."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[tuple[Any, Callable[[], Any]] | None] = queue.SimpleQueue()

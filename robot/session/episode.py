@@ -104,7 +104,7 @@ class EpisodeRunner:
         decisions: The policy's thread.
         rules: The governor's rules.
         settings: How the session runs.
-        observer: Is told what happens.
+        observer: Observes the session.
         operator_commands: The commands of the operator.
         typical_decision_seconds: How long a decision takes; updated as decisions are made.
     """

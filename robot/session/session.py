@@ -1,4 +1,4 @@
-"""A session: check everything, then run episodes while the policy decides in a thread of its own.
+"""A session: check everything, then run episodes while the policy decides in its own thread.
 
 The session reads the cameras, gets the joints from the control process, lets the policy decide, and sends chunks. It
 never waits for a decision: meanwhile the governor plays the queued steps, and holds when none are left.
@@ -51,7 +51,7 @@ def run_session(
         episodes: At least one.
         settings: How the session runs.
         record: A new file for the flight record.
-        observer: Is told what happens.
+        observer: Observes the session.
         prepare: Called with the number of each episode before it begins, while the arm is held or has no torque; may
             return the instruction.
         end_condition: Called ten times a second; what it returns, if not None, ends the episode and is its outcome.

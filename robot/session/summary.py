@@ -98,7 +98,7 @@ class StepSnapshot:
 
 
 class SessionObserver:
-    """Is told what happens in a session; override what is needed.
+    """Observes a session: override the methods that are needed.
 
     The calls come from the session's thread, so they must be quick. An error raised here ends the session.
     """

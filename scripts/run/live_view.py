@@ -1,7 +1,6 @@
 """The live view of a `saccade run`: cameras, joints, targets and events in rerun, an optional extra.
 
-A thread of its own does all the work. It drops what it is too slow for, so that nothing that drives the arm waits for
-it.
+Its own thread does all the work, and drops items if it is too slow, so that nothing that drives the arm waits for it.
 """
 
 from __future__ import annotations

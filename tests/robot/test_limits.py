@@ -59,7 +59,7 @@ def test_a_calibration_of_another_arm_whose_range_the_demonstrations_never_touch
         JointLimits.derive(dataclasses.replace(contract, normalization=statistics), RANGES)
 
 
-def test_limits_check_themselves_and_pass_through_json():
+def test_invalid_limits_are_refused_and_valid_ones_survive_json():
     limits = make_limits()
     assert JointLimits.from_json(limits.to_json()) == limits
     with pytest.raises(InputError, match="speed of elbow_flex.pos"):

@@ -159,7 +159,7 @@ def test_a_gpu_decides_in_the_servers_thread_as_it_does_here():
             np.testing.assert_allclose(policy.decide(observation), actor.decide(observation), atol=0.1)
 
 
-def test_the_way_there_and_back_is_measured():
+def test_the_round_trip_is_measured():
     chunk_policy = CheckpointPolicy(STARTER_FOLDER)
     assert warm_up(chunk_policy, 2) > 0
     figures = measure_round_trip(chunk_policy, 20)

@@ -1,4 +1,4 @@
-"""The control loop in this process, under a clock of the test's own: deadlines, overruns, torque, and what ends it."""
+"""The control loop in this process with a virtual clock: deadlines, overruns, torque, and what ends it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOME = np.array([10.0, 20.0, 30.0])
 
 
 class Clock:
-    """Time that passes by sleeping, and by what an arm's calls take."""
+    """A virtual clock: time passes only in `sleep` and in the arm's calls."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -31,7 +31,7 @@ class Clock:
 
 
 class ScriptedArm:
-    """Notes every call with its time; `takes` seconds go by in each read, `plan` runs once at given reads."""
+    """Records every call with its time. A read takes `takes` seconds; `plan` maps the number of a read to an action."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock, self.calls, self.reads, self.retries = clock, [], 0, 0
@@ -271,7 +271,7 @@ def test_an_episode_does_not_begin_on_a_dead_bus():
     assert [each.verdict.reason for each in rig.received(messages.EpisodeBegun)] == ["bus"]
 
 
-def test_an_error_of_our_own_is_held_before_it_is_raised():
+def test_the_arm_is_held_before_an_error_is_raised():
     rig = Rig()
     rig.at(4, rig.chunk)
 
@@ -328,7 +328,7 @@ def test_an_episode_ends_with_the_torque_as_asked():
         assert torques == ([True, False] if release else [True])
 
 
-def test_settings_check_themselves():
+def test_invalid_settings_are_refused():
     with pytest.raises(InputError, match="loop_hz"):
         LoopSettings(loop_hz=0.5)
     with pytest.raises(InputError, match="heartbeat_seconds"):

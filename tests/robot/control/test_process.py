@@ -147,7 +147,7 @@ def test_a_refusal_comes_back_as_the_error_that_it_was(tmp_path):
         ControlLink.start(partial(FakeArm, tmp_path, "Check its cable."), SETTINGS)
 
 
-def test_a_control_process_that_is_killed_is_told(link):
+def test_a_killed_control_process_is_reported(link):
     begin(link)
     os.kill(link.process_id, signal.SIGKILL)
     with pytest.raises(WorldError, match="the control process ended"):

@@ -1,4 +1,4 @@
-"""LeRobot's SO-101 driver under the adapter, on the virtual arm's bus: what is refused, read, written and survived."""
+"""The adapter with LeRobot's SO-101 driver on the virtual arm's bus: refusals, reads, writes and faults."""
 
 from __future__ import annotations
 

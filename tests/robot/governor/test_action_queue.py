@@ -1,4 +1,4 @@
-"""The queue over latency: what is due when, and what becomes of what was queued."""
+"""The action queue: which step is due when, and how chunks are combined."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_a_step_too_old_is_not_played_whatever_its_window_says():
         ("keep", [2, 3, 102, 103, None], 2),
     ],
 )
-def test_a_new_chunk_meets_the_old_one_as_asked(aggregation, expected, added):
+def test_chunks_are_combined_as_the_aggregation_says(aggregation, expected, added):
     queue = ActionQueue(aggregation)
     queue.put(chunk_of(0, observed=10.0), now=10.0)
     assert queue.put(chunk_of(100, observed=10.2, sequence=1), now=10.21) == added
@@ -93,7 +93,7 @@ def test_unknown_aggregations_and_ages_are_refused():
     st.sampled_from(["latest", "average", "weighted", "keep"]),
     st.lists(st.tuples(st.floats(0, 2), st.floats(0, 0.5)), max_size=8),
 )
-def test_whatever_arrives_what_is_due_is_young_and_there_is_at_most_one_chunk_of_it(aggregation, arrivals):
+def test_the_queue_holds_at_most_one_chunk_and_no_old_step_is_due(aggregation, arrivals):
     queue, now = ActionQueue(aggregation, age_limit=0.3), 10.0
     for sequence, (wait, age) in enumerate(arrivals):
         now += wait

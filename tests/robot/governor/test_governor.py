@@ -1,4 +1,4 @@
-"""The governor, one rule at a time, under a clock of the test's own."""
+"""The governor, one rule at a time, with a virtual clock."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOME = np.array([10.0, 20.0, 30.0])
 
 
 class Bench:
-    """A governor whose commands an ideal arm follows at once; time goes on by one tick with every `tick`."""
+    """A governor with an ideal arm that follows at once; every `tick` advances the time by one tick."""
 
     def __init__(self, **rules: object) -> None:
         self.governor = Governor(make_rules(**rules))
@@ -51,7 +51,7 @@ def off(*difference: float) -> np.ndarray:
 
 
 def towards(target: np.ndarray, degrees: float = 4.0) -> np.ndarray:
-    """Return 16 steps that lead from HOME towards a target, some degrees a step."""
+    """Return 16 steps from HOME towards a target, at most `degrees` a step."""
     return np.array([HOME + np.clip(target - HOME, -degrees * (step + 1), degrees * (step + 1)) for step in range(16)])
 
 

@@ -1,4 +1,4 @@
-"""Whatever arrives, whenever it arrives: no command outside the limits, none beyond a step, none after a stop."""
+"""Properties of the governor for random chunks: no command outside the limits, too far in one tick, or after a stop."""
 
 from __future__ import annotations
 

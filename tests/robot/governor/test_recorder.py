@@ -1,4 +1,4 @@
-"""The flight record: everything that the governor was told, and the same commands again from it."""
+"""The flight record: all calls of the governor, and the same commands from their replay."""
 
 import json
 
@@ -16,7 +16,7 @@ HOME = np.array([10.0, 20.0, 30.0])
 
 
 def fly(path, seed: int = 0, ticks: int = 400) -> RecordedGovernor:
-    """Let chance decide what a governor is told, from good chunks to broken ones, and record it."""
+    """Record a governor with random calls, from good chunks to broken ones."""
     rng = np.random.default_rng(seed)
     rules = make_rules(start="ramp", aggregation="weighted")
     recorder = FlightRecorder(path, rules)

@@ -193,7 +193,7 @@ def test_another_policy_after_a_reconnection_is_refused(chunk_policy):
 
 @contextlib.contextmanager
 def impostor(behave):
-    """A server that greets properly and then does as it likes: `behave(connection)`."""
+    """A server that sends a valid greeting and then runs `behave(connection)`."""
     over = threading.Event()
 
     def handle(connection):
@@ -212,7 +212,7 @@ def impostor(behave):
 
 
 def answering(*changes, raw=None):
-    """Return a behaviour: every request is answered properly, the last one with changes, or with raw bytes."""
+    """Return a behaviour that answers every request correctly, but the last one with changes, or with raw bytes."""
 
     def behave(connection):
         with contextlib.suppress(Exception):

@@ -321,7 +321,7 @@ def test_a_foreign_protocol_is_turned_away_and_the_server_lives(url):
         ({"ping_seconds": 0.0}, "ping_seconds"),
     ],
 )
-def test_settings_check_themselves(changes, what):
+def test_invalid_settings_are_refused(changes, what):
     with pytest.raises(InputError) as refused:
         ServerSettings(**{"token": TOKEN, **changes})
     assert refused.value.what.startswith(what)

@@ -1,4 +1,4 @@
-"""Frames that may be decided from, and those that may not: old, frozen, blank, of another size, missing."""
+"""Frames that may be used for a decision, and those that may not: old, frozen, blank, of another size, missing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def image(seed: int) -> np.ndarray:
 
 
 class ToyCamera:
-    """Shows pictures of noise at 100 a second; does what `mode` says: "live", "frozen", "dropped", "black", "other"."""
+    """Shows 100 images of noise a second; `mode` is "live", "frozen", "dropped", "black" or "other" (size)."""
 
     def __init__(self, height: int | None = None, width: int | None = None) -> None:
         self.height, self.width = height, width
@@ -93,7 +93,7 @@ def test_a_fresh_frame_is_given_with_its_time():
     assert watch.check(10.05).number == 0, "what comes late counts as nothing"
 
 
-def test_equal_pictures_of_a_still_arm_are_no_fault_and_those_of_a_moving_one_are():
+def test_identical_images_are_a_fault_only_if_the_arm_moves():
     watch = FrameChecker(SPEC, FrameCheckSettings())
     still, moved = np.zeros(3), np.array([0.0, 4.0, 0.0])
     for number in range(50):
@@ -108,14 +108,14 @@ def test_equal_pictures_of_a_still_arm_are_no_fault_and_those_of_a_moving_one_ar
     watch.check(12.0, moved)
 
 
-def test_a_few_equal_pictures_are_no_fault():
+def test_a_few_identical_images_are_no_fault():
     watch = FrameChecker(SPEC, FrameCheckSettings())
     for number in range(4):
         watch.add(TimestampedFrame(image(0), 10.0 + 0.03 * number, number))
         watch.check(10.1, np.full(3, 10.0 * number))
 
 
-def test_a_blank_picture_is_refused_unless_that_is_allowed():
+def test_a_blank_image_is_refused_unless_allowed():
     blank = TimestampedFrame(np.full((4, 6, 3), 17, np.uint8), 10.0, 0)
     watch = FrameChecker(SPEC, FrameCheckSettings())
     watch.add(blank)
@@ -127,7 +127,7 @@ def test_a_blank_picture_is_refused_unless_that_is_allowed():
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((6, 4, 3), np.uint8), np.zeros((4, 6, 3), np.float32), None])
-def test_a_picture_of_another_form_is_refused(wrong):
+def test_an_image_of_another_size_or_dtype_is_refused(wrong):
     watch = FrameChecker(SPEC, FrameCheckSettings())
     watch.add(TimestampedFrame(image(0), 10.0, 0))
     watch.add(TimestampedFrame(wrong, 10.01, 1))
@@ -141,7 +141,7 @@ def test_a_picture_of_another_form_is_refused(wrong):
     ("mode", "reason"),
     [("frozen", "camera_frozen"), ("dropped", "camera_age"), ("black", "camera_blank"), ("other", "camera_size")],
 )
-def test_what_befalls_a_camera_is_noticed_and_gets_better(watch, camera, mode, reason):
+def test_a_camera_fault_is_noticed_and_so_is_its_end(watch, camera, mode, reason):
     joints = np.zeros(3)
     assert watch.latest(joints)["front"].image.shape == (4, 6, 3)
     camera.mode = mode
@@ -208,7 +208,7 @@ def test_lerobots_configurations_make_cameras(tmp_path):
         CameraReader.from_configs(configs, (CameraSpec("wrist", 4, 6),))
 
 
-def test_settings_check_themselves():
+def test_invalid_settings_are_refused():
     with pytest.raises(InputError, match="age_limit"):
         FrameCheckSettings(age_limit=0.7)
     with pytest.raises(InputError, match="identical_limit"):

@@ -102,7 +102,7 @@ def test_an_end_condition_ends_an_episode_with_its_outcome(stage):
     assert np.diff(calls).min() > 0.05, "ten calls a second"
 
 
-def test_several_episodes_are_prepared_each_and_hear_their_own_instruction(stage):
+def test_every_episode_is_prepared_and_has_its_own_instruction(stage):
     prepared = []
 
     def prepare(index):
@@ -120,7 +120,7 @@ def test_several_episodes_are_prepared_each_and_hear_their_own_instruction(stage
     stage.is_held()
 
 
-def test_whoever_watches_is_told_of_everything(stage):
+def test_an_observer_gets_every_call(stage):
     class Watcher(SessionObserver):
         def __init__(self) -> None:
             self.calls, self.views = [], []
@@ -180,7 +180,7 @@ def test_a_policy_that_breaks_stops_the_arm(stage, broken, reason):
     stage.is_held()
 
 
-def test_an_error_of_the_policy_is_raised_when_the_arm_is_held(stage):
+def test_an_error_of_the_policy_is_raised_after_the_arm_is_held(stage):
     def fail():
         raise ZeroDivisionError("in the network")
 
@@ -190,7 +190,7 @@ def test_an_error_of_the_policy_is_raised_when_the_arm_is_held(stage):
     stage.is_held()
 
 
-def test_a_policy_that_hangs_leaves_a_held_arm_and_is_told(stage):
+def test_a_policy_that_hangs_is_reported_and_the_arm_is_held(stage):
     gate = threading.Event()
     after(3, stage.chunk_policy, lambda: gate.wait(30) and None)
     with pytest.raises(WorldError, match="the policy has given no answer for"):
@@ -202,7 +202,7 @@ def test_a_policy_that_hangs_leaves_a_held_arm_and_is_told(stage):
     assert "holding" in states
 
 
-def test_an_answer_that_comes_late_is_not_played(stage):
+def test_a_late_decision_is_not_played(stage):
     after(3, stage.chunk_policy, lambda: time.sleep(0.8))
     log = EventLog()
     went_on = once(lambda: log.has("holding", "rejected", "moving") and goals(stage.folder)[-1][0] > HOME[0] + 5)
@@ -234,7 +234,7 @@ def test_an_arm_that_does_not_fit_the_contract_is_refused_with_every_difference(
     assert not recorded_lines(stage.folder, "torque")
 
 
-def test_what_the_arm_refuses_is_refused(stage):
+def test_an_error_of_the_arm_is_raised(stage):
     stage.refusal = "Check its cable."
     with pytest.raises(InputError, match="servo 3"):
         stage.run()
@@ -259,7 +259,7 @@ def test_a_first_command_far_away_is_refused_and_ramped_to_where_asked(stage, tm
 
 
 @pytest.mark.parametrize(("mode", "reason"), [("frozen", "camera_frozen"), ("dropped", "camera_age")])
-def test_a_camera_that_fails_holds_the_arm_and_it_goes_on_when_it_is_back(stage, mode, reason):
+def test_a_camera_fault_holds_the_arm_until_it_is_over(stage, mode, reason):
     log = EventLog()
 
     def fail() -> None:
@@ -280,7 +280,7 @@ def test_a_camera_that_fails_holds_the_arm_and_it_goes_on_when_it_is_back(stage,
     assert "moving" in states[held:]
 
 
-def test_a_changed_instruction_drops_what_was_decided_under_the_old_one(stage):
+def test_a_new_instruction_drops_the_chunks_of_the_old_one(stage):
     after(3, stage.chunk_policy, lambda: stage.operator_commands.change_instruction("go elsewhere"))
     log = EventLog()
 
@@ -297,14 +297,14 @@ def test_a_changed_instruction_drops_what_was_decided_under_the_old_one(stage):
     assert all(line["observed"] >= lines[place]["now"] for line in later)
 
 
-def test_a_stop_ends_the_episode_unless_somebody_re_arms(stage):
+def test_a_stop_ends_the_episode(stage):
     after(3, stage.chunk_policy, lambda: stage.operator_commands.stop("a hand in the way"))
     summary = stage.run(EpisodePlan("go up", LONG))
     assert summary.stopped == "stop"
     stage.is_held()
 
 
-def test_somebody_may_re_arm(stage):
+def test_a_re_armed_episode_continues(stage):
     def stop_for_a_while() -> None:
         stage.operator_commands.stop("a hand in the way")
         threading.Timer(0.2, stage.operator_commands.rearm).start()
@@ -319,14 +319,14 @@ def test_somebody_may_re_arm(stage):
     assert "moving" in states[states.index("stopped") :]
 
 
-def test_a_stop_may_be_its_episodes_alone(stage):
+def test_a_stop_may_end_only_its_episode(stage):
     after(3, stage.chunk_policy, lambda: stage.operator_commands.stop("a hand in the way"))
     summary = stage.run(EpisodePlan("first", LONG), EpisodePlan("second", 0.2), rearm_between_episodes=True)
     assert [each.ended_by for each in summary.episodes] == ["stopped: stop", "time"]
     assert summary.stopped == ""
 
 
-def test_who_asks_to_leave_stops_the_arm_and_begins_no_further_episode(stage):
+def test_ending_the_session_stops_the_arm_and_begins_no_further_episode(stage):
     after(3, stage.chunk_policy, lambda: stage.operator_commands.end_session("enough"))
     summary = stage.run(EpisodePlan("first", LONG), EpisodePlan("second", 0.2), rearm_between_episodes=True)
     assert [each.ended_by for each in summary.episodes] == ["stopped: stop"]
@@ -335,13 +335,13 @@ def test_who_asks_to_leave_stops_the_arm_and_begins_no_further_episode(stage):
     stage.is_held()
 
 
-def test_an_order_ends_an_episode(stage):
+def test_the_operator_ends_an_episode(stage):
     after(3, stage.chunk_policy, stage.operator_commands.end_episode)
     summary = stage.run(EpisodePlan("go up", LONG))
     assert summary.episodes[0].ended_by == "asked"
 
 
-def test_an_error_of_whoever_watches_is_raised_when_the_arm_is_held(stage):
+def test_an_error_of_an_observer_is_raised_after_the_arm_is_held(stage):
     class Clumsy(SessionObserver):
         def on_chunk(self, chunk, seconds):
             if chunk.sequence == 3:
@@ -359,7 +359,7 @@ def test_a_dead_bus_ends_the_session_held(stage):
     assert summary.metrics.bus_failures > 10
 
 
-def test_a_control_process_that_crashes_is_told(stage):
+def test_a_crash_of_the_control_process_is_reported(stage):
     after(3, stage.chunk_policy, (stage.folder / "crash").touch)
     with pytest.raises(WorldError, match="the control process ended"):
         stage.run(EpisodePlan("go up", LONG))
@@ -370,7 +370,7 @@ def test_a_control_process_that_crashes_is_told(stage):
     ("arguments", "message"),
     [(dict(instruction=" "), "no words"), (dict(instruction="go", seconds=0.0), "seconds")],
 )
-def test_plans_check_themselves(arguments, message):
+def test_invalid_plans_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         EpisodePlan(**arguments)
 

@@ -115,7 +115,7 @@ def test_bad_options_are_one_line_and_leave_nothing_behind(arguments, said, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["token"]
 
 
-def test_nobody_at_the_address_is_no_input_error_but_one_line(tmp_path, monkeypatch, capsys):
+def test_a_server_that_is_not_there_is_one_line_but_no_input_error(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SACCADE_TOKEN", TOKEN)
     assert main(["run", "--policy", "ws://127.0.0.1:1", "--out", str(tmp_path / "out")]) == 3
     assert "no policy server at ws://127.0.0.1:1" in capsys.readouterr().err
@@ -176,7 +176,7 @@ def test_the_virtual_arms_episodes_are_those_of_an_evaluation():
 
 
 @pytest.mark.parametrize("speed", [1.0, 0.5, 0.25])
-def test_a_slowed_decider_gives_no_step_that_could_not_be_played(speed):
+def test_a_slowed_policy_gives_no_step_that_is_too_old_to_play(speed):
     chunk_policy = TimeScaledPolicy(Nodder(), speed)
     contract = chunk_policy.contract
     observation = {"agent_pos": np.zeros(6, dtype=np.float32)}
@@ -190,7 +190,7 @@ def test_a_slowed_decider_gives_no_step_that_could_not_be_played(speed):
 
 
 @pytest.mark.slow
-def test_the_virtual_arm_is_run_recorded_watched_and_summed_up(nodder, tmp_path, capsys):
+def test_a_run_on_the_virtual_arm_is_recorded_viewed_and_summarised(nodder, tmp_path, capsys):
     out, data = tmp_path / "out", tmp_path / "data"
     arguments = ["--task", "desk_object/red_cube", "desk_spatial/left", "--seconds", "1.5", "--out", str(out)]
     assert main(["run", *arguments, "--record", str(data), "--live-file", str(tmp_path / "view.rrd")]) == 0
@@ -222,7 +222,7 @@ def test_the_virtual_arm_is_run_recorded_watched_and_summed_up(nodder, tmp_path,
 
 
 @pytest.mark.slow
-def test_why_a_policy_holds_still_is_told(nodder, tmp_path, capsys):
+def test_the_reason_of_an_abstention_is_printed(nodder, tmp_path, capsys):
     nodder.abstained = "no skill knows these words"
     assert main(["run", "--seconds", "0.5", "--out", str(tmp_path / "out")]) == 0
     assert "the policy holds still: no skill knows these words" in capsys.readouterr().out
@@ -231,7 +231,7 @@ def test_why_a_policy_holds_still_is_told(nodder, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_the_arm_and_the_summary_is_written_all_the_same(tmp_path):
+def test_ctrl_c_stops_the_arm_and_the_summary_is_still_written(tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "saccade.scripts.main", "run", "starter"]
     command += ["--seconds", "1", "--episodes", "50", "--out", str(out)]
@@ -400,7 +400,7 @@ def test_the_options_of_the_command_are_frozen():
         RunConfig().speed = 0.5
 
 
-def test_every_episode_counts_but_one_that_was_broken_off():
+def test_every_episode_counts_but_an_interrupted_one():
     from saccade.robot.session.summary import EpisodeSummary
     from saccade.scripts.run.log import RunLog, summarize, summary_lines
 
