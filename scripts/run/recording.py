@@ -1,7 +1,7 @@
 """Records the episodes of a `saccade run` as a LeRobotDataset, at the contract's rate.
 
-While an episode runs, raw images go to a file. Another thread encodes them, one episode after the other, so that no part
-of the control of the arm waits for it.
+While an episode runs, raw images go to a file. Another thread encodes them, one episode after the other, so that the
+control of the arm never waits for it.
 """
 
 from __future__ import annotations
