@@ -1,1 +1,1 @@
-"""Collect demonstrations: attempts in worker processes, staging, and the dataset that they become."""
+"""Collect demonstrations: run attempts in worker processes, stage them, and write the dataset."""

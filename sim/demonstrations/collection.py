@@ -1,9 +1,9 @@
-"""Collecting demonstrations with worker processes, so that a kill at any moment costs at most the running episodes.
+"""Collect demonstrations with worker processes; a kill loses at most the running episodes.
 
-Every attempt is settled by one file that appears atomically in `<out>.partial/`: the encoded episode of a success, or
-a line of JSON for a failure. When a task has its successes, in the order of their attempts, it is done; when all are,
-the dataset is built in a folder of its own and renamed into place. Which attempts are made, and what each one draws,
-depends on the request alone: neither on the number of workers nor on interruptions.
+Each attempt ends with one file that is written atomically to `<out>.partial/`: the encoded episode of a success, or
+JSON for a failure. A task is finished when it has enough successes, in the order of their attempts. When all tasks are
+finished, the dataset is built in `<out>.building/` and renamed. Which attempts are made, and their random numbers,
+depend on the request only: neither on the number of workers nor on interruptions.
 """
 
 from __future__ import annotations
@@ -38,10 +38,14 @@ OVERWRITE = "Choose another --out, or start again with --overwrite."
 
 @dataclass(frozen=True)
 class CollectedTask:
-    """A task to demonstrate and the instructions to draw from, one for each attempt.
+    """A task to demonstrate.
 
-    `recordings` counts the starts that there are, where demonstrations were recorded elsewhere: each is tried once, and
-    what succeeds is kept.
+    Attributes:
+        suite: Name of the suite.
+        task: Name of the task.
+        instructions: Each attempt draws one of them.
+        recordings: Number of recordings to replay: each is tried once, and successes are kept. None for a scripted
+            demonstrator.
     """
 
     suite: str
@@ -52,10 +56,14 @@ class CollectedTask:
 
 @dataclass(frozen=True)
 class CollectionRequest:
-    """What to collect: `episodes` successes for each task.
+    """What to collect. Raises InputError for a number that is too small, and for no or duplicate tasks.
 
-    Attempt k of a task starts from initial state `first_initial_state + k`. A task that has not its successes after
-    `attempts_per_episode` times as many attempts is given up with a WorldError.
+    Attributes:
+        tasks: The tasks.
+        episodes: Successful episodes of each task.
+        seed: Seed of all attempts.
+        first_initial_state: Attempt k of a task starts from initial state `first_initial_state + k`.
+        attempts_per_episode: The collection fails when a task has made this many times `episodes` attempts.
     """
 
     tasks: tuple[CollectedTask, ...]
@@ -74,7 +82,7 @@ class CollectionRequest:
 
 @dataclass(frozen=True)
 class TaskCount:
-    """How a task went: its kept episodes and failed attempts."""
+    """Kept episodes and failed attempts of a task."""
 
     suite: str
     task: str
@@ -84,7 +92,16 @@ class TaskCount:
 
 @dataclass(frozen=True)
 class CollectionSummary:
-    """What was collected: the dataset's folder, its size and a count for every task; `seconds` of this very run."""
+    """What was collected.
+
+    Attributes:
+        root: Folder of the dataset.
+        episodes: Number of episodes.
+        frames: Number of frames.
+        tasks: Counts for each task.
+        seconds: Duration of this run.
+        already_complete: Whether the dataset was complete before this run.
+    """
 
     root: Path
     episodes: int
@@ -95,7 +112,7 @@ class CollectionSummary:
 
 
 def plan_attempt(request: CollectionRequest, task: CollectedTask, number: int) -> Attempt:
-    """Return attempt `number` of a task."""
+    """Return attempt `number` of a task; its random numbers depend on the request only."""
     sequence = np.random.SeedSequence([request.seed, zlib.crc32(f"{task.suite}/{task.task}".encode()), number])
     generator = np.random.default_rng(sequence)
     return Attempt(
@@ -119,16 +136,28 @@ def collect(
     finish: Callable[[Path], None] | None = None,
     progress: bool = True,
 ) -> CollectionSummary:
-    """Collect the request's demonstrations into the new LeRobotDataset folder `out`.
+    """Collect demonstrations as a new LeRobotDataset.
 
-    `finish` is called with the dataset's folder before it is renamed into place. `resume` carries on after an
-    interruption and returns at once when all is there; `overwrite` puts the new dataset in an old one's place when it
-    is whole, and not before. Raises InputError when `out` is taken or was started with another request, and
-    WorldError when a worker dies or the demonstrator fails too often.
+    Args:
+        request: What to collect.
+        world: The world to demonstrate in.
+        out: Folder of the dataset.
+        workers: Number of worker processes.
+        resume: Continue an interrupted collection; returns at once if the dataset is complete.
+        overwrite: Replace an existing dataset when the new one is complete.
+        finish: Called with the dataset's folder before it is renamed to `out`.
+        progress: Whether to show progress bars.
+
+    Returns:
+        What was collected.
+
+    Raises:
+        InputError: `out` exists or was started with another request, or the disk refused to write.
+        WorldError: A worker died, or the demonstrator fails too often.
     """
     started = time.perf_counter()
     if workers < 1:
-        raise InputError("workers", got=workers, expected="1 or more", fix="The number of CPU cores is a good choice.")
+        raise InputError("workers", got=workers, expected="1 or more", fix="Use the number of CPU cores.")
     frame_rate(world.offer())
     out = Path(out).absolute()
     request_content = json.loads(json.dumps({"request": asdict(request), "world": repr(world)}))
@@ -137,7 +166,7 @@ def collect(
         restore_previous(out)
         if _is_complete(out, request_content, resume, overwrite):
             if _read_request(staging / REQUEST_FILE) == request_content:
-                shutil.rmtree(staging)  # killed between the last two lines of this block
+                shutil.rmtree(staging)  # The last run was killed just before this.
             return _read_summary(out)
         _open_staging(staging, request_content, resume, overwrite)
         kept_attempts = _process_all_attempts(request, world, staging, workers, progress)
@@ -165,11 +194,13 @@ def collect(
 
 
 def _is_complete(out: Path, request_content: dict[str, Any], resume: bool, overwrite: bool) -> bool:
-    """Tell whether this very dataset is there already; refuse to touch anything else that is."""
+    """Tell whether the requested dataset exists already; raise InputError if `out` holds anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     if not (out / "meta" / "info.json").is_file():
-        raise InputError(f"output {out}", got="something else", expected="no folder yet", fix="Choose another --out.")
+        raise InputError(
+            f"output {out}", got="something other than a dataset", expected="no folder yet", fix="Choose another --out."
+        )
     if overwrite:
         return False
     if not resume:
@@ -197,7 +228,7 @@ def _open_staging(staging: Path, request_content: dict[str, Any], resume: bool, 
                 f"output {staging}",
                 got="an unfinished collection",
                 expected="none",
-                fix="Carry on with --resume, or start over with --overwrite.",
+                fix="Continue with --resume, or start again with --overwrite.",
             )
         if (staging / REQUEST_FILE).is_file():
             _require_same_request(staging, _read_request(staging / REQUEST_FILE), request_content)
@@ -216,27 +247,27 @@ def _require_same_request(folder: Path, found: dict[str, Any], request_content: 
             f"resuming {folder}",
             got="; ".join(f"{key} {wanted[key]!r}"[:160] for key in different),
             expected="; ".join(f"{key} {previous.get(key)!r}"[:160] for key in different),
-            fix="Repeat the first command's options, choose another --out, or start over with --overwrite.",
+            fix="Use the options of the first command, choose another --out, or start again with --overwrite.",
         )
 
 
 def _process_all_attempts(
     request: CollectionRequest, world: DemonstrationWorld, staging: Path, workers: int, progress: bool
 ) -> dict[CollectedTask, list[Attempt]]:
-    """Settle attempts until every task has its successes; return the kept attempts in order."""
-    settled = {path.name for path in staging.iterdir()}
-    outcome: dict[str, bool] = {name.removesuffix(".npz"): True for name in settled if name.endswith(".npz")}
-    failed = (name.removesuffix(".failed.json") for name in settled if name.endswith(".failed.json"))
+    """Run attempts until every task has its successes; return the kept attempts in order."""
+    ended = {path.name for path in staging.iterdir()}
+    outcome: dict[str, bool] = {name.removesuffix(".npz"): True for name in ended if name.endswith(".npz")}
+    failed = (name.removesuffix(".failed.json") for name in ended if name.endswith(".failed.json"))
     outcome |= dict.fromkeys(failed, False)
     plan: dict[CollectedTask, list[Attempt]] = {task: [] for task in request.tasks}
     running: dict[Future[bool], tuple[CollectedTask, Attempt]] = {}
-    # Spawned, not forked: a renderer's context does not survive a fork.
+    # Spawn, do not fork: a renderer's context does not survive a fork.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initialize_worker, (world, staging))
     wanted = sum(request.episodes if task.recordings is None else task.recordings for task in plan)
     bar = tqdm(total=wanted, desc="collecting", unit="episode", disable=not progress)
 
     def extend(task: CollectedTask) -> None:
-        """Plan as many attempts as successes are missing, once all that were planned are settled."""
+        """Plan one attempt for each missing success, once all planned attempts have ended."""
         attempts = plan[task]
         while all(attempt.name in outcome for attempt in attempts):
             if task.recordings is not None:
@@ -247,7 +278,7 @@ def _process_all_attempts(
                 return
             if task.recordings is None and len(attempts) >= request.attempts_per_episode * request.episodes:
                 raise WorldError(
-                    f"the demonstrator succeeds too seldom at {task.suite}/{task.task}: "
+                    f"the demonstrator fails too often at {task.suite}/{task.task}: "
                     f"{request.episodes - missing} of {len(attempts)} attempts, {request.episodes} wanted"
                 )
             new = [plan_attempt(request, task, len(attempts) + offset) for offset in range(missing)]
@@ -270,7 +301,7 @@ def _process_all_attempts(
                 extend(task)
     except BrokenProcessPool as error:
         raise WorldError(
-            "a worker process died (out of memory, or killed); what was collected is kept: run again with --resume"
+            "a worker process died (out of memory, or killed). Finished episodes are kept: run again with --resume."
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -280,7 +311,7 @@ def _process_all_attempts(
     }
     for task, attempts in kept_attempts.items():
         if not attempts:
-            raise WorldError(f"none of the {task.recordings} recordings of {task.suite}/{task.task} succeeds here")
+            raise WorldError(f"none of the {task.recordings} recordings of {task.suite}/{task.task} succeeds")
     return kept_attempts
 
 

@@ -1,4 +1,4 @@
-"""Building a LeRobotDataset v3 out of staged episodes, without encoding anything again."""
+"""Write a LeRobotDataset v3 from staged episodes, without encoding the videos again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...disk import write_atomically
+from ...errors import WorldError
 from .staging import (
     CODEC,
     CRF,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from ...policy.contract import Offer
 
 OFFER_FILE = "meta/offer.json"
-"""Where a dataset keeps the offer of the world that it was recorded in: units, conventions and the rate."""
+"""File of a dataset with the offer of its world: units, conventions and control rate."""
 
 DATA_FILE_BYTES, VIDEO_FILE_BYTES = 100 * 2**20, 200 * 2**20
 
@@ -35,12 +36,20 @@ DATA_FILE_BYTES, VIDEO_FILE_BYTES = 100 * 2**20, 200 * 2**20
 def write_dataset(
     root: Path, offer: Offer, staged_episodes: Iterable[Path], *, robot_type: str, grounding: bool = True
 ) -> int:
-    """Build a LeRobotDataset v3 in the new folder `root` from staged episodes, in the order given; return its frames.
+    """Write a LeRobotDataset v3 from staged episodes.
 
-    `grounding` tells whether the episodes have it; all have, or none.
+    The files depend on the episodes only, byte for byte. The statistics of state and action are LeRobot's aggregate,
+    whose quantiles are wrong: `training.statistics.write_exact_statistics` corrects them.
 
-    What is written depends on the episodes alone, byte by byte. The statistics of state and action are LeRobot's
-    own aggregate, whose quantiles are wrong: `training.statistics.write_exact_statistics` puts them right.
+    Args:
+        root: The new folder.
+        offer: What the world offers: cameras, state, action and control rate.
+        staged_episodes: Files of `stage_episode`, in the order of the dataset.
+        robot_type: Name of the robot in the dataset's metadata.
+        grounding: Whether the episodes have grounding labels (all or none).
+
+    Returns:
+        Number of frames.
     """
     from lerobot.configs import RGBEncoderConfig
     from lerobot.datasets import LeRobotDatasetMetadata
@@ -74,7 +83,7 @@ def write_dataset(
     _write_json(root / "meta" / "info.json", meta.info.to_dict())
     write_atomically(root / OFFER_FILE, offer.to_json())
     stats = root / "meta" / "stats.json"
-    # LeRobot writes the features in the order of a hash that changes from run to run.
+    # LeRobot writes the features in an order that changes from run to run.
     _write_json(stats, dict(sorted(json.loads(stats.read_text()).items())))
     return meta.total_frames
 
@@ -96,7 +105,7 @@ class _TableWriter:
         self._writer: Any = None
 
     def append(self, index: int, episode: Any, task_index: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Write one episode; return the row that finds it again and the statistics of its columns."""
+        """Write one episode; return its row in the episode index, and the statistics of its columns."""
         import pyarrow as pa
         from lerobot.datasets.compute_stats import compute_episode_stats
 
@@ -133,7 +142,7 @@ class _TableWriter:
             self._writer.close()
 
     def _open(self) -> Any:
-        """Return the writer of the current file, or of the next one when that is full."""
+        """Return the writer of the current file, or of the next one if the file is full."""
         import pyarrow.parquet as pq
 
         if self._writer is not None and self._path.stat().st_size < DATA_FILE_BYTES:
@@ -158,7 +167,7 @@ class _VideoWriter:
         self._bytes, self._frames = 0, 0
 
     def add_episode(self, index: int, video: bytes, length: int) -> dict[str, Any]:
-        """Take one episode's MP4 of `length` frames; return the row that finds it again."""
+        """Add one episode's MP4 of `length` frames; return its row in the episode index."""
         if self._parts and self._bytes + len(video) > VIDEO_FILE_BYTES:
             self._join()
             self._file += 1
@@ -185,9 +194,12 @@ class _VideoWriter:
 
         if not self._parts:
             return
-        av.logging.set_libav_level(av.logging.ERROR)  # joining is chatty: a line for every episode
+        av.logging.set_libav_level(av.logging.ERROR)  # Otherwise it logs a line for every episode.
         chunk, number = divmod(self._file, self._meta.chunks_size)
-        path = self._meta.root / self._meta.video_path.format(video_key=self._key, chunk_index=chunk, file_index=number)
+        template = self._meta.video_path
+        if template is None:
+            raise WorldError("the dataset has cameras but no path for their videos")
+        path = self._meta.root / template.format(video_key=self._key, chunk_index=chunk, file_index=number)
         concatenate_video_files(list(self._parts), path)
         for part in self._parts:
             part.unlink()

@@ -1,7 +1,7 @@
-"""Recorded demonstrations: what a dataset holds of them, and each one as a file of its own, encoded.
+"""Recorded demonstrations: the features of their dataset, and each episode encoded as one file.
 
-Cameras are stored as H.264 without chroma subsampling, close to lossless: small coloured things keep their colour,
-and a 128-pixel frame costs 0.15 ms to encode, half of what a PNG costs, at a quarter of its size.
+Images are stored as H.264 without chroma subsampling, close to lossless: small coloured objects keep their colour.
+A 128-pixel frame takes 0.15 ms to encode, half the time of a PNG, at a quarter of its size.
 """
 
 from __future__ import annotations
@@ -29,10 +29,14 @@ QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 
 @dataclass(frozen=True)
 class RecordedEpisode:
-    """One demonstration of F frames: what was seen before each action, and the action.
+    """One demonstration of F frames; raises WorldError if a number is not finite or the lengths differ.
 
-    `images` uint8 [F, H, W, 3] by camera; `state` [F, S], `action` [F, A] and `grounding` [F, G] float32, None where
-    nobody knows it, as on an arm. Raises WorldError when a number is not finite or the lengths differ.
+    Attributes:
+        images: Images before each action, uint8 [F, H, W, 3], by camera.
+        state: State before each action, float32 [F, S].
+        action: Actions, float32 [F, A].
+        grounding: Grounding labels, float32 [F, G]; None where they are not known, as on a real arm.
+        instruction: The instruction.
     """
 
     images: dict[str, np.ndarray]
@@ -51,17 +55,16 @@ class RecordedEpisode:
 
     @property
     def vectors(self) -> dict[str, np.ndarray]:
-        """State, action, and grounding where it is known, by name."""
+        """State, action, and grounding if it is known, by name."""
         vectors = {"state": self.state, "action": self.action}
         return vectors if self.grounding is None else vectors | {"grounding": self.grounding}
 
 
 def grounding_names(offer: Offer) -> tuple[str, ...]:
-    """Return what a frame's privileged label holds: centres of the instructed object and of its goal.
+    """Return the names of a frame's privileged label: the centres of the instructed object and of its goal.
 
-    First in the arm's base frame, in metres; then where each camera sees them, as fractions of the image from its
-    upper left corner. The feature is called `grounding`, neither an observation nor an action: LeRobot's own policies
-    pass it by.
+    First in the arm's base frame, in metres; then in each camera's image, as fractions from the upper left corner. The
+    feature is named `grounding`, neither an observation nor an action, so that LeRobot's policies ignore it.
     """
     points = ("target", "goal")
     return (
@@ -76,7 +79,7 @@ def camera_key(camera: str) -> str:
 
 
 def dataset_features(offer: Offer, *, grounding: bool = True) -> dict[str, dict[str, Any]]:
-    """Return the LeRobot features of a dataset recorded where this offer is made, with or without `grounding`."""
+    """Return the LeRobot features of a dataset with this offer, with or without `grounding`."""
 
     def vector(names: Iterable[str]) -> dict[str, Any]:
         return {"dtype": "float32", "shape": (len(tuple(names)),), "names": list(names)}
@@ -98,7 +101,7 @@ def dataset_features(offer: Offer, *, grounding: bool = True) -> dict[str, dict[
 
 
 def frame_rate(offer: Offer) -> int:
-    """Return the frames of a second; InputError when it is not a whole number, for which LeRobot has no place."""
+    """Return the frames per second; raises InputError unless it is a whole number, as LeRobot requires."""
     if offer.control_hz != int(offer.control_hz):
         raise InputError(
             "control_hz",
@@ -110,7 +113,7 @@ def frame_rate(offer: Offer) -> int:
 
 
 def encode_video(frames: np.ndarray, fps: int) -> bytes:
-    """Encode frames uint8 [F, H, W, 3] as one MP4; the same frames give the same bytes."""
+    """Encode frames, uint8 [F, H, W, 3], as one MP4; equal frames give equal bytes."""
     import av
 
     target = io.BytesIO()
@@ -121,15 +124,15 @@ def encode_video(frames: np.ndarray, fps: int) -> bytes:
         stream.pix_fmt = PIXEL_FORMAT
         stream.time_base = Fraction(1, fps)
         for index, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            picture.pts, picture.time_base = index, Fraction(1, fps)
-            container.mux(stream.encode(picture))
+            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            image.pts, image.time_base = index, Fraction(1, fps)
+            container.mux(stream.encode(image))
         container.mux(stream.encode())
     return target.getvalue()
 
 
 def camera_statistics(frames: np.ndarray) -> dict[str, list]:
-    """Return a camera's statistics in LeRobot's layout: per channel, [3, 1, 1] in [0, 1], of evenly spread frames."""
+    """Return a camera's statistics in LeRobot's layout: per channel [3, 1, 1], in [0, 1], of evenly spaced frames."""
     chosen = frames[np.linspace(0, len(frames) - 1, min(len(frames), STATISTICS_FRAMES)).round().astype(int)]
     values = np.arange(256) / 255.0
     rows: dict[str, list] = {name: [] for name in ("min", "max", "mean", "std", *QUANTILES)}
@@ -147,22 +150,32 @@ def camera_statistics(frames: np.ndarray) -> dict[str, list]:
 
 
 def stage_episode(path: Path, episode: RecordedEpisode, offer: Offer) -> None:
-    """Encode an episode and commit it as one `.npz` file, atomically; WorldError when it is not what was offered."""
+    """Encode an episode and write it atomically as one `.npz` file.
+
+    Args:
+        path: The file.
+        episode: The episode.
+        offer: What the world offers.
+
+    Raises:
+        WorldError: The episode's shapes differ from the offer.
+        OSError: The disk refused to write.
+    """
     columns = {"observation.state" if name == "state" else name: column for name, column in episode.vectors.items()}
     columns |= {camera_key(name): frames for name, frames in episode.images.items()}
     got = {key: column.shape[1:] for key, column in columns.items()}
     features = dataset_features(offer, grounding=episode.grounding is not None)
     if got != (offered := {key: feature["shape"] for key, feature in features.items()}):
-        raise WorldError(f"the world gives what it did not offer: got shapes {got}, expected {offered}")
+        raise WorldError(f"the world does not match its offer: got shapes {got}, expected {offered}")
     fps = frame_rate(offer)
-    arrays = {
+    arrays: dict[str, Any] = {
         f"video/{name}": np.frombuffer(encode_video(frames, fps), np.uint8) for name, frames in episode.images.items()
     }
+    arrays |= {name: column.astype(np.float32) for name, column in episode.vectors.items()}
     statistics = {camera_key(name): camera_statistics(frames) for name, frames in episode.images.items()}
     content = io.BytesIO()
     np.savez(
         content,
-        **{name: column.astype(np.float32) for name, column in episode.vectors.items()},
         instruction=np.array(episode.instruction),
         statistics=np.array(json.dumps(statistics)),
         **arrays,

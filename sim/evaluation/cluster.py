@@ -8,6 +8,7 @@ folder.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import socket
@@ -288,7 +289,7 @@ def _connect(options: ClusterOptions) -> Any:
         ray.init(
             address=options.address,
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
             **(own if options.address == "local" else {}),
         )
     except Exception as error:  # Ray also raises a bare Exception, for a node that is slow to start.

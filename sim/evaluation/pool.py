@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from multiprocessing.connection import wait
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ...errors import WorldError
 from ..perturbation.job import Job
@@ -18,6 +18,9 @@ from ..processes import raise_from_process
 from .records import error_record
 from .shared_policy import PolicyProcess, SharedPolicyFactory, serve_policy
 from .worker import ActorFactory, EnvFactory, EpisodeRequest, EpisodeResult, worker_main
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnContext
 
 ATTEMPTS = 2
 """How often an episode is tried before it is recorded as an error."""
@@ -115,7 +118,8 @@ class LocalPool:
         self._workers: list[_WorkerProcess] = []
         self._policy: PolicyProcess | None = None
         self._slots = count()
-        self._context = multiprocessing.get_context(_start_method())
+        # The base class of contexts, which get_context returns for a variable name, lacks Process in its stub.
+        self._context = cast("SpawnContext", multiprocessing.get_context(_start_method()))
 
     def run(self) -> Iterator[EpisodeResult]:
         """Run all jobs and yield their results as they finish; raises as `run_and_record`."""

@@ -1,1 +1,1 @@
-"""How far a policy carries: worlds disturbed along seven axes, and swaps that show what it learned by heart."""
+"""Test robustness: perturbations of worlds along seven axes, and swaps that reveal memorised behaviour."""

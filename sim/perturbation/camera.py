@@ -1,6 +1,6 @@
-"""Camera: every camera that is fixed to the world goes around what it looks at, nearer or farther, and is turned.
+"""Camera: every fixed camera orbits the scene, moves nearer or farther, is rotated and zoomed.
 
-A camera on the arm keeps its place: it would move with the arm's start pose.
+A camera on the arm stays: it moves with the arm.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from .world import PerturbableWorld
 REQUIRED_MEMBERS = ("model", "data", "movable_objects", "observe")
 
 ORBIT_DEGREES, ELEVATION_DEGREES, DISTANCE, TURN_DEGREES, ZOOM = 4.0, 2.0, 0.03, 0.8, 0.02
-"""How far one level goes, at most: around the scene, up or down, nearer or farther, turned aside, zoomed (shares)."""
+"""Largest change per level: orbit, elevation, distance (fraction), rotation, zoom (fraction)."""
 
 
 def perturb(world: PerturbableWorld, edits: ModelEdits, level: int, generator: np.random.Generator) -> dict[str, Any]:
-    """Move the fixed cameras of a world; return where each of them went, in degrees, metres and shares."""
+    """Move the fixed cameras of a world; return each camera's motion, in degrees and metres."""
     positions, quaternions, fields = (edits.array(name) for name in ("cam_pos", "cam_quat", "cam_fovy"))
     centre = np.mean([world.data.body(body).xpos for body in world.movable_objects()], axis=0)
     drawn = {}
     for camera in range(world.model.ncam):
         body = int(world.model.cam_bodyid[camera])
-        # Drawn for every camera, so that what one camera does is the same whichever others there are.
+        # Draw for every camera, so that a camera's motion does not depend on which others exist.
         around, up, stretch, zoom = generator.choice((-1.0, 1.0), 4) * generator.uniform(0.6, 1.0, 4) * level
         turn = generator.normal(0.0, 0.4, 3) * level * TURN_DEGREES
         if world.model.body_weldid[body] != 0:
@@ -53,7 +53,7 @@ def perturb(world: PerturbableWorld, edits: ModelEdits, level: int, generator: n
             "moved_metres": round(moved, 4),
             "field_of_view_degrees": round(float(fields[camera]), 2),
         }
-    # Where cameras are follows from where bodies are; nothing else is computed anew, so the physics stays as it was.
+    # Recompute camera poses only: the physics stays as it was.
     mujoco.mj_camlight(world.model, world.data)
     return drawn
 
@@ -61,9 +61,9 @@ def perturb(world: PerturbableWorld, edits: ModelEdits, level: int, generator: n
 def _orbit(
     position: np.ndarray, frame: np.ndarray, centre: np.ndarray, around: float, up: float, stretch: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return position [3] and frame [3, 3] of a camera that went around `centre` and kept it at the same spot."""
+    """Return position [3] and rotation [3, 3] of a camera after an orbit around `centre`, seen at the same point."""
     vertical = _rotation(np.array([0.0, 0.0, around]))
-    # Up and down about the camera's own horizontal axis; not beyond straight above, nor below the table.
+    # Elevation about the camera's horizontal axis, between 15 and 85 degrees: above the table, below the zenith.
     away = position - centre
     height = np.arcsin(np.clip(away[2] / np.linalg.norm(away), -1.0, 1.0))
     up = np.clip(height + up, np.deg2rad(15.0), np.deg2rad(85.0)) - height if height > 0 else up
@@ -72,7 +72,7 @@ def _orbit(
 
 
 def _rotation(vector: np.ndarray) -> np.ndarray:
-    """Return the matrix [3, 3] of a rotation vector [3], in radians."""
+    """Return the rotation matrix [3, 3] of a rotation vector [3] in radians."""
     quaternion, matrix = np.zeros(4), np.zeros(9)
     angle = float(np.linalg.norm(vector))
     mujoco.mju_axisAngle2Quat(quaternion, vector / max(angle, 1e-12), angle)

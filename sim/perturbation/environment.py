@@ -1,4 +1,4 @@
-"""One episode in a disturbed world: a wrapper that changes the world after its reset, and takes every change back."""
+"""Perturb or swap one episode: a wrapper that changes the world after its reset and restores it afterwards."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium
 
+from .axes import Perturbation
 from .edits import ModelEdits
 from .job import Job
 from .language import LEVEL_DESCRIPTIONS, rephrase
@@ -19,9 +20,11 @@ from .world import require_members
 
 @contextmanager
 def perturbed_environment(env: Any, job: Job) -> Iterator[Any]:
-    """Give the world of a job for one episode, and put it back as it was, whatever happened.
+    """Yield the environment of a job for one episode, and restore it afterwards, also after an exception.
 
-    A job without perturbation and swap gets `env` itself.
+    Args:
+        env: The unchanged environment.
+        job: The episode; without perturbation and swap `env` itself is yielded.
     """
     if job.perturbation is None and job.swap is None:
         yield env
@@ -34,13 +37,15 @@ def perturbed_environment(env: Any, job: Job) -> Iterator[Any]:
 
 
 class PerturbedEnv(gymnasium.Wrapper):
-    """A world that is disturbed as a job says, at every reset anew and alike.
+    """Applies a job's perturbation or swap at every reset, each time in the same way.
 
-    `info["instruction"]` holds the words that the actor is to hear. With a swap, `info["is_success"]` is the swap's own
-    judgement, and one that asks for another object ends the episode at the first that is lifted. `drawn` says what was
-    drawn, in plain JSON values, and `other` names the swap's second thing.
+    `info["instruction"]` is the instruction for the actor. With the swap "object", `info["is_success"]` tells whether
+    the requested object was picked, and the episode ends when the first object is lifted. `reset` raises InputError if
+    the world does not support the change, and WorldError if there is no room for it.
 
-    `reset` raises InputError when the world cannot be disturbed in this way, WorldError when there is no room to.
+    Attributes:
+        drawn: The random choices of this episode, as plain JSON values.
+        other: Body of the swap's second object.
     """
 
     def __init__(self, env: Any, job: Job) -> None:
@@ -61,7 +66,7 @@ class PerturbedEnv(gymnasium.Wrapper):
         if self._job.swap is not None:
             observation = self._swap(observation, info)
         if self._job.perturbation is not None:
-            observation = self._perturb(observation, info)
+            observation = self._perturb(self._job.perturbation, observation, info)
         return self._with_sensor_corruption(observation), self._with_swap_outcome(info)
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
@@ -72,45 +77,50 @@ class PerturbedEnv(gymnasium.Wrapper):
 
     @property
     def rendering_enabled(self) -> bool:
-        """Whether observations hold pixels, for worlds that can leave them out; there is no such attribute else."""
-        return self.unwrapped.rendering_enabled
+        """Whether observations hold pixels; the attribute is missing if the world cannot leave them out."""
+        return self._world.rendering_enabled
 
     @rendering_enabled.setter
     def rendering_enabled(self, rendering_enabled: bool) -> None:
-        self.unwrapped.rendering_enabled = rendering_enabled
+        self._world.rendering_enabled = rendering_enabled
 
     def restore(self) -> None:
-        """Put the model back as it was before the last reset; its state is the next reset's business."""
+        """Restore the model as it was before the last reset; the next reset restores its state."""
         if self._edits is None:
             return
         needs_new_renderer = self._edits.needs_new_renderer
         self._edits.undo()
         self._edits = None
         if needs_new_renderer:
-            self.unwrapped.recreate_renderers()
+            self._world.recreate_renderers()
 
-    def _perturb(self, observation: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-        job, perturbation = self._job, self._job.perturbation
+    @property
+    def _world(self) -> Any:
+        """The innermost environment, whose further members gymnasium's type does not know."""
+        return self.unwrapped
+
+    def _perturb(self, perturbation: Perturbation, observation: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
+        job = self._job
         generator = perturbation.generator(job.suite, job.task, job.initial_state, job.seed)
         if perturbation.axis == "language":
             self._instruction = rephrase(self._instruction or str(info["instruction"]), perturbation.level, generator)
             self.drawn |= {"words": LEVEL_DESCRIPTIONS[perturbation.level]}
             return observation
         if perturbation.axis == "sensor":
-            offer = require_members(self.unwrapped, ("offer",), "sensor noise").offer
+            offer = require_members(self._world, ("offer",), "sensor noise").offer
             self._sensor_corruption = SensorCorruption(perturbation.level, generator, offer.state.units)
             self.drawn |= self._sensor_corruption.drawn
             return observation
         axis = _model_axis(perturbation.axis)
-        world = require_members(self.unwrapped, axis.REQUIRED_MEMBERS, f"perturbation {perturbation.axis}")
+        world = require_members(self._world, axis.REQUIRED_MEMBERS, f"perturbation {perturbation.axis}")
         self._edits = ModelEdits(world.model)
         self.drawn |= axis.perturb(world, self._edits, perturbation.level, generator)
         return world.observe()
 
     def _swap(self, observation: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-        world, job = self.unwrapped, self._job
+        world, job = self._world, self._job
         if hasattr(world, "movable_objects"):
-            # What guessing would come to follows from how many there are to choose from.
+            # The number of objects gives the success rate by chance.
             self.drawn |= {"things": len(world.movable_objects())}
         match job.swap:
             case "object":
@@ -121,10 +131,9 @@ class PerturbedEnv(gymnasium.Wrapper):
                 self.other = swap_positions(world, info.get("target"), job.seed)
                 return world.observe()
             case "instruction":
-                words, kind = unrelated_instruction(
+                self._instruction, kind = unrelated_instruction(
                     world, str(info["instruction"]), job.other_task_instructions, job.seed
                 )
-                self._instruction = words
                 self.drawn |= {"words": kind}
         return observation
 
@@ -141,8 +150,8 @@ class PerturbedEnv(gymnasium.Wrapper):
 
 
 def _model_axis(name: str) -> ModuleType:
-    """Return the module of an axis that changes a world's model or state, with its `REQUIRED_MEMBERS` and `perturb`."""
-    # They import MuJoCo, which must not happen before a world has chosen how to draw.
+    """Return the module of an axis that changes the model or its state: it has `REQUIRED_MEMBERS` and `perturb`."""
+    # These modules import MuJoCo, which must not happen before a world has chosen a rendering backend.
     from . import background, camera, layout, lighting, start_pose
 
     modules = {

@@ -1,7 +1,7 @@
-"""Language: the same asked for in other words, by rules for the imperative sentences that these benchmarks speak.
+"""Language: paraphrases of the instruction, by rules for the imperative sentences of these benchmarks.
 
-Level 1 says other verbs, 2 turns the order around, 3 is polite and wordy, 4 calls things by other names, 5 does all of
-it after a remark that has nothing to do with the task.
+Level 1 uses other verbs, 2 changes the word order, 3 adds polite phrases, 4 uses synonyms of the nouns, 5 does all of
+this after an unrelated remark.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ VERB_SYNONYMS: Mapping[str, tuple[str, ...]] = {
     "stack": ("pile", "set"),
     "pour": ("tip", "empty"),
 }
-"""Verbs that begin a clause, and others for the same."""
+"""Verbs that begin a clause, with their synonyms."""
 
 PARTICIPLES = {
     "open": "opened",
@@ -123,7 +123,7 @@ PREPOSITIONS = ("into", "inside", "in", "onto", "on", "to", "next to", "from")
 
 @dataclass(frozen=True)
 class _Clause:
-    """One request: a verb, what it is done to, and where that goes (empty where nothing goes anywhere)."""
+    """One clause: a verb, its object, and the destination (empty if there is none)."""
 
     verb: str
     thing: str
@@ -134,7 +134,16 @@ class _Clause:
 
 
 def rephrase(instruction: str, level: int, generator: np.random.Generator) -> str:
-    """Return other words for an instruction; what no rule knows is at least wrapped in others."""
+    """Paraphrase an instruction.
+
+    Args:
+        instruction: The instruction; one that no rule matches gets a polite phrase.
+        level: 1 to 5, see the module.
+        generator: Chooses among the synonyms.
+
+    Returns:
+        The paraphrase, which differs from the instruction.
+    """
     choices = generator.integers(2**31, size=8)
     clauses = _clauses(instruction)
     merged_clauses = _merge_pick_and_place(clauses)
@@ -156,7 +165,7 @@ def rephrase(instruction: str, level: int, generator: np.random.Generator) -> st
 
 
 def _clauses(instruction: str) -> list[_Clause]:
-    """Split a sentence into its requests; one that no rule knows is a request without a verb."""
+    """Split a sentence into clauses; a sentence that no rule matches is one clause without a verb."""
     verbs = "|".join(sorted(VERB_SYNONYMS, key=len, reverse=True))
     parts = re.split(rf"(?:,? and |, then |, )(?=(?:{verbs})\b)", " ".join(instruction.lower().split()).rstrip("."))
     clauses = []
@@ -169,7 +178,7 @@ def _clauses(instruction: str) -> list[_Clause]:
 
 
 def _merge_pick_and_place(clauses: list[_Clause]) -> list[_Clause]:
-    """Return the requests with one for both, where a picking is followed by a placing of the same."""
+    """Merge "pick up X and put it Y" into "put X Y"."""
     match clauses:
         case [_Clause(verb=take, thing=thing), _Clause(verb=carry, thing="it", place=place)]:
             if take in PICK_VERBS and carry in PLACE_VERBS:
@@ -178,10 +187,10 @@ def _merge_pick_and_place(clauses: list[_Clause]) -> list[_Clause]:
 
 
 def _clause(verb: str, rest: str) -> _Clause:
-    # Two places in one request cannot be told apart: such a one keeps its order.
+    # A clause with two destinations cannot be split: it keeps its order.
     if verb not in (*PLACE_VERBS, "push", "turn", "stack", "pour") or ", " in rest:
         return _Clause(verb, rest)
-    # The last place is where it goes; those before it say which thing is meant.
+    # The last place is the destination; earlier ones describe the object.
     places = "|".join(PREPOSITIONS)
     found = re.fullmatch(rf"(.+?) ((?:{places}) (?:(?!.* (?:{places}) (?:the|it)\b).*)|inside)", rest)
     if rest.startswith("it "):

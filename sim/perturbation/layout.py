@@ -1,7 +1,7 @@
-"""Layout: what stands on the table is moved together, 1 cm for each level, and one more thing is added for each.
+"""Layout: the objects on the table are moved together, 1 cm per level, and one object is added per level.
 
-Moved together, things keep their relations, so the instruction stays true. What stands in or on a fixture that is part
-of the scenery (a drawer, a stove) stays where it is.
+Moved together, objects keep their spatial relations, so the instruction stays true. Objects in or on a fixture (a
+drawer, a stove) stay where they are.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from .world import PerturbableWorld
 REQUIRED_MEMBERS = ("model", "data", "movable_objects", "add_object", "settle_and_start", "observe", "is_layout_valid")
 
 METRES_PER_LEVEL = 0.01
-"""How far one level moves the things."""
+"""Displacement per level."""
 
 TRIES = 48
 SHRINK_FACTOR = 0.75
-"""How many directions are tried, and by how much the way is shortened when none of them does."""
+"""Directions that are tried at each length, and the factor by which the length then shrinks."""
 
 SAME_SURFACE_TOLERANCE = 0.008
-"""How much higher than the lowest thing another may stand to stand on the same surface, in metres."""
+"""Objects whose heights differ by less than this, in metres, stand on the same surface."""
 
 
 def perturb(world: PerturbableWorld, edits: ModelEdits, level: int, generator: np.random.Generator) -> dict[str, Any]:
-    """Displace the things of a world and add others; return the displacement and what was added.
+    """Displace the objects of a world and add others; return the displacement and the added bodies.
 
-    Raises WorldError when there is nothing that could be moved anywhere.
+    Raises WorldError if no object can be moved.
     """
     model, data = world.model, world.data
-    # A thing that is brought in is taken out of the model's waiting room, which some worlds keep in these.
+    # Some worlds enable an added object through these arrays.
     for name in ("geom_contype", "geom_conaffinity", "body_gravcomp"):
         edits.array(name)
     moved = _movable_bodies(world)
@@ -53,7 +53,7 @@ def perturb(world: PerturbableWorld, edits: ModelEdits, level: int, generator: n
         if _contact_pairs(world, moved) <= touching and world.is_layout_valid():
             break
     else:
-        raise WorldError(f"layout: got no free place for {len(moved)} things within {length:.3f} m, expected one.")
+        raise WorldError(f"layout: got no free place for {len(moved)} objects within {length:.3f} m, expected one.")
     data.qvel[:] = 0.0
     world.settle_and_start()
     added = [body for body in (world.add_object(generator) for _ in range(level)) if body is not None]
@@ -67,7 +67,7 @@ def perturb(world: PerturbableWorld, edits: ModelEdits, level: int, generator: n
 
 
 def position_view(data: Any, model: Any, body: int) -> np.ndarray:
-    """Return where a free or a mocap body is set to, [3], as a view to be written to."""
+    """Return the position [3] of a free or mocap body as a writable view."""
     mocap = int(model.body_mocapid[body])
     if mocap >= 0:
         return data.mocap_pos[mocap]
@@ -76,12 +76,12 @@ def position_view(data: Any, model: Any, body: int) -> np.ndarray:
 
 
 def set_xy(model: Any, data: Any, body: int, at: np.ndarray) -> None:
-    """Set a body down at x and y, at the height at which it is."""
+    """Move a body to x and y, at its present height."""
     position_view(data, model, body)[:2] = at
 
 
 def standing_on_fixtures(world: PerturbableWorld) -> set[int]:
-    """Return the bodies of things that stand on something which does not move and is higher than the table."""
+    """Return the bodies of objects that stand on a fixture: on something fixed that is higher than the table."""
     model, data = world.model, world.data
     movable_objects = {model.body(name).id for name in world.movable_objects()}
     touches: list[tuple[int, int, float]] = []
@@ -106,22 +106,22 @@ def standing_on_fixtures(world: PerturbableWorld) -> set[int]:
 
 
 def _movable_bodies(world: PerturbableWorld) -> list[int]:
-    """Return the bodies that can be moved over the table: things, and the landmarks among them."""
+    """Return the bodies that can be moved over the table: objects and landmarks."""
     model = world.model
     movable_objects = {model.body(name).id for name in world.movable_objects()} - standing_on_fixtures(world)
     if not movable_objects:
-        raise WorldError("layout: got nothing that stands on the table, expected things to move.")
+        raise WorldError("layout: got nothing that stands on the table, expected objects to move.")
     return sorted(movable_objects) + _jointless_mocap_bodies(model)
 
 
 def _jointless_mocap_bodies(model: Any) -> list[int]:
-    """Return the mocap bodies that nothing hangs on by a joint: a bowl, not a cabinet with its drawer."""
+    """Return the mocap bodies without joints: a bowl, not a cabinet with a drawer."""
     jointed = {int(model.body_rootid[body]) for body in model.jnt_bodyid}
     return [body for body in range(model.nbody) if model.body_mocapid[body] >= 0 and body not in jointed]
 
 
 def _contact_pairs(world: PerturbableWorld, moved: list[int]) -> set[tuple[int, int]]:
-    """Return the pairs of bodies, one of them a moved one, that touch; a table is a body as well."""
+    """Return the pairs of bodies in contact of which at least one is moved; the table is a body, too."""
     pairs = set()
     for contact in world.data.contact:
         first, second = sorted(_root_body(world.model, int(geom)) for geom in contact.geom)
@@ -131,5 +131,5 @@ def _contact_pairs(world: PerturbableWorld, moved: list[int]) -> set[tuple[int, 
 
 
 def _root_body(model: Any, geom: int) -> int:
-    """Return the outermost body that a geometry is part of; 0 is the world itself."""
+    """Return the root body of a geom; 0 is the world."""
     return int(model.body_rootid[model.geom_bodyid[geom]])

@@ -1,4 +1,4 @@
-"""Lighting: stronger or weaker, warmer or colder, from another side, and from level 3 on with shadows."""
+"""Lighting: other strength, colour and direction of the lights, from level 3 on with shadows."""
 
 from __future__ import annotations
 
@@ -13,21 +13,19 @@ from .world import PerturbableWorld
 REQUIRED_MEMBERS = ("model", "data", "observe", "recreate_renderers")
 
 BRIGHTER, DARKER, TINT, DIRECTION_DEGREES = 0.10, -0.20, 0.055, 9.0
-"""How far one level goes, at most: the logarithm of the strength, each colour channel (a share), the direction.
-
-A scene is lit so that pale surfaces are nearly white: there is more room below than above.
-"""
+"""Largest change per level: of the logarithm of the strength (up, down), of a colour channel (fraction), of the
+direction. The scenes are bright, with pale surfaces nearly white: there is more room to darken than to brighten."""
 
 MAX_LIGHT_SHIFT = 1.0
-"""How far a lamp goes aside, at most, in metres."""
+"""Largest displacement of a light, in metres."""
 
 FIRST_SHADOW_LEVEL = 3
 SHADOW_SIZE = 1024
-"""Side of the shadow map, in texels, for a model that draws no shadows of its own."""
+"""Size of the shadow map, in texels, for a model without shadows."""
 
 
 def perturb(world: PerturbableWorld, edits: ModelEdits, level: int, generator: np.random.Generator) -> dict[str, Any]:
-    """Change the lamps and the headlight of a world; return how."""
+    """Change the lights and the headlight of a world; return the changes."""
     strength = float(np.exp(generator.choice((BRIGHTER, DARKER)) * generator.uniform(0.6, 1.0) * level))
     tint = 1.0 + generator.uniform(-1.0, 1.0, 3) * level * TINT
     colour = strength * tint / tint.mean()
@@ -41,7 +39,7 @@ def perturb(world: PerturbableWorld, edits: ModelEdits, level: int, generator: n
         before = directions[light].copy()
         sideways = np.array([np.cos(towards), np.sin(towards), 0.0])
         directions[light] = _rotate_towards(before, sideways, tilt)
-        # The lamp goes to the other side, so that it still shines at the same spot, and stays within the room.
+        # Move the light to the opposite side, so that it still lights the same spot, but keep it within the room.
         shift = (directions[light] - before) * distance
         positions[light] -= shift * min(1.0, MAX_LIGHT_SHIFT / max(float(np.linalg.norm(shift)), 1e-9))
     shadows = level >= FIRST_SHADOW_LEVEL and world.model.nlight > 0
@@ -60,7 +58,7 @@ def perturb(world: PerturbableWorld, edits: ModelEdits, level: int, generator: n
 
 
 def _rotate_towards(direction: np.ndarray, sideways: np.ndarray, angle: float) -> np.ndarray:
-    """Return a direction [3] turned by an angle, in radians, towards a horizontal one; it never points upward."""
+    """Rotate a direction [3] by an angle in radians towards a horizontal one; it always points downwards."""
     length = np.linalg.norm(direction)
     unit = direction / max(length, 1e-9)
     across = sideways - unit * (sideways @ unit)

@@ -1,4 +1,4 @@
-"""Procedural pictures for surfaces: plain, checks, stripes, a gradient, blots."""
+"""Procedural textures: checks, stripes, a gradient, blots, grain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,19 @@ PATTERNS = ("checks", "stripes", "gradient", "blots", "grain")
 
 
 def pattern(kind: str, height: int, width: int, first: np.ndarray, second: np.ndarray, seed: int) -> np.ndarray:
-    """Return a picture uint8 [height, width, 3] that mixes two colours [3] of 0 to 1 in one of `PATTERNS`."""
+    """Return a texture of two colours.
+
+    Args:
+        kind: One of `PATTERNS`.
+        height: Height in texels.
+        width: Width in texels.
+        first: First colour [3], from 0 to 1.
+        second: Second colour [3], from 0 to 1.
+        seed: Seed of the random patterns.
+
+    Returns:
+        The texture, uint8 [height, width, 3].
+    """
     rows, columns = np.mgrid[0:height, 0:width]
     across, down = columns / width, rows / height
     generator = np.random.default_rng(seed)
@@ -33,13 +45,13 @@ def pattern(kind: str, height: int, width: int, first: np.ndarray, second: np.nd
 
 
 def muted_colour(generator: np.random.Generator, saturation: float, low: float, high: float) -> np.ndarray:
-    """Return a colour [3] of 0 to 1 with any hue, at most this saturated, its value between `low` and `high`."""
+    """Draw a colour [3], from 0 to 1, with any hue, a limited saturation, and a value between `low` and `high`."""
     hue, part, value = generator.uniform(0, 1), generator.uniform(0.5, 1), generator.uniform(low, high)
     return np.array(colorsys.hsv_to_rgb(hue, saturation * part, value))
 
 
 def _noise(generator: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:
-    """Return smooth noise [height, width] between 0 and 1 with so many cells across."""
+    """Return smooth noise [height, width] from 0 to 1 with `cells` cells in each direction."""
     coarse = Image.fromarray(generator.random((cells, cells), dtype=np.float32))
     fine = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float64)
     return (fine - fine.min()) / max(np.ptp(fine), 1e-9)

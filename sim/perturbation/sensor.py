@@ -1,4 +1,4 @@
-"""Sensor: the world is as it was, but what is measured of it suffers, in one of six ways in each episode."""
+"""Sensor: the world stays the same, but images or state are corrupted, in one of six ways per episode."""
 
 from __future__ import annotations
 
@@ -12,30 +12,34 @@ from PIL import Image, ImageDraw, ImageFilter
 CORRUPTIONS = ("noise", "blur", "compression", "stains", "exposure", "state")
 
 NOISE_STD = 7.0
-"""Standard deviation of the noise on images that one level adds, of 255."""
+"""Increase of the image noise's standard deviation per level, of 255."""
 
 BLUR_STD = 0.004
-"""Standard deviation of the blur that one level adds, as a share of the image's height."""
+"""Increase of the blur's standard deviation per level, as a fraction of the image's height."""
 
 JPEG_QUALITY = {1: 40, 2: 25, 3: 15, 4: 10, 5: 6}
 """JPEG's quality at each level, of 100."""
 
 STAIN_COUNT, STAIN_SHARE = 4, 0.02
-"""Number of stains on each lens, and the share of the image that one level covers."""
+"""Number of stains on each lens, and the fraction of the image that they cover per level."""
 
 EXPOSURE = 0.16
-"""What one level adds to the logarithm of the exposure, up or down."""
+"""Change of the logarithm of the exposure per level, up or down."""
 
 STATE_NOISE_STD = {"degrees": 0.4, "percent": 0.8, "radians": 0.007, "metres": 0.002}
 DEFAULT_STATE_NOISE_STD = 0.004
-"""Standard deviation of the noise on the state that one level adds, by unit."""
+"""Increase of the state noise's standard deviation per level, by unit."""
 
 
 class SensorCorruption:
-    """Spoils the observations of one episode.
+    """Corrupts the observations of one episode.
 
-    What it does follows from the generator and the number of the step alone, so that it does not matter which steps
-    are drawn.
+    The corruption depends on the generator and the number of the step only, not on which steps are rendered.
+
+    Args:
+        level: 1 to 5.
+        generator: Chooses the kind of corruption and its details.
+        units: Units of the state's entries.
     """
 
     def __init__(self, level: int, generator: np.random.Generator, units: tuple[str, ...]) -> None:
@@ -91,7 +95,7 @@ class SensorCorruption:
         return view * (1 - cover) + 48.0 * cover
 
     def _draw_stains(self, place: int, height: int, width: int) -> Image.Image:
-        """Draw the stains on one lens, 255 where it is covered; they keep their places while levels make them grow."""
+        """Draw the stains on one lens, 255 where it is covered; their positions do not depend on the level."""
         generator = np.random.default_rng([self._stain_seed, place])
         cover = Image.new("L", (width, height))
         pen = ImageDraw.Draw(cover)

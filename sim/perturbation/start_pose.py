@@ -1,4 +1,4 @@
-"""Start pose: the arm's joints start elsewhere, by 0.1 rad of the joints' common distance for each level."""
+"""Start pose: the arm starts with displaced joints, 0.1 rad per level (norm over all joints)."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from .world import PerturbableWorld
 REQUIRED_MEMBERS = ("model", "data", "arm_joints", "background", "movable_objects", "settle_and_start", "observe")
 
 RADIANS_PER_LEVEL = 0.1
-"""Length of one level's displacement, over all joints together."""
+"""Norm of the displacement over all joints, per level."""
 
 LIMIT_MARGIN = 0.03
-"""How far from the ends of its range a joint stays, in radians."""
+"""Distance of a joint from the ends of its range, in radians."""
 
 CLEARANCE = 0.01
-"""How far the arm stays from things and scenery, where it was that far before, in metres."""
+"""Distance of the arm from objects and background that it did not touch before, in metres."""
 
 TRIES = 200
 
 
 def perturb(world: PerturbableWorld, edits: ModelEdits, level: int, generator: np.random.Generator) -> dict[str, Any]:
-    """Displace the arm of a world, clear of everything; return by how much each joint moved, in degrees.
+    """Displace the arm of a world without collision; return each joint's displacement in degrees.
 
-    Raises WorldError when no displacement of this length is clear.
+    Raises WorldError if no displacement of this norm is free of collisions.
     """
     model, data = world.model, world.data
     joints = [model.joint(name) for name in world.arm_joints]
@@ -57,12 +57,12 @@ def perturb(world: PerturbableWorld, edits: ModelEdits, level: int, generator: n
             }
     data.qpos[:] = before
     raise WorldError(
-        f"start pose: got no clear pose {level * RADIANS_PER_LEVEL:.1f} rad away in {TRIES} tries, expected one."
+        f"start pose: got no free pose {level * RADIANS_PER_LEVEL:.1f} rad away in {TRIES} tries, expected one."
     )
 
 
 def _clear_geom_pairs(world: PerturbableWorld, first_joint: int) -> list[tuple[int, int]]:
-    """Return the pairs of a geometry of the arm and one of a thing or the scenery that are clear of each other now."""
+    """Return the pairs of a geom of the arm and one of an object or the background that do not touch now."""
     model, data = world.model, world.data
     root = int(model.jnt_bodyid[first_joint])
     arm = {root}
@@ -82,7 +82,7 @@ def _clear_geom_pairs(world: PerturbableWorld, first_joint: int) -> list[tuple[i
 
 
 def _collision_geoms(model: Any, body: int) -> list[int]:
-    """Return the geometries of a body that touch things; all of them where none does: those are drawn and simple."""
+    """Return the geoms of a body that collide, or all of them if none does."""
     first = int(model.body_geomadr[body])
     geoms = list(range(first, first + int(model.body_geomnum[body])))
     return [geom for geom in geoms if model.geom_contype[geom] or model.geom_conaffinity[geom]] or geoms
@@ -92,7 +92,7 @@ def _distance(model: Any, data: Any, first: int, second: int) -> float:
     if model.geom_type[first] > model.geom_type[second]:
         first, second = second, first
     if model.geom_type[first] == mujoco.mjtGeom.mjGEOM_PLANE:
-        # How deep the other reaches down to the plane, by the sphere around it: never more than it is.
+        # Distance to the plane by the smaller of bounding sphere and bounding box: never more than the true distance.
         frame = data.geom_xmat[first].reshape(3, 3)
         height = frame[:, 2] @ (data.geom_xpos[second] - data.geom_xpos[first])
         return float(height - min(model.geom_rbound[second], _extent_along(model, data, second, frame[:, 2])))
@@ -100,7 +100,7 @@ def _distance(model: Any, data: Any, first: int, second: int) -> float:
 
 
 def _extent_along(model: Any, data: Any, geom: int, direction: np.ndarray) -> float:
-    """Return how far a geometry reaches from its centre along a direction, by the box around it."""
+    """Return the extent of a geom's bounding box from its centre along a direction."""
     centre, half = model.geom_aabb[geom][:3], model.geom_aabb[geom][3:]
     local = data.geom_xmat[geom].reshape(3, 3).T @ direction
     return float(np.abs(local) @ (half + np.abs(centre)))

@@ -1,14 +1,14 @@
-"""Swaps: a scene or a sentence changed so that what was learned by heart leads to the wrong thing.
+"""Swaps: the scene or the instruction is changed so that memorised behaviour leads to the wrong object.
 
-object       The words ask for another thing of the same scene. The episode ends at the first thing that is lifted.
-             Followed: the thing that was asked for was lifted. By heart: the task's own thing was.
-position     The thing that is asked for and another, which looks different, exchange places.
-             Followed: the task was done. By heart: what now stands in the old place was lifted first.
-instruction  The words ask for nothing that is there: those of another task, letters without meaning, or none at all.
-             There is nothing to follow. By heart: the task's own thing was lifted first, or its goal was reached.
+object       The instruction asks for another object of the scene. The episode ends when the first object is lifted.
+             Followed: the requested object was lifted. Memorised: the task's own object was lifted.
+position     The requested object and another one, which looks different, exchange positions.
+             Followed: the task succeeded. Memorised: the object at the old position was lifted first.
+instruction  The instruction asks for nothing that is there: that of another task, random letters, or an empty one.
+             There is nothing to follow. Memorised: the task's own object was lifted first, or its goal was reached.
 
-The idea is that of LIBERO-PRO (Zhou et al., 2025, arXiv 2510.03827), whose own swaps are files of scenes; these are
-made from any scene. Chance is not zero: of four things, one is the task's own.
+The idea is from LIBERO-PRO (Zhou et al., 2025, arXiv 2510.03827), which has its swaps as scene files; these are made
+from any scene. The rate by chance is not zero: of four objects, one is the task's own.
 """
 
 from __future__ import annotations
@@ -26,18 +26,23 @@ Swap = Literal["object", "position", "instruction"]
 SWAPS: tuple[Swap, ...] = get_args(Swap)
 
 SWAP_DESCRIPTIONS: Mapping[str, str] = {
-    "object": "another thing asked for",
-    "position": "the thing asked for and another exchanged",
-    "instruction": "words that ask for nothing there",
+    "object": "another object requested",
+    "position": "requested object and another exchanged",
+    "instruction": "instruction for nothing that is there",
 }
 
 UNRELATED_KINDS = ("another task", "letters", "nothing")
 
 
 def other_object_instruction(world: Any, seed: int) -> tuple[str, str | None]:
-    """Return words that ask for another thing of a world's scene, picked by the seed, and that thing's body.
+    """Return an instruction for another object of the scene, and that object's body.
 
-    Raises InputError when there is none, or when the world cannot say which body its words mean.
+    Args:
+        world: The world, with `other_instructions`.
+        seed: Chooses among the objects.
+
+    Raises:
+        InputError: There is no other object, or the world does not support this swap.
     """
     others = require_members(world, ("other_instructions",), "swap object").other_instructions()
     if not others:
@@ -53,14 +58,18 @@ def other_object_instruction(world: Any, seed: int) -> tuple[str, str | None]:
 def unrelated_instruction(
     world: Any, instruction: str, other_task_instructions: tuple[str, ...], seed: int
 ) -> tuple[str, str]:
-    """Return words that ask for nothing that is there, and which of `UNRELATED_KINDS` they are.
+    """Return an instruction for nothing that is there, and its kind, one of `UNRELATED_KINDS`.
 
-    `other_task_instructions` are the words of other tasks; those that this scene could be asked for are passed by.
+    Args:
+        world: The world; its `other_instructions`, if it has any, are not used.
+        instruction: The task's instruction.
+        other_task_instructions: Instructions of other tasks; those that fit this scene are not used.
+        seed: Chooses the kind and the instruction.
     """
     valid_instructions = {instruction}
     if hasattr(world, "other_instructions"):
         valid_instructions |= set(world.other_instructions())
-    other_task_instructions = tuple(words for words in other_task_instructions if words not in valid_instructions)
+    other_task_instructions = tuple(each for each in other_task_instructions if each not in valid_instructions)
     kinds = UNRELATED_KINDS if other_task_instructions else UNRELATED_KINDS[1:]
     kind = kinds[seed % len(kinds)]
     if kind == "another task":
@@ -69,7 +78,7 @@ def unrelated_instruction(
 
 
 def _random_letters(instruction: str, seed: int) -> str:
-    """Return the same number of words of the same lengths, of random letters."""
+    """Return random letters with the same number of words of the same lengths."""
     generator = np.random.default_rng(seed)
     alphabet = list("abcdefghijklmnopqrstuvwxyz")
     return " ".join("".join(generator.choice(alphabet, size=len(word))) for word in instruction.split())

@@ -1,4 +1,4 @@
-"""The swap of positions: what is asked for and another thing exchange places."""
+"""The swap of positions: the requested object and another one exchange positions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,18 @@ from .world import require_members
 
 
 def swap_positions(world: Any, target: str | None, seed: int) -> str:
-    """Exchange the places of the target and of another thing that looks different; return that thing's body.
+    """Exchange the positions of the target and of another object that looks different.
 
-    Raises InputError when the scene has no such thing.
+    Args:
+        world: The world.
+        target: Body of the requested object.
+        seed: Chooses the other object.
+
+    Returns:
+        Body of the other object.
+
+    Raises:
+        InputError: The scene has no such object, or the world does not support this swap.
     """
     world = require_members(world, ("model", "data", "movable_objects", "settle_and_start", "observe"), "swap position")
     kinds, model, data = world.movable_objects(), world.model, world.data
@@ -25,9 +34,9 @@ def swap_positions(world: Any, target: str | None, seed: int) -> str:
     if target is None or target in on_fixtures or not others:
         raise InputError(
             "swap position",
-            got="a scene in which nothing that looks different could exchange places with what is asked for",
-            expected="a target and another kind of thing, both standing on the table",
-            fix="Leave this task out: equal things that exchange places look as before.",
+            got="a scene without another kind of object to exchange",
+            expected="a target and another kind of object, both standing on the table",
+            fix="Choose tasks with two kinds of objects: exchanging equal ones changes nothing.",
         )
     other = others[seed % len(others)]
     bodies = [model.body(name).id for name in (target, other)]

@@ -1,4 +1,4 @@
-"""What a world lets a perturbation do: a small protocol beside gymnasium's methods."""
+"""What perturbations need from a world, besides gymnasium's methods."""
 
 from __future__ import annotations
 
@@ -12,53 +12,62 @@ from ...policy.contract import Offer
 
 
 class PerturbableWorld(Protocol):
-    """A MuJoCo world that can be disturbed between a reset and the first step; an axis needs some of this, not all."""
+    """A MuJoCo world that can be perturbed between a reset and the first step; an axis needs some of these members."""
 
     model: Any
-    """The mujoco.MjModel of now: a world that builds its model anew at a reset returns the new one."""
+    """The present mujoco.MjModel; a world that builds a new model at a reset returns the new one."""
     data: Any
     """Its mujoco.MjData."""
     offer: Offer
     arm_joints: Sequence[str]
-    """Names in the model of the arm's joints, without the gripper's."""
+    """Names of the arm's joints in the model, without the gripper's."""
     background: Sequence[int]
-    """Numbers in the model of the geometries that are scenery: table, floor, walls; neither things nor fixtures."""
+    """Ids of the geoms of the background: table, floor, walls; neither objects nor fixtures."""
 
     def observe(self) -> dict[str, Any]:
-        """Return the observation of the present state, drawn anew; nothing moves."""
+        """Render and return the observation of the present state, without a physics step."""
         ...
 
     def recreate_renderers(self) -> None:
-        """Make whatever draws take the model's textures and shadow size from the model again."""
+        """Create the renderers again, with the model's present textures and shadow size."""
 
     def settle_and_start(self) -> None:
-        """Let what was displaced come to rest, the arm held where it is, and count the episode from there."""
+        """Let displaced objects settle while the arm is held, and start the episode from there."""
 
     def movable_objects(self) -> Mapping[str, str]:
-        """Return, for the body of each thing in play, what it is; those that look alike are the same."""
+        """Return the kind of each object by its body; objects that look alike have the same kind."""
         ...
 
     def add_object(self, generator: np.random.Generator) -> str | None:
-        """Put one more thing among those in play, as clutter; return its body, None when there is none or no room."""
+        """Add one object as clutter; return its body, or None if there is none left or no room."""
         ...
 
     def is_layout_valid(self) -> bool:
-        """Tell whether, as things stand now, the instruction is true of the scene and the task within reach."""
+        """Tell whether the instruction is true of the present scene and the task is within reach."""
         ...
 
     def other_instructions(self) -> Mapping[str, str | None]:
-        """Return words that ask for another thing of this very scene, each with its body, None where there is none."""
+        """Return instructions for other objects of this scene, each with the object's body or None."""
         ...
 
 
 def require_members(world: Any, members: Sequence[str], purpose: str) -> PerturbableWorld:
-    """Return the world, typed; raises InputError, naming what it lacks, when it cannot be disturbed in this way."""
+    """Check that a world has the members that a perturbation needs, and return it with its type.
+
+    Args:
+        world: The world.
+        members: Names of the members.
+        purpose: Names the perturbation in the error.
+
+    Raises:
+        InputError: Members are missing; the error names them.
+    """
     missing = [name for name in members if not hasattr(world, name)]
     if missing:
         raise InputError(
             f"{purpose} in {type(world).__name__}",
             got=f"a world without {', '.join(missing)}",
-            expected="a world that can be disturbed in this way",
-            fix="Leave it out, or give the world these members (see sim/perturbation/world.py).",
+            expected="a world that supports this change",
+            fix="Leave the change out, or add these members to the world (see sim/perturbation/world.py).",
         )
     return world

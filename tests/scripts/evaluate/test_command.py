@@ -136,7 +136,7 @@ def test_table_shows_success_rates_and_swaps():
     results["protocol"] = {"instruction_from": "task"}
     own = results_table(results)
     assert "success" in own and "50.0 %" in own and "none could be run" in own
-    row = {"swap": "object", "question": "another thing asked for", "followed": figures, "by_heart": figures}
+    row = {"swap": "object", "question": "another object requested", "followed": figures, "by_heart": figures}
     row["by_chance"] = 0.25
     both = results_table({**results, "swaps": [row]})
     assert "by heart" in both and "none could be run" in both

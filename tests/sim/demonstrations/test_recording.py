@@ -126,7 +126,7 @@ def test_what_was_not_offered_is_refused_before_it_is_written(tmp_path):
     narrow = RecordedEpisode(episode.images, episode.state, episode.action, episode.grounding[:, :6], "x")
     blind = RecordedEpisode({"front": episode.images["front"]}, episode.state, episode.action, episode.grounding, "x")
     for other in (narrow, blind):
-        with pytest.raises(WorldError, match="did not offer"):
+        with pytest.raises(WorldError, match="does not match its offer"):
             stage_episode(tmp_path / "0.npz", other, OFFER)
     assert not list(tmp_path.iterdir())
 

@@ -29,10 +29,10 @@ def test_axes_and_levels_are_read_in_the_order_of_the_table():
     [
         ("camra", r"axis of perturbation: got 'camra', expected one of camera, .*Did you mean 'camera'\?"),
         ("fog=2", r"got 'fog', expected one of camera, lighting, .*, or all\. Write for example"),
-        ("camera=0", "level of camera: got 0, expected 1 to 5.*Unperturbed"),
+        ("camera=0", "level of camera: got 0, expected 1 to 5.*unperturbed"),
         ("camera=6", "level of camera: got 6, expected 1 to 5"),
         ("camera=1-900000000000", "level of camera: got 900000000000"),
-        ("camera=", "got 'camera='.*Levels are numbers"),
+        ("camera=", "got 'camera='.*Use levels from 1 to 5"),
         ("camera=high", "got 'camera=high'"),
         ("camera=3-1", "Write 1-3"),
     ],

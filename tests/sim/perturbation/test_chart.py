@@ -59,7 +59,7 @@ def test_the_report_shows_perturbations_beside_the_unperturbed_figures(tmp_path,
     assert "4 of 4 episodes" in text and "still to run" not in text
     assert text.count("<h2>Robustness</h2>") == 1 and "mean of axes" in text and "mean of episodes" in text
     assert ("start pose" in text) == ("start_pose" in axes) == ('aria-label="success for each axis' in text)
-    assert "62.5" in text and "Memorisation<" in text and "another thing asked for" in text
+    assert "62.5" in text and "Memorisation<" in text and "another object requested" in text
 
 
 def test_the_report_of_plain_episodes_says_nothing_of_perturbations(tmp_path):
