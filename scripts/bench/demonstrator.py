@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,8 +77,6 @@ def bench_demonstrator(config: DemonstratorBenchConfig) -> tuple[Metrics, list[s
     """
     from tqdm import tqdm
 
-    from ...sim.evaluation.statistics import wilson_interval
-
     jobs = list(plan_demonstration_jobs(config))
     successes = {f"{job.suite}/{job.task}": 0 for job in jobs}
     with (
@@ -90,30 +88,42 @@ def bench_demonstrator(config: DemonstratorBenchConfig) -> tuple[Metrics, list[s
             successes[name] += count
             bar.write(f"{name}: {count} of {len(job.states)}, from state {job.states.start} on")
             bar.update(len(job.states))
-    rates = {name: count / config.states for name, count in successes.items()}
-    intervals = {name: wilson_interval(count, config.states) for name, count in successes.items()}
-    worst = min(rates, key=lambda name: rates[name])
-    width = max(map(len, rates))
-    lines = [f"{'task':<{width}}  success"]
-    lines += [
-        f"{name:<{width}}  {100 * rate:5.1f} %  [{100 * intervals[name][0]:.1f}, {100 * intervals[name][1]:.1f}]"
-        for name, rate in rates.items()
-    ]
-    lines.append(f"lowest: {100 * rates[worst]:.1f} % ({worst}); {config.states} initial states of each task")
+    return _success_metrics(successes, config.states), _format_lines(successes, config.states)
+
+
+def _success_metrics(successes: Mapping[str, int], states: int) -> Metrics:
+    """Return the success rates of tasks and suites from the successes by `suite/task`, each of `states` episodes."""
+    from ...sim.evaluation.statistics import wilson_interval
+
+    rates = {name: count / states for name, count in successes.items()}
     metrics: dict[str, float | int | None] = {
-        "demonstrator_success_min": rates[worst],
+        "demonstrator_success_min": min(rates.values()),
         "demonstrator_success_mean": statistics.mean(rates.values()),
-        "episodes": sum(len(job.states) for job in jobs),
+        "episodes": len(successes) * states,
     }
-    for suite in dict.fromkeys(job.suite for job in jobs):
+    for suite in dict.fromkeys(name.partition("/")[0] for name in successes):
         counts = [count for name, count in successes.items() if name.startswith(f"{suite}/")]
-        low, high = wilson_interval(sum(counts), len(counts) * config.states)
-        metrics[f"{suite}_mean"] = sum(counts) / (len(counts) * config.states)
+        low, high = wilson_interval(sum(counts), len(counts) * states)
+        metrics[f"{suite}_mean"] = sum(counts) / (len(counts) * states)
         metrics |= {f"low/{suite}_mean": round(low, 4), f"high/{suite}_mean": round(high, 4)}
-    for name, rate in rates.items():
-        low, high = intervals[name]
-        metrics |= {name: rate, f"low/{name}": round(low, 4), f"high/{name}": round(high, 4)}
-    return metrics, lines
+    for name, count in successes.items():
+        low, high = wilson_interval(count, states)
+        metrics |= {name: rates[name], f"low/{name}": round(low, 4), f"high/{name}": round(high, 4)}
+    return metrics
+
+
+def _format_lines(successes: Mapping[str, int], states: int) -> list[str]:
+    """Return the lines to print: the success rate of every task with its interval, then the lowest."""
+    from ...sim.evaluation.statistics import wilson_interval
+
+    width = max(map(len, successes))
+    lines = [f"{'task':<{width}}  success"]
+    for name, count in successes.items():
+        low, high = wilson_interval(count, states)
+        lines.append(f"{name:<{width}}  {100 * count / states:5.1f} %  [{100 * low:.1f}, {100 * high:.1f}]")
+    worst = min(successes, key=lambda name: successes[name])
+    lines.append(f"lowest: {100 * successes[worst] / states:.1f} % ({worst}); {states} initial states of each task")
+    return lines
 
 
 def plan_demonstration_jobs(config: DemonstratorBenchConfig) -> Iterator[DemonstrationJob]:
