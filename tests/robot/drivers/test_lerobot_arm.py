@@ -48,11 +48,12 @@ def arm(config):
 
 
 def drive(arm: LeRobotArm, goal: np.ndarray, arrived) -> None:
-    """Write a goal at each tick until the arm has arrived, for ten seconds at most."""
-    ends = time.monotonic() + 10.0
-    while not arrived() and time.monotonic() < ends:
+    """Write a goal at each tick until the arm has been there for ten ticks, for ten seconds at most."""
+    ends, there = time.monotonic() + 10.0, 0
+    while there < 10 and time.monotonic() < ends:
         arm.command(goal)
         time.sleep(TICK)
+        there = there + 1 if arrived() else 0
 
 
 def torques(arm: LeRobotArm) -> set[int]:
