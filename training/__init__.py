@@ -1,1 +1,1 @@
-"""How a policy learns: demonstrations in memory, the loop, checkpoints it can resume from."""
+"""Training: demonstrations in batches, the training loop, and the state to resume from."""

@@ -1,10 +1,10 @@
-"""Which frames make up each step, and a thread that has their batches ready."""
+"""The frames of every step, and a thread that loads their batches ahead of time."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,21 @@ from .dataset import DemonstrationDataset
 
 
 def frame_order(frames: np.ndarray, config: LoopConfig, start: int, rank: int, ranks: int) -> Iterator[np.ndarray]:
-    """Yield the frames of every step from `start` on, int64 [batch_size / run], for one rank of several.
+    """Yield the frames of every step, from step `start` on, for one of several ranks.
 
-    With runs these are the first of each. An epoch is a permutation of `frames` of its own, cut into steps and each
-    step into ranks. The tail that is too
-    short for a step is left out of that epoch; another epoch leaves out others. Fewer frames than one step of all ranks
-    takes are repeated until they fill it: only then do ranks meet the same frame.
+    Every epoch is a new permutation of `frames`, cut into steps, and each step into ranks. A tail that is too short for
+    a step is left out of its epoch; other epochs leave out other frames. If `frames` has fewer frames than one step of
+    all ranks needs, they are repeated: only then do two ranks get the same frame.
+
+    Args:
+        frames: Indices of the frames to train on, int64 [n].
+        config: Batch size, run length, number of steps and seed.
+        start: First step; more than 0 when a training is resumed.
+        rank: Number of this process.
+        ranks: Number of processes.
+
+    Yields:
+        int64 [batch_size / run]: with runs, the first frame of each run.
     """
     size = config.batch_size // config.run
     per_step = size * ranks
@@ -38,8 +47,12 @@ def frame_order(frames: np.ndarray, config: LoopConfig, start: int, rank: int, r
 
 def prefetch(
     dataset: DemonstrationDataset, order: Iterator[np.ndarray], depth: int = 3
-) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield the batches of an order, made by a thread that stays a little ahead; its errors are raised here."""
+) -> Generator[dict[str, torch.Tensor]]:
+    """Yield the batches of `order`, loaded by a thread that is up to `depth` batches ahead.
+
+    Raises:
+        BaseException: Whatever the thread raised while it loaded a batch.
+    """
     batch_queue: queue.Queue[Any] = queue.Queue(maxsize=depth)
     stop = threading.Event()
 

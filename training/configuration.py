@@ -1,4 +1,4 @@
-"""How to train, as data."""
+"""Options of the training loop."""
 
 from __future__ import annotations
 
@@ -7,64 +7,62 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 from ..policy.training_defaults import GRADIENT_CLIP, GROUNDING_WEIGHT, LEARNING_RATE, WARMUP_STEPS, WEIGHT_DECAY
+from ..ranges import require_at_least
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How to train; raises InputError for numbers out of range."""
+    """Options of the training loop; raises InputError for values out of range."""
 
     steps: int = 3000
-    """Optimiser steps in all, those before a resume included."""
+    """Total optimizer steps, including those before --resume."""
     batch_size: int = 64
-    """Frames in a step and process."""
+    """Batch size of each process, in frames."""
     learning_rate: float = LEARNING_RATE
-    """Peak learning rate: a linear warm-up leads to it, a cosine down from it to a fiftieth."""
+    """Peak learning rate: linear warm-up, then cosine decay to 2 % of the peak."""
     warmup: int = WARMUP_STEPS
-    """Steps of the warm-up."""
+    """Warm-up steps."""
     weight_decay: float = WEIGHT_DECAY
-    """Decay of the weight matrices (AdamW's)."""
+    """AdamW weight decay of the weight matrices."""
     gradient_clip: float = GRADIENT_CLIP
-    """Greatest norm of the gradient."""
+    """Maximum gradient norm."""
     average: float = 0.999
-    """Decay of the running average of the weights, which is what a checkpoint holds; 0 turns it off."""
+    """EMA decay of the weights; a checkpoint holds the averaged weights. 0 turns it off."""
     grounding: float = GROUNDING_WEIGHT
-    """Weight of the pointing loss, where the demonstrations are labelled."""
+    """Weight of the pointing (grounding) loss, for demonstrations with labels."""
     stride: int = 1
-    """Train on every n-th frame: neighbours tell little new."""
+    """Train on every n-th frame; neighbouring frames are almost equal."""
     run: int = 1
-    """Decisions of one episode that stand in a step together, one after the other. With a history they share most of
-    what they remember, which the towers then see once: with 16 remembered frames of episodes of 125 steps a decision
-    takes 8.7 frames alone, 1.8 in runs of 8."""
+    """Number of consecutive decisions of one episode in a batch. With a history they share remembered frames, so that
+    the towers encode fewer images: with 16 remembered frames and episodes of 125 steps, a decision takes 8.7 frames
+    alone and 1.8 in runs of 8."""
     seed: int = 0
-    """Draws the weights at the start and the order of the frames."""
+    """Seed of the initial weights and of the order of the frames."""
     save_every: int = 500
     """Steps between checkpoints."""
     log_every: int = 10
-    """Steps between lines of the log; every checkpoint has one too."""
+    """Steps between log lines; every checkpoint has one too."""
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("steps", "batch_size", "stride", "run", "save_every", "log_every"), 1)
-        least |= {"warmup": 0, "seed": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise InputError(name, got=getattr(self, name), expected=f"{value} or more", fix=f"Raise {name}.")
+        require_at_least(self, 1, "steps", "batch_size", "stride", "run", "save_every", "log_every")
+        require_at_least(self, 0, "warmup", "seed")
         if self.batch_size % self.run:
-            fix = "Change run or batch_size."
+            fix = "Choose a run that divides batch_size."
             got = f"{self.run}, with a batch_size of {self.batch_size}"
             raise InputError("run", got=got, expected="a divisor of the batch size", fix=fix)
         fractions = {
-            "learning_rate": (0.0 < self.learning_rate < 1.0, "between 0 and 1", "1e-3 is usual."),
-            "average": (0.0 <= self.average < 1.0, "0 up to below 1", "0.999 is usual."),
-            "weight_decay": (0.0 <= self.weight_decay < math.inf, "0 or more", "0.01 is usual."),
-            "gradient_clip": (0.0 < self.gradient_clip < math.inf, "above 0", "1 is usual; 1e9 turns it off."),
-            "grounding": (0.0 <= self.grounding < math.inf, "0 or more", "0.1 is usual."),
+            "learning_rate": (0.0 < self.learning_rate < 1.0, "between 0 and 1", "Use 1e-3."),
+            "average": (0.0 <= self.average < 1.0, "0 up to below 1", "Use 0.999."),
+            "weight_decay": (0.0 <= self.weight_decay < math.inf, "0 or more", "Use 0.01."),
+            "gradient_clip": (0.0 < self.gradient_clip < math.inf, "above 0", "Use 1, or 1e9 to turn it off."),
+            "grounding": (0.0 <= self.grounding < math.inf, "0 or more", "Use 0.1."),
         }
         for name, (fits, expected, fix) in fractions.items():
             if not fits:
                 raise InputError(name, got=getattr(self, name), expected=expected, fix=fix)
 
     def learning_rate_at(self, step: int) -> float:
-        """Return the learning rate of a step."""
+        """Return the learning rate of step number `step`."""
         if step < self.warmup:
             return self.learning_rate * (step + 1) / self.warmup
         done = (step - self.warmup) / max(1, self.steps - self.warmup)

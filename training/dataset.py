@@ -1,4 +1,4 @@
-"""Demonstrations for training: decoded frames from the cache, everything else in memory, whole batches at a time."""
+"""Demonstrations for training: images from the frame cache, all other data in memory, loaded by the batch."""
 
 from __future__ import annotations
 
@@ -16,24 +16,35 @@ from .frames import open_frames
 
 
 class DemonstrationDataset(torch.utils.data.Dataset):
-    """The frames of one or more LeRobotDatasets, one after another, each with the chunk of actions that follows.
+    """The frames of one or more LeRobotDatasets, each with the action chunk that follows it.
 
-    `batch(indices)` returns, for B frames and V cameras:
+    `batch(indices)` returns, for B frames, V cameras, S state elements, chunks of T steps and A action dimensions:
       images             uint8 [B, V, 3, H, W], a view of channels-last memory
       state              float32 [B, S], in the dataset's units
-      action             float32 [B, T, A], in the dataset's units; past an episode's end its last action is repeated
-      action_is_pad      bool [B, T], true for those repetitions
-      grounding          float32 [B, G], privileged labels; only when every dataset has them
-      instruction        int64 [B], a place in `instructions`
-      index              int64 [B], the frame's place in this dataset
-    and, after `set_history`, what decisions remember of H frames:
-      past_images        uint8 [F, V, 3, H, W], remembered frames that are none of the B, each once
-      past_member        int64 [F], a row of the batch in whose episode each is
-      past_place         int64 [B, H], which of the B + F frames stands k + 1 decisions back, -1 before the episode
-    An item is the same without B, and `task`, the instruction itself. A `DataLoader` fetches whole batches when
-    `collate_fn=DemonstrationDataset.collate` is given.
+      action             float32 [B, T, A], in the dataset's units; after the end of an episode its last action repeats
+      action_is_pad      bool [B, T], true for the repeated actions
+      grounding          float32 [B, G], privileged labels; only if every dataset has them
+      instruction        int64 [B], an index into `instructions`
+      index              int64 [B], the index of the frame in this dataset
+    and, after `set_history`, the remembered frames of H earlier decisions:
+      past_images        uint8 [F, V, 3, H, W], the remembered frames that are not among the B, each once
+      past_member        int64 [F], a row of the batch that is in the same episode
+      past_place         int64 [B, H], index into the B + F frames of the frame k + 1 decisions earlier; -1 before the
+                         episode
+    An item has the same entries without B, and `task`, the text of the instruction. A `DataLoader` fetches whole
+    batches with `collate_fn=DemonstrationDataset.collate`.
 
-    Raises InputError when a dataset is missing, truncated or foreign, and when several do not fit together.
+    Attributes:
+        sources: The columns of every dataset.
+        frames: The decoded images of every dataset, uint8 [F, V, H, W, 3] memory maps.
+        state: All states, float32 [F, S].
+        action: All actions, float32 [F, A].
+        grounding: All privileged labels, float32 [F, G], or None.
+        episode: Episode of every frame, int64 [F].
+        episode_starts: First frame of every episode.
+        episode_ends: One past the last frame of every episode.
+        instructions: The different instructions.
+        instruction: Instruction of every frame, an index into `instructions`, int64 [F].
     """
 
     def __init__(
@@ -45,11 +56,25 @@ class DemonstrationDataset(torch.utils.data.Dataset):
         cache_folder: Path | None = None,
         progress: bool = True,
     ) -> None:
+        """Open datasets; decode their images into the frame cache if they are not there yet.
+
+        Args:
+            roots: Folders of the datasets.
+            chunk: Steps of an action chunk, T.
+            image_size: Height and width of the images in pixels; those of the dataset when left out.
+            cache_folder: Folder of the frame cache, see `frames.default_cache_folder`.
+            progress: Show a progress bar while images are decoded.
+
+        Raises:
+            InputError: A dataset is missing, truncated or of another format, or the datasets do not fit together.
+        """
         if chunk < 1:
-            raise InputError("chunk", got=chunk, expected="1 or more", fix="A common choice is 16.")
+            raise InputError("chunk", got=chunk, expected="1 or more", fix="Use 16.")
         roots = [Path(roots)] if isinstance(roots, str | Path) else [Path(root) for root in roots]
         if not roots:
-            raise InputError("datasets", got="none", expected="one or more", fix="Name the folder of a dataset.")
+            raise InputError(
+                "datasets", got="none", expected="one or more", fix="Give the folder of a dataset with --data."
+            )
         self.chunk, self.history, self.decision_interval = chunk, 0, 1
         self.sources: tuple[DatasetColumns, ...] = tuple(read_columns(root) for root in roots)
         for source in self.sources[1:]:
@@ -71,44 +96,54 @@ class DemonstrationDataset(torch.utils.data.Dataset):
         self.episode = np.repeat(np.arange(len(lengths)), lengths)
         self.starts, self.ends = self.episode_starts[self.episode], self.episode_ends[self.episode]
         self.instructions: tuple[str, ...] = tuple(dict.fromkeys(task for s in self.sources for task in s.tasks))
-        places = {task: place for place, task in enumerate(self.instructions)}
+        numbers = {task: number for number, task in enumerate(self.instructions)}
         self.instruction = np.concatenate(
-            [np.array([places[task] for task in s.tasks])[s.vectors["task_index"]] for s in self.sources]
+            [np.array([numbers[task] for task in s.tasks])[s.vectors["task_index"]] for s in self.sources]
         )
 
     def set_history(self, history: int, decision_interval: int) -> None:
-        """Give with every frame what a policy with that `history` remembers, decisions standing `decision_interval` steps apart.
+        """Return remembered frames with every batch from now on.
 
-        Raises InputError for numbers out of range.
+        Args:
+            history: Earlier decisions that the policy remembers, H; 0 for none.
+            decision_interval: Steps between two decisions.
+
+        Raises:
+            InputError: A number is out of range.
         """
         if history < 0 or decision_interval < 1:
             got, expected = (
                 f"{history} frames, {decision_interval} steps apart",
                 "0 frames or more, 1 step apart or more",
             )
-            raise InputError("history", got=got, expected=expected, fix="A policy executes so many steps of a chunk.")
+            raise InputError(
+                "history", got=got, expected=expected, fix="Set execute to a number of steps within the chunk."
+            )
         self.history, self.decision_interval = history, decision_interval
 
     @property
     def fingerprint(self) -> str:
-        """Return what identifies the content of all datasets, for a checkpoint's provenance."""
+        """Identifies the content of all datasets, for the provenance of a checkpoint."""
         return "+".join(source.fingerprint for source in self.sources)
 
     @property
     def fps(self) -> int:
+        """Frames per second."""
         return self.sources[0].fps
 
     @property
     def camera_keys(self) -> tuple[str, ...]:
+        """Names of the camera features, V."""
         return self.sources[0].camera_keys
 
     @property
     def image_shape(self) -> tuple[int, int, int, int]:
-        """Return V, H, W, 3."""
-        return self.frames[0].shape[1:]
+        """V, H, W, 3."""
+        views, height, width, channels = self.frames[0].shape[1:]
+        return views, height, width, channels
 
     def names(self, key: str) -> tuple[str, ...]:
-        """Return the names of a vector feature's elements."""
+        """Return the names of the elements of the vector feature `key`."""
         return tuple(self.sources[0].features[key]["names"] or ())
 
     def __len__(self) -> int:
@@ -117,7 +152,7 @@ class DemonstrationDataset(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
         batch = self.batch([index])
-        # What is remembered belongs to no row alone: there is only one, so that all of it is this one's.
+        # Remembered frames are shared by the rows of a batch; here is only one row, so all of them are its own.
         item = {key: value if key in ("past_images", "past_member") else value[0] for key, value in batch.items()}
         return item | {"task": self.instructions[self.instruction[index]]}
 
@@ -126,17 +161,17 @@ class DemonstrationDataset(torch.utils.data.Dataset):
 
     @staticmethod
     def collate(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Pass a batch through: `__getitems__` has made it already."""
+        """Return `batch` as it is: `__getitems__` has collated it."""
         return batch
 
     def batch(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the frames at `indices` [B] as one dictionary of tensors, described above."""
+        """Return the frames at `indices` [B] as a dictionary of tensors, see the class."""
         index = np.asarray(indices, dtype=np.int64)
-        steps = index[:, None] + np.arange(self.chunk)
-        end = self.ends[index][:, None]
+        steps = index[:, None] + np.arange(self.chunk)  # [B, T]
+        end = self.ends[index][:, None]  # [B, 1]
         arrays = {
             "state": self.state[index],
-            "action": self.action[np.minimum(steps, end - 1)],
+            "action": self.action[np.minimum(steps, end - 1)],  # [B, T, A]
             "action_is_pad": steps >= end,
             "instruction": self.instruction[index],
             "index": index,
@@ -151,13 +186,13 @@ class DemonstrationDataset(torch.utils.data.Dataset):
         }
 
     def _past_frames(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the remembered frames that are not among `index` [B], a row for each, and `past_place` [B, H]."""
-        past_index = index[:, None] - self.decision_interval * np.arange(1, self.history + 1)
+        """Return the remembered frames that are not in `index` [B], their `past_member`, and `past_place` [B, H]."""
+        past_index = index[:, None] - self.decision_interval * np.arange(1, self.history + 1)  # [B, H]
         is_inside = past_index >= self.starts[index][:, None]
         batch_frames, first = np.unique(index, return_index=True)
         frames, frame_of_entry = np.unique(past_index[is_inside], return_index=True)
         is_new = ~np.isin(frames, batch_frames)
-        # Every frame's place: that of a row which decides on it, or behind them all.
+        # Place of every remembered frame: its row in the batch if it is there, or else behind the batch.
         places = np.empty(len(frames), dtype=np.int64)
         places[is_new] = len(index) + np.arange(is_new.sum())
         places[~is_new] = first[np.searchsorted(batch_frames, frames[~is_new])]
@@ -166,9 +201,14 @@ class DemonstrationDataset(torch.utils.data.Dataset):
         return frames[is_new], np.nonzero(is_inside)[0][frame_of_entry][is_new], place
 
     def decision_runs(self, frames: np.ndarray, length: int) -> np.ndarray:
-        """Return `length` decisions of one episode for each of `frames` [n], which is the first: int64 [n * length].
+        """Return runs of consecutive decisions of an episode, `decision_interval` steps apart.
 
-        They follow each other `decision_interval` steps apart; behind the episode's last one comes its first.
+        Args:
+            frames: First frame of each run, [n].
+            length: Decisions of a run. After the last decision of an episode, its first one follows.
+
+        Returns:
+            Frame indices, int64 [n * length].
         """
         start, number = self.starts[frames], (frames - self.starts[frames]) // self.decision_interval
         phase = (frames - start) % self.decision_interval
@@ -177,16 +217,16 @@ class DemonstrationDataset(torch.utils.data.Dataset):
         return ((start + phase)[:, None] + self.decision_interval * numbers).flatten()
 
     def images(self, index: np.ndarray) -> np.ndarray:
-        """Return the frames at `index` int64 [B] as a copy, uint8 [B, V, H, W, 3]."""
+        """Return a copy of the images of the frames `index` int64 [B]: uint8 [B, V, H, W, 3]."""
         images = np.empty((len(index), *self.image_shape), dtype=np.uint8)
         source = np.searchsorted(self._offsets, index, side="right") - 1
         for number, frames in enumerate(self.frames):
-            for place in np.flatnonzero(source == number):
-                images[place] = frames[index[place] - self._offsets[number]]
+            for row in np.flatnonzero(source == number):
+                images[row] = frames[index[row] - self._offsets[number]]
         return images
 
     def chunks(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return every frame's chunk, float32 [F, T, A], and which of its steps lie inside the episode, [F, T]."""
+        """Return the chunk of every frame, float32 [F, T, A], and which of its steps are inside the episode, [F, T]."""
         return action_chunks(self.action, self.ends, self.chunk)
 
     def _concatenated(self, key: str) -> np.ndarray:
@@ -194,7 +234,7 @@ class DemonstrationDataset(torch.utils.data.Dataset):
 
 
 def _check_compatible(first: DatasetColumns, other: DatasetColumns) -> None:
-    """Raise InputError naming every difference that keeps two datasets from being trained on together."""
+    """Raise InputError with every difference because of which two datasets cannot be combined."""
     differences = []
     if first.fps != other.fps:
         differences.append(("fps", other.fps, first.fps))
@@ -212,5 +252,5 @@ def _check_compatible(first: DatasetColumns, other: DatasetColumns) -> None:
             f"dataset {other.root}",
             got="; ".join(f"{name} {got}" for name, got, _ in differences),
             expected=f"what {first.root} has: " + "; ".join(f"{name} {expected}" for name, _, expected in differences),
-            fix="Train on datasets of one arm, one set of cameras and one rate.",
+            fix="Train on datasets of one robot, with the same cameras and frame rate.",
         )

@@ -1,6 +1,7 @@
-"""A cache of decoded camera frames: one memory-mapped array for a dataset, made once and checked whenever it is opened.
+"""A cache of decoded camera frames: one memory-mapped array for each dataset.
 
-Decoding a frame out of a video costs far more than a training step can pay for it; reading it from the cache is a copy.
+Decoding frames from video is too slow for a training step; reading one from the cache is a copy. The cache is made once
+and checked when it is opened.
 """
 
 from __future__ import annotations
@@ -29,7 +30,14 @@ EPISODES_PER_TASK = 32
 
 @dataclass(frozen=True)
 class DecodeTask:
-    """A stretch of neighbouring episodes of one camera that lie in one file: what a thread decodes in one go."""
+    """Neighbouring episodes of one camera in one file, which one thread decodes.
+
+    Attributes:
+        camera: Index of the camera.
+        key: Name of the camera's feature.
+        path: The video or data file.
+        episodes: Indices of the episodes.
+    """
 
     camera: int
     key: str
@@ -38,7 +46,7 @@ class DecodeTask:
 
 
 def default_cache_folder() -> Path:
-    """Return where frames are cached unless told otherwise: $SACCADE_CACHE, or the user's cache folder."""
+    """Return the default folder of the frame cache: in $SACCADE_CACHE, or else in the user's cache folder."""
     if chosen := os.environ.get("SACCADE_CACHE"):
         return Path(chosen) / "frames"
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "saccade" / "frames"
@@ -52,11 +60,23 @@ def open_frames(
     threads: int | None = None,
     progress: bool = True,
 ) -> np.ndarray:
-    """Return a dataset's frames as a read-only memory map uint8 [F, V, H, W, 3], decoding them where that is due.
+    """Open the decoded frames of a dataset; decode them first if they are not in the cache.
 
-    Cameras come in the dataset's order, all of one size: the first one's, or `image_size` pixels square. The cache is
-    found by the dataset's fingerprint. A truncated one is made again; while one process makes it, others wait. Raises
-    InputError for a damaged or missing video, cameras of different sizes and a disk that is too small.
+    The name of the cache file is the fingerprint of the dataset. A truncated file is decoded again. While one process
+    decodes, the others wait.
+
+    Args:
+        columns: The dataset.
+        cache_folder: Folder of the cache, `default_cache_folder()` when left out.
+        image_size: Height and width of the frames in pixels; those of the dataset when left out.
+        threads: Threads that decode, one for each usable core when left out.
+        progress: Show a progress bar.
+
+    Returns:
+        Read-only memory map uint8 [F, V, H, W, 3], with the cameras in the dataset's order.
+
+    Raises:
+        InputError: A video is damaged or missing, the cameras have different sizes, or the disk is too small.
     """
     if not columns.camera_keys:
         raise dataset_error(columns.root, "no camera", "one or more", "Choose a dataset with images.")
@@ -77,14 +97,14 @@ def _frame_size(columns: DatasetColumns, image_size: int | None) -> tuple[int, .
     sizes = {tuple(columns.features[key]["shape"][:2]) for key in columns.camera_keys}
     if len(sizes) > 1:
         raise dataset_error(
-            columns.root, f"cameras of sizes {sorted(sizes)}", "one size", "Give an image_size for all."
+            columns.root, f"cameras of sizes {sorted(sizes)}", "one size", "Set image_size for all cameras."
         )
     return sizes.pop()
 
 
 @contextmanager
 def _exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold a lock that the system lets go of even when the process is killed."""
+    """Hold a lock that the operating system releases even if the process is killed."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -112,7 +132,7 @@ def _decode(columns: DatasetColumns, path: Path, shape: tuple[int, ...], threads
     frames = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
     bar = tqdm(total=shape[0] * shape[1], desc="decoding frames", unit="frame", disable=not progress)
     try:
-        # Decoding leaves the interpreter free, so that threads are enough.
+        # Decoding releases the GIL, so threads are enough.
         with ThreadPoolExecutor(threads) as pool:
             for count in pool.map(lambda task: _decode_task(columns, task, frames), list(_decode_tasks(columns))):
                 bar.update(count)
@@ -129,13 +149,13 @@ def _decode_tasks(columns: DatasetColumns) -> Iterator[DecodeTask]:
         kind = columns.features[key]["dtype"]
         prefix = f"videos/{key}" if kind == "video" else "data"
 
-        def place(episode: int, key: str = key, kind: str = kind, prefix: str = prefix) -> Path:
+        def file_of(episode: int, key: str = key, kind: str = kind, prefix: str = prefix) -> Path:
             row = columns.episodes[episode]
             return columns.root / template[kind].format(
                 video_key=key, chunk_index=row[f"{prefix}/chunk_index"], file_index=row[f"{prefix}/file_index"]
             )
 
-        for path, group in groupby(range(len(columns.episodes)), key=place):
+        for path, group in groupby(range(len(columns.episodes)), key=file_of):
             episodes = tuple(group)
             for first in range(0, len(episodes), EPISODES_PER_TASK):
                 yield DecodeTask(camera, key, path, episodes[first : first + EPISODES_PER_TASK])
@@ -147,7 +167,7 @@ def _decode_task(columns: DatasetColumns, task: DecodeTask, frames: np.ndarray) 
             columns.root, f"no {task.path.relative_to(columns.root)}", "every file that its metadata names"
         )
     read = _read_video if columns.features[task.key]["dtype"] == "video" else _read_images
-    wanted = sum(int(columns.ends[episode] - columns.starts[episode]) for episode in task.episodes)
+    expected = sum(int(columns.ends[episode] - columns.starts[episode]) for episode in task.episodes)
     found = 0
     try:
         for index, image in read(columns, task):
@@ -156,39 +176,39 @@ def _decode_task(columns: DatasetColumns, task: DecodeTask, frames: np.ndarray) 
     except (OSError, ValueError) as error:
         got = f"a damaged {task.path.relative_to(columns.root)} ({error})"
         raise dataset_error(columns.root, got, "videos that decode") from error
-    if found != wanted:
-        got = f"{found} of {wanted} frames of episodes {task.episodes[0]} to {task.episodes[-1]} in {task.path.name}"
+    if found != expected:
+        got = f"{found} of {expected} frames of episodes {task.episodes[0]} to {task.episodes[-1]} in {task.path.name}"
         raise dataset_error(columns.root, got, "all of them")
     return found
 
 
 def _read_video(columns: DatasetColumns, task: DecodeTask) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (frame index, uint8 [H, W, 3]) for the run's frames, reading the file once from its first episode on."""
+    """Yield (frame index, uint8 [H, W, 3]) of the task's frames; the file is read once, from the first episode on."""
     import av
 
-    # Frames are counted from the file's start: the metadata's times are multiples of the frame time.
-    wanted = {}
+    # Video frames are counted from the start of the file: timestamps in the metadata are multiples of the frame time.
+    frame_indices: dict[int, int] = {}
     for episode in task.episodes:
         first = round(columns.episodes[episode][f"videos/{task.key}/from_timestamp"] * columns.fps)
         start, end = int(columns.starts[episode]), int(columns.ends[episode])
-        wanted |= zip(range(first, first + end - start), range(start, end), strict=True)
-    last = max(wanted)
+        frame_indices |= zip(range(first, first + end - start), range(start, end), strict=True)
+    last = max(frame_indices)
     with av.open(str(task.path)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        container.seek(max(round(min(wanted) / columns.fps / stream.time_base) - 1, 0), stream=stream)
+        container.seek(max(round(min(frame_indices) / columns.fps / stream.time_base) - 1, 0), stream=stream)
         for frame in container.decode(stream):
             if frame.pts is None or stream.time_base is None:
-                raise ValueError("a video without times")
+                raise ValueError("a video without timestamps")
             number = round(frame.pts * stream.time_base * columns.fps)
-            if number in wanted:
-                yield wanted[number], frame.to_ndarray(format="rgb24")
+            if number in frame_indices:
+                yield frame_indices[number], frame.to_ndarray(format="rgb24")
             if number >= last:
                 return
 
 
 def _read_images(columns: DatasetColumns, task: DecodeTask) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (frame index, uint8 [H, W, 3]) of pictures that are stored one by one in the data file."""
+    """Yield (frame index, uint8 [H, W, 3]) of images that are stored one by one in the data file."""
     import pyarrow.parquet as pq
     from PIL import Image
 
@@ -197,7 +217,7 @@ def _read_images(columns: DatasetColumns, task: DecodeTask) -> Iterator[tuple[in
         task.path,
         columns=["index", task.key],
         filters=[("index", ">=", first), ("index", "<", last)],
-        partitioning=None,
+        partitioning=None,  # pyright: ignore[reportArgumentType] - the stubs lack None, which turns it off
     )
     for index, image in zip(rows["index"].to_pylist(), rows[task.key], strict=True):
         yield index, np.asarray(Image.open(io.BytesIO(image["bytes"].as_py())).convert("RGB"))

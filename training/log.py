@@ -1,4 +1,4 @@
-"""The log of a training: `log.jsonl`, a line of JSON for every few steps, no step twice."""
+"""The log of a training: `log.jsonl`, one JSON object a line, at most one line for a step."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from ..disk import report_disk_errors, write_atomically
 
 
 class TrainingLog:
-    """Append lines to a training's log, from `step` on.
+    """Appends lines to the log of a training.
 
-    Lines past `step` come from a run that was killed before it saved: their steps are run again, so they are cut off,
-    with whatever the kill left half-written.
+    Lines after `step` come from a run that was killed before it saved a checkpoint. Their steps are run again, so the
+    constructor removes them, and a line that the kill left incomplete.
+
+    Attributes:
+        lines: The lines of the log so far.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -23,14 +26,21 @@ class TrainingLog:
             write_atomically(path, "".join(map(_as_text, self.lines)))
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append a line, which has a `step`; raises InputError when the disk refuses."""
+        """Append a line.
+
+        Args:
+            line: Metrics of a step; `step` is among the keys.
+
+        Raises:
+            InputError: The disk is full or cannot be written.
+        """
         self.lines.append(line)
         with report_disk_errors(self._path), self._path.open("a", encoding="utf-8") as log:
             log.write(_as_text(line))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a log; none when there is no such file."""
+    """Return the complete lines of a log, or an empty list if the file does not exist."""
     if not path.exists():
         return []
     lines = []

@@ -1,14 +1,14 @@
-"""The training loop, on Accelerate: one process or many, resumed exactly, logged as JSON lines.
+"""The training loop on Accelerate, for one process or many, with exact resume and a log of JSON lines.
 
-Which frames make up step k follows from the seed, the batch size, k and the rank alone. So a resumed run needs no state
-of a data loader or of a random generator, and ranks see different frames.
+The frames of step k depend only on the seed, the batch size, k and the rank. So a resumed run needs no state of a data
+loader or random generator, and the ranks train on different frames.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +32,21 @@ from .log import TrainingLog
 from .state import TrainingState, read_state, write_state
 
 STATE_FOLDER, CHECKPOINT_FOLDER, LOG_FILE = "training_state", "checkpoint", "log.jsonl"
-"""What the loop leaves in a training's folder."""
+"""Names in the output folder of a training."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where training ended; `loss`, `grounding` and `samples_per_second` are those of the log's last line."""
+    """The end of a training.
+
+    Attributes:
+        steps: Finished steps, including those before a resume.
+        seconds: Time of these steps.
+        loss: Action loss in the last log line.
+        grounding: Pointing loss in the last log line.
+        samples_per_second: Frames per second of all processes in the last log line.
+        checkpoint: Folder of the last checkpoint.
+    """
 
     steps: int
     seconds: float
@@ -59,11 +68,22 @@ def train(
     progress: bool = True,
     report: Callable[[dict[str, Any]], None] | None = None,
 ) -> TrainingResult:
-    """Train `core` on `dataset` and leave checkpoints in `folder`; return where it ended.
+    """Train `core` on `dataset` and write checkpoints, the training state and the log to `folder`.
 
-    `save(path, tensors, step)` writes a checkpoint of the averaged weights; `report` gets every line of the log. Raises
-    InputError when a loss is no longer finite, when the disk is full, and when the state to resume from does not fit;
-    the last checkpoint and the last state stay whole.
+    Args:
+        core: The policy; its network is trained in place.
+        dataset: The demonstrations.
+        config: Options of the loop.
+        folder: Output folder; it must exist.
+        save: Called as `save(path, tensors, step)` to write a checkpoint of the averaged weights.
+        accelerator: Device, precision and processes.
+        resume: Continue from the training state in `folder`.
+        progress: Show a progress bar.
+        report: Called with every log line.
+
+    Raises:
+        InputError: A loss is not finite, the disk is full, or the state to resume from does not fit. The last
+            checkpoint and the last state stay complete.
     """
     main = accelerator.is_main_process
     trainer = Trainer(core, config, accelerator)
@@ -106,18 +126,24 @@ def train(
 
 
 class Trainer:
-    """The network with all that a step changes: its weights, the optimiser's moments, the running average."""
+    """Takes training steps: holds the network, the optimizer and the averaged weights.
+
+    Attributes:
+        model: The network.
+        optimizer: AdamW, prepared by Accelerate.
+        average: The averaged weights.
+    """
 
     def __init__(self, core: PolicyCore, config: LoopConfig, accelerator: Accelerator) -> None:
         self._core, self._config, self._accelerator = core, config, accelerator
         self.model = core.model.to(accelerator.device).train()
         optimizer = torch.optim.AdamW(_parameter_groups(self.model, config.weight_decay), lr=config.learning_rate)
         self._prepared, self.optimizer = accelerator.prepare(self.model, optimizer)
-        # After `prepare`, which hands every process the weights of the first.
+        # After `prepare`, which broadcasts the weights of the first process.
         self.average = WeightAverage(self.model, config.average)
 
     def train_step(self, step: int, batch: DemonstrationBatch) -> torch.Tensor:
-        """Take step number `step`; return its action loss, pointing loss and gradient norm, float32 [3]."""
+        """Take step number `step` and return its action loss, pointing loss and gradient norm, float32 [3]."""
         for group in self.optimizer.param_groups:
             group["lr"] = self._config.learning_rate_at(step)
         with self._accelerator.autocast():
@@ -132,32 +158,40 @@ class Trainer:
 
 
 class StepMeter:
-    """Gathers what the steps since the log's last line have measured, and the time that they took."""
+    """Averages losses and measures the time between two log lines."""
 
     def __init__(self, seconds: float) -> None:
+        """Start to measure; `seconds` is the time of training before a resume."""
         self._seconds_before, self._began = seconds, time.perf_counter()
-        self._line_began, self._step_losses = self._began, []
+        self._line_began = self._began
+        self._step_losses: list[torch.Tensor] = []
 
     @property
     def seconds(self) -> float:
-        """Seconds of training so far, those before a resume included."""
+        """Seconds of training so far, including those before a resume."""
         return self._seconds_before + time.perf_counter() - self._began
 
     def add(self, step_losses: torch.Tensor) -> None:
-        """Take in what a step has measured; it is not looked at before the line, so that a GPU need not wait."""
+        """Add the result of `Trainer.train_step`; it stays on the device until the log line, so that a GPU need not wait."""
         self._step_losses.append(step_losses)
 
     def log_line(self, step: int, learning_rate: float, samples: int) -> dict[str, Any]:
-        """Return the log's line at `step`, means since the last one; a step took `samples` frames.
+        """Return the log line at `step`, with means over the steps since the last line.
 
-        Raises InputError when a mean is not finite.
+        Args:
+            step: Finished steps.
+            learning_rate: Learning rate of the last step.
+            samples: Frames of a step, of all processes.
+
+        Raises:
+            InputError: A mean is not finite.
         """
         loss, grounding, norm = torch.stack(self._step_losses).mean(0).tolist()
         if not all(map(math.isfinite, (loss, grounding, norm))):
             raise InputError(
                 "training",
                 got=f"loss {loss}, pointing loss {grounding} and gradient norm {norm} up to step {step}",
-                expected="finite numbers",
+                expected="finite values",
                 fix="Lower the learning rate; the last checkpoint is kept.",
             )
         now = time.perf_counter()
@@ -175,7 +209,7 @@ class StepMeter:
 
 
 def _restore_state(folder: Path, trainer: Trainer, accelerator: Accelerator) -> TrainingState:
-    # The main process first, as reading may have to put right what a kill has left.
+    # The main process first: reading may have to restore a state whose replacement was interrupted.
     with accelerator.main_process_first():
         state = read_state(folder, trainer.model, trainer.optimizer, trainer.average)
     return state or TrainingState(step=0, seconds=0.0)
@@ -183,8 +217,8 @@ def _restore_state(folder: Path, trainer: Trainer, accelerator: Accelerator) -> 
 
 def _device_batches(
     dataset: DemonstrationDataset, contract: Contract, config: LoopConfig, start: int, accelerator: Accelerator
-) -> Iterator[DemonstrationBatch]:
-    """Yield this process's batch of every step from `start` on, on its device, with the contract's cameras."""
+) -> Generator[DemonstrationBatch]:
+    """Yield the batches of this process from step `start` on, on its device, with the cameras of the contract."""
     device, views = accelerator.device, _view_indices(dataset, contract)
     frames = np.arange(0, len(dataset), config.stride)
     firsts = frame_order(frames, config, start, accelerator.process_index, accelerator.num_processes)
@@ -194,7 +228,7 @@ def _device_batches(
             grounding = batch.get("grounding")
             yield DemonstrationBatch(
                 images=batch["images"][:, views].to(device),
-                instructions=[dataset.instructions[place] for place in batch["instruction"].tolist()],
+                instructions=[dataset.instructions[number] for number in batch["instruction"].tolist()],
                 state=batch["state"].to(device),
                 action=batch["action"].to(device),
                 padded=batch["action_is_pad"].to(device),
@@ -214,29 +248,29 @@ def _past_frames(batch: dict[str, torch.Tensor], views: list[int] | slice, devic
 
 
 def _view_indices(dataset: DemonstrationDataset, contract: Contract) -> list[int] | slice:
-    """Return where the dataset has each of the contract's cameras: it may have more, in another order."""
+    """Return the index of each camera of the contract in the dataset, which may have more, in another order."""
     names = [camera_name(key) for key in dataset.camera_keys]
     contract_cameras = [camera.name for camera in contract.cameras]
     if missing := [name for name in contract_cameras if name not in names]:
-        fix = "Choose demonstrations that were recorded with it."
+        fix = "Choose demonstrations that were recorded with this camera."
         raise InputError("cameras", got=", ".join(names), expected=f"{missing[0]} among them", fix=fix)
-    # A slice of all copies nothing.
+    # A slice makes a view, a list a copy.
     return slice(None) if names == contract_cameras else [names.index(name) for name in contract_cameras]
 
 
 def _labels_of_views(views: list[int] | slice, grounding: torch.Tensor, dataset: DemonstrationDataset) -> torch.Tensor:
-    """Keep the labels of some views: [B, 6 + all views * 4] to [B, 6 + views * 4]."""
+    """Select the labels of some views: [B, 6 + all views * 4] to [B, 6 + views * 4]."""
     world_labels, view_labels = grounding.tensor_split([3 * LABELLED_POINTS], dim=1)
     cameras = len(dataset.camera_keys)
     if view_labels.shape[1] != cameras * LABELLED_POINTS * 2:
-        return grounding  # the core refuses it, with what it expected
+        return grounding  # the core raises a clear error
     return torch.cat([world_labels, view_labels.unflatten(1, (cameras, -1))[:, views].flatten(1)], dim=1)
 
 
 def _parameter_groups(model: torch.nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Decay matrices; leave alone biases, norms and learned tokens, whose first dimension is one."""
+    """Apply weight decay to matrices, but not to biases, norms and learned tokens, whose first dimension is one."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in parameters if parameter.ndim >= 2 and len(parameter) > 1]
-    chosen = {id(parameter) for parameter in matrices}
-    others = [parameter for parameter in parameters if id(parameter) not in chosen]
+    matrix_ids = {id(parameter) for parameter in matrices}
+    others = [parameter for parameter in parameters if id(parameter) not in matrix_ids]
     return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]

@@ -1,4 +1,4 @@
-"""What a skill's checkpoint records beside its weights: its beginning, and how that sees the demonstrations."""
+"""The record in a skill's checkpoint: its base checkpoint, and the routing features of its demonstrations."""
 
 from __future__ import annotations
 
@@ -16,21 +16,30 @@ from ..policy.merging.profile import SkillProfile
 from .dataset import DemonstrationDataset
 
 PROFILE_FRAMES, PROFILE_BATCH = 480, 16
-"""Frames that make a profile, and how many are seen at once."""
+"""Frames of a profile, and the batch size of their forward passes."""
 
 
 @dataclass(frozen=True)
 class SkillRecord:
-    """A skill's `base_digests`, see `merging.digests`, and its `profile`, see `merging.profile`."""
+    """What merging needs to know of a skill besides its weights.
+
+    Attributes:
+        base_digests: Identifies the base weights, see `merging.digests.base_digests`.
+        profile: Routing features of the demonstrations, see `merging.profile`.
+    """
 
     base_digests: dict[str, str]
     profile: SkillProfile
 
 
 def new_skill_record(core: PolicyCore, dataset: DemonstrationDataset) -> SkillRecord:
-    """Return the record of a skill that begins as `core` and learns from a dataset.
+    """Compute the record of a skill that is fine-tuned from `core` on a dataset.
 
-    Half of the frames begin an episode, where a router decides; the others lie anywhere in it.
+    Half of the frames are first frames of an episode, where the router decides. The others are random frames of it.
+
+    Args:
+        core: The base policy, before its first training step.
+        dataset: The demonstrations of the skill.
     """
     generator = np.random.default_rng(0)
     episodes = _balanced_episodes(dataset, PROFILE_FRAMES // 2)
@@ -43,23 +52,27 @@ def new_skill_record(core: PolicyCore, dataset: DemonstrationDataset) -> SkillRe
     features = []
     for first in range(0, len(frames), PROFILE_BATCH):
         batch = dataset.batch(frames[first : first + PROFILE_BATCH])
-        instructions = [dataset.instructions[place] for place in batch["instruction"].tolist()]
+        instructions = [dataset.instructions[number] for number in batch["instruction"].tolist()]
         features.append(core.routing_features(batch["images"][:, views], instructions, batch["state"]).cpu())
     core.model.train(training)
-    profile = SkillProfile.from_features(torch.cat(features), dataset.instruction[frames], dataset.episode[frames])
+    profile = SkillProfile.from_features(
+        torch.cat(features),
+        torch.from_numpy(dataset.instruction[frames]),
+        torch.from_numpy(dataset.episode[frames]),
+    )
     return SkillRecord(base_digests(core.model.state_dict()), profile)
 
 
 def read_skill_record(folder: Path) -> SkillRecord:
-    """Return the record of a skill that goes on learning: the one that its checkpoint has."""
+    """Read the record from a skill's checkpoint, for a skill whose training is continued."""
     checkpoint = read_checkpoint(folder)
     return SkillRecord(checkpoint.provenance["skill"], SkillProfile.read(checkpoint.tensors, str(folder)))
 
 
 def _balanced_episodes(dataset: DemonstrationDataset, max_episodes: int) -> np.ndarray:
-    """Return the numbers of at most so many episodes, as many of one instruction as of another."""
+    """Return the indices of at most `max_episodes` episodes, balanced over the instructions."""
     episode_instruction = dataset.instruction[dataset.episode_starts]
-    # Every instruction's first, then every one's second, and so on.
+    # The first episode of every instruction, then the second of every instruction, and so on.
     occurrence = np.zeros(len(episode_instruction), dtype=np.int64)
     for instruction in np.unique(episode_instruction):
         own = np.flatnonzero(episode_instruction == instruction)

@@ -1,4 +1,4 @@
-"""What a training needs to go on exactly where it stopped: weights, optimiser, average and step, all as safetensors."""
+"""The state of a training, to resume it exactly: weights, optimizer moments, averaged weights and step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TENSORS_FILE, NUMBERS_FILE = "state.safetensors", "state.json"
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Steps done and the seconds that they took."""
+    """Progress of a training: finished steps and the seconds that they took."""
 
     step: int
     seconds: float
@@ -34,9 +34,17 @@ def write_state(
     optimizer: torch.optim.Optimizer,
     average: WeightAverage,
 ) -> None:
-    """Write the state; a kill at any moment, or a full disk, leaves the old one or the new one, whole.
+    """Write the state of a training; a kill or a full disk leaves the old or the new state complete.
 
-    Raises InputError when the disk refuses.
+    Args:
+        folder: Folder of the state; an older state there is replaced.
+        state: Progress of the training.
+        model: The network.
+        optimizer: Its optimizer.
+        average: The average of its weights.
+
+    Raises:
+        InputError: The disk is full or cannot be written.
     """
     tensors = {WEIGHTS_PREFIX + name: tensor for name, tensor in model.state_dict().items()}
     tensors |= {AVERAGE_PREFIX + name: tensor for name, tensor in average.average.items()}
@@ -61,20 +69,25 @@ def write_state(
 def read_state(
     folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage
 ) -> TrainingState | None:
-    """Restore a state into model, optimiser and average; None when there is none yet.
+    """Restore a state into `model`, `optimizer` and `average`.
 
-    Raises InputError, and restores nothing, when it is damaged or belongs to another network.
+    Returns:
+        The progress of the training; None if no state was written yet.
+
+    Raises:
+        InputError: The state is damaged or belongs to another network; nothing is restored then.
     """
     restore_previous(folder)
     if not folder.exists():
         return None
-    tensors, numbers = _read_tensors(folder / TENSORS_FILE), _read_numbers(folder / NUMBERS_FILE)
+    tensors = _read_tensors(folder / TENSORS_FILE)
+    step, seconds, updates = _read_numbers(folder / NUMBERS_FILE)
     weights, averaged = _with_prefix(WEIGHTS_PREFIX, tensors), _with_prefix(AVERAGE_PREFIX, tensors)
     if _shapes(weights) != _shapes(model.state_dict()) or _shapes(averaged) != _shapes(average.average):
         raise InputError(
             f"training state {folder}",
             got="the weights of another network",
-            expected="the network that the options describe",
+            expected="weights of the network that the options describe",
             fix="Resume with the options of the first run, or train into a new folder.",
         )
     moments: dict[int, dict[str, torch.Tensor]] = {}
@@ -84,14 +97,14 @@ def read_state(
     model.load_state_dict(weights)
     for name, tensor in average.average.items():
         tensor.copy_(averaged[name])
-    average.updates = numbers["updates"]
-    # The groups hold numbers of the options alone, and those are the same.
+    average.updates = updates
+    # The parameter groups hold only options of the training, and these have not changed.
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return TrainingState(step=numbers["step"], seconds=numbers["seconds"])
+    return TrainingState(step, seconds)
 
 
 def discard_state(folder: Path) -> None:
-    """Remove a state and whatever a kill while writing it has left."""
+    """Delete a state, and what an interrupted `write_state` has left."""
     for path in (folder, _staging(folder), previous_folder(folder)):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -119,10 +132,11 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise _damaged_error(path, error, "a whole safetensors file") from error
+        raise _damaged_error(path, error, "a complete safetensors file") from error
 
 
-def _read_numbers(path: Path) -> dict[str, int | float]:
+def _read_numbers(path: Path) -> tuple[int, float, int]:
+    """Return finished steps, seconds and averaged steps."""
     kinds = {"step": (int,), "seconds": (int, float), "updates": (int,)}
     try:
         numbers = json.loads(path.read_bytes())
@@ -131,9 +145,9 @@ def _read_numbers(path: Path) -> dict[str, int | float]:
     wrong = not isinstance(numbers, dict) or any(type(numbers.get(name)) not in kind for name, kind in kinds.items())
     if wrong:
         raise _damaged_error(path, numbers, f"numbers named {', '.join(kinds)}")
-    return numbers
+    return numbers["step"], numbers["seconds"], numbers["updates"]
 
 
 def _damaged_error(path: Path, got: object, expected: str) -> InputError:
-    fix = "It was damaged after it was written: train again with --overwrite, or from its checkpoint with --init."
+    fix = "The file was damaged: train again with --overwrite, or from its checkpoint with --init."
     return InputError(str(path), got=got, expected=expected, fix=fix)

@@ -1,17 +1,17 @@
-"""Exact statistics of demonstrations, over all frames, in the dataset's `meta/stats.json`.
+"""Exact statistics over all frames of a dataset, for its `meta/stats.json`.
 
-LeRobot 0.6.1 stores the frame-weighted mean of each episode's quantiles in the place of the dataset's quantiles: on
-states that differ from episode to episode they are far too narrow.
+LeRobot 0.6.1 stores the frame-weighted mean of the quantiles of the episodes instead of the quantiles of the dataset.
+These are much too narrow if the states differ from episode to episode.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
+from ..disk import write_atomically
 from ..errors import InputError
 from ..policy.datasets.columns import read_columns
 
@@ -19,14 +19,18 @@ QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 
 
 def exact_statistics(values: np.ndarray) -> dict[str, list[float] | list[int]]:
-    """Return min, max, mean, std, count and quantiles of [F] or [F, width] over its frames, as LeRobot lays them out.
+    """Return min, max, mean, std, count and quantiles over the frames, in LeRobot's layout.
 
-    Raises InputError when a number is not finite.
+    Args:
+        values: One feature of all frames, [F] or [F, width].
+
+    Raises:
+        InputError: A value is not finite.
     """
     values = values.reshape(len(values), -1).astype(np.float64)
     if not np.isfinite(values).all():
-        fix = "Find the damaged episode and leave it out."
-        raise InputError("statistics", got="numbers that are not finite", expected="finite numbers", fix=fix)
+        fix = "Remove the damaged episode from the dataset."
+        raise InputError("statistics", got="values that are not finite", expected="finite values", fix=fix)
     statistics = {
         "min": values.min(axis=0),
         "max": values.max(axis=0),
@@ -38,11 +42,9 @@ def exact_statistics(values: np.ndarray) -> dict[str, list[float] | list[int]]:
 
 
 def write_exact_statistics(root: Path) -> None:
-    """Put exact statistics of all numeric features into a dataset's `meta/stats.json`; the cameras' rows stay."""
+    """Write exact statistics of all numeric features to `meta/stats.json` of a dataset; those of the cameras stay."""
     columns = read_columns(root)
     path = columns.root / "meta" / "stats.json"
     statistics = json.loads(path.read_text()) if path.is_file() else {}
     statistics |= {key: exact_statistics(values) for key, values in columns.vectors.items()}
-    temporary = path.with_name("stats.json.tmp")
-    temporary.write_text(json.dumps(dict(sorted(statistics.items())), indent=4))
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps(dict(sorted(statistics.items())), indent=4))
