@@ -172,7 +172,7 @@ class StepMeter:
         return self._seconds_before + time.perf_counter() - self._began
 
     def add(self, step_losses: torch.Tensor) -> None:
-        """Add the result of `Trainer.train_step`; it stays on the device until the log line, so that a GPU need not wait."""
+        """Add the result of `Trainer.train_step`; it stays on the device until the log line, to save a sync."""
         self._step_losses.append(step_losses)
 
     def log_line(self, step: int, learning_rate: float, samples: int) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Importing: checkpoints that other projects have released become checkpoints of ours, weight by weight."""
+"""Import checkpoints that other projects released: convert their weights to a checkpoint of Saccade."""

@@ -1,8 +1,8 @@
-"""CogVLA and OpenVLA-OFT: their released folders as policies of ours, weight by weight.
+"""Import of released CogVLA and OpenVLA-OFT checkpoints.
 
 CogVLA (Li et al., 2025) and OpenVLA-OFT (Kim et al., 2025) share towers, prompt, slots and action head. CogVLA adds
-aggregation tokens, a fusion router, a coupled mask and pruning; OpenVLA-OFT may have FiLM in its towers, which its
-configuration does not say: the files do.
+aggregation tokens, a fusion router, a coupled mask and pruning. OpenVLA-OFT may have FiLM in its towers: config.json
+does not say so, but the files do.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ from ...errors import InputError
 from ..core import build_model
 from ..network.architecture import Architecture
 from .platforms import released_contract
-from .released import ADAPTER, ImportedPolicy, ImportOptions, ReleasedCheckpoint
+from .released import ADAPTER, ImportedPolicy, ImportOptions, ReleasedCheckpoint, read_state_projection
 from .towers import (
     RELEASED_NAMES,
     add_linears,
     add_modulation,
     add_tower,
     image_size,
+    pretrained_towers,
     released_colour_normalization,
     tower_names,
 )
+from .trunk import text_config, trunk_sizes
 from .weights import Conversion, WeightSource, with_adapter
 
 if TYPE_CHECKING:
     from ..network.model import SaccadeModel
 
 PROMPT = "In: What action should the robot take to {instruction}?\nOut: "
-"""The space at its end is a token of its own, which the released code appends by number."""
+"""The space at the end is a separate token, which the released code appends by its number."""
 
 STOP_TOKEN = 2
 EMBEDDINGS = "language_model.model.embed_tokens.weight"
@@ -48,7 +50,7 @@ TRUNK_DEFAULTS = {
     "rms_norm_eps": 1e-6,
     "rope_theta": 10000.0,
 }
-"""What the released code takes where config.json is silent. The epsilon is not Llama 2's own, 1e-5."""
+"""Defaults of the released code for fields that config.json lacks. The epsilon is not that of Llama 2, 1e-5."""
 
 TRUNK_FIXED = {
     "model_type": "llama",
@@ -57,12 +59,20 @@ TRUNK_FIXED = {
     "attention_bias": False,
     "mlp_bias": False,
 }
-"""What a trunk must have, if it says so at all."""
+"""Fields with the only value that is supported; they may be absent."""
 
 
 @dataclass(frozen=True)
 class _CogvlaWeights:
-    """The weights of a folder: the model, the trained towers where they have a file of their own, head, state."""
+    """The weights of a folder.
+
+    Attributes:
+        model: The language model, with the towers if they have no separate file.
+        vision: The trained towers, if they have a separate file.
+        head: The action head.
+        state: The projection of the robot's state.
+        others: Files whose weights are folded into `model`.
+    """
 
     model: WeightSource
     vision: WeightSource | None
@@ -76,14 +86,19 @@ class _CogvlaWeights:
 
 
 def is_cogvla(config: Mapping[str, Any]) -> bool:
-    """Whether a released config.json is CogVLA's rather than OpenVLA-OFT's."""
-    return "use_aggr" in config or "use_lfp" in _text_config(config)
+    """Tell whether a released config.json is from CogVLA rather than from OpenVLA-OFT."""
+    return "use_aggr" in config or "use_lfp" in text_config(config)
 
 
 def import_cogvla(released: ReleasedCheckpoint, options: ImportOptions) -> ImportedPolicy:
-    """Read a folder of CogVLA or OpenVLA-OFT, merged or, with `options.trunk_base`, as adapter beside its base.
+    """Import a CogVLA or OpenVLA-OFT checkpoint, merged, or as an adapter with its base model (`options.base`).
 
-    Raises InputError for what is missing, left over, damaged, of another method, or not supported.
+    Args:
+        released: The folder of the checkpoint.
+        options: What the folder does not tell.
+
+    Raises:
+        InputError: A tensor or file is missing, unexpected, damaged, of another method, or not supported.
     """
     files, config = _open(released, options)
     architecture = _architecture(config, files, options.text_length)
@@ -96,7 +111,7 @@ def import_cogvla(released: ReleasedCheckpoint, options: ImportOptions) -> Impor
         action=files.head.shape("model.fc2.weight", 2)[0],
     )
     tokenizer_text = released.read_text_file("tokenizer.json")
-    # Only names and shapes of the network matter here, so it gets no memory.
+    # Only names and shapes are needed here: the meta device allocates no memory.
     with torch.device("meta"):
         network = build_model(architecture, contract)
     conversion = Conversion()
@@ -106,7 +121,9 @@ def import_cogvla(released: ReleasedCheckpoint, options: ImportOptions) -> Impor
     views, slots = network.view_condition.shape, network.slots.shape
     conversion.add("view_condition", make=lambda: torch.zeros(views))
     conversion.add("slots", (files.model, EMBEDDINGS), make=lambda table: _slots(table, slots))
-    files.model.ignore(r"language_model\.lm_head\.", "output of the language model, which no action comes from")
+    files.model.ignore(
+        r"language_model\.lm_head\.", "output layer of the language model, which the policy does not use"
+    )
     tensors = conversion.run(files.all, network.state_dict(), progress=options.progress)
     return ImportedPolicy(
         description=_describe(config, architecture, merged=released.merged),
@@ -119,16 +136,9 @@ def import_cogvla(released: ReleasedCheckpoint, options: ImportOptions) -> Impor
 
 
 def _open(released: ReleasedCheckpoint, options: ImportOptions) -> tuple[_CogvlaWeights, dict[str, Any]]:
-    """Open all that the policy consists of; the configuration is the base's where the folder has none."""
+    """Open all weights of the policy, and its config.json: that of the base model if the folder has none."""
     head = released.read_part("action_head")
-    if not released.has_part("proprio_projector"):
-        raise InputError(
-            "proprio_projector--STEP_checkpoint.pt",
-            got="no such file",
-            expected="a policy that is told the arm's state",
-            fix="Copy it from the release; policies trained without it cannot be imported.",
-        )
-    state = released.read_part("proprio_projector")
+    state = read_state_projection(released)
     vision = released.read_part("vision_backbone") if released.has_part("vision_backbone") else None
     if released.merged:
         config = released.read_json("config.json")
@@ -139,7 +149,7 @@ def _open(released: ReleasedCheckpoint, options: ImportOptions) -> tuple[_Cogvla
                 str(released.folder),
                 got="an adapter without the model that it adapts",
                 expected="the merged model, or --trunk-base",
-                fix="Give the folder of the model that was adapted, such as openvla-7b, with --trunk-base.",
+                fix="Give the folder of the base model, such as openvla-7b, with --trunk-base.",
             )
         config = (released if released.has("config.json") else options.base).read_json("config.json")
         adapter = released.adapter()
@@ -147,25 +157,22 @@ def _open(released: ReleasedCheckpoint, options: ImportOptions) -> tuple[_Cogvla
         model = with_adapter(options.base.model(), adapter, trained, released.lora_scaling())
         if vision:
             adapter.ignore(
-                r"base_model\.model\.vision_backbone\.", "adapter of the towers, which their own file has too"
+                r"base_model\.model\.vision_backbone\.", "adapter of the towers, which is in their separate file too"
             )
         adapter.ignore(
-            r"base_model\.model\.language_model\.lm_head\.", "adapter of an output that no action comes from"
+            r"base_model\.model\.language_model\.lm_head\.",
+            "adapter of the output layer, which the policy does not use",
         )
         files = _CogvlaWeights(model, vision, head, state, (adapter, *((trained,) if trained else ())))
     if is_cogvla(config) and config.get("use_film") and vision is None:
-        released.read_part("vision_backbone")  # says that it is missing
+        released.read_part("vision_backbone")  # raises: it is missing
     return files, config
 
 
 def _architecture(config: Mapping[str, Any], files: _CogvlaWeights, text_length: int) -> Architecture:
     vision, head, cogvla = files.vision, files.head, is_cogvla(config)
-    text = _text_config(config)
-    for field, expected in TRUNK_FIXED.items():
-        if text.get(field, expected) != expected:
-            fix = "Only checkpoints whose trunk is Llama 2's can be imported by this layout."
-            raise InputError(f"config.json: text_config.{field}", got=text[field], expected=expected, fix=fix)
-    trunk = {field: text.get(field, value) for field, value in TRUNK_DEFAULTS.items()}
+    text = text_config(config)
+    trunk = trunk_sizes(text, defaults=TRUNK_DEFAULTS, fixed=TRUNK_FIXED, family="Llama 2")
     vocabulary, width = files.model.shape(EMBEDDINGS, 2)
     layers = trunk["num_hidden_layers"]
     first, floor = _pruning(text, layers)
@@ -207,16 +214,8 @@ def _architecture(config: Mapping[str, Any], files: _CogvlaWeights, text_length:
     )
 
 
-def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    text = config.get("text_config") or {}
-    if not isinstance(text, dict):
-        fix = "Copy it again from the release."
-        raise InputError("config.json: text_config", got=type(text).__name__, expected="an object", fix=fix)
-    return text
-
-
 def _pruning(text: Mapping[str, Any], layers: int) -> tuple[int, float]:
-    """Return the first layer that prunes, the layer count for none, and the least fraction that it keeps."""
+    """Return the first layer that prunes (`layers` if none does) and the minimum fraction of tokens that is kept."""
     if not text.get("use_lfp"):
         return layers, 1.0
     kind, average = text.get("lfp_type"), text.get("lfp_average_factor", 0.5)
@@ -226,7 +225,7 @@ def _pruning(text: Mapping[str, Any], layers: int) -> tuple[int, float]:
             "config.json: text_config.lfp_type",
             got=f"{kind} with lfp_average_factor {average} over {layers} layers",
             expected="shiftedcos_decay_BEGIN_FLOOR with 0.5 over 32 layers, as released",
-            fix="Other schedules of pruning cannot be imported.",
+            fix="Import a checkpoint with the published pruning schedule.",
         )
     begin, floor = map(float, match.groups())
     fractions = [max(0.5 + 0.5 * math.cos(math.pi * layer / (layers - 1)), floor) for layer in range(layers)]
@@ -236,12 +235,12 @@ def _pruning(text: Mapping[str, Any], layers: int) -> tuple[int, float]:
 def _add_vision(
     conversion: Conversion, released: ReleasedCheckpoint, files: _CogvlaWeights, network: SaccadeModel
 ) -> None:
-    """Convert towers, what modulates them, their aggregation tokens, and what brings them to the trunk's width."""
+    """Convert the towers, their FiLM layers and aggregation tokens, and the projection to the trunk's width."""
     model, shape = files.model, network.architecture
     weights = files.vision or model
     colour_normalization = released_colour_normalization(released)
-    for number, name in enumerate(RELEASED_NAMES):
-        tower, target, prefix = network.tower.towers[number], f"tower.towers.{number}.", f"vision_backbone.{name}."
+    for number, (name, tower) in enumerate(zip(RELEASED_NAMES, pretrained_towers(network), strict=True)):
+        target, prefix = f"tower.towers.{number}.", f"vision_backbone.{name}."
         add_tower(
             conversion,
             f"{target}encoder.",
@@ -256,11 +255,11 @@ def _add_vision(
         if shape.aggregation_tokens:
             conversion.add(f"{target}aggregation", (weights, f"vision_aggr_{name}"))
     if files.vision:
-        model.ignore(r"vision_backbone\.", "towers as they were before training: the trained ones have their own file")
+        model.ignore(r"vision_backbone\.", "towers before training: the trained ones have a separate file")
     if shape.fusion == "concatenated":
         add_linears(conversion, model, {f"tower.fusion.project.{2 * n}": f"projector.fc{n + 1}" for n in range(3)})
         return
-    model.ignore(r"projector\.", "projector of the base, which the policy has replaced")
+    model.ignore(r"projector\.", "projector of the base model, which the policy replaces")
     for number, name in enumerate(RELEASED_NAMES):
         target = f"tower.fusion.projectors.{number}."
         add_linears(conversion, model, {f"{target}0": f"{name}_proj.fc1", f"{target}2": f"{name}_proj.fc2"})
@@ -269,9 +268,9 @@ def _add_vision(
 
 
 def _add_trunk(conversion: Conversion, model: WeightSource, network: SaccadeModel) -> None:
-    """Convert the decoder, which has the same names, and its routers; without FiLM these scale by 1 and shift by 0."""
-    wanted = network.state_dict()
-    for target in wanted:
+    """Convert the decoder, whose names are the same, and its routers; without FiLM these scale by 1 and shift by 0."""
+    own = network.state_dict()
+    for target in own:
         if target.startswith("trunk.decoder."):
             conversion.add(target, (model, f"language_model.model.{target.removeprefix('trunk.decoder.')}"))
     for layer in network.trunk.routers:
@@ -283,7 +282,7 @@ def _add_trunk(conversion: Conversion, model: WeightSource, network: SaccadeMode
                 continue
             for leaf in ("weight", "bias"):
                 name = f"{ours}{part}.{leaf}"
-                conversion.add(name, make=lambda size=wanted[name].shape: torch.zeros(size))
+                conversion.add(name, make=lambda size=own[name].shape: torch.zeros(size))
 
 
 def _add_head(conversion: Conversion, files: _CogvlaWeights, architecture: Architecture) -> None:
@@ -295,7 +294,7 @@ def _add_head(conversion: Conversion, files: _CogvlaWeights, architecture: Archi
 
 
 def _slots(embeddings: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Return the slots: zeros, and last the embedding of the token that ends a text."""
+    """Return the slots [1, n, D]: zeros, but the last is the embedding of the stop token."""
     slots = embeddings.new_zeros(shape)
     slots[:, -1] = embeddings[STOP_TOKEN]
     return slots

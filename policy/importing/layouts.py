@@ -1,4 +1,4 @@
-"""Which method a released folder is of: told from the names of its action head's tensors and its configuration."""
+"""Detect the layout (method) of a released folder from its action head's tensor names and its config.json."""
 
 from __future__ import annotations
 
@@ -13,30 +13,36 @@ LAYOUTS = ("cogvla", "openvla-oft", "vla-adapter", "mergevla")
 def find_layout(
     released: ReleasedCheckpoint, base: ReleasedCheckpoint | None, expected_layout: str | None = None
 ) -> str:
-    """Return the layout of a folder; `base` is that of the model it adapts, where its adapter is not merged.
+    """Return the layout of a released folder, one of `LAYOUTS`.
 
-    Raises InputError for a folder of none of `LAYOUTS`, for action heads that are not supported, and unless what is
-    found is `expected_layout`.
+    Args:
+        released: The folder.
+        base: The folder of the base model, if the adapter is not merged.
+        expected_layout: The layout that the folder must have; any when left out.
+
+    Raises:
+        InputError: The layout is none of `LAYOUTS` or not `expected_layout`, or the action head is not supported.
     """
     if not released.has_part("action_head"):
         raise InputError(
             f"{released.folder}/action_head--STEP_checkpoint.pt",
             got="no such file",
             expected=f"a policy of {', '.join(LAYOUTS)} with a head for continuous actions",
-            fix="Check the path; policies that write actions as words, such as OpenVLA itself, cannot be imported.",
+            fix="Check the path. Policies that generate actions as tokens, such as OpenVLA, cannot be imported.",
         )
-    found = _layout_of_head(released.read_part("action_head"))
-    if found is None:
-        described = released if released.has("config.json") else base
-        found = "cogvla" if described is not None and is_cogvla(described.read_json("config.json")) else "openvla-oft"
-    if expected_layout not in (None, found):
-        fix = f"Leave --layout out, or give --layout {found}."
-        raise InputError("layout", got=expected_layout, expected=f"{found}, as the files say", fix=fix)
-    return found
+    layout = _layout_of_head(released.read_part("action_head"))
+    if layout is None:
+        configured = released if released.has("config.json") else base
+        cogvla = configured is not None and is_cogvla(configured.read_json("config.json"))
+        layout = "cogvla" if cogvla else "openvla-oft"
+    if expected_layout not in (None, layout):
+        fix = f"Leave --layout out, or give --layout {layout}."
+        raise InputError("layout", got=expected_layout, expected=f"{layout}, as the files say", fix=fix)
+    return layout
 
 
 def _layout_of_head(head: WeightSource) -> str | None:
-    """Return the layout that a head belongs to, None for the one that CogVLA and OpenVLA-OFT share."""
+    """Return the layout of an action head; None for the head that CogVLA and OpenVLA-OFT share."""
     names = list(head)
     if any("noise_predictor" in name for name in names):
         fix = "Import a policy that was trained with L1 regression."
@@ -50,6 +56,6 @@ def _layout_of_head(head: WeightSource) -> str | None:
             head.source,
             got=f"tensors such as {', '.join(sorted(names)[:3]) or 'none'}",
             expected=f"the action head of {', '.join(LAYOUTS)}",
-            fix="Only these layouts can be imported.",
+            fix="Import a checkpoint of one of these layouts.",
         )
     return None

@@ -1,4 +1,4 @@
-"""The arms and worlds that policies were released for: what a checkpoint does not say of its contract, as data."""
+"""Platforms (robots and simulators) of released policies: the part of a contract that their files do not hold."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from ...errors import InputError, unknown_name
 from ..contract import ActionSpec, CameraSpec, Contract, GripperSpec, Normalization, StateSpec
 
 SPAN_EPSILON = 1e-8
-"""What the released code adds to every span, so that none is zero."""
+"""The released code adds this to every span, so that none is zero."""
 
 
 @dataclass(frozen=True)
 class Platform:
-    """The conventions of the demonstrations that policies for one platform were trained on.
+    """The conventions of the demonstrations of one platform.
 
-    `cameras` in the order in which the policy sees them; their size is the checkpoint's. `bounds`: the statistics that
-    become -1 and 1. A released policy plays its whole `chunk` before it decides again.
+    Attributes:
+        name: Name of the platform.
+        cameras: Cameras in the order of the policy's views; the checkpoint gives their size.
+        state: Elements and units of the state.
+        action: Elements and units of the actions.
+        chunk: Steps of a chunk, T; a released policy executes all of them before it decides again.
+        control_hz: Actions per second.
+        bounds: Names of the statistics that are normalised to -1 and 1.
     """
 
     name: str
@@ -50,7 +56,7 @@ PLATFORMS = {
                 (*["metres"] * 3, *["radians"] * 3, *["metres"] * 2),
                 rotation="axis_angle",
             ),
-            # What robosuite's controller takes: fractions of its greatest step, and here, unlike there, 1 is open.
+            # Input of robosuite's controller: fractions of its largest step. Unlike there, 1 is an open gripper.
             action=ActionSpec(
                 (*_POSITION, *_ROTATION, "gripper"),
                 ("unitless",) * 7,
@@ -65,7 +71,7 @@ PLATFORMS = {
             name="aloha",
             cameras=tuple(CameraSpec(name, 224, 224, crop=0.9) for name in ("high", "left_wrist", "right_wrist")),
             state=StateSpec(_TWO_ARMS, _TWO_ARMS_UNITS),
-            # Two grippers, each a fraction of open: a contract names at most one, so their names alone tell them.
+            # Two grippers, each a fraction of open. A contract has at most one gripper, so only their names tell.
             action=ActionSpec(_TWO_ARMS, _TWO_ARMS_UNITS, kind="absolute", frame="joint"),
             chunk=25,
             control_hz=25,
@@ -94,7 +100,7 @@ PLATFORMS = {
 
 
 def find_platform(name: str) -> Platform:
-    """Return a platform; an unknown name is an InputError with the nearest one."""
+    """Return a platform by name; raises InputError that suggests the nearest name if it is unknown."""
     if name not in PLATFORMS:
         raise unknown_name("platform", name, PLATFORMS)
     return PLATFORMS[name]
@@ -109,11 +115,19 @@ def released_contract(
     state: int,
     action: int,
 ) -> Contract:
-    """Return a released policy's contract: its platform's conventions and its own statistics.
+    """Return the contract of a released policy: the platform's conventions and the policy's statistics.
 
-    `statistics`: what dataset_statistics.json holds; `dataset_name`: the data set whose statistics are meant, None where
-    there is one alone; `state`, `action`: how many numbers the weights take and give. Raises InputError for another
-    platform than theirs, a data set that is not there, one that has to be chosen, and statistics that do not fit.
+    Args:
+        platform: Platform that the policy was trained for.
+        statistics: Content of dataset_statistics.json.
+        dataset_name: The dataset whose statistics are used; may be None if there is only one.
+        image_size: Height and width of the images in pixels.
+        state: State elements that the weights expect, S.
+        action: Action dimensions that the weights return, A.
+
+    Raises:
+        InputError: The weights are for another platform, the dataset is unknown or has to be chosen, or the statistics
+            do not fit.
     """
     for what, got, names in (("state", state, platform.state.names), ("action", action, platform.action.names)):
         if got != len(names):
@@ -155,7 +169,7 @@ def _entry(statistics: Mapping[str, Any], dataset_name: str | None) -> Mapping[s
         if len(statistics) != 1:
             raise InputError(
                 "statistics",
-                got=f"none chosen of {len(statistics)} data sets",
+                got=f"none chosen of {len(statistics)} datasets",
                 expected="one",
                 fix=f"Choose with --statistics: {', '.join(sorted(statistics)) or 'there are none'}.",
             )
@@ -164,7 +178,7 @@ def _entry(statistics: Mapping[str, Any], dataset_name: str | None) -> Mapping[s
         raise InputError(
             "statistics",
             got=repr(dataset_name),
-            expected="a data set that the checkpoint has statistics of",
+            expected="a dataset of the checkpoint's statistics",
             fix=f"Choose with --statistics: {', '.join(sorted(statistics)) or 'there are none'}.",
         )
     return statistics[dataset_name]
@@ -173,7 +187,7 @@ def _entry(statistics: Mapping[str, Any], dataset_name: str | None) -> Mapping[s
 def _bounds(
     entry: Mapping[str, Any], part: str, low: str, high: str, width: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return what becomes -1 and what becomes 1; elements that the mask leaves out stay as they are."""
+    """Return the values that are normalised to -1 and to 1; elements that the mask leaves out are not changed."""
     part_statistics = entry.get(part) if isinstance(entry, Mapping) else None
     lists = (
         [part_statistics.get(low), part_statistics.get(high), part_statistics.get("mask", [True] * width)]

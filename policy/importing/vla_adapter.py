@@ -1,8 +1,8 @@
-"""VLA-Adapter and MergeVLA: their released folders as policies of ours, weight by weight.
+"""Import of released VLA-Adapter checkpoints and single skills of MergeVLA.
 
-VLA-Adapter (Wang et al., 2025) and MergeVLA's single skills (Fu et al., 2025) share all but the expert: towers whose
-patches all enter a Qwen2, 64 learned action queries, and an expert that reads every layer of it. Which expert a folder
-holds is told by the names of its tensors, and by nothing else that is in it.
+VLA-Adapter (Wang et al., 2025) and MergeVLA's single skills (Fu et al., 2025) differ in the expert only. Both have
+two towers whose patches all enter a Qwen2, 64 learned action queries, and an expert that reads every layer of it.
+Only the names of its tensors tell which expert a folder holds.
 """
 
 from __future__ import annotations
@@ -18,8 +18,17 @@ from ..core import build_model
 from ..network.architecture import Architecture
 from ..network.tokenizer import TOKENIZER_FILE, make_tokenizer
 from .platforms import released_contract
-from .released import ADAPTER, ImportedPolicy, ImportOptions, ReleasedCheckpoint
-from .towers import RELEASED_NAMES, add_linears, add_tower, image_size, released_colour_normalization, tower_names
+from .released import ADAPTER, ImportedPolicy, ImportOptions, ReleasedCheckpoint, read_state_projection
+from .towers import (
+    RELEASED_NAMES,
+    add_linears,
+    add_tower,
+    image_size,
+    pretrained_towers,
+    released_colour_normalization,
+    tower_names,
+)
+from .trunk import text_config, trunk_sizes
 from .weights import Conversion, WeightSource
 
 if TYPE_CHECKING:
@@ -30,11 +39,11 @@ PROMPT = (
     "<|im_start|>user\nWhat action should the robot take to {instruction}?<|im_end|>\n<|im_start|>assistant\n"
 )
 SPECIAL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
-"""Tokens that the prompt is made of, and last the one that pads it."""
+"""Special tokens of the prompt; the last one is the padding."""
 
 EMBEDDINGS, ACTION_QUERIES = "language_model.model.embed_tokens.weight", "action_queries.weight"
 MERGED_SKILL_FILES = ("task2idx.pt", "tall_masks.pt")
-"""Files that only a folder of several merged skills has."""
+"""Files that exist only in a folder of several merged skills."""
 
 EXPERT_HEADS = 8
 TRUNK_DEFAULTS = {
@@ -45,7 +54,7 @@ TRUNK_DEFAULTS = {
     "rope_theta": 10000.0,
     "rms_norm_eps": 1e-6,
 }
-"""What a Qwen2 is where text_config does not say it: the library that wrote it left out what is usual."""
+"""Defaults of Qwen2 for fields that text_config lacks: transformers does not write default values."""
 
 TRUNK_FIXED = {
     "model_type": "qwen2",
@@ -59,9 +68,14 @@ TRUNK_FIXED = {
 
 @dataclass(frozen=True)
 class ReleasedHead:
-    """One of the released experts: the fields of an architecture, and whose tensors make each of our projections.
+    """One of the released experts.
 
-    `distinctive_layer` is a tensor that every block of it has and no block of the others.
+    Attributes:
+        method: What it is, for the description.
+        distinctive_layer: A layer of every block that the other experts do not have.
+        readout: Field of `Architecture`.
+        rotation: `expert_rotation` of `Architecture`.
+        projections: Names of the released layers that are concatenated for each of our projections.
     """
 
     method: str
@@ -97,7 +111,7 @@ RELEASED_HEADS = (
         },
     ),
     ReleasedHead(
-        # Nothing in it tells the steps apart but the noise that only training starts them from.
+        # Only the noise at the start of training distinguishes the steps of a chunk.
         "VLA-Adapter before Pro, whose chunks repeat one and the same action for all their steps",
         distinctive_layer="k_proj",
         readout="vla_adapter",
@@ -114,7 +128,7 @@ RELEASED_HEADS = (
 
 @dataclass(frozen=True)
 class _VlaAdapterWeights:
-    """The weights of a folder by what they are."""
+    """The weights of a folder: the model, the action head and the projection of the robot's state."""
 
     model: WeightSource
     head: WeightSource
@@ -126,10 +140,15 @@ class _VlaAdapterWeights:
 
 
 def import_vla_adapter(released: ReleasedCheckpoint, options: ImportOptions) -> ImportedPolicy:
-    """Read a folder of VLA-Adapter, or of one skill of MergeVLA, with the adapter merged into the model.
+    """Import a VLA-Adapter checkpoint or a single skill of MergeVLA, with the adapter merged into the model.
 
-    Raises InputError for what is missing, left over, damaged, of another method, several skills merged into one, and an
-    adapter alone.
+    Args:
+        released: The folder of the checkpoint.
+        options: What the folder does not tell.
+
+    Raises:
+        InputError: A tensor or file is missing, unexpected, damaged or of another method, or the folder holds several
+            merged skills or only an adapter.
     """
     files, head = _open(released)
     config = released.read_json("config.json")
@@ -143,8 +162,8 @@ def import_vla_adapter(released: ReleasedCheckpoint, options: ImportOptions) -> 
         action=files.head.shape("model.fc2.weight")[0],
     )
     tokenizer_text = released.read_text_file(TOKENIZER_FILE)
-    make_tokenizer(architecture, tokenizer_text)  # refuses one that does not fit before the weights are read
-    # Only names and shapes of the network matter here, so it gets no memory.
+    make_tokenizer(architecture, tokenizer_text)  # checks it before the weights are read
+    # Only names and shapes are needed here: the meta device allocates no memory.
     with torch.device("meta"):
         network = build_model(architecture, contract)
     conversion = Conversion()
@@ -163,7 +182,7 @@ def import_vla_adapter(released: ReleasedCheckpoint, options: ImportOptions) -> 
 
 
 def _open(released: ReleasedCheckpoint) -> tuple[_VlaAdapterWeights, ReleasedHead]:
-    """Open all that the policy consists of and tell which expert it has."""
+    """Open all weights of the policy and find out which expert it has."""
     skills = [name for name in MERGED_SKILL_FILES if released.has(name)]
     if skills:
         raise _several_skills_error(released, " and ".join(skills))
@@ -172,51 +191,38 @@ def _open(released: ReleasedCheckpoint) -> tuple[_VlaAdapterWeights, ReleasedHea
             str(released.folder),
             got="an adapter without the model that it was merged into",
             expected="model.safetensors with the adapter merged, as training writes it",
-            fix="The learned action queries are only there: take the folder with model.safetensors from the release.",
+            fix="Take the folder with model.safetensors from the release: only there are the learned queries.",
         )
     weights = released.read_part("action_head")
     if any("mlp_resnet_moe_blocks." in name for name in weights):
-        raise _several_skills_error(released, f"an expert in several versions in {weights.source}")
+        raise _several_skills_error(released, f"several versions of the expert in {weights.source}")
     blocks = "model.mlp_resnet_blocks.0."
     head = next((each for each in RELEASED_HEADS if f"{blocks}{each.distinctive_layer}.weight" in weights), None)
     if head is None:
         raise InputError(
             weights.source,
             got="the head of another method",
-            expected=f"{blocks}NAME.weight with {', '.join(each.distinctive_layer for each in RELEASED_HEADS)} for NAME",
-            fix="CogVLA and OpenVLA-OFT have a layout of their own: see --layout.",
+            expected=f"{blocks}NAME.weight, NAME one of {', '.join(each.distinctive_layer for each in RELEASED_HEADS)}",
+            fix="Use --layout cogvla or --layout openvla-oft if it is one of these.",
         )
-    if not released.has_part("proprio_projector"):
-        raise InputError(
-            "proprio_projector--STEP_checkpoint.pt",
-            got="no such file",
-            expected="a policy that is told the arm's state",
-            fix="Copy it from the release; policies trained without it cannot be imported.",
-        )
-    return _VlaAdapterWeights(released.model(), weights, released.read_part("proprio_projector")), head
+    state = read_state_projection(released)
+    return _VlaAdapterWeights(released.model(), weights, state), head
 
 
 def _several_skills_error(released: ReleasedCheckpoint, got: str) -> InputError:
     return InputError(
         str(released.folder),
-        got=f"several skills merged by MergeVLA ({got}): differences to a base and masks, not a policy's weights",
+        got=f"several skills merged by MergeVLA ({got}): task vectors and masks, not the weights of a policy",
         expected="the folder of one skill",
-        fix="Import the single skills that were merged, each from its own folder.",
+        fix="Import the single skills that were merged, each from its folder.",
     )
 
 
 def _architecture(
     config: Mapping[str, Any], files: _VlaAdapterWeights, head: ReleasedHead, padding: int, options: ImportOptions
 ) -> Architecture:
-    text = config.get("text_config")
-    if not isinstance(text, dict):
-        fix = "Copy config.json again from the release."
-        raise InputError("config.json: text_config", got=text, expected="the trunk's sizes", fix=fix)
-    for field, expected in TRUNK_FIXED.items():
-        if text.get(field, expected) != expected:
-            fix = "Only checkpoints whose trunk is a plain Qwen2 can be imported by this layout."
-            raise InputError(f"config.json: text_config.{field}", got=text[field], expected=expected, fix=fix)
-    trunk = {field: text.get(field, default) for field, default in TRUNK_DEFAULTS.items()}
+    text = text_config(config, required=True)
+    trunk = trunk_sizes(text, defaults=TRUNK_DEFAULTS, fixed=TRUNK_FIXED, family="Qwen2")
     vocabulary, width = files.model.shape(EMBEDDINGS)
     layers, queries = trunk["num_hidden_layers"], files.model.shape(ACTION_QUERIES)[0]
     steps = options.platform.chunk
@@ -227,7 +233,7 @@ def _architecture(
         text_length=options.text_length,
         tokenizer="trunk",
         prompt=PROMPT,
-        # Nothing here listens to the instruction's vector, and a mean has no weights.
+        # No part of this policy uses the instruction's vector, and a mean needs no weights.
         instruction_features="mean",
         condition_width=width,
         towers=tower_names(config),
@@ -261,21 +267,21 @@ def _architecture(
 
 
 def _padding(released: ReleasedCheckpoint) -> int:
-    """Return the number of the token that pads a prompt; config.json's is Llama's, and an ordinary word of Qwen2.
+    """Return the number of the padding token; that in config.json is Llama's, and an ordinary token of Qwen2.
 
-    Raises InputError unless the tokenizer is Qwen2's.
+    Raises InputError if the tokenizer is not that of Qwen2.
     """
     added = released.read_json(TOKENIZER_FILE).get("added_tokens")
     try:
-        numbers = {token["content"]: int(token["id"]) for token in added}
+        numbers = {token["content"]: int(token["id"]) for token in added or ()}
     except (TypeError, KeyError, ValueError):
         numbers = {}
     if missing := [token for token in SPECIAL_TOKENS if token not in numbers]:
         raise InputError(
             f"{released.folder}/{TOKENIZER_FILE}",
             got=f"a tokenizer without {', '.join(missing)}",
-            expected="that of Qwen2, which the policy was trained with",
-            fix="Copy the file from the release, or from the Qwen2.5-0.5B that it was trained from.",
+            expected="the tokenizer of Qwen2, which the policy was trained with",
+            fix="Copy the file from the release, or from Qwen2.5-0.5B.",
         )
     return numbers[SPECIAL_TOKENS[-1]]
 
@@ -283,10 +289,10 @@ def _padding(released: ReleasedCheckpoint) -> int:
 def _add_vision(
     conversion: Conversion, released: ReleasedCheckpoint, model: WeightSource, network: SaccadeModel
 ) -> None:
-    """Convert the towers and what brings their patches to the trunk's width."""
+    """Convert the towers and the projection of their patches to the trunk's width."""
     colour_normalization = released_colour_normalization(released)
-    for number, name in enumerate(RELEASED_NAMES):
-        tower, prefix = network.tower.towers[number], f"vision_backbone.{name}."
+    for number, (name, tower) in enumerate(zip(RELEASED_NAMES, pretrained_towers(network), strict=True)):
+        prefix = f"vision_backbone.{name}."
         add_tower(
             conversion, f"tower.towers.{number}.encoder.", tower, model, prefix, colour_normalization[number], 1.0
         )
@@ -296,22 +302,23 @@ def _add_vision(
 
 
 def _add_trunk(conversion: Conversion, model: WeightSource, network: SaccadeModel) -> None:
-    """Convert the decoder, which has the same names, and the action queries."""
+    """Convert the decoder, whose names are the same, and the action queries."""
     prefix = "trunk.decoder."
     for target in network.state_dict():
         if target.startswith(prefix):
             conversion.add(target, (model, f"language_model.model.{target.removeprefix(prefix)}"))
     conversion.add("slots", (model, ACTION_QUERIES), make=_slots)
-    model.ignore(r"language_model\.lm_head\.", "output of the language model, which no action comes from")
+    model.ignore(r"language_model\.lm_head\.", "output layer of the language model, which the policy does not use")
 
 
 def _slots(queries: torch.Tensor) -> torch.Tensor:
+    """Return the slots [1, n, D] from the action queries [n, D]."""
     if not queries.any():
         raise InputError(
             ACTION_QUERIES,
             got="zeros",
-            expected="what was learned",
-            fix="They were lost when the adapter was merged: take the model.safetensors that training itself wrote.",
+            expected="learned action queries",
+            fix="Take the model.safetensors that training wrote: merging the adapter later has lost the queries.",
         )
     return queries[None]
 
@@ -319,7 +326,7 @@ def _slots(queries: torch.Tensor) -> torch.Tensor:
 def _add_expert(
     conversion: Conversion, files: _VlaAdapterWeights, head: ReleasedHead, architecture: Architecture
 ) -> None:
-    """Convert the expert and the projection of the state."""
+    """Convert the expert and the projection of the robot's state."""
     theirs = files.head
     names = {"start.norm": "layer_norm1", "start.project": "fc1", "norm": "layer_norm2", "head": "fc2"}
     add_linears(conversion, theirs, {f"expert.{ours}": f"model.{name}" for ours, name in names.items()})
@@ -332,5 +339,5 @@ def _add_expert(
             for leaf in ("weight", "bias"):
                 sources = [(theirs, f"{block}{part}.{leaf}") for part in parts]
                 conversion.add(f"{ours}{mine}.{leaf}", *sources, make=lambda *each: torch.cat(each))
-    theirs.ignore(r"model\.mlp_resnet_blocks\.\d+\.film_gen\.", "modulation in the expert that is never run")
+    theirs.ignore(r"model\.mlp_resnet_blocks\.\d+\.film_gen\.", "FiLM in the expert, which is never run")
     add_linears(conversion, files.state, {"state.0": "fc1", "state.2": "fc2"})

@@ -1,4 +1,4 @@
-"""The weights of a released folder on their way into ours: read when asked for, each accounted for."""
+"""Convert released weights to the network's: read on request, with every tensor accounted for."""
 
 from __future__ import annotations
 
@@ -11,12 +11,24 @@ from ...errors import InputError
 
 
 class WeightSource:
-    """Named tensors of a file or of several, each read when it is asked for.
+    """Named tensors of one or several files, each read on request.
 
-    It knows which were claimed for the policy and which are ignored on purpose, so that none is forgotten in silence.
+    It records which tensors are used and which are ignored on purpose, so that none is lost silently.
+
+    Attributes:
+        source: Name of the files, for errors.
+        claimed: Names of the tensors that are used.
+        ignored: Names of the tensors that are ignored, with the reason.
     """
 
     def __init__(self, source: str, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], torch.Tensor]) -> None:
+        """Describe the tensors.
+
+        Args:
+            source: Name of the files, for errors.
+            shapes: Shape of every tensor.
+            read: Returns a tensor by name.
+        """
         self.source = source
         self._shapes, self._read = dict(shapes), read
         self.claimed: set[str] = set()
@@ -29,32 +41,32 @@ class WeightSource:
         return iter(self._shapes)
 
     def shape(self, name: str, dimensions: int | None = None) -> tuple[int, ...]:
-        """Return a tensor's shape; raises InputError if there is no such tensor, or not of so many `dimensions`."""
+        """Return the shape of a tensor; raises InputError if it is missing or has not so many `dimensions`."""
         if name not in self:
             raise tensor_mismatch(self.source, missing=[name])
         shape = self._shapes[name]
         if dimensions not in (None, len(shape)):
-            what, fix = f"{name} of {self.source}", "The file is of another method, or damaged: copy it again."
+            what, fix = f"{name} of {self.source}", "Copy the file again: it is damaged, or of another method."
             raise InputError(what, got=f"shape {list(shape)}", expected=f"{dimensions} dimensions", fix=fix)
         return shape
 
     def read(self, name: str) -> torch.Tensor:
-        """Return a tensor, in memory of its own."""
+        """Return a copy of a tensor."""
         return self._read(name)
 
     def ignore(self, pattern: str, reason: str) -> None:
-        """Leave out the tensors, as yet unclaimed, whose names a regular expression matches from their start on."""
+        """Ignore the unclaimed tensors whose names begin with a match of the regular expression `pattern`."""
         for name in self:
             if name not in self.claimed and re.match(pattern, name):
                 self.ignored.setdefault(name, reason)
 
     def unexpected(self) -> list[str]:
-        """Return the names that are neither claimed nor ignored."""
+        """Return the names of tensors that are neither claimed nor ignored."""
         return sorted(set(self) - self.claimed - set(self.ignored))
 
 
 class Conversion:
-    """Which tensors of a folder become which of ours; read and written out once all are known to be there."""
+    """A map from released tensors to the network's; nothing is read before the map is known to be complete."""
 
     def __init__(self) -> None:
         self._conversions: dict[str, tuple[list[tuple[WeightSource, str]], Callable[..., torch.Tensor]]] = {}
@@ -62,7 +74,13 @@ class Conversion:
     def add(
         self, target: str, *sources: tuple[WeightSource, str], make: Callable[..., torch.Tensor] = lambda weight: weight
     ) -> None:
-        """Make our tensor `target` out of some of theirs, each given as where it is and its name; one is copied."""
+        """Add a tensor of the network.
+
+        Args:
+            target: Its name in the network.
+            sources: The released tensors that it is made of, each as (weights, name).
+            make: Makes it from the released tensors; the default copies a single one.
+        """
         for weights, name in sources:
             weights.claimed.add(name)
         self._conversions[target] = (list(sources), make)
@@ -70,10 +88,16 @@ class Conversion:
     def run(
         self, files: Iterable[WeightSource], wanted: Mapping[str, torch.Tensor], *, progress: bool
     ) -> dict[str, torch.Tensor]:
-        """Return our tensors by name; `wanted` are the network's own, of which the shapes count.
+        """Convert all tensors and return them by their names in the network.
 
-        Raises InputError, before anything is read, that lists what the folder lacks, and what of its `files` is neither
-        used nor ignored; and for a tensor of a shape that the network does not have.
+        Args:
+            files: All released weights.
+            wanted: The network's state dict; only names and shapes are used.
+            progress: Show a progress bar.
+
+        Raises:
+            InputError: Tensors are missing, or neither used nor ignored (checked before anything is read), or a tensor
+                has another shape than in the network.
         """
         from tqdm import tqdm
 
@@ -99,7 +123,7 @@ class Conversion:
                 raise InputError(
                     ", ".join(name for _, name in sources),
                     got=f"shapes {', '.join(str(list(part.shape)) for part in parts)}",
-                    expected=f"what makes {list(wanted[target].shape)} together",
+                    expected=f"shapes that give {list(wanted[target].shape)}",
                     fix="Files of several checkpoints are mixed: copy the folder again.",
                 ) from error
             if tensor.shape != wanted[target].shape:
@@ -116,9 +140,15 @@ class Conversion:
 def with_adapter(
     base: WeightSource, adapter: WeightSource, trained: WeightSource | None, lora_scaling: float
 ) -> WeightSource:
-    """Return a model's weights with an adapter folded in, and with those `trained` as a whole in place of the base's.
+    """Return the weights of a base model with a LoRA adapter merged into them.
 
-    Which of the adapter's factors belong to no tensor of the model is left to the caller to ignore or refuse.
+    Factors that belong to no tensor of the model stay unclaimed: the caller ignores them, or the conversion fails.
+
+    Args:
+        base: Weights of the base model.
+        adapter: LoRA factors.
+        trained: Fully trained tensors that replace those of the base model.
+        lora_scaling: Scaling of the LoRA product.
     """
     trained_names = set(trained) if trained is not None else set()
     factors = {}
@@ -136,7 +166,8 @@ def with_adapter(
         weight = base.read(name)
         if name not in factors:
             return weight
-        return merge_lora(weight, *(adapter.read(each) for each in factors[name]), lora_scaling).to(weight.dtype)
+        down, up = (adapter.read(each) for each in factors[name])
+        return merge_lora(weight, down, up, lora_scaling).to(weight.dtype)
 
     shapes = {name: base.shape(name) for name in base}
     if trained is not None:
@@ -145,30 +176,37 @@ def with_adapter(
 
 
 def merge_lora(weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, lora_scaling: float) -> torch.Tensor:
-    """Return a weight with the product of its adapter's two factors added, in float32; convolutions too.
+    """Return weight + scaling * up @ down in float32 (Hu et al., "LoRA", 2022, section 4.1); convolutions too.
 
-    Raises InputError for factors of another weight.
+    Args:
+        weight: [m, n], or [m, channels, height, width] of a convolution.
+        down: Factor A, [r, n], or [r, channels, height, width].
+        up: Factor B, [m, r], or [m, r, 1, 1].
+        lora_scaling: alpha / r.
+
+    Raises:
+        InputError: The factors belong to another weight.
     """
-    down, up = down.flatten(1), up.flatten(1)
+    down, up = down.flatten(1), up.flatten(1)  # [r, n], [m, r]
     if up.shape[1] != down.shape[0] or up.shape[0] * down.shape[1] != weight.numel():
         shapes = " and ".join(str(list(each.shape)) for each in (up, down))
         raise InputError(
             "adapter factors",
             got=shapes,
-            expected=f"those of a weight of {list(weight.shape)}",
-            fix="Adapter and model are not of one training: give the model that was adapted.",
+            expected=f"factors of a weight {list(weight.shape)}",
+            fix="Give the base model that the adapter was trained on.",
         )
     return weight.float() + lora_scaling * (up.float() @ down.float()).view_as(weight)
 
 
 def tensor_mismatch(source: str, *, missing: Iterable[str] = (), unexpected: Iterable[str] = ()) -> InputError:
-    """Return the error for tensors that a source lacks or that it should not have."""
+    """Return the error for missing and unexpected tensors of a source."""
     problems = (("missing", sorted(missing)), ("left over", sorted(unexpected)))
     return InputError(
         f"tensors of {source}",
         got="; ".join(f"{len(names)} {what}: {_first_names(names)}" for what, names in problems if names),
         expected="every tensor of this layout and no other",
-        fix="The folder is of another method, or its files are of several checkpoints: see --layout, or copy it again.",
+        fix="Check --layout, or copy the folder again: its files may come from several checkpoints.",
     )
 
 

@@ -1,1 +1,1 @@
-"""Merging skills: what each of them added to a shared beginning, and the operators that make one policy of it."""
+"""Merge skills that were fine-tuned from one base checkpoint into one policy, and route between them."""

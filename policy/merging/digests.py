@@ -1,4 +1,4 @@
-"""Where a skill began: the digest by which skills of one beginning are known, whatever its folder was called."""
+"""Digests of weights: they show whether skills have the same base weights, whatever the folders are called."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .profile import ROUTING_PREFIX
 
 
 def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Return the sha256 of named weights: of names, dtypes, shapes and bytes, in the names' order."""
+    """Return the sha256 of the names, dtypes, shapes and bytes of tensors, sorted by name."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -24,19 +24,28 @@ def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def base_digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Return what a skill records of the weights that it begins with: `weights`, all of them, and the `expert` alone.
+    """Return the digests that a skill records of its base weights.
 
-    A skill's checkpoint holds the others as they were, beside its factors; those of the expert are needed again when
-    skills are merged.
+    A skill's checkpoint holds the base weights next to its LoRA factors, except for the expert, which is fully trained.
+    Merging needs the base weights of the expert again.
+
+    Args:
+        tensors: The base weights by their names in the network.
+
+    Returns:
+        `weights`: digest of all weights; `expert`: digest of those of the expert.
     """
     expert = {name: tensor for name, tensor in tensors.items() if name.startswith(EXPERT_PREFIX)}
     return {"weights": weights_digest(tensors), "expert": weights_digest(expert)}
 
 
 def learned_digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Return the digest of what a skill has learned, from its checkpoint's tensors: factors, expert, profile.
+    """Return the digest of the tensors that a skill learned: LoRA factors, expert and profile.
 
-    It is all that merging reads of a skill, so that nothing else has to be read to know that it is whole.
+    Merging reads only these tensors of a skill, so it verifies them without reading the whole file.
+
+    Args:
+        tensors: The tensors of the skill's checkpoint.
     """
     names = [
         name for name in tensors if re.search(rf"\.lora_[AB]\.|^{MODEL_PREFIX}{EXPERT_PREFIX}|^{ROUTING_PREFIX}", name)

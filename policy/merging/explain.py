@@ -1,4 +1,4 @@
-"""What merging does to skills: where their changes overlap, contradict each other, and are lost."""
+"""Analyse a merge: where the changes of the skills overlap, conflict, and get lost."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ from .operators.task_vector import TaskVector
 
 @dataclass(frozen=True)
 class WeightReport:
-    """What merging did to one weight of `elements` entries.
+    """Metrics of merging one weight of K skills.
 
-    `cosine` [K, K] of the skills' changes; `density` [K]: the part of the entries that a skill takes; `error` [K]: how
-    far what it gets is from its own change, as a fraction of that. Of the entries, `selfish` is the part that one skill
-    alone takes, `shared` that two or more take; `conflicts`: where changes of some weight point against each other.
+    Attributes:
+        name: Name of the weight.
+        elements: Its number of entries.
+        cosine: Cosine similarities of the skills' changes, [K, K].
+        density: Fraction of the entries that each skill uses, [K].
+        error: Norm of the difference between what a skill gets and its own change, relative to the latter, [K].
+        selfish: Fraction of the entries that exactly one skill uses.
+        shared: Fraction of the entries that two or more skills use.
+        conflicts: Fraction of the entries where large changes have opposite signs.
     """
 
     name: str
@@ -40,7 +46,16 @@ def compare(
     masks: Sequence[torch.Tensor],
     scales: Sequence[float],
 ) -> WeightReport:
-    """Compare the skills' changes [m, n] of one weight, as factors and dense, with what each gets of the merged one."""
+    """Compare the changes of one weight with what each skill gets of the merged change.
+
+    Args:
+        name: Name of the weight.
+        vectors: Task vector of each of K skills.
+        deltas: The same as dense matrices, each [m, n].
+        merged: Merged change, [m, n].
+        masks: Mask of each skill, boolean [m, n].
+        scales: Scale of each skill.
+    """
     norms = [max(float(vector.inner_product(vector)), 0.0) ** 0.5 for vector in vectors]
     cosine = tuple(
         tuple(float(one.inner_product(two)) / (a * b) if a * b else 0.0 for two, b in zip(vectors, norms, strict=True))
@@ -51,7 +66,7 @@ def compare(
         float((scale * mask * merged - delta).norm()) / norm if norm else 0.0
         for delta, mask, scale, norm in zip(deltas, masks, scales, norms, strict=True)
     ]
-    # A sign counts only where a change is not small beside its skill's own.
+    # A sign counts only where the entry is larger than the root mean square of its skill's change.
     signs = torch.stack(
         [
             (delta * (delta.abs() > norm / delta.numel() ** 0.5)).sign()
@@ -71,7 +86,13 @@ def compare(
 
 
 def compare_factored(name: str, vectors: Sequence[TaskVector], truncated_vectors: Sequence[TaskVector]) -> WeightReport:
-    """Compare the skills' changes of a weight of which each keeps factors of its own: nothing is taken from others."""
+    """Compare the changes of one weight with the factors that each skill keeps; nothing is shared.
+
+    Args:
+        name: Name of the weight.
+        vectors: Task vector of each of K skills.
+        truncated_vectors: The same, truncated to the rank that is stored.
+    """
     deltas = [vector.dense() for vector in vectors]
     masks = [torch.ones_like(delta, dtype=torch.bool) for delta in deltas]
     report = compare(name, vectors, deltas, torch.zeros_like(deltas[0]), masks, [1.0] * len(vectors))
@@ -83,15 +104,15 @@ def compare_factored(name: str, vectors: Sequence[TaskVector], truncated_vectors
 
 
 def module_of(name: str) -> str:
-    """Return the part of the policy to which a weight belongs: a layer of the trunk, a block of tower or expert."""
-    found = re.match(
+    """Return the module of a weight: a layer of the trunk, or a block of a tower or of the expert."""
+    match = re.match(
         r"(trunk\.decoder\.layers\.\d+|trunk\.[a-z_]+|tower\.[a-z_]+(?:\.\d+)?|expert\.blocks\.\d+|[a-z_]+)", name
     )
-    return found.group(1).replace("trunk.decoder.layers", "trunk") if found else name
+    return match.group(1).replace("trunk.decoder.layers", "trunk") if match else name
 
 
 def by_module(report: Sequence[WeightReport]) -> list[dict[str, Any]]:
-    """Return the report's figures for every part of the policy, in the network's order, weighed by size."""
+    """Return the metrics of each module, in the network's order: means over its weights, weighted by size."""
     parts: dict[str, list[WeightReport]] = {}
     for weight in report:
         parts.setdefault(module_of(weight.name), []).append(weight)
@@ -100,19 +121,19 @@ def by_module(report: Sequence[WeightReport]) -> list[dict[str, Any]]:
         sizes = torch.tensor([float(weight.elements) for weight in weights])
         shares = sizes / sizes.sum()
         row: dict[str, Any] = {"part": part, "elements": int(sizes.sum())}
-        for figure in ("cosine", "density", "error", "selfish", "shared", "conflicts"):
-            values = torch.tensor([getattr(weight, figure) for weight in weights])
-            row[figure] = torch.tensordot(shares, values, dims=1).tolist()
+        for metric in ("cosine", "density", "error", "selfish", "shared", "conflicts"):
+            values = torch.tensor([getattr(weight, metric) for weight in weights])
+            row[metric] = torch.tensordot(shares, values, dims=1).tolist()
         rows.append(row)
     return rows
 
 
 def format_table(report: Sequence[WeightReport], names: Sequence[str]) -> list[str]:
-    """Return the figures of every part as lines for people."""
+    """Return the metrics of each module as the lines of a table; `names` are those of the skills."""
     width = max(len(row["part"]) for row in by_module(report))
     head = "  ".join(f"{name[:11]:>11}" for name in names)
     lines = [
-        f"{'':<{width}}  cosine  conflicts  selfish  shared   of its own change a skill lost",
+        f"{'':<{width}}  cosine  conflicts  selfish  shared   error: part of its change that a skill lost",
         f"{'part':<{width}}  {'':>6}  {'':>9}  {'':>7}  {'':>6}   {head}",
     ]
     for row in by_module(report):
@@ -125,14 +146,14 @@ def format_table(report: Sequence[WeightReport], names: Sequence[str]) -> list[s
 
 
 def off_diagonal(matrix: Sequence[Sequence[float]]) -> float:
-    """Return the mean of a matrix's entries off its diagonal: [K, K]."""
+    """Return the mean of the off-diagonal entries of a matrix [K, K]."""
     count = len(matrix)
     rest = [value for row, values in enumerate(matrix) for column, value in enumerate(values) if row != column]
     return sum(rest) / max(1, count * (count - 1))
 
 
 def plot(report: Sequence[WeightReport], names: Sequence[str], title: str, path: Path) -> None:
-    """Draw the figures of every part of the policy, and write the picture to `path`."""
+    """Plot the metrics of each module and write the image to `path`; `names` are those of the skills."""
     from matplotlib.figure import Figure
 
     rows = by_module(report)
@@ -148,20 +169,20 @@ def plot(report: Sequence[WeightReport], names: Sequence[str], title: str, path:
     similar.set_xlabel("cosine of the skills' changes")
     similar.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=2)
     left = [0.0] * len(rows)
-    for figures, colour, label in (
-        ("selfish", "#d08a2c", "one skill takes it"),
-        ("shared", "#3b7ea1", "two or more take it"),
+    for metric, colour, label in (
+        ("selfish", "#d08a2c", "used by one skill"),
+        ("shared", "#3b7ea1", "used by two or more"),
     ):
-        values = [100 * row[figures] for row in rows]
+        values = [100 * row[metric] for row in rows]
         taken.barh(places, values, left=left, color=colour, label=label)
         left = [before + value for before, value in zip(left, values, strict=True)]
-    taken.plot([100 * row["conflicts"] for row in rows], places, "k.", label="signs in conflict")
+    taken.plot([100 * row["conflicts"] for row in rows], places, "k.", label="opposite signs")
     taken.set_xlabel("% of the entries")
     taken.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=3)
     for number, name in enumerate(names):
         lost.plot([100 * row["error"][number] for row in rows], places, ".-", label=name, linewidth=0.8)
     lost.set_xlim(left=0)
-    lost.set_xlabel("% of its own change that a skill lost")
+    lost.set_xlabel("% of its change that a skill lost")
     lost.legend(fontsize=7, loc="best")
     similar.set_yticks(places, parts, fontsize=7)
     similar.invert_yaxis()
@@ -170,5 +191,5 @@ def plot(report: Sequence[WeightReport], names: Sequence[str], title: str, path:
 
 
 def as_json(report: Sequence[WeightReport], names: Sequence[str]) -> dict[str, Any]:
-    """Return everything that `compare` found, for programs."""
+    """Return the full report as JSON values; `names` are those of the skills."""
     return {"skills": list(names), "parts": by_module(report), "weights": [asdict(weight) for weight in report]}

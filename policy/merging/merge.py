@@ -1,7 +1,7 @@
-"""Merging skills into one checkpoint: weight by weight, so that little more than one policy is in memory.
+"""Merge skills into one checkpoint, weight by weight, so that the memory holds little more than one policy.
 
-What leaves is an ordinary checkpoint folder. Its weights are those of the shared beginning; beside them lie, for every
-weight that the skills changed, the merged change, and for every skill what it takes of it and what it keeps of its own.
+The result is an ordinary checkpoint folder. It holds the base weights; for every weight that the skills changed, the
+merged change with a mask and a scale for each skill, or LoRA factors of each skill; and tensors that each skill keeps.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from ...errors import InputError, unknown_name
-from ..checkpoint.contents import PREFIX
+from ...ranges import require_at_least
+from ..checkpoint.contents import PREFIX as MODEL_PREFIX
 from ..pretrained.adaptation import EXPERT_PREFIX
 from .digests import weights_digest
 from .explain import WeightReport, compare, compare_factored
@@ -44,36 +45,42 @@ MERGE_CHOICES = ("nothing", "expert", "all")
 
 @dataclass(frozen=True)
 class StorageOptions:
-    """What of a merge is shared, and how it is kept; raises InputError for values out of range."""
+    """Which changes are merged and how they are stored; raises InputError for values out of range."""
 
     merge: str = "nothing"
-    """Which of the skills' changes become one, of which each takes its part: "nothing", where each keeps factors of all
-    of them, "expert", where it keeps those that it has learned, or "all", as MergeVLA does."""
+    """Which changes are merged: "nothing" (every skill keeps factors of all its changes), "expert" (every skill keeps
+    its LoRA factors; the first expert blocks are merged), or "all", as in MergeVLA."""
     keep_blocks: int = 2
-    """Last blocks of the expert that stay every skill's own, with all that follows them; MergeVLA keeps 1 to 3."""
+    """Last expert blocks that are not merged and are kept per skill, with norm and head; MergeVLA keeps 1 to 3."""
     bits: int = 8
-    """Bits of an entry of the merged change, 8 or 4."""
+    """Quantisation of the merged change, 8 or 4 bits per entry."""
     switch: str = "instruction"
-    """When the policy looks for its skill: at a new "instruction" or episode, or before every "chunk"."""
+    """When the router selects the skill: at a new "instruction" or episode, or before every "chunk"."""
     margin: float = 0.5
-    """Least difference between the two most likely skills; below it the policy abstains."""
+    """Minimum difference in probability between the two most likely skills. Below it the policy abstains."""
     reach: float = 1.5
-    """How far from what is usual an observation may be, as a multiple; beyond it the policy abstains."""
+    """Maximum distance of an observation from the demonstrations, as a multiple of the usual one. Above it the policy
+    abstains."""
 
     def __post_init__(self) -> None:
         if self.merge not in MERGE_CHOICES:
             raise unknown_name("merge", self.merge, MERGE_CHOICES)
-        if self.keep_blocks < 0:
-            raise InputError("keep_blocks", got=self.keep_blocks, expected="0 or more", fix="2 is usual.")
+        require_at_least(self, 0, "keep_blocks", fix="Use 2.")
         if self.bits not in BIT_CHOICES:
-            raise InputError("bits", got=self.bits, expected=" or ".join(map(str, BIT_CHOICES)), fix="8 is usual.")
+            raise InputError("bits", got=self.bits, expected=" or ".join(map(str, BIT_CHOICES)), fix="Use 8.")
         if self.switch not in SWITCHES:
-            raise InputError("switch", got=self.switch, expected=" or ".join(SWITCHES), fix="Choose one of them.")
+            raise InputError("switch", got=self.switch, expected=" or ".join(SWITCHES), fix="Use instruction.")
 
 
 @dataclass
 class MergeResult:
-    """What a merge gave: the checkpoint's `tensors`, what `skills.json` says, and, explained, each weight's report."""
+    """The result of a merge.
+
+    Attributes:
+        tensors: The tensors of the checkpoint.
+        table: Content of `skills.json`.
+        report: A report of each weight, if it was asked for.
+    """
 
     tensors: dict[str, torch.Tensor]
     table: dict[str, Any]
@@ -89,11 +96,18 @@ def merge_skills(
     explain: bool = False,
     progress: Any = iter,
 ) -> MergeResult:
-    """Merge K skills; `base_weights` are the weights of what they began as, by their names in the network.
+    """Merge K skills.
 
-    With `explain` the report is made, which takes longer than merging. `progress` wraps what is looped over, as tqdm
-    does. Raises InputError for skills that do not belong together, a `base_weights` that is not theirs, and numbers that
-    are not finite.
+    Args:
+        skills: The skills.
+        base_weights: Weights of their base checkpoint, by their names in the network.
+        options: Method and masks.
+        storage: Which changes are merged, and how they are stored.
+        explain: Make the report, which takes longer than merging.
+        progress: Wraps the loops over weights, as tqdm does.
+
+    Raises:
+        InputError: The skills cannot be merged, `base_weights` are not theirs, or a value is not finite.
     """
     check_compatible(skills)
     _check_base(base_weights, skills)
@@ -105,7 +119,7 @@ def merge_skills(
         "expert": (factored_names, matrices),
         "all": ([], [*factored_names, *matrices]),
     }[storage.merge]
-    tensors = {PREFIX + name: tensor for name, tensor in base_weights.items()}
+    tensors = {MODEL_PREFIX + name: tensor for name, tensor in base_weights.items()}
     for number, skill in enumerate(skills):
         tensors |= {f"{OWN_PREFIX}{number}.{name}": _finite_weight(skill, name) for name in own}
     report, ranks, full_matrices = [], {}, set(matrices)
@@ -136,7 +150,7 @@ def merge_skills(
             merged = merged * skill_masks.consensus(dense, merged)
         entries, steps = quantise(merged, storage.bits)
         tensors[DELTA_PREFIX + name], tensors[STEP_PREFIX + name] = entries, steps
-        # What is stored is what is masked and scaled, its rounding included.
+        # Masks and scales are fitted to the stored change, with its rounding error.
         merged = dequantise(entries, steps, merged.shape, storage.bits)
         masks, scales = skill_masks.masks_and_scales(dense, merged)
         if skill_masks.own:
@@ -165,17 +179,17 @@ def merge_skills(
 
 
 def equal_storage_rank(shape: tuple[int, int], skills: int) -> int:
-    """Return the rank whose factors of a weight [m, n] take the room that a mask and a share of a merge would take.
+    """Return the rank at which factors of a weight [m, n] need as many bytes as a mask and a share of a merged change.
 
-    A mask takes mn / 8 bytes, a merged change of 8 bits an entry mn / K for each of K skills, factors r (m + n).
+    A mask needs m n / 8 bytes, a merged change with 8 bits an entry m n / K for each of K skills, factors r (m + n).
     """
     rows, columns = shape
     return max(1, int(rows * columns * (1 / skills + 1 / 8) / (rows + columns)))
 
 
 def _quantise_factors(vector: TaskVector) -> dict[str, torch.Tensor]:
-    """Return a skill's factors in few bits; both get the same share of the change, so that neither loses more."""
-    left, values, right = vector.svd()
+    """Return the quantised factors of a task vector, with the same scale, so that neither loses more by rounding."""
+    left, values, right = vector.svd()  # [m, r], [r], [r, n]
     root = values.sqrt()
     up, up_step = quantise(left * root, FACTOR_BITS)
     down, down_step = quantise(root[:, None] * right, FACTOR_BITS)
@@ -183,18 +197,18 @@ def _quantise_factors(vector: TaskVector) -> dict[str, torch.Tensor]:
 
 
 class SkillDeltas:
-    """The skills' changes of a weight, from the factors, or for the expert's matrices from what they began as."""
+    """The task vectors of the skills: from LoRA factors, or for the expert from the difference to the base weights."""
 
     def __init__(self, skills: Sequence[SkillCheckpoint], base_weights: Mapping[str, torch.Tensor]) -> None:
         self._skills, self._base_weights = skills, base_weights
         self._factored = set(skills[0].factored)
 
     def task_vectors(self, name: str) -> list[TaskVector]:
-        """Return every skill's change of a weight, as a matrix of its outputs; raises InputError if one diverged."""
+        """Return the task vector [m, n] of each skill for a weight; raises InputError if a value is not finite."""
         return [self._delta(name, skill) for skill in self._skills]
 
     def dense(self, names: Iterable[str], number: int) -> Iterable[torch.Tensor]:
-        """Yield one skill's changes of the weights, one after another."""
+        """Yield the changes of skill `number`, one weight after another."""
         return (self._delta(name, self._skills[number]).dense() for name in names)
 
     def _delta(self, name: str, skill: SkillCheckpoint) -> TaskVector:
@@ -206,18 +220,26 @@ class SkillDeltas:
 
 
 class SkillMasks:
-    """What every skill takes of a merged change, and the scale of what it takes, by the kind of masks."""
+    """Computes masks and scales of a merged change for each skill.
+
+    Attributes:
+        own: Whether each skill has its own masks.
+    """
 
     def __init__(self, options: MergeOptions, count: int) -> None:
         self._options, self._kind = options, options.mask_kind
         self.own = self._kind in ("task", "agreement")
-        """Whether each skill has masks of its own."""
         self._magnitudes = [[0.0, 0.0] for _ in range(count)]
 
     def masks_and_scales(
         self, deltas: Sequence[torch.Tensor], merged: torch.Tensor
     ) -> tuple[list[torch.Tensor], list[float]]:
-        """Return a mask [m, n] and a scale for each of the skills' changes [m, n]."""
+        """Return a mask [m, n] and a scale for each skill.
+
+        Args:
+            deltas: Change of the weight by each of K skills, each [m, n].
+            merged: Merged change, [m, n].
+        """
         if self._kind == "task":
             masks = [task_mask(delta, merged, self._options.strictness) for delta in deltas]
             return masks, [least_squares_scale(delta, mask * merged) for delta, mask in zip(deltas, masks, strict=True)]
@@ -230,25 +252,34 @@ class SkillMasks:
         return [torch.ones_like(merged, dtype=torch.bool)] * len(deltas), [1.0] * len(deltas)
 
     def consensus(self, deltas: Sequence[torch.Tensor], merged: torch.Tensor) -> torch.Tensor:
-        """Return the entries that two skills or more would take."""
+        """Return where two or more skills would use the merged change, boolean [m, n]."""
         return consensus([task_mask(delta, merged, self._options.strictness) for delta in deltas])
 
     def rescalers(self) -> list[float]:
-        """Return EMR's scale of each skill, from all weights so far: one for all weights."""
+        """Return EMR's scale of each skill, from all weights so far."""
         return [rescaler(own, masked) for own, masked in self._magnitudes]
 
 
 def split_expert(skill: SkillCheckpoint, keep_blocks: int) -> tuple[list[str], list[str]]:
-    """Return the expert's tensors that stay every skill's own, and its matrices that are merged.
+    """Split the expert's tensors into those that each skill keeps and the matrices that are merged.
 
-    Norms, biases and gates of merged blocks are few numbers, and stay with their skill. Raises InputError where all
-    blocks would be kept: nothing of the expert was merged then.
+    Norms, biases and gates of merged blocks are small, so each skill keeps its own.
+
+    Args:
+        skill: Any of the skills.
+        keep_blocks: Last blocks of the expert that each skill keeps.
+
+    Returns:
+        Names of the kept tensors, and names of the merged matrices.
+
+    Raises:
+        InputError: The expert has fewer than `keep_blocks` blocks.
     """
     names = sorted(name for name in skill.unadapted_names if name.startswith(EXPERT_PREFIX))
     blocks = {int(found.group(1)) for name in names if (found := re.match(r"expert\.blocks\.(\d+)\.", name))}
     if keep_blocks > len(blocks):
         raise InputError(
-            "keep_blocks", got=keep_blocks, expected=f"at most the expert's {len(blocks)} blocks", fix="2 is usual."
+            "keep_blocks", got=keep_blocks, expected=f"at most the expert's {len(blocks)} blocks", fix="Use 2."
         )
     merged = set(sorted(blocks)[: len(blocks) - keep_blocks])
     matrices = [
@@ -267,8 +298,8 @@ def _check_base(base_weights: Mapping[str, torch.Tensor], skills: Sequence[Skill
         raise InputError(
             "init",
             got=f"weights with sha256 {digest[:12]}",
-            expected=f"{skills[0].base_digests['weights'][:12]}, those of {skills[0].init}, which the skills began as",
-            fix="Give the checkpoint that they were trained from with --init.",
+            expected=f"{skills[0].base_digests['weights'][:12]}, those of the base checkpoint {skills[0].init}",
+            fix="Give the checkpoint that they were fine-tuned from with --init.",
         )
 
 
@@ -279,6 +310,6 @@ def _finite_weight(skill: SkillCheckpoint, name: str) -> torch.Tensor:
             f"skill {skill.name}: {name}",
             got="a number that is not finite",
             expected="finite numbers",
-            fix="This skill's training has diverged: train it again.",
+            fix="Train the skill again: its training diverged.",
         )
     return tensor

@@ -1,9 +1,9 @@
-"""A merged policy at work: one set of weights, which become a skill's when the router has chosen it.
+"""Run a merged policy: one network, whose weights are changed to those of the skill that the router selects.
 
-    weight of skill k = weight of the beginning + scale_k * mask_k * merged change
-                   or = weight of the beginning + up_k @ down_k, where it kept factors
+    weight of skill k = base weight + scale_k * mask_k * merged change
+                   or = base weight + up_k @ down_k, where each skill has factors
 
-What belongs to a skill alone (the end of its expert, its statistics) is put in place with it.
+Tensors that each skill keeps (the last expert blocks) and its normalisation statistics are swapped with it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ DELTA_PREFIX, STEP_PREFIX, MASK_PREFIX, SCALE_PREFIX, OWN_PREFIX, FACTOR_PREFIX 
     "own.",
     "factor.",
 )
-"""How the names of tensors begin: of a merged change its entries and steps, of skill k mask and own tensors
-(`mask.k.NAME`), every skill's scales [K], and of kept factors entries and steps (`factor.k.up.NAME`)."""
+"""Prefixes of tensor names: entries and steps of a merged change, mask and kept tensors of skill k (`mask.k.NAME`),
+scales of all skills [K], and entries and steps of the factors of skill k (`factor.k.up.NAME`)."""
 
 FACTOR_BITS = 8
 FACTOR_PARTS = ("up", "up_step", "down", "down_step")
@@ -46,7 +46,20 @@ SWITCHES = ("instruction", "chunk")
 
 @dataclass(frozen=True)
 class SkillTable:
-    """What `skills.json` says: see `merge_skills`. Raises InputError for a damaged one."""
+    """Content of `skills.json`, written by `merge_skills`.
+
+    Attributes:
+        names: Names of the skills.
+        normalization: Statistics of each skill.
+        changed: Names of the weights with a merged change.
+        factored: Names of the weights with factors, with the rank of each skill.
+        own: Names of the tensors that each skill keeps.
+        bits: Bits per entry of the merged change.
+        masked: Whether each skill has masks.
+        switch: When the router selects the skill, one of `SWITCHES`.
+        router: Numbers of the router, see `Router.settings`.
+        options: The options of the merge.
+    """
 
     names: tuple[str, ...]
     normalization: tuple[Normalization, ...]
@@ -61,6 +74,7 @@ class SkillTable:
 
     @classmethod
     def read(cls, text: str, source: str) -> SkillTable:
+        """Read the table from the text of `skills.json`; raises InputError if it is damaged."""
         values = json.loads(text)
         field_names = {field.name for field in fields(cls)}
         if not isinstance(values, dict) or set(values) != field_names:
@@ -72,7 +86,7 @@ class SkillTable:
         if not isinstance(ranks, dict) or not all(isinstance(r, list) and len(r) == skills for r in ranks.values()):
             expected = "for every weight with factors a rank of each skill"
             raise InputError(
-                f"{source}/{SKILLS_FILE}: factored", got="others", expected=expected, fix="Merge them again."
+                f"{source}/{SKILLS_FILE}: factored", got="others", expected=expected, fix="Merge the skills again."
             )
         values |= {name: tuple(values[name]) for name in ("names", "changed", "own")}
         values["normalization"] = tuple(Normalization(**each) for each in values["normalization"])
@@ -80,9 +94,12 @@ class SkillTable:
 
 
 class MergedCore(PolicyCore):
-    """The policy of a merged checkpoint: `route` to find the skill, `select` to become it, then decide as any other.
+    """The policy of a merged checkpoint: `route` selects a skill, `select` activates it, then it decides as any other.
 
-    `switch`: when a skill is looked for, at a new "instruction" or episode, or before every "chunk".
+    Attributes:
+        skills: Names of the skills.
+        switch: When the router selects the skill: at a new "instruction" or episode, or before every "chunk".
+        active: Number of the active skill; None while the weights are those of the base policy.
     """
 
     def __init__(
@@ -118,10 +135,10 @@ class MergedCore(PolicyCore):
         if wanted != set(self._skill_tensors) or self._router.skills != count:
             odd = sorted(wanted ^ set(self._skill_tensors)) or [f"a router of {self._router.skills} skills"]
             fix = "Merge the skills again."
-            raise InputError(f"{source}", got=f"{odd[0]} missing or left over", expected="a whole merge", fix=fix)
+            raise InputError(f"{source}", got=f"{odd[0]} missing or left over", expected="a complete merge", fix=fix)
 
     def load(self, tensors: Mapping[str, torch.Tensor], source: str) -> None:
-        """Put the weights of the beginning in place; raises InputError for those that do not fit."""
+        """Load the base weights; raises InputError if they do not fit the network."""
         load_tensors(self.model, tensors, source)
         own = self.model.state_dict()
         self._base_weights = {
@@ -129,22 +146,28 @@ class MergedCore(PolicyCore):
         }
 
     def route(self, images: torch.Tensor, instruction: str, state: torch.Tensor) -> RoutingDecision:
-        """Return which skill one observation [1, ...] under an instruction asks for, in one pass for all of them."""
+        """Select the skill for one observation, with one forward pass of the base policy.
+
+        Args:
+            images: uint8 [1, V, 3, H, W].
+            instruction: The instruction.
+            state: [1, S].
+        """
         self.select(None)
         return self._router.route(self.routing_features(images, [instruction], state)[0].cpu(), self.skills)
 
     def number(self, skill: str) -> int:
-        """Return a skill's number; an unknown name is an InputError with the nearest one."""
+        """Return the number of a skill by name; raises InputError that suggests the nearest name if it is unknown."""
         if skill not in self.skills:
             raise unknown_name("skill", skill, self.skills)
         return self.skills.index(skill)
 
     @torch.no_grad()
     def select(self, skill: int | None) -> None:
-        """Become a skill, or, with None, what all of them began as; nothing is read from the disk."""
+        """Activate a skill, or the base policy with None; nothing is read from the disk."""
         if skill == self.active:
             return
-        # In place, so that a captured decision goes on with the new weights.
+        # In place, so that a captured CUDA graph uses the new weights.
         weights = self.model.state_dict()
         for name in (*self._table.changed, *self._table.factored):
             weights[name].copy_(self._base_weights[name])
@@ -159,7 +182,7 @@ class MergedCore(PolicyCore):
         self.active = skill
 
     def _delta(self, name: str, skill: int) -> torch.Tensor:
-        """Return what a skill adds to a weight."""
+        """Return the change of a weight by a skill, in the shape of the weight."""
         shape = self._base_weights[name].shape
         if FACTOR_PREFIX + f"{skill}.up.{name}" in self._skill_tensors:
             return self._factor_product(name, skill).view(shape)
@@ -174,7 +197,7 @@ class MergedCore(PolicyCore):
         )
 
     def _factor_product(self, name: str, skill: int) -> torch.Tensor:
-        """Return the product of a skill's factors for a weight, [m, n]."""
+        """Return the product up @ down of a skill's factors, [m, n]."""
         up, up_step, down, down_step = (
             self._skill_tensors[f"{FACTOR_PREFIX}{skill}.{part}.{name}"] for part in FACTOR_PARTS
         )
@@ -198,7 +221,19 @@ def load_merged(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> MergedCore:
-    """Build the policy of a merged checkpoint; raises InputError for a damaged one."""
+    """Build the policy of a merged checkpoint.
+
+    Args:
+        folder: Folder of the checkpoint.
+        checkpoint: Its content.
+        architecture: Architecture of the network.
+        tokenizer_text: Text of tokenizer.json, if there is one.
+        device: Device of the network.
+        dtype: dtype of its weights.
+
+    Raises:
+        InputError: The checkpoint is damaged.
+    """
     table = SkillTable.read((Path(folder) / SKILLS_FILE).read_text(encoding="utf-8"), str(folder))
     with torch.device("meta"):
         core = MergedCore(architecture, checkpoint.contract, tokenizer_text, table, checkpoint.tensors, str(folder))

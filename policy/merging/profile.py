@@ -1,8 +1,8 @@
-"""What a skill leaves for the router: how the shared beginning sees the demonstrations that it learned from.
+"""The profile of a skill for the router: features of its demonstrations, computed by the base policy.
 
-All skills are seen by the same policy, the one that they began as, so that their features can be compared, and one pass
-of that policy places a new observation among all of them. MergeVLA projects on each skill's own value matrices, which
-takes a pass for each skill, and scores that grow with the norm of the features.
+All skills have the same base policy, so their features can be compared, and one forward pass of the base policy is
+enough to route a new observation. MergeVLA projects onto the value matrices of each skill instead: this takes a forward
+pass for each skill, and the scores grow with the norm of the features.
 """
 
 from __future__ import annotations
@@ -15,18 +15,23 @@ import torch
 from ...errors import InputError
 
 ROUTING_PREFIX = "routing."
-"""How the names of a profile's tensors begin in a skill's checkpoint."""
+"""Prefix of the names of a profile's tensors in a skill's checkpoint."""
+
+type IntegerVector = Sequence[int] | torch.Tensor
 
 HELD_OUT_EVERY = 5
-"""One of so many demonstrations of an instruction calibrates, and is not part of the means."""
+"""One of so many demonstrations of an instruction is held out of the means and calibrates the router."""
 
 
 @dataclass(frozen=True)
 class SkillProfile:
-    """Features of a skill's demonstrations: `means` [n, d] and `counts` [n] of its n instructions.
+    """Statistics of the features [d] of a skill's demonstrations, for its n instructions.
 
-    `scatter` [d, d]: the sum of squared deviations from the own instruction's mean; `held_out` [h, d]: features of
-    other episodes.
+    Attributes:
+        means: Mean feature of each instruction, [n, d].
+        counts: Number of features in each mean, [n].
+        scatter: Sum of outer products of the deviations from the mean of the own instruction, [d, d].
+        held_out: Features of held-out episodes, [h, d].
     """
 
     means: torch.Tensor
@@ -36,21 +41,26 @@ class SkillProfile:
 
     @classmethod
     def from_features(
-        cls, features: torch.Tensor, instructions: Sequence[int], episodes: Sequence[int]
+        cls, features: torch.Tensor, instructions: IntegerVector, episodes: IntegerVector
     ) -> SkillProfile:
-        """Return the profile of features [n, d] of frames with these instructions and episodes.
+        """Compute a profile.
 
-        An instruction's second demonstration, and every fifth from there on, is held out. Where no instruction has a
-        second one, all of them calibrate what they have fitted themselves, and the router will be too sure.
+        The second demonstration of an instruction, and every fifth after it, is held out. If no instruction has a
+        second one, the router is calibrated on the features that it was fitted to, and is overconfident.
+
+        Args:
+            features: Features of F frames, [F, d].
+            instructions: Number of the instruction of each frame, [F].
+            episodes: Number of the episode of each frame, [F].
         """
         features = features.float()
         instruction_numbers, instruction_index = torch.unique(torch.as_tensor(instructions), return_inverse=True)
-        episodes = torch.as_tensor(episodes)
+        frame_episodes = torch.as_tensor(episodes)
         is_held_out = torch.zeros(len(features), dtype=torch.bool)
         for number in range(len(instruction_numbers)):
-            own = torch.unique(episodes[instruction_index == number])
+            own = torch.unique(frame_episodes[instruction_index == number])
             chosen = own[torch.arange(len(own)) % HELD_OUT_EVERY == 1]
-            is_held_out |= (instruction_index == number) & torch.isin(episodes, chosen)
+            is_held_out |= (instruction_index == number) & torch.isin(frame_episodes, chosen)
         fitted, fitted_instruction = features[~is_held_out], instruction_index[~is_held_out]
         counts = torch.bincount(fitted_instruction, minlength=len(instruction_numbers))
         means = (
@@ -62,18 +72,26 @@ class SkillProfile:
         return cls(means, counts, (deviations.T @ deviations).float(), held_out)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Return the tensors by the names that they have in a checkpoint."""
+        """Return the tensors by their names in a checkpoint."""
         return {f"{ROUTING_PREFIX}{name}": getattr(self, name) for name in self.__dataclass_fields__}
 
     @classmethod
     def read(cls, tensors: Mapping[str, torch.Tensor], source: str) -> SkillProfile:
-        """Read a profile back from a checkpoint's tensors; raises InputError where there is none, or a damaged one."""
+        """Read a profile from the tensors of a skill's checkpoint.
+
+        Args:
+            tensors: The tensors of the checkpoint.
+            source: Name of the skill, for errors.
+
+        Raises:
+            InputError: The profile is missing or damaged.
+        """
         missing = [name for name in cls.__dataclass_fields__ if ROUTING_PREFIX + name not in tensors]
         if missing:
             raise InputError(
                 f"skill {source}",
                 got=f"no {ROUTING_PREFIX}{missing[0]}",
-                expected="what `saccade train --init CHECKPOINT --lora RANK` writes",
+                expected="a skill as `saccade train --init CHECKPOINT --lora RANK` writes it",
                 fix="Train the skill again with this version.",
             )
         profile = cls(**{name: tensors[ROUTING_PREFIX + name] for name in cls.__dataclass_fields__})

@@ -1,4 +1,4 @@
-"""Skills on disk: opened without reading them whole, checked against each other before anything is merged."""
+"""Open the checkpoints of skills without reading all weights, and check that they can be merged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from ...errors import InputError
-from ..checkpoint.contents import PREFIX, architecture_from_dict, read_tokenizer_text
+from ..checkpoint.contents import PREFIX as MODEL_PREFIX
+from ..checkpoint.contents import architecture_from_dict, read_tokenizer_text
 from ..checkpoint.folder import COPY_AGAIN, MODEL_FILE, Checkpoint, find_checkpoint, verify_checkpoint
 from ..contract import Contract
 from ..network.architecture import Architecture
@@ -25,9 +26,20 @@ BASE, DOWN, UP = ".base_layer", ".lora_A.default.weight", ".lora_B.default.weigh
 
 @dataclass(frozen=True)
 class SkillCheckpoint:
-    """A skill's checkpoint: `tensors` are read one by one, by the names they have in the file.
+    """The checkpoint of a skill.
 
-    `unadapted_names` maps the names of a policy without factors to those in the file.
+    Attributes:
+        name: Name of the skill.
+        folder: Folder of the checkpoint.
+        architecture: Architecture of the network.
+        adaptation: Rank and alpha of the LoRA factors.
+        contract: Contract of the policy.
+        tokenizer_text: Text of tokenizer.json, if there is one.
+        base_digests: Digests of the base weights, see `digests.base_digests`.
+        init: Path of the base checkpoint at training time.
+        digest: sha256 of the weights file.
+        tensors: The tensors by their names in the file, each read on request.
+        unadapted_names: Maps the names of a network without LoRA factors to those in the file.
     """
 
     name: str
@@ -44,19 +56,24 @@ class SkillCheckpoint:
 
     @property
     def factored(self) -> list[str]:
-        """The plain names of the weights that have factors beside them."""
-        ending = DOWN
+        """Names (without LoRA) of the weights that have LoRA factors."""
         return sorted(
-            name.removeprefix(PREFIX).removesuffix(ending) + ".weight" for name in self.tensors if name.endswith(ending)
+            name.removeprefix(MODEL_PREFIX).removesuffix(DOWN) + ".weight"
+            for name in self.tensors
+            if name.endswith(DOWN)
         )
 
     def delta(self, name: str) -> TaskVector:
-        """Return what the skill added to a factored weight, from its factors in float32.
+        """Return the task vector of a weight, from its LoRA factors in float32.
 
-        A convolution's kernel counts as a matrix of its outputs. Raises InputError for a factor that is not finite.
+        Args:
+            name: Name of the weight without LoRA. A convolution [m, channels, height, width] counts as a matrix [m, n].
+
+        Raises:
+            InputError: A value is not finite.
         """
-        layer = PREFIX + name.removesuffix(".weight")
-        down, up = (self.tensors[layer + each].float().flatten(1) for each in (DOWN, UP))
+        layer = MODEL_PREFIX + name.removesuffix(".weight")
+        down, up = (self.tensors[layer + each].float().flatten(1) for each in (DOWN, UP))  # [r, n], [m, r]
         try:
             return TaskVector(up * (self.adaptation.alpha / self.adaptation.rank), down)
         except InputError as error:
@@ -64,26 +81,26 @@ class SkillCheckpoint:
             raise InputError(what, got=error.got, expected=error.expected, fix=error.fix) from None
 
     def weight(self, name: str) -> torch.Tensor:
-        """Return a tensor of the policy by its plain name: without what factors add to it."""
+        """Return a tensor by its name without LoRA; LoRA factors are not added."""
         return self.tensors[self.unadapted_names[name]]
 
     def profile(self) -> SkillProfile:
-        """Return how the beginning sees the skill's demonstrations."""
+        """Return the features of the skill's demonstrations for the router."""
         return SkillProfile.read(self.tensors, self.name)
 
 
 class LazyTensors(Mapping[str, torch.Tensor]):
-    """The tensors of a safetensors file, each read when it is asked for."""
+    """The tensors of a safetensors file, each read on request."""
 
     def __init__(self, path: Path) -> None:
         from safetensors import safe_open
 
         self._file = safe_open(path, framework="pt")
         self._names = list(self._file.keys())
-        self._known = set(self._names)
+        self._name_set = set(self._names)
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        if name not in self._known:
+        if name not in self._name_set:
             raise KeyError(name)
         return self._file.get_tensor(name)
 
@@ -95,7 +112,15 @@ class LazyTensors(Mapping[str, torch.Tensor]):
 
 
 def open_skill(folder: str, name: str) -> SkillCheckpoint:
-    """Open a skill's checkpoint; raises InputError for a damaged one, and for one that is no skill."""
+    """Open the checkpoint of a skill.
+
+    Args:
+        folder: Folder of the checkpoint or of its training.
+        name: Name that the skill gets.
+
+    Raises:
+        InputError: The checkpoint is damaged, or not a skill.
+    """
     path = find_checkpoint(folder)
     checkpoint = verify_checkpoint(path, weights=False)
     adaptation = read_lora_adaptation(checkpoint.config, f"{path}/config.json")
@@ -103,15 +128,15 @@ def open_skill(folder: str, name: str) -> SkillCheckpoint:
     if adaptation is None or not adaptation.skill or not isinstance(base_digests, dict):
         raise InputError(
             f"skill {folder}",
-            got="a policy that was trained as a whole" if adaptation is None else "a policy with other factors",
-            expected="a skill: factors beside the weights of a recorded beginning",
+            got="a policy without LoRA factors" if adaptation is None else "a policy whose LoRA factors are no skill",
+            expected="a skill: LoRA factors next to recorded base weights",
             fix="Train it with `saccade train --init CHECKPOINT --lora 16`.",
         )
     architecture = architecture_from_dict(checkpoint.config["architecture"], f"{path}/config.json")
     tensors = LazyTensors(path / MODEL_FILE)
     _verify_learned(path, checkpoint, tensors)
     unadapted_names = {
-        name.removeprefix(PREFIX).replace(BASE, ""): name
+        name.removeprefix(MODEL_PREFIX).replace(BASE, ""): name
         for name in tensors
         if not name.startswith(ROUTING_PREFIX) and not re.search(r"\.lora_[AB]\.", name)
     }
@@ -131,21 +156,21 @@ def open_skill(folder: str, name: str) -> SkillCheckpoint:
 
 
 def _verify_learned(path: Path, checkpoint: Checkpoint, tensors: LazyTensors) -> None:
-    """Verify what merging reads of a skill, or the whole file where that was not recorded by itself."""
+    """Verify the tensors that merging reads, or the whole file if no digest of them was recorded."""
     recorded = checkpoint.provenance.get("learned")
     if recorded is None:
         verify_checkpoint(path)
         return
-    found = learned_digest(tensors)
-    if found != recorded:
-        got, expected = f"factors and expert with sha256 {found[:12]}", f"{str(recorded)[:12]}, as recorded"
+    digest = learned_digest(tensors)
+    if digest != recorded:
+        got, expected = f"factors and expert with sha256 {digest[:12]}", f"{str(recorded)[:12]}, as recorded"
         raise InputError(str(path / MODEL_FILE), got=got, expected=expected, fix=COPY_AGAIN)
 
 
 def check_compatible(skills: Sequence[SkillCheckpoint]) -> None:
-    """Raise InputError unless the skills can be merged: two or more, all different, of one beginning and one kind."""
+    """Raise InputError unless there are two or more different skills with one base checkpoint and architecture."""
     if len(skills) < 2:
-        fix = "Name another one."
+        fix = "Give two or more skills."
         raise InputError("skills", got=f"{len(skills)}", expected="two or more to merge", fix=fix)
     first = skills[0]
     for number, skill in enumerate(skills):
@@ -163,7 +188,7 @@ def check_compatible(skills: Sequence[SkillCheckpoint]) -> None:
                 f"skill {skill.name}",
                 got="; ".join(f"{what} {got}" for what, got, _ in differences),
                 expected=f"what {first.name} has: " + "; ".join(f"{what} {want}" for what, _, want in differences),
-                fix="Merge skills that were trained from one checkpoint.",
+                fix="Merge skills that were fine-tuned from one checkpoint.",
             )
 
 
@@ -178,7 +203,7 @@ def _differences(first: SkillCheckpoint, other: SkillCheckpoint) -> list[tuple[s
     found += [(f"contract.{key}", json.dumps(two[key])[:80], json.dumps(one[key])[:80]) for key in names]
     if first.base_digests != other.base_digests:
         got, want = (f"{each.init} ({str(each.base_digests.get('weights'))[:12]})" for each in (other, first))
-        found.append(("beginning", got, want))
+        found.append(("base weights", got, want))
     if set(first.factored) != set(other.factored):
-        found.append(("factors", f"beside {len(other.factored)} weights", f"beside {len(first.factored)}"))
+        found.append(("LoRA factors", f"of {len(other.factored)} weights", f"of {len(first.factored)}"))
     return found

@@ -1,1 +1,1 @@
-"""Merging operators: the skills' changes of one weight in, one merged change out."""
+"""Merging operators: combine the changes that several skills made to one weight into one merged change."""

@@ -1,4 +1,4 @@
-"""The methods by which skills are merged, by name: what each makes of the skills' changes of one weight."""
+"""The merge methods by name, and their options."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from .ties import AGGREGATES, ties
 from .wudi import wudi
 
 MASKS = ("task", "agreement", "consensus", "none")
-"""What a skill takes of a merged change: what lies nearer to its own than nothing, what has its own's sign, what at
-least two skills want, or everything."""
+"""Masks of the merged change: where it is nearer to the skill's change than zero is; where the signs agree; where two
+or more skills would use it, the same mask for all; or no mask."""
 
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """How to merge; raises InputError for values out of range.
+    """Options of a merge; raises InputError for values out of range.
 
-    A method takes of the options what it knows: `keep` TIES and KnOTS, `drop` and `seed` DARE, `ridge` WUDI,
-    `common` Iso-CTS.
+    Some options belong to one method: `keep` and `aggregate` to TIES and KnOTS, `drop` and `seed` to DARE, `ridge` to
+    WUDI, `common` to Iso-CTS.
     """
 
     method: str = "ties"
-    """How the changes of a weight become one: see the list of methods."""
+    """Merge method, a key of `METHODS`."""
     masks: str | None = None
-    """What every skill takes of the merged change: "task", where that is nearer to its own than nothing; "agreement",
-    where it has its own's sign (EMR); "consensus", where two skills or more would take it, the same for all; "none",
-    everything. The method's own when left out."""
+    """Mask of the merged change for each skill: "task", where it is nearer to the skill's change than zero is;
+    "agreement", where the signs agree (EMR); "consensus", where two or more skills would use it, the same for all;
+    "none". Default: the mask of the method."""
     scale: float = 1.0
-    """Factor of the merged change; a fitted scale of every skill and weight follows it, where there are masks."""
+    """Scale of the merged change. With masks, a fitted scale of every skill and weight is applied after it."""
     strictness: float = 1.0
-    """Of task masks: above 1 fewer entries pass, below 1 more, even some that point the wrong way."""
+    """Threshold of task masks: above 1 fewer entries pass; below 1 more, even some of the wrong sign."""
     keep: float = 1.0
-    """Fraction of a skill's entries that take part, the largest first; the TIES paper keeps 0.2."""
+    """Fraction of a skill's entries that are kept, the largest first; the TIES paper keeps 0.2."""
     aggregate: str = "mean"
-    """Of TIES: the "mean", the "sum" or the "max" of the entries that agree."""
+    """How entries that agree are combined: "mean", "sum" or "max"."""
     drop: float = 0.5
-    """Chance with which DARE drops an entry; the others grow."""
+    """Drop rate of DARE."""
     ridge: float = 1.0
-    """How near WUDI stays to the sum of the changes; 0 is the exact minimiser."""
+    """Strength of WUDI's regularisation towards the sum of the changes; 0 gives the exact minimum."""
     common: float = 0.8
-    """Part of the directions that Iso-CTS takes from the sum."""
+    """Fraction of singular directions that Iso-CTS takes from the sum."""
     seed: int = 0
-    """Draws what DARE drops."""
+    """Random seed of DARE."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -70,12 +70,12 @@ class MergeOptions:
         }
         for name, (fits, expected) in ranges.items():
             if not fits:
-                fix = f"The default is {type(self).__dataclass_fields__[name].default}."
+                fix = f"Use {type(self).__dataclass_fields__[name].default}."
                 raise InputError(name, got=getattr(self, name), expected=expected, fix=fix)
 
     @property
     def mask_kind(self) -> str:
-        """The masks that were asked for, or else the method's own."""
+        """The chosen kind of masks, or else that of the method."""
         return self.masks or METHODS[self.method].masks
 
 
@@ -84,10 +84,14 @@ TaskVectors = Sequence[TaskVector]
 
 @dataclass(frozen=True)
 class MergeMethod:
-    """A method: `merge(vectors, options, thresholds, name)` returns a weight's merged change [m, n] before `scale`.
+    """A merge method.
 
-    `thresholds`: for methods that trim, the magnitude below which an entry of each skill does not take part. `source`:
-    the paper.
+    Attributes:
+        merge: Called as `merge(vectors, options, thresholds, name)` with the task vectors [m, n] of the weight `name`;
+            returns the merged change [m, n] before `scale`. `thresholds`: see `ties`.
+        source: The paper.
+        masks: The kind of masks that belong to the method.
+        trims: Whether it needs thresholds when `keep` is below 1.
     """
 
     merge: Callable[[TaskVectors, MergeOptions, Sequence[float] | None, str], torch.Tensor]
@@ -113,7 +117,7 @@ def _ties(vectors: TaskVectors, options: MergeOptions, thresholds: Sequence[floa
 
 
 def _dare(vectors: TaskVectors, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
-    # Seeded by the weight's name, so that what is drawn does not hang on the order of the weights.
+    # Seeded by the name of the weight, so that the result does not depend on the order of the weights.
     generator = torch.Generator().manual_seed(options.seed + (zlib.crc32(name.encode()) << 8))
     dropped = [drop_and_rescale(delta, options.drop, generator) for delta in _dense(vectors)]
     return task_arithmetic(dropped, scale=1 / len(vectors))
@@ -125,7 +129,7 @@ def _emr(vectors: TaskVectors, options: MergeOptions, thresholds: Sequence[float
 
 def _tsv(vectors: TaskVectors, options: MergeOptions, thresholds: Sequence[float] | None, name: str) -> torch.Tensor:
     if min(vectors[0].shape) < len(vectors):
-        return _mean(vectors, options, thresholds, name)  # no direction is left for each: as for what is no matrix
+        return _mean(vectors, options, thresholds, name)  # less than one direction for each skill
     return task_singular_vectors(vectors)
 
 
@@ -160,4 +164,4 @@ METHODS = {
     "iso": MergeMethod(_iso, "Marczak et al. 2025"),
     "iso_own": MergeMethod(_iso_cts, "Marczak et al. 2025"),
 }
-"""The methods by name; all but "emr" and "consensus" leave every skill its own task mask, after MergeVLA."""
+"""The methods by name; all but "emr" and "consensus" use one task mask for each skill, as MergeVLA does."""

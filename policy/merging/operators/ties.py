@@ -1,4 +1,4 @@
-"""TIES: trim what is small, elect a sign for every weight, and add up those who agree with it.
+"""TIES: trim small entries, elect a sign for every entry, and merge the entries with this sign.
 
 Yadav et al., "TIES-Merging: Resolving Interference When Merging Models" (2023), section 3.
 """
@@ -15,7 +15,15 @@ AGGREGATES = ("mean", "sum", "max")
 
 
 def elected_signs(deltas: Sequence[torch.Tensor], majority: float = 1.0) -> torch.Tensor:
-    """Return the sign of the sum of the skills' changes, each [m, n]; `majority` where they cancel out."""
+    """Return the sign of the sum of the changes.
+
+    Args:
+        deltas: Change of the weight by each of K skills, each [m, n].
+        majority: The sign where the sum is zero.
+
+    Returns:
+        Signs [m, n].
+    """
     signs = sum(deltas[1:], start=deltas[0]).sign()
     return signs.masked_fill_(signs == 0, majority)
 
@@ -28,20 +36,33 @@ def ties(
     aggregate: str = "mean",
     scale: float = 1.0,
 ) -> torch.Tensor:
-    """Merge the skills' changes of one weight, each [m, n].
+    """Merge the changes of one weight.
 
-    Entries below their skill's threshold (see `trim_threshold`) count as nothing. `aggregate`: the mean of the entries
-    that agree with the elected sign, as in the paper, their "sum", as MergeVLA released it, or the largest.
+    Args:
+        deltas: Change of the weight by each of K skills, each [m, n].
+        thresholds: Entries of a skill below its threshold count as zero, see `trim_threshold`.
+        majority: The elected sign where the sum of the changes is zero.
+        aggregate: How entries that agree with the elected sign are combined: "mean", as in the paper; "sum", as in
+            MergeVLA's code; or "max", the largest magnitude.
+        scale: Factor of the result.
+
+    Returns:
+        Merged change [m, n].
+
+    Raises:
+        InputError: `aggregate` is unknown.
     """
     if aggregate not in AGGREGATES:
-        raise InputError("ties: aggregate", got=aggregate, expected=" or ".join(AGGREGATES), fix="Choose one of them.")
+        raise InputError(
+            "ties: aggregate", got=aggregate, expected=" or ".join(AGGREGATES), fix="Use mean, as in the paper."
+        )
     if thresholds is not None:
         deltas = [delta * (delta.abs() >= threshold) for delta, threshold in zip(deltas, thresholds, strict=True)]
-    signs = elected_signs(deltas, majority)
-    # One skill at a time: all of them side by side would be many times a large weight's size.
+    signs = elected_signs(deltas, majority)  # [m, n]
+    # One skill at a time: a stack of all changes would need K times the memory.
     merged, agree = torch.zeros_like(signs), torch.zeros_like(signs)
     for delta in deltas:
-        agreeing = (delta * signs).clamp_(min=0)
+        agreeing = (delta * signs).clamp_(min=0)  # magnitude where the sign agrees, else 0
         if aggregate == "max":
             merged = torch.maximum(merged, agreeing)
         else:
@@ -54,28 +75,34 @@ def ties(
 
 
 def trim_threshold(parts: Callable[[], Iterable[torch.Tensor]], keep: float) -> float:
-    """Return the magnitude that the `keep` largest fraction of all entries of a skill reaches, exactly.
+    """Return the exact quantile of magnitudes above which the fraction `keep` of all entries of a skill lies.
 
-    `parts` gives the skill's changes one weight at a time, and is called twice: the threshold is found by the upper,
-    then the lower half of the bits of the magnitudes, so that no more than one weight is in memory. Raises InputError
-    unless 0 < keep <= 1.
+    It is a radix search by the upper, then the lower half of the bits of the magnitudes, so that no more than one
+    weight is in memory.
+
+    Args:
+        parts: Returns the skill's changes, one weight after another; it is called twice.
+        keep: Fraction of entries that are kept, above 0 and at most 1.
+
+    Raises:
+        InputError: `keep` is out of range.
     """
     if not 0 < keep <= 1:
-        raise InputError("ties: keep", got=keep, expected="above 0, at most 1", fix="The paper keeps 0.2.")
-    # Magnitudes of float32 are ordered as their bit patterns are.
+        raise InputError("ties: keep", got=keep, expected="above 0, at most 1", fix="Use 0.2, as in the paper.")
+    # Non-negative float32 values have the same order as their bit patterns.
     upper = torch.zeros(1 << 15, dtype=torch.int64)
     for part in parts():
         upper += torch.bincount(_bits(part) >> 16, minlength=1 << 15)
-    wanted = max(1, round(keep * int(upper.sum())))
+    kept = max(1, round(keep * int(upper.sum())))
     above = upper.flip(0).cumsum(0).flip(0)
-    # The last bin from which on upwards enough entries lie.
-    high = int((above >= wanted).nonzero().max())
-    wanted -= int(above[high + 1]) if high + 1 < len(above) else 0
+    # The highest bin with enough entries in it and above it.
+    high = int((above >= kept).nonzero().max())
+    kept -= int(above[high + 1]) if high + 1 < len(above) else 0
     lower = torch.zeros(1 << 16, dtype=torch.int64)
     for part in parts():
         bits = _bits(part)
         lower += torch.bincount(bits[bits >> 16 == high] & 0xFFFF, minlength=1 << 16)
-    low = int((lower.flip(0).cumsum(0).flip(0) >= wanted).nonzero().max())
+    low = int((lower.flip(0).cumsum(0).flip(0) >= kept).nonzero().max())
     return torch.tensor([(high << 16) | low], dtype=torch.int32).view(torch.float32).item()
 
 

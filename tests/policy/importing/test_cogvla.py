@@ -233,7 +233,7 @@ BAD = {
     "foreign head": (
         lambda f: change_pickle(f / HEAD, lambda t: {"weight": torch.zeros(1)}),
         {},
-        "tensors such as weight.*Only these layouts",
+        "tensors such as weight.*one of these layouts",
     ),
     "diffusion": (
         lambda f: change_pickle(f / HEAD, lambda t: {"module.noise_predictor.mlp_resnet.fc1.weight": torch.zeros(1)}),
@@ -249,10 +249,10 @@ BAD = {
     "statistics not chosen": (
         lambda f: None,
         {"statistics": None},
-        "2 data sets.*libero_goal_no_noops, libero_spatial",
+        "2 datasets.*libero_goal_no_noops, libero_spatial",
     ),
     "unknown statistics": (lambda f: None, {"statistics": "bridge"}, "'bridge'.*libero_goal_no_noops"),
-    "truncated shard": (lambda f: truncate(f / "model-00001-of-00003.safetensors"), {}, "00001.*whole safetensors"),
+    "truncated shard": (lambda f: truncate(f / "model-00001-of-00003.safetensors"), {}, "00001.*complete safetensors"),
     "truncated pickle": (lambda f: truncate(f / HEAD), {}, "action_head.*damaged file"),
     "no pickle": (lambda f: replace(f / HEAD, b"nothing"), {}, "action_head.*tensors"),
     "a list": (lambda f: change_pickle(f / HEAD, lambda t: list(t.values())), {}, "got list, expected tensors by name"),

@@ -138,10 +138,10 @@ def test_says_what_it_found_and_what_became_of_every_tensor(policies, variant):
     policy = policies[variant]
     assert policy.description.startswith(SAID[variant])
     assert policy.used + sum(policy.ignored.values()) == sum(len(list(weights)) for weights in policy.files)
-    # Behind the block that is read: 14 tensors of the first tower's, 12 of the second's, their norms, a pooling.
-    reasons = {"tower behind the block that is read": 14 + 12 + 2 + 2 + 13}
+    # After the block that is used: 14 tensors of the first tower's, 12 of the second's, their norms, a pooling.
+    reasons = {"tower layers after the block that is used": 14 + 12 + 2 + 2 + 13}
     if variant == "vla_adapter":
-        reasons["modulation in the expert that is never run"] = 24 * 2
+        reasons["FiLM in the expert, which is never run"] = 24 * 2
     assert policy.ignored == reasons
 
 
@@ -210,10 +210,10 @@ SPOILT = {
         lambda f: rewrite_part(f, STATE, lambda state: state.update({"module.more": torch.ones(1)})),
         "left over: more",
     ),
-    "no state": (lambda f: (f / STATE).unlink(), "policy that is told the arm's state"),
+    "no state": (lambda f: (f / STATE).unlink(), "takes the robot's state"),
     "two steps": (lambda f: shutil.copy(f / HEAD, f / "action_head--9_checkpoint.pt"), "a single step"),
     "cut head": (lambda f: rewrite_bytes(f, HEAD, lambda content: content[:5000]), "damaged"),
-    "cut model": (lambda f: rewrite_bytes(f, MODEL, lambda content: content[:-4]), "expected whole safetensors"),
+    "cut model": (lambda f: rewrite_bytes(f, MODEL, lambda content: content[:-4]), "expected complete safetensors"),
     "no statistics": (lambda f: (f / "dataset_statistics.json").unlink(), "dataset_statistics"),
     "tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), "a tokenizer without <"),
     "broken tokenizer": (lambda f: rewrite_tokenizer(f, model={"type": "none"}), "expected a fast tokenizer"),

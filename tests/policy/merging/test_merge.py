@@ -19,8 +19,8 @@ from saccade.policy.merging.operators.methods import METHODS, MergeOptions
 from saccade.policy.modeling_saccade import SaccadePolicy
 from saccade.scripts.main import main
 from saccade.scripts.merge import MergeConfig, merge, open_skills, stored_bytes
-from saccade.scripts.train.policy import make_core
 from saccade.scripts.train.options import TrainConfig
+from saccade.scripts.train.policy import make_core
 from saccade_testing.instructions import INSTRUCTIONS
 
 
@@ -238,7 +238,7 @@ class TestRefusals:
         refused("skills: got 1, expected two or more", [one], out, {})
         refused("every skill once", [one, two, one], out, {"names": ("a", "b", "c")})
         elsewhere = make_skill(2, provenance={"skill": {"weights": "0" * 64, "expert": "0" * 64}})
-        refused("skill skill2: got beginning .*0000", [one, elsewhere], out, {})
+        refused("skill skill2: got base weights .*0000", [one, elsewhere], out, {})
         faster = dataclasses.replace(two_camera_contract, control_hz=15.0)
         refused(
             r"got contract\.control_hz 15\.0; .*|got contract\.control_hz 15\.0, expected",
@@ -250,7 +250,7 @@ class TestRefusals:
         assert not out.exists() and not list(tmp_path.glob(".out*"))
 
     def test_of_what_is_no_skill(self, make_skill, base_checkpoint, tmp_path):
-        refused("got a policy that was trained as a whole", [make_skill(0), base_checkpoint], tmp_path / "out", {})
+        refused("got a policy without LoRA factors", [make_skill(0), base_checkpoint], tmp_path / "out", {})
 
     def test_of_numbers_that_are_not_finite(self, make_skill, tmp_path):
         def spoil(key):
