@@ -1,4 +1,4 @@
-"""`saccade import`: a checkpoint that another project has released becomes one of ours."""
+"""`saccade import`: import a released checkpoint of CogVLA, OpenVLA-OFT, VLA-Adapter or MergeVLA."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """Turn a released checkpoint of CogVLA, OpenVLA-OFT, VLA-Adapter or MergeVLA into a checkpoint folder of ours.
+    """Convert a released checkpoint of CogVLA, OpenVLA-OFT, VLA-Adapter or MergeVLA to a checkpoint folder of Saccade.
 
-    The new policy decides what the released one does, number for number. Nothing is downloaded, and what is pickled is
-    read as tensors alone. Memory and disk: about the size of the released weights each.
+    The new policy computes the same actions as the released one. Nothing is downloaded. From pickle files only tensors
+    are read. Memory and disk: each about the size of the released weights.
     """
 
     folder: Annotated[Path, tyro.conf.Positional]
@@ -29,32 +29,40 @@ class ImportConfig:
     out: Path
     """Folder of the new checkpoint."""
     platform: str
-    """What the policy was trained for: libero, aloha or bridge. The released files do not say it."""
+    """Platform that the policy was trained for: libero, aloha or bridge. The released files do not name it."""
     layout: Literal["auto", "cogvla", "openvla-oft", "vla-adapter", "mergevla"] = "auto"
-    """Method of the checkpoint; found out from its files when left out."""
+    """Format of the checkpoint. auto: detect it from the files."""
     statistics: str | None = None
-    """Data set whose statistics to take, where the checkpoint has several."""
+    """Dataset whose statistics are used, if the checkpoint has several."""
     text_length: int = 64
-    """Tokens of the longest prompt."""
+    """Maximum prompt length in tokens."""
     trunk_base: Path | None = None
-    """Folder of the model that was adapted, such as openvla-7b, where the adapter has not been merged."""
+    """Folder of the base model, such as openvla-7b. Needed if the LoRA adapter was not merged."""
 
     def __post_init__(self) -> None:
         find_platform(self.platform)
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            fix = "Choose another folder."
-            raise InputError("out", got=f"{self.out}, which is there already", expected="a new folder", fix=fix)
+            fix = "Choose another --out."
+            raise InputError("out", got=f"{self.out}, which exists already", expected="a new folder", fix=fix)
 
 
 def run(config: ImportConfig) -> int:
-    """Import as configured, print what was found, and return the exit code."""
+    """Run the command, print a summary and return the exit code."""
     print(summary(import_checkpoint(config), config.out))
     return 0
 
 
 def import_checkpoint(config: ImportConfig, *, progress: bool = True) -> ImportedPolicy:
-    """Import as configured and return what was written; raises InputError for whatever does not fit."""
-    from ..policy.checkpoint.contents import PREFIX
+    """Import a released checkpoint, write it to `config.out` and return it.
+
+    Args:
+        config: Options of the command.
+        progress: Show progress bars.
+
+    Raises:
+        InputError: A file is missing, damaged or not supported, or does not fit the options.
+    """
+    from ..policy.checkpoint.contents import PREFIX as MODEL_PREFIX
     from ..policy.checkpoint.folder import collect_provenance, write_checkpoint
     from ..policy.importing.layouts import find_layout
     from ..policy.importing.released import ImportOptions, ReleasedCheckpoint
@@ -66,9 +74,9 @@ def import_checkpoint(config: ImportConfig, *, progress: bool = True) -> Importe
     layout = find_layout(released, base, None if config.layout == "auto" else config.layout)
     options = ImportOptions(find_platform(config.platform), config.statistics, config.text_length, base, progress)
     imported = _find_importer(layout)(released, options)
-    make_tokenizer(imported.architecture, imported.tokenizer_text)  # refuses one that does not fit
+    make_tokenizer(imported.architecture, imported.tokenizer_text)  # checks that it fits
     config_json, text_files = lerobot_files(imported.architecture, imported.contract)
-    # Paths are left out: the files' fingerprints say what it was, wherever it lay.
+    # Paths are not recorded: the fingerprints identify the files.
     recorded_options = {
         name: value for name, value in asdict(config).items() if name not in ("folder", "out", "trunk_base")
     }
@@ -81,18 +89,18 @@ def import_checkpoint(config: ImportConfig, *, progress: bool = True) -> Importe
             "base_files": {} if base is None else base.fingerprints(progress=progress),
         }
     }
-    tensors = {PREFIX + name: tensor for name, tensor in imported.tensors.items()}
+    tensors = {MODEL_PREFIX + name: tensor for name, tensor in imported.tensors.items()}
     text_files |= {TOKENIZER_FILE: imported.tokenizer_text}
     write_checkpoint(config.out, tensors, config_json, imported.contract, provenance, text_files)
     return imported
 
 
 def summary(imported: ImportedPolicy, out: Path) -> str:
-    """Return what was imported as lines for people."""
+    """Return a summary of an imported policy for the terminal."""
     contract, statistics = imported.contract, imported.contract.normalization
     parameters = sum(tensor.numel() for tensor in imported.tensors.values())
     size = sum(tensor.numel() * tensor.element_size() for tensor in imported.tensors.values())
-    cameras = (f"{camera}, turned {camera.rotation_degrees}, crop {camera.crop:g}" for camera in contract.cameras)
+    cameras = (f"{camera}, rotated by {camera.rotation_degrees}, crop {camera.crop:g}" for camera in contract.cameras)
     lines = [
         f"recognised  {imported.description}",
         f"tensors     {imported.used} used, {sum(imported.ignored.values())} ignored",
@@ -103,7 +111,7 @@ def summary(imported: ImportedPolicy, out: Path) -> str:
         f"action      {', '.join(contract.action.names)}; {contract.action.kind}, {contract.action.frame} frame",
         f"chunk       {contract.chunk} steps at {contract.control_hz:g} Hz; {statistics.method} statistics",
         f"Checkpoint: {out}",
-        f"Next: saccade train --init {out} --data FOLDER --out runs/tuned    # go on learning from demonstrations",
+        f"Next: saccade train --init {out} --data FOLDER --out runs/tuned    # fine-tune on demonstrations",
     ]
     return "\n".join(lines)
 

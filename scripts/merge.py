@@ -1,14 +1,14 @@
-"""`saccade merge`: several skills become one policy, which finds out which of them is asked for."""
+"""`saccade merge`: merge several skills into one policy, which selects the skill for each instruction."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -19,75 +19,78 @@ if TYPE_CHECKING:
 
     import torch
 
-    from ..policy.merging.merge import MergeResult
+    from ..policy.merging.merge import MergeResult, StorageOptions
+    from ..policy.merging.operators.methods import MergeOptions
     from ..policy.merging.skills import SkillCheckpoint
 
 type MethodName = Literal[
     "mean", "task_arithmetic", "ties", "dare", "emr", "consensus", "tsv", "knots", "wudi", "iso", "iso_own"
 ]
+type MaskKind = Literal["task", "agreement", "consensus", "none"]
 
 
 @dataclass(frozen=True)
 class MergeConfig:
-    """Merge skills that began as one checkpoint into one policy, which routes by looking.
+    """Merge skills that were fine-tuned from one checkpoint into one policy.
 
-    A skill is what `saccade train --init CHECKPOINT --lora RANK` leaves. The result is a checkpoint folder that eval,
-    serve and run take like any other: at a new instruction it looks once, becomes the skill that is asked for, and
-    holds still, with the reason, when it is none that it knows or could be several.
+    A skill is a checkpoint of `saccade train --init CHECKPOINT --lora RANK`. The result is a checkpoint folder for
+    eval, serve and run. At a new instruction the policy selects the skill from the instruction and the first
+    observation. If no skill fits, or several do, it abstains: it holds the robot still and reports the reason.
 
-    What the skills began as is stored once. Every skill keeps the end of its expert, and of all else that it changed
-    low-rank factors in 8 bits. With --merge all their changes become one instead, by --method, of which every skill
-    takes what a mask in bits and a scale leave it: as others do it, for comparison.
+    The base weights are stored once. Every skill keeps the last blocks of its expert, and low-rank factors in 8 bits
+    for all other changes. With --merge all, the changes are merged into one by --method, and every skill gets a bit
+    mask and a scale. This is the method of other papers, for comparison.
     """
 
     skills: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Folders of two or more skills, or of their trainings."""
+    """Checkpoint or training folders of two or more skills."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder of the merged checkpoint; needed unless --explain is all that is wanted."""
+    """Folder of the merged checkpoint. Optional with --explain."""
     merge: Literal["nothing", "expert", "all"] = "nothing"
-    """Which changes become one: none, as every skill keeps factors of its own (nothing); those of the expert's first
-    blocks, which were trained whole (expert); or all, as by MergeVLA (all). With four skills factors take no more room
-    than masks and merged changes, and lose far less."""
+    """Which changes are merged: nothing (every skill keeps low-rank factors), expert (the first expert blocks, which
+    were trained fully), or all (as in MergeVLA). With four skills, factors need no more space than masks and merged
+    changes, and lose much less success."""
     method: MethodName = "ties"
-    """How the skills' changes of a weight become one; this, the next nine options and --bits are for --merge
-    expert or all."""
-    masks: Literal["task", "agreement", "consensus", "none"] | None = None
-    """What a skill takes of the merged change: where that is nearer to its own change than nothing (task), where it has
-    its sign (agreement), where two skills or more would (consensus), or everything (none). The method's own when left
-    out."""
+    """Merge method. This option, the next nine and --bits need --merge expert or --merge all."""
+    masks: MaskKind | None = None
+    """Mask of the merged change for each skill. task: where it is nearer to the change of the skill than zero is;
+    agreement: where the signs agree; consensus: where two or more skills would use it; none: no mask. Default: the mask
+    of the method."""
     scale: float = 1.0
-    """Factor of the merged change; where there are masks a fitted scale follows it."""
+    """Scale of the merged change. With masks a fitted scale is applied after it."""
     strictness: float = 1.0
-    """Of task masks: with 1 what a skill gets is as near to its own change as a mask allows; MergeVLA takes 0.6."""
+    """Threshold of task masks: 1 gives the mask that is nearest to the change of the skill; MergeVLA uses 0.6."""
     keep: float = 1.0
-    """Of ties and knots: the fraction of a skill's entries that take part, the largest first."""
+    """For ties and knots: fraction of entries that are kept, largest first."""
     aggregate: Literal["mean", "sum", "max"] = "mean"
-    """Of ties and knots: mean, sum or max of the entries that agree."""
+    """For ties and knots: how entries that agree are combined: mean, sum or max."""
     drop: float = 0.5
-    """Of dare: the chance with which an entry is dropped."""
+    """For dare: drop rate."""
     ridge: float = 1.0
-    """Of wudi: how near it stays to the sum of the changes; 0 is the exact minimiser, whose changes may be huge."""
+    """For wudi: strength of the regularisation towards the sum of the changes; 0 gives the exact minimum, which may be
+    very large."""
     common: float = 0.8
-    """Of iso_own: the part of the directions that comes from the sum."""
+    """For iso_own: fraction of singular directions that come from the sum (common subspace)."""
     seed: int = 0
-    """Of dare: draws what is dropped."""
+    """For dare: random seed."""
     keep_blocks: int = 2
-    """Last blocks of the expert that stay every skill's own, with norm and head."""
+    """Last expert blocks that are not merged and are kept per skill, with norm and head."""
     bits: Literal[8, 4] = 8
-    """Bits of an entry of the merged change."""
+    """Quantisation of the merged change, in bits per entry."""
     switch: Literal["instruction", "chunk"] = "instruction"
-    """When the policy looks for its skill: at a new instruction or episode (instruction), or before every chunk."""
+    """When the router selects the skill: at a new instruction or episode (instruction), or before every chunk."""
     margin: float = 0.5
-    """Least difference in probability between the two most likely skills; below it the policy abstains."""
+    """Minimum difference in probability between the two most likely skills. Below it the policy abstains."""
     reach: float = 1.5
-    """How many times farther than usual an observation may be from all demonstrations; beyond, the policy abstains."""
+    """Maximum distance of an observation from the demonstrations, as a multiple of the usual distance. Above it the
+    policy abstains."""
     names: tuple[str, ...] = ()
-    """Names of the skills, in their order; those of their folders when left out."""
+    """Names of the skills, in order. Default: the folder names."""
     init: str | None = None
-    """Checkpoint that the skills began as; where their trainings found it when left out."""
+    """Base checkpoint of the skills. Default: the path in their provenance."""
     explain: bool = False
-    """Show where the skills overlap, contradict each other and lose: a table here, explain.png and explain.json in
-    OUT_explained."""
+    """Show where the skills overlap and conflict, and what merging loses: prints a table, writes explain.png and
+    explain.json to OUT_explained."""
 
     def __post_init__(self) -> None:
         options = self.options()
@@ -96,33 +99,32 @@ class MergeConfig:
         unused = [name for name in (*vars(options), "bits") if getattr(self, name) != defaults[name]]
         if self.merge == "nothing" and unused:
             got, expected = f"{getattr(self, unused[0])}, while nothing is merged", "--merge expert or --merge all"
-            raise InputError(unused[0], got=got, expected=expected, fix=f"Add one of them, or leave {unused[0]} out.")
+            fix = f"Add --merge expert or --merge all, or leave out --{unused[0]}."
+            raise InputError(unused[0], got=got, expected=expected, fix=fix)
         if self.out is None and not self.explain:
-            fix = "Name it with -o, or ask for --explain alone."
+            fix = "Give the folder with -o, or use --explain."
             raise InputError("out", got="none", expected="the folder of the merged checkpoint", fix=fix)
         if self.names and len(self.names) != len(self.skills):
             got, expected = f"{len(self.names)} names", f"{len(self.skills)}, one for each skill"
-            raise InputError("names", got=got, expected=expected, fix="Name all of them, or none.")
+            raise InputError(
+                "names", got=got, expected=expected, fix="Give one name for each skill, or leave out --names."
+            )
 
-    def options(self) -> Any:
-        """Return how to merge, checked."""
+    def options(self) -> MergeOptions:
+        """Return method and masks; raises InputError for values out of range."""
         from ..policy.merging.operators.methods import MergeOptions
 
-        return _make_options(MergeOptions, self)
+        return MergeOptions(**{field.name: getattr(self, field.name) for field in fields(MergeOptions)})
 
-    def storage(self) -> Any:
-        """Return what is shared and how it is kept, checked."""
+    def storage(self) -> StorageOptions:
+        """Return which changes are merged and how they are stored; raises InputError for values out of range."""
         from ..policy.merging.merge import StorageOptions
 
-        return _make_options(StorageOptions, self)
-
-
-def _make_options(kind: type, config: MergeConfig) -> Any:
-    return kind(**{name: getattr(config, name) for name in kind.__dataclass_fields__})
+        return StorageOptions(**{field.name: getattr(self, field.name) for field in fields(StorageOptions)})
 
 
 def run(config: MergeConfig) -> int:
-    """Merge as configured; the command's entry."""
+    """Run the command and return its exit code."""
     from ..policy.checkpoint.folder import MODEL_FILE
     from ..policy.merging.explain import as_json, format_table, plot
 
@@ -131,7 +133,7 @@ def run(config: MergeConfig) -> int:
     merged = merge(config, skills)
     names = [skill.name for skill in skills]
     method_text = (
-        "each with factors of its own" if config.merge == "nothing" else f"{config.merge} merged by {config.method}"
+        "each with its own factors" if config.merge == "nothing" else f"{config.merge} merged by {config.method}"
     )
     if config.out is not None:
         write(config, skills, merged)
@@ -144,12 +146,12 @@ def run(config: MergeConfig) -> int:
         (folder / "explain.json").write_text(json.dumps(as_json(merged.report, names), indent=1) + "\n")
         plot(merged.report, names, f"{', '.join(names)}: {method_text}", folder / "explain.png")
         print("\n".join(format_table(merged.report, names)))
-        print(f"a picture of it: {folder / 'explain.png'}")
+        print(f"plot: {folder / 'explain.png'}")
     return 0
 
 
 def open_skills(config: MergeConfig) -> list[SkillCheckpoint]:
-    """Open the skills and check that they can be merged; raises InputError for whatever does not fit."""
+    """Open the skills and check that they can be merged; raises InputError if they cannot."""
     from ..policy.merging.skills import check_compatible, open_skill
 
     folders = [Path(folder).resolve() for folder in config.skills]
@@ -162,7 +164,16 @@ def open_skills(config: MergeConfig) -> list[SkillCheckpoint]:
 
 
 def merge(config: MergeConfig, skills: list[SkillCheckpoint], *, progress: bool = True) -> MergeResult:
-    """Merge opened skills; raises InputError, also, beforehand, for want of memory."""
+    """Merge opened skills.
+
+    Args:
+        config: Options of the command.
+        skills: The skills, see `open_skills`.
+        progress: Show a progress bar.
+
+    Raises:
+        InputError: There is too little memory (checked first), or the skills cannot be merged.
+    """
     from tqdm import tqdm
 
     from ..policy.merging.merge import merge_skills
@@ -174,9 +185,15 @@ def merge(config: MergeConfig, skills: list[SkillCheckpoint], *, progress: bool 
 
 
 def read_base_weights(init: str) -> Mapping[str, torch.Tensor]:
-    """Return the weights of the checkpoint that skills began as, by their names in the network.
+    """Return the weights of the base checkpoint, by their names in the network.
 
-    Factors that it had itself are folded in, as they were when the skills began. Raises InputError without it.
+    If it has LoRA factors, they are folded in, as in the training of the skills.
+
+    Args:
+        init: Folder of the base checkpoint.
+
+    Raises:
+        InputError: There is no such folder, or the checkpoint is damaged.
     """
     from ..policy.checkpoint.contents import PREFIX
     from ..policy.checkpoint.folder import MODEL_FILE, find_checkpoint, verify_checkpoint
@@ -188,11 +205,11 @@ def read_base_weights(init: str) -> Mapping[str, torch.Tensor]:
     if not folder.is_dir():
         raise InputError(
             "init",
-            got=f"{init}, which is not there",
-            expected="the checkpoint that the skills began as",
-            fix="Tell with --init where it is now.",
+            got=f"{init}, which does not exist",
+            expected="the base checkpoint of the skills",
+            fix="Give its folder with --init.",
         )
-    # Its weights are verified by the digest that the skills have recorded, once they are read.
+    # `merge_skills` verifies its weights by the digest that the skills recorded.
     checkpoint = verify_checkpoint(folder, weights=False)
     if read_lora_adaptation(checkpoint.config, str(folder)) is not None:
         return load_policy(folder).model.state_dict()
@@ -201,12 +218,15 @@ def read_base_weights(init: str) -> Mapping[str, torch.Tensor]:
 
 
 def write(config: MergeConfig, skills: list[SkillCheckpoint], merged: MergeResult) -> None:
-    """Write the merged checkpoint, whole or not at all."""
+    """Write the merged checkpoint; a kill or a full disk leaves no half-written one."""
     from ..policy.checkpoint.contents import SKILLS_FILE
     from ..policy.checkpoint.folder import collect_provenance, write_checkpoint
     from ..policy.lerobot_files import lerobot_files
     from ..policy.network.tokenizer import TOKENIZER_FILE
 
+    if config.out is None:
+        fix = "Give the folder with -o."
+        raise InputError("out", got="none", expected="the folder of the merged checkpoint", fix=fix)
     first = skills[0]
     config_json, text_files = lerobot_files(first.architecture, first.contract)
     text_files |= {SKILLS_FILE: json.dumps(merged.table, indent=1) + "\n"}
@@ -222,38 +242,38 @@ def write(config: MergeConfig, skills: list[SkillCheckpoint], merged: MergeResul
 
 
 def size_table(skills: list[SkillCheckpoint], merged: MergeResult, size: int) -> list[str]:
-    """Return where the bytes of a merged checkpoint go, and how they compare, as lines for people."""
+    """Return a table of the sizes of the parts of a merged checkpoint; `size` is that of its weights file in bytes."""
     sizes = stored_bytes(merged.tensors)
     separate_bytes = sum((skill.folder / "model.safetensors").stat().st_size for skill in skills)
     rows = [
-        ("the beginning", "beginning"),
-        ("the merged change", "change"),
+        ("base weights", "base"),
+        ("merged change", "change"),
         ("masks and scales", "masks"),
-        ("kept of every skill", "own"),
-        ("their factors", "factors"),
-        ("the router", "router"),
+        ("kept per skill", "own"),
+        ("low-rank factors", "factors"),
+        ("router", "router"),
     ]
     lines = [f"{label:<20} {sizes[key] / 2**20:9.2f} MiB" for label, key in rows if sizes[key]]
     lines.append(
-        f"{'all':<20} {size / 2**20:9.2f} MiB, {100 * size / separate_bytes:.0f} % of the {len(skills)} skills' own"
+        f"{'total':<20} {size / 2**20:9.2f} MiB, {100 * size / separate_bytes:.0f} % of the {len(skills)} skills"
     )
     return lines
 
 
 def stored_bytes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """Return the bytes of a merged checkpoint's tensors by what they are."""
-    from ..policy.checkpoint.contents import PREFIX
+    """Return the bytes of the tensors of a merged checkpoint by kind: base, change, masks, own, factors, router."""
+    from ..policy.checkpoint.contents import PREFIX as MODEL_PREFIX
     from ..policy.merging.merged import DELTA_PREFIX, FACTOR_PREFIX, MASK_PREFIX, OWN_PREFIX, SCALE_PREFIX, STEP_PREFIX
 
     kinds = {
-        PREFIX: "beginning",
+        MODEL_PREFIX: "base",
         DELTA_PREFIX: "change",
         STEP_PREFIX: "change",
         MASK_PREFIX: "masks",
         SCALE_PREFIX: "masks",
         OWN_PREFIX: "own",
+        FACTOR_PREFIX: "factors",
     }
-    kinds[FACTOR_PREFIX] = "factors"
     sizes = dict.fromkeys([*dict.fromkeys(kinds.values()), "router"], 0)
     for name, tensor in tensors.items():
         kind = next((kind for prefix, kind in kinds.items() if name.startswith(prefix)), "router")
@@ -262,7 +282,7 @@ def stored_bytes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
 
 
 def _require_memory(skills: list[SkillCheckpoint]) -> None:
-    """Raise InputError unless there is memory for the merge: the beginning, what is stored, and the copy to write."""
+    """Raise InputError unless the memory is enough for the base weights, the merged tensors, and a copy to write."""
     first = skills[0].folder / "model.safetensors"
     masks = len(skills) / 32
     needed = int(first.stat().st_size * (2 + 2 * (0.25 + masks))) + 2**28
@@ -277,7 +297,7 @@ def _require_memory(skills: list[SkillCheckpoint]) -> None:
 
 
 def _available_memory() -> int | None:
-    """Return how many bytes of memory can be had; None where the system does not tell."""
+    """Return the available memory in bytes; None if the system does not report it."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

@@ -1,1 +1,1 @@
-"""`saccade bench merge`: merged policies beside their skills, joint training and published methods."""
+"""`saccade bench merge`: compare merged policies with single skills, joint training and published methods."""

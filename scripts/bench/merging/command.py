@@ -1,136 +1,147 @@
-"""Merged policies beside their skills: success suite by suite, with every baseline, and what the router does."""
+"""`saccade bench merge`: success of merged policies, their skills and baselines on each suite, and the router test."""
 
 from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from ....errors import InputError
 from ....machine import usable_cores
 from ....policy.pretrained.adaptation import EXPERT_PREFIX
+from ....ranges import require_at_least
 from ....sim import worlds
 from ...evaluate.command import evaluate
 from ...evaluate.options import EvaluateConfig
-from ...merge import MergeConfig, open_skills, stored_bytes, write
+from ...merge import MaskKind, MergeConfig, MethodName, open_skills, stored_bytes, write
 from ...merge import merge as merge_opened
 from ..metrics import Metrics
 
+type Rows = dict[str, dict[str, dict[str, Any]]]
+"""Results of one seed by policy and suite."""
+
 MAIN_VARIANT = "main"
-"""The variant that baselines are set beside, and that every seed is measured with."""
+"""Name of the merge that is measured for every seed; the baselines are compared with it."""
 
 
 @dataclass(frozen=True)
 class MergeBenchConfig:
-    """Measure what merging costs: skills alone, merged by several methods, unmasked, with the right skill named, joint.
+    """Measure the success rate after merging: single skills, several merge methods, no masks, an oracle router, and a
+    jointly trained policy.
 
-    Names of folders may hold {seed}. Every evaluation is kept below --folder: an interrupted measurement goes on where
-    it was when the command is repeated.
+    Folder names may contain {seed}. Every evaluation is kept in --folder: repeat the command to continue an interrupted
+    measurement.
     """
 
     skills: tuple[str, ...]
-    """Folders of the skills, in the order of the suites: runs/spatial_{seed} runs/object_{seed} ..."""
+    """Training folders of the skills, in the order of the suites: runs/spatial_{seed} runs/object_{seed} ..."""
     suites: tuple[str, ...] = ("desk_spatial", "desk_object", "desk_goal", "desk_long")
     """The suite of each skill."""
     seeds: tuple[int, ...] = (0,)
-    """Seeds of the skills' trainings."""
+    """Training seeds of the skills."""
     joint: str | None = None
-    """Folder of a policy that was trained on all suites together."""
+    """Folder of a policy that was trained on all suites jointly."""
     foreign: str = "desk_memory"
-    """Suite that no skill knows, to see whether the router abstains."""
-    method: str = "ties"
-    """Method of the merges without masks and of the expert's first blocks alone."""
+    """Suite that no skill was trained on, to test whether the router abstains."""
+    method: MethodName = "ties"
+    """Merge method of the baselines without masks and with merged expert blocks."""
     keep_blocks: int = 2
-    """Last blocks of the expert that stay every skill's own."""
+    """Last expert blocks that are not merged and are kept per skill."""
     others: tuple[str, ...] = ()
-    """Methods, and kinds of masks, by which all changes are merged to compare: ties wudi mean/none emr."""
+    """Merge methods to compare, as METHOD or METHOD/MASK: ties wudi mean/none emr."""
     others_seeds: int = 1
-    """How many of the seeds, from the first on, are measured with those and with the baselines that merge; 0: none."""
+    """Number of seeds, from the first, for which --others and the merge baselines are measured; 0 for none."""
     episodes: int = 5
     """Episodes of each task."""
     states: int = 50
-    """Initial states of each task that the router is shown."""
+    """Initial states of each task for the router test."""
     workers: int = usable_cores()
     """Worker processes."""
     folder: Path = Path("runs/bench_merge")
-    """Where merged checkpoints and evaluations are kept."""
+    """Folder of merged checkpoints and evaluations."""
     out: Path | None = None
-    """JSON file for the figures."""
+    """JSON file for the metrics."""
 
     def __post_init__(self) -> None:
         if len(self.skills) != len(self.suites) or len(self.skills) < 2:
             got = f"{len(self.skills)} skills and {len(self.suites)} suites"
-            raise InputError("skills", got=got, expected="two or more, one for each suite", fix="Name them in order.")
-        for name, least in (("episodes", 1), ("states", 1), ("workers", 1), ("others_seeds", 0)):
-            if getattr(self, name) < least:
-                fix = f"Raise --{name.replace('_', '-')}."
-                raise InputError(name, got=getattr(self, name), expected=f"{least} or more", fix=fix)
+            fix = "Give one skill for each suite, in the same order."
+            raise InputError("skills", got=got, expected="two or more, one for each suite", fix=fix)
+        require_at_least(self, 1, "episodes", "states", "workers", option=True)
+        require_at_least(self, 0, "others_seeds", option=True)
         if not self.seeds:
-            raise InputError("seeds", got="none", expected="one or more", fix="0 is usual.")
+            raise InputError("seeds", got="none", expected="one or more", fix="Give one seed, for example --seeds 0.")
         worlds.find_family((*self.suites, self.foreign))
 
 
 def bench_merge(config: MergeBenchConfig) -> tuple[Metrics, list[str]]:
-    """Return the figures of all seeds, and a table for people."""
+    """Run the measurement and return the metrics of all seeds, and a table for the terminal."""
     from .router import bench_router
 
     with_baselines = config.seeds[: config.others_seeds]
     measured = [SeedEvaluation(config, seed, with_baselines=seed in with_baselines).rows() for seed in config.seeds]
-    lines = table(config, measured)
-    router, said = bench_router(
+    lines = success_table(config, measured)
+    router_metrics, router_lines = bench_router(
         [config.folder / f"{MAIN_VARIANT}_{seed}" for seed in config.seeds],
         config.suites, config.foreign, config.states, config.folder / "router.png",
     )  # fmt: skip
-    metrics = success_metrics(config, measured) | router | size_metrics(config)
-    return metrics, [*lines, *said]
+    metrics = {**success_metrics(config, measured), **router_metrics, **size_metrics(config)}
+    return metrics, [*lines, *router_lines]
 
 
 class SeedEvaluation:
-    """One seed's skills and all that is made of them, evaluated: every row the success of each suite.
-
-    `with_baselines`: with every baseline and method, not only those of every seed.
-    """
+    """Evaluates the skills of one seed, and the policies that are merged from them, on every suite."""
 
     def __init__(self, config: MergeBenchConfig, seed: int, *, with_baselines: bool) -> None:
+        """Prepare the evaluation of one seed.
+
+        Args:
+            config: Options of the command.
+            seed: Training seed of the skills.
+            with_baselines: Evaluate all baselines and methods, not only those that every seed has.
+        """
         self._config, self._seed, self._with_baselines = config, seed, with_baselines
 
-    def rows(self) -> dict[str, dict[str, Any]]:
-        """Return for every policy its results by suite, as `evaluate` gives them."""
-        config, found = self._config, {}
-        found["skills alone"] = {
+    def rows(self) -> Rows:
+        """Return the results of `evaluate` by policy and suite."""
+        config = self._config
+        found: Rows = {}
+        found["single skills"] = {
             suite: self._evaluate_once(self._skill_folder(number), f"alone_{suite}", suite)
             for number, suite in enumerate(config.suites)
         }
         merged = self._merge_once(MAIN_VARIANT)
         found["merged"] = self._evaluate_all_suites(merged, MAIN_VARIANT)
-        found["merged, the right skill named"] = {
-            suite: self._evaluate_named_skill(merged, suite) for suite in config.suites
-        }
+        found["merged, oracle router"] = {suite: self._evaluate_named_skill(merged, suite) for suite in config.suites}
         if config.joint is not None and (folder := Path(config.joint.format(seed=self._seed))).is_dir():
-            found["trained on all suites together"] = self._evaluate_all_suites(folder, "joint")
+            found["trained on all suites jointly"] = self._evaluate_all_suites(folder, "joint")
         if config.keep_blocks > 0:
             none = self._merge_once("no_block", keep_blocks=0)
-            found["merged, no block of the expert kept whole"] = self._evaluate_all_suites(none, "no_block")
+            found["merged, no expert block kept"] = self._evaluate_all_suites(none, "no_block")
         if self._with_baselines:
             expert = self._merge_once("expert", merge="expert", method=config.method)
-            found["the expert's first blocks merged, with masks"] = self._evaluate_all_suites(expert, "expert")
+            found["first expert blocks merged, with masks"] = self._evaluate_all_suites(expert, "expert")
             plain = self._merge_once("unmasked", merge="all", method=config.method, masks="none")
             found["merged without masks"] = self._evaluate_all_suites(plain, "unmasked")
             without_trunk_changes = self._merge_once("no_trunk", without_trunk_changes=True)
-            found["merged, trunk and towers as in the beginning"] = self._evaluate_all_suites(
-                without_trunk_changes, "no_trunk"
-            )
+            found["merged, base trunk and towers"] = self._evaluate_all_suites(without_trunk_changes, "no_trunk")
             for other in config.others:
                 method, _, masks = other.partition("/")
-                folder = self._merge_once(other.replace("/", "_"), merge="all", method=method, masks=masks or None)
+                # `MergeConfig` checks both names.
+                folder = self._merge_once(
+                    other.replace("/", "_"),
+                    merge="all",
+                    method=cast("MethodName", method),
+                    masks=cast("MaskKind | None", masks or None),
+                )
                 found[f"all merged: {other}"] = self._evaluate_all_suites(folder, other.replace("/", "_"))
         return found
 
     def _evaluate_named_skill(self, merged: Path, suite: str) -> dict[str, Any]:
-        """Return the results of the suite's own skill; where the router chose it in every episode, they are known."""
+        """Return the results with the suite's skill; they are known if the router selected it in every episode."""
         from ....sim.evaluation.run_folder import read_evaluation
 
         routed = read_evaluation(self._evaluation_folder(f"{MAIN_VARIANT}_{suite}"))
@@ -148,13 +159,13 @@ class SeedEvaluation:
         self,
         name: str,
         *,
-        merge: str = "nothing",
-        method: str = "ties",
-        masks: str | None = None,
+        merge: Literal["nothing", "expert", "all"] = "nothing",
+        method: MethodName = "ties",
+        masks: MaskKind | None = None,
         keep_blocks: int | None = None,
         without_trunk_changes: bool = False,
     ) -> Path:
-        """Merge, unless that is done; with `without_trunk_changes` nothing but the expert changes with the skill."""
+        """Merge unless it is done already; with `without_trunk_changes` a skill changes only the expert."""
         config = self._config
         out = config.folder / f"{name}_{self._seed}"
         if out.is_dir():
@@ -168,13 +179,13 @@ class SeedEvaluation:
             keep_blocks=config.keep_blocks if keep_blocks is None else keep_blocks,
             names=config.suites,
         )
-        # Where everybody takes everything, the mean is what leaves the weights' size as it was.
+        # Without masks, the mean keeps the scale of the changes.
         if masks == "none" and method in ("task_arithmetic", "consensus"):
             options = replace(options, scale=1 / len(config.suites))
         skills = open_skills(options)
         merged = merge_opened(options, skills)
         for key, tensor in merged.tensors.items():
-            # A factor of which all steps are zero changes nothing.
+            # Factors whose step sizes are all zero change nothing.
             if without_trunk_changes and re.match(rf"factor\.\d+\.up_step\.(?!{EXPERT_PREFIX})", key):
                 merged.tensors[key] = 0 * tensor
         write(options, skills, merged)
@@ -184,10 +195,7 @@ class SeedEvaluation:
         return {suite: self._evaluate_once(folder, f"{name}_{suite}", suite) for suite in self._config.suites}
 
     def _evaluate_once(self, folder: Path, name: str, suite: str, skill: str | None = None) -> dict[str, Any]:
-        """Return the results of a policy on a suite: those of an earlier evaluation, or of one that runs now.
-
-        `records` are its episodes.
-        """
+        """Return the results and episode `records` of a policy on a suite; earlier results are not measured again."""
         from ....sim.evaluation.run_folder import RESULTS_FILE, read_evaluation
         from ....sim.json_files import read_json
 
@@ -211,16 +219,16 @@ class SeedEvaluation:
 
 
 def success_counts(results: Mapping[str, Any]) -> tuple[int, int]:
-    """Return a policy's successes on a suite, and the episodes."""
+    """Return the number of successes and of episodes in the results of a suite."""
     return round(results["rate"] * results["episodes"]), results["episodes"]
 
 
-def won_and_lost(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]], name: str) -> tuple[int, int]:
-    """Return how many episodes a policy won that the skills alone lost, and lost that they won."""
+def won_and_lost(config: MergeBenchConfig, measured: Sequence[Rows], name: str) -> tuple[int, int]:
+    """Return how many episodes the policy `name` won that the single skills lost, and lost that they won."""
     from ....sim.evaluation.comparison import compare
 
     pairs = [
-        compare(rows["skills alone"][suite]["records"], rows[name][suite]["records"])
+        compare(rows["single skills"][suite]["records"], rows[name][suite]["records"])
         for rows in measured
         if name in rows
         for suite in config.suites
@@ -228,10 +236,10 @@ def won_and_lost(config: MergeBenchConfig, measured: list[dict[str, dict[str, An
     return sum(pair.only_second for pair in pairs), sum(pair.only_first for pair in pairs)
 
 
-def table(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]]) -> list[str]:
-    """Return success by policy and suite, all seeds together, as lines for people.
+def success_table(config: MergeBenchConfig, measured: Sequence[Rows]) -> list[str]:
+    """Return a table of the success rates by policy and suite, over all seeds.
 
-    `p`: of McNemar's exact test against the skills alone, over the same episodes.
+    `p` is that of McNemar's exact test against the single skills, on the same episodes.
     """
     from ....sim.evaluation.comparison import mcnemar_p_value
     from ....sim.evaluation.statistics import wilson_interval
@@ -241,7 +249,7 @@ def table(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]]) -
     lines = [
         f"{'success, %':<{width}}  "
         + "  ".join(f"{suite:>12}" for suite in config.suites)
-        + "   all  95 % interval, episodes won and lost against the skills alone"
+        + "   all  95 % interval, episodes won and lost against the single skills"
     ]
     for name in names:
         counts = {
@@ -249,9 +257,9 @@ def table(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]]) -
         }
         cells, successes, episode_count = [], 0, 0
         for suite in config.suites:
-            wins, runs = (sum(each[part] for each in counts[suite]) for part in (0, 1))
-            cells.append(f"{100 * wins / runs:12.1f}")
-            successes, episode_count = successes + wins, episode_count + runs
+            wins, episodes = (sum(each[part] for each in counts[suite]) for part in (0, 1))
+            cells.append(f"{100 * wins / episodes:12.1f}")
+            successes, episode_count = successes + wins, episode_count + episodes
         low, high = wilson_interval(successes, episode_count)
         seeds = len(counts[config.suites[0]])
         won, lost = won_and_lost(config, measured, name)
@@ -265,8 +273,8 @@ def table(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]]) -
     return lines
 
 
-def success_metrics(config: MergeBenchConfig, measured: list[dict[str, dict[str, Any]]]) -> Metrics:
-    """Return the figures of all seeds; a mean of suites, then of seeds."""
+def success_metrics(config: MergeBenchConfig, measured: Sequence[Rows]) -> Metrics:
+    """Return the metrics of all seeds: means over suites, then over seeds."""
     from ....sim.evaluation.comparison import mcnemar_p_value
 
     def mean(name: str) -> float | None:
@@ -275,7 +283,7 @@ def success_metrics(config: MergeBenchConfig, measured: list[dict[str, dict[str,
         ]
         return round(statistics.mean(rates), 4) if rates else None
 
-    alone, merged = mean("skills alone"), mean("merged")
+    alone, merged = mean("single skills"), mean("merged")
     won, lost = won_and_lost(config, measured, "merged")
     metrics: Metrics = {
         "skills_mean_success": alone,
@@ -284,17 +292,17 @@ def success_metrics(config: MergeBenchConfig, measured: list[dict[str, dict[str,
         "merged_won_against_skills": won,
         "merged_lost_against_skills": lost,
         "merged_against_skills_p": round(mcnemar_p_value(lost, won), 4),
-        "joint_success": mean("trained on all suites together"),
+        "joint_success": mean("trained on all suites jointly"),
         "unmasked_success": mean("merged without masks"),
-        "oracle_success": mean("merged, the right skill named"),
-        "bare_trunk_success": mean("merged, trunk and towers as in the beginning"),
-        "no_block_kept_success": mean("merged, no block of the expert kept whole"),
-        "expert_merged_success": mean("the expert's first blocks merged, with masks"),
+        "oracle_success": mean("merged, oracle router"),
+        "bare_trunk_success": mean("merged, base trunk and towers"),
+        "no_block_kept_success": mean("merged, no expert block kept"),
+        "expert_merged_success": mean("first expert blocks merged, with masks"),
         "seeds": len(measured),
         "episodes_of_a_policy": sum(measured[0]["merged"][suite]["episodes"] for suite in config.suites),
     }
     for rows, seed in zip(measured, config.seeds, strict=True):
-        kinds = (("skills alone", "skill"), ("merged", "merged"), ("trained on all suites together", "joint"))
+        kinds = (("single skills", "skill"), ("merged", "merged"), ("trained on all suites jointly", "joint"))
         for name, key in kinds:
             if name in rows:
                 metrics |= {f"{key}_{suite}_{seed}": round(rows[name][suite]["rate"], 4) for suite in config.suites}
@@ -309,10 +317,10 @@ def success_metrics(config: MergeBenchConfig, measured: list[dict[str, dict[str,
 
 
 def size_metrics(config: MergeBenchConfig) -> Metrics:
-    """Return what the first merge takes on the disk, beside its skills, and against what it may take.
+    """Return the size of the first merge relative to that of its skills, and to a bound.
 
-    The bound is one skill's checkpoint and a twentieth of the trunk for each skill; masks and what is kept of every
-    skill come on top.
+    The bound is the size of one skill's checkpoint, and 5 % of the trunk for each skill. Masks and tensors that each
+    skill keeps do not count.
     """
     from ....policy.checkpoint.folder import MODEL_FILE, read_checkpoint
 
@@ -325,7 +333,7 @@ def size_metrics(config: MergeBenchConfig) -> Metrics:
     trunk = sum(t.numel() * t.element_size() for name, t in tensors.items() if name.startswith("model.trunk."))
     if len(each) != len(skills):
         return {}
-    shared = stored["beginning"] + stored["change"] + stored["factors"] + stored["router"]
+    shared = stored["base"] + stored["change"] + stored["factors"] + stored["router"]
     return {
         "bytes_over_separate": round((folder / MODEL_FILE).stat().st_size / sum(each), 4),
         "bytes_shared_over_bound": round(shared / (min(each) + 0.05 * trunk * len(each)), 4),

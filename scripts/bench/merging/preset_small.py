@@ -1,4 +1,4 @@
-"""What it takes to merge skills of the `small` preset: time and memory, with random weights of the true shapes."""
+"""Measure time and memory of merging skills of the `small` preset, with random weights of the true shapes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ....errors import InputError, WorldError
+from ....ranges import require_at_least
 from ..metrics import Metrics
 
 if TYPE_CHECKING:
@@ -32,40 +33,41 @@ print(json.dumps([code, time.perf_counter() - began, resource.getrusage(resource
 
 @dataclass(frozen=True)
 class MergeCostBenchConfig:
-    """Merge skills of the `small` preset's size, whose weights are random, and measure time and memory.
+    """Merge skills of the size of the `small` preset, with random weights, and measure time and memory.
 
-    Takes some 30 GB of disk below --folder, which are removed at the end.
+    Needs about 30 GB of disk in --folder, which are deleted at the end.
     """
 
     folder: Path = Path("runs/merge_small")
-    """Where skills and merged checkpoint are written."""
+    """Folder of the skills and of the merged checkpoint."""
     count: int = 4
-    """Skills to merge."""
+    """Number of skills."""
     rank: int = 32
-    """Rank of their factors."""
+    """LoRA rank."""
     merge: Literal["nothing", "expert", "all"] = "nothing"
-    """Which of their changes become one."""
+    """Which changes are merged (see `saccade merge --merge`)."""
     method: str = "ties"
-    """Method of the merge, unless nothing is merged."""
+    """Merge method, unless nothing is merged."""
     bits: int = 4
-    """Bits of an entry of the merged change."""
+    """Quantisation of the merged change, in bits per entry."""
     keep: bool = False
-    """Leave the skills and the merged checkpoint on the disk."""
+    """Keep the skills and the merged checkpoint."""
     out: Path | None = None
-    """JSON file for the figures."""
+    """JSON file for the metrics."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.count <= len(INSTRUCTIONS):
-            raise InputError("count", got=self.count, expected=f"2 to {len(INSTRUCTIONS)}", fix="4 is what is quoted.")
-        if self.rank < 1:
-            raise InputError("rank", got=self.rank, expected="1 or more", fix="32 is usual.")
+            raise InputError("count", got=self.count, expected=f"2 to {len(INSTRUCTIONS)}", fix="Use 4.")
+        require_at_least(self, 1, "rank", fix="Use 32.")
 
 
 def bench_merge_small(config: MergeCostBenchConfig) -> tuple[Metrics, list[str]]:
-    """Return the figures and lines for people; raises WorldError when the merge itself fails."""
+    """Run the measurement; return metrics and lines for the terminal. Raises WorldError when the merge fails."""
     folder = config.folder
     if folder.exists() and any(folder.iterdir()):
-        raise InputError("folder", got=f"{folder}, which is not empty", expected="a new folder", fix="Name another.")
+        raise InputError(
+            "folder", got=f"{folder}, which is not empty", expected="a new folder", fix="Choose another --folder."
+        )
     try:
         skills = write_skills(config)
         out = folder / "merged"
@@ -77,7 +79,7 @@ def bench_merge_small(config: MergeCostBenchConfig) -> tuple[Metrics, list[str]]
         )
         if process.returncode or not process.stdout.strip():
             raise WorldError(f"merging failed: {process.stderr.strip().splitlines()[-1:] or process.returncode}")
-        *said, last = process.stdout.strip().splitlines()
+        *merge_lines, last = process.stdout.strip().splitlines()
         code, seconds, kib = json.loads(last)
         if code:
             raise WorldError(f"merging failed: {process.stderr.strip().splitlines()[-1]}")
@@ -90,7 +92,7 @@ def bench_merge_small(config: MergeCostBenchConfig) -> tuple[Metrics, list[str]]
             "merge_small_skill_bytes": (skills[0] / "model.safetensors").stat().st_size,
         }
         lines = [f"{config.count} skills of {metrics['merge_small_skill_bytes'] / 2**30:.2f} GiB: {seconds:.0f} s, "
-                 f"{kib / 2**20:.1f} GiB at most", *said]  # fmt: skip
+                 f"{kib / 2**20:.1f} GiB at most", *merge_lines]  # fmt: skip
         return metrics, lines
     finally:
         if not config.keep:
@@ -98,13 +100,13 @@ def bench_merge_small(config: MergeCostBenchConfig) -> tuple[Metrics, list[str]]
 
 
 def write_skills(config: MergeCostBenchConfig) -> list[Path]:
-    """Write the beginning and the skills; return the skills' folders.
+    """Write the base checkpoint and the skills; return the folders of the skills.
 
-    Their factors are random and of one size, their experts the beginning's with noise, their profiles far apart.
+    The LoRA factors are random, the experts are those of the base checkpoint with noise, the profiles are far apart.
     """
     import torch
 
-    from ....policy.checkpoint.contents import PREFIX
+    from ....policy.checkpoint.contents import PREFIX as MODEL_PREFIX
     from ....policy.checkpoint.folder import STARTER_FOLDER, read_contract, write_checkpoint
     from ....policy.core import PolicyCore
     from ....policy.lerobot_files import lerobot_files
@@ -124,8 +126,8 @@ def write_skills(config: MergeCostBenchConfig) -> list[Path]:
     config_json, text_files = lerobot_files(architecture, contract)
     text_files |= {TOKENIZER_FILE: text}
     config.folder.mkdir(parents=True, exist_ok=True)
-    start = config.folder / "beginning"
-    write_checkpoint(start, _add_prefix(base_weights, PREFIX), config_json, contract, {}, text_files)
+    start = config.folder / "base"
+    write_checkpoint(start, _add_prefix(base_weights, MODEL_PREFIX), config_json, contract, {}, text_files)
     record = {"skill": base_digests(base_weights), "init": str(start)}
     folders = []
     for number in range(config.count):
@@ -142,7 +144,7 @@ def write_skills(config: MergeCostBenchConfig) -> list[Path]:
                 tensors[name] = base_tensor
         profile = _random_profile(base_core, number)
         folders.append(config.folder / f"skill{number}")
-        named = _add_prefix(tensors, PREFIX) | profile
+        named = _add_prefix(tensors, MODEL_PREFIX) | profile
         provenance = record | {"learned": learned_digest(named)}
         write_checkpoint(folders[-1], named, config_json, contract, provenance, text_files)
     return folders
@@ -165,14 +167,14 @@ def _resize_cameras(contract: Contract) -> Contract:
 
 
 def _architecture_and_tokenizer() -> tuple[Any, str]:
-    """Return the preset and a tokenizer of bytes in the place of the trunk's own, which is on the hub."""
+    """Return the preset and a byte tokenizer instead of the trunk's, which is on the Hugging Face hub."""
     from tokenizers import Tokenizer
     from tokenizers.models import BPE
     from tokenizers.pre_tokenizers import ByteLevel
 
     from ....policy.network.architecture import find_preset
 
-    letters = {letter: place for place, letter in enumerate(sorted(ByteLevel.alphabet()))}
+    letters = {letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}
     tokenizer = Tokenizer(BPE(letters, []))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.add_special_tokens(["<pad>", "<|im_start|>", "<|im_end|>"])
@@ -186,4 +188,4 @@ def _random_profile(core: PolicyCore, number: int) -> dict[str, torch.Tensor]:
 
     width = core.architecture.condition_width + core.architecture.trunk_width
     features = torch.randn(40, width) + 30 * torch.nn.functional.one_hot(torch.tensor(number), width)
-    return SkillProfile.from_features(features, [0] * 40, [place // 4 for place in range(40)]).tensors()
+    return SkillProfile.from_features(features, [0] * 40, [frame // 4 for frame in range(40)]).tensors()

@@ -11,7 +11,7 @@ import pytest
 from saccade.errors import InputError
 from saccade.policy.network.architecture import PRESETS
 from saccade.scripts.bench.merging import command as bench_merge
-from saccade.scripts.bench.merging.command import MergeBenchConfig, success_metrics, table
+from saccade.scripts.bench.merging.command import MergeBenchConfig, success_metrics, success_table
 from saccade.scripts.bench.merging.preset_small import MergeCostBenchConfig, bench_merge_small
 from saccade.scripts.bench.merging.router import RouterDecision, plot_router
 from saccade.scripts.main import main
@@ -29,11 +29,11 @@ def results(rate, episodes=20):
 @pytest.fixture
 def measured():
     rows = {
-        "skills alone": {"desk_spatial": results(1.0), "desk_goal": results(0.5)},
+        "single skills": {"desk_spatial": results(1.0), "desk_goal": results(0.5)},
         "merged": {"desk_spatial": results(0.9), "desk_goal": results(0.5)},
-        "merged, the right skill named": {"desk_spatial": results(0.95), "desk_goal": results(0.5)},
+        "merged, oracle router": {"desk_spatial": results(0.95), "desk_goal": results(0.5)},
     }
-    return [rows, rows | {"skills alone": {"desk_spatial": results(0.8), "desk_goal": results(0.5)}}]
+    return [rows, rows | {"single skills": {"desk_spatial": results(0.8), "desk_goal": results(0.5)}}]
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_figures_are_means_of_suites_then_of_seeds(config, measured):
 
 
 def test_the_table_has_intervals_and_says_how_many_seeds(config, measured):
-    lines = table(config, measured)
+    lines = success_table(config, measured)
     assert len(lines) == 4 and all("of 80, 2 seeds" in line for line in lines[1:])
     assert "90.0" in lines[1] and "70.0  59.2 to 78.9" in lines[2]
     assert "+0 -0, p = 1" in lines[1] and "+2 -2, p = 1" in lines[2]
@@ -88,7 +88,7 @@ def test_every_baseline_is_measured_with_as_many_seeds_as_was_asked_for(config, 
     with_baselines, part = (
         bench_merge.SeedEvaluation(config, seed, with_baselines=seed == 0).rows() for seed in config.seeds
     )
-    assert len(part) == 4 and "merged, no block of the expert kept whole" in part
+    assert len(part) == 4 and "merged, no expert block kept" in part
     assert {"all merged: wudi", "all merged: mean/none", "merged without masks"} <= with_baselines.keys() - part.keys()
     metrics = success_metrics(config, [with_baselines, part])
     assert metrics["method_mean_none_desk_goal"] == metrics["no_block_kept_success"] == 0.5
@@ -110,7 +110,7 @@ def test_options_that_make_no_sense_are_refused(config, changes, message):
         dataclasses.replace(config, **changes)
 
 
-def test_the_routers_picture_shows_both_kinds(tmp_path):
+def test_the_router_plot_shows_both_kinds(tmp_path):
     known_decisions = [
         RouterDecision("a", "a" if place else "b", True, 0.9 + 0.001 * place, 0.8, 0.5) for place in range(60)
     ]
