@@ -196,9 +196,11 @@ def _read_video(columns: DatasetColumns, task: DecodeTask) -> Iterator[tuple[int
     with av.open(str(task.path)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
+        if stream.time_base is None:
+            raise ValueError("a video without timestamps")
         container.seek(max(round(min(frame_indices) / columns.fps / stream.time_base) - 1, 0), stream=stream)
         for frame in container.decode(stream):
-            if frame.pts is None or stream.time_base is None:
+            if frame.pts is None:
                 raise ValueError("a video without timestamps")
             number = round(frame.pts * stream.time_base * columns.fps)
             if number in frame_indices:

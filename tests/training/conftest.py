@@ -1,4 +1,4 @@
-"""Small datasets on disk for the tests of the data path."""
+"""Fixtures for training: small datasets on disk."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ NAMES = ("a.pos", "b.pos", "c.pos")
 
 @pytest.fixture(scope="session")
 def make_dataset(tmp_path_factory):
-    """Return a function that writes episodes of the given lengths and returns (root, episodes)."""
+    """Return a function that writes a dataset with episodes of given lengths and returns (root, episodes)."""
 
     def make(lengths, *, seed=0, rate=30.0, cameras=("front", "wrist"), size=32):
         folder = tmp_path_factory.mktemp("made")
@@ -27,7 +27,7 @@ def make_dataset(tmp_path_factory):
             for name in cameras:
                 images[name] = np.full((length, size, size, 3), generator.integers(0, 200, 3), dtype=np.uint8)
                 images[name][np.arange(length), np.arange(length) % size] = 255
-            # Every episode has a place of its own: the case in which a mean of quantiles is wrong.
+            # Every episode has another mean: the case in which a mean of quantiles is wrong.
             state, action, grounding = (
                 (10 * number + generator.normal(0, 1, (length, width))).astype(np.float32)
                 for width in (3, 3, 6 + 4 * len(cameras))

@@ -1,4 +1,4 @@
-"""The running average: by hand over a few steps, and turned off."""
+"""The averaged weights: compared with a calculation by hand, and turned off."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def network(value):
     return module
 
 
-def test_the_memory_is_short_in_the_first_steps():
+def test_the_decay_is_lower_in_the_first_steps():
     model = network(0.0)
     average, expected = WeightAverage(model, decay=0.25), 0.0
     for step, decay in ((1, 2 / 11), (2, 3 / 12), (3, 0.25)):
@@ -26,7 +26,7 @@ def test_the_memory_is_short_in_the_first_steps():
     assert model.weight.item() == 3.0
 
 
-def test_a_decay_of_zero_is_the_weights_themselves():
+def test_a_decay_of_zero_gives_the_current_weights():
     model = network(1.0)
     average = WeightAverage(model, decay=0.0)
     torch.nn.init.constant_(model.weight, 5.0)
@@ -34,7 +34,7 @@ def test_a_decay_of_zero_is_the_weights_themselves():
     assert average.tensors()["weight"].item() == 5.0
 
 
-def test_what_is_frozen_is_left_out_and_stays_as_it_is():
+def test_frozen_weights_are_not_averaged():
     model = torch.nn.Sequential(network(1.0), network(2.0))
     model[0].requires_grad_(False)
     average = WeightAverage(model, decay=0.0)

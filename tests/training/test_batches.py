@@ -1,4 +1,4 @@
-"""Which frames make up a step, and the thread that fetches them."""
+"""The frames of a step, and the thread that loads them."""
 
 import threading
 import time
@@ -31,7 +31,7 @@ def test_ranks_see_disjoint_frames_and_an_epoch_no_frame_twice(frames, ranks, se
 
 
 @given(start=st.integers(0, 12))
-def test_a_resumed_run_goes_on_with_the_same_frames(start):
+def test_a_resumed_run_continues_with_the_same_frames(start):
     assert order(20, start=start) == order(20)[start:]
 
 
@@ -43,7 +43,7 @@ def test_epochs_and_seeds_differ():
     assert steps != order(12, seed=2)
 
 
-def test_what_an_epoch_leaves_out_changes():
+def test_epochs_leave_out_different_frames():
     steps = order(4, steps=40)
     assert {frame for step in steps for frame in step} == {0, 1, 2, 3}
 
@@ -54,7 +54,7 @@ def test_fewer_frames_than_a_step_are_repeated():
 
 
 class Dataset:
-    """Counts the batches that it has made."""
+    """Counts its batches."""
 
     def __init__(self, breaks_at=None):
         self.made, self.breaks_at = 0, breaks_at
@@ -78,7 +78,7 @@ def test_batches_come_in_order_and_the_thread_ends():
     assert threads() == before
 
 
-def test_it_stays_only_a_little_ahead_and_stops_when_it_is_left():
+def test_it_prefetches_only_a_few_batches_and_stops_when_closed():
     before, dataset = threads(), Dataset()
     batches = prefetch(dataset, iter([np.arange(3)] * 100), depth=2)
     next(batches)
@@ -86,7 +86,7 @@ def test_it_stays_only_a_little_ahead_and_stops_when_it_is_left():
     while dataset.made < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.05)
-    assert dataset.made == 4  # one was taken, two wait, one is held
+    assert dataset.made == 4  # one was taken, two are in the queue, one waits for a place
     batches.close()
     assert threads() == before
 

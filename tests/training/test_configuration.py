@@ -1,4 +1,4 @@
-"""How to train: numbers out of range are refused, and the learning rate is what the words say."""
+"""Options of the training loop: values out of range are refused; the learning rate follows its schedule."""
 
 import math
 
@@ -20,13 +20,13 @@ from saccade.training.configuration import LoopConfig
         *({name: math.nan} for name in ("learning_rate", "average", "weight_decay", "gradient_clip", "grounding")),
     ],
 )
-def test_numbers_out_of_range_are_refused(change):
+def test_values_out_of_range_are_refused(change):
     (name,) = change
     with pytest.raises(InputError, match=f"^{name}: got"):
         LoopConfig(**change)
 
 
-def test_the_learning_rate_warms_up_and_falls_to_a_fiftieth():
+def test_the_learning_rate_warms_up_and_falls_to_2_percent():
     config = LoopConfig(steps=100, warmup=10, learning_rate=0.5)
     rates = [config.learning_rate_at(step) for step in range(101)]
     assert rates[0] == pytest.approx(0.05) and rates[9] == rates[10] == 0.5

@@ -14,7 +14,7 @@ def opened(roots, folder, chunk=8):
     return DemonstrationDataset(roots, chunk, cache_folder=folder, progress=False)
 
 
-def test_items_are_lerobots_own(demonstrations, tmp_path):
+def test_items_equal_those_of_lerobot(demonstrations, tmp_path):
     from lerobot.datasets import LeRobotDataset
 
     root, _ = demonstrations
@@ -33,7 +33,7 @@ def test_items_are_lerobots_own(demonstrations, tmp_path):
         assert ours.episode[index] == expected["episode_index"]
 
 
-def test_a_batch_is_its_items_and_a_loader_gives_batches(demonstrations, tmp_path):
+def test_a_batch_equals_its_items_and_a_loader_returns_batches(demonstrations, tmp_path):
     dataset = opened(demonstrations[0], tmp_path)
     indices = [77, 0, 39, 40, 3]
     batch = dataset.batch(indices)
@@ -50,7 +50,7 @@ def test_a_batch_is_its_items_and_a_loader_gives_batches(demonstrations, tmp_pat
         dataset[78]
 
 
-def test_several_datasets_follow_one_another(make_dataset, demonstrations, tmp_path):
+def test_several_datasets_are_concatenated(make_dataset, demonstrations, tmp_path):
     second, _episodes = make_dataset((4, 6), seed=1)
     both = opened([demonstrations[0], second], tmp_path)
     one, two = opened(demonstrations[0], tmp_path), opened(second, tmp_path)
@@ -111,7 +111,7 @@ def _change_info(**changes):
         (_change_info(features={"lidar": {"dtype": "float32", "shape": [4]}}), "lidar"),
     ],
 )
-def test_missing_truncated_and_foreign_datasets_are_one_clear_line(demonstrations, tmp_path, damage, problem):
+def test_missing_truncated_and_foreign_datasets_are_refused(demonstrations, tmp_path, damage, problem):
     root = tmp_path / "copy"
     shutil.copytree(demonstrations[0], root)
     damage(root)
@@ -120,7 +120,7 @@ def test_missing_truncated_and_foreign_datasets_are_one_clear_line(demonstration
     assert problem in str(caught.value) and str(root) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_the_fingerprint_follows_the_content(demonstrations, tmp_path):
+def test_the_fingerprint_changes_with_the_content(demonstrations, tmp_path):
     root = tmp_path / "copy"
     shutil.copytree(demonstrations[0], root)
     fingerprint = dataset_fingerprint(root)

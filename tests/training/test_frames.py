@@ -18,7 +18,7 @@ def opened(columns, folder, **options):
     return open_frames(columns, cache_folder=folder, progress=False, **options)
 
 
-def test_frames_are_those_that_lerobot_decodes(columns, tmp_path, monkeypatch):
+def test_frames_equal_those_that_lerobot_decodes(columns, tmp_path, monkeypatch):
     from lerobot.datasets import LeRobotDataset
 
     monkeypatch.setattr(frames, "EPISODES_PER_TASK", 1)
@@ -41,7 +41,7 @@ def test_the_second_opening_decodes_nothing(columns, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kept", [0, 60, 5000])
-def test_a_truncated_cache_is_made_again(columns, tmp_path, kept):
+def test_a_truncated_cache_is_decoded_again(columns, tmp_path, kept):
     first = np.array(opened(columns, tmp_path))
     (path,) = tmp_path.glob("*.npy")
     path.write_bytes(path.read_bytes()[:kept])
@@ -50,7 +50,7 @@ def test_a_truncated_cache_is_made_again(columns, tmp_path, kept):
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_another_size_has_a_cache_of_its_own(columns, tmp_path):
+def test_another_size_has_another_cache_file(columns, tmp_path):
     whole, half = opened(columns, tmp_path), opened(columns, tmp_path, image_size=16)
     assert half.shape == (78, 2, 16, 16, 3)
     average = np.array(whole, dtype=float).reshape(78, 2, 16, 2, 16, 2, 3).mean((3, 5))
@@ -58,7 +58,7 @@ def test_another_size_has_a_cache_of_its_own(columns, tmp_path):
     assert len(list(tmp_path.glob("*.npy"))) == 2
 
 
-def test_damaged_and_missing_videos_are_one_clear_line(columns, tmp_path):
+def test_damaged_and_missing_videos_are_refused(columns, tmp_path):
     (tmp_path / "cache").mkdir()
     for number, damage in enumerate((lambda path: path.unlink(), lambda path: path.write_bytes(b"none"), _truncate)):
         copy = tmp_path / str(number)
@@ -73,14 +73,14 @@ def _truncate(path):
     path.write_bytes(path.read_bytes()[:-2000])
 
 
-def test_a_full_disk_is_said_before_work_begins(columns, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_decoding(columns, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(InputError, match="free"):
         opened(columns, tmp_path)
 
 
-def test_images_inside_the_data_files_are_read_too(columns, tmp_path):
-    """A dataset of LeRobot's image kind: the same frames as PNG, written by LeRobot."""
+def test_images_in_the_data_files_are_read(columns, tmp_path):
+    """A dataset whose frames are PNG images instead of video, written by LeRobot."""
     from lerobot.datasets import LeRobotDataset
 
     features = {

@@ -1,4 +1,4 @@
-"""The log: no step twice, whatever a kill has left of it, and one clear line when the disk is full."""
+"""The log: no step twice after a kill, and a clear error when the disk is full."""
 
 import json
 import os
@@ -14,7 +14,7 @@ def steps(path):
     return [json.loads(line)["step"] for line in path.read_text().splitlines()]
 
 
-def test_lines_past_the_resumed_step_are_cut_off(tmp_path):
+def test_lines_after_the_resumed_step_are_removed(tmp_path):
     path = tmp_path / "log.jsonl"
     log = TrainingLog(path, 0)
     for step in (10, 20, 30, 40):
@@ -26,7 +26,7 @@ def test_lines_past_the_resumed_step_are_cut_off(tmp_path):
     assert os.listdir(tmp_path) == ["log.jsonl"]
 
 
-def test_a_line_that_a_kill_has_cut_short_is_left_out(tmp_path):
+def test_a_line_that_a_kill_truncated_is_removed(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_bytes(b'{"step": 10}\n[1]\n{"loss": 1}\n\xff\n{"step": 20, "lo')
     TrainingLog(path, 30).write({"step": 40})
@@ -37,7 +37,7 @@ def test_no_log_has_no_lines(tmp_path):
     assert read_log(tmp_path / "log.jsonl") == []
 
 
-def test_a_full_disk_is_one_clear_line(tmp_path):
+def test_a_full_disk_is_a_clear_error(tmp_path):
     path = tmp_path / "log.jsonl"
     log = TrainingLog(path, 0)
     path.unlink()
@@ -46,6 +46,6 @@ def test_a_full_disk_is_one_clear_line(tmp_path):
         log.write({"step": 1})
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="No such file or directory"):
         TrainingLog(Path(tmp_path / "nowhere" / "log.jsonl"), 0)

@@ -1,4 +1,4 @@
-"""The loop: resumed bit for bit, logged line by line, and nothing saved is ever spoilt."""
+"""The training loop: bit-exact resume, log lines, and saved files that stay complete."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ def plain():
 
 @pytest.fixture
 def run(dataset, small_architecture):
-    """Return a function that trains a policy, the same at the start every time, in a folder."""
+    """Return a function that trains a policy, always with the same initial weights, in a folder."""
 
     def run(folder, accelerator, config=CONFIG, *, data=dataset, contract=None, **options):
         torch.manual_seed(0)
@@ -72,7 +72,7 @@ def killed_at(step):
     return report
 
 
-def test_a_killed_and_resumed_training_is_the_one_that_was_not_bit_for_bit(run, accelerator, tmp_path):
+def test_a_killed_and_resumed_training_is_bit_exact(run, accelerator, tmp_path):
     _, whole, _ = run(tmp_path / "whole", accelerator)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "parts", accelerator, report=killed_at(5))
@@ -100,7 +100,7 @@ def test_a_kill_before_the_first_state_starts_again(run, plain, tmp_path):
     assert [line["step"] for line in lines(tmp_path / "parts")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_resuming_what_is_finished_changes_nothing(run, plain, tmp_path):
+def test_resuming_a_finished_training_changes_nothing(run, plain, tmp_path):
     first, _, _ = run(tmp_path, plain)
     again, saved, _ = run(tmp_path, plain, resume=True)
     assert saved == {}
@@ -108,13 +108,13 @@ def test_resuming_what_is_finished_changes_nothing(run, plain, tmp_path):
     assert len(lines(tmp_path)) == 6
 
 
-def test_without_resume_an_old_log_does_not_survive(run, plain, tmp_path):
+def test_without_resume_an_old_log_is_replaced(run, plain, tmp_path):
     run(tmp_path, plain)
     run(tmp_path, plain, dataclasses.replace(CONFIG, steps=2))
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
 
 
-def test_a_line_for_every_few_steps_and_for_every_checkpoint(run, plain, tmp_path):
+def test_log_lines_at_every_interval_and_every_checkpoint(run, plain, tmp_path):
     reported = []
     config = dataclasses.replace(CONFIG, steps=7, save_every=3, log_every=2)
     run(tmp_path, plain, config, report=reported.append)
@@ -129,7 +129,7 @@ def test_a_line_for_every_few_steps_and_for_every_checkpoint(run, plain, tmp_pat
     assert [line["seconds"] for line in found] == sorted(line["seconds"] for line in found)
 
 
-def test_seconds_go_on_counting_after_a_resume(run, plain, tmp_path):
+def test_seconds_continue_after_a_resume(run, plain, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, plain, report=killed_at(4))
     path = tmp_path / "training_state" / "state.json"
@@ -138,7 +138,7 @@ def test_seconds_go_on_counting_after_a_resume(run, plain, tmp_path):
     assert lines(tmp_path)[-1]["seconds"] > 1000 and result.seconds > 1000
 
 
-def test_it_learns(run, plain, tmp_path):
+def test_the_loss_falls(run, plain, tmp_path):
     config = dataclasses.replace(CONFIG, steps=40, batch_size=16, save_every=40)
     run(tmp_path, plain, config)
     losses = [line["loss"] for line in lines(tmp_path)]
@@ -161,7 +161,7 @@ def test_without_labels_there_is_no_pointing_loss(run, plain, tmp_path, dataset,
     assert result.grounding == 0 and result.loss > 0 and list(saved) == [3, 6]
 
 
-def test_numbers_that_are_not_finite_end_it_before_anything_is_saved(run, plain, tmp_path, dataset, monkeypatch):
+def test_a_loss_that_is_not_finite_ends_the_training_before_it_saves(run, plain, tmp_path, dataset, monkeypatch):
     run(tmp_path, plain, dataclasses.replace(CONFIG, steps=3))
     state = (tmp_path / "training_state" / "state.safetensors").read_bytes()
     monkeypatch.setattr(dataset, "action", dataset.action.copy())
@@ -182,7 +182,7 @@ def test_numbers_that_are_not_finite_end_it_before_anything_is_saved(run, plain,
     assert (tmp_path / "training_state" / "state.safetensors").read_bytes() == state
 
 
-def test_an_error_while_saving_ends_it_and_leaves_no_thread_behind(run, plain, tmp_path):
+def test_an_error_while_saving_ends_the_training_and_its_thread(run, plain, tmp_path):
     def refuse(path, tensors, step):
         raise InputError("checkpoint", got="a full disk", expected="room", fix="Make some.")
 
@@ -191,7 +191,7 @@ def test_an_error_while_saving_ends_it_and_leaves_no_thread_behind(run, plain, t
     assert not (tmp_path / "training_state").exists()
 
 
-def test_cameras_are_found_by_name_whatever_their_order(run, plain, tmp_path, dataset, monkeypatch):
+def test_cameras_are_found_by_name_in_any_order(run, plain, tmp_path, dataset, monkeypatch):
     contract = fit_dataset_contract(dataset.sources[0], chunk=3, execute=2)
     batches, loss = [], PolicyCore.loss
 

@@ -1,4 +1,4 @@
-"""A memory that is switched on in a trained policy: named, resumed bit for bit, refused where it does not fit."""
+"""History switched on in a trained policy: new parameters are reported, resume is bit-exact, misfits are refused."""
 
 import json
 
@@ -29,7 +29,7 @@ def surroundings(monkeypatch, tmp_path_factory, small_architecture):
 
 @pytest.fixture
 def train(demonstrations, tmp_path):
-    """Return a function that trains in a folder of `tmp_path` and returns it."""
+    """Return a function that trains in a folder of `tmp_path` and returns the folder."""
 
     def train(name, **options):
         made = {"chunk": 3, "execute": 2, "loop": LOOP, "precision": "no", "device": "cpu", "threads": 1} | options
@@ -40,7 +40,7 @@ def train(demonstrations, tmp_path):
     return train
 
 
-def test_it_is_switched_on_trained_and_said(train, capsys):
+def test_history_is_switched_on_trained_and_reported(train, capsys):
     before = train("before")
     capsys.readouterr()
     after = train("after", init=str(before), change=MEMORY)
@@ -56,7 +56,7 @@ def test_it_is_switched_on_trained_and_said(train, capsys):
     assert load_policy(again / "checkpoint").model.history.selected == 3
 
 
-def test_a_killed_training_with_a_memory_goes_on_where_it_was(train, monkeypatch):
+def test_a_killed_training_with_history_resumes(train, monkeypatch):
     from saccade.training import loop
 
     before, write_state = train("before"), loop.write_state
@@ -77,7 +77,7 @@ def test_a_killed_training_with_a_memory_goes_on_where_it_was(train, monkeypatch
     assert one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
 
 
-def test_runs_change_the_order_of_frames_and_nothing_of_one_that_is_resumed_with_another(train):
+def test_runs_change_the_order_of_frames_and_not_on_resume(train):
     out = train("run", change=MEMORY)
     losses = [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
     assert all(torch.tensor(losses).isfinite())
@@ -85,7 +85,7 @@ def test_runs_change_the_order_of_frames_and_nothing_of_one_that_is_resumed_with
         train("run", change=MEMORY, resume=True, loop=LoopConfig(**{**vars(LOOP), "run": 1}))
 
 
-def test_changes_that_a_trained_policy_does_not_take_are_refused(train, tmp_path):
+def test_changes_that_a_trained_policy_does_not_support_are_refused(train, tmp_path):
     before = train("before")
     for change, message in (
         (("mask=mutual",), "change: got mask, in a policy that is trained"),

@@ -1,4 +1,4 @@
-"""The state of a training: what is read is what was written, and nothing that happens on the way loses it."""
+"""The training state: it is restored exactly, and no kill or full disk loses it."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def check_intact(folder, parts):
     assert all(map(torch.equal, everything(*fresh), everything(*parts)))
 
 
-def test_what_is_read_goes_on_exactly_as_what_was_written(written):
+def test_a_restored_training_continues_exactly(written):
     folder, parts = written
     fresh = learner(seed=1)
     assert read_state(folder, *fresh) == TrainingState(2, 1.5)
@@ -71,7 +71,7 @@ def test_a_newer_state_replaces_the_older(written):
 
 
 @pytest.mark.parametrize("survived", range(4))
-def test_a_kill_at_any_moment_leaves_a_whole_state(written, monkeypatch, survived):
+def test_a_kill_at_any_moment_leaves_a_complete_state(written, monkeypatch, survived):
     folder, parts = written
     take_step(*parts)
     left = iter(range(survived))
@@ -83,7 +83,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_state(written, monkeypatch, survive
         return lambda *arguments: real(*arguments) if next(left, None) is not None else killed()
 
     with monkeypatch.context() as patch:
-        # The moments: the tensors' file, then the two renames; nothing cleans up after a kill.
+        # Killed at the tensors' file or one of the two renames; nothing cleans up after a kill.
         patch.setattr(state_module, "save_file", until_killed(state_module.save_file))
         patch.setattr(os, "rename", until_killed(os.rename))
         patch.setattr(state_module.shutil, "rmtree", lambda *_, **__: None)
@@ -100,14 +100,14 @@ def test_a_kill_at_any_moment_leaves_a_whole_state(written, monkeypatch, survive
 
 @pytest.fixture
 def small_files():
-    """Let no file grow beyond a few bytes, as on a disk that fills up."""
+    """Limit the size of files to a few bytes, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard))
     yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_is_one_clear_line_and_the_old_state_stays(written, small_files):
+def test_a_full_disk_is_a_clear_error_and_the_old_state_stays(written, small_files):
     folder, parts = written
     with pytest.raises(InputError, match=r"training_state: got .*expected a disk that takes it.*--resume"):
         write_state(folder, TrainingState(3, 2.5), *learner(seed=2))
@@ -137,7 +137,7 @@ def test_a_missing_file_is_refused(written, name):
 
 
 @pytest.mark.parametrize("numbers", [[], {"step": 1}, {"step": "1", "seconds": 1.0, "updates": 1}])
-def test_other_numbers_are_refused(written, numbers):
+def test_numbers_of_wrong_types_are_refused(written, numbers):
     (written[0] / "state.json").write_text(json.dumps(numbers))
     with pytest.raises(InputError, match="expected numbers named step, seconds, updates"):
         read_state(written[0], *learner())
@@ -148,7 +148,7 @@ def test_the_state_of_another_network_is_refused(written):
         read_state(written[0], *learner(width=4))
 
 
-def test_discarding_leaves_nothing_that_a_later_run_could_find(written):
+def test_discarding_deletes_interrupted_writes_too(written):
     folder, _ = written
     for name in (".training_state.previous", "training_state.partial"):
         (folder.parent / name).mkdir()

@@ -34,7 +34,7 @@ def test_written_statistics_are_those_of_all_frames(demonstrations, tmp_path):
         np.testing.assert_array_equal(stats[key]["q99"], np.array(before[key]["q99"]))
 
 
-def test_numbers_that_are_not_finite_are_refused():
+def test_values_that_are_not_finite_are_refused():
     with pytest.raises(InputError, match="not finite"):
         exact_statistics(np.array([[1.0], [np.inf]]))
 
@@ -46,7 +46,7 @@ def test_chunks_repeat_the_last_action_of_the_episode():
     np.testing.assert_array_equal(valid, [[1, 1, 1], [1, 1, 0], [1, 0, 0], [1, 1, 0], [1, 0, 0]])
 
 
-def test_the_contracts_normalization_counts_real_steps_alone(demonstrations):
+def test_the_normalization_counts_only_steps_inside_episodes(demonstrations):
     root, _ = demonstrations
     columns = read_columns(root)
     state, action = columns.vectors["observation.state"], columns.vectors["action"]

@@ -1,4 +1,4 @@
-"""Imported CogVLA and OpenVLA-OFT: number for number what the public code computes, and what is refused."""
+"""Import of CogVLA and OpenVLA-OFT: the same numbers as the public code, and files that are refused."""
 
 import json
 import os
@@ -24,7 +24,7 @@ HEAD, STATE, VISION = (
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):
-    """Folders by variant, as released and, ending in `_unmerged`, as adapter with its base beside it."""
+    """Folders by variant: merged, and with the suffix `_unmerged` as an adapter next to its base model."""
     root = tmp_path_factory.mktemp("released")
     for variant in VARIANTS:
         write_released(root / variant, variant)
@@ -50,7 +50,7 @@ def whole_tokenizer():
 
 @pytest.fixture
 def damaged(released, tmp_path):
-    """A copy of CogVLA's folder whose files can be replaced; links, since copies take long."""
+    """A copy of CogVLA's folder whose files can be replaced; made of links, because copies take long."""
     folder = tmp_path / "released"
     shutil.copytree(released / "cogvla", folder, copy_function=os.link)
     return folder
@@ -82,7 +82,7 @@ def change_pickle(path, change):
 
 
 def stages(core, recording):
-    """Return what is to be compared, name by name, as (ours, recorded)."""
+    """Return the values to compare by name, as (ours, recorded)."""
     seen = {}
 
     def keep(name, module):
@@ -95,7 +95,7 @@ def stages(core, recording):
     pictures = recording["pictures"].permute(0, 3, 1, 2)[None]
     state = recording["state"][None]
     actions, decision = core.decide(pictures, core.encode_instruction([INSTRUCTION]), state.float())
-    # Our text is padded: those places are left out, and what stands behind them moves up.
+    # Our text is padded: remove the padding, and move up the tokens after it.
     length, hidden = recording["final_norm"].shape[1], seen["trunk"].hidden
     real = hidden[0].shape[1] - core.model.layout.slots - (core.model.layout.length - length)
     places = [*range(real), *range(core.model.layout.prefix, core.model.layout.length)]
@@ -131,7 +131,7 @@ def test_an_imported_policy_computes_what_the_public_code_does(released, tmp_pat
     assert {name for name in errors if name.startswith("kept")} == {name for name in recording if "kept" in name}
 
 
-def test_a_checkpoint_says_where_it_comes_from_but_no_path(released, tmp_path, capsys):
+def test_provenance_is_recorded_without_paths(released, tmp_path, capsys):
     folder, out = released / "cogvla", tmp_path / "out"
     code = main(["import", str(folder), "--out", str(out), "--platform", "libero", "--statistics", STATISTICS])
     assert code == 0
@@ -145,7 +145,7 @@ def test_a_checkpoint_says_where_it_comes_from_but_no_path(released, tmp_path, c
     assert (out / "tokenizer.json").read_text() == (folder / "tokenizer.json").read_text()
 
 
-def test_released_types_are_kept_but_where_weights_are_computed(tmp_path):
+def test_released_dtypes_are_kept_except_for_computed_weights(tmp_path):
     write_released(tmp_path / "released", "oft_film", released_types=True)
     (tmp_path / "released" / "tokenizer.json").write_text(whole_tokenizer())
     out = tmp_path / "out"
@@ -314,7 +314,7 @@ def test_what_does_not_fit_is_refused(damaged, tmp_path, case):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_pickle_that_holds_code_is_refused_and_never_run(damaged, tmp_path, capsys):
+def test_a_pickle_with_code_is_refused_and_never_run(damaged, tmp_path, capsys):
     (damaged / HEAD).unlink()
     torch.save({"module.model.fc1.weight": Code(tmp_path / "was here")}, damaged / HEAD)
     code = main(["import", str(damaged), "--out", str(tmp_path / "out"), "--platform", "libero"])
@@ -333,7 +333,7 @@ def test_a_base_that_is_no_model_is_refused(released, tmp_path):
         imported(released / "cogvla_unmerged", tmp_path / "out", trunk_base=released / "cogvla_unmerged")
 
 
-def test_a_folder_that_holds_something_is_never_written_to(released, tmp_path):
+def test_a_folder_that_is_not_empty_is_not_overwritten(released, tmp_path):
     (tmp_path / "precious").write_text("")
-    with pytest.raises(InputError, match="which is there already"):
+    with pytest.raises(InputError, match="which exists already"):
         imported(released / "oft", tmp_path)

@@ -1,4 +1,4 @@
-"""Platforms and the statistics of released policies: what the released code computes, and what is refused."""
+"""Platforms and statistics of released policies: the released code's arithmetic, and values that are refused."""
 
 import dataclasses
 
@@ -58,7 +58,7 @@ def test_the_released_arithmetic_is_kept(name):
     np.testing.assert_allclose(normalizer.encode_actions(decoded, state), actions, rtol=0, atol=1e-12)
 
 
-def test_an_element_that_never_moved_is_kept_apart_from_zero_as_released():
+def test_a_constant_element_has_the_released_epsilon_as_its_span():
     statistics = statistics_of(PLATFORMS["libero"])
     statistics["only"]["proprio"]["q99"][0] = statistics["only"]["proprio"]["q01"][0]
     normalization = contract_of("libero", statistics).normalization

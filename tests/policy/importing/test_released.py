@@ -1,4 +1,4 @@
-"""Damaged parts of a released folder end in one clear error, whatever byte is damaged."""
+"""A damaged byte anywhere in a released pickle file ends in a clear error."""
 
 import random
 
@@ -25,7 +25,7 @@ def test_damaged_pickles_are_refused(tmp_path, archive):
         damaged.append(bytes(content))
     refused = 0
     for content in damaged:
-        # Anew each time: what was read last may still be mapped.
+        # A new file each time: the last one may still be mapped.
         path.unlink()
         path.write_bytes(content)
         try:

@@ -1,4 +1,4 @@
-"""What a released folder says of its towers is taken as it is, or refused by name."""
+"""The tower configuration of a released folder: read, or refused with the name of the field."""
 
 import json
 
@@ -18,7 +18,7 @@ def colours(folder, document):
 
 
 @pytest.mark.parametrize("layers", [{}, {"timm_override_act_layers": None}, {"timm_override_act_layers": [None, None]}])
-def test_towers_have_their_names(layers):
+def test_tower_names_are_read(layers):
     assert tower_names(NAMES | layers) == ("one", "other")
 
 
@@ -29,12 +29,12 @@ def test_other_activations_are_refused(layers):
 
 
 @pytest.mark.parametrize("sizes", [3, [224, 384], ["224", "224"], [True, True], [0, 0], []])
-def test_sizes_that_are_none_are_refused(sizes):
+def test_invalid_image_sizes_are_refused(sizes):
     with pytest.raises(InputError, match="config.json: image_sizes: got"):
         image_size({"image_sizes": sizes})
 
 
-def test_colours_are_taken_and_a_mean_may_be_zero(tmp_path):
+def test_colour_normalisation_is_read_and_a_mean_may_be_zero(tmp_path):
     expected = [(GOOD["mean"], GOOD["std"])] * 2
     assert colours(tmp_path, {"tvf_normalize_params": [GOOD, GOOD], "means": 3}) == expected
     assert colours(tmp_path, {"means": [GOOD["mean"]] * 2, "stds": [GOOD["std"]] * 2}) == expected
@@ -65,6 +65,6 @@ def test_colours_are_taken_and_a_mean_may_be_zero(tmp_path):
     ],
     ids=str,
 )
-def test_colours_that_are_none_are_refused(tmp_path, document):
+def test_invalid_colour_normalisation_is_refused(tmp_path, document):
     with pytest.raises(InputError, match="preprocessor_config.json: tvf_normalize_params: got"):
         colours(tmp_path, document)

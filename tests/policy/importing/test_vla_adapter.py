@@ -1,4 +1,4 @@
-"""Imported VLA-Adapter and MergeVLA policies decide, number for number, what the public code decides."""
+"""Import of VLA-Adapter and MergeVLA: the same actions as the public code."""
 
 import json
 import re
@@ -28,11 +28,11 @@ VARIANTS = {
 }
 MODEL, HEAD, STATE = "model.safetensors", f"action_head--{TRAINED}", f"proprio_projector--{TRAINED}"
 TOLERANCE = 1e-4
-"""Of the greatest number: the public code in float64 differs from itself in float32 by a hundredth of that."""
+"""Relative to the largest value; float32 and float64 of the public code differ by a hundredth of this."""
 
 
 def write_tokenizer(folder):
-    """A tokenizer of bytes, with the special tokens of Qwen2."""
+    """A byte tokenizer with the special tokens of Qwen2."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={letter: place for place, letter in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -60,7 +60,7 @@ def released(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def policies(released):
-    """Each of them, imported."""
+    """The imported policy of each variant."""
     return {name: imported(folder) for name, folder in released.items()}
 
 
@@ -71,12 +71,12 @@ def variant(request):
 
 @pytest.fixture
 def copy(released, tmp_path):
-    """A copy of VLA-Adapter's folder, to be spoilt."""
+    """A copy of VLA-Adapter's folder that a test can damage."""
     return shutil.copytree(released["vla_adapter"], tmp_path / "copy")
 
 
 def stored(policy, checkpoint):
-    """An imported policy, written and read as a checkpoint of ours."""
+    """An imported policy, written to a checkpoint and read from it."""
     tensors = {PREFIX + name: tensor for name, tensor in policy.tensors.items()}
     config = {"architecture": asdict(policy.architecture)}
     write_checkpoint(checkpoint, tensors, config, policy.contract, {}, {"tokenizer.json": policy.tokenizer_text})
@@ -84,7 +84,7 @@ def stored(policy, checkpoint):
 
 
 def decided(core, recorded):
-    """The actions under the recorded inputs, and what the towers, the projector, the trunk and the expert gave."""
+    """The actions for the recorded inputs, and the outputs of towers, projector, trunk and expert."""
     found, blocks = {}, []
     for name, tower in zip(("tower.first", "tower.second"), core.model.tower.towers, strict=True):
         tower.register_forward_hook(lambda _, __, output, name=name: found.update({name: output}))
@@ -108,19 +108,19 @@ def decided(core, recorded):
 
 
 def errors(found, recorded, prefix):
-    """The greatest error of each recorded number, relative to the greatest of them."""
+    """The largest error of each recorded tensor, relative to its largest value."""
     ours = {"blocks", "normalised_actions", "actions"}
     names = ["tower.first", "tower.second", "projected", "state", "hidden.0", "hidden.12", "hidden.24", *sorted(ours)]
     measured = {}
     for name in [*names, "proprio_normalised"]:
         expected = recorded[prefix + name if name in ours else name].float()
         if name.startswith("hidden."):
-            expected = expected[:, :-1]  # the stop token, which nothing that is read can see
+            expected = expected[:, :-1]  # without the stop token, which no token that is read attends to
         measured[name] = ((found[name] - expected).abs().max() / expected.abs().max()).item()
     return measured
 
 
-def test_decides_what_the_public_code_decides(policies, variant, tmp_path):
+def test_actions_equal_those_of_the_public_code(policies, variant, tmp_path):
     family, prefix = VARIANTS[variant]
     recorded = load_file(RECORDED / f"{family}.safetensors")
     measured = errors(decided(stored(policies[variant], tmp_path / "ours"), recorded), recorded, prefix)
@@ -134,7 +134,7 @@ SAID = {
 }
 
 
-def test_says_what_it_found_and_what_became_of_every_tensor(policies, variant):
+def test_the_description_and_the_use_of_every_tensor_are_reported(policies, variant):
     policy = policies[variant]
     assert policy.description.startswith(SAID[variant])
     assert policy.used + sum(policy.ignored.values()) == sum(len(list(weights)) for weights in policy.files)
@@ -145,11 +145,11 @@ def test_says_what_it_found_and_what_became_of_every_tensor(policies, variant):
     assert policy.ignored == reasons
 
 
-def test_published_names_and_types(tmp_path):
+def test_published_names_and_dtypes(tmp_path):
     folder = write_released(tmp_path / "theirs", "mergevla", ending="checkpoint.pt", released_types=True)
     policy = imported(write_tokenizer(folder))
     assert policy.tensors["slots"].dtype == torch.bfloat16
-    # With the colours in it, it is no longer a number that bfloat16 can hold.
+    # With the colour normalisation folded in, it does not fit bfloat16.
     assert policy.tensors["tower.towers.0.encoder.patch_embed.proj.weight"].dtype == torch.float32
 
 
@@ -158,7 +158,7 @@ def test_queries_beyond_the_chunk_are_slots_too(policies):
     assert shape.extra_slots == 64 - 8 and shape.read_shifted and shape.prune_from == shape.trunk_layers
 
 
-def test_the_prompt_is_that_of_qwen_and_its_padding_no_word(policies):
+def test_the_prompt_is_that_of_qwen_and_its_padding_a_special_token(policies):
     policy = policies["vla_adapter"]
     read = make_tokenizer(replace(policy.architecture, text_length=300), policy.tokenizer_text)
     tokenizer = Tokenizer.from_str(policy.tokenizer_text)
@@ -253,13 +253,13 @@ def test_refuses_another_platform(released, platform):
         imported(released["vla_adapter"], platform)
 
 
-def test_refuses_statistics_of_another_data_set(released):
+def test_refuses_statistics_of_another_dataset(released):
     with pytest.raises(InputError, match="libero_spatial_no_noops"):
         imported(released["vla_adapter"], statistics="libero_goal_no_noops")
 
 
 class Code:
-    """What would write a file if it were unpickled."""
+    """Writes a file if it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -268,7 +268,7 @@ class Code:
         return open, (str(self.path), "w")
 
 
-def test_never_runs_what_a_pickle_holds(copy, tmp_path):
+def test_never_runs_code_in_a_pickle(copy, tmp_path):
     for name in (HEAD, STATE):
         kept = (copy / name).read_bytes()
         torch.save({"module.model.fc1.weight": Code(tmp_path / "ran")}, copy / name)

@@ -1,4 +1,4 @@
-"""Skills of one beginning, made without training: factors and an expert that are stirred, and profiles far apart."""
+"""Fixtures for merging: skills of one base policy without training, with random factors and distant profiles."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from saccade_testing.instructions import INSTRUCTIONS
 
 
 def profile_of(core, seen, instruction, seed):
-    """The profile of a skill with one instruction: 30 observations around those of `seen`, in 10 episodes."""
+    """Return the profile of a skill with one instruction: 30 observations near those of `seen`, in 10 episodes."""
     generator = torch.Generator().manual_seed(seed)
-    pictures, state = (each.repeat(15, *[1] * (each.ndim - 1)) for each in seen)
+    images, state = (each.repeat(15, *[1] * (each.ndim - 1)) for each in seen)
     state = state + torch.randn(state.shape, generator=generator)
-    features = core.routing_features(pictures, [instruction] * 30, state)
+    features = core.routing_features(images, [instruction] * 30, state)
     return SkillProfile.from_features(features, [0] * 30, [number // 3 for number in range(30)])
 
 
 @pytest.fixture
 def base_checkpoint(core, tmp_path):
-    """The checkpoint that all skills begin as."""
+    """The base checkpoint of all skills."""
     config_json, text_files = lerobot_files(core.architecture, core.contract)
     tensors = {PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
-    return write_checkpoint(tmp_path / "beginning", tensors, config_json, core.contract, {}, text_files)
+    return write_checkpoint(tmp_path / "base", tensors, config_json, core.contract, {}, text_files)
 
 
 @pytest.fixture
 def make_skill(core, seen, base_checkpoint, tmp_path):
-    """Write a skill's checkpoint; `spoil` changes its named tensors, `provenance` what is recorded of it."""
+    """Return a function that writes a skill's checkpoint; `spoil` changes its tensors, `provenance` its record."""
 
     def make(number, *, name=None, rank=2, spoil=None, provenance=None, contract=None):
         skill = copy.deepcopy(core)

@@ -1,4 +1,4 @@
-"""Skills from their checkpoints to one merged checkpoint, and what that decides."""
+"""Merge skills into one checkpoint, and run the merged policy."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from saccade_testing.instructions import INSTRUCTIONS
 
 
 def merged(folders, out, *options):
-    """Merge by the command; of the small expert's two blocks, the last is kept unless an option says otherwise."""
+    """Merge with the command; the last of the small expert's two blocks is kept unless an option says otherwise."""
     options = options if "--keep-blocks" in options else (*options, "--keep-blocks", "1")
     assert main(["merge", *map(str, folders), "-o", str(out), *options]) == 0
     return out
 
 
 def observation(seen, row=0):
-    pictures, state = seen
+    images, state = seen
     names = ("front", "wrist")
-    pixels = {name: pictures[row, view].permute(1, 2, 0).numpy() for view, name in enumerate(names)}
+    pixels = {name: images[row, view].permute(1, 2, 0).numpy() for view, name in enumerate(names)}
     return {"pixels": pixels, "agent_pos": state[row].numpy()}
 
 
@@ -66,8 +66,8 @@ def test_every_method_gives_a_policy_that_decides(skills, seen, tmp_path, method
         assert chunk.shape == (3, 2) and torch.tensor(chunk).isfinite().all()
 
 
-def test_skills_that_touch_different_weights_come_back_whole(make_skill, seen, tmp_path):
-    """Where every skill has changed weights of its own, a mask and a scale give each its own change back."""
+def test_skills_that_change_different_weights_are_restored(make_skill, seen, tmp_path):
+    """If no two skills change the same weight, a mask and a scale restore each change."""
 
     def only(layers):
         def spoil(tensors):
@@ -82,12 +82,12 @@ def test_skills_that_touch_different_weights_come_back_whole(make_skill, seen, t
     out = merged([one, two], tmp_path / "out", *options)
     for folder, instruction in ((one, INSTRUCTIONS[0]), (two, INSTRUCTIONS[1])):
         apart, together = decided(folder, seen, instruction)[0], decided(out, seen, instruction)[0]
-        # Eight bits of an entry are all that is lost.
+        # Only the rounding to 8 bits is lost.
         assert abs(apart - together).max() < 0.02 * abs(apart).max()
 
 
-def test_kept_factors_and_a_kept_expert_are_the_skill(skills, seen, tmp_path):
-    # Nothing is left to merge then, nor to trim.
+def test_with_kept_factors_and_expert_the_policy_equals_the_skill(skills, seen, tmp_path):
+    # Then nothing is merged or trimmed.
     for options in ((), ("--merge", "expert", "--keep", "0.5")):
         out = merged(skills, tmp_path / f"out{len(options)}", "--keep-blocks", "2", *options)
         for folder, instruction in zip(skills, INSTRUCTIONS, strict=False):
@@ -95,7 +95,7 @@ def test_kept_factors_and_a_kept_expert_are_the_skill(skills, seen, tmp_path):
             assert abs(apart - together).max() < 0.02 * abs(apart).max()
 
 
-def test_learned_factors_stay_whole_and_the_experts_matrices_are_kept_as_nearly_as_their_room_allows(skills, tmp_path):
+def test_lora_factors_are_kept_and_expert_matrices_are_truncated_to_their_size(skills, tmp_path):
     errors = relative_errors(skills)
     assert (errors == 0).any() and ((errors > 0) & (errors < 1)).any()
     sizes = {}
@@ -103,11 +103,11 @@ def test_learned_factors_stay_whole_and_the_experts_matrices_are_kept_as_nearly_
         sizes[kind] = stored_bytes(read_checkpoint(merged(skills, tmp_path / kind, "--merge", kind)).tensors)
     assert sizes["nothing"]["change"] == sizes["nothing"]["masks"] == 0
     taken = {kind: sum(each[part] for part in ("change", "masks", "factors")) for kind, each in sizes.items()}
-    # Steps and rounded ranks, which weigh in an expert as small as this one.
+    # The rest is step sizes and rounded ranks, which count in such a small expert.
     assert taken["nothing"] < 1.1 * taken["expert"]
 
 
-def test_what_an_expert_learned_in_a_few_directions_comes_back(make_skill, base_checkpoint, seen, tmp_path):
+def test_low_rank_changes_of_the_expert_are_restored(make_skill, base_checkpoint, seen, tmp_path):
     before = read_checkpoint(base_checkpoint).tensors
 
     def few_directions(tensors):
@@ -125,13 +125,13 @@ def test_what_an_expert_learned_in_a_few_directions_comes_back(make_skill, base_
         assert abs(apart - together).max() < 0.02 * abs(apart).max()
 
 
-def test_a_method_is_refused_where_nothing_is_merged(skills, tmp_path):
+def test_a_method_is_refused_if_nothing_is_merged(skills, tmp_path):
     for option, value in (("method", "wudi"), ("masks", "none"), ("bits", 4), ("ridge", 0.5)):
         with pytest.raises(InputError, match=f"{option}: got {value}, while nothing is merged"):
             MergeConfig(skills=tuple(map(str, skills)), out=tmp_path / "out", **{option: value})
 
 
-def test_a_mask_and_its_scale_bring_every_weight_nearer_to_its_skill(skills):
+def test_masks_and_scales_reduce_the_error_of_every_weight(skills):
     masked, unmasked = (relative_errors(skills, merge="all", masks=masks) for masks in (None, "none"))
     assert (masked < 1).all() and masked.mean() < unmasked.mean()
 
@@ -149,18 +149,18 @@ def test_a_skill_can_be_named_and_an_unknown_one_is_refused(skills, seen, tmp_pa
         PolicyActor(STARTER_FOLDER, threads=None, skill="skill1")
 
 
-def test_the_policy_holds_still_where_it_is_not_sure(skills, seen, tmp_path):
+def test_the_policy_holds_still_when_it_abstains(skills, seen, tmp_path):
     out = merged(skills, tmp_path / "out")
-    chunk, actor = decided(out, seen, "an unheard sentence")
+    chunk, actor = decided(out, seen, "an unknown instruction")
     assert actor.skill is None and "nothing like it was demonstrated" in actor.abstained
     assert (chunk == observation(seen)["agent_pos"]).all() and actor.overlay() is None
-    # The next episode is looked at anew.
+    # The next episode is routed again.
     actor.reset(INSTRUCTIONS[0], 0)
     actor.act(observation(seen))
     assert actor.skill == "skill0" and actor.abstained is None
 
 
-def test_switching_at_chunks_looks_again_and_at_instructions_does_not(skills, seen, tmp_path):
+def test_switching_at_chunks_routes_every_chunk_and_at_instructions_once(skills, seen, tmp_path):
     for switch, looks in (("instruction", 1), ("chunk", 3)):
         out = merged(skills, tmp_path / switch, "--switch", switch)
         actor, count = PolicyActor(out, threads=None), []
@@ -176,12 +176,12 @@ def test_a_shared_policy_serves_episodes_of_different_skills(skills, seen, tmp_p
     out = merged(skills, tmp_path / "out")
     policy = BatchedActor(out, 4, threads=None)
     assert policy.rows == 1
-    words = [INSTRUCTIONS[2], INSTRUCTIONS[0], "an unheard sentence"]
-    for slot, instruction in enumerate(words):
+    instructions = [INSTRUCTIONS[2], INSTRUCTIONS[0], "an unknown instruction"]
+    for slot, instruction in enumerate(instructions):
         policy.begin(slot, instruction, 0)
     for _ in range(2):
         chunks, _ = policy.decide({slot: observation(seen) for slot in range(3)})
-        for slot, instruction in enumerate(words):
+        for slot, instruction in enumerate(instructions):
             assert (chunks[slot] == decided(out, seen, instruction)[0][:2]).all()
     assert policy.overlay(0) is not None and policy.overlay(2) is None
 
@@ -214,13 +214,13 @@ def test_a_merge_takes_fewer_bytes_than_its_skills(skills, tmp_path):
     assert sizes["4"]["masks"] < 3 * changed + 4096
 
 
-def test_what_a_merge_says_and_shows(skills, tmp_path, capsys):
+def test_the_output_of_the_command(skills, tmp_path, capsys):
     merged(skills, tmp_path / "out", "--explain", "--names", "drawer", "cube", "pour")
     said = capsys.readouterr().out
     assert "merged drawer, cube, pour into" in said and "its own factors" in said and "% of the 3 skills" in said
     assert "trunk.2" in said and "expert.blocks.0" in said
-    picture = tmp_path / "out_explained" / "explain.png"
-    assert picture.stat().st_size > 10_000 and (tmp_path / "out_explained" / "explain.json").is_file()
+    plot = tmp_path / "out_explained" / "explain.png"
+    assert plot.stat().st_size > 10_000 and (tmp_path / "out_explained" / "explain.json").is_file()
 
 
 def refused(message, *arguments):
@@ -250,7 +250,7 @@ class TestRefusals:
     def test_of_what_is_no_skill(self, make_skill, base_checkpoint, tmp_path):
         refused("got a policy without LoRA factors", [make_skill(0), base_checkpoint], tmp_path / "out", {})
 
-    def test_of_numbers_that_are_not_finite(self, make_skill, tmp_path):
+    def test_of_values_that_are_not_finite(self, make_skill, tmp_path):
         def spoil(key):
             return lambda tensors: next(t for n, t in tensors.items() if key in n).flatten()[:1].fill_(float("nan"))
 
@@ -273,7 +273,7 @@ class TestRefusals:
             ({"bits": 3}, "bits: got 3"),
             ({"margin": 1.0}, "margin: got 1"),
             ({"reach": 0.0}, "reach: got 0"),
-            ({"init": "nowhere"}, "init: got nowhere, which is not there"),
+            ({"init": "nowhere"}, "init: got nowhere, which does not exist"),
             ({"init": "starter"}, "init: got weights with sha256 .*expected"),
         ],
     )
@@ -281,7 +281,7 @@ class TestRefusals:
         refused(message, skills, tmp_path / "out", options)
         assert not (tmp_path / "out").exists()
 
-    def test_of_a_flipped_byte_in_what_a_skill_has_learned(self, skills, tmp_path):
+    def test_of_a_flipped_byte_in_learned_tensors(self, skills, tmp_path):
         path = skills[1] / "model.safetensors"
         content = bytearray(path.read_bytes())
         content[-3] ^= 1

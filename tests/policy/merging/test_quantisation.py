@@ -1,4 +1,4 @@
-"""A change in a few bits comes back to within half a step, of any size and shape."""
+"""Quantised changes of any shape are restored to within half a step."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def test_every_entry_is_within_half_a_step(bits, shape):
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_zero_stays_zero_and_the_smallest_numbers_do_no_harm(bits):
+def test_zero_stays_zero_and_tiny_values_stay_finite(bits):
     delta = torch.zeros(2, BLOCK_SIZE)
     delta[1, 0] = 1e-12
     restored = dequantise(*quantise(delta, bits), delta.shape, bits)
     assert (restored[0] == 0).all() and restored.isfinite().all() and restored.abs().max() < 1e-6
 
 
-def test_what_does_not_belong_together_is_refused():
+def test_tensors_that_do_not_fit_together_are_refused():
     entries, steps = quantise(torch.ones(100), 8)
     for given in ((entries[:-1], steps, (100,), 8), (entries, steps[:-1], (100,), 8), (entries, steps, (400,), 8),
                   (entries, steps, (100,), 4), (entries.float(), steps, (100,), 8)):  # fmt: skip

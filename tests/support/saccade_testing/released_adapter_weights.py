@@ -1,4 +1,4 @@
-"""Small checkpoint folders laid out as VLA-Adapter and MergeVLA release theirs, with weights made from their names.
+"""Small checkpoint folders in the layout of VLA-Adapter and MergeVLA releases, with weights computed from their names.
 
 `recorded/vla_adapter_layout.json` and `recorded/mergevla_layout.json` list names, shapes and types; what the public
 code computed on exactly these folders lies beside them (see `recorded/vla_adapter_README.md`).
@@ -19,7 +19,7 @@ TRAINED = "30000_checkpoint.pt"
 """How the names of the pickled parts end as training writes them; published folders have `checkpoint.pt` instead."""
 
 SCALING = 2.0
-"""What an adapter's product is multiplied with: lora_alpha / r."""
+"""Scaling of a LoRA product: lora_alpha / r."""
 
 
 def named_weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -36,7 +36,7 @@ def named_weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def tensors(patterns: dict, *, released_types: bool = False) -> dict[str, torch.Tensor]:
-    """Return the tensors of a file's list, float32 or in the types that the release has."""
+    """Return the tensors of a file's list, in float32 or with the dtypes of the release."""
     return {
         name: named_weight(name, shape).to(getattr(torch, dtype) if released_types else torch.float32)
         for name, shape, dtype in listed(patterns)

@@ -1,4 +1,4 @@
-"""Small checkpoint folders laid out as CogVLA and OpenVLA-OFT release theirs, with weights made from their names.
+"""Small checkpoint folders in the layout of CogVLA and OpenVLA-OFT releases, with weights computed from their names.
 
 Nothing big is stored: `recorded/*_layout.json` lists names, shapes and dtypes, every tensor follows from its name, and
 `recorded/*.safetensors` holds what the public code computed on exactly these folders (see `recorded/README.md`).
@@ -59,7 +59,7 @@ def listed(patterns: dict) -> Iterator[tuple[str, tuple[int, ...], str]]:
 
 
 def tensors(patterns: dict, *, released_types: bool = False) -> dict[str, torch.Tensor]:
-    """Return a file's tensors, float32 or in the types that the release has."""
+    """Return the tensors of a file, in float32 or with the dtypes of the release."""
     made = {}
     for name, shape, dtype in listed(patterns):
         weight = named_weight(name, shape)
@@ -119,7 +119,7 @@ def _write_parts(folder: Path, content: dict, kind: str, released_types: bool) -
 
 
 def _write_shards(folder: Path, model: dict[str, torch.Tensor]) -> None:
-    """Write a model over several files with the index that says which tensor lies where."""
+    """Write a model in several shards with their index."""
     folder.mkdir(parents=True, exist_ok=True)
     names = sorted(model)
     size, index = -(-len(names) // SHARDS), {}

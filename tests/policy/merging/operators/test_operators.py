@@ -1,4 +1,4 @@
-"""Every operator against what it must give in closed form."""
+"""Every merging operator against results in closed form."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def dense(count: int, seed: int = 0, shape: tuple[int, ...] = (200, 300)) -> lis
 
 
 def orthogonal_vectors() -> list[TaskVector]:
-    """Two skills that share neither input nor output directions."""
+    """Return two task vectors with orthogonal input and output directions."""
     rows, columns = torch.eye(ROWS), torch.eye(COLUMNS)
     return [
         TaskVector(rows[:, :2] * torch.tensor([3.0, 2.0]), columns[:2]),
@@ -106,7 +106,7 @@ class TestAllOperators:
 class TestTies:
     def test_the_elected_sign_wins_and_those_against_it_are_silent(self):
         deltas = [torch.tensor([[3.0, 1.0, -2.0]]), torch.tensor([[-1.0, 2.0, 2.0]])]
-        assert ties(deltas).tolist() == [[3.0, 1.5, 2.0]]  # the last cancels out: the majority's sign, plus
+        assert ties(deltas).tolist() == [[3.0, 1.5, 2.0]]  # the last cancels out: the default sign, plus
         assert ties(deltas, aggregate="sum").tolist() == [[3.0, 3.0, 2.0]]
         assert ties(deltas, aggregate="max", scale=0.5).tolist() == [[1.5, 1.0, 1.0]]
         assert ties(deltas, majority=-1.0).tolist() == [[3.0, 1.5, -2.0]]
@@ -147,7 +147,7 @@ class TestEmr:
     def test_the_unified_change_is_the_largest_of_the_elected_sign(self):
         deltas = [torch.tensor([[3.0, -1.0, 1.0]]), torch.tensor([[1.0, 2.0, -1.0]])]
         unified = unify(deltas)
-        assert unified.tolist() == [[3.0, 2.0, -1.0]]  # where they cancel out, minus
+        assert unified.tolist() == [[3.0, 2.0, -1.0]]  # the last cancels out: minus
         assert sign_agreement(deltas[0], unified).tolist() == [[True, False, False]]
         assert rescaler(2.0, 4.0) == 0.5 and rescaler(1.0, 0.0) == 0.0
 

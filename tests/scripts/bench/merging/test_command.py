@@ -1,4 +1,4 @@
-"""`saccade bench merge` and `merge-small`: what they ask for, the figures they make of it, and a whole small run."""
+"""`saccade bench merge` and `merge-small`: their evaluations, their metrics, and a small complete run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUITES = ("desk_spatial", "desk_goal")
 
 
 def results(rate, episodes=20):
-    """The first episodes of a suite were won, the others lost."""
+    """Return results in which the first episodes of a suite succeed and the others fail."""
     ended = [SimpleNamespace(key=n, outcome="success" if n < rate * episodes else "failure") for n in range(episodes)]
     return {"rate": rate, "episodes": episodes, "records": ended}
 
@@ -41,7 +41,7 @@ def config(tmp_path):
     return MergeBenchConfig(skills=("a_{seed}", "b_{seed}"), suites=SUITES, seeds=(0, 1), folder=tmp_path)
 
 
-def test_figures_are_means_of_suites_then_of_seeds(config, measured):
+def test_metrics_are_means_over_suites_then_over_seeds(config, measured):
     metrics = success_metrics(config, measured)
     assert metrics["skills_mean_success"] == pytest.approx((0.75 + 0.65) / 2)
     assert metrics["merged_success"] == pytest.approx(0.7)
@@ -51,14 +51,14 @@ def test_figures_are_means_of_suites_then_of_seeds(config, measured):
     assert metrics["skill_desk_spatial_1"] == 0.8 and metrics["episodes_of_a_policy"] == 40
 
 
-def test_the_table_has_intervals_and_says_how_many_seeds(config, measured):
+def test_the_table_has_intervals_and_the_number_of_seeds(config, measured):
     lines = success_table(config, measured)
     assert len(lines) == 4 and all("of 80, 2 seeds" in line for line in lines[1:])
     assert "90.0" in lines[1] and "70.0  59.2 to 78.9" in lines[2]
     assert "+0 -0, p = 1" in lines[1] and "+2 -2, p = 1" in lines[2]
 
 
-def test_an_evaluation_that_is_there_is_not_run_again(config, tmp_path, monkeypatch):
+def test_an_existing_evaluation_is_not_run_again(config, tmp_path, monkeypatch):
     asked = []
 
     def evaluate(options):
@@ -74,7 +74,7 @@ def test_an_evaluation_that_is_there_is_not_run_again(config, tmp_path, monkeypa
     assert asked == [(("desk_goal",), "desk_goal")]
 
 
-def test_every_baseline_is_measured_with_as_many_seeds_as_was_asked_for(config, monkeypatch):
+def test_baselines_are_measured_for_the_requested_number_of_seeds(config, monkeypatch):
     def everywhere(self, folder, name):
         return {suite: results(0.5) for suite in self._config.suites}
 
@@ -98,14 +98,14 @@ def test_every_baseline_is_measured_with_as_many_seeds_as_was_asked_for(config, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"others_seeds": -1}, "others_seeds: got -1, expected 0 or more"),
+        ({"others_seeds": -1}, "--others-seeds: got -1, expected 0 or more"),
         ({"skills": ("a",)}, "skills: got 1 skills and 2 suites"),
         ({"episodes": 0}, "episodes: got 0"),
         ({"seeds": ()}, "seeds: got none"),
         ({"foreign": "desk_memroy"}, "Did you mean 'desk_memory'"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(config, changes, message):
+def test_invalid_options_are_refused(config, changes, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(config, **changes)
 
@@ -119,7 +119,7 @@ def test_the_router_plot_shows_both_kinds(tmp_path):
     assert (tmp_path / "router.png").stat().st_size > 10_000
 
 
-def test_small_skills_are_made_merged_and_removed(small_architecture, monkeypatch, tmp_path, capsys):
+def test_small_skills_are_written_merged_and_deleted(small_architecture, monkeypatch, tmp_path, capsys):
     shape = dataclasses.replace(small_architecture, tokenizer="trunk", vocabulary=300, padding=256)
     monkeypatch.setitem(PRESETS, "small", shape)
     folder = tmp_path / "skills"
