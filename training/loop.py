@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -150,7 +150,11 @@ class Trainer:
             loss, _ = self._core.loss(batch, self._prepared)
             total = loss.total(self._config.grounding)
         self._accelerator.backward(total)
-        norm = self._accelerator.clip_grad_norm_(self._prepared.parameters(), self._config.gradient_clip)
+        # It is None with XLA alone.
+        norm = cast(
+            "torch.Tensor",
+            self._accelerator.clip_grad_norm_(self._prepared.parameters(), self._config.gradient_clip),
+        )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update()
