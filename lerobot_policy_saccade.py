@@ -1,8 +1,8 @@
-"""LeRobot's door to Saccade: importing it registers the policy `saccade`, the world `saccade_desk`, and the cameras of
-the virtual arm, `saccade_virtual`.
+"""LeRobot plugin: importing it registers the policy `saccade`, the environment `saccade_desk` and the camera
+`saccade_virtual` of the virtual arm.
 
-LeRobot imports every installed distribution whose name begins with `lerobot_policy_`. The processors have to be
-imported here too: a checkpoint names them, and LeRobot looks them up before it has met the policy.
+LeRobot imports every installed distribution whose name begins with `lerobot_policy_`. The processors are imported here,
+too: a checkpoint names them, and LeRobot looks them up before it loads the policy.
 """
 
 from saccade.policy.configuration_saccade import SaccadeConfig

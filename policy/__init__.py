@@ -1,4 +1,4 @@
-"""What the policy decides. Names are imported on first use, so that the contract costs neither torch nor time."""
+"""The policy: contract, network, checkpoints and inference. Names load on first use: a contract needs no torch."""
 
 from __future__ import annotations
 

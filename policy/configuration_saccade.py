@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from typing import cast
 
 from draccus.utils import ParsingError
 from lerobot.configs import NormalizationMode, PreTrainedConfig
@@ -20,14 +21,16 @@ from .pretrained.adaptation import LoraAdaptation
 from .training_defaults import GRADIENT_CLIP, GROUNDING_WEIGHT, LEARNING_RATE, WARMUP_STEPS, WEIGHT_DECAY
 
 FLOOR = 0.02
-"""Where the learning rate ends, as a fraction of its peak."""
+"""Final learning rate as a fraction of its peak."""
 
 
 @dataclass(frozen=True)
 class ArchitectureOptions(Architecture):
-    """An architecture as LeRobot's command lines give it; raises draccus' ParsingError for sizes that do not fit.
+    """An architecture from LeRobot's command line.
 
-    draccus, which reads those command lines, hides what a constructor says unless the error is of its own kind.
+    Raises:
+        ParsingError: The sizes do not fit together. draccus, which parses LeRobot's command lines, hides the message
+            of any other error.
     """
 
     def __post_init__(self) -> None:
@@ -40,7 +43,7 @@ class ArchitectureOptions(Architecture):
 @LRSchedulerConfig.register_subclass("saccade_cosine")
 @dataclass
 class SaccadeSchedulerConfig(LRSchedulerConfig):
-    """A linear warm-up, then a cosine over all steps that remain, down to a fiftieth: what `saccade train` does."""
+    """A linear warm-up, then a cosine down to a fiftieth over the remaining steps, as in `saccade train`."""
 
     num_warmup_steps: int = WARMUP_STEPS
 
@@ -57,35 +60,38 @@ class SaccadeSchedulerConfig(LRSchedulerConfig):
 @PreTrainedConfig.register_subclass("saccade")
 @dataclass
 class SaccadeConfig(PreTrainedConfig):
-    """How to build and train a Saccade policy; raises draccus' ParsingError for values that do not fit together.
+    """How to build and train a Saccade policy.
 
-    The sizes of the network are set one by one, `--policy.architecture.trunk_layers=6`; those left out are the `tiny`
-    preset's. Cameras, state, action and statistics are not options: the policy reads them from the demonstrations and
+    Sizes of the network are set one by one, `--policy.architecture.trunk_layers=6`; the others are those of the `tiny`
+    preset. Cameras, state, action and statistics are not options: the policy reads them from the demonstrations and
     keeps them in its contract.
+
+    Raises:
+        ParsingError: Values do not fit together.
     """
 
     chunk_size: int = 16
-    """Steps decided at once, T."""
+    """Steps of a chunk, T."""
     n_action_steps: int = 8
     """Steps of a chunk that are executed before the next decision."""
     architecture: ArchitectureOptions = field(default_factory=ArchitectureOptions)
     """The sizes of the network."""
     adaptation: LoraAdaptation | None = None
-    """How pretrained parts learn: by low-rank factors, or as a whole."""
+    """LoRA adaptation of pretrained parts; none trains all weights."""
     grounding: float = GROUNDING_WEIGHT
     """Weight of the pointing loss, where the demonstrations are labelled."""
     optimizer_learning_rate: float = LEARNING_RATE
     """Peak learning rate."""
     optimizer_weight_decay: float = WEIGHT_DECAY
     optimizer_gradient_clip: float = GRADIENT_CLIP
-    """Greatest norm of the gradient."""
+    """Maximum norm of the gradient."""
     scheduler_warmup_steps: int = WARMUP_STEPS
 
     push_to_hub: bool = False  # type: ignore[assignment]
     normalization_mapping: dict[str, NormalizationMode] = field(
         default_factory=lambda: dict.fromkeys(("VISUAL", "STATE", "ACTION"), NormalizationMode.IDENTITY)
     )
-    """Nothing for LeRobot to normalise: the contract does, with exact statistics."""
+    """IDENTITY: the policy normalizes by its contract, with exact statistics."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,17 +99,22 @@ class SaccadeConfig(PreTrainedConfig):
             self._check()
         except InputError as error:
             raise ParsingError(str(error)) from error  # see ArchitectureOptions
-        self.architecture = Architecture(**asdict(self.architecture))
+        self.architecture = cast(ArchitectureOptions, Architecture(**asdict(self.architecture)))  # checked above
 
     def _check(self) -> None:
         if self.n_obs_steps != 1:
-            raise InputError("n_obs_steps", got=self.n_obs_steps, expected="1", fix="The policy looks at one moment.")
+            raise InputError(
+                "n_obs_steps",
+                got=self.n_obs_steps,
+                expected="1",
+                fix="Leave it out; for past frames set --policy.architecture.history.",
+            )
         if not 1 <= self.n_action_steps <= self.chunk_size:
             raise InputError(
                 "n_action_steps",
                 got=self.n_action_steps,
                 expected=f"1 to chunk_size ({self.chunk_size})",
-                fix="Execute no more steps than are decided.",
+                fix="Lower n_action_steps, or raise chunk_size.",
             )
         others = {mode for mode in self.normalization_mapping.values() if mode != NormalizationMode.IDENTITY}
         if others:
@@ -111,7 +122,7 @@ class SaccadeConfig(PreTrainedConfig):
                 "normalization_mapping",
                 got=", ".join(sorted(mode.value for mode in others)),
                 expected="IDENTITY for everything",
-                fix="Leave it out: the policy normalises by its own contract, and twice would be wrong.",
+                fix="Leave it out: the policy normalizes by its contract.",
             )
 
     def validate_features(self) -> None:
@@ -123,9 +134,10 @@ class SaccadeConfig(PreTrainedConfig):
         }
         missing = [name for name, there in has.items() if not there]
         if missing:
+            features = {**(self.input_features or {}), **(self.output_features or {})}
             raise InputError(
                 "features",
-                got=f"no {', no '.join(missing)} in {', '.join({**self.input_features, **self.output_features})}",
+                got=f"no {', no '.join(missing)} in {', '.join(features)}",
                 expected="an image, observation.state and action",
                 fix="Choose a dataset or an environment that has them.",
             )
@@ -142,7 +154,7 @@ class SaccadeConfig(PreTrainedConfig):
 
     @property
     def observation_delta_indices(self) -> list[int] | None:
-        """Return the moments of demonstrations that a policy with history sees: the present, then back."""
+        """The time steps that a policy with history reads: the current one, then the past."""
         history = self.architecture.history
         return [-number * self.n_action_steps for number in range(history + 1)] if history else None
 

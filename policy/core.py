@@ -23,9 +23,15 @@ from .pretrained.adaptation import LoraAdaptation, add_lora, fold_lora
 class DemonstrationBatch:
     """A batch of demonstrated decisions, in the contract's units.
 
-    `images` uint8 [B, V, 3, H, W]; `instructions`: B sentences; `state` [B, S]; `action` [B, T, A]; `padded` boolean
-    [B, T], true past the episode's end; `grounding`: None or labels [B, 6 + V*2*2]: the two points in the arm's frame,
-    then where each view sees them, as fractions of the picture; `past_frames`: what a policy with history remembers.
+    Attributes:
+        images: uint8 [B, V, 3, H, W].
+        instructions: B instructions.
+        state: [B, S].
+        action: [B, T, A].
+        padded: Boolean [B, T], true past the end of the episode.
+        grounding: Labels [B, 6 + V * 2 * 2] or None: the two points in the arm's frame, in metres, then where each view
+            sees them, as fractions of the image.
+        past_frames: The frames that a policy with history remembers.
     """
 
     images: torch.Tensor
@@ -38,10 +44,14 @@ class DemonstrationBatch:
 
 
 def build_model(architecture: Architecture, contract: Contract) -> SaccadeModel:
-    """Build the network for a contract; raises InputError when its cameras do not suit this network."""
+    """Build the network for a contract.
+
+    Raises:
+        InputError: The contract's cameras do not fit the network.
+    """
     sizes = {(camera.height, camera.width) for camera in contract.cameras}
     height, width = next(iter(sizes))
-    # A pretrained tower has patches of a size of its own, and says so itself.
+    # A pretrained tower checks its own patch size.
     multiple = 1 if architecture.towers else 16
     if len(sizes) > 1 or height != width or height % multiple:
         raise InputError(
@@ -85,12 +95,12 @@ class PolicyCore:
         self.skills: tuple[str, ...] = ()
 
     def add_lora(self, adaptation: LoraAdaptation) -> None:
-        """Put factors beside the pretrained weights, which then stay as they are: see `adaptation.add_lora`."""
+        """Add LoRA factors to the pretrained weights, which are frozen then; see `adaptation.add_lora`."""
         add_lora(self.model, adaptation)
         self.adaptation = adaptation
 
     def fold_lora(self) -> None:
-        """Add the factors to the weights, if there are any, and remove them."""
+        """Merge the LoRA factors, if there are any, into the weights."""
         if self.adaptation is not None:
             fold_lora(self.model)
             self.adaptation = None
@@ -126,7 +136,7 @@ class PolicyCore:
         return TrainingLoss(action, grounding), output
 
     def _split_grounding(self, grounding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return where each view sees the labelled points, [B, V, LABELLED, 2], and where they are, [B, space]."""
+        """Split labels into points of each view [B, V, LABELLED_POINTS, 2] and in space [B, 3 * LABELLED_POINTS]."""
         views, space = len(self.contract.cameras), 3 * LABELLED_POINTS
         width = space + views * LABELLED_POINTS * 2
         if grounding.shape[1:] != (width,):
@@ -134,25 +144,25 @@ class PolicyCore:
                 "grounding",
                 got=f"labels of shape {list(grounding.shape[1:])}",
                 expected=f"[{width}], for {views} cameras",
-                fix="Record with `saccade collect`, or leave the feature out of the dataset.",
+                fix="Collect the dataset with `saccade collect`, or remove its feature grounding.",
             )
         return grounding[:, space:].unflatten(1, (views, LABELLED_POINTS, 2)), grounding[:, :space]
 
     @torch.inference_mode()
     def encode_instruction(self, instructions: Sequence[str]) -> InstructionPlan:
-        """Prepare for B instructions; it holds for as long as the weights do."""
+        """Compute what depends on B instructions alone; valid until the weights change."""
         return self.model.encode_instruction(self.tokenizer(instructions).to(self.model.view_condition.device))
 
     @torch.inference_mode()
     def routing_features(self, images: torch.Tensor, instructions: Sequence[str], state: torch.Tensor) -> torch.Tensor:
-        """Return features [B, d] of observations under B instructions: see `SaccadeModel.routing_features`."""
+        """Return the features [B, C + D] that select a skill; see `SaccadeModel.routing_features`."""
         device = self.model.view_condition.device
         tokens = self.tokenizer(instructions).to(device)
         return self.model.routing_features(images.to(device), tokens, self.normalizer.encode_state(state.to(device)))
 
     @torch.inference_mode()
     def empty_memory(self, batch: int) -> FrameMemory | None:
-        """Return the memory of B episodes that begin; None for a policy without history."""
+        """Return the empty memory of B new episodes; None for a policy without history."""
         return self.model.empty_memory(batch)
 
     @torch.inference_mode()
@@ -164,25 +174,34 @@ class PolicyCore:
         captured: CapturedPolicy | None = None,
         memory: FrameMemory | None = None,
     ) -> tuple[torch.Tensor, PolicyOutput]:
-        """Return the chunk [B, T, A] in the contract's units, and what was looked at.
+        """Decide one chunk of actions for each row.
 
-        A `captured` policy, which has the instruction already, stands in for the network. `memory`: what a policy with
-        history remembers of this episode, None for nothing; decisions are the contract's `execute` steps apart.
+        Args:
+            images: uint8 [B, V, 3, H, W].
+            instruction_plan: The result of `encode_instruction`.
+            state: [B, S], in the contract's units.
+            captured: A captured policy to use in place of the network; it has its instruction already.
+            memory: What a policy with history remembers of each episode; None for nothing. Decisions are the contract's
+                `execute` steps apart.
+
+        Returns:
+            Actions [B, T, A] in the contract's units, and the network's output.
         """
         device = self.model.view_condition.device
         images, state = images.to(device), state.to(device)
         encoded = self.normalizer.encode_state(state)
         if captured is None:
-            decision = self.model.decide(images, instruction_plan, encoded, memory)
+            output = self.model.decide(images, instruction_plan, encoded, memory)
         else:
-            decision = captured.decide(images, encoded, memory)
-        return self.normalizer.decode_actions(decision.actions, state), decision
+            output = captured.decide(images, encoded, memory)
+        return self.normalizer.decode_actions(output.actions, state), output
 
     @torch.inference_mode()
     def capture(self, instruction_plan: InstructionPlan) -> CapturedPolicy:
-        """Capture a decision under B instructions in a CUDA graph; it is warm and ready then.
+        """Capture a decision under B instructions in a CUDA graph, warmed up.
 
-        Raises InputError for a policy that is not on a CUDA device.
+        Raises:
+            InputError: The policy is not on a CUDA device.
         """
         batch, camera = len(instruction_plan.text), self.contract.cameras[0]
         device = self.model.view_condition.device

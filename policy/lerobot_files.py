@@ -1,6 +1,6 @@
-"""The files by which LeRobot's commands open a Saccade checkpoint, written without importing LeRobot.
+"""The files with which LeRobot's commands load a Saccade checkpoint, written without importing LeRobot.
 
-`lerobot-eval --policy.path=FOLDER` reads the policy's options from `config.json` and the steps around it from
+`lerobot-eval --policy.path=FOLDER` reads the policy's options from `config.json` and its processor steps from
 `policy_preprocessor.json` and `policy_postprocessor.json`. The layout is that of LeRobot 0.6.1; a test compares it with
 what LeRobot itself writes.
 """
@@ -28,7 +28,7 @@ def camera_name(key: str) -> str:
 def lerobot_files(
     architecture: Architecture, contract: Contract, adaptation: LoraAdaptation | None = None
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return what a checkpoint's `config.json` holds, and the texts of the further files by name."""
+    """Return the contents of a checkpoint's `config.json`, and the texts of its other LeRobot files by name."""
     inputs = {
         IMAGES + camera.name: {"type": "VISUAL", "shape": [3, camera.height, camera.width]}
         for camera in contract.cameras

@@ -23,17 +23,27 @@ def load_policy(
     dtype: torch.dtype = torch.float32,
     change: Sequence[str] = (),
 ) -> PolicyCore:
-    """Read a checkpoint folder and return its policy, ready to act; raises InputError for whatever does not fit.
+    """Load a checkpoint folder as a policy in evaluation mode.
 
-    The factors of an adapted policy are folded into its weights, or kept apart, to go on learning. `change`: fields of
-    the architecture to switch on, see `architecture.with_enabled_fields`; parts that come with them start as the identity, and
-    `PolicyCore.new_parameters` names their parameters.
+    Args:
+        folder: The checkpoint folder.
+        fold_lora: Whether to merge LoRA factors into the weights; false keeps them, for further training.
+        device: Device of the weights.
+        dtype: Floating point type of the weights.
+        change: Fields of the architecture to change, FIELD=VALUE, see `architecture.with_enabled_fields`. New parts
+            start as the identity; `PolicyCore.new_parameters` names their parameters.
+
+    Raises:
+        InputError: The checkpoint is incomplete, damaged or of another version, or a change does not fit.
     """
     checkpoint = read_checkpoint(folder)
     values = checkpoint.config.get("architecture")
     if not isinstance(values, dict):
         raise InputError(
-            f"{folder}/config.json", got="no architecture", expected="a Saccade checkpoint", fix="Check the path."
+            f"{folder}/config.json",
+            got="no architecture",
+            expected="a Saccade checkpoint",
+            fix="Give the path of a Saccade checkpoint.",
         )
     stored_architecture = architecture_from_dict(values, f"{folder}/config.json")
     architecture = with_enabled_fields(stored_architecture, change)
@@ -46,12 +56,12 @@ def load_policy(
         from .merging.merged import load_merged
 
         return load_merged(folder, checkpoint, architecture, text, device=device, dtype=dtype)
-    # Built without memory: seven billion random numbers, only to be replaced, take minutes and 28 GB.
+    # On the meta device: seven billion random numbers, all replaced later, take minutes and 28 GB.
     with torch.device("meta"):
         core = PolicyCore(architecture, checkpoint.contract, text)
         if adaptation is not None:
             core.add_lora(adaptation)
-    # Copied, since in the file they are not aligned, for which a processor rounds in another order.
+    # Copied: tensors in the file are not aligned, and CPU kernels round unaligned ones in another order.
     tensors = {name: tensor.to(device, dtype, copy=True) for name, tensor in network_tensors(checkpoint).items()}
     core.new_parameters = load_tensors(core.model, tensors, str(folder), initialize_missing=adds_parts)
     if fold_lora:

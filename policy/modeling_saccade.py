@@ -1,4 +1,4 @@
-"""A Saccade policy under LeRobot's own commands: batches in LeRobot's form in, losses and actions out."""
+"""A Saccade policy for LeRobot's commands: it takes LeRobot's batches and returns losses and actions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import draccus
 import torch
@@ -37,16 +37,27 @@ from .network.model import InstructionPlan
 from .network.tokenizer import TOKENIZER_FILE
 
 NETWORK_OPTIONS = ("input_features", "output_features", "chunk_size", "n_action_steps", "architecture", "adaptation")
-"""The options that say what a policy's network is, and not how it is trained."""
+"""The options that define a policy's network, not its training."""
 
 
 class SaccadePolicy(PreTrainedPolicy):
     """A Saccade policy as LeRobot trains and runs it.
 
-    A new policy takes its contract, the statistics included, from the demonstrations (`dataset_meta`); a policy that
-    is loaded brings its own. States and actions pass in the contract's units: the policy normalises, LeRobot does not.
-    Raises InputError without demonstrations and without a contract, and when the two do not fit.
+    A new policy takes its contract with its statistics from the demonstrations; a loaded policy has its own. States and
+    actions are in the contract's units: the policy normalizes, LeRobot does not.
+
+    Args:
+        config: The options.
+        dataset_stats: LeRobot's statistics; not used.
+        dataset_meta: LeRobot's metadata of the demonstrations, whose root is read.
+        contract: The contract of a loaded policy.
+        tokenizer_text: The trunk's `tokenizer.json`.
+
+    Raises:
+        InputError: There are neither demonstrations nor a contract, or the two do not fit.
     """
+
+    config: SaccadeConfig
 
     config_class = SaccadeConfig
     name = "saccade"
@@ -61,7 +72,7 @@ class SaccadePolicy(PreTrainedPolicy):
         tokenizer_text: str | None = None,
     ) -> None:
         super().__init__(config)
-        del dataset_stats  # LeRobot's quantiles are not those of the dataset; the columns are read instead
+        del dataset_stats  # LeRobot's quantiles are approximate; read_columns gives exact ones
         config.validate_features()
         columns = None if dataset_meta is None else read_columns(Path(dataset_meta.root))
         if contract is None:
@@ -93,7 +104,7 @@ class SaccadePolicy(PreTrainedPolicy):
         return dataclasses.replace(contract, cameras=tuple(c for c in contract.cameras if c.name in camera_names))
 
     def get_optim_params(self) -> list[dict[str, Any]]:
-        """Return the parameters in two groups: matrices decay; biases, norms and learned tokens do not."""
+        """Return two groups of parameters: matrices with weight decay; biases, norms and learned tokens without."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         matrices = [parameter for parameter in trained if parameter.ndim >= 2 and parameter.shape[0] > 1]
         chosen = {id(parameter) for parameter in matrices}
@@ -101,7 +112,7 @@ class SaccadePolicy(PreTrainedPolicy):
         return [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
 
     def reset(self) -> None:
-        """Begin an episode: forget what was seen, the actions that were still to come, and the instruction."""
+        """Start an episode: forget past frames, queued actions and the instruction."""
         self._queue: deque[torch.Tensor] = deque()
         self._memory: FrameMemory | None = None
         self._instruction_plan: tuple[list[str], InstructionPlan] | None = None
@@ -132,7 +143,7 @@ class SaccadePolicy(PreTrainedPolicy):
         return (per_row if reduction == "none" else per_row.mean()), parts
 
     def predict_action_chunk(self, batch: dict[str, Any]) -> torch.Tensor:
-        """Return the chunk [B, T, A] in the contract's units; a policy with history remembers what it saw."""
+        """Return a chunk [B, T, A] in the contract's units; a policy with history remembers the frame."""
         self.eval()
         images, instructions, state = self._read_observations(batch)
         if self._instruction_plan is None or self._instruction_plan[0] != instructions:
@@ -140,21 +151,23 @@ class SaccadePolicy(PreTrainedPolicy):
         if self._memory is None or len(self._memory.valid) != len(images):
             self._memory = self.core.empty_memory(len(images))
         chunk, decision = self.core.decide(images, self._instruction_plan[1], state, memory=self._memory)
-        if self._memory is not None:
+        if self._memory is not None and decision.frame_tokens is not None:
             self._memory = self._memory.with_new_frame(decision.frame_tokens)
         return chunk
 
     def select_action(self, batch: dict[str, Any]) -> torch.Tensor:
-        """Return the next action [B, A]; a new chunk is decided once `n_action_steps` of the last one are done."""
+        """Return the next action [B, A]; after `n_action_steps` actions the policy decides a new chunk."""
         if not self._queue:
             self._queue.extend(self.predict_action_chunk(batch)[:, : self.config.n_action_steps].unbind(1))
         return self._queue.popleft()
 
     def _past_frames(self, images: torch.Tensor, batch: Mapping[str, Any]) -> PastFrames:
-        """Return what decisions remember of images [B, 1 + H, V, 3, H, W], the newest first."""
+        """Return the past frames of images [B, 1 + H, V, 3, height, width], the newest first."""
         key = f"{self._camera_keys[self.core.contract.cameras[0].name]}_is_pad"
         if key not in batch:
-            raise InputError(key, got="nothing", expected="which frames are before the episode", fix="Keep that key.")
+            raise InputError(
+                key, got="nothing", expected="which frames are before the episode", fix="Keep that key in the batch."
+            )
         valid = ~batch[key][:, 1:].bool()
         rows, frames = valid.shape
         place = torch.arange(rows * frames, device=valid.device).unflatten(0, (rows, frames)) + rows
@@ -162,9 +175,9 @@ class SaccadePolicy(PreTrainedPolicy):
         return PastFrames(images[:, 1:].flatten(0, 1), batch_row, place.masked_fill(~valid, -1))
 
     def _read_observations(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, list[str], torch.Tensor]:
-        """Return images uint8 [B, V, 3, H, W], instructions and state [B, S] of a batch in LeRobot's form.
+        """Return images uint8 [B, V, 3, H, W], instructions and state [B, S] of a LeRobot batch.
 
-        With a history a batch of demonstrations has an axis of moments behind B, the present first.
+        With history, images and state of a training batch have an axis of time steps after B, the current one first.
         """
         contract = self.core.contract
         views = []
@@ -172,35 +185,37 @@ class SaccadePolicy(PreTrainedPolicy):
             key = self._camera_keys[camera.name]
             if key not in batch:
                 fix = "Rename a camera to it: --rename_map."
-                raise InputError(key, got="nothing", expected="the pictures of a camera", fix=fix)
+                raise InputError(key, got="nothing", expected="the images of a camera", fix=fix)
             if batch[key].shape[-3:] != (3, camera.height, camera.width):
                 raise InputError(
                     key,
-                    got=f"pictures of shape {list(batch[key].shape[-3:])}",
+                    got=f"images of shape {list(batch[key].shape[-3:])}",
                     expected=f"[3, {camera.height}, {camera.width}], as the contract says",
-                    fix="Set the camera's size.",
+                    fix="Set the camera to that size.",
                 )
             views.append(batch[key])
         images = torch.stack(views, dim=-4)
         if images.is_floating_point():
-            # LeRobot divides bytes by 255; back to bytes, so that a decision is that of `saccade eval`, bit by bit.
+            # LeRobot divides bytes by 255: undo it, so that actions equal those of `saccade eval` bit for bit.
             images = images.mul(255).round().clamp(0, 255).to(torch.uint8)
         instructions = batch.get("task")
         if isinstance(instructions, str):
             instructions = [instructions]
         if not instructions or not all(instructions):
-            raise InputError("task", got="no instruction", expected="a sentence", fix="Say what to do: --task.")
+            raise InputError(
+                "task", got="no instruction", expected="an instruction", fix="Set the instruction with --task."
+            )
         return images, list(instructions), batch[STATE_KEY]
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Write a whole Saccade checkpoint into a folder in which LeRobot may keep files of its own."""
+        """Write a complete Saccade checkpoint into a folder in which LeRobot may have files, too."""
         staging = save_directory / ".saccade"
         shutil.rmtree(staging, ignore_errors=True)
         provenance = collect_provenance([Path(sys.argv[0]).name, *sys.argv[1:]], {}, self._fingerprint)
         encoded = draccus.encode(self.config, PreTrainedConfig)
         texts = {TOKENIZER_FILE: text} if (text := self.core.tokenizer_text) else {}
         write_checkpoint(staging, state_dict or self.state_dict(), encoded, self.core.contract, provenance, texts)
-        # The provenance, which vouches for the others, comes last: a kill in between leaves what does not verify.
+        # The provenance has the digests of the others and comes last: after a kill the folder does not verify.
         for path in sorted(staging.iterdir(), key=lambda path: path.name == PROVENANCE_FILE):
             os.replace(path, save_directory / path.name)
         staging.rmdir()
@@ -222,15 +237,17 @@ class SaccadePolicy(PreTrainedPolicy):
         dataset_stats: Mapping[str, Any] | None = None,
         dataset_meta: Any = None,
     ) -> SaccadePolicy:
-        """Load a checkpoint folder, or one on the hub, verified file by file and weight by weight.
+        """Load a checkpoint from a folder or the Hugging Face hub, and verify every file and weight.
 
-        The arguments are LeRobot's; `strict` has no other value, `resume_download` and `proxies` no effect. Raises
-        InputError for a file that is missing or changed, for weights of another network and, with `dataset_meta`, for
-        demonstrations that do not fit the contract.
+        The arguments are LeRobot's; `strict` must be true, `resume_download` and `proxies` have no effect.
+
+        Raises:
+            InputError: A file is missing or changed, the weights are those of another network, or the demonstrations of
+                `dataset_meta` do not fit the contract.
         """
         del resume_download, proxies
         if not strict:
-            fix = "A policy with weights left at random must not act."
+            fix = "Leave strict true: a policy with random weights must not act."
             raise InputError("strict", got=False, expected=True, fix=fix)
         folder = Path(pretrained_name_or_path)
         if not folder.is_dir():
@@ -250,14 +267,14 @@ class SaccadePolicy(PreTrainedPolicy):
         if SKILLS_FILE in checkpoint.provenance["files"]:
             raise InputError(
                 f"policy {folder}",
-                got="skills that were merged",
-                expected="a policy of one piece, which is all that LeRobot's commands run",
+                got="a merged policy",
+                expected="a policy that is not merged: LeRobot's commands run no others",
                 fix="Use `saccade eval`, `saccade serve` or `saccade run`.",
             )
         if config is None:
-            config = PreTrainedConfig.from_pretrained(folder)
+            config = cast(SaccadeConfig, PreTrainedConfig.from_pretrained(folder))
         elif not (config.input_features or config.output_features):
-            # `--policy.type=saccade` alone says nothing of the network; LeRobot reads what is set here, too.
+            # `--policy.type=saccade` alone does not define the network; LeRobot reads these options, too.
             own = PreTrainedConfig.from_pretrained(folder)
             for name in NETWORK_OPTIONS:
                 setattr(config, name, getattr(own, name))
@@ -280,7 +297,7 @@ class SaccadePolicy(PreTrainedPolicy):
 
 
 def _reconcile_contract(contract: Contract, config: SaccadeConfig) -> Contract:
-    """Return the contract with the configured number of executed steps; InputError for options that do not fit it."""
+    """Return the contract with the configured `n_action_steps`; InputError if the options do not fit it."""
     cameras = {camera_name(key) for key in config.image_features}
     for option, got, expected in (
         ("chunk_size", config.chunk_size, contract.chunk),
@@ -300,9 +317,9 @@ def _reconcile_contract(contract: Contract, config: SaccadeConfig) -> Contract:
 
 
 def _grounding_labels(columns: DatasetColumns | None, contract: Contract) -> torch.Tensor | None:
-    """Return the dataset's grounding labels [F, G], or None where there are none for the cameras of this policy.
+    """Return the dataset's grounding labels [F, G], or None if it has none for the cameras of this policy.
 
-    LeRobot's processors drop a feature that is neither observation nor action, so that a batch does not bring them.
+    They are read from the dataset, because LeRobot's processors drop features that are neither observation nor action.
     """
     if columns is None or GROUNDING_KEY not in columns.vectors:
         return None

@@ -1,4 +1,4 @@
-"""The map between a contract's units and the numbers that a policy sees and decides: forward, inverse, and its fit."""
+"""Normalization of states and actions between the contract's units and the network's, and its statistics."""
 
 from __future__ import annotations
 
@@ -11,44 +11,47 @@ from .contract import Normalization
 
 
 class Normalizer:
-    """Encode states and action chunks to about [-1, 1], and decode chunks back to the contract's units.
+    """Normalize states and action chunks to about [-1, 1], and convert chunks back to the contract's units.
 
-    Takes numpy arrays and torch tensors of floating point alike and returns the same kind, dtype and device. Nothing is
-    clipped, so that decoding inverts encoding; but the method "bounds" clips states, as those policies have learned it.
-    Raises InputError for a shape or dtype that does not fit.
+    The methods take floating point numpy arrays or torch tensors and return the same kind, dtype and device. Nothing is
+    clipped, so that decoding inverts encoding; only the method "bounds" clips states, as OpenVLA was trained.
+    All methods raise InputError for a shape or dtype that does not fit.
+
+    Args:
+        normalization: The contract's statistics.
     """
 
     def __init__(self, normalization: Normalization) -> None:
         state_low, state_high = np.array(normalization.state_low), np.array(normalization.state_high)
         action_low, action_high = np.array(normalization.action_low), np.array(normalization.action_high)
-        # A middle and a half span: one subtraction and one division forward, their inverses back.
+        # Centre and half span: one subtraction and one division.
         self._state_middle, self._state_half = (state_low + state_high) / 2, (state_high - state_low) / 2
         self._action_middle, self._action_half = (action_low + action_high) / 2, (action_high - action_low) / 2
         self._clips_state = normalization.method == "bounds"
         self._relative = np.array(normalization.relative, dtype=np.float64)
-        # A relative element has its state at its own place (the contract sees to it); the others take any, times zero.
+        # A relative element has its state at the same index (the contract checks this); for the others the factor is 0.
         self._state_indices = [min(place, len(state_low) - 1) for place in range(len(self._relative))]
 
     def encode_state(self, state: Any) -> Any:
-        """Return the normalised state: [..., S] to [..., S]."""
+        """Normalize states [..., S]."""
         _check("state", state, self._state_middle.shape)
         encoded = (state - _cast_like(self._state_middle, state)) / _cast_like(self._state_half, state)
         return encoded.clip(-1.0, 1.0) if self._clips_state else encoded
 
     def encode_actions(self, actions: Any, state: Any) -> Any:
-        """Return the normalised chunk: actions [..., T, A] and the state [..., S] at the decision, both as measured."""
+        """Normalize action chunks [..., T, A]; `state` [..., S] is that at the decision, in the contract's units."""
         _check("actions", actions, self._action_middle.shape)
         middle = _cast_like(self._action_middle, actions) + self._origin(state)
         return (actions - middle) / _cast_like(self._action_half, actions)
 
     def decode_actions(self, encoded: Any, state: Any) -> Any:
-        """Return the chunk in the contract's units: encoded [..., T, A] and the state [..., S] at the decision."""
+        """Convert normalized chunks [..., T, A] to the contract's units; `state` [..., S] is that at the decision."""
         _check("actions", encoded, self._action_middle.shape)
         middle = _cast_like(self._action_middle, encoded) + self._origin(state)
         return encoded * _cast_like(self._action_half, encoded) + middle
 
     def _origin(self, state: Any) -> Any:
-        """Return what relative elements count from, zero for the others: [..., S] to [..., 1, A]."""
+        """Return the origin [..., 1, A] of relative elements, zero for the others, from states [..., S]."""
         _check("state", state, self._state_middle.shape)
         return (state[..., self._state_indices] * _cast_like(self._relative, state))[..., None, :]
 
@@ -63,16 +66,24 @@ def fit_normalization(
 ) -> Normalization:
     """Fit the statistics on all decisions of the demonstrations, with exact quantiles.
 
-    states: [F, S]; chunks: [F, T, A] absolute targets from each of the F decisions on; relative: [A]; valid: [F, T],
-    false for steps past the end of an episode, which are left out. States and absolute elements take their 1st and 99th
-    percentile; a relative element takes plus and minus the 99th percentile of its distance from the state, so that no
-    motion stays zero. A span below `minimum_span` (in the contract's units) is widened to it about its middle; without
-    it, an element that never moved raises InputError.
+    States and absolute elements take their 1st and 99th percentile. A relative element takes plus and minus the 99th
+    percentile of its distance from the state, so that no motion is zero.
+
+    Args:
+        states: [F, S], the states at F decisions.
+        chunks: [F, T, A], absolute targets from each decision on.
+        relative: [A], whether an element is taken relative to the state.
+        minimum_span: Smaller spans (in the contract's units) are widened to it about their centre.
+        valid: Boolean [F, T], false for steps past the end of an episode, which are left out.
+
+    Raises:
+        InputError: Numbers are not finite, no episode reaches a step, or an element never moved without a
+            `minimum_span`.
     """
     valid = np.ones(chunks.shape[:2], dtype=bool) if valid is None else np.asarray(valid, dtype=bool)
     for what, array in (("states", states), ("chunks", chunks)):
         if not np.isfinite(array).all():
-            fix = "Find the episode with the damaged frame and leave it out."
+            fix = "Remove the episode with the damaged frame."
             raise InputError(what, got="numbers that are not finite", expected="finite numbers", fix=fix)
     if not valid.any(axis=0).all():
         fix = "Shorten the chunk below the length of the longest episode."
@@ -100,10 +111,16 @@ def fit_normalization(
 
 
 def action_chunks(action: np.ndarray, ends: np.ndarray, chunk: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the chunk from every frame on, [F, T, A], and which of its steps lie inside the episode, bool [F, T].
+    """Return the action chunk that starts at each frame.
 
-    action: [F, A]; ends: int [F], the frame after the last one of each frame's episode. Steps past the end repeat the
-    episode's last action.
+    Args:
+        action: [F, A].
+        ends: int [F], the index after the last frame of each frame's episode.
+        chunk: Steps of a chunk, T.
+
+    Returns:
+        Chunks [F, T, A], which repeat the last action past the end of an episode, and which steps are inside it,
+        boolean [F, T].
     """
     steps = np.arange(len(action))[:, None] + np.arange(chunk)
     return action[np.minimum(steps, ends[:, None] - 1)], steps < ends[:, None]
@@ -118,7 +135,7 @@ def demonstration_normalization(
     relative: tuple[bool, ...],
     minimum_span: float = 0.0,
 ) -> Normalization:
-    """Fit a contract's normalisation on demonstrations: state [F, S], action [F, A], ends int [F] as above."""
+    """Fit the statistics on demonstrations: state [F, S], action [F, A]; `ends` and `chunk` as in `action_chunks`."""
     chunks, valid = action_chunks(action, ends, chunk)
     return fit_normalization(state, chunks, relative, minimum_span=minimum_span, valid=valid)
 
@@ -136,9 +153,9 @@ def _cast_like(constant: np.ndarray, values: Any) -> Any:
 def _check(what: str, values: Any, shape: tuple[int, ...]) -> None:
     if tuple(values.shape[-len(shape) :]) != shape:
         expected = f"[..., {', '.join(map(str, shape))}], the contract's layout"
-        fix = "Give the vectors of the world that the contract was checked against."
+        fix = "Pass vectors in the layout of the contract: see contract.json."
         raise InputError(f"{what}: shape", got=list(values.shape), expected=expected, fix=fix)
     floating = values.dtype.kind == "f" if isinstance(values, np.ndarray) else values.is_floating_point()
     if not floating:
-        fix = "Convert to float32 first: whole numbers would be cut."
+        fix = "Convert to float32 first: integers would be rounded."
         raise InputError(f"{what}: dtype", got=values.dtype, expected="floating point", fix=fix)

@@ -1,7 +1,7 @@
-"""The processors that LeRobot puts around a Saccade policy: rename, batch and move tensors, and no more.
+"""LeRobot's processors of a Saccade policy: they rename, batch and move tensors.
 
-Normalisation is the contract's. The normaliser steps are there because LeRobot's commands address them by name; they
-hold no statistics and change nothing.
+The policy normalizes by its contract. The normalizer steps exist because LeRobot's commands address them by name; they
+have no statistics and change nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .configuration_saccade import SaccadeConfig
 def make_saccade_pre_post_processors(
     config: SaccadeConfig, dataset_stats: dict[str, dict[str, Any]] | None = None
 ) -> tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]:
-    """Return the pipelines before and after the policy; `dataset_stats`, which LeRobot passes, are not used."""
+    """Return the pipelines before and after the policy; LeRobot passes `dataset_stats`, which are not used."""
     del dataset_stats
     steps = make_default_policy_processor_steps(config)
     return make_policy_processor_pipelines(

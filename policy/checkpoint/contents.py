@@ -1,4 +1,4 @@
-"""Read what a checkpoint holds: the network's weights, its architecture and its tokenizer."""
+"""The contents of a checkpoint: the network's weights, its architecture and its tokenizer."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ from .folder import Checkpoint
 
 
 def architecture_from_dict(values: Mapping[str, Any], source: str) -> Architecture:
-    """Read an architecture back; raises InputError for fields that this version does not know.
+    """Build an architecture from the values in a checkpoint's `config.json`.
 
-    A field that is missing is younger than the checkpoint; its default is what was done before there was a choice.
+    A missing field is newer than the checkpoint; its default is what older versions did.
+
+    Args:
+        values: Values by field.
+        source: The file, for errors.
+
+    Raises:
+        InputError: This version does not know a field, or the values do not fit together.
     """
     unknown = sorted(set(values) - set(Architecture.__dataclass_fields__))
     if unknown:
@@ -26,31 +33,37 @@ def architecture_from_dict(values: Mapping[str, Any], source: str) -> Architectu
             f"{source}: architecture",
             got=f"unknown fields: {', '.join(unknown)}",
             expected="the fields that this version of Saccade knows",
-            fix="Use the version that wrote the checkpoint.",
+            fix="Install the version of Saccade that wrote the checkpoint.",
         )
     return Architecture(**values)
 
 
 PREFIX = "model."
-"""How the names of the network's weights begin in a checkpoint."""
-
+"""Prefix of the network's weights in a checkpoint."""
 
 SKILLS_FILE = "skills.json"
-"""The file of a merged checkpoint that says which skills it has, and how they were merged."""
+"""The file of a merged checkpoint that lists its skills and how they were merged."""
 
 
 def network_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """Return a checkpoint's weights by their names in the network: without what merging and its router go by."""
+    """Return a checkpoint's weights by their names in the network, without the tensors of merging and its router."""
     return {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint.tensors.items() if name.startswith(PREFIX)}
 
 
 def read_tokenizer_text(folder: str | Path, checkpoint: Checkpoint, architecture: Architecture) -> str | None:
-    """Return the text of a checkpoint's tokenizer, None where it reads bytes; InputError if it is not part of it."""
+    """Return the text of a checkpoint's `tokenizer.json`; None for byte tokens.
+
+    Raises:
+        InputError: The architecture needs it, and the checkpoint does not have it.
+    """
     if architecture.tokenizer == "bytes":
         return None
     if TOKENIZER_FILE not in checkpoint.provenance["files"]:
         raise InputError(
-            f"checkpoint {folder}", got=f"no {TOKENIZER_FILE}", expected="the trunk's tokenizer", fix="Copy it again."
+            f"checkpoint {folder}",
+            got=f"no {TOKENIZER_FILE}",
+            expected="the trunk's tokenizer",
+            fix="Copy the checkpoint again.",
         )
     return (Path(folder) / TOKENIZER_FILE).read_text(encoding="utf-8")
 
@@ -58,22 +71,26 @@ def read_tokenizer_text(folder: str | Path, checkpoint: Checkpoint, architecture
 def load_tensors(
     model: SaccadeModel, tensors: Mapping[str, torch.Tensor], source: str, *, initialize_missing: bool = False
 ) -> tuple[str, ...]:
-    """Load weights, every one of them; raises InputError that names what is missing, left over or of another shape.
+    """Load all weights of a network.
 
-    A model that was built on the meta device takes the tensors themselves, on their device and in their dtype. With
-    `initialize_missing`, a part that has a method `start_as_identity`, and of which nothing is there, starts so; the names of such
-    parameters are returned.
+    Args:
+        model: The network. One on the meta device takes the tensors themselves, on their device and in their dtype.
+        tensors: Weights by name.
+        source: The checkpoint, for errors.
+        initialize_missing: Whether the history part, if all its weights are missing, starts as the identity.
+
+    Returns:
+        The names of the parameters that were initialized.
+
+    Raises:
+        InputError: Weights are missing, left over or of another shape.
     """
     tensors, new_parameters = dict(tensors), {}
-    for name, part in model.named_modules():
-        if (
-            initialize_missing
-            and hasattr(part, "start_as_identity")
-            and not any(each.startswith(f"{name}.") for each in tensors)
-        ):
-            reference = next(iter(tensors.values()))
-            part.to_empty(device=reference.device).to(reference.dtype).start_as_identity()
-            new_parameters |= {f"{name}.{each}": tensor for each, tensor in part.state_dict().items()}
+    history = model.history
+    if initialize_missing and history is not None and not any(name.startswith("history.") for name in tensors):
+        reference = next(iter(tensors.values()))
+        history.to_empty(device=reference.device).to(reference.dtype).start_as_identity()
+        new_parameters = {f"history.{name}": tensor for name, tensor in history.state_dict().items()}
     tensors |= new_parameters
     own = model.state_dict()
     missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
@@ -88,7 +105,7 @@ def load_tensors(
             f"weights in {source}",
             got="; ".join(parts),
             expected=f"exactly the {len(own)} tensors of this architecture",
-            fix="The configuration and the weights are not of one checkpoint.",
+            fix="Take config.json and the weights from the same checkpoint.",
         )
     on_meta_device = any(tensor.is_meta for tensor in own.values())
     model.load_state_dict(tensors, assign=on_meta_device)

@@ -1,11 +1,11 @@
-"""A checkpoint folder: weights, configuration, contract, provenance; written whole or not at all, verified when read.
+"""A checkpoint folder: weights, configuration, contract and provenance, written atomically and verified when read.
 
     model.safetensors   the weights, never a pickle
     config.json         how to build the network
-    contract.json       the conventions and the statistics, see `contract`
-    provenance.json     where it comes from, and the sha256 of every other file
+    contract.json       conventions and statistics, see `contract`
+    provenance.json     the origin of the checkpoint, and the sha256 of every other file
 
-torch and safetensors are imported by the two functions that need them: `read_contract` runs without either.
+Only the functions that read or write weights import torch and safetensors: `read_contract` runs without them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MODEL_FILE, CONFIG_FILE, CONTRACT_FILE, PROVENANCE_FILE = (
 )
 PICKLE_SUFFIXES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 DISK_FIX = "Free space or choose another folder; what was there before is untouched."
-COPY_AGAIN = "It was damaged after it was written: copy the checkpoint again from where it was trained, or train again."
+COPY_AGAIN = "The file was damaged after it was written: copy the checkpoint again, or train again."
 PACKAGES = (
     *("lerobot_policy_saccade", "accelerate", "gymnasium", "lerobot", "mujoco", "numpy"),
     *("safetensors", "timm", "torch", "transformers", "triton"),
@@ -47,11 +47,11 @@ PACKAGES = (
 
 
 STARTER_FOLDER = Path(__file__).resolve().parents[2] / "starter"
-"""The checkpoint that ships in the package."""
+"""The checkpoint in this package."""
 
 
 def find_checkpoint(name: str) -> Path:
-    """Return a checkpoint's folder: `starter` is the one that ships in the package, a training's folder will do too."""
+    """Return a checkpoint's folder: `starter` is the one in this package; the folder of a training works, too."""
     if name == "starter":
         return STARTER_FOLDER
     folder = Path(name)
@@ -60,7 +60,14 @@ def find_checkpoint(name: str) -> Path:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint folder holds; `tensors` are on the CPU."""
+    """The contents of a checkpoint folder.
+
+    Attributes:
+        tensors: Weights by name, on the CPU.
+        config: How to build the network.
+        contract: Conventions and statistics.
+        provenance: The origin of the checkpoint, and the sha256 of every other file.
+    """
 
     tensors: dict[str, torch.Tensor]
     config: dict[str, Any]
@@ -76,11 +83,24 @@ def write_checkpoint(
     provenance: Mapping[str, Any],
     extra_files: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a checkpoint and return its folder; `extra_files` maps plain file names to further texts (a model card).
+    """Write a checkpoint; an earlier checkpoint in the folder is replaced.
 
-    All is written to a folder beside it, flushed to the disk, then put in place, so that a kill or a full disk leaves
-    what was there before. An earlier checkpoint is replaced. Raises InputError if the folder holds anything else, if a
-    name is not a plain one, and if the disk refuses.
+    The files are written to a folder beside it, flushed to the disk and then renamed, so that a kill or a full disk
+    leaves the earlier checkpoint.
+
+    Args:
+        folder: The checkpoint folder.
+        tensors: Weights by name.
+        config: How to build the network.
+        contract: Conventions and statistics.
+        provenance: The result of `collect_provenance`.
+        extra_files: Further texts by plain file name, such as a model card.
+
+    Returns:
+        The folder, absolute.
+
+    Raises:
+        InputError: The folder has other files, a name is reserved or not plain, or the disk refuses.
     """
     folder = Path(os.path.abspath(folder))
     texts = {
@@ -88,16 +108,16 @@ def write_checkpoint(
         CONTRACT_FILE: contract.to_json(),
         **_check_extra_names(extra_files or {}),
     }
-    # Through JSON once, so that what is digested now is what a reader will find.
+    # Through JSON once, so that the digest is that of what a reader parses.
     record = json.loads(_json_text(provenance))
     if reserved := {"files", "digest"} & set(record):
-        fix = "Rename it: these two keys hold the sha256 of what is written."
-        raise InputError("provenance", got=f"the key {min(reserved)}", expected="keys of your own", fix=fix)
+        fix = "Rename the key: these two hold the sha256 of the files."
+        raise InputError("provenance", got=f"the key {min(reserved)}", expected="other keys", fix=fix)
     staging = folder.with_name(f".{folder.name}.partial")
     try:
         with report_disk_errors(folder, fix=DISK_FIX):
             _refuse_foreign_files(folder)
-            shutil.rmtree(staging, ignore_errors=True)  # what an earlier run, killed half-way, has left
+            shutil.rmtree(staging, ignore_errors=True)  # left by an earlier run that was killed
             staging.mkdir(parents=True)
             _write_tensors(staging / MODEL_FILE, tensors)
             for name, text in texts.items():
@@ -116,7 +136,8 @@ def write_checkpoint(
 def read_checkpoint(folder: str | Path) -> Checkpoint:
     """Read and verify a checkpoint; nothing is unpickled.
 
-    Raises InputError for a missing file, a file whose sha256 is not the recorded one, a contract that does not parse.
+    Raises:
+        InputError: A file is missing, its sha256 is not the recorded one, or the contract does not parse.
     """
     import safetensors
     import safetensors.torch
@@ -131,10 +152,14 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
 
 
 def verify_checkpoint(folder: str | Path, *, weights: bool = True) -> Checkpoint:
-    """Verify a checkpoint and read all of it but its weights, for those who open the file of weights themselves.
+    """Verify a checkpoint and read it without its weights, for callers that open the weights themselves.
 
-    Without `weights` that file is not verified: for those who verify what they read of it. Raises InputError as
-    `read_checkpoint` does.
+    Args:
+        folder: The checkpoint folder.
+        weights: Whether to verify the file of weights, too.
+
+    Raises:
+        InputError: As in `read_checkpoint`.
     """
     folder = Path(folder)
     provenance = _verify_provenance(folder)
@@ -146,14 +171,14 @@ def verify_checkpoint(folder: str | Path, *, weights: bool = True) -> Checkpoint
 
 
 def read_contract(folder: str | Path, provenance: Mapping[str, Any] | None = None) -> Contract:
-    """Read and verify a checkpoint's contract alone, without torch; `provenance` spares reading it again."""
+    """Read and verify a checkpoint's contract alone, without torch; `provenance` saves reading that file again."""
     folder = Path(folder)
     _verify_file(folder, CONTRACT_FILE, provenance or _verify_provenance(folder))
     return Contract.from_json((folder / CONTRACT_FILE).read_bytes(), str(folder / CONTRACT_FILE))
 
 
 def collect_provenance(command: list[str], seeds: Mapping[str, int], dataset_fingerprint: str | None) -> dict[str, Any]:
-    """Return where a checkpoint comes from: command, seeds, data, package versions, commit, date and platform.
+    """Return the origin of a checkpoint: command, seeds, dataset, package versions, commit, date and platform.
 
     `commit` is None for an installed package and ends in "+changes" where the checkout differs from its commit.
     """
@@ -219,9 +244,9 @@ def _require_files(folder: Path) -> None:
             continue
         fix = COPY_AGAIN
         if name == CONTRACT_FILE:
-            fix = "A policy must not act without its conventions and statistics: take the file that training wrote."
+            fix = f"Copy the {name} that training wrote: a policy must not act without its conventions and statistics."
         if name == MODEL_FILE and any(path.suffix in PICKLE_SUFFIXES for path in folder.iterdir()):
-            fix = "Pickled weights are never opened: convert them to safetensors first."
+            fix = "Convert the weights to safetensors first: pickled weights are never opened."
         raise InputError(str(folder / name), got="no such file", expected="a complete checkpoint", fix=fix)
 
 
@@ -254,13 +279,13 @@ def _is_plain_file_name(name: str) -> bool:
 def _check_extra_names(extra_files: Mapping[str, str]) -> Mapping[str, str]:
     for name in extra_files:
         if not _is_plain_file_name(name) or name in (MODEL_FILE, CONFIG_FILE, CONTRACT_FILE, PROVENANCE_FILE):
-            fix = "Name a file of its own, without a folder."
+            fix = "Choose another file name, without a folder."
             raise InputError(f"extra file {name!r}", got="a reserved name or a path", expected="a plain name", fix=fix)
     return extra_files
 
 
 def _refuse_foreign_files(folder: Path) -> None:
-    """Raise InputError unless the folder is absent, empty, or holds what `write_checkpoint` has written and no more."""
+    """Raise InputError unless the folder is absent, empty, or has only files that `write_checkpoint` wrote."""
     fix = "Choose another folder, or move its contents elsewhere first."
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise InputError(f"checkpoint {folder}", got="a file or a link", expected="a folder or nothing", fix=fix)
@@ -269,7 +294,7 @@ def _refuse_foreign_files(folder: Path) -> None:
         return
     known: set[str] = set()
     if PROVENANCE_FILE in present:
-        # A damaged checkpoint may be replaced too: what cannot be read there vouches for no file but the four.
+        # A damaged checkpoint may be replaced, too; its provenance cannot list more than the four files.
         with contextlib.suppress(InputError):
             known = set(_read_object(folder / PROVENANCE_FILE).get("files", ()))
         known |= {MODEL_FILE, CONFIG_FILE, CONTRACT_FILE, PROVENANCE_FILE}
@@ -286,7 +311,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     plain, seen = {}, set()
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
-        # safetensors refuses tensors that share memory (tied weights, views); a copy of the second keeps both names.
+        # safetensors refuses tensors that share memory (tied weights, views): copy the second one.
         storage = tensor.untyped_storage().data_ptr()
         plain[name] = tensor.clone() if storage in seen else tensor
         seen.add(storage)

@@ -1,6 +1,6 @@
-"""The contract: the conventions and statistics that a policy was trained under, checked against every world and arm.
+"""The contract: the conventions and statistics of a policy, checked against every environment and robot.
 
-The standard library and numpy are all that it needs: a world or a robot reads a contract on a machine without torch.
+It needs the standard library and numpy only: an environment or a robot reads a contract without torch.
 """
 
 from .contract import NORMALIZATION_METHODS, Contract, Normalization

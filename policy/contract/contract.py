@@ -1,8 +1,7 @@
-"""The contract: every convention a policy was trained under, and the check of what a world or robot offers against it.
+"""The contract: the conventions a policy was trained with, and the check of an environment or robot against them.
 
-Most results that cannot be reproduced are mismatched conventions (a picture turned once too often, a gripper sign,
-statistics of another data set), so the contract is saved beside the weights and checked before anything moves. Standard
-library and numpy only: a world or a robot reads a contract on a machine without torch.
+Most results that cannot be reproduced come from mismatched conventions (an image rotated twice, a gripper sign, the
+statistics of another dataset). So the contract is saved with the weights and checked before anything moves.
 """
 
 from __future__ import annotations
@@ -20,12 +19,16 @@ NORMALIZATION_METHODS = ("quantile_relative", "bounds")
 
 @dataclass(frozen=True)
 class Normalization(Specification):
-    """The statistics that map states and action chunks to about [-1, 1] (`normalization.Normalizer` applies them).
+    """The statistics that map states and action chunks to about [-1, 1]; `normalization.Normalizer` applies them.
 
-    `state_low`, `state_high`: [S]; `action_low`, `action_high`: [T, A], a row for each step of the chunk; `relative`:
-    [A], whether the element is taken relative to the state measured at the decision. All in the contract's units.
-    Arrays are taken, and kept as tuples. The method "quantile_relative" clips nothing; "bounds", which OpenVLA and its
-    descendants have, keeps states between the bounds and takes no element relative to the state.
+    All are in the contract's units. Arrays are accepted, and stored as tuples.
+
+    Attributes:
+        state_low, state_high: [S].
+        action_low, action_high: [T, A], a row for each step of the chunk.
+        relative: [A], whether an element is taken relative to the state at the decision.
+        method: "quantile_relative" clips nothing. "bounds", the method of OpenVLA and its descendants, clips states to
+            the bounds and takes no element relative to the state.
     """
 
     state_low: tuple[float, ...]
@@ -35,7 +38,7 @@ class Normalization(Specification):
     relative: tuple[bool, ...]
     method: str = "quantile_relative"
 
-    missing_fix: ClassVar[str] = "A policy must not act without its statistics: take the contract that training wrote."
+    missing_fix: ClassVar[str] = "Copy the contract that training wrote: a policy must not act without its statistics."
 
     def _validate(self) -> None:
         if self.method not in NORMALIZATION_METHODS:
@@ -61,7 +64,7 @@ class Normalization(Specification):
     ) -> None:
         for index, (low, high) in enumerate(zip(lows, highs, strict=True)):
             if not low < high:
-                fix = "It never moved in the demonstrations: collect some where it does, or fit with a least span."
+                fix = "Collect demonstrations in which it moves, or fit with a minimum span: it never moved in these."
                 raise self._field_error(
                     f"{high_field}[{index}]", got=high, expected=f"above {low_field}[{index}] ({low})", fix=fix
                 )
@@ -69,16 +72,19 @@ class Normalization(Specification):
 
 @dataclass(frozen=True, kw_only=True)
 class Contract(Offer):
-    """What a policy was trained under: the offer that it needs, its statistics, the chunk length T.
+    """What a policy was trained with: the offer that it needs, and its statistics.
 
-    `execute` is how many of the chunk's T steps are played before the policy decides again.
+    Attributes:
+        normalization: The statistics.
+        chunk: Steps of a chunk, T.
+        execute: Steps of a chunk that are executed before the next decision.
     """
 
     normalization: Normalization
     chunk: int
     execute: int
 
-    missing_fix: ClassVar[str] = "Take the contract that training wrote, or train again."
+    missing_fix: ClassVar[str] = "Copy the contract that training wrote, or train again."
 
     def _validate(self) -> None:
         super()._validate()
@@ -95,22 +101,26 @@ class Contract(Offer):
             ("relative", len(statistics.relative), len(actions)),
         ):
             if got != expected:
-                fix = "These statistics belong to another layout: fit them on the demonstrations of this policy."
+                fix = "Fit the statistics on the demonstrations of this policy: these have another layout."
                 raise self._field_error(f"normalization.{field}", got=f"length {got}", expected=str(expected), fix=fix)
         for index, relative in enumerate(statistics.relative):
             target = (self.action.names[index], self.action.units[index])
             measured = (states[index], self.state.units[index]) if index < len(states) else None
             if relative and (target != measured or self.action.kind != "absolute"):
-                fix = "Only an absolute target whose own state stands at the same place can be taken relative to it."
+                fix = "Set it to false: only an absolute target with its own state at the same index can be relative."
                 expected = f"false, as {' in '.join(target)} ({self.action.kind}) has no such state"
                 raise self._field_error(f"normalization.relative[{index}]", got="true", expected=expected, fix=fix)
 
     def differences(self, offer: Offer) -> tuple[Difference, ...]:
-        """Return every way in which `offer` does not fit; cameras that the policy does not look at are none."""
+        """Return every way in which `offer` does not fit; additional cameras are no difference."""
         return find_differences(self, offer)
 
     def check(self, offer: Offer) -> None:
-        """Raise ContractMismatch, an InputError that lists every difference, unless `offer` fits."""
+        """Check an environment's or robot's offer.
+
+        Raises:
+            ContractMismatch: The offer does not fit; the error lists every difference.
+        """
         found = self.differences(offer)
         if found:
             raise ContractMismatch(found)

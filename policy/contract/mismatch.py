@@ -1,4 +1,4 @@
-"""Where an offer does not fit a contract: every difference at once, each with what to do about it."""
+"""The differences between an offer and a contract, all at once, each with a fix."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Difference:
 
 
 class ContractMismatch(InputError):
-    """An offer does not fit a contract; `differences` has every reason, the message a line for each."""
+    """An offer does not fit a contract; `differences` has every reason, the message has a line for each."""
 
     def __init__(self, differences: tuple[Difference, ...]) -> None:
         self.differences = differences
@@ -50,7 +50,7 @@ def find_differences(contract: Offer, offer: Offer) -> tuple[Difference, ...]:
     found += _vector_differences("state", contract.state, offer.state)
     got, expected = offer.state.rotation, contract.state.rotation
     if got != expected:
-        fix = f"Convert the orientation from {got} to {expected} before the policy sees it."
+        fix = f"Convert the orientation from {got} to {expected} before the policy gets it."
         found.append(Difference("state.rotation", got, expected, fix))
     found += _vector_differences("action", contract.action, offer.action)
     found += _action_differences(contract.action, offer.action)
@@ -72,15 +72,15 @@ def _camera_differences(wanted: CameraSpec, offered: tuple[CameraSpec, ...]) -> 
     found = []
     if (camera.height, camera.width) != (wanted.height, wanted.width):
         size = f"{wanted.height}x{wanted.width}"
-        fix = f"Set the camera to {size} (height x width), or resize its pictures before the policy sees them."
+        fix = f"Set the camera to {size} (height x width), or resize its images before the policy gets them."
         found.append(Difference(f"{field}.size", f"{camera.height}x{camera.width}", size, fix))
     if camera.rotation_degrees != wanted.rotation_degrees:
         turn = (wanted.rotation_degrees - camera.rotation_degrees) % 360
-        fix = f"Turn its pictures by {turn} degrees counter-clockwise, once, before the policy sees them."
+        fix = f"Rotate its images by {turn} degrees counter-clockwise, once, before the policy gets them."
         got, expected = (f"{camera.rotation_degrees} degrees", f"{wanted.rotation_degrees} degrees")
         found.append(Difference(f"{field}.rotation_degrees", got, expected, fix))
     if not math.isclose(camera.crop, wanted.crop, rel_tol=1e-6):
-        fix = f"Crop its whole pictures once to the central {wanted.crop:g} of their area, then resize them."
+        fix = f"Crop its full images once to the central {wanted.crop:g} of their area, then resize them."
         found.append(Difference(f"{field}.crop", f"{camera.crop:g}", f"{wanted.crop:g}", fix))
     return found
 
@@ -101,11 +101,11 @@ def _vector_differences(field: str, wanted: VectorSpec, offered: VectorSpec) -> 
         if units.get(name, unit) != unit:
             unit_conflicts.setdefault((units[name], unit), []).append(name)
     for (got, expected), names in unit_conflicts.items():
-        # A state flows to the policy and an action from it, so the conversion that mends a unit runs the other way.
+        # A state goes to the policy and an action comes from it: units are converted in opposite directions.
         way = (
-            f"{got} to {expected} before the policy sees"
+            f"{got} to {expected} before the policy gets"
             if field == "state"
-            else f"{expected} to {got} before the world acts on"
+            else f"{expected} to {got} before the environment executes"
         )
         fix = f"Convert from {way} {'it' if len(names) == 1 else 'them'}."
         found.append(Difference(f"{field}.units of {', '.join(names)}", got, expected, fix))
@@ -116,17 +116,17 @@ def _action_differences(wanted: ActionSpec, offered: ActionSpec) -> list[Differe
     found = []
     if offered.kind != wanted.kind:
         step = "add the measured state to" if wanted.kind == "relative" else "subtract the measured state from"
-        fix = f"Choose the {wanted.kind} action interface, or {step} each action before the world acts on it."
+        fix = f"Choose the {wanted.kind} action interface, or {step} each action before the environment executes it."
         found.append(Difference("action.kind", offered.kind, wanted.kind, fix))
     if offered.frame != wanted.frame:
-        fix = f"Choose the world's {wanted.frame} action interface, or a policy trained for the {offered.frame} frame."
+        fix = f"Choose the {wanted.frame} action interface, or a policy trained for the {offered.frame} frame."
         found.append(Difference("action.frame", offered.frame, wanted.frame, fix))
     if offered.gripper != wanted.gripper:
         fix = "Declare the same gripper on both sides."
         if wanted.gripper and offered.gripper:
             scale = (offered.gripper.open - offered.gripper.closed) / (wanted.gripper.open - wanted.gripper.closed)
             shift = offered.gripper.closed - scale * wanted.gripper.closed
-            fix = f"Give the world's {offered.gripper.name} {scale:g} * g + {shift:g} where the policy says g."
+            fix = f"Send {scale:g} * g + {shift:g} to {offered.gripper.name} where the policy outputs g."
         got, expected = (str(each.gripper or "no gripper") for each in (offered, wanted))
         found.append(Difference("action.gripper", got, expected, fix))
     return found

@@ -1,4 +1,4 @@
-"""What a world or a robot declares: cameras, state, action and control rate."""
+"""The offer of an environment or robot: cameras, state, action and control rate."""
 
 from __future__ import annotations
 
@@ -11,26 +11,30 @@ UNITS = (
     *("degrees", "radians", "metres", "percent", "unitless"),
     *("degrees_per_second", "radians_per_second", "metres_per_second"),
 )
-
+"""Units of state and action elements."""
 
 ROTATIONS = ("none", "quaternion_wxyz", "quaternion_xyzw", "axis_angle", "euler_xyz", "matrix_6d")
-
+"""Representations of an orientation in the state."""
 
 ACTION_KINDS = ("absolute", "relative")
-
+"""A target, or a step from the current state."""
 
 ACTION_FRAMES = ("joint", "base", "world", "tool")
-
+"""Coordinate frames of an action."""
 
 QUARTER_TURNS = (0, 90, 180, 270)
+"""Rotations of a camera image, in degrees."""
 
 
 @dataclass(frozen=True)
 class CameraSpec(Specification):
-    """One camera's pictures as they reach the policy: pixels, and what was done to the camera's upright view before.
+    """The images of one camera as the policy gets them.
 
-    `rotation_degrees` counts counter-clockwise; `crop` is the fraction of the area that a centred crop has kept,
-    before any resize.
+    Attributes:
+        name: The camera's name.
+        height, width: Size in pixels.
+        rotation_degrees: Counter-clockwise rotation from the camera's upright view.
+        crop: Fraction of the area that a centred crop kept, before any resize.
     """
 
     name: str
@@ -54,7 +58,7 @@ class CameraSpec(Specification):
 
 @dataclass(frozen=True)
 class VectorSpec(Specification):
-    """The layout of a vector: the name and the unit of every element, in order."""
+    """The layout of a vector: name and unit of every element, in order."""
 
     names: tuple[str, ...]
     units: tuple[str, ...]
@@ -79,7 +83,7 @@ class VectorSpec(Specification):
 
 @dataclass(frozen=True)
 class StateSpec(VectorSpec):
-    """The layout of the measured state [S]; `rotation` says how an orientation in it is written, if it has one."""
+    """The layout of the measured state [S]; `rotation` is the representation of an orientation in it, if any."""
 
     rotation: str = "none"
 
@@ -90,7 +94,7 @@ class StateSpec(VectorSpec):
 
 @dataclass(frozen=True)
 class GripperSpec(Specification):
-    """Which action element is the gripper, and the values of it that mean closed and open."""
+    """The name of the action element that is the gripper, and its values for closed and open."""
 
     name: str
     closed: float
@@ -106,7 +110,7 @@ class GripperSpec(Specification):
 
 @dataclass(frozen=True)
 class ActionSpec(VectorSpec):
-    """The layout of an action [A]: a target ("absolute") or a step ("relative"), its frame, its gripper."""
+    """The layout of an action [A]: a target ("absolute") or a step ("relative"), its frame and its gripper."""
 
     kind: str = "absolute"
     frame: str = "joint"
@@ -122,7 +126,7 @@ class ActionSpec(VectorSpec):
 
 @dataclass(frozen=True)
 class Offer(Specification):
-    """What a world or a robot declares: the cameras and state it gives, the action it takes, its control rate in Hz."""
+    """What an environment or robot offers: its cameras and state, the action it takes, and its control rate in Hz."""
 
     cameras: tuple[CameraSpec, ...]
     state: StateSpec

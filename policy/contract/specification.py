@@ -1,7 +1,4 @@
-"""Specifications: frozen dataclasses that check themselves when built and pass through JSON strictly.
-
-Standard library and numpy only, as `contract` needs it.
-"""
+"""Specifications: frozen dataclasses that are validated on construction and read JSON strictly, without torch."""
 
 from __future__ import annotations
 
@@ -20,12 +17,13 @@ from ...errors import InputError, unknown_name
 
 @dataclasses.dataclass(frozen=True)
 class Specification:
-    """A frozen dataclass whose fields are type-checked, then validated, whenever it is built; it reads and writes JSON.
+    """A frozen dataclass with type checks and validation on construction, and with strict JSON.
 
-    `missing_fix` is the fix that an error gives where a file lacks this specification or a part of it.
+    Attributes:
+        missing_fix: The fix of errors about a file that lacks this specification or a part of it.
     """
 
-    missing_fix: typing.ClassVar[str] = "Restore the file that was written, or write it again."
+    missing_fix: typing.ClassVar[str] = "Restore the original file, or write it again."
 
     def __post_init__(self) -> None:
         for name, hint in _type_hints(type(self)).items():
@@ -33,22 +31,27 @@ class Specification:
         self._validate()
 
     def _validate(self) -> None:
-        """Raise InputError for the first field whose value makes no sense."""
+        """Raise InputError for the first field with an invalid value."""
 
     def _field_error(self, field: str, *, got: object, expected: str, fix: str = "") -> InputError:
-        """Return the error for a field of this specification; the fix is to set the field, unless `fix` says better."""
+        """Return the error for a field of this specification; the default fix is to set the field."""
         return _field_error(f"{type(self).__name__}.{field}", got, expected, fix)
 
     def to_json(self) -> str:
-        """Return the specification as JSON for people to read: one key a line, a row of numbers on one line."""
+        """Return the specification as readable JSON: one key per line, a row of numbers on one line."""
         return _format_json(dataclasses.asdict(self)) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str = "") -> Self:
-        """Read back what `to_json` wrote; `source` names the text in errors.
+        """Read what `to_json` wrote.
 
-        Strict: an unknown, missing or repeated key, a wrong type and a number that is not finite raise InputError with
-        the dotted field.
+        Args:
+            text: The JSON.
+            source: The name of the text in errors.
+
+        Raises:
+            InputError: A key is unknown, missing or repeated, a type is wrong, or a number is not finite; the error
+                names the dotted field.
         """
         source = source or cls.__name__.lower()
         try:
@@ -57,7 +60,7 @@ class Specification:
             raise
         except (ValueError, RecursionError) as error:
             raise _field_error(
-                source, f"text that is no JSON ({error})", "JSON", "Restore the file; it is damaged."
+                source, f"text that is no JSON ({error})", "JSON", "Restore the file: it is damaged."
             ) from None
         return _convert(value, cls, source)
 
@@ -81,9 +84,9 @@ def _refuse_repeated_keys(source: str, pairs: list[tuple[str, object]]) -> dict[
 
 
 def _convert(value: typing.Any, hint: typing.Any, where: str) -> typing.Any:
-    """Return `value` as the annotation `hint` has it: lists and arrays as tuples, objects as specifications.
+    """Convert `value` to the annotation `hint`: lists and arrays to tuples, objects to specifications.
 
-    Raises InputError naming `where` for any other type, for an empty name and for a number that is not finite.
+    Raises InputError that names `where` for any other type, an empty name or a number that is not finite.
     """
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
@@ -121,7 +124,7 @@ def _build(value: object, kind: type[Specification], where: str) -> Specificatio
     try:
         return kind(**typed)
     except InputError as error:
-        # A constructor names its own field (`CameraSpec.height`); the reader of a file needs the place in the file.
+        # The constructor names its own field (`CameraSpec.height`); the reader needs the location in the file.
         what, fix = (text.replace(f"{kind.__name__}.", f"{where}.") for text in (error.what, error.fix))
         raise InputError(what, got=error.got, expected=error.expected, fix=fix) from None
 

@@ -1,1 +1,1 @@
-"""Datasets in LeRobot's format: their columns, and the contract that they imply."""
+"""Datasets in LeRobot's format: their columns, and the contract of a policy that learns from them."""

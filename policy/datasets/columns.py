@@ -1,4 +1,4 @@
-"""The low-dimensional columns of a LeRobotDataset v3 in memory, read without LeRobot and without touching an image."""
+"""Read the numeric columns of a LeRobotDataset v3 without LeRobot and without its images."""
 
 from __future__ import annotations
 
@@ -20,12 +20,17 @@ COLLECT_AGAIN = "Copy or collect the dataset again."
 
 @dataclass(frozen=True)
 class DatasetColumns:
-    """A dataset of F frames in E episodes, its images left out.
+    """A dataset of F frames in E episodes, without its images.
 
-    `vectors`: every numeric feature, [F] or [F, width], in the order of the frames; `tasks`: the sentences that
-    `vectors["task_index"]` counts through; `starts` and `ends` int64 [E]: each episode's frames; `episodes`: what
-    `meta/episodes` says of each, the places of its videos among it; `offer`: the world that it was recorded in, when
-    the dataset knows.
+    Attributes:
+        root: The dataset's folder.
+        info: The contents of `meta/info.json`.
+        vectors: Every numeric feature, [F] or [F, width], in the order of the frames.
+        tasks: Instructions, which `vectors["task_index"]` indexes.
+        starts: int64 [E], the first frame of each episode.
+        ends: int64 [E], the index after the last frame of each episode.
+        episodes: The rows of `meta/episodes`, with the location of each episode's videos.
+        offer: The environment of the recording, from `meta/offer.json`; None if the dataset has none.
     """
 
     root: Path
@@ -39,24 +44,27 @@ class DatasetColumns:
 
     @property
     def features(self) -> dict[str, dict[str, Any]]:
+        """The features by name: dtype, shape and names of their elements."""
         return self.info["features"]
 
     @property
     def fps(self) -> int:
+        """Frames per second."""
         return self.info["fps"]
 
     @property
     def frames(self) -> int:
+        """Number of frames, F."""
         return len(self.vectors["index"])
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return `dataset_fingerprint`, computed once."""
+        """The result of `dataset_fingerprint`, computed once."""
         return dataset_fingerprint(self.root)
 
     @property
     def camera_keys(self) -> tuple[str, ...]:
-        """Return the names of the camera features, in the dataset's order."""
+        """The names of the camera features, in the dataset's order."""
         return tuple(key for key, feature in self.features.items() if feature["dtype"] in ("video", "image"))
 
 
@@ -66,14 +74,24 @@ def dataset_error(root: Path, got: object, expected: str, fix: str = COLLECT_AGA
 
 
 def read_columns(root: Path) -> DatasetColumns:
-    """Read a dataset's columns; InputError when it is missing, truncated, of another format or no demonstrations."""
+    """Read a dataset's numeric columns.
+
+    Args:
+        root: The dataset's folder.
+
+    Raises:
+        InputError: The dataset is missing, truncated or of another format, or has no state or action.
+    """
     root = Path(root)
     info = _read_info(root)
     numeric = [key for key, feature in info["features"].items() if _is_numeric(feature)]
     for key in (STATE_KEY, ACTION_KEY):
         if key not in numeric:
             raise dataset_error(
-                root, f"features {', '.join(info['features'])}", f"{key} among them", "Choose demonstrations."
+                root,
+                f"features {', '.join(info['features'])}",
+                f"{key} among them",
+                "Choose a dataset of demonstrations.",
             )
     table = _read_parquet(root, "data", numeric)
     vectors = {key: _as_array(table[key]) for key in numeric}
@@ -106,7 +124,7 @@ def read_columns(root: Path) -> DatasetColumns:
 
 
 def dataset_fingerprint(root: Path) -> str:
-    """Return a SHA-256 over the content of a dataset: data, videos and metadata, but not the derived statistics."""
+    """Return a SHA-256 over the content of a dataset: data, videos and metadata, without the derived statistics."""
     root = Path(root)
     _read_info(root)
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""From a dataset to a contract: what its world offered, and exact statistics over all of its frames."""
+"""The contract of a dataset: what its environment offered, and exact statistics over all frames."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from ..normalization import demonstration_normalization
 from .columns import ACTION_KEY, STATE_KEY, DatasetColumns, dataset_error
 
 MINIMUM_SPAN = 1e-3
-"""Least distance between a statistic's low and high end, in the contract's units, for what hardly ever moved."""
+"""Minimum span of a statistic, in the contract's units, for elements that hardly move."""
 
 
 def dataset_offer(columns: DatasetColumns) -> Offer:
-    """Return what the world of a dataset offers: as it is declared in `meta/offer.json`, or read off the features.
+    """Return what the environment of a dataset offers, from `meta/offer.json` or else from the features.
 
-    Read off, a name that ends in `.pos` is a joint of an arm in LeRobot's units (degrees, the gripper in percent of
-    its opening); any other name has no unit. Actions are taken as absolute targets. Raises InputError when the
-    declaration is not that of these features.
+    From features, a name that ends in `.pos` is a joint in LeRobot's units (degrees; the gripper in percent of its
+    opening), any other name has no unit, and actions are absolute targets.
+
+    Raises:
+        InputError: `meta/offer.json` does not fit the features.
     """
     features = columns.features
     cameras = tuple(
@@ -47,7 +49,7 @@ def dataset_offer(columns: DatasetColumns) -> Offer:
         ("fps", columns.fps, declared.control_hz),
     ):
         if got != expected:
-            fix = "The two do not belong together: collect or copy the dataset again."
+            fix = "Collect or copy the dataset again: the two files are not of one dataset."
             raise dataset_error(
                 columns.root, f"{what} {got} in meta/info.json", f"{expected}, as meta/offer.json says", fix
             )
@@ -55,9 +57,9 @@ def dataset_offer(columns: DatasetColumns) -> Offer:
 
 
 def relative_elements(offer: Offer) -> tuple[bool, ...]:
-    """Return which action elements [A] are learned relative to the state: joint targets are, a gripper's is not.
+    """Return which action elements [A] are learned relative to the state: joint targets, but not the gripper's.
 
-    A hand that holds something stands still far from its target, so that only the target itself is worth learning.
+    A gripper that holds an object stops far from its target, so that the absolute target is the signal to learn.
     """
     state, action = offer.state, offer.action
     measured = list(zip(state.names, state.units, strict=True))
@@ -71,7 +73,13 @@ def relative_elements(offer: Offer) -> tuple[bool, ...]:
 
 
 def fit_dataset_contract(columns: DatasetColumns, *, chunk: int, execute: int) -> Contract:
-    """Return the contract of a policy that learns from a dataset alone, with statistics over all of its frames."""
+    """Return the contract of a policy that learns from one dataset, with statistics over all frames.
+
+    Args:
+        columns: The dataset.
+        chunk: Steps of a chunk, T.
+        execute: Steps that are executed before the next decision.
+    """
     ends = columns.ends.repeat(columns.ends - columns.starts)
     state, action = columns.vectors[STATE_KEY], columns.vectors[ACTION_KEY]
     return fit_contract(dataset_offer(columns), state, action, ends, chunk=chunk, execute=execute)
@@ -80,9 +88,15 @@ def fit_dataset_contract(columns: DatasetColumns, *, chunk: int, execute: int) -
 def fit_contract(
     offer: Offer, state: np.ndarray, action: np.ndarray, ends: np.ndarray, *, chunk: int, execute: int
 ) -> Contract:
-    """Return the contract of a policy for a world, with exact statistics of demonstrations in it.
+    """Return the contract of a policy for an environment, with exact statistics of its demonstrations.
 
-    state [F, S], action [F, A], ends int [F]: the frame after the last one of each frame's episode.
+    Args:
+        offer: What the environment offers.
+        state: [F, S].
+        action: [F, A].
+        ends: int [F], the index after the last frame of each frame's episode.
+        chunk: Steps of a chunk, T.
+        execute: Steps that are executed before the next decision.
     """
     normalization = demonstration_normalization(
         state, action, ends, chunk=chunk, relative=relative_elements(offer), minimum_span=MINIMUM_SPAN
@@ -99,14 +113,17 @@ def fit_contract(
 
 
 def _names(feature: dict[str, Any], key: str) -> tuple[str, ...]:
-    """Return the names of a feature's elements, which LeRobot keeps as a list, in a dictionary, or not at all."""
+    """Return the names of a feature's elements; LeRobot stores a list, a dictionary or nothing."""
     names, width = feature.get("names"), feature["shape"][0]
     if isinstance(names, dict):
         names = [name for group in names.values() for name in group] if len(names) == 1 else list(names)
     names = tuple(map(str, names or (f"{key}.{index}" for index in range(width))))
     if len(names) != width:
         raise InputError(
-            f"{key}: names", got=len(names), expected=f"one for each of {width}", fix="Mend meta/info.json."
+            f"{key}: names",
+            got=len(names),
+            expected=f"one for each of {width}",
+            fix="Correct the names in meta/info.json.",
         )
     return names
 

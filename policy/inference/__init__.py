@@ -1,1 +1,1 @@
-"""Decide: a policy in an environment or for an arm, alone or for many environments at once."""
+"""Inference: a policy that acts in one environment or on an arm, or in many environments at once."""

@@ -1,4 +1,4 @@
-"""The actor: a checkpoint that acts in a world, one decision for several steps."""
+"""The actor: a checkpoint that acts in one environment, with one decision for several steps."""
 
 from __future__ import annotations
 
@@ -20,13 +20,26 @@ from .token_overlay import token_overlay
 class PolicyActor:
     """Act with a checkpoint: decide a chunk, execute the contract's first `execute` steps of it, decide again.
 
-    Observations and actions are in the contract's units; the caller has checked the contract against the world.
-    `threads` sets torch's CPU threads for the whole process; None leaves them as they are. On a CUDA device the whole
-    decision is captured in a graph at the first instruction. A policy with history remembers this episode's decisions.
-    `kernels` replaces the checkpoint's choice of `Architecture.kernels`.
+    Observations and actions are in the contract's units; the caller checks the contract against the environment. On a
+    CUDA device the decision is captured in a CUDA graph at the first instruction. A policy with history remembers the
+    decisions of the episode. A merged policy selects its skill at the first observation of an episode, unless `skill`
+    names one; if it abstains, the actor holds still and selects again at the next decision.
 
-    A merged policy finds its skill at an episode's first observation (`route`), unless `skill` names one; where it
-    abstains the actor holds still, and looks again at the next decision.
+    Args:
+        checkpoint: The checkpoint folder.
+        threads: CPU threads of torch, for the whole process; None leaves them unchanged.
+        device: Device of the network.
+        dtype: Floating point type of the weights.
+        kernels: Replaces the checkpoint's `Architecture.kernels`.
+        skill: Skill of a merged policy; None lets its router select.
+
+    Raises:
+        InputError: The checkpoint cannot be loaded, or has no such skill.
+
+    Example:
+        >>> actor = PolicyActor("runs/desk/checkpoint")
+        >>> actor.reset("put the red cube in the bin", seed=0)
+        >>> action = actor.act(observation)
     """
 
     def __init__(
@@ -45,7 +58,7 @@ class PolicyActor:
         self.core = load_policy(checkpoint, device=device, dtype=dtype, change=change)
         self.contract = self.core.contract
         skill = validate_skill(self.core, skill)
-        self.skills = SkillSelector(self.core, skill) if self.core.skills else None
+        self.skill_selector = SkillSelector(self.core, skill) if self.core.skills else None
         self.decision: PolicyOutput | None = None
         self.decision_seconds: list[float] = []
         self._queue: list[np.ndarray] = []
@@ -59,18 +72,18 @@ class PolicyActor:
         self._overlay: dict[str, np.ndarray] | None = None
 
     def reset(self, instruction: str, seed: int) -> None:
-        """Begin an episode; what was still queued is dropped. The policy draws nothing, so the seed changes nothing."""
+        """Start an episode and drop queued actions. The policy is deterministic: the seed has no effect."""
         self._queue, self.decision, self.decision_seconds, self._overlay = [], None, [], None
         self._memory = self.core.empty_memory(1)
-        if self.skills is not None:
-            self.core.tokenizer([instruction])  # words that do not fit are refused at once
+        if self.skill_selector is not None:
+            self.core.tokenizer([instruction])  # raises now if the instruction does not fit
             self._instruction = instruction
-            self.skills.begin()
+            self.skill_selector.reset()
         else:
             self._set_instruction(instruction)
 
     def _set_instruction(self, instruction: str) -> None:
-        """Prepare for an instruction, unless that is done: by the weights that the policy has now."""
+        """Encode an instruction with the weights of the current skill, unless that is done already."""
         plan_key = self.skill, instruction
         if plan_key == self._plan_key:
             return
@@ -83,21 +96,28 @@ class PolicyActor:
 
     @property
     def skill(self) -> str | None:
-        """The skill that a merged policy acts by; None before the first decision, and for any other policy."""
-        return None if self.skills is None else self.skills.name
+        """The active skill of a merged policy; None before the first decision and for any other policy."""
+        return None if self.skill_selector is None else self.skill_selector.name
 
     @property
     def abstained(self) -> str | None:
-        """Why a merged policy holds still; None while it acts."""
-        return None if self.skills is None else self.skills.reason
+        """The reason why a merged policy holds still; None while it acts."""
+        return None if self.skill_selector is None else self.skill_selector.reason
 
     @property
     def pending(self) -> int:
-        """How many further actions are decided already: `act` looks at no observation before they are used up."""
+        """How many queued actions remain; until they are used up, `act` ignores its observation."""
         return len(self._queue)
 
     def act(self, observation: dict[str, Any]) -> np.ndarray:
-        """Return the next action float32 [A] for an observation of the desk's form."""
+        """Return the next action.
+
+        Args:
+            observation: `pixels`: images uint8 [H, W, 3] by camera name; `agent_pos`: the state [S].
+
+        Returns:
+            float32 [A], in the contract's units.
+        """
         if not self._queue:
             started = time.perf_counter()
             chunk = self.decide(observation)
@@ -106,31 +126,35 @@ class PolicyActor:
         return self._queue.pop(0)
 
     def decide(self, observation: dict[str, Any]) -> np.ndarray:
-        """Return a whole chunk float32 [T, A]."""
+        """Return a whole chunk of actions float32 [T, A] for an observation as in `act`."""
         views = np.stack([observation["pixels"][camera.name] for camera in self.contract.cameras])
         images = torch.from_numpy(views).permute(0, 3, 1, 2)[None]
         state = torch.from_numpy(np.asarray(observation["agent_pos"], dtype=np.float32))[None]
         self._images = images
-        if self.skills is not None:
-            if not self.skills.select_skill(images, self._instruction, state):
+        if self.skill_selector is not None:
+            if not self.skill_selector.select_skill(images, self._instruction, state):
                 self.decision = self._overlay = None
-                return self.skills.hold(state[0].numpy())
+                return self.skill_selector.hold(state[0].numpy())
             self._set_instruction(self._instruction)
+        if self._instruction_plan is None:
+            raise RuntimeError("reset must be called before the first decision")
         chunk, self.decision = self.core.decide(
             images, self._instruction_plan, state, self._captured_policy, self._memory
         )
-        if self._memory is not None:
+        if self._memory is not None and self.decision.frame_tokens is not None:
             self._memory = self._memory.with_new_frame(self.decision.frame_tokens)
         self._overlay = None
         return chunk[0].cpu().numpy()
 
     def overlay(self) -> dict[str, np.ndarray] | None:
-        """Return where the visual tokens of the last decision look: per camera float [M, 4], see `token_overlay.token_overlay`.
+        """Return where the visual tokens of the last decision look, float32 [M, 4] by camera; see `token_overlay`.
 
-        None before the first decision, and for a policy that all patches pass: it looks everywhere.
+        None before the first decision, and for a policy without aggregation tokens, which passes every patch on.
         """
-        has_aggregation_tokens = self.core.architecture.aggregation_tokens > 0
-        if self._overlay is None and self.decision is not None and has_aggregation_tokens:
-            overlays = token_overlay(self.core.model, self._images, self._instruction_plan, self.decision)
-            self._overlay = {camera.name: view for camera, view in zip(self.contract.cameras, overlays, strict=True)}
+        if self._overlay is not None or self.core.architecture.aggregation_tokens == 0:
+            return self._overlay
+        if self.decision is None or self._images is None or self._instruction_plan is None:
+            return None
+        overlays = token_overlay(self.core.model, self._images, self._instruction_plan, self.decision)
+        self._overlay = {camera.name: view for camera, view in zip(self.contract.cameras, overlays, strict=True)}
         return self._overlay

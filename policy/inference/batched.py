@@ -1,8 +1,8 @@
-"""One policy for many episodes: the decisions that wait together are made in one forward pass of a fixed size.
+"""One policy for many episodes: pending decisions share one forward pass of a fixed batch size.
 
-What an episode gets must not depend on which others run beside it. A pass always has the same number of rows, whatever
-waits: kernels, and with them the last bits, are chosen by it. Where the bits of a row still depend on its place, which
-is tried out before the first episode, every decision is made by itself.
+The actions of an episode must not depend on which other episodes run beside it. So the batch size is always the same,
+because libraries choose kernels, and with them the last bits, by it. A trial before the first episode checks whether
+the bits of a row still depend on its position in the batch; if so, every decision has its own pass.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from .skill_selector import SkillSelector, validate_skill
 from .token_overlay import token_overlay
 
 TRIAL_INSTRUCTIONS = ("pick up the cube", "go left", "stop")
-"""What is said to the rows while it is tried out whether their bits depend on their place."""
+"""Instructions of the trial whether the bits of a row depend on its position in the batch."""
 
 TRIALS = 3
+"""Random batches of that trial."""
 
 
 @dataclass
 class _EpisodeState:
-    """What an episode remembers: its words, the policy's memory, and what its last decision looked at."""
+    """One episode: its instruction, the policy's memory, and the images and output of its last decision."""
 
     instruction: str
     memory: FrameMemory | None
@@ -42,12 +43,18 @@ class _EpisodeState:
 
 
 class BatchedActor:
-    """Decide for many episodes, up to `rows` at once; each has a number of its own, its slot.
+    """Decide for many episodes, up to `rows` at once; a number, its slot, identifies each episode.
 
-    On a CUDA device the pass is captured in a graph; rows that nothing waits for repeat the first one. `rows` becomes 1
-    where `depends_on_batch_position` finds a difference, and for a merged policy, whose weights are one skill's at a time: each
-    episode finds its own, or has the one that `skill` names, as `PolicyActor` does. `threads` sets torch's CPU threads;
-    None leaves them as they are.
+    Free rows of a pass repeat the first one. `rows` becomes 1 if `depends_on_batch_position`, and for a merged policy,
+    whose weights are those of one skill at a time; skills are selected as by `PolicyActor`.
+
+    Args:
+        checkpoint: The checkpoint folder.
+        rows: Batch size of a forward pass.
+        threads, device, dtype, kernels, skill: As in `PolicyActor`.
+
+    Raises:
+        InputError: The checkpoint cannot be loaded, or has no such skill.
     """
 
     def __init__(
@@ -80,14 +87,21 @@ class BatchedActor:
         self._captured_policy: CapturedPolicy | None = None
 
     def begin(self, slot: int, instruction: str, seed: int) -> None:
-        """Begin an episode; what the slot's last one remembered is dropped. The policy draws nothing from the seed."""
+        """Start an episode in a slot and drop its last one. The policy is deterministic: the seed has no effect."""
         skill_selector = SkillSelector(self.core, self._skill) if self.core.skills else None
         self._episodes[slot] = _EpisodeState(instruction, self.core.empty_memory(1), skill_selector)
 
     def decide(self, observations: Mapping[int, Mapping[str, Any]]) -> tuple[dict[int, np.ndarray], float]:
-        """Return each slot's next actions float32 [execute, A], and how many seconds a decision took.
+        """Decide the next actions of several episodes.
 
-        Raises KeyError for a slot that has not begun.
+        Args:
+            observations: Observations by slot, as in `PolicyActor.act`.
+
+        Returns:
+            Actions float32 [execute, A] by slot, and the seconds of a forward pass.
+
+        Raises:
+            KeyError: A slot has no episode.
         """
         started, chunks = time.perf_counter(), {}
         slots = list(observations)
@@ -118,7 +132,7 @@ class BatchedActor:
         actions = chunk[:, : self.contract.execute].cpu().numpy()
         for row, episode in enumerate(episodes.values()):
             episode.images, episode.decision = images[row : row + 1], _select_row(decision, row)
-            if episode.memory is not None:
+            if episode.memory is not None and episode.decision.frame_tokens is not None:
                 episode.memory = episode.memory.with_new_frame(episode.decision.frame_tokens)
         return {slot: actions[row] for row, slot in enumerate(episodes)}
 
@@ -131,7 +145,7 @@ class BatchedActor:
         skill: str | None = None,
     ) -> tuple[torch.Tensor, PolicyOutput]:
         plan_key = skill, tuple(instructions)
-        if plan_key != self._plan_key:
+        if self._instruction_plan is None or plan_key != self._plan_key:
             self._plan_key, self._instruction_plan = plan_key, self.core.encode_instruction(instructions)
             if self._captured_policy is not None:
                 self._captured_policy.set_instruction(self._instruction_plan)
@@ -140,9 +154,9 @@ class BatchedActor:
         return self.core.decide(images, self._instruction_plan, state, self._captured_policy, memory)
 
     def overlay(self, slot: int) -> dict[str, np.ndarray] | None:
-        """Return where the visual tokens of a slot's last decision look, as `PolicyActor.overlay` does."""
+        """Return where the visual tokens of a slot's last decision look; see `PolicyActor.overlay`."""
         episode = self._episodes[slot]
-        if episode.decision is None or self.core.architecture.aggregation_tokens == 0:
+        if episode.decision is None or episode.images is None or self.core.architecture.aggregation_tokens == 0:
             return None
         if episode.skill_selector is not None:
             episode.skill_selector.activate()
@@ -152,9 +166,9 @@ class BatchedActor:
         return {camera.name: view for camera, view in zip(self.contract.cameras, overlays, strict=True)}
 
     def depends_on_batch_position(self) -> bool:
-        """Tell whether a row's actions differ, in any bit, with its place in the batch or with its neighbours.
+        """Tell whether any bit of a row's actions depends on its position in the batch or on the other rows.
 
-        Rows of random pictures, states and words are decided at every place in turn, and among others.
+        Random images, states and instructions are decided at every position in turn, and beside other rows.
         """
         generator, camera = torch.Generator().manual_seed(0), self.contract.cameras[0]
         views, joints = len(self.contract.cameras), len(self.contract.state.names)
@@ -183,8 +197,9 @@ def _select_row(decision: PolicyOutput, row: int) -> PolicyOutput:
 
 
 def _concatenate_memories(memories: Sequence[FrameMemory | None]) -> FrameMemory | None:
-    if any(memory is None for memory in memories):
+    present = [memory for memory in memories if memory is not None]
+    if len(present) < len(memories):
         return None
     return FrameMemory(
-        torch.cat([memory.tokens for memory in memories]), torch.cat([memory.valid for memory in memories])
+        torch.cat([memory.tokens for memory in present]), torch.cat([memory.valid for memory in present])
     )

@@ -1,4 +1,4 @@
-"""Which skill an episode of a merged policy is acted by: found by looking, named by the user, or none at all."""
+"""The skill of an episode of a merged policy: selected by the router, named by the user, or none."""
 
 from __future__ import annotations
 
@@ -15,53 +15,72 @@ if TYPE_CHECKING:
 
 
 class SkillSelector:
-    """One episode's skill: `name`, or None and the `reason` where the router abstains; `route` is what it found.
+    """Select the skill of one episode.
 
-    `core` is a merged policy, see `merging.merged`. A `fixed` skill is not looked for.
+    Args:
+        core: A merged policy, see `merging.merged`.
+        fixed: A skill to use without the router.
+
+    Attributes:
+        name: The selected skill; None before the selection, and if the router abstains.
+        reason: Why the router abstains; None if it does not.
+        route: The router's decision; None before the selection and for a fixed skill.
     """
 
     def __init__(self, core: Any, fixed: str | None = None) -> None:
         self._core, self._fixed = core, fixed
         self._hold_position = HoldPosition(core.contract)
-        self.begin()
+        self.reset()
 
-    def begin(self) -> None:
-        """Begin an episode, or hear another instruction: what was found before holds no longer."""
+    def reset(self) -> None:
+        """Start an episode or a new instruction: forget the selected skill."""
         self.name: str | None = self._fixed
         self.reason: str | None = None
         self.route: RoutingDecision | None = None
 
     def select_skill(self, images: torch.Tensor, instruction: str, state: torch.Tensor) -> bool:
-        """Have the policy become the skill that one observation [1, ...] asks for; False where it abstains."""
+        """Select and activate the skill for one observation.
+
+        Args:
+            images: uint8 [1, V, 3, H, W].
+            instruction: The instruction of the episode.
+            state: [1, S], in the contract's units.
+
+        Returns:
+            Whether there is a skill; False if the router abstains.
+        """
         if self._fixed is None and (self.name is None or self._core.switch == "chunk"):
-            self.route = self._core.route(images, instruction, state)
-            found = self.route.skill
-            self.name, self.reason = None if found is None else self._core.skills[found], self.route.reason or None
+            self.route = route = self._core.route(images, instruction, state)
+            self.name = None if route.skill is None else self._core.skills[route.skill]
+            self.reason = route.reason or None
         self.activate()
         return self.name is not None
 
     def activate(self) -> None:
-        """Have the policy become the skill that was found; nothing happens where there is none."""
+        """Load the weights of the selected skill, if there is one, into the policy."""
         if self.name is not None:
             self._core.select(self._core.skills.index(self.name))
 
     def hold(self, state: np.ndarray) -> np.ndarray:
-        """Return a chunk [T, A] that stays where the state [S] is."""
+        """Return a chunk [T, A] that stays at the state [S]."""
         return self._hold_position(state)
 
 
 def validate_skill(core: Any, skill: str | None) -> str | None:
-    """Return the skill that is to act, None for the router's choice; InputError unless the policy has it."""
+    """Return the full name of a skill, None for the router's choice; InputError unless the policy has it."""
     if skill is not None and not core.skills:
-        got, fix = f"{skill}, of a policy that is not merged", "Leave it out."
+        got, fix = f"{skill}, of a policy that is not merged", "Leave --skill out."
         raise InputError("skill", got=got, expected="a merged policy", fix=fix)
     return skill if skill is None else core.skills[core.number(skill)]
 
 
 class HoldPosition:
-    """Make chunks that move nothing: absolute targets that are the state itself, or relative ones of zero.
+    """Make chunks that hold the position: absolute targets equal to the state, or relative targets of zero.
 
-    A relative gripper, which has no zero, is told to open. Raises InputError for an absolute target without a state.
+    A relative action opens its gripper, because a gripper has no zero.
+
+    Raises:
+        InputError: An absolute target has no state.
     """
 
     def __init__(self, contract: Contract) -> None:
@@ -74,9 +93,9 @@ class HoldPosition:
             if missing:
                 raise InputError(
                     "merged policy",
-                    got=f"the target {missing[0]}, which no state measures",
+                    got=f"the target {missing[0]}, which is not in the state",
                     expected="a state for every absolute target, to hold still where the router abstains",
-                    fix="Merge skills whose arm measures what it moves.",
+                    fix="Merge skills whose state has every action element.",
                 )
             self._state_indices = [states.index(name) for name in action.names]
         elif action.gripper is not None:

@@ -1,4 +1,4 @@
-"""Where a policy looked: a place in the picture for every visual token, and whether the trunk kept it."""
+"""Where a policy looked: a point in the image for every visual token, and whether the trunk kept it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,26 @@ from ..network.model import InstructionPlan, PolicyOutput, SaccadeModel
 def token_overlay(
     model: SaccadeModel, images: torch.Tensor, instruction_plan: InstructionPlan, decision: PolicyOutput
 ) -> np.ndarray:
-    """Return float32 [V, M, 4] of one decision: u, v, share of trunk layers that kept the token, kept last.
+    """Compute where the visual tokens of one decision look.
 
-    `images`: uint8 [1, V, 3, H, W]. Every token stands at the centre of its attention to the patches in the tower's
-    last block; where a tower points, a view's first token stands where the first map points.
+    A token's point is the centroid of its attention to the patches in the tower's last block. If a tower has pointing
+    maps, the point of each view's first token is where the first map points.
+
+    Args:
+        model: The network.
+        images: uint8 [1, V, 3, H, W].
+        instruction_plan: The instruction of the decision.
+        decision: What the network computed for it.
+
+    Returns:
+        float32 [V, M, 4]: u and v as fractions of the image, the fraction of trunk layers that kept the token, and
+        whether the last layer kept it.
     """
-    pictures = images[0].to(instruction_plan.text.device, instruction_plan.text.dtype)
-    attention_weights = model.tower.attention_map(pictures, instruction_plan.modulations).float()
+    views_in = images[0].to(instruction_plan.text.device, instruction_plan.text.dtype)
+    attention_weights = model.tower.attention_map(views_in, instruction_plan.modulations).float()  # [V, M, P]
     side = int(attention_weights.shape[-1] ** 0.5)
     attention_weights = (attention_weights / attention_weights.sum(-1, keepdim=True)).unflatten(-1, (side, side))
-    centres = (torch.arange(side, device=attention_weights.device) + 0.5) / side
+    centres = (torch.arange(side, device=attention_weights.device) + 0.5) / side  # of the patches
     centroids = torch.stack(
         [(attention_weights.sum(-2) * centres).sum(-1), (attention_weights.sum(-1) * centres).sum(-1)], dim=-1
     )

@@ -1,14 +1,14 @@
-"""How a policy learns by low-rank factors beside frozen weights: in its pretrained parts, or, as a skill, everywhere.
+"""LoRA adaptation: low-rank factors beside frozen weights, in the pretrained parts or, for a skill, everywhere.
 
-Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021), by PEFT. PEFT is imported where it is needed:
-its import takes seconds.
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv 2106.09685), with PEFT. Functions import PEFT
+themselves, because its import takes seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ...errors import InputError
 
@@ -19,41 +19,50 @@ if TYPE_CHECKING:
 
 
 EXPERT_PREFIX = "expert."
-"""How the names of the action decoder's parts begin."""
+"""Prefix of the names of the action head's parts."""
 
 
 @dataclass(frozen=True)
 class LoraAdaptation:
-    """Factors of a rank beside every linear layer of the trunk and of pretrained towers, scaled by alpha / rank.
+    """Low-rank factors beside every linear layer of the trunk and of pretrained towers, scaled by alpha / rank.
 
-    Raises InputError for values that are none.
+    Raises:
+        InputError: A value is not valid.
     """
 
     rank: int
     alpha: float
     towers: bool = True
-    """Whether pretrained towers get factors; without them they stay as they came."""
+    """Whether pretrained towers get factors; otherwise they stay frozen."""
     skill: bool = False
-    """Whether every linear layer and convolution outside the expert gets factors, and nothing else but the expert
-    learns: what such trainings of one beginning have learned can be merged."""
+    """Whether every linear layer and convolution outside the expert gets factors, and only they and the expert are
+    trained: such skills of one base checkpoint can be merged."""
 
     def __post_init__(self) -> None:
         if type(self.rank) is not int or self.rank < 1:
-            raise InputError("adaptation.rank", got=self.rank, expected="a whole number above 0", fix="Set it.")
+            raise InputError(
+                "adaptation.rank", got=self.rank, expected="a whole number above 0", fix="Set it to 1 or more."
+            )
         if type(self.alpha) not in (int, float) or not 0 < self.alpha < float("inf"):
-            raise InputError("adaptation.alpha", got=self.alpha, expected="a number above 0", fix="The rank is usual.")
+            raise InputError("adaptation.alpha", got=self.alpha, expected="a number above 0", fix="Set it to the rank.")
         for name in ("towers", "skill"):
             if type(getattr(self, name)) is not bool:
-                raise InputError(f"adaptation.{name}", got=getattr(self, name), expected="true or false", fix="Set it.")
+                raise InputError(
+                    f"adaptation.{name}",
+                    got=getattr(self, name),
+                    expected="true or false",
+                    fix="Set it to one of them.",
+                )
         if self.skill and not self.towers:
-            fix = "A skill learns in its towers too."
+            fix = "Set adaptation.towers to true: a skill adapts its towers, too."
             raise InputError("adaptation.towers", got="false, in a skill", expected="true", fix=fix)
 
 
 def read_lora_adaptation(config: Mapping[str, Any], source: str) -> LoraAdaptation | None:
-    """Read a checkpoint's adaptation back from its configuration; None where everything was trained.
+    """Return the adaptation in a checkpoint's configuration; None if all weights were trained.
 
-    Raises InputError for one that this version does not know.
+    Raises:
+        InputError: This version does not know the adaptation.
     """
     values = config.get("adaptation")
     if values is None:
@@ -63,23 +72,25 @@ def read_lora_adaptation(config: Mapping[str, Any], source: str) -> LoraAdaptati
             f"{source}: adaptation",
             got=values,
             expected="rank, alpha, towers and skill",
-            fix="Use the version that wrote the checkpoint.",
+            fix="Install the version of Saccade that wrote the checkpoint.",
         )
     return LoraAdaptation(**values)
 
 
 def add_lora(model: SaccadeModel, adaptation: LoraAdaptation) -> None:
-    """Put factors into a model that has its weights, and freeze those weights.
+    """Add factors to a model with weights, and freeze those weights.
 
-    At first the factors change nothing. Unless it is a skill that is learned, what is not pretrained (routers, FiLM,
-    fusion, aggregation tokens, instruction encoder, state, slots, expert, a small tower) goes on learning as a whole.
-    Raises InputError if there are factors already.
+    New factors change no output. Except for a skill, the parts that are not pretrained (routers, FiLM, fusion,
+    aggregation tokens, instruction encoder, state, slots, expert, a small tower) stay fully trainable.
+
+    Raises:
+        InputError: The model has factors already.
     """
     from torch import nn
 
     if any(True for _ in lora_layers(model)):
-        fix = "Fold them first, or go on with them."
-        raise InputError("adaptation", got="a policy that has factors", expected="one without", fix=fix)
+        fix = "Merge them first with fold_lora, or continue to train them."
+        raise InputError("adaptation", got="a policy with factors", expected="one without", fix=fix)
     if adaptation.skill:
         layers = [name for name, module in model.named_modules() if _accepts_lora(module, name)]
         trainable = {id(parameter) for parameter in model.expert.parameters() if parameter.requires_grad}
@@ -95,7 +106,7 @@ def add_lora(model: SaccadeModel, adaptation: LoraAdaptation) -> None:
 
 
 def _accepts_lora(module: nn.Module, name: str) -> bool:
-    """Tell whether a layer of a skill gets factors; PEFT has none for a convolution with gaps, which stays as it is."""
+    """Tell whether a layer of a skill gets factors; PEFT does not support dilated convolutions, which stay frozen."""
     from torch import nn
 
     if isinstance(module, nn.Conv1d | nn.Conv2d):
@@ -106,13 +117,16 @@ def _accepts_lora(module: nn.Module, name: str) -> bool:
 def _inject_lora(adaptation: LoraAdaptation, part: nn.Module, layers: list[str]) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    inject_adapter_in_model(LoraConfig(r=adaptation.rank, lora_alpha=adaptation.alpha, target_modules=layers), part)
+    # PEFT annotates lora_alpha as int, but only divides it by the rank.
+    inject_adapter_in_model(
+        LoraConfig(r=adaptation.rank, lora_alpha=cast(int, adaptation.alpha), target_modules=layers), part
+    )
 
 
 def fold_lora(model: SaccadeModel) -> None:
-    """Add the factors to the weights and remove them: the same policy, as if all of it had been trained.
+    """Merge the factors into the weights and remove them; the actions stay the same up to rounding.
 
-    The sum is rounded, so decisions agree to rounding. A model without factors is left alone.
+    A model without factors is unchanged.
     """
     adapted = dict(lora_layers(model))
     if not adapted:
@@ -130,21 +144,21 @@ def fold_lora(model: SaccadeModel) -> None:
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that learn, by name."""
+    """Return the parameters that are trained, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def set_checkpointing(model: SaccadeModel, on: bool) -> None:
     """Choose whether trunk and pretrained towers compute activations again in the backward pass, to save memory.
 
-    What is learned stays the same.
+    The gradients stay the same.
     """
     for part in (model.trunk, *_pretrained_towers(model)):
         part.checkpointing = on
 
 
 def _pretrained(model: SaccadeModel) -> list[nn.Module]:
-    """Return the trunk's decoder and the encoders of pretrained towers: what can come with weights."""
+    """Return the parts that can have pretrained weights: the trunk's decoder and the towers' encoders."""
     return [model.trunk.decoder, *(tower.encoder for tower in _pretrained_towers(model))]
 
 

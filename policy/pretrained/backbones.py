@@ -1,7 +1,7 @@
-"""Where pretrained parts come from: sizes, tokenizer and weights of a trunk, weights of towers.
+"""Load pretrained parts: sizes, tokenizer and weights of a trunk, weights of towers.
 
-A source is a repository's name on the Hugging Face hub or a local folder. Only safetensors and JSON are read: nothing
-is unpickled, and no code that comes with a model is run.
+A source is the name of a repository on the Hugging Face hub, or a local folder. Only safetensors and JSON are read:
+nothing is unpickled, and no code of a model is run.
 """
 
 from __future__ import annotations
@@ -37,21 +37,26 @@ ARCHITECTURE_FIELDS = {
     "rms_norm_eps": "norm_epsilon",
     "rope_parameters": "rotary_base",
 }
-"""The architecture's fields by the names that transformers has for them, in the order in which they are compared."""
+"""The architecture's fields by their names in transformers, in the order of comparison."""
 
 IGNORED_CONFIG_FIELDS = {
     *("max_position_embeddings", "initializer_range", "use_cache", "pad_token_id", "bos_token_id", "eos_token_id"),
     *("pretraining_tp", "tie_word_embeddings", "max_window_layers", "no_rope_layer_interval", "_attn_implementation"),
     *PretrainedConfig().to_dict(),
 } - {"model_type"}
-"""Fields of transformers on which a decoder's hidden states do not depend, or which others of the fields spell out."""
+"""Fields of transformers that do not change a decoder's hidden states, or that follow from other fields."""
 
 
 def trunk_fields(source: str, *, padding: bool = True) -> dict[str, Any]:
-    """Return the architecture's fields that follow from a trunk's source; `padding=False` leaves that one out.
+    """Return the architecture's fields that follow from a trunk's source.
 
-    Raises InputError for a source that cannot be read, for a decoder that the trunk cannot express, by the name of the
-    field, and for a tokenizer that declares no padding.
+    Args:
+        source: A repository on the Hugging Face hub, or a folder.
+        padding: Whether to include the padding token, which needs the tokenizer.
+
+    Raises:
+        InputError: The source cannot be read, the trunk cannot express its decoder, or its tokenizer declares no
+            padding token.
     """
     source_config = _configuration(source)
     heads = source_config.num_attention_heads
@@ -68,7 +73,7 @@ def trunk_fields(source: str, *, padding: bool = True) -> dict[str, Any]:
         "rotary_base": _rotary_base(source, source_config.rope_parameters),
         "norm_epsilon": source_config.rms_norm_eps,
     }
-    # Only what the trunk's configuration is made of matters here; the rest is the least that fits any trunk.
+    # Only the trunk's fields matter here; the others fit any trunk.
     shape = Architecture(**fields, padding=0, prune_from=1, expert_blocks=1)
     for name, got, expected in _differences(
         source_config, trunk_configuration(shape, source_config.max_position_embeddings)
@@ -80,16 +85,17 @@ def trunk_fields(source: str, *, padding: bool = True) -> dict[str, Any]:
 
 
 def read_tokenizer(source: str) -> tuple[str, dict[str, Any]]:
-    """Return a source's `tokenizer.json` as text, and its settings: which tokens are for what.
+    """Return a source's `tokenizer.json` as text, and its settings, which name the special tokens.
 
-    Raises InputError for a source without one, and for settings that are damaged.
+    Raises:
+        InputError: The source has no such file, or its settings are damaged.
     """
     text = _read_file(source, TOKENIZER_FILE)
     if text is None:
-        fix = "Save the tokenizer once with transformers' save_pretrained, which writes it, or use tokenizer=bytes."
+        fix = "Save the tokenizer with transformers' save_pretrained, which writes it, or use tokenizer=bytes."
         raise InputError(f"tokenizer of {source}", got=f"no {TOKENIZER_FILE}", expected="a fast tokenizer", fix=fix)
     settings: dict[str, Any] = {}
-    # Older tokenizers keep their special tokens in a file of their own; the newer file decides.
+    # Older tokenizers have a separate file of special tokens; the newer file has priority.
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         found = _parse_object(_read_file(source, name) or "{}", f"{name} of {source}")
         settings |= {key: value for key, value in found.items() if value is not None}
@@ -97,10 +103,11 @@ def read_tokenizer(source: str) -> tuple[str, dict[str, Any]]:
 
 
 def load_trunk(trunk: Trunk, source: str) -> None:
-    """Copy a source's weights into the trunk's decoder, all of them; its output layer, if there is one, is left out.
+    """Copy all of a source's weights into the trunk's decoder, without its output layer.
 
-    Raises InputError for a decoder of other sizes or another family, naming the field, and for weights that are missing
-    or damaged; the trunk is then as it was.
+    Raises:
+        InputError: The decoder has other sizes or another family, or weights are missing or damaged. The trunk is
+            unchanged then.
     """
     what, own = f"weights of the trunk from {source}", trunk.decoder
     for name, got, expected in _differences(_configuration(source), own.config):
@@ -116,8 +123,8 @@ def load_trunk(trunk: Trunk, source: str) -> None:
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except Exception as error:  # the library trusts a folder: a damaged index or weight surfaces as any of them
-        fix = "Check the name and the connection, or give a folder that holds its safetensors."
+    except Exception as error:  # the library raises any type for a damaged index or weight
+        fix = "Check the name and the connection, or give a folder with its safetensors."
         raise InputError(what, got=_first_line(error), expected="whole safetensors", fix=fix) from error
     missing = sorted(info["missing_keys"])
     if missing:
@@ -130,9 +137,14 @@ def load_trunk(trunk: Trunk, source: str) -> None:
 
 
 def load_towers(towers: torch.nn.Module, sources: Sequence[str]) -> None:
-    """Load the weights of pretrained towers, each from its source: `hub`, a safetensors file or a folder with one.
+    """Load the weights of pretrained towers.
 
-    Raises InputError for an architecture without pretrained towers, and for weights that do not fit.
+    Args:
+        towers: The network's towers.
+        sources: For each tower `hub`, a safetensors file, or a folder with one.
+
+    Raises:
+        InputError: The architecture has no pretrained towers, or the weights do not fit.
     """
     if not isinstance(towers, PretrainedTowers):
         fix = "Name towers of timm: --change towers=NAME,NAME; or leave the weights out."
@@ -144,19 +156,19 @@ def _configuration(source: str) -> PretrainedConfig:
     what = f"trunk {source}"
     text = _read_file(source, "config.json", what)
     if text is None:
-        fix = "Give a repository's name on the Hugging Face hub, or a folder that save_pretrained has written."
+        fix = "Give the name of a repository on the Hugging Face hub, or a folder that save_pretrained wrote."
         raise InputError(what, got="no config.json", expected="a model's config", fix=fix)
     if (quantization := _parse_object(text, f"{what}: config.json").get("quantization_config")) is not None:
-        fix = "Choose the weights before they were quantized."
+        fix = "Choose the weights without quantization."
         raise InputError(f"{what}: quantization_config", got=quantization, expected="plain weights", fix=fix)
     try:
         source_config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:  # each family checks its fields in its own way, and most trust them
+    except Exception as error:  # each family checks its fields in its own way
         fix = "Repair its config.json, or choose another model."
         raise InputError(what, got=_single_line(error), expected="a model's config", fix=fix) from error
     for name in ARCHITECTURE_FIELDS:
         value = getattr(source_config, name, None)
-        # The two that have a usual value may lack.
+        # These two have defaults.
         if value is None and name in ("num_key_value_heads", "head_dim"):
             continue
         if name == "rope_parameters":
@@ -169,7 +181,7 @@ def _configuration(source: str) -> PretrainedConfig:
 
 def _rotary_base(source: str, rotary: object) -> float:
     base = rotary.get("rope_theta") if isinstance(rotary, dict) else None
-    if not _is_positive(base):
+    if base is None or not _is_positive(base):
         raise _unsupported_decoder(source, "rope_parameters", rotary, "one rope_theta above 0 for all layers")
     return float(base)
 
@@ -180,7 +192,7 @@ def _is_positive(value: object) -> bool:
 
 @contextmanager
 def _silence_transformers() -> Iterator[None]:
-    """Keep transformers from reporting on a load: what matters of it is checked and said here."""
+    """Silence transformers during a load; the caller checks the result and reports errors."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -195,14 +207,14 @@ def _silence_transformers() -> Iterator[None]:
 def _differences(
     source_config: PretrainedConfig, trunk_config: PretrainedConfig
 ) -> Iterator[tuple[str, object, object]]:
-    """Yield what a source's configuration has otherwise than ours: the field's name, its value, ours."""
+    """Yield the differences of a source's configuration from the trunk's: field, the source's value, the trunk's."""
     wanted, found = trunk_config.to_dict(), source_config.to_dict()
     if source_config.model_type != trunk_config.model_type:
         yield "model_type", source_config.model_type, trunk_config.model_type
-    # Families that slide by default have it in ours too.
+    # Families with a sliding window by default have it in the trunk's configuration, too.
     if found.get("sliding_window"):
         yield "sliding_window", found["sliding_window"], None
-    # What our configuration does not know, our decoder does not compute with either.
+    # The decoder does not use fields that the trunk's configuration does not have.
     for name in sorted(wanted.keys() - IGNORED_CONFIG_FIELDS, key=lambda name: (name not in ARCHITECTURE_FIELDS, name)):
         got, expected = found.get(name), wanted[name]
         if name in ("num_key_value_heads", "head_dim") and got is None:
@@ -213,25 +225,25 @@ def _differences(
 
 
 def _unsupported_decoder(source: str, name: str, got: object, expected: object) -> InputError:
-    fix = "Choose a decoder that the trunk can express: plain rotary positions and attention over the whole sequence."
+    fix = "Choose a decoder with plain rotary positions and attention over the whole sequence."
     return InputError(f"trunk {source}: {name}", got=got, expected=expected, fix=fix)
 
 
 def _read_file(source: str, name: str, what: str | None = None) -> str | None:
-    """Return the text of a source's file, None if it has none; errors call it `what`."""
+    """Return the text of a source's file, None if it does not exist; errors name it `what`."""
     what = what or f"{name} of {source}"
     try:
         path = Path(source) / name if Path(source).is_dir() else Path(hf_hub_download(source, name))
         return path.read_text(encoding="utf-8")
     except LocalEntryNotFoundError as error:
-        # Of the kind of the next two, but says only that the file is not kept here and that the hub was not asked.
-        fix = "Check the connection, or give a folder that holds its files."
-        got = "no connection to the Hugging Face hub, and no copy here"
+        # A subclass of the errors below, raised when the file is not cached and the hub was not reached.
+        fix = "Check the connection, or give a folder with its files."
+        got = "no connection to the Hugging Face hub, and no cached copy"
         raise InputError(what, got=got, expected="a file", fix=fix) from error
     except (FileNotFoundError, EntryNotFoundError):
         return None
     except (OSError, ValueError) as error:
-        fix = "Check the name and the connection, or give a folder that holds its files."
+        fix = "Check the name and the connection, or give a folder with its files."
         raise InputError(what, got=_first_line(error), expected="a file", fix=fix) from error
 
 
@@ -241,12 +253,12 @@ def _parse_object(text: str, what: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise InputError(what, got="a damaged file", expected="a JSON object", fix="Copy it again.")
+        raise InputError(what, got="a damaged file", expected="a JSON object", fix="Copy the file again.")
     return value
 
 
 def _single_line(error: Exception) -> str:
-    """Return an error on one line: a field's validation says its name on the first and the fault on the next."""
+    """Return an error on one line: a field's validation has its name on the first line, the fault on the next."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -1,1 +1,1 @@
-"""Count what a decision costs: operations, bytes, and waits of the host for the device."""
+"""The cost of a decision: FLOPs, bytes, and synchronisations of host and device."""

@@ -1,7 +1,7 @@
-"""What a network costs, in operations and bytes, found out without running it: sizes are real, values are not there.
+"""The cost of a network in FLOPs and bytes, computed without values.
 
-A 7B policy is measured in seconds and in no memory: its tensors are PyTorch's fake ones, which have a shape, a dtype
-and a device but no storage, and every operation is only asked how large its result is.
+A 7B policy is measured in seconds and without memory: its tensors are PyTorch's fake tensors, which have a shape, a
+dtype and a device but no storage.
 """
 
 from __future__ import annotations
@@ -29,7 +29,16 @@ from ..pretrained.adaptation import set_checkpointing
 
 @dataclass(frozen=True)
 class InputSizes:
-    """The sizes that the contract and not the architecture decides; LIBERO's, unless they are said."""
+    """The sizes that the contract decides, not the architecture; the defaults are LIBERO's.
+
+    Attributes:
+        views: Cameras, V.
+        image_size: Height and width in pixels.
+        state: Width of the state, S.
+        action: Dimensions of an action, A.
+        chunk: Steps of a chunk, T.
+        batch: Rows, B.
+    """
 
     views: int = 2
     image_size: int = 224
@@ -39,7 +48,7 @@ class InputSizes:
     batch: int = 1
 
     def build(self, architecture: Architecture) -> SaccadeModel:
-        """Build the network; raises InputError for sizes that do not suit it."""
+        """Build the network; InputError if the sizes do not fit it."""
         return SaccadeModel(
             architecture,
             views=self.views,
@@ -50,12 +59,12 @@ class InputSizes:
         )
 
     def images(self, device: str | torch.device = "cpu") -> torch.Tensor:
-        """Return pictures uint8 [B, V, 3, H, W], of noise."""
+        """Return random images uint8 [B, V, 3, H, W]."""
         size = (self.batch, self.views, 3, self.image_size, self.image_size)
         return torch.randint(0, 256, size, dtype=torch.uint8, device=device)
 
     def past_frames(self, history: int, device: str | torch.device = "cpu") -> PastFrames | None:
-        """Return what a training batch remembers: `history` frames of noise for each row; None without history."""
+        """Return `history` random past frames for each row; None without history."""
         if not history:
             return None
         rows = torch.arange(self.batch, device=device).repeat_interleave(history)
@@ -63,27 +72,30 @@ class InputSizes:
         return PastFrames(replace(self, batch=len(rows)).images(device), rows, place)
 
     def tokens(self, architecture: Architecture, device: str | torch.device = "cpu") -> torch.Tensor:
-        """Return text tokens [B, L] of an instruction that fills a fourth of its room."""
+        """Return text tokens [B, L] of an instruction that fills a quarter of its length."""
         tokens = torch.full((self.batch, architecture.text_length), architecture.padding, device=device)
         words = max(2, architecture.text_length // 4)
         tokens[:, :words] = torch.arange(words, device=device) % architecture.padding
         return tokens
 
     def states(self, device: str | torch.device = "cpu") -> torch.Tensor:
-        """Return normalised states [B, S]."""
+        """Return normalized states [B, S]."""
         return torch.zeros(self.batch, self.state, device=device)
 
 
-class FakeNetwork:
-    """A network without values: its shapes, dtypes and gradients are those of the real one, its memory is none.
+class FakeNetwork[Network: nn.Module]:
+    """A network of fake tensors: shapes, dtypes and gradients of the real one, without memory.
 
-    `network` may be run, its backward pass too, within `fake_mode()`, on inputs that are made there.
+    Inside `fake_mode()`, `network` runs forward and backward on inputs that are created there.
+
+    Args:
+        build: Builds the network.
+        dtype: Floating point type of the weights; None leaves it unchanged.
+        device: The device that the fake tensors claim; it need not exist.
     """
 
-    def __init__(
-        self, build: Callable[[], nn.Module], *, dtype: torch.dtype | None = None, device: str = "cpu"
-    ) -> None:
-        # Built beside the mode and moved into it: timm reads values of its own schedules while it builds.
+    def __init__(self, build: Callable[[], Network], *, dtype: torch.dtype | None = None, device: str = "cpu") -> None:
+        # Built outside the mode: timm reads values of its own schedules while it builds.
         with torch.device("meta"):
             network = build()
         self.network = network if dtype is None else network.to(dtype)
@@ -93,13 +105,13 @@ class FakeNetwork:
 
     @contextmanager
     def fake_mode(self) -> Iterator[None]:
-        """Let what is computed meanwhile be imagined."""
+        """Compute with fake tensors inside this context."""
         with self.mode:
             yield
 
 
 def _fake_parameters(network: nn.Module, device: str) -> None:
-    """Put an imagined tensor on `device` in the place of every parameter and buffer; shared ones stay shared."""
+    """Replace every parameter and buffer by a fake tensor on `device`; shared ones stay shared."""
     made: dict[int, torch.Tensor] = {}
     for module in network.modules():
         named = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
@@ -112,9 +124,11 @@ def _fake_parameters(network: nn.Module, device: str) -> None:
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations, two to a multiply-add, of matrix products, convolutions and attention.
+    """Floating-point operations of matrix products, convolutions and attention; a multiply-add counts as two.
 
-    `parts` are those of `total` by part of the policy: towers, fusion, trunk, expert, other.
+    Attributes:
+        total: All operations.
+        parts: Operations by part of the policy: towers, fusion, trunk, expert, other.
     """
 
     total: int
@@ -130,7 +144,7 @@ def _attention_backward_flops(gradient: Any, query: Any, key: Any, value: Any, *
 
 
 def _planned_attention_flops(query: Any, key: Any, value: Any, bias: Any, *plan: Any, **_: object) -> int:
-    # Packed tokens: queries meet the keys of their own segment, of which a batch has as many, all equally long.
+    # Packed tokens: a query attends to the keys of its segment, and all segments of a batch are equally long.
     query_tiles, query_tile = plan[5], plan[11]
     segments = query_tiles[0] - query[0] // query_tile - 1
     return 4 * query[0] * query[1] * query[2] * (key[0] // segments)
@@ -139,7 +153,7 @@ def _planned_attention_flops(query: Any, key: Any, value: Any, bias: Any, *plan:
 def _planned_attention_backward_flops(
     gradient: Any, _: Any, query: Any, key: Any, value: Any, *rest: Any, **__: object
 ) -> int:
-    # Scores and their gradients are computed twice, once for the queries and once for the keys: seven products.
+    # Scores and their gradients are computed twice, for queries and for keys: seven matrix products.
     return _planned_attention_flops(query, key, value, *rest[2:]) * 7 // 2
 
 
@@ -149,17 +163,21 @@ EXTRA_FLOP_FORMULAS = {
     torch.ops.saccade.block_sparse_attention: _planned_attention_flops,
     torch.ops.saccade.block_sparse_attention_backward: _planned_attention_backward_flops,
 }
-"""What PyTorch's counter does not know: the processor's fused attention, counted like a GPU's, and our operator."""
+"""Formulas that PyTorch's counter lacks: fused attention of the CPU, counted like a GPU's, and our operator."""
 
 
 def count_flops(run: Callable[[], object], network: nn.Module | None = None) -> Flops:
-    """Count what `run` computes, by parts where `network` is a SaccadeModel, whose methods it calls.
+    """Count the FLOPs of a computation.
 
-    PyTorch's own counter, which sees every operation below autograd: a backward pass counts when `run` has one, and
-    what checkpointing computes twice counts twice. Attention counts the whole of Q times K, masked or not, and its
-    backward pass two and a half times that, as the fused kernels compute it, three and a half times with our operator,
-    which computes scores twice instead of adding up in any order; sums, norms and activations count nothing.
-    Under `no_grad` the counter stumbles over parameters that want gradients: freeze them before.
+    PyTorch's counter sees every operation below autograd: a backward pass in `run` counts, and what activation
+    checkpointing computes twice counts twice. Attention counts all of Q times K, masked or not. Its backward pass
+    counts 2.5 times that, as fused kernels compute it, or 3.5 times with this package's operator, which computes scores
+    twice to keep sums in a fixed order. Sums, norms and activations do not count. Under `no_grad` the counter fails on
+    parameters that require gradients: freeze them before.
+
+    Args:
+        run: The computation.
+        network: A SaccadeModel whose methods `run` calls, to count by parts.
     """
     with FlopCounterMode(display=False, custom_mapping=EXTRA_FLOP_FORMULAS) as counter:
         run()
@@ -168,11 +186,11 @@ def count_flops(run: Callable[[], object], network: nn.Module | None = None) -> 
     if not isinstance(network, SaccadeModel):
         return Flops(total)
 
-    def of(path: str, module: nn.Module) -> int:
-        # A part is named by its class where `run` calls it itself, by its path where the whole network was called.
+    def flops_of(path: str, module: nn.Module) -> int:
+        # The counter names a part by its class if `run` calls the part, by its path if `run` calls the network.
         return counts.get(f"SaccadeModel.{path}", counts.get(type(module).__name__, 0))
 
-    towers, trunk, expert = (of(name, getattr(network, name)) for name in ("tower", "trunk", "expert"))
+    towers, trunk, expert = (flops_of(name, getattr(network, name)) for name in ("tower", "trunk", "expert"))
     fusion = counts.get("SaccadeModel.tower.fusion", counts.get(f"{type(network.tower).__name__}.fusion", 0))
     parts = {"towers": towers - fusion, "fusion": fusion, "trunk": trunk, "expert": expert}
     return Flops(total, {**parts, "other": total - sum(parts.values())})
@@ -180,10 +198,14 @@ def count_flops(run: Callable[[], object], network: nn.Module | None = None) -> 
 
 @dataclass(frozen=True)
 class DecisionCost:
-    """What a policy's decisions cost: `encode_instruction` once for an instruction, `decide` every time.
+    """The cost of a policy's decisions.
 
-    `parameters`: of the whole network; `weight_bytes`: theirs in bfloat16; `peak_bytes`: weights and activations of a
-    decision in bfloat16, without what the allocator and the libraries keep for themselves.
+    Attributes:
+        parameters: Parameters of the network.
+        weight_bytes: Bytes of the weights in bfloat16.
+        encode_instruction: FLOPs once per instruction.
+        decide: FLOPs of every decision.
+        peak_bytes: Weights and activations of a decision in bfloat16, without the reserves of allocator and libraries.
     """
 
     parameters: int
@@ -194,7 +216,7 @@ class DecisionCost:
 
 
 def decision_cost(architecture: Architecture, sizes: InputSizes) -> DecisionCost:
-    """Return what decisions of a policy in bfloat16 cost; raises InputError for sizes that do not suit it."""
+    """Return the cost of decisions in bfloat16; InputError if the sizes do not fit the architecture."""
     fake_network = FakeNetwork(lambda: sizes.build(architecture).requires_grad_(False).eval(), dtype=torch.bfloat16)
     network = fake_network.network
     with fake_network.fake_mode(), torch.no_grad():
@@ -209,7 +231,13 @@ def decision_cost(architecture: Architecture, sizes: InputSizes) -> DecisionCost
 
 
 def training_flops(build: Callable[[], SaccadeModel], sizes: InputSizes, *, checkpointing: bool = False) -> Flops:
-    """Count a training step: forward, L1 loss over the chunk, backward; `build` says by `requires_grad` what learns."""
+    """Count the FLOPs of a training step: forward, L1 loss over the chunk, backward.
+
+    Args:
+        build: Builds the network; parameters with `requires_grad` are trained.
+        sizes: Sizes of the batch.
+        checkpointing: Whether activations are computed again in the backward pass.
+    """
     fake_network = FakeNetwork(lambda: build().train(), dtype=torch.bfloat16)
     with fake_network.fake_mode():
         return count_flops(
@@ -224,12 +252,15 @@ def training_peak_bytes(
     dtype: torch.dtype = torch.bfloat16,
     checkpointing: bool = False,
 ) -> int:
-    """Return the peak of bytes in a training step under AdamW; `build` says by `requires_grad` what learns.
+    """Return the peak memory of a training step with AdamW, in bytes.
 
-    Weights and gradients are in `dtype`, and AdamW's two moments too, as PyTorch makes them. The peak is of live
-    tensors at any time of the step, which begins without gradients; the allocator's rounding and the libraries'
-    workspaces come on top. It is a processor's: the trunk's attention is held in float32 there, so that a GPU needs a
-    little less.
+    Weights, gradients and AdamW's two moments are in `dtype`, as in PyTorch. The peak is that of live tensors during a
+    step that starts without gradients; the allocator's rounding and the libraries' workspaces are not included. It is
+    measured on the CPU, where the trunk's attention is in float32: a GPU needs a little less.
+
+    Args:
+        build, sizes, checkpointing: As in `training_flops`.
+        dtype: Floating point type of weights and gradients.
     """
     fake_network = FakeNetwork(lambda: build().train(), dtype=dtype)
     network = fake_network.network
@@ -242,7 +273,7 @@ def training_peak_bytes(
 def training_step(
     network: SaccadeModel, sizes: InputSizes, *, device: str = "cpu", checkpointing: bool = False
 ) -> Callable[[], None]:
-    """Return what goes forward and backward once, on a batch of noise on the device; it sets `checkpointing`."""
+    """Return a function that runs one forward and backward pass on a random batch; this sets `checkpointing`."""
     set_checkpointing(network, checkpointing)
     images, tokens = sizes.images(device), sizes.tokens(network.architecture, device)
     state, target = sizes.states(device), torch.zeros(sizes.batch, sizes.chunk, sizes.action, device=device)
@@ -257,10 +288,14 @@ def training_step(
 
 
 def peak_bytes(run: Callable[[], object], resident: list[Any]) -> int:
-    """Return the most bytes of tensors that live at once while `run` runs, with what is `resident` meanwhile.
+    """Return the peak bytes of live tensors while `run` runs.
 
-    `resident`: tensors, modules, and structures of tensors. Every result of every operation is followed to the end of its
-    memory, real or imagined, so that views count once; what an operation uses inside itself is not seen.
+    Every result of every operation is tracked until its memory, real or fake, is freed, so that views count once.
+    Memory that an operation uses internally is not seen.
+
+    Args:
+        run: The computation.
+        resident: Tensors, modules and structures of tensors that live meanwhile.
     """
     with _PeakMemoryMode() as live:
         for each in resident:
@@ -272,7 +307,7 @@ def peak_bytes(run: Callable[[], object], resident: list[Any]) -> int:
 
 
 class _PeakMemoryMode(TorchDispatchMode):
-    """Follow every tensor's memory from the operation that made it until it is freed."""
+    """Track the memory of every tensor from the operation that creates it until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -287,7 +322,7 @@ class _PeakMemoryMode(TorchDispatchMode):
         return result
 
     def track(self, tensor: torch.Tensor) -> None:
-        """Count a tensor's memory, unless it is counted already, until it is freed."""
+        """Count a tensor's memory once, until it is freed."""
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self._tracked:

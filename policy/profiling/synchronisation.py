@@ -1,7 +1,6 @@
-"""Where a computation makes the host wait for the device: such places cost a decision time and cannot be captured.
+"""Find the operations that make the host wait for the device: they cost time and cannot be captured in a CUDA graph.
 
-A processor waits for nobody, but the operations that would make it wait are the same there, so that they are counted
-on any machine.
+The operations are the same on a CPU, so that they are found on any machine.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ SYNCHRONISING_OPERATIONS = frozenset(
         "unique_dim",
     }
 )
-"""Operations of which the host needs a value, or the shape of whose result is a value."""
+"""Operations whose value the host reads, or whose output shape depends on values."""
 
 
 @dataclass(frozen=True)
 class Synchronisation:
-    """One wait: the operation, and the line that asked for it, the innermost that is not PyTorch's."""
+    """One wait: the operation, and the innermost line of code outside PyTorch that calls it."""
 
     operation: str
     where: str
@@ -47,12 +46,12 @@ class Synchronisation:
 def find_synchronisations(run: Callable[[], object]) -> list[Synchronisation]:
     """Return every wait of the host for the device while `run` runs, in order.
 
-    These are operations that hand a value to the host (`item`, a tensor as a condition, a printed tensor), operations
-    the shape of whose result is a value (`nonzero`, a boolean mask as an index, `unique`, `repeat_interleave` by a
-    tensor), and copies between devices, in both directions. Copies are seen only where tensors are on another device
-    than the processor, or imagined there (`measure.FakeNetwork`); tensors made out of Python's numbers, which become such
-    copies, are seen everywhere. `tolist` and `numpy` of a tensor on the processor are not seen: they read its memory.
-    What is imagined has no values, so that it stops at what needs one: the error is PyTorch's.
+    These are operations that pass a value to the host (`item`, a tensor as a condition, a printed tensor), operations
+    whose output shape depends on values (`nonzero`, a boolean mask as an index, `unique`, `repeat_interleave` by a
+    tensor), and copies between devices. Copies are seen only for tensors on a device other than the CPU, real or fake
+    (`cost.FakeNetwork`); tensors made from Python numbers, which cause such copies, are seen everywhere. `tolist` and
+    `numpy` of a CPU tensor are not seen: they read its memory. Fake tensors have no values: an operation that needs one
+    raises PyTorch's error.
     """
     with _SynchronisationMode() as watch:
         run()
@@ -60,7 +59,7 @@ def find_synchronisations(run: Callable[[], object]) -> list[Synchronisation]:
 
 
 class _SynchronisationMode(TorchDispatchMode):
-    """Look at every operation below autograd."""
+    """Inspect every operation below autograd."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +79,7 @@ class _SynchronisationMode(TorchDispatchMode):
         return result
 
     def _was_lifted(self, tensor: torch.Tensor) -> bool:
-        """Tell whether these are Python's numbers, which are counted already."""
+        """Tell whether a tensor was made from Python numbers, which are counted already."""
         memory = tensor.untyped_storage()._cdata
         return any(memory == each.untyped_storage()._cdata for each in self._lifted)
 
@@ -91,8 +90,8 @@ def _synchronises(name: str, function: Any, args: Any, kwargs: dict[str, Any], t
     if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
         return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
     if name == "lift_fresh":
-        # What `torch.tensor(numbers)` begins with, on any device: from the processor's memory to the device's. A lone
-        # number travels with the operation that it is for, or is copied, which is seen.
+        # The first step of `torch.tensor(numbers)` on any device: a copy from host to device. A single number is part
+        # of its operation, or is copied, which is seen.
         return tensors[0].ndim > 0
     if name in ("_to_copy", "copy_"):
         devices = {each.device for each in tensors}
@@ -103,7 +102,7 @@ def _synchronises(name: str, function: Any, args: Any, kwargs: dict[str, Any], t
 
 
 def _calling_line() -> str:
-    """Return the innermost line outside PyTorch, as file:line and what it says."""
+    """Return the innermost line outside PyTorch, as file:line and its code."""
     library = str(Path(torch.__file__).parent)
     modes = ("__torch_dispatch__", "__torch_function__", "_calling_line")
     for frame in reversed(traceback.extract_stack()):

@@ -105,7 +105,7 @@ def test_without_statistics_it_is_refused(tmp_path, monkeypatch):
 def test_nothing_is_unpickled(tmp_path):
     folder = write(tmp_path / "starter")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match="Pickled weights are never opened"):
+    with pytest.raises(InputError, match="pickled weights are never opened"):
         read_checkpoint(folder)
 
     class Trap:

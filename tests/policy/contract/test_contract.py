@@ -190,13 +190,13 @@ def test_every_difference_is_listed_with_its_fix(contract):
         "control_hz",
     ]
     assert found["cameras.front.size"].expected == "128x96"
-    assert found["cameras.front.rotation_degrees"].fix.startswith("Turn its pictures by 180 degrees")
+    assert found["cameras.front.rotation_degrees"].fix.startswith("Rotate its images by 180 degrees")
     assert found["cameras.wrist"].fix == "Rename camera 'wrst' to 'wrist'."
     assert found["state.names"].fix == "Put them in the expected order."
     assert found["action.names"].fix == "Add gripper.pos and leave out jaw.pos and keep the expected order."
     units = found["action.units of shoulder_pan.pos, elbow_flex.pos"]
-    assert units.fix == "Convert from degrees to radians before the world acts on them."
-    assert found["action.gripper"].fix == "Give the world's jaw.pos -0.02 * g + 1 where the policy says g."
+    assert units.fix == "Convert from degrees to radians before the environment executes them."
+    assert found["action.gripper"].fix == "Send -0.02 * g + 1 to jaw.pos where the policy outputs g."
     message = str(caught.value)
     assert "12 places" in message and len(message.splitlines()) == 13
     assert all(str(each) in message for each in found.values())

@@ -168,7 +168,7 @@ def test_a_small_tower_learns_as_a_whole(core, seen):
 
 def test_factors_are_put_in_once(base):
     add_lora(base.model, LoraAdaptation(rank=1, alpha=1.0))
-    with pytest.raises(InputError, match="adaptation: got a policy that has factors"):
+    with pytest.raises(InputError, match="adaptation: got a policy with factors"):
         add_lora(base.model, LoraAdaptation(rank=1, alpha=1.0))
 
 
