@@ -101,7 +101,7 @@ class DemonstrationWorker:
         """Run an attempt and write its outcome as one file; return whether it succeeded.
 
         Raises:
-            WorldError: The world failed, whatever its simulator raised.
+            WorldError: The world failed; any exception of its simulator is converted.
             OSError: The outcome could not be written.
         """
         try:

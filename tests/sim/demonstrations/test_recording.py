@@ -28,7 +28,7 @@ OFFER = Offer(
 def make_episode(seed: int, frames: int) -> RecordedEpisode:
     generator = np.random.default_rng(seed)
 
-    def film() -> np.ndarray:
+    def random_frames() -> np.ndarray:
         pictures = np.tile(np.linspace(0, 200, 64, dtype=np.uint8)[None, None, :, None], (frames, 48, 1, 3)).copy()
         for frame in range(frames):
             pictures[frame, 10:22, frame % 50 : frame % 50 + 12] = generator.integers(0, 255, 3)
@@ -37,7 +37,9 @@ def make_episode(seed: int, frames: int) -> RecordedEpisode:
     def column(width: int) -> np.ndarray:
         return generator.normal(seed, 1, (frames, width)).astype(np.float32)
 
-    return RecordedEpisode({"front": film(), "wrist": film()}, column(3), column(3), column(14), f"do thing {seed % 2}")
+    return RecordedEpisode(
+        {"front": random_frames(), "wrist": random_frames()}, column(3), column(3), column(14), f"do thing {seed % 2}"
+    )
 
 
 def write(folder, episodes):

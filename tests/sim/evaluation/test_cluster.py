@@ -124,8 +124,8 @@ def test_a_cluster_that_loses_a_node_loses_no_episode(checkpoint, tmp_path, monk
         assert episodes_that_differ(expected, records) == ()
         assert [record.attempts for record in records] == [1] * 8
         assert count_lost_and_duplicate(tmp_path / "lost", 8) == {"ray_episodes_lost": 0, "ray_episodes_double": 0}
-        films = [record.video for record in records if record.video]
-        assert len(films) == 2 and all((tmp_path / "lost" / film).stat().st_size for film in films)
+        videos = [record.video for record in records if record.video]
+        assert len(videos) == 2 and all((tmp_path / "lost" / video).stat().st_size for video in videos)
 
         # On the node that is left, a process dies, and another one hangs: the second try of the one is good.
         unlucky = SlowWorlds(tmp_path / "marker")

@@ -87,9 +87,9 @@ def test_a_film_ends_with_the_last_picture_where_the_end_was_not_drawn(tmp_path)
     video_recorder = VideoRecorder()
     for shade in (0, 120, 240):
         video_recorder({"pixels": {"front": np.full((32, 32, 3), shade, dtype=np.uint8)}}, None)
-    video_recorder({}, None)  # an odd step, which no film looks at
-    video_recorder.save(tmp_path / "film.mp4", 30)
-    assert np.asarray(poster(tmp_path / "film.mp4", 1.0)).mean() == pytest.approx(240, abs=6)
+    video_recorder({}, None)  # an odd step, whose image the video does not need
+    video_recorder.save(tmp_path / "video.mp4", 30)
+    assert np.asarray(poster(tmp_path / "video.mp4", 1.0)).mean() == pytest.approx(240, abs=6)
 
 
 def test_an_actor_that_always_looks_always_sees():

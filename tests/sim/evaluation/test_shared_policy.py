@@ -39,9 +39,9 @@ def test_a_shared_policy_gives_the_records_of_one_for_each_worker(workers, max_b
 def test_films_show_where_a_shared_policy_looks(own, tmp_path):
     shared = SharedPolicyFactory(MakePolicy())
     records = run_jobs(jobs_of(4, "reach"), make_env, shared, 2, tmp_path, videos=1, progress=False)
-    filmed = [record for record in records if record.video]
-    assert sorted(record.outcome for record in filmed) == ["failure", "success"]
-    assert all((record.visual_tokens, record.visual_tokens_kept) == (8, 4) for record in filmed)
+    recorded = [record for record in records if record.video]
+    assert sorted(record.outcome for record in recorded) == ["failure", "success"]
+    assert all((record.visual_tokens, record.visual_tokens_kept) == (8, 4) for record in recorded)
     assert episodes_that_differ(own, records) == ()
 
 

@@ -1,4 +1,4 @@
-"""Policies for many fake worlds at once, importable by worker processes: they act as FakeActor does; some fail."""
+"""Batched policies for fake worlds, importable by worker processes: they act like FakeActor; some fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .fake_world import FakeActor
 
 
 class FakeBatchedPolicy:
-    """A FakeActor for each slot; two actions of it are a decision, since it looks at the second number alone."""
+    """A FakeActor for each slot; a decision is two of its actions, which depend on the second number only."""
 
     def __init__(self, max_batch_size: int, log: Path | None) -> None:
         self.max_batch_size, self.log, self.actors = max_batch_size, log, {}
@@ -34,7 +34,7 @@ class FakeBatchedPolicy:
 
 @dataclass(frozen=True)
 class MakePolicy:
-    """Builds the policy; with a mishap, its third decision goes wrong until the marker file is there."""
+    """Builds the policy; with a mishap, its third decision fails until the marker file exists."""
 
     max_batch_size: int = 4
     log: Path | None = None
@@ -44,14 +44,14 @@ class MakePolicy:
     def __call__(self) -> FakeBatchedPolicy:
         policy = FakeBatchedPolicy(self.max_batch_size, self.log)
         if self.mishap is not None:
-            policy.decide = _unlucky(policy.decide, self.mishap, self.marker)
+            policy.decide = _failing(policy.decide, self.mishap, self.marker)
         return policy
 
 
-def _unlucky(decide, mishap, marker):
+def _failing(decide, mishap, marker):
     calls = []
 
-    def unlucky(observations):
+    def fail_or_decide(observations):
         calls.append(None)
         if len(calls) == 3 and not marker.exists():
             marker.touch()
@@ -62,7 +62,7 @@ def _unlucky(decide, mishap, marker):
             raise RuntimeError("out of memory")
         return decide(observations)
 
-    return unlucky
+    return fail_or_decide
 
 
 def refuse_policy():

@@ -1,4 +1,4 @@
-"""What the nodes of a test's cluster are given; importable there, for the path travels in PYTHONPATH."""
+"""Factories for the nodes of a test's cluster; importable there, because PYTHONPATH is passed on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Actors:
 
 @dataclass(frozen=True)
 class SlowWorlds:
-    """Fake worlds whose steps take a while; state 3 ends its process once, state 5 hangs for as long as it is asked."""
+    """Fake worlds with slow steps; initial state 3 kills its process once, initial state 5 hangs."""
 
     marker: Path | None = None
 
@@ -51,7 +51,7 @@ class _Slow(FakeEnv):
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The environment of a node; another one, where `elsewhere` is set, in every process but the one that made it."""
+    """A node's fingerprint; with `elsewhere` it differs in every process except the one that created it."""
 
     elsewhere: str | None = None
     made_in: int = 0

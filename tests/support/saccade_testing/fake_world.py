@@ -1,4 +1,4 @@
-"""A world and an actor of a few lines, importable by worker processes: the arm is a number that must reach 1."""
+"""A minimal world and actor, importable by worker processes: the arm is a number that must reach 1."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class FakeEnv(gymnasium.Env):
 
 
 class FakeActor:
-    """Moves by a seeded amount, decides at every second step, and looks at four places."""
+    """Moves by a seeded amount, decides at every second step, and has four visual tokens."""
 
     def reset(self, instruction: str, seed: int) -> None:
         self.generator = np.random.default_rng(seed)
@@ -98,7 +98,7 @@ def break_actor() -> FakeActor:
 
 @dataclass(frozen=True)
 class Mishap:
-    """Builds worlds in which one initial state goes wrong; with `once`, only until the marker file is there."""
+    """Builds worlds that fail at one initial state; with `once`, only until the marker file exists."""
 
     kind: str
     marker: Path
@@ -106,10 +106,10 @@ class Mishap:
     initial_state: int | None = 2
 
     def __call__(self, suite: str, task: str) -> FakeEnv:
-        return _Unlucky(task, self)
+        return _FailingEnv(task, self)
 
 
-class _Unlucky(FakeEnv):
+class _FailingEnv(FakeEnv):
     def __init__(self, task: str, mishap: Mishap) -> None:
         super().__init__(task)
         self.mishap = mishap

@@ -1,4 +1,4 @@
-"""A world without physics for the tests of collection: a bright square walks to a mark; some starts cannot be won."""
+"""A world without physics for tests of collection: a bright square moves to a mark; some starts cannot succeed."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class ToyEnv:
             os._exit(1)
         generator = np.random.default_rng([options["initial_state"], len(options["instruction"])])
         self.position, self.mark = 0.0, generator.uniform(8, 20)
-        self.winnable = options["initial_state"] % 5 != 3
+        self.solvable = options["initial_state"] % 5 != 3
         self.steps = 0
         return self._observation(), {}
 
     def step(self, action: np.ndarray):
         time.sleep(self.delay)
         self.position, self.steps = float(action[0]), self.steps + 1
-        success = self.winnable and self.position >= self.mark
+        success = self.solvable and self.position >= self.mark
         return self._observation(), 0.0, success, self.steps >= self._max_episode_steps, {"is_success": success}
 
     def grounding(self) -> np.ndarray:
@@ -50,11 +50,11 @@ class ToyEnv:
         pass
 
     def _observation(self):
-        picture = np.full((self.size, self.size, 3), 40, dtype=np.uint8)
+        image = np.full((self.size, self.size, 3), 40, dtype=np.uint8)
         left = int(self.position)
-        picture[4:12, left : left + 8] = (230, 30, 30)
+        image[4:12, left : left + 8] = (230, 30, 30)
         state = np.array([self.position, 50.0], dtype=np.float32)
-        return {"pixels": {"front": picture, "wrist": picture[::-1].copy()}, "agent_pos": state}
+        return {"pixels": {"front": image, "wrist": image[::-1].copy()}, "agent_pos": state}
 
 
 class ToyDemonstrator:
