@@ -1,9 +1,9 @@
-"""A million broken messages against the wire's codec, judged by a second reader that shares nothing with it.
+"""Fuzz the wire codec with malformed messages, against an independent reference decoder.
 
-The judge lets msgpack's own C reader parse a message freely and then holds the tree against the definition in
-`robot/remote/codec.py`, with `struct` and `math` where the codec uses numpy. So a message counts as wrongly accepted
-whenever the codec lets through what the definition does not allow, or reads another value from it; and as wrongly
-refused the other way round.
+The reference parses a message with msgpack's C decoder and checks the tree against the definition in
+`robot/remote/codec.py`, with `struct` and `math` where the codec uses numpy. A message is wrongly accepted if the codec
+accepts what the definition does not allow, or reads another value from it, and wrongly refused if it rejects a valid
+message.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STRUCT_FORMATS = {
     **{"|b1": "?", "|i1": "b", "<i2": "h", "<i4": "i", "<i8": "q"},
     **{"|u1": "B", "<u2": "H", "<u4": "I", "<u8": "Q", "<f2": "e", "<f4": "f", "<f8": "d"},
 }
-"""How `struct` names each dtype that may travel."""
+"""The `struct` format of each dtype that a message may contain."""
 
 SMALL_LIMITS = MessageLimits(message=1024, text=64, values=96, depth=6)
 """Limits that a mutation can reach, so that they are fuzzed as well."""
@@ -37,7 +37,7 @@ PROGRESS_EVERY = 10_000
 
 @dataclass
 class FuzzMetrics:
-    """What came of fuzzing; `examples` has the first inputs that were judged wrongly, in hexadecimal."""
+    """Results of fuzzing; `examples` holds the first inputs with a wrong result, in hexadecimal."""
 
     inputs: int = 0
     accepted: int = 0
@@ -49,18 +49,25 @@ class FuzzMetrics:
 
     @property
     def passed(self) -> bool:
-        """Whether the codec and its judge agreed on every input, and nothing crashed."""
+        """Whether codec and reference agreed on every input, and nothing crashed."""
         return self.crashes == self.wrongly_accepted == self.wrongly_refused == 0
 
 
 def fuzz_codec(inputs: int = 1_000_000, seed: int = 0, progress: Callable[[int], object] | None = None) -> FuzzMetrics:
-    """Decode `inputs` broken messages and return what came of it; `progress` is told how many more are done.
+    """Decode malformed messages and count wrong results.
 
-    A crash is anything but a value or the codec's own error. The same seed gives the same inputs. Raises InputError for
-    less than one input.
+    A crash is any exception other than the codec's own error.
+
+    Args:
+        inputs: Number of messages.
+        seed: Seed of the messages.
+        progress: Called with the number of further messages done.
+
+    Raises:
+        InputError: Less than one input.
     """
     if inputs < 1:
-        raise InputError("inputs", got=inputs, expected="1 or more", fix="Raise it; a million take a few minutes.")
+        raise InputError("inputs", got=inputs, expected="1 or more", fix="Raise inputs; a million take a few minutes.")
     figures, started = FuzzMetrics(), time.monotonic()
     for message, limits in broken_messages(inputs, seed):
         check_message(message, limits, figures)
@@ -71,7 +78,7 @@ def fuzz_codec(inputs: int = 1_000_000, seed: int = 0, progress: Callable[[int],
 
 
 def check_message(message: bytes, limits: MessageLimits, figures: FuzzMetrics) -> None:
-    """Decode one message, compare with the judge, and count."""
+    """Decode one message, compare with the reference, and count."""
     figures.inputs += 1
     expected = reference_decode(message, limits)
     problem = ""
@@ -80,7 +87,7 @@ def check_message(message: bytes, limits: MessageLimits, figures: FuzzMetrics) -
     except CodecError:
         if expected is not None:
             problem = "wrongly_refused"
-    # Whatever else comes out is what is being looked for.
+    # Any other exception is a crash, which fuzzing looks for.
     except Exception:
         problem = "crashes"
     else:
@@ -94,11 +101,11 @@ def check_message(message: bytes, limits: MessageLimits, figures: FuzzMetrics) -
 
 
 class _Pairs(list):
-    """A map as msgpack read it: its pairs in order, repeated keys included."""
+    """A map as msgpack reads it: its pairs in order, with repeated keys."""
 
 
 def reference_decode(message: bytes, limits: MessageLimits) -> _Pairs | None:
-    """Return the tree of a message that the definition allows, None for any other."""
+    """Return the tree of a valid message, None for an invalid one."""
     if len(message) > limits.message:
         return None
     try:
@@ -184,7 +191,7 @@ def _scalar_allowed(found: dict[bytes, Any], form: str) -> bool:
 
 
 def _is_equal(value: Any, tree: Any) -> bool:
-    """Return whether the codec's value is what the tree says, arrays owning their numbers."""
+    """Return whether the codec's value equals the tree; arrays must own their memory."""
     if type(tree) is not _Pairs:
         if type(tree) is list:
             return type(value) is list and len(value) == len(tree) and all(map(_is_equal, value, tree))
@@ -210,10 +217,9 @@ def _is_equal(value: Any, tree: Any) -> bool:
 
 
 def broken_messages(inputs: int, seed: int) -> Iterator[tuple[bytes, MessageLimits]]:
-    """Yield messages, most of them broken, each with the limits to read it under; the seed decides them all.
+    """Yield messages, most of them malformed, each with the limits to decode it under; the seed determines all.
 
-    Some are noise; the others are valid messages of which bytes, or parts before they were packed, are changed once to
-    five times.
+    Some are noise; the others are valid messages with one to five changes of bytes, or of parts before packing.
     """
     rng = random.Random(seed)
     trees = valid_trees()
@@ -298,7 +304,7 @@ _KEYS = ("", "session", "error", b"data", b"dtype", b"__ndarray__", b"__npgeneri
 
 
 def _change_bytes(message: bytes, valid: list[bytes], rng: random.Random) -> bytes:
-    """Return a message with one change that knows nothing of its structure, or only where headers may be."""
+    """Return a message with one change of its bytes, blind to its structure except for header bytes."""
     if not message:
         return rng.randbytes(3)
     place = rng.randrange(len(message))
@@ -324,12 +330,12 @@ def _change_bytes(message: bytes, valid: list[bytes], rng: random.Random) -> byt
 
 
 def _change_tree(tree: Any, rng: random.Random) -> Any:
-    """Return a tree with one change at a random place; the original stays as it is."""
+    """Return a copy of a tree with one change at a random place."""
     if type(tree) is _Pairs and tree:
         place = rng.randrange(len(tree))
         key, value = tree[place]
         changed = _Pairs(tree)
-        # Deeper half of the time, so that arrays within pictures within observations are reached.
+        # Descend often, so that arrays inside images inside observations are reached.
         if type(value) in (_Pairs, list) and rng.random() < 0.6:
             changed[place] = (key, _change_tree(value, rng))
         elif _kind(tree) == "array" and rng.random() < 0.7:
@@ -357,7 +363,7 @@ def _change_array_part(key: bytes, value: Any, rng: random.Random) -> Any:
 
 
 def _change_pairs(pairs: _Pairs, place: int, rng: random.Random) -> None:
-    """Change one map in place: another value or key, one pair less, more or twice, another order, a level more."""
+    """Change a map in place: another value or key, a pair removed, added or repeated, another order, more depth."""
     key, value = pairs[place]
     way = rng.randrange(8)
     if way in (0, 1):

@@ -1,4 +1,4 @@
-"""`saccade bench arm`: the arm's stack under faults, its loop's punctuality, and what it costs a policy in success."""
+"""`saccade bench arm`: faults of the whole stack, timing of the control loop, and success on the virtual arm."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import InputError, unknown_name
+from ....ranges import require_above
 from ....sim.json_files import read_json, write_json
 from ..metrics import command_line, write_metrics
 
@@ -29,54 +30,52 @@ FIGURES = (
     *("worst_hold_ms", "fuzz_inputs", "fuzz_crashes", "fuzz_wrongly_accepted", "soak_minutes", "unsafe_commands"),
     "memory_growth_fraction",
 )
-"""What is always there, None where it was not measured."""
+"""Metrics that are always written; None if not measured."""
 
 
 @dataclass(frozen=True)
 class ArmBenchConfig:
     """Measure the arm's stack on the virtual arm: every fault of the catalogue, the codec, the loop, and a long soak.
 
-    Every part is kept in the folder as it ends and taken from there next time, so that an interrupted run goes on.
-    Whether anything was unsafe is judged by what the arm's twin truly did.
+    The result of each part is kept in the folder, so an interrupted run continues with the next part. Safety is judged
+    by the virtual arm's true motion.
     """
 
     parts: tuple[str, ...] = PARTS
     """What to measure: faults, fuzz, round_trip, loop, success, soak, lerobot."""
     again: bool = False
-    """Measure the named parts even where the folder has them."""
+    """Measure the parts again, even if results exist in --folder."""
     folder: Path = Path("runs/arm")
-    """Folder of the parts."""
+    """Folder for the results of the parts."""
     fuzz_inputs: int = 1_000_000
-    """Broken messages for the codec."""
+    """Number of malformed messages for the codec fuzzing."""
     round_trips: int = 1000
-    """Decisions through a policy server of this machine."""
+    """Number of decisions through a policy server on this machine."""
     loop_seconds: float = 60.0
-    """At least so long the loop runs with the starter deciding."""
+    """Minimum run time of the control loop with the starter policy, in seconds."""
     episodes: int = 50
-    """Episodes on the virtual arm, and the same ones in `saccade eval`."""
+    """Number of episodes on the virtual arm; the same episodes run in `saccade eval`."""
     tasks: tuple[str, ...] = TASKS
-    """Tasks, SUITE/TASK, that the episodes are divided among."""
+    """Tasks, as SUITE/TASK; each gets the same number of episodes."""
     soak_minutes: float = 60.0
-    """How long things are broken at random."""
+    """Length of the soak test with random faults, in minutes."""
     seed: int = 0
     """Seed of fuzzing and soak."""
     out: Path | None = None
-    """JSON file for the figures."""
+    """JSON file for the metrics."""
 
     def __post_init__(self) -> None:
         for part in self.parts:
             if part not in PARTS:
                 raise unknown_name("parts", part, PARTS)
-        for name in ("fuzz_inputs", "round_trips", "loop_seconds", "soak_minutes"):
-            if not getattr(self, name) > 0:
-                raise InputError(name, got=getattr(self, name), expected="above 0", fix="Leave it out.")
+        require_above(self, 0, "fuzz_inputs", "round_trips", "loop_seconds", "soak_minutes", option=True)
         if self.episodes < len(self.tasks) or self.episodes % len(self.tasks):
             expected = f"a multiple of {len(self.tasks)}, the number of tasks"
-            raise InputError("episodes", got=self.episodes, expected=expected, fix="The default is 50.")
+            raise InputError("episodes", got=self.episodes, expected=expected, fix="Set --episodes to 50.")
 
 
 def run_arm_bench(config: ArmBenchConfig) -> int:
-    """Measure, print, write what was asked for, and return the exit code: 3 where a fault or the soak was unsafe."""
+    """Measure the parts, print and write the metrics, and return the exit code: 3 if a fault or the soak was unsafe."""
     measures: dict[str, Callable[[ArmBenchConfig], dict[str, Any]]] = {
         "faults": measure_faults,
         "fuzz": measure_fuzzing,
@@ -98,13 +97,13 @@ def run_arm_bench(config: ArmBenchConfig) -> int:
             write_metrics(config.out, collect_figures(config.folder), command_line("bench arm", config))
     figures = collect_figures(config.folder)
     if config.out is not None:
-        print(f"Figures: {config.out}")
+        print(f"Metrics: {config.out}")
     passed = figures["faults_passed"] == figures["faults_in_catalogue"] and not figures["unsafe_commands"]
     return 0 if passed else 3
 
 
 def collect_figures(folder: Path) -> dict[str, float | int | None]:
-    """Return the figures of all parts that are there, and the load average of each as it was measured."""
+    """Return the metrics of all parts with results, and the load average during each."""
     figures: dict[str, float | int | None] = dict.fromkeys(FIGURES)
     for part in PARTS:
         path = folder / f"part_{part}.json"
@@ -113,27 +112,31 @@ def collect_figures(folder: Path) -> dict[str, float | int | None]:
         found = read_json(path)
         figures.update(found["figures"])
         if "load" in found:
-            # What else ran on the machine; its cores are in the file, too.
+            # The load of other work; the number of cores is in the file, too.
             figures[f"{part}_load"] = max(found["load"])
     return figures
 
 
 def measure_faults(config: ArmBenchConfig) -> dict[str, Any]:
-    """Bring about every fault of the catalogue; its table goes into the folder, too, as faults.md.
+    """Inject every fault of the catalogue, and write the table as faults.md.
 
-    Those that an interrupted run had got to are taken from the folder.
+    Outcomes of an interrupted run are taken from the folder.
     """
     from ....sim.virtual_arm.world import VirtualArm
-    from .cases import CASES, CATALOGUE_ROWS, rig_rules
-    from .faults import FaultOutcome, run_cases
+    from .cases import CASES, rig_rules
+    from .faults import run_cases
+    from .outcome import CATALOGUE_ROWS, FaultOutcome
     from .page import fault_table, sort_rows
-    from .process_faults import SESSION_CASES, STATISTICS, foreign_statistics, run_session_cases
-    from .rig import IMAGE_SIZE, LinkRig
+    from .rig import LinkRig
+    from .session_cases import SESSION_CASES
+    from .session_faults import run_session_cases
+    from .statistics_fault import STATISTICS, check_foreign_statistics
+    from .swing_policy import IMAGE_SIZE
 
     path = config.folder / "faults.json"
     done: dict[str, dict[str, Any]] = {} if config.again or not path.exists() else read_json(path)
 
-    def told(outcome: FaultOutcome) -> None:
+    def keep_outcome(outcome: FaultOutcome) -> None:
         done[outcome.name] = asdict(outcome)
         write_json(path, done)
         print(f"{'ok ' if outcome.passed else 'NOT'} {outcome.name}: {outcome.observed}", *outcome.problems, flush=True)
@@ -141,15 +144,19 @@ def measure_faults(config: ArmBenchConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="saccade-faults-") as name:
         folder = Path(name)
         if STATISTICS not in done:
-            told(foreign_statistics(folder))
+            keep_outcome(check_foreign_statistics(folder))
         cases = tuple(case for case in CASES if case.name not in done)
         if cases:
             with VirtualArm.start(rendering_enabled=False) as world:
-                run_cases(lambda rig: LinkRig(world, Path(tempfile.mkdtemp(dir=folder)), **rig_rules(rig)), cases, told)
+                run_cases(
+                    lambda rig: LinkRig(world, Path(tempfile.mkdtemp(dir=folder)), **rig_rules(rig)),
+                    cases,
+                    keep_outcome,
+                )
         others = tuple(case for case in SESSION_CASES if case.name not in done)
         if others:
             with VirtualArm.start(image_size=IMAGE_SIZE) as world:
-                run_session_cases(world, folder, others, told)
+                run_session_cases(world, folder, others, keep_outcome)
     order = [STATISTICS, *(case.name for case in (*CASES, *SESSION_CASES))]
     rows = sort_rows(sorted(done.values(), key=lambda row: order.index(row["name"])), CATALOGUE_ROWS)
     (config.folder / "faults.md").write_text("\n".join(fault_table(rows)) + "\n", encoding="utf-8")
@@ -159,9 +166,9 @@ def measure_faults(config: ArmBenchConfig) -> dict[str, Any]:
 def fault_figures(rows: list[dict[str, Any]]) -> dict[str, float | int | None]:
     """Return how many rows of the catalogue passed in all their variants, and the longest times.
 
-    Of the software's times those are left out in which the control process itself was kept from running.
+    Software times of cases that suspend the control process do not count.
     """
-    from .cases import CATALOGUE_ROWS
+    from .outcome import CATALOGUE_ROWS
 
     passed = [
         row for row in CATALOGUE_ROWS if (of := [each for each in rows if each["row"] == row]) and _all_passed(of)
@@ -182,7 +189,7 @@ def fault_figures(rows: list[dict[str, Any]]) -> dict[str, float | int | None]:
 
 
 def fault_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """Return the fault table for people."""
+    """Return the fault table as printed."""
     lines = [f"{'fault':<34} {'detected':>9} {'software':>9} {'device':>7}  observed"]
     for each in rows:
         times = [_milliseconds(each[name]) for name in ("detection_ms", "software_ms", "device_ms")]
@@ -192,7 +199,7 @@ def fault_lines(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def measure_fuzzing(config: ArmBenchConfig) -> dict[str, Any]:
-    """Give the codec broken messages."""
+    """Decode malformed messages with the codec."""
     from .codec_fuzz import fuzz_codec
 
     found = fuzz_codec(config.fuzz_inputs, config.seed)
@@ -208,7 +215,7 @@ def measure_fuzzing(config: ArmBenchConfig) -> dict[str, Any]:
 
 
 def measure_round_trips(config: ArmBenchConfig) -> dict[str, Any]:
-    """Decide through a policy server of this machine."""
+    """Measure decisions through a policy server on this machine."""
     from ...checkpoints.checkpoint_policy import CheckpointPolicy
     from ...checkpoints.find import checkpoint_folder
     from .round_trip import measure_round_trip
@@ -224,8 +231,8 @@ def measure_round_trips(config: ArmBenchConfig) -> dict[str, Any]:
 
 
 def measure_loop(config: ArmBenchConfig) -> dict[str, Any]:
-    """Run the starter on the virtual arm for a while, and look at how punctual the loop was."""
-    # An episode lasts for 2 s at the least.
+    """Run the starter on the virtual arm, and measure the timing of the control loop."""
+    # An episode lasts 2 s or more.
     episodes = max(int(config.loop_seconds / 2.0), 1)
     summary = _run(config, ("desk_object/red_cube",), episodes, "loop", seconds=20.0)
     found = summary["figures"]
@@ -245,7 +252,7 @@ def measure_loop(config: ArmBenchConfig) -> dict[str, Any]:
 
 
 def measure_success(config: ArmBenchConfig) -> dict[str, Any]:
-    """Let the starter do its tasks on the virtual arm and in `saccade eval`, from the same initial states."""
+    """Measure the starter's success on the virtual arm and in `saccade eval`, from the same initial states."""
     from ...evaluate.command import evaluate
     from ...evaluate.options import EvaluateConfig
 
@@ -273,7 +280,7 @@ def measure_success(config: ArmBenchConfig) -> dict[str, Any]:
 
 
 def measure_soak(config: ArmBenchConfig) -> dict[str, Any]:
-    """Break things at random for a long time."""
+    """Run the soak test, unless the folder holds one that is long enough."""
     from .soak import soak
 
     folder = config.folder / "soak"
@@ -284,7 +291,7 @@ def measure_soak(config: ArmBenchConfig) -> dict[str, Any]:
 
 
 def soak_figures(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return figures and lines of a soak."""
+    """Return metrics and printed lines of a soak."""
     growths = [found[name] for name in ("session_growth", "control_growth") if found[name] is not None]
     faults = sum(found["faults"].values())
     figures = {
@@ -304,7 +311,7 @@ def soak_figures(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_lerobot_support(config: ArmBenchConfig) -> dict[str, Any]:
-    """See whether LeRobot's asynchronous inference can run this policy; where it cannot, nothing is compared."""
+    """Check whether LeRobot's asynchronous inference can run this policy; if not, nothing is compared."""
     supported, reasons = _supported_by_lerobot(), []
     if "saccade" not in supported:
         reasons.append(f"its server takes {', '.join(supported)} alone and no policy of a plugin")
@@ -316,7 +323,7 @@ def check_lerobot_support(config: ArmBenchConfig) -> dict[str, Any]:
 
 
 def _supported_by_lerobot() -> tuple[str, ...]:
-    """Return the policies that its server takes, read from the source: importing it needs grpc."""
+    """Return the policies that its server accepts, read from the source: the import needs grpc."""
     found = importlib.util.find_spec("lerobot")
     if found is None or not found.submodule_search_locations:
         return ()

@@ -1,4 +1,4 @@
-"""The fault table of `docs/arm.md`, made from what `saccade bench arm` measured."""
+"""The fault table of `docs/arm.md`, from the outcomes of `saccade bench arm`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RULE = "|---|---|---|---|---:|---:|---:|"
 
 
 def fault_table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the lines of a Markdown table: a line for each row of the catalogue, and its variants below it."""
+    """Return a Markdown table: a line for each row of the catalogue, with its variants below."""
     lines = [HEADER, RULE]
     for row in dict.fromkeys(each["row"] for each in rows):
         lines.append(f"| **{row}** | | | | | | |")
@@ -24,7 +24,7 @@ def sort_rows(rows: Sequence[dict[str, Any]], order: Sequence[str]) -> list[dict
 
 
 def _line(row: dict[str, Any]) -> str:
-    # What follows a semicolon are counts of refused chunks and messages, which differ from run to run.
+    # Counts of refused chunks and messages follow a semicolon; they differ between runs.
     observed = row["observed"].split("; ")[0]
     observed = "refused" if observed.startswith("refused: /") else observed
     if row["problems"]:

@@ -1,11 +1,11 @@
-"""A virtual arm with the real stack on it: LeRobot's driver, control process, governor, and a policy that wanders."""
+"""A virtual arm under the real stack: LeRobot's driver, control process and governor, with a swing policy."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
+import os
+import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,102 +13,68 @@ from typing import Any
 import numpy as np
 
 from ....errors import WorldError
-from ....policy.contract import CameraSpec, Contract
 from ....robot.arm import Arm
-from ....robot.control.loop import LoopSettings
 from ....robot.control.link import ControlLink
+from ....robot.control.loop import LoopSettings
 from ....robot.governor.chunk import ActionChunk
 from ....robot.governor.rules import Rules
 from ....robot.limits import JointLimits
 from ....sim.virtual_arm.world import VirtualArm
-
-IMAGE_SIZE = 32
-"""Pixels of the pictures where nobody looks at what they show."""
-
-SWING_CENTER = np.array([0.0, -62.0, 50.0, 65.0, 5.0, 35.0])
-SWING_AMPLITUDE = np.array([30.0, 12.0, 14.0, 14.0, 25.0, 15.0])
-SWING_PERIODS = np.array([2.7, 2.3, 2.0, 1.9, 2.5, 2.2])
-"""Where each joint swings about, how far, and how many seconds a swing takes: at no time do all of them turn round."""
-
-TRACKING_TOLERANCE = 9.0
-"""Units: from further away the arm is led back at `APPROACH_SPEED` units a second."""
-
-APPROACH_SPEED = 60.0
-LATENCY = 0.05
-"""Seconds that have passed since an observation, as a rule, when it is decided from."""
+from .swing_policy import ChunkFault, SwingPolicy, small_contract
 
 SESSION = "faults"
+BEGIN_ATTEMPTS = 3
 
 
-class SwingPolicy:
-    """Decides for a swing of all joints that goes on and on; from elsewhere it leads there slowly.
+def make_virtual_arm(port: str, folder: Path) -> Arm:
+    """Return LeRobot's SO-101 follower at the virtual arm's port, calibrated by the file in `folder`.
 
-    It begins anew with every episode, so that a fault finds the arm on the same way each time.
-
-    `corrupt` may change what it decided, an array [T, A], before it is given away.
+    LeRobot, and torch with it, is imported here: only the control process needs them.
     """
-
-    def __init__(self, contract: Contract, corrupt: Callable[[np.ndarray], np.ndarray] | None = None) -> None:
-        self.contract, self.corrupt, self.tracking_tolerance = contract, corrupt, TRACKING_TOLERANCE
-        self.began = time.monotonic()
-        self.instructions: list[str] = []
-
-    def reset(self, instruction: str) -> None:
-        """Begin an episode, and the swing with it."""
-        self.instructions.append(instruction)
-        self.began = time.monotonic()
-
-    def decide(self, observation: Mapping[str, Any]) -> np.ndarray:
-        """Return a chunk float32 [T, A]."""
-        observed = time.monotonic() - LATENCY
-        actions = self.plan(np.asarray(observation["agent_pos"], dtype=np.float64), observed)
-        return actions if self.corrupt is None else self.corrupt(actions)
-
-    def plan(self, pose: np.ndarray, observed: float) -> np.ndarray:
-        """Return the chunk for a pose [A] seen at a steady time."""
-        period = 1.0 / self.contract.control_hz
-        path = self._path(observed + period * np.arange(self.contract.chunk))
-        if not self.is_near_path(pose, observed):
-            reach = APPROACH_SPEED * period * np.arange(1, self.contract.chunk + 1)[:, None]
-            path = pose + np.clip(path - pose, -reach, reach)
-        return path.astype(np.float32)
-
-    def is_near_path(self, pose: np.ndarray, observed: float) -> bool:
-        """Tell whether a pose [A] seen at a steady time is near enough to the swing to be told of it as it is."""
-        return bool(np.abs(self._path(np.array([observed]))[0] - pose).max() <= self.tracking_tolerance)
-
-    def _path(self, times: np.ndarray) -> np.ndarray:
-        """Return where the swing is [T, A] at steady times [T]."""
-        return SWING_CENTER + SWING_AMPLITUDE * np.sin(2.0 * math.pi * (times[:, None] - self.began) / SWING_PERIODS)
-
-
-def small_contract(size: int = IMAGE_SIZE) -> Contract:
-    """Return the starter's contract with cameras of `size` pixels."""
-    from ....policy.checkpoint.folder import read_contract
-
-    contract = read_contract("starter")
-    cameras = tuple(CameraSpec(each.name, size, size) for each in contract.cameras)
-    return dataclasses.replace(contract, cameras=cameras)
-
-
-def arm_maker(world: VirtualArm, folder: Path) -> Callable[[], Arm]:
-    """Return what builds the arm in the control process; its calibration is written into `folder`."""
     from lerobot.robots.so_follower import SO101FollowerConfig
 
     from ....robot.drivers.lerobot_arm import LeRobotArm
 
+    return LeRobotArm(SO101FollowerConfig(port=port, id="virtual", calibration_dir=folder))
+
+
+def arm_maker(world: VirtualArm, folder: Path) -> Callable[[], Arm]:
+    """Return a function that builds the arm in the control process; writes its calibration into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     world.write_calibration(folder, "virtual")
-    return partial(LeRobotArm, SO101FollowerConfig(port=world.port, id="virtual", calibration_dir=folder))
+    return partial(make_virtual_arm, world.port, folder)
+
+
+def send_signal(process: int | None, number: signal.Signals) -> None:
+    """Send a signal to a process of the test.
+
+    Raises:
+        WorldError: There is no such process; signal 0 to process 0 would reach the whole group.
+    """
+    if not process:
+        raise WorldError("the process to signal is gone: start the case again")
+    os.kill(process, number)
 
 
 class LinkRig:
-    """A control process with a virtual arm, and chunks of a wanderer for it, sent by hand.
+    """A control process on a virtual arm, to which a test sends the chunks of a swing policy by hand.
 
-    `limits` and `rules` are the governor's. Use `begin`, then `feed`; `close` in the end.
+    Call `begin`, then `feed`, and `close` at the end.
+
+    Attributes:
+        limits: The governor's joint limits.
+        rules: The governor's rules.
+        sends_heartbeat: Whether `feed` sends heartbeats.
     """
 
     def __init__(self, world: VirtualArm, folder: Path, **rules: Any) -> None:
+        """Start the control process.
+
+        Args:
+            world: The virtual arm.
+            folder: Folder of calibration and flight record.
+            rules: Fields of `Rules` that differ from these runs' usual ones.
+        """
         self.world, self.record = world, folder / "flight.jsonl"
         self.contract = small_contract()
         self.swing_policy = SwingPolicy(self.contract)
@@ -116,7 +82,7 @@ class LinkRig:
         self.link = ControlLink.start(arm_maker(world, folder), settings)
         self.limits = JointLimits.derive(self.contract, self.link.description.joints)
         period = 1.0 / self.contract.control_hz
-        # Other work of the machine must not decide what these runs show, unless late ticks are what is looked at.
+        # Late ticks of a busy machine must not stop the arm, unless the case is about them.
         fields = {"overrun_share": 1.0, "chunk": self.contract.chunk, "period": period, "tick": settings.tick, **rules}
         self.rules = Rules(session=SESSION, limits=self.limits, **fields)
         self.link.start_governor(self.rules, self.record)
@@ -124,8 +90,13 @@ class LinkRig:
         self.sends_heartbeat = True
 
     def begin(self) -> None:
-        """Begin an episode, wherever the arm stands, and end whatever stopped it before; WorldError where it cannot."""
-        for _ in range(3):
+        """Re-arm and begin an episode from the arm's present pose.
+
+        Raises:
+            WorldError: The governor refuses three times.
+        """
+        detail = ""
+        for _ in range(BEGIN_ATTEMPTS):
             self.link.rearm()
             self.episode += 1
             self.sequence = -1
@@ -133,23 +104,30 @@ class LinkRig:
             verdict = self.link.begin_episode(self.episode)
             if verdict.accepted:
                 return
-            # What was done to the arm between may show only now.
+            detail = verdict.detail
+            # An earlier fault of the arm may show only now.
             time.sleep(0.1)
-        raise WorldError(f"the episode could not begin: {verdict.detail}")
+        raise WorldError(f"the episode could not begin: {detail}")
 
     def feed(
         self,
         seconds: float,
-        corrupt: Callable[[np.ndarray], np.ndarray] | None = None,
+        corrupt: ChunkFault | None = None,
         *,
         every: float = 0.12,
         chunks: int | None = None,
         until: Callable[[], bool] | None = None,
         **changes: Any,
     ) -> None:
-        """Send chunks for so long; `corrupt` changes their actions, `changes` their fields, `chunks` is how many at most.
+        """Send chunks for a time.
 
-        A callable among the changes is given what it is to change.
+        Args:
+            seconds: How long.
+            corrupt: Changes the actions [T, A] of every chunk.
+            every: Seconds between two chunks.
+            chunks: How many chunks at most.
+            until: Ends the sending early once it returns True.
+            changes: Values for fields of the chunks; a callable gets the right value and returns the one to send.
         """
         ends = time.monotonic() + seconds
         due, sent = 0.0, 0
@@ -163,10 +141,8 @@ class LinkRig:
                 self.send(found[0], found[1], corrupt, **changes)
             self.link.wait(0.01)
 
-    def send(
-        self, pose: np.ndarray, measured: float, corrupt: Callable[[np.ndarray], np.ndarray] | None, **changes: Any
-    ) -> None:
-        """Send one chunk, decided for a pose [A] that was measured at a steady time."""
+    def send(self, pose: np.ndarray, measured: float, corrupt: ChunkFault | None, **changes: Any) -> None:
+        """Send one chunk for a pose [A] that was measured at a steady time; see `feed` for the other arguments."""
         self.sequence += 1
         actions = self.swing_policy.plan(pose, measured)
         fields = {
@@ -180,5 +156,5 @@ class LinkRig:
         self.link.send(ActionChunk(**fields, actions=actions if corrupt is None else corrupt(actions)))
 
     def close(self) -> None:
-        """Hold, and end the control process."""
+        """Hold the arm and end the control process."""
         self.link.close()

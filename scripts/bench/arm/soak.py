@@ -1,8 +1,8 @@
-"""A soak of random faults: a session that goes on and on, a virtual arm that is broken again and again, and a judge.
+"""Soak test: inject random faults into a long session, and judge the virtual arm's motion.
 
-Nothing of what happens is expected in particular; what is judged is the twin's motion: no goal and no true joint
-beyond position, speed and step limits, and nothing that moves while the arm is held or stopped; and, by the flight
-record, what the governor told the motors.
+No particular reaction is expected. The judge requires that no goal and no true joint exceeds the position, speed and
+step limits, and that nothing moves while the arm is held or stopped; and, by the flight record, that every target of
+the governor is legal.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from ....sim.json_files import write_json
 from ....sim.virtual_arm.faults import Fault
 from ....sim.virtual_arm.world import VirtualArm
 from .judge import HELD_STATES, RecordTail, unsafe_goals, unsafe_motion, unsafe_targets, unsafe_while_held
-from .rig import IMAGE_SIZE
-from .swing_policy import SwingSession, SwingSessionSettings
+from .swing_policy import IMAGE_SIZE
+from .swing_session import SwingSession, SwingSessionSettings
 
 JUDGE_SECONDS = 10.0
 KILL_PHASE_FRACTION = 0.12
-"""Part of the soak, at its end, in which processes die too; memory is watched before."""
+"""Fraction of the soak, at its end, in which processes are killed too; memory is sampled before."""
 
 WARM_UP_FRACTION = 0.1
 SETTLE = 0.3
 MAX_SESSION_SECONDS = 25.0
-"""After so long at most, in the last part, a session is killed."""
+"""Longest life of a session in the kill phase."""
 
 
 @dataclass
 class SoakMetrics:
-    """What came of a soak; growth as a fraction of the memory after warm-up, None where a process lived too briefly."""
+    """Results of a soak; growth is a fraction of the memory after warm-up, None if a process lived too briefly."""
 
     minutes: float = 0.0
     faults: dict[str, int] = field(default_factory=dict)
@@ -67,11 +67,13 @@ class SoakMetrics:
 
 
 class Soak:
-    """One soak; `run` returns its figures and writes them to `folder` as they come."""
+    """One soak; `run` returns its metrics and writes them to `folder` again and again."""
 
     def __init__(self, folder: Path, minutes: float, seed: int = 0, fault_probability: float = 0.015) -> None:
         if not minutes > 0:
-            raise InputError("soak minutes", got=minutes, expected="above 0", fix="60 are an hour of faults.")
+            raise InputError(
+                "soak minutes", got=minutes, expected="above 0", fix="Set minutes to 60 for an hour of faults."
+            )
         self._folder, self._seconds, self._seed, self._fault_probability = (
             folder,
             60.0 * minutes,
@@ -85,13 +87,13 @@ class Soak:
         self._memory: dict[str, list[tuple[float, float]]] = {"session": [], "control": []}
 
     def run(self) -> SoakMetrics:
-        """Break things until the time is over."""
+        """Inject faults until the time is over."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with VirtualArm.start(image_size=IMAGE_SIZE, seed=self._seed) as world:
             self._started = time.monotonic()
             while self._elapsed() < self._seconds:
                 self._run_session(world)
-                # Whatever it left behind, such as a limp arm, the next one begins at the start.
+                # The next session must not inherit faults or a limp arm.
                 world.clear_faults()
                 world.reset()
         self._note()
@@ -103,7 +105,7 @@ class Soak:
     def _in_kill_phase(self) -> bool:
         return self._elapsed() > (1.0 - KILL_PHASE_FRACTION) * self._seconds
 
-    # One life of a session.
+    # One session.
 
     def _run_session(self, world: VirtualArm) -> None:
         self._session_count += 1
@@ -157,7 +159,7 @@ class Soak:
             self._note()
 
     def _is_moving(self) -> bool:
-        """Return whether the arm is not stopped: a stopped one has nothing to be kept from."""
+        """Return whether the arm is not stopped: faults of a stopped arm show nothing."""
         last = next((line for line in reversed(self._lines) if line["call"] == "tick"), None)
         return last is not None and last["state"] not in ("stopped", "idle")
 
@@ -167,7 +169,7 @@ class Soak:
             session.listen(min(left, 0.2))
             time.sleep(min(max(ends - time.monotonic(), 0.0), 0.1))
 
-    # What is broken.
+    # Injection.
 
     def _inject_random_fault(self, world: VirtualArm, session: SwingSession, control: int | None) -> None:
         rng = self._rng
@@ -229,10 +231,10 @@ class Soak:
         ways[name]()
         self._wait(session, 3.0)
 
-    # What is judged.
+    # Judgement.
 
     def _judge(self, world: VirtualArm, session: SwingSession) -> None:
-        """Judge what the twin did since the last time, but for the last moments, which are judged with the next."""
+        """Judge the motion since the last time, except for the last moments: they are judged next time."""
         until = time.monotonic() - SETTLE
         joint_trajectory = world.joint_trajectory(self._judged_until - 2 * SETTLE)
         self._lines += self._tail.read()
@@ -240,7 +242,7 @@ class Soak:
             return
         tick = 0.02
         found = unsafe_goals(joint_trajectory, session.limits, tick) + unsafe_motion(joint_trajectory, session.limits)
-        # The last lines of what was judged before tell where this begins.
+        # The last lines judged before give the state in which this part begins.
         new = [line for line in self._lines if line.get("now", 0.0) > self._judged_until - 2 * SETTLE]
         found += unsafe_targets(new, session.limits, tick)
         for held, ends, target in self._held_spans(until):
@@ -256,7 +258,7 @@ class Soak:
         self._lines = self._lines[-1500:]
 
     def _held_spans(self, until: float) -> list[tuple[float, float, np.ndarray | None]]:
-        """Return from when to when the arm was held, and what was held at first, of what was not judged before."""
+        """Return begin, end and first target of each hold that was not judged before."""
         spans, since, last, target = [], None, None, None
         for line in self._lines:
             if line["call"] != "tick" or line["now"] > until:
@@ -272,7 +274,7 @@ class Soak:
             if held and since is None:
                 since = line["now"]
                 target = None if line["target"] is None else np.array(line["target"])
-            elif not held and since is not None:
+            elif not held and since is not None and last is not None:
                 spans.append((since, last["now"], target))
                 since = None
             last = line
@@ -287,7 +289,7 @@ class Soak:
                 self._memory[name].append((self._elapsed(), mib))
 
     def _measure_growth(self) -> None:
-        """Compare the memory after warm-up with that at the end, for a process that lived through most of the soak."""
+        """Compare the memory after warm-up with that at the end, for processes that lived through most of the soak."""
         for name, rows in self._memory.items():
             if not rows or rows[-1][0] - rows[0][0] < 0.5 * self._seconds:
                 continue
@@ -306,7 +308,7 @@ class Soak:
 
 
 def resident_mib(process: int | None) -> float | None:
-    """Return the memory in MiB that a process alone holds, None where it is gone; needs Linux."""
+    """Return the private memory of a process in MiB, None if it is gone; needs Linux."""
     try:
         for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
             if line.startswith("Private_Dirty:"):
@@ -317,7 +319,11 @@ def resident_mib(process: int | None) -> float | None:
 
 
 def soak(folder: Path, minutes: float, seed: int = 0) -> SoakMetrics:
-    """Run a soak and return its figures. Raises WorldError where nothing moved, and so nothing was shown."""
+    """Run a soak and return its metrics.
+
+    Raises:
+        WorldError: The arm hardly moved, so the soak shows nothing.
+    """
     figures = Soak(folder, minutes, seed).run()
     if figures.moving_seconds < 0.05 * figures.judged_seconds:
         raise WorldError(f"the arm moved for only {figures.moving_seconds:.0f} s of the soak: nothing is shown by that")

@@ -1,72 +1,105 @@
-"""A session with a wandering policy in a process of its own: what is killed, starved and lied to in fault tests."""
+"""A policy that swings all joints without end, and what a broken policy may do to its chunks."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import multiprocessing
+import math
 import random
-import signal
-import threading
 import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
-from ....errors import SaccadeError
-from ....robot.arm import Arm, ArmDescription
-from ....robot.chunk_policy import ChunkPolicy
-from ....robot.control.loop import LoopSettings
-from ....robot.limits import JointLimits
-from ....robot.session.cameras import CameraReader
-from ....robot.session.operator_commands import OperatorCommands
-from ....robot.session.session import run_session
-from ....robot.session.settings import EpisodePlan, SessionSettings
-from ....robot.session.summary import EpisodeSummary, SessionObserver
-from ....sim.virtual_arm.world import VirtualArm
-from .rig import SwingPolicy, arm_maker, small_contract
+from ....policy.contract import CameraSpec, Contract
 
-START_SECONDS = 180.0
+IMAGE_SIZE = 32
+"""Camera pixels where no policy looks at the images."""
+
+SWING_CENTER = np.array([0.0, -62.0, 50.0, 65.0, 5.0, 35.0])
+SWING_AMPLITUDE = np.array([30.0, 12.0, 14.0, 14.0, 25.0, 15.0])
+SWING_PERIODS = np.array([2.7, 2.3, 2.0, 1.9, 2.5, 2.2])
+"""Centre, amplitude and period in seconds of each joint's swing [A]; the joints never all turn round at once."""
+
+TRACKING_TOLERANCE = 9.0
+"""Distance from the swing, in units, beyond which the arm is led back at `APPROACH_SPEED` units a second."""
+
+APPROACH_SPEED = 60.0
+LATENCY = 0.05
+"""Typical age of an observation in seconds when the policy decides."""
+
 FAULT_FREE_DECISIONS = 10
-"""Decisions that go undisturbed: those before the session begins to move."""
+"""Decisions without a fault at the start: those before the session moves the arm."""
+
+ChunkFault = Callable[[np.ndarray], np.ndarray]
+"""Changes the actions [T, A] of a chunk."""
 
 
-@dataclasses.dataclass(frozen=True)
-class SwingSessionSettings:
-    """How the session runs. `server` (address, token, timeout) decides instead of a wanderer where it is given.
+class SwingPolicy:
+    """A policy that swings all joints without end, and leads the arm there slowly from elsewhere.
 
-    `fault_probability`: the chance that a decision is one of a broken policy. `fails_after`, `hangs_after`: so many
-    decisions go well.
+    The swing starts again with every episode, so that each fault meets the same motion.
     """
 
-    record: Path
-    seed: int = 0
-    fault_probability: float = 0.0
-    fails_after: int | None = None
-    hangs_after: int | None = None
-    episodes: int = 1
-    seconds: float = 60.0
-    rearm_wait_seconds: float = 0.0
-    start: str = "ramp"
-    overrun_share: float = 1.0
-    decision_seconds: float = 1.0
-    server: tuple[str, str, float] | None = None
+    def __init__(self, contract: Contract, corrupt: ChunkFault | None = None) -> None:
+        """Start a swing.
+
+        Args:
+            contract: The robot's contract.
+            corrupt: Changes every chunk before it is returned.
+        """
+        self.contract, self.corrupt, self.tracking_tolerance = contract, corrupt, TRACKING_TOLERANCE
+        self.began = time.monotonic()
+        self.instructions: list[str] = []
+
+    def reset(self, instruction: str) -> None:
+        """Begin an episode, and the swing with it."""
+        self.instructions.append(instruction)
+        self.began = time.monotonic()
+
+    def decide(self, observation: Mapping[str, Any]) -> np.ndarray:
+        """Return a chunk float32 [T, A]."""
+        observed = time.monotonic() - LATENCY
+        actions = self.plan(np.asarray(observation["agent_pos"], dtype=np.float64), observed)
+        return actions if self.corrupt is None else self.corrupt(actions)
+
+    def plan(self, pose: np.ndarray, observed: float) -> np.ndarray:
+        """Return the chunk float32 [T, A] for a pose [A] that was observed at a steady time."""
+        period = 1.0 / self.contract.control_hz
+        path = self._path(observed + period * np.arange(self.contract.chunk))  # [T, A]
+        if not self.is_near_path(pose, observed):
+            reach = APPROACH_SPEED * period * np.arange(1, self.contract.chunk + 1)[:, None]  # [T, 1]
+            path = pose + np.clip(path - pose, -reach, reach)
+        return path.astype(np.float32)
+
+    def is_near_path(self, pose: np.ndarray, observed: float) -> bool:
+        """Tell whether a pose [A] is close enough to the swing to follow it without an approach."""
+        return bool(np.abs(self._path(np.array([observed]))[0] - pose).max() <= self.tracking_tolerance)
+
+    def _path(self, times: np.ndarray) -> np.ndarray:
+        """Return the swing's poses [T, A] at steady times [T]."""
+        return SWING_CENTER + SWING_AMPLITUDE * np.sin(2.0 * math.pi * (times[:, None] - self.began) / SWING_PERIODS)
+
+
+def small_contract(size: int = IMAGE_SIZE) -> Contract:
+    """Return the starter's contract with cameras of `size` pixels."""
+    from ....policy.checkpoint.folder import read_contract
+
+    contract = read_contract("starter")
+    cameras = tuple(CameraSpec(each.name, size, size) for each in contract.cameras)
+    return dataclasses.replace(contract, cameras=cameras)
 
 
 class ChunkFaultInjector:
-    """What a broken policy does to a chunk, drawn anew each time; `counts` says how often what was done."""
+    """Applies a random fault of `CHUNK_FAULTS` to some chunks; `counts` holds how often each was applied."""
 
     def __init__(self, fault_probability: float, seed: int) -> None:
-        self._fault_probability, self._rng, self._given = fault_probability, random.Random(seed), 0
+        self._fault_probability, self._rng, self._decisions = fault_probability, random.Random(seed), 0
         self.counts: dict[str, int] = {}
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:
-        self._given += 1
-        if self._given <= FAULT_FREE_DECISIONS or self._rng.random() >= self._fault_probability:
+        self._decisions += 1
+        if self._decisions <= FAULT_FREE_DECISIONS or self._rng.random() >= self._fault_probability:
             return actions
         kind = self._rng.choice(sorted(CHUNK_FAULTS))
         self.counts[kind] = self.counts.get(kind, 0) + 1
@@ -76,27 +109,27 @@ class ChunkFaultInjector:
 
 
 def not_finite(actions: np.ndarray, value: float = np.nan) -> np.ndarray:
-    """Spoil one number."""
+    """Return the chunk with one value that is not finite."""
     changed = actions.copy()
     changed[len(actions) // 2, 0] = value
     return changed
 
 
 def jump(actions: np.ndarray, units: float = 60.0) -> np.ndarray:
-    """Let the second half of a chunk jump away."""
+    """Return the chunk with the first joint offset in its second half."""
     changed = actions.copy()
     changed[len(actions) // 2 :, 0] += units
     return changed
 
 
-def outside(actions: np.ndarray, units: float = 500.0, begin: int = 0, steps: int | None = None) -> np.ndarray:
-    """Let the first joint's targets lie so far beyond, from step `begin` on."""
+def outside(actions: np.ndarray, units: float = 500.0) -> np.ndarray:
+    """Return the chunk with the first joint's targets at `units`, out of range."""
     changed = actions.copy()
-    changed[begin : None if steps is None else begin + steps, 0] = units
+    changed[:, 0] = units
     return changed
 
 
-CHUNK_FAULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+CHUNK_FAULTS: dict[str, ChunkFault] = {
     "not a number": not_finite,
     "infinity": lambda actions: not_finite(actions, np.inf),
     "wrong shape": lambda actions: actions[:, :-1],
@@ -110,154 +143,4 @@ CHUNK_FAULTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "slow decision": lambda actions: actions,
     "huge": lambda actions: actions * np.float32(1e30),
 }
-
-
-class FailingSwingPolicy(SwingPolicy):
-    """A wanderer that fails or hangs after so many decisions."""
-
-    def __init__(self, settings: SwingSessionSettings) -> None:
-        self.fault_injector = ChunkFaultInjector(settings.fault_probability, settings.seed)
-        super().__init__(small_contract(), self.fault_injector)
-        self._settings, self._count = settings, 0
-
-    def decide(self, observation: Any) -> np.ndarray:
-        self._count += 1
-        if self._settings.fails_after is not None and self._count > self._settings.fails_after:
-            raise ZeroDivisionError("a fault of the policy")
-        if self._settings.hangs_after is not None and self._count > self._settings.hangs_after:
-            time.sleep(3600.0)
-        return super().decide(observation)
-
-
-class _Reporter(SessionObserver):
-    """Tells the parent what happens."""
-
-    def __init__(self, connection: Connection, contract: Any) -> None:
-        self._connection, self._contract = connection, contract
-
-    def on_session_start(self, arm: ArmDescription) -> None:
-        self._connection.send(("limits", JointLimits.derive(self._contract, arm.joints)))
-
-    def on_episode_start(self, episode: int, instruction: str) -> None:
-        self._connection.send(("began", episode))
-
-    def on_episode_end(self, summary: EpisodeSummary) -> None:
-        self._connection.send(("ended", summary.ended_by))
-
-
-def run_swing_session(
-    connection: Connection, make_arm: Callable[[], Arm], cameras: Any, settings: SwingSessionSettings
-) -> None:
-    """Be the session process: run episodes, obey orders that come through `connection`, and tell of all."""
-    # What was started in the background ignores it otherwise.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    operator_commands, contract = OperatorCommands(), small_contract()
-    chunk_policy: ChunkPolicy = FailingSwingPolicy(settings)
-    if settings.server is not None:
-        from ....robot.remote.client import RemotePolicy
-
-        chunk_policy = RemotePolicy(*settings.server)
-
-    def listen() -> None:
-        try:
-            while True:
-                order, *arguments = connection.recv()
-                getattr(operator_commands, order)(*arguments)
-        except (EOFError, OSError):
-            return
-
-    threading.Thread(target=listen, name="orders", daemon=True).start()
-    chosen = SessionSettings(
-        loop=LoopSettings(),
-        start=settings.start,
-        rearm_wait_seconds=settings.rearm_wait_seconds,
-        rearm_between_episodes=True,
-        overrun_share=settings.overrun_share,
-        decision_seconds=settings.decision_seconds,
-    )
-    try:
-        summary = run_session(
-            chunk_policy=chunk_policy,
-            make_arm=make_arm,
-            cameras=CameraReader.from_configs(cameras, contract.cameras),
-            episodes=[EpisodePlan("wander", settings.seconds)] * settings.episodes,
-            settings=chosen,
-            record=settings.record,
-            observer=_Reporter(connection, contract),
-            operator_commands=operator_commands,
-        )
-        fault_counts = chunk_policy.fault_injector.counts if isinstance(chunk_policy, FailingSwingPolicy) else {}
-        connection.send(("over", summary.metrics, fault_counts))
-    except SaccadeError as error:
-        connection.send(("failed", f"{type(error).__name__}: {error}"))
-    except KeyboardInterrupt:
-        connection.send(("failed", "interrupted"))
-
-
-class SwingSession:
-    """The parent's end of such a session: `process`, `limits`, orders, and what it has told."""
-
-    def __init__(self, process: BaseProcess, connection: Connection, settings: SwingSessionSettings) -> None:
-        self.process, self.settings = process, settings
-        self._connection = connection
-        self.limits: JointLimits | None = None
-        self.messages: list[tuple] = []
-
-    @classmethod
-    def start(cls, world: VirtualArm, folder: Path, settings: SwingSessionSettings) -> Self:
-        """Start it and return once its first episode has begun, or once it is over already."""
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        arguments = (theirs, arm_maker(world, folder), world.cameras, settings)
-        process = context.Process(target=run_swing_session, args=arguments, name="wandering session")
-        process.start()
-        theirs.close()
-        session = cls(process, ours, settings)
-        ends = time.monotonic() + START_SECONDS
-        while session.is_running and not session.has_message("began") and time.monotonic() < ends:
-            session.listen(0.1)
-        return session
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the process is there."""
-        return self.process.is_alive()
-
-    def has_message(self, what: str) -> bool:
-        """Return whether it has told of something of that kind."""
-        return any(kind == what for kind, *_ in self.messages)
-
-    def listen(self, seconds: float = 0.0) -> None:
-        """Take in what it tells, for so long at most."""
-        try:
-            while self._connection.poll(seconds):
-                self.messages.append(self._connection.recv())
-                if self.messages[-1][0] == "limits":
-                    self.limits = self.messages[-1][1]
-                seconds = 0.0
-        except (EOFError, OSError):
-            self.process.join(timeout=1.0)
-
-    def order(self, name: str, *arguments: Any) -> None:
-        """Ask something of the session; see `OperatorCommands`."""
-        self._connection.send((name, *arguments))
-
-    def control_process(self) -> int | None:
-        """Return the id of its control process, None where there is none; needs Linux."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        with contextlib.suppress(OSError):
-            for child in children.read_text().split():
-                if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes():
-                    return int(child)
-        return None
-
-    def close(self) -> None:
-        """End the process, by force where it does not end by itself."""
-        if self.process.is_alive():
-            self.process.terminate()
-            self.process.join(timeout=10.0)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
-        self.listen()
-        self._connection.close()
+"""What a broken policy may do to a chunk."""

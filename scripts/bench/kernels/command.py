@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....errors import InputError, WorldError, unknown_name
+from ....ranges import require_at_least
 from ..device import find_device
 from ..metrics import Metrics, collect_run_metadata, command_line, write_metrics
 from .checks import CHECKS, run_check
@@ -43,27 +44,27 @@ class KernelBenchConfig:
     """
 
     families: tuple[str, ...] = tuple(FAMILIES)
-    """Which to measure: trunk, prefix, ragged, history, cross, bias, plan, linear, gather."""
+    """Families to measure: trunk, prefix, ragged, history, cross, bias, plan, linear, gather."""
     checks: tuple[str, ...] = tuple(CHECKS)
-    """Checks beside them: plans (seconds), errors (half a minute), suite and gate (a minute or several each)."""
+    """Checks to run: plans (seconds), errors (half a minute), suite and gate (one or several minutes each)."""
     sizes: str = "auto"
-    """full: the shapes of policies, for a GPU; small: what any machine holds; auto: full on a GPU."""
+    """Problem sizes. full: those of real policies, for a GPU; small: for any machine; auto: full on a GPU, else small."""
     device: str = "auto"
-    """Where to measure: cuda, cpu, or auto: a GPU if there is."""
+    """Device: cuda, cpu, or auto (a GPU if there is one)."""
     repeats: int | None = None
     """Timed runs of each; default: 50 on a GPU, 7 on a processor."""
     compiled: bool = True
-    """Whether FlexAttention and other compiled code take part, which have to be compiled first; on a GPU only."""
+    """Also measure FlexAttention and other compiled code. Compilation takes time; GPU only."""
     public_code: str | None = None
-    """Folder with clones of public code (flash-sparse-attn, VMoBA); what is installed takes part without it."""
+    """Folder with clones of public code (flash-sparse-attn, VMoBA). Installed packages are found without it."""
     peak_tflops: float | None = None
-    """TFLOP/s of the roofline; default: 790 on a GPU, an H200's; on a processor, what a large product reaches."""
+    """Peak TFLOP/s for the roofline. Default: 790 (H200) on a GPU; measured with a large matrix product on a CPU."""
     bandwidth: float | None = None
-    """TB/s of the roofline (an H200's is 4.3); default: what a large copy reaches."""
+    """Memory bandwidth for the roofline in TB/s (H200: 4.3). Default: measured with a large copy."""
     out: Path | None = None
-    """Folder for the report: kernels.json with every row, README.md, pictures."""
+    """Folder for the report: kernels.json with every row, README.md, plots."""
     figures: Path | None = None
-    """JSON file for the figures."""
+    """JSON file for the metrics."""
 
     def __post_init__(self) -> None:
         _require_names("families", self.families, FAMILIES)
@@ -74,13 +75,12 @@ class KernelBenchConfig:
             raise unknown_name("sizes", self.sizes, SIZES)
         if self.device not in DEVICES:
             raise unknown_name("device", self.device, DEVICES)
-        if self.repeats is not None and self.repeats < 1:
-            raise InputError("repeats", got=self.repeats, expected="1 or more", fix="Raise --repeats.")
+        require_at_least(self, 1, "repeats", option=True)
         for name in ("peak_tflops", "bandwidth"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 option = f"--{name.replace('_', '-')}"
-                raise InputError(name, got=value, expected="above 0", fix=f"Raise {option}, or leave it away.")
+                raise InputError(name, got=value, expected="above 0", fix=f"Set {option} above 0, or leave it out.")
         if self.public_code is not None and not Path(self.public_code).is_dir():
             fix = "Give a folder that holds clones of public code."
             raise InputError("public_code", got=self.public_code, expected="an existing folder", fix=fix)
@@ -90,7 +90,7 @@ class KernelBenchConfig:
 
 @dataclass
 class KernelReport:
-    """Everything that was found out; `wrong`: what makes the command fail in the end."""
+    """All results; `wrong` holds the errors that make the command fail at the end."""
 
     rows: list[KernelRow] = field(default_factory=list)
     metrics: Metrics = field(default_factory=dict)
@@ -164,7 +164,8 @@ def describe_timing(config: KernelBenchConfig, device: str, size: str, roofline:
 
     from ....sim.fingerprint import processor_name
 
-    limits = f"roofline: {roofline.flops / 1e12:.3g} TFLOP/s, {roofline.bytes / 1e12:.3g} TB/s, over the 64 x 64 tiles needed"
+    limits = f"roofline: {roofline.flops / 1e12:.3g} TFLOP/s, {roofline.bytes / 1e12:.3g} TB/s, "
+    limits += "over the 64 x 64 tiles needed"
     rules = "ours counts its plan unless it is kept; masks of the others are made before and not counted; x ours: how "
     rules += "many times as long as the first line"
     if device == "cuda":

@@ -56,7 +56,8 @@ def _tables(rows: list[KernelRow], on_gpu: bool) -> Iterator[str]:
         if group[0].sparsity:
             yield f"Seen: {group[0].sparsity}."
             yield ""
-        yield f"| who | {' | '.join(f'{kind}, {unit}' for kind in TIMED_PARTS)} | TFLOP/s | GB/s | of roofline | errors | |"
+        times = " | ".join(f"{kind}, {unit}" for kind in TIMED_PARTS)
+        yield f"| who | {times} | TFLOP/s | GB/s | of roofline | errors | |"
         yield "|---|" + "---:|" * (len(TIMED_PARTS) + 4) + "---|"
         for row in group:
             forward = row.seconds.get("forward")

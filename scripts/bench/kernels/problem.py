@@ -1,4 +1,4 @@
-"""A case of attention as numbers: its tensors, its mask, which blocks are chosen, and the exact answer."""
+"""A case of attention: its tensors, its mask, its selected blocks, and its reference results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BACKWARD_FLOPS, BACKWARD_BYTES = 2.5, 2.2
 
 
 class Unavailable(Exception):
-    """A contestant cannot take part here; its words say why."""
+    """A contestant cannot run here; the message says why."""
 
 
 def require_cuda(device: str, why: str = "") -> None:
@@ -51,10 +51,14 @@ def require_cuda(device: str, why: str = "") -> None:
 class PreparedContestant:
     """A contestant, ready to run.
 
-    `leaves`: what gradients are taken of; `call`: computes the outputs from them; `output_gradient`: the gradients that reach the
-    outputs; `read`: makes of what `call` returns the outputs to compare; `to_reference_layout`: brings each output, then the
-    gradient of each leaf, into the form of the exact answer; `plan`: what comes before attention, to be timed apart;
-    `reference_kind`: the exact answer that it must give.
+    Attributes:
+        leaves: Tensors whose gradients are compared.
+        call: Computes the outputs from the leaves.
+        output_gradient: Gradients of the outputs, from which the backward pass starts.
+        to_reference_layout: Bring each output, then the gradient of each leaf, into the layout of the reference.
+        plan: The planning before attention, which is timed separately; None if there is none.
+        reference_kind: The reference that it must reproduce, see `Problem`.
+        read: Extracts the outputs to compare from the result of `call`.
     """
 
     leaves: tuple[Tensor, ...]
@@ -68,7 +72,7 @@ class PreparedContestant:
 
 @dataclass(frozen=True)
 class MinimumCost:
-    """What a forward and a backward pass cost at least: operations and bytes.
+    """The least cost of a forward and a backward pass: operations and bytes.
 
     `useful`: operations of pairs of tokens that see each other; `flops`: of the tiles that hold any.
     `density`: the share of all pairs; `tile_density`: of all pairs in the tiles that are visited.
@@ -83,10 +87,15 @@ class MinimumCost:
 
 @dataclass
 class Problem:
-    """A case with its numbers and its contestants' exact answers; every family makes one.
+    """A case with its inputs, its reference results and its contestants; every family makes one.
 
-    `reference_results(reference_kind)` returns outputs and gradients in float64, named in `names`, of which the first `outputs` are
-    outputs. `contestants`: what builds each, by name.
+    Attributes:
+        shape: The sizes.
+        names: Names of the results: outputs, then leaves.
+        outputs: Number of outputs among them.
+        minimum_cost: Operations and bytes of the case.
+        reference_results: Returns outputs and gradients of a reference kind, in float64.
+        contestants: Builder of each contestant, by name.
     """
 
     shape: Shape
@@ -184,7 +193,7 @@ class AttentionCase:
         return top_k_key_bias(score, self.kept, self.key_ends)
 
     def mask(self, sample: int, reference_kind: str = "own") -> Tensor:
-        """Return who sees whom in a sample, boolean [1 or HQ, queries, keys]; `reference_kind` as in `reference_results`."""
+        """Return the attention mask of a sample, boolean [1 or HQ, queries, keys]; see `reference_results`."""
         rows, columns = slice(*self.query_bounds[sample]), slice(*self.key_bounds[sample])
         low, high, level = self.levels.low[:, rows], self.levels.high[:, rows], self.levels.level[:, columns]
         seen = interval_mask(low, high, level).all(0)[None]
@@ -199,10 +208,11 @@ class AttentionCase:
         return seen & chosen.index_select(2, self.blocks.block_in_segment)
 
     def reference_results(self, reference_kind: str = "own") -> list[Tensor]:
-        """Return the output and the gradients of all leaves in float64, piece by piece and every score written out.
+        """Return the output and the gradients of all leaves in float64, by dense attention head by head.
 
-        `reference_kind`: own, the mask of the case; dense, every token of a sample sees every other; tokens, each token chose
-        blocks for itself.
+        Args:
+            reference_kind: The mask: "own", that of the case; "dense", none within a sample; "tokens", each token
+                selects its own blocks.
         """
         if reference_kind not in self._references:
             self._references[reference_kind] = self._compute_reference(reference_kind)

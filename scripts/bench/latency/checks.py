@@ -1,4 +1,4 @@
-"""What must hold before `saccade bench latency` gives a speed: that what is fast computes what it should."""
+"""Correctness checks that must pass before `saccade bench latency` reports a time."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def check_decisions(contestant: SaccadeContestant, counted_flops: int) -> None:
     expected = scheduled_flops(contestant)
     if abs(counted_flops - expected) > 1e-3 * expected:
         raise WorldError(
-            f"the trunk of {contestant.name} computes {counted_flops:.4g} operations where its schedule of pruning asks "
-            f"for {expected:.4g}: no speed is given"
+            f"the trunk of {contestant.name} computes {counted_flops:.4g} operations where its schedule of pruning asks"
+            f" for {expected:.4g}: no speed is given"
         )
 
 

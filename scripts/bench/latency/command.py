@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ....errors import InputError, WorldError, unknown_name
+from ....ranges import require_above
 from ..device import DEVICES, find_device
 from ..metrics import Metrics
 from .rows import LatencyRow, collect_metrics, plot_parts, table
@@ -38,23 +39,23 @@ class LatencyBenchConfig:
     """
 
     presets: tuple[str, ...] = ("tiny", "small", "large")
-    """Presets to measure; those with pretrained towers also get a dense opponent."""
+    """Presets to measure. Presets with pretrained towers are compared with a dense policy."""
     lerobot: bool = True
-    """Whether LeRobot's policies take part."""
+    """Also measure LeRobot's policies."""
     device: str = "auto"
     """Where to measure time: cuda (bfloat16, captured in a CUDA graph), cpu (float32), or auto: a GPU if there is."""
     kernels: str = "torch"
-    """What computes our policies' attention and gathers what pruning keeps: torch, or saccade, our own operators."""
+    """Attention and gather kernels of our policies: torch, or saccade (our Triton kernels)."""
     runs: int = 100
     """Decisions to time of each contestant; the median counts."""
     seconds: float = 120.0
-    """At most this long for the timed decisions of one contestant; fewer than 3 in it count as not measured."""
+    """Time limit for the timed decisions of one policy, in seconds. With fewer than 3 decisions no time is reported."""
     memory: float | None = None
-    """GiB that the weights of a timed contestant may take; default: what the GPU has free, 6 without one."""
+    """Maximum size of the weights of a timed policy, in GiB. Default: the free GPU memory, or 6 without a GPU."""
     training: bool = True
-    """Whether to count what a step of training with LoRA costs, too; needs a few minutes on one core."""
+    """Also compute the cost of a LoRA training step; takes a few minutes on one core."""
     out: Path | None = None
-    """JSON file for the figures."""
+    """JSON file for the metrics."""
     plot: Path | None = None
     """Picture of the operations of a decision, part by part."""
 
@@ -62,15 +63,12 @@ class LatencyBenchConfig:
         if self.device not in DEVICES:
             raise unknown_name("device", self.device, DEVICES)
         if self.runs < MIN_RUNS:
-            fix = "Raise --runs; 100 give a p99 worth its name."
+            fix = "Raise --runs; use 100 for a reliable p99."
             raise InputError("runs", got=self.runs, expected=f"{MIN_RUNS} or more", fix=fix)
-        if not self.seconds > 0:
-            raise InputError("seconds", got=self.seconds, expected="above 0", fix="Raise --seconds.")
-        if self.memory is not None and not self.memory > 0:
-            raise InputError("memory", got=self.memory, expected="above 0 GiB", fix="Raise --memory.")
+        require_above(self, 0, "seconds", "memory", option=True)
         if not self.presets:
             raise InputError("presets", got="none", expected="at least one", fix="Give --presets tiny.")
-        # Torch comes with it, so that only who measures waits for it.
+        # This import brings torch: keep it out of --help.
         from ....policy.network.architecture import find_preset
 
         for preset in self.presets:
@@ -209,14 +207,14 @@ def time_decisions(contestant: Contestant, config: LatencyBenchConfig, device: s
     needed = (row.stored_bytes // 2 if on_gpu and is_ours else row.stored_bytes) / 2**30
     memory_limit = config.memory or (torch.cuda.mem_get_info()[0] / 2**30 if on_gpu else CPU_MEMORY_GIB)
     if needed > memory_limit:
-        row.remark = f"not timed: {needed:.1f} GiB of weights, {memory_limit:.0f} are to be used"
+        row.remark = f"not timed: {needed:.1f} GiB of weights, the limit is {memory_limit:.0f} GiB"
         return
     try:
         with torch.inference_mode(), torch.device(device):
             network = contestant.build()
             if on_gpu and is_ours:
                 network = network.to(torch.bfloat16)
-                network.trunk.restore_rotation()  # its frequencies stay exact
+                cast("SaccadeModel", network).trunk.restore_rotation()  # keeps its frequencies in float32
             decide = contestant.prepare(network, device=device, capture=on_gpu and is_ours)
             if on_gpu and is_ours:
                 uncaptured = contestant.prepare(network, device=device, capture=False)
@@ -272,7 +270,8 @@ def training_metrics(config: LatencyBenchConfig, device: str) -> tuple[Metrics, 
         metrics["small_train_lora_peak_gib"] = round(peak_gib, 2)
         metrics["small_train_lora_checkpointed_peak_gib"] = round(checkpointed_peak_gib, 2)
         lines.append(
-            f"training small {said} in bfloat16: {peak_gib:.1f} GiB, {checkpointed_peak_gib:.1f} with checkpointing (derived)"
+            f"training small {said} in bfloat16: {peak_gib:.1f} GiB, {checkpointed_peak_gib:.1f} with checkpointing "
+            "(derived)"
         )
     if "large" in config.presets:
         large = replace(find_preset("large"), kernels=config.kernels)

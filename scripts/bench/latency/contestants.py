@@ -18,8 +18,15 @@ from ....policy.profiling.cost import InputSizes
 class Contestant(Protocol):
     """A policy with random weights: `build` makes its network, `prepare` what one decision of it is."""
 
-    name: str
-    sizes: InputSizes
+    @property
+    def name(self) -> str:
+        """Name in the table."""
+        ...
+
+    @property
+    def sizes(self) -> InputSizes:
+        """Sizes of its inputs and actions."""
+        ...
 
     def build(self) -> nn.Module:
         """Return the network, ready to decide."""

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from saccade.errors import InputError
-from saccade.scripts.bench.arm.cases import CATALOGUE_ROWS
 from saccade.scripts.bench.arm.command import (
     FIGURES,
     ArmBenchConfig,
@@ -19,6 +18,7 @@ from saccade.scripts.bench.arm.command import (
     run_arm_bench,
     soak_figures,
 )
+from saccade.scripts.bench.arm.outcome import CATALOGUE_ROWS
 from saccade.scripts.bench.arm.page import fault_table, sort_rows
 from saccade.scripts.bench.arm.soak import Soak, resident_mib
 from saccade.sim.virtual_arm.world import JointTrajectory
@@ -142,7 +142,7 @@ def test_a_soak_judges_what_the_twin_did(tmp_path):
 
 @pytest.mark.slow
 def test_a_short_soak_is_safe(tmp_path):
-    figures = Soak(tmp_path, 0.8, seed=3).run()
+    figures = Soak(tmp_path, 0.4, seed=3).run()
     assert figures.unsafe == []
     assert figures.moving_seconds > 1.0
     assert sum(figures.faults.values()) > 3

@@ -1,0 +1,52 @@
+"""The catalogue's faults of cameras, network and processes on the virtual arm, in sessions with their own processes.
+
+The cases are those of `saccade bench arm`; one session serves all cases that it survives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from saccade.scripts.bench.arm.outcome import FaultOutcome
+from saccade.scripts.bench.arm.session_cases import SESSION_CASES, SessionCase
+from saccade.scripts.bench.arm.session_faults import run_session_cases
+from saccade.sim.virtual_arm.world import VirtualArm
+from saccade_testing.fault_catalogue import (
+    BUS_MS,
+    SOFTWARE_MS,
+    TIMING,
+    as_parameters,
+    check,
+    run_in_lanes,
+    selected,
+    undisturbed,
+)
+
+SHARED_LANE_ENDS = 3
+"""Cases with their own session that the lane of the shared session takes, so that both lanes take as long."""
+
+
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, FaultOutcome]:
+    """The outcome of every selected case, by name."""
+    cases = selected(request, "test_a_fault_of_cameras_network_or_processes_is_handled", SESSION_CASES)
+    shared, ending = ([case for case in cases if case.ends is ends] for ends in (False, True))
+    folders = [tmp_path_factory.mktemp("sessions") for _ in range(2)]
+
+    def run_lane(lane: int, cases: Sequence[SessionCase]) -> dict[str, FaultOutcome]:
+        with VirtualArm.start(image_size=32) as world:
+            return undisturbed(
+                lambda cases: run_session_cases(world, folders[lane], cases, timing=TIMING, start_method="forkserver"),
+                cases,
+            )
+
+    return run_in_lanes([[*shared, *ending[:SHARED_LANE_ENDS]], ending[SHARED_LANE_ENDS:]], run_lane)
+
+
+@pytest.mark.parametrize("case", as_parameters(SESSION_CASES))
+def test_a_fault_of_cameras_network_or_processes_is_handled(
+    case: SessionCase, outcomes: dict[str, FaultOutcome]
+) -> None:
+    check(outcomes[case.name], SOFTWARE_MS + BUS_MS)

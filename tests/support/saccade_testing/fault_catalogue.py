@@ -1,0 +1,82 @@
+"""Run the failure catalogue in tests: choose the selected cases, run them in lanes, and check what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import pytest
+
+from saccade.scripts.bench.arm.outcome import CaseTiming, FaultOutcome
+
+TIMING = CaseTiming(lead_in_seconds=0.4, watch_seconds=0.3, session_watch_factor=0.5)
+"""Shorter than the benchmark's, and still twice what an arm may take to come to rest."""
+
+SOFTWARE_MS, DEVICE_MS, BUS_MS = 20.0, 100.0, 50.0
+LATE_MS = 20.0
+"""A virtual arm further behind the clock stands for no real one, which has its own clock."""
+
+NOISE_MS, DEVICE_NOISE_MS = 150.0, 60.0
+"""What a busy machine may add to a time; that nothing moved meanwhile is asserted exactly."""
+
+
+class Case(Protocol):
+    """What the cases of both kinds have in common."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def slow(self) -> bool: ...
+
+
+def as_parameters(cases: Iterable[Case]) -> list[Any]:
+    """Return the cases as parameters of a test, the slow ones marked."""
+    return [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow else []) for case in cases]
+
+
+def selected[C: Case](request: pytest.FixtureRequest, function: str, cases: Iterable[C]) -> list[C]:
+    """Return the cases whose tests take part in this run."""
+    items = [item for item in request.session.items if item.name.startswith(f"{function}[")]
+    names = {item.name[len(function) + 1 : -1] for item in items}
+    return [case for case in cases if case.name in names]
+
+
+def run_in_lanes[C: Case](
+    lanes: Sequence[Sequence[C]], run_lane: Callable[[int, Sequence[C]], dict[str, FaultOutcome]]
+) -> dict[str, FaultOutcome]:
+    """Run each lane of cases on its own virtual arm, all at once: most of a case is waiting for the arm."""
+    chosen = [lane for lane in lanes if lane]
+    with ThreadPoolExecutor(max(len(chosen), 1)) as pool:
+        parts = pool.map(run_lane, range(len(chosen)), chosen)
+        return {name: outcome for part in parts for name, outcome in part.items()}
+
+
+def undisturbed[C: Case](
+    run: Callable[[tuple[C, ...]], list[FaultOutcome]], cases: Sequence[C]
+) -> dict[str, FaultOutcome]:
+    """Run cases, and run again, three times at most, those that a busy machine disturbed."""
+    found = {outcome.name: outcome for outcome in run(tuple(cases))}
+    for _ in range(3):
+        again = tuple(case for case in cases if was_disturbed(found[case.name]))
+        if again:
+            found |= {outcome.name: outcome for outcome in run(again)}
+    return found
+
+
+def was_disturbed(outcome: FaultOutcome) -> bool:
+    """Tell whether the virtual arm fell behind, or the only problem is a safe hold for the reason of another fault."""
+    if outcome.problems and outcome.late_ms > LATE_MS:
+        return True
+    others = [problem for problem in outcome.problems if not problem.startswith(("no hold for", "held for"))]
+    return bool(outcome.problems) and not others and not any("but []" in problem for problem in outcome.problems)
+
+
+def check(outcome: FaultOutcome, software_ms: float) -> None:
+    """Assert that a fault was handled safely and in time."""
+    assert outcome.problems == (), outcome
+    if outcome.software_ms is not None:
+        assert outcome.software_ms <= software_ms + NOISE_MS
+    if outcome.device_ms is not None:
+        assert outcome.device_ms <= DEVICE_MS + DEVICE_NOISE_MS
