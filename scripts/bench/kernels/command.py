@@ -48,7 +48,7 @@ class KernelBenchConfig:
     checks: tuple[str, ...] = tuple(CHECKS)
     """Checks to run: plans (seconds), errors (half a minute), suite and gate (one or several minutes each)."""
     sizes: str = "auto"
-    """Problem sizes. full: those of real policies, for a GPU; small: for any machine; auto: full on a GPU, else small."""
+    """Problem sizes. full: those of real policies, for a GPU; small: for any machine; auto: full on a GPU."""
     device: str = "auto"
     """Device: cuda, cpu, or auto (a GPU if there is one)."""
     repeats: int | None = None

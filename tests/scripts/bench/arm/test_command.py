@@ -88,7 +88,7 @@ def test_what_lerobot_cannot_do_is_said_and_not_made_up():
 
 @pytest.mark.parametrize(
     ("changes", "what"),
-    [(dict(parts=("fault",)), "parts"), (dict(episodes=7), "episodes"), (dict(soak_minutes=0), "soak_minutes")],
+    [(dict(parts=("fault",)), "parts"), (dict(episodes=7), "episodes"), (dict(soak_minutes=0), "--soak-minutes")],
 )
 def test_what_cannot_be_measured_is_refused(changes, what):
     with pytest.raises(InputError, match=what):
