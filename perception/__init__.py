@@ -1,1 +1,1 @@
-"""What the policy sees: towers conditioned by the instruction, and token pruning."""
+"""Perception: vision towers that the instruction conditions, their fusion, and token pruning."""

@@ -1,4 +1,4 @@
-"""What a vision side hands to the trunk."""
+"""The output of a view's vision tower or towers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import torch
 
 @dataclass(frozen=True)
 class TowerOutput:
-    """The visual `tokens` [B, M, D] of one view, and where a small tower points.
+    """The visual tokens of one view, and the pointing of a small tower.
 
-    `positions` [B, points, 2] are fractions of the picture, `logits` [B, points, rows, columns] the maps behind them;
-    towers without pointing have neither.
+    Attributes:
+        tokens: [B, M, D].
+        positions: [B, points, 2], fractions of the image; None without pointing.
+        logits: [B, points, rows, columns], the maps of the positions; None without pointing.
     """
 
     tokens: torch.Tensor

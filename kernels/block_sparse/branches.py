@@ -49,7 +49,8 @@ def plan_unselected(
 ) -> AttentionPlan:
     """Plan attention to the blocks that were not selected, with one pooled key each.
 
-    This is the second branch of `attend_with_pooled`. A query sees a pooled key where it may see all tokens of the block and did not select it.
+    This is the second branch of `attend_with_pooled`. A query sees a pooled key where it may see all tokens of the
+    block and did not select it.
 
     Args:
         levels: the tokens' levels, with one channel.

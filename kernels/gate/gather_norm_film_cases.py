@@ -13,7 +13,7 @@ WIDTHS = (128, 960, 4096)
 
 
 def cases() -> Iterator[CompileCase]:
-    """Yield both passes for bfloat16 and float32, gathered and modulated; once without both; once at the largest width."""
+    """Yield both passes for bfloat16 and float32, gathered and modulated, and the extreme cases."""
     from ..gather_norm_film import kernel
     from ..gather_norm_film.operator import MAX_WIDTH
 

@@ -60,8 +60,8 @@ def build_tower(architecture: Architecture, image_size: int) -> Tower | Pretrain
             aggregation_tokens=architecture.aggregation_tokens,
             film=architecture.tower_film,
             fusion=architecture.fusion,
-            condition=architecture.condition_width,
-            output=architecture.trunk_width,
+            condition_width=architecture.condition_width,
+            output_width=architecture.trunk_width,
         )
     return Tower(
         image_size=image_size,
@@ -72,8 +72,8 @@ def build_tower(architecture: Architecture, image_size: int) -> Tower | Pretrain
         blocks=architecture.tower_blocks,
         heads=architecture.tower_heads,
         aggregation_tokens=architecture.aggregation_tokens,
-        condition=architecture.condition_width,
-        output=architecture.trunk_width,
+        condition_width=architecture.condition_width,
+        output_width=architecture.trunk_width,
     )
 
 

@@ -21,7 +21,9 @@ NAMES = {
 
 def build(name="test_vit2", size=32, tokens=3, condition=5, seed=0):
     torch.manual_seed(seed)
-    return randomize_parameters(PretrainedTower(name, image_size=size, aggregation_tokens=tokens, condition=condition))
+    return randomize_parameters(
+        PretrainedTower(name, image_size=size, aggregation_tokens=tokens, condition_width=condition)
+    )
 
 
 def randomize_parameters(module):
@@ -103,7 +105,7 @@ def test_modulation_takes_the_whole_stream_between_attention_and_feed_forward():
 
 
 def test_a_fresh_tower_listens_to_nothing_and_a_trained_one_does():
-    tower = PretrainedTower("test_vit2", image_size=32, aggregation_tokens=3, condition=5)
+    tower = PretrainedTower("test_vit2", image_size=32, aggregation_tokens=3, condition_width=5)
     given, one, other = pictures(tower, 1), torch.randn(1, 5), torch.randn(1, 5)
     assert tower(given, tower.modulations(one)).equal(tower(given, tower.modulations(other)))
     randomize_parameters(tower)
@@ -176,7 +178,7 @@ def test_weights_in_bf16_see_the_same_pictures():
 )
 def test_the_towers_of_openvla_run_without_memory(name, patches, width, depth):
     with torch.device("meta"):
-        tower = PretrainedTower(name, image_size=224, aggregation_tokens=64, condition=8)
+        tower = PretrainedTower(name, image_size=224, aggregation_tokens=64, condition_width=8)
         tokens = tower(torch.empty(2, 3, 224, 224), tower.modulations(torch.empty(2, 8)))
     assert tokens.is_meta and tokens.shape == (2, 64, width)
     assert (tower.patches, tower.width, tower.depth) == (patches, width, depth)
@@ -185,7 +187,7 @@ def test_the_towers_of_openvla_run_without_memory(name, patches, width, depth):
 def test_a_tower_built_without_memory_takes_its_weights_by_assignment():
     tower = build()
     with torch.device("meta"):
-        other = PretrainedTower("test_vit2", image_size=32, aggregation_tokens=3, condition=5)
+        other = PretrainedTower("test_vit2", image_size=32, aggregation_tokens=3, condition_width=5)
     other.load_state_dict(tower.state_dict(), assign=True)
     given, modulations = pictures(tower), tower.modulations(torch.ones(2, 5))
     assert other(given, modulations).equal(tower(given, modulations))
@@ -206,17 +208,17 @@ def test_a_tower_built_without_memory_takes_its_weights_by_assignment():
 )
 def test_a_tower_that_cannot_be_built_is_refused(name, size, complaint):
     with torch.device("meta"), pytest.raises(InputError, match=complaint):
-        PretrainedTower(name, image_size=size, aggregation_tokens=2, condition=2)
+        PretrainedTower(name, image_size=size, aggregation_tokens=2, condition_width=2)
 
 
 def test_other_blocks_than_plain_ones_are_refused():
     with torch.device("meta"), pytest.raises(InputError, match="made of ResPostBlock"):
-        PretrainedTower("vit_base_patch16_rpn_224", image_size=32, aggregation_tokens=2, condition=2)
+        PretrainedTower("vit_base_patch16_rpn_224", image_size=32, aggregation_tokens=2, condition_width=2)
 
 
 def test_a_picture_of_another_size_is_refused():
     tower = build("test_vit")  # timm would resample this one's position embeddings in silence
-    with pytest.raises(InputError, match=r"pictures: got \(1, 3, 48, 48\), expected \(B, 3, 32, 32\)"):
+    with pytest.raises(InputError, match=r"images: got \(1, 3, 48, 48\), expected \(B, 3, 32, 32\)"):
         tower(torch.zeros(1, 3, 48, 48), tower.modulations(torch.zeros(1, 5)))
 
 
@@ -295,7 +297,7 @@ def test_a_model_one_block_short_or_long_is_refused(tmp_path):
         build().load_pretrained(str(tmp_path / "short.safetensors"))
     with pytest.raises(InputError, match="left over: blocks.8.attn"):
         build().load_pretrained(str(tmp_path / "long.safetensors"))
-    with pytest.raises(InputError, match="a folder that holds long.safetensors, short.safetensors"):
+    with pytest.raises(InputError, match="a folder that contains long.safetensors, short.safetensors"):
         build().load_pretrained(str(tmp_path))
 
 
@@ -304,15 +306,15 @@ def test_weights_that_cannot_be_read_are_refused(tmp_path):
     (tmp_path / "damaged.safetensors").write_bytes(b"half a file")
     save_file({"mask_token": torch.zeros(1)}, tmp_path / "odd.safetensors")
     for source, complaint in {
-        "pytorch_model.bin": "a .bin file.*Save them as safetensors",
+        "pytorch_model.bin": "a .bin file.*Convert them to safetensors",
         "nowhere": "nothing there",
         "nowhere.safetensors": "nothing there",
-        "damaged.safetensors": "damaged.safetensors.*Copy it again",
+        "damaged.safetensors": "damaged.safetensors.*Download or copy the file again",
         "odd.safetensors": "weights of test_vit2 from .*missing",
     }.items():
         with pytest.raises(InputError, match=complaint):
             build().load_pretrained(str(tmp_path / source))
     (tmp_path / "damaged.safetensors").unlink()
     (tmp_path / "odd.safetensors").unlink()
-    with pytest.raises(InputError, match="a folder that holds pytorch_model.bin, expected a safetensors file"):
+    with pytest.raises(InputError, match="a folder that contains pytorch_model.bin, expected a safetensors file"):
         build().load_pretrained(str(tmp_path))

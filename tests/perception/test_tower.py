@@ -19,8 +19,8 @@ def tower():
         blocks=1,
         heads=2,
         aggregation_tokens=3,
-        condition=4,
-        output=8,
+        condition_width=4,
+        output_width=8,
     )
 
 

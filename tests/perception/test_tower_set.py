@@ -11,7 +11,14 @@ from saccade.perception.tower_set import PretrainedTowers
 
 def build(names=("test_vit", "test_vit3"), **changes):
     torch.manual_seed(0)
-    usual = {"image_size": 32, "aggregation_tokens": 3, "film": True, "fusion": "gated", "condition": 5, "output": 8}
+    usual = {
+        "image_size": 32,
+        "aggregation_tokens": 3,
+        "film": True,
+        "fusion": "gated",
+        "condition_width": 5,
+        "output_width": 8,
+    }
     return PretrainedTowers(names, **(usual | changes))
 
 
@@ -74,7 +81,12 @@ def test_the_towers_of_openvla_run_without_memory(aggregation_tokens, expected, 
     names = ("vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224.webli")
     with torch.device("meta"):
         towers = build(
-            names, image_size=224, aggregation_tokens=aggregation_tokens, fusion=fusion, condition=64, output=4096
+            names,
+            image_size=224,
+            aggregation_tokens=aggregation_tokens,
+            fusion=fusion,
+            condition_width=64,
+            output_width=4096,
         )
         seen = towers(torch.empty(1, 3, 224, 224), towers.modulations(torch.empty(1, 64)))
     assert seen.tokens.is_meta and seen.tokens.shape == (1, expected, 4096)

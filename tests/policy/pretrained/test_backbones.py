@@ -270,7 +270,7 @@ def test_loading_says_nothing_of_its_own(source, capfd):
 def test_towers_get_their_weights_in_order(tmp_path):
     def towers():
         sizes = {"image_size": 32, "aggregation_tokens": 2, "film": True, "fusion": "gated"}
-        return PretrainedTowers(("test_vit", "test_vit2"), **sizes, condition=5, output=8)
+        return PretrainedTowers(("test_vit", "test_vit2"), **sizes, condition_width=5, output_width=8)
 
     import timm
 
