@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import draccus
 import torch
-from lerobot.configs import PreTrainedConfig
+from lerobot.configs import PolicyFeature, PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
 
 from ..errors import InputError
@@ -59,8 +59,9 @@ class SaccadePolicy(PreTrainedPolicy):
 
     config: SaccadeConfig
 
-    config_class = SaccadeConfig
-    name = "saccade"
+    # LeRobot declares both as None and requires subclasses to set them.
+    config_class = SaccadeConfig  # pyright: ignore[reportAssignmentType]
+    name = "saccade"  # pyright: ignore[reportAssignmentType]
 
     def __init__(
         self,
@@ -299,14 +300,15 @@ class SaccadePolicy(PreTrainedPolicy):
 def _reconcile_contract(contract: Contract, config: SaccadeConfig) -> Contract:
     """Return the contract with the configured `n_action_steps`; InputError if the options do not fit it."""
     cameras = {camera_name(key) for key in config.image_features}
+    names = [camera.name for camera in contract.cameras]
     for option, got, expected in (
         ("chunk_size", config.chunk_size, contract.chunk),
-        ("input_features", sorted(cameras), sorted(camera.name for camera in contract.cameras)),
-        ("observation.state", config.robot_state_feature.shape[0], len(contract.state.names)),
-        ("action", config.action_feature.shape[0], len(contract.action.names)),
+        ("input_features", sorted(cameras), sorted(names)),
+        ("observation.state", _feature_width(config.robot_state_feature), len(contract.state.names)),
+        ("action", _feature_width(config.action_feature), len(contract.action.names)),
         *([("n_action_steps", config.n_action_steps, contract.execute)] if config.architecture.history else []),
     ):
-        if got != expected and not (option == "input_features" and set(expected) <= cameras):
+        if got != expected and not (option == "input_features" and set(names) <= cameras):
             raise InputError(
                 option,
                 got=got,
@@ -314,6 +316,11 @@ def _reconcile_contract(contract: Contract, config: SaccadeConfig) -> Contract:
                 fix="Leave it as the checkpoint has it.",
             )
     return dataclasses.replace(contract, execute=config.n_action_steps)
+
+
+def _feature_width(feature: PolicyFeature | None) -> int:
+    """Return the width of a vector feature; 0 if it is missing, which fits no contract."""
+    return 0 if feature is None else feature.shape[0]
 
 
 def _grounding_labels(columns: DatasetColumns | None, contract: Contract) -> torch.Tensor | None:

@@ -168,7 +168,8 @@ def _read_parquet(root: Path, folder: str, columns: list[str] | None) -> Any:
     tables = []
     for path in paths:
         try:
-            tables.append(pq.read_table(path, columns=columns, partitioning=None))
+            # pyarrow documents None for no partitioning, its stubs do not.
+            tables.append(pq.read_table(path, columns=columns, partitioning=None))  # pyright: ignore[reportArgumentType]
         except (pa.ArrowException, OSError, KeyError) as error:
             got = f"a damaged {path.relative_to(root)} ({str(error).splitlines()[0]})"
             raise dataset_error(root, got, "whole parquet files") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
@@ -58,10 +57,10 @@ class BridgeOptions:
     actions: int
     heads: int = 8
     self_attention: bool = False
-    gate: Literal["tanh", "sigmoid"] = "sigmoid"
-    rotation: Literal["mixed", "paired", "none"] = "paired"
-    start: Literal["zero", "learned"] = "learned"
-    kernels: Literal["torch", "saccade"] = "torch"
+    gate: str = "sigmoid"
+    rotation: str = "paired"
+    start: str = "learned"
+    kernels: str = "torch"
 
     def __post_init__(self) -> None:
         for name, value, choices in (
