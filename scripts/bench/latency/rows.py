@@ -100,30 +100,39 @@ def collect_metrics(rows: list[LatencyRow], device: str) -> Metrics:
         if row is None or dense_row is None:
             continue
         timed = device == "cuda" and row.seconds and dense_row.seconds
-        median_seconds, p99_seconds, other = row.percentile(0.5), row.percentile(0.99), dense_row.percentile(0.5)
+        timed_row, timed_dense_row = (row, dense_row) if timed else (None, None)
+        median_seconds = timed_row.percentile(0.5) if timed_row else None
+        p99_seconds = timed_row.percentile(0.99) if timed_row else None
+        dense_seconds = timed_dense_row.percentile(0.5) if timed_dense_row else None
+        dense_prefix = "" if preset == "large" else "small_"
         metrics |= {
-            f"{preset}_speedup_over_dense": other / median_seconds if timed else None,
-            f"{preset}_p50_ms": 1e3 * median_seconds if timed else None,
-            f"{preset}_p99_ms": 1e3 * p99_seconds if timed else None,
-            f"{preset}_tflop": row.flops / 1e12,
+            f"{preset}_speedup_over_dense": _ratio(dense_seconds, median_seconds),
+            f"{preset}_p50_ms": _ratio(median_seconds, 1e-3),
+            f"{preset}_p99_ms": _ratio(p99_seconds, 1e-3),
+            f"{preset}_tflop": _ratio(row.flops, 1e12),
             f"{preset}_instruction_tflop": row.instruct_flops / 1e12,
-            f"{preset}_parameters_billion": row.parameters / 1e9,
-            f"{preset}_inference_peak_gib": row.peak_bytes / 2**30,
-            f"{preset}_flop_ratio": dense_row.flops / row.flops,
-            f"{'' if preset == 'large' else 'small_'}dense_tflop": dense_row.flops / 1e12,
-            f"{'' if preset == 'large' else 'small_'}dense_parameters_billion": dense_row.parameters / 1e9,
+            f"{preset}_parameters_billion": _ratio(row.parameters, 1e9),
+            f"{preset}_inference_peak_gib": _ratio(row.peak_bytes, 2**30),
+            f"{preset}_flop_ratio": _ratio(dense_row.flops, row.flops),
+            f"{dense_prefix}dense_tflop": _ratio(dense_row.flops, 1e12),
+            f"{dense_prefix}dense_parameters_billion": _ratio(dense_row.parameters, 1e9),
         }
         metrics |= {f"{preset}_{part}_tflop": count / 1e12 for part, count in row.parts.items() if part != "other"}
     if "tiny" in found:
         median_seconds = found["tiny"].percentile(0.5)
         metrics |= {
-            "tiny_gflop": found["tiny"].flops / 1e9,
-            "tiny_decisions_per_second": 1 / median_seconds if median_seconds else None,
+            "tiny_gflop": _ratio(found["tiny"].flops, 1e9),
+            "tiny_decisions_per_second": _ratio(1.0, median_seconds),
         }
     for name in ("act", "pi0", "pi05"):
         if name in found and found[name].flops is not None:
-            metrics[f"lerobot_{name}_tflop"] = found[name].flops / 1e12
+            metrics[f"lerobot_{name}_tflop"] = _ratio(found[name].flops, 1e12)
     return {name: value if value is None else float(f"{value:.5g}") for name, value in metrics.items()}
+
+
+def _ratio(value: float | None, unit: float | None) -> float | None:
+    """Return value / unit, None if either was not measured."""
+    return None if value is None or not unit else value / unit
 
 
 def plot_parts(path: Path, rows: list[LatencyRow]) -> None:
