@@ -1,4 +1,4 @@
-"""Digests of weights: they show whether skills have the same base weights, whatever the folders are called."""
+"""Digests of weights: they show whether skills have the same base weights, independent of folder names."""
 
 from __future__ import annotations
 

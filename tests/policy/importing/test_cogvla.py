@@ -205,7 +205,7 @@ def to_vla_adapter(tensors):
 
 
 BAD = {
-    "no head": (lambda f: (f / HEAD).unlink(), {}, "action_head.*no such file.*actions as words"),
+    "no head": (lambda f: (f / HEAD).unlink(), {}, "action_head.*no such file.*actions as tokens"),
     "no state": (lambda f: (f / STATE).unlink(), {}, "proprio_projector.*no such file"),
     "no towers": (lambda f: (f / VISION).unlink(), {}, "vision_backbone--STEP.*no such file"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), {}, "tokenizer.json: got no such file"),
