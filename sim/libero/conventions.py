@@ -1,8 +1,8 @@
-"""How LIBERO's numbers and pictures are written: what policies trained on it see, and what their actions mean.
+"""LIBERO's conventions for images, states and actions, as policies trained on it expect them.
 
-robosuite hands a camera's picture over with its lowest row first. The published demonstrations, and every policy
-trained on them, turn that picture by 180 degrees: right way up, and mirrored left to right. `rotation_degrees` counts
-from the picture as robosuite hands it over.
+robosuite returns a camera's image with its lowest row first. The published demonstrations, and every policy trained on
+them, rotate that image by 180 degrees: the result is upright and mirrored left to right. `rotation_degrees` counts
+from robosuite's image.
 """
 
 from __future__ import annotations
@@ -18,28 +18,35 @@ from ...policy.contract import ActionSpec, CameraSpec, Contract, GripperSpec, Of
 CONTROL_HZ = 20
 
 CAMERAS = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
-"""Our name of each camera, and robosuite's."""
+"""The name of each camera in observations, and its name in robosuite."""
 
 POSITION_NAMES = tuple(f"end_effector.{axis}" for axis in "xyz")
 ROTATION_NAMES = tuple(f"end_effector.rotation_{axis}" for axis in "xyz")
 GRIPPER_OPEN_COMMAND = -1.0
-"""What robosuite's Panda takes for an opening gripper; 1 closes it, and only the sign counts."""
+"""robosuite's command that opens the Panda's gripper; 1 closes it. Only the sign counts."""
 
 PUBLISHED_RENDER_SIZE = 256
-"""The size at which the published demonstrations were drawn, in pixels, before anything was cropped or scaled."""
+"""Size in pixels at which the published demonstrations were rendered, before any crop or resize."""
 
 NO_OPERATION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, GRIPPER_OPEN_COMMAND])
-"""The action that lets a scene settle: no motion, gripper open."""
+"""robosuite's action [7] that lets a scene settle: no motion, gripper open."""
 
 
 @dataclass(frozen=True)
 class Conventions:
-    """What varies between policies for LIBERO; the defaults are what `saccade collect` records.
+    """The conventions that differ between policies for LIBERO. The defaults are what `saccade collect` records.
 
-    `image_size` in pixels, square; `rotation_degrees` 0 or 180, counted from robosuite's picture; `crop` the fraction
-    of the area that is kept; `render_size` the size to draw at before cropping and scaling, 256 for cropped pictures
-    as in the published demonstrations, else `image_size`; `gripper_closed` and `gripper_open` the values of the last
-    action element.
+    Attributes:
+        image_size: Height and width of an image in pixels, 16 to 1024.
+        rotation_degrees: Rotation of an image, 0 or 180, counted from robosuite's.
+        crop: Fraction of the area that a centred crop keeps.
+        gripper_closed: Value of the last action element that closes the gripper.
+        gripper_open: Value of the last action element that opens the gripper.
+        render_size: Size in pixels to render at, before resize and crop. None: 256 for cropped images, as in the
+            published demonstrations, else `image_size`.
+
+    Raises:
+        InputError: A field is out of its range, or both gripper values are equal.
     """
 
     image_size: int = 128
@@ -53,21 +60,28 @@ class Conventions:
         for name in ("image_size", "render_size"):
             size = getattr(self, name)
             if size is not None and not 16 <= size <= 1024:
-                raise InputError(name, got=size, expected="16 to 1024", fix="Policies see 128, 224 or 256 pixels.")
+                raise InputError(name, got=size, expected="16 to 1024", fix=f"Set {name} to 128, 224 or 256.")
         if self.rotation_degrees not in (0, 180):
-            fix = "Published policies see robosuite's pictures turned by 180."
+            fix = "Set rotation_degrees to 180, as for published policies."
             raise InputError("rotation_degrees", got=self.rotation_degrees, expected="0 or 180", fix=fix)
         if not 0.0 < self.crop <= 1.0:
-            raise InputError("crop", got=self.crop, expected="a fraction above 0 and at most 1", fix="1 keeps all.")
+            fix = "Set crop to 1 for the whole image."
+            raise InputError("crop", got=self.crop, expected="a fraction above 0 and at most 1", fix=fix)
         if self.gripper_closed == self.gripper_open:
-            fix = "robosuite's own are 1 and -1, OpenVLA's 0 and 1."
+            fix = "Set gripper_closed and gripper_open to 1 and -1 (robosuite) or to 0 and 1 (OpenVLA)."
             raise InputError("gripper", got=f"{self.gripper_open} for open and closed", expected="two values", fix=fix)
 
     @classmethod
     def from_contract(cls, contract: Contract) -> Conventions:
-        """Return the conventions that a contract asks for, as far as LIBERO can follow; its check tells the rest."""
+        """Return the conventions that a policy's contract asks for, as far as LIBERO supports them.
+
+        `contract.check(conventions.offer())` reports what LIBERO does not support.
+
+        Raises:
+            InputError: The contract's image size is out of range.
+        """
         camera = contract.cameras[0]
-        gripper = contract.from_robosuite_action.gripper
+        gripper = contract.action.gripper
         return cls(
             image_size=camera.height,
             rotation_degrees=camera.rotation_degrees if camera.rotation_degrees in (0, 180) else 180,
@@ -78,11 +92,11 @@ class Conventions:
 
     @property
     def rendered_size(self) -> int:
-        """The size at which robosuite draws, in pixels."""
+        """The size in pixels at which robosuite renders."""
         return self.render_size or (PUBLISHED_RENDER_SIZE if self.crop < 1.0 else self.image_size)
 
     def offer(self) -> Offer:
-        """Return what the world offers under these conventions."""
+        """Return the cameras, state, action and control rate that LIBERO offers under these conventions."""
         cameras = (
             CameraSpec(name, self.image_size, self.image_size, self.rotation_degrees, self.crop) for name in CAMERAS
         )
@@ -93,8 +107,8 @@ class Conventions:
                 (*["metres"] * 3, *["radians"] * 3, *["metres"] * 2),
                 rotation="axis_angle",
             ),
-            # Fractions of the controller's greatest step: 5 cm and 0.5 radians along and about the world's axes.
-            from_robosuite_action=ActionSpec(
+            # Fractions of the largest step of the controller: 0.05 m along, 0.5 radians about an axis of the world frame.
+            action=ActionSpec(
                 (*POSITION_NAMES, *ROTATION_NAMES, "gripper"),
                 ("unitless",) * 7,
                 kind="relative",
@@ -105,59 +119,88 @@ class Conventions:
         )
 
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the least and the greatest action, float32 [7] each."""
+        """Return the lower and the upper bound of an action, float32 [7] each."""
         ends = (self.gripper_closed, self.gripper_open)
-        return np.float32([-1.0] * 6 + [min(ends)]), np.float32([1.0] * 6 + [max(ends)])
+        lower, upper = [-1.0] * 6 + [min(ends)], [1.0] * 6 + [max(ends)]
+        return np.array(lower, dtype=np.float32), np.array(upper, dtype=np.float32)
 
-    def to_robosuite_action(self, from_robosuite_action: np.ndarray) -> np.ndarray:
-        """Return robosuite's action float64 [7] for one in these conventions."""
-        closed_fraction = (from_robosuite_action[6] - self.gripper_open) / (self.gripper_closed - self.gripper_open)
-        return np.clip(np.append(from_robosuite_action[:6], GRIPPER_OPEN_COMMAND + 2.0 * closed_fraction), -1.0, 1.0)
+    def to_robosuite_action(self, action: np.ndarray) -> np.ndarray:
+        """Return robosuite's action float64 [7], clipped to [-1, 1], for an action [7] in these conventions."""
+        closed_fraction = (action[6] - self.gripper_open) / (self.gripper_closed - self.gripper_open)
+        return np.clip(np.append(action[:6], GRIPPER_OPEN_COMMAND + 2.0 * closed_fraction), -1.0, 1.0)
 
-    def from_robosuite_action(self, to_robosuite_action: np.ndarray) -> np.ndarray:
-        """Return the action float32 [7] in these conventions for one of robosuite's: the inverse of `to_robosuite_action`."""
-        closed_fraction = (to_robosuite_action[6] - GRIPPER_OPEN_COMMAND) / 2.0
+    def from_robosuite_action(self, robosuite_action: np.ndarray) -> np.ndarray:
+        """Return the action float32 [7] in these conventions for robosuite's [7]; inverse of `to_robosuite_action`."""
+        closed_fraction = (robosuite_action[6] - GRIPPER_OPEN_COMMAND) / 2.0
         gripper = self.gripper_open + closed_fraction * (self.gripper_closed - self.gripper_open)
-        return np.append(to_robosuite_action[:6], gripper).astype(np.float32)
+        return np.append(robosuite_action[:6], gripper).astype(np.float32)
 
     def to_policy_image(self, rendered: np.ndarray) -> np.ndarray:
-        """Return a picture uint8 [image_size, image_size, 3] as the policy sees it, of one as robosuite draws it.
+        """Return the image that the policy sees.
 
-        Turned, scaled with Lanczos, then cropped and scaled back bilinearly: the order of OpenVLA's evaluation.
+        The image is rotated, resized with Lanczos, then cropped and resized back bilinearly: the order of OpenVLA's
+        evaluation.
+
+        Args:
+            rendered: uint8 [R, R, 3], R = `rendered_size`, as robosuite returns it.
+
+        Returns:
+            uint8 [H, H, 3], H = `image_size`.
         """
-        turned = rendered[::-1, ::-1] if self.rotation_degrees == 180 else rendered
-        if turned.shape[0] != self.image_size:
+        image = rendered[::-1, ::-1] if self.rotation_degrees == 180 else rendered  # [R, R, 3]
+        if image.shape[0] != self.image_size:
             size = (self.image_size, self.image_size)
-            turned = np.asarray(Image.fromarray(turned.copy()).resize(size, Image.Resampling.LANCZOS))
-        return np.ascontiguousarray(turned if self.crop == 1.0 else crop_centre(turned, self.crop))
+            image = np.asarray(Image.fromarray(image.copy()).resize(size, Image.Resampling.LANCZOS))  # [H, H, 3]
+        return np.ascontiguousarray(image if self.crop == 1.0 else crop_centre(image, self.crop))
 
     def to_image_point(self, point: np.ndarray) -> np.ndarray:
-        """Return where a point [2] of the upright, unmirrored view (fractions from the upper left) is in `to_policy_image`."""
-        across, down = point
-        turned = np.array([1.0 - across, down] if self.rotation_degrees == 180 else [across, 1.0 - down])
-        return 0.5 + (turned - 0.5) / np.sqrt(self.crop)
+        """Return where a point is in the image of `to_policy_image`.
+
+        Args:
+            point: Column and row [2] in the upright, unmirrored view, as fractions from the upper left corner.
+
+        Returns:
+            Column and row [2] in the policy's image, as fractions from its upper left corner; outside 0 to 1 where the
+            crop removes the point.
+        """
+        column, row = point
+        rotated = np.array([1.0 - column, row] if self.rotation_degrees == 180 else [column, 1.0 - row])
+        return 0.5 + (rotated - 0.5) / np.sqrt(self.crop)
 
 
-def crop_centre(to_policy_image: np.ndarray, crop: float) -> np.ndarray:
-    """Return the middle of a square picture uint8 [H, H, 3], `crop` of its area, scaled back to its size.
+def crop_centre(image: np.ndarray, crop: float) -> np.ndarray:
+    """Crop the centre of a square image and resize it back to the image's size.
 
     Bilinear, with the corners of the crop on the corners of the result, as TensorFlow's crop_and_resize does.
+
+    Args:
+        image: uint8 [H, H, 3].
+        crop: Fraction of the area to keep.
+
+    Returns:
+        uint8 [H, H, 3].
     """
-    last = to_policy_image.shape[0] - 1
+    last = image.shape[0] - 1
     side = np.sqrt(crop)
-    at = np.linspace((1 - side) / 2 * last, (1 + side) / 2 * last, to_policy_image.shape[0])
+    at = np.linspace((1 - side) / 2 * last, (1 + side) / 2 * last, image.shape[0])  # [H], pixel coordinates
     low = np.floor(at).astype(int)
-    high, part = np.minimum(low + 1, last), (at - low).astype(np.float32)
-    rows = to_policy_image[low] * (1 - part)[:, None, None] + to_policy_image[high] * part[:, None, None]
-    both = rows[:, low] * (1 - part)[:, None] + rows[:, high] * part[:, None]
-    return np.clip(both + 0.5, 0, 255).astype(np.uint8)
+    high, weight = np.minimum(low + 1, last), (at - low).astype(np.float32)
+    rows = image[low] * (1 - weight)[:, None, None] + image[high] * weight[:, None, None]  # [H, H, 3]
+    cropped = rows[:, low] * (1 - weight)[:, None] + rows[:, high] * weight[:, None]  # [H, H, 3]
+    return np.clip(cropped + 0.5, 0, 255).astype(np.uint8)
 
 
 def axis_angle(quaternion: np.ndarray) -> np.ndarray:
-    """Return axis times angle [3], 0 to 2π radians, of a unit quaternion xyzw as robosuite gives it.
+    """Return the rotation vector (axis times angle) of a unit quaternion.
 
-    Its sign is kept: the published states have the angle that belongs to it, also where the opposite sign would give a
-    smaller one. Policies that saw these states do much worse when it is changed.
+    The quaternion's sign is kept, so angles go from 0 to 2π: the published states contain the angle of that sign, even
+    where the opposite sign gives a smaller one. Policies trained on them do much worse with the smaller angle.
+
+    Args:
+        quaternion: [4] in the order xyzw, as robosuite returns it.
+
+    Returns:
+        Rotation vector float64 [3] in radians.
     """
     x, y, z, w = np.asarray(quaternion, dtype=np.float64)
     w = float(np.clip(w, -1.0, 1.0))

@@ -56,7 +56,7 @@ class LiberoDemonstrator:
         translation *= min(1.0, longest / max(np.linalg.norm(translation), 1e-9))
         rotation_error = rotation_vector(motion.rotation @ rotation.T)
         rotation_error *= min(1.0, 0.4 / max(np.linalg.norm(rotation_error), 1e-9))
-        from_robosuite_action = np.clip(
+        action = np.clip(
             np.concatenate([translation / METRES_PER_ACTION, rotation_error / RADIANS_PER_ACTION, [motion.gripper]]),
             -1.0,
             1.0,
@@ -64,11 +64,10 @@ class LiberoDemonstrator:
         self._action_noise = 0.9 * self._action_noise + 0.45 * self._rng.normal(0.0, self._noise_std)
         # Where it goes slowly something is near or held: enough to vary, not to throw.
         noise_scale = np.clip((motion.speed - 0.05) / 0.2, 0.05, 1.0)
-        command = from_robosuite_action.copy()
-        command[:6] = np.clip(from_robosuite_action[:6] + noise_scale * self._action_noise, -1.0, 1.0)
-        return self._conventions.from_robosuite_action(from_robosuite_action), self._conventions.from_robosuite_action(
-            command
-        )
+        command = action.copy()
+        command[:6] = np.clip(action[:6] + noise_scale * self._action_noise, -1.0, 1.0)
+        to_environment = self._conventions.from_robosuite_action
+        return to_environment(action), to_environment(command)
 
     def _current(self) -> DemonstratorSkill:
         """Return the first skill that is not finished, or whose work was undone."""

@@ -35,12 +35,8 @@ class PickAndPlaceSkill:
     """Take a thing and put it on or into a place."""
 
     def __init__(self, state: PrivilegedState, step: PlanStep, home_yaw: float) -> None:
-        self._state, self._object_name, self._receptacle, self._goal = (
-            state,
-            step.target_name,
-            step.destination,
-            step.goal,
-        )
+        self._state, self._object_name = state, step.target_name
+        self._receptacle, self._goal = step.receptacle, step.goal
         self._home_yaw = home_yaw
         self._grasp_spec = find_grasp_spec(self._object_name)
         self._grasp: Grasp | None = None

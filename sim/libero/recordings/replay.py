@@ -57,8 +57,8 @@ class ReplayDemonstrator:
     def decide(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the next action twice, float32 [7]: to record and to execute."""
         # Beyond the controller's range an action is cut; what is recorded is what is executed.
-        from_robosuite_action = self._conventions.from_robosuite_action(np.clip(next(self._actions), -1.0, 1.0))
-        return from_robosuite_action, from_robosuite_action
+        action = self._conventions.from_robosuite_action(np.clip(next(self._actions), -1.0, 1.0))
+        return action, action
 
 
 @dataclass(frozen=True)

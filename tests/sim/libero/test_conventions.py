@@ -1,4 +1,4 @@
-"""What published policies see and say: robosuite's picture turned by 180 degrees, axis-angle, the gripper's sign."""
+"""Test the published conventions: images rotated by 180 degrees, axis-angle states, the sign of the gripper."""
 
 import numpy as np
 import pytest
@@ -14,12 +14,10 @@ def published() -> Contract:
     bounds = {"q01": [-1.0] * 7, "q99": [0.9] * 7}
     state = {"q01": [-1.0] * 8, "q99": [0.9] * 8}
     statistics = {"libero": {"action": bounds, "proprio": state}}
-    return released_contract(
-        find_platform("libero"), statistics, None, image_size=224, state=8, from_robosuite_action=7
-    )
+    return released_contract(find_platform("libero"), statistics, None, image_size=224, state=8, action=7)
 
 
-def test_a_released_policy_finds_what_it_asks_for(published):
+def test_offer_fits_the_contract_of_a_released_policy(published):
     conventions = Conventions.from_contract(published)
     published.check(conventions.offer())
     assert (conventions.crop, conventions.image_size, conventions.rendered_size) == (0.9, 224, 256)
@@ -29,7 +27,7 @@ def test_a_released_policy_finds_what_it_asks_for(published):
     assert {"cameras.agentview.size", "cameras.wrist.crop", "action.gripper"} <= fields
 
 
-def test_both_signs_of_the_gripper_open_and_close():
+def test_gripper_opens_and_closes_under_both_conventions():
     own, openvla = Conventions(), Conventions(gripper_closed=0, gripper_open=1)
     for open_, closed, conventions in ((-1, 1, own), (1, 0, openvla)):
         assert conventions.to_robosuite_action(np.array([0.0] * 6 + [open_]))[6] == -1
@@ -39,25 +37,22 @@ def test_both_signs_of_the_gripper_open_and_close():
 
 
 @pytest.mark.parametrize("conventions", [Conventions(), Conventions(gripper_closed=0, gripper_open=1)])
-def test_action_and_command_are_inverse(conventions):
+def test_action_conversions_are_inverse(conventions):
     low, high = conventions.action_bounds()
-    from_robosuite_action = np.random.default_rng(0).uniform(low, high).astype(np.float32)
-    np.testing.assert_allclose(
-        conventions.from_robosuite_action(conventions.to_robosuite_action(from_robosuite_action)),
-        from_robosuite_action,
-        atol=1e-6,
-    )
+    action = np.random.default_rng(0).uniform(low, high).astype(np.float32)
+    restored = conventions.from_robosuite_action(conventions.to_robosuite_action(action))
+    np.testing.assert_allclose(restored, action, atol=1e-6)
 
 
-def test_the_picture_is_turned_once():
+def test_image_is_rotated_once():
     rendered = np.zeros((16, 16, 3), np.uint8)
     rendered[0, 0] = 255  # robosuite's first row is the lowest one
-    turned = Conventions(image_size=16).to_policy_image(rendered)
-    assert turned[15, 15, 0] == 255 and turned.sum() == 3 * 255
+    rotated = Conventions(image_size=16).to_policy_image(rendered)
+    assert rotated[15, 15, 0] == 255 and rotated.sum() == 3 * 255
     assert Conventions(image_size=16, rotation_degrees=0).to_policy_image(rendered)[0, 0, 0] == 255
 
 
-def test_a_crop_keeps_the_middle_and_the_size():
+def test_crop_keeps_the_centre_and_the_size():
     across = np.tile(np.arange(100, dtype=np.uint8)[None, :, None], (100, 1, 3))
     cropped = crop_centre(across, 0.81)
     assert cropped.shape == across.shape
@@ -67,14 +62,14 @@ def test_a_crop_keeps_the_middle_and_the_size():
     np.testing.assert_array_equal(Conventions(image_size=224, crop=0.9).to_policy_image(rendered), 77)
 
 
-def test_a_point_is_found_in_the_picture():
+def test_point_is_converted_into_the_policy_image():
     point = np.array([0.25, 0.8])
     np.testing.assert_allclose(Conventions().to_image_point(point), [0.75, 0.8])
     np.testing.assert_allclose(Conventions(rotation_degrees=0).to_image_point(point), [0.25, 0.2])
     np.testing.assert_allclose(Conventions(crop=0.25).to_image_point(point), [1.0, 1.1])
 
 
-def test_the_angle_keeps_the_quaternions_sign(installed):
+def test_axis_angle_keeps_the_sign_of_the_quaternion(installed):
     from robosuite.utils.transform_utils import quat2axisangle
 
     generator = np.random.default_rng(1)
@@ -94,6 +89,6 @@ def test_the_angle_keeps_the_quaternions_sign(installed):
         ({"gripper_open": 1.0}, "two values"),
     ],
 )
-def test_conventions_that_make_no_sense_are_refused(options, message):
+def test_invalid_conventions_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         Conventions(**options)

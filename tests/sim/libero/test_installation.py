@@ -12,11 +12,11 @@ from saccade.sim.libero import installation
 
 IMPORT = """
 import os, sys
-from saccade.sim.libero.installation import library
+from saccade.sim.libero.installation import import_libero
 before = os.environ.get("LIBERO_CONFIG_PATH")
-found = library()
-assert library() is found and os.environ.get("LIBERO_CONFIG_PATH") == before
-print(found.private.name)
+found = import_libero()
+assert import_libero() is found and os.environ.get("LIBERO_CONFIG_PATH") == before
+print(found.settings_folder.name)
 """
 
 
@@ -32,9 +32,9 @@ def test_the_import_asks_nothing_and_leaves_nothing(installed, tmp_path):
         text=True,
         check=True,
     )
-    private = done.stdout.strip()
-    assert private.startswith(str(tmp_path / "temporary")), "the import must print nothing of its own"
-    assert not (tmp_path / ".libero").exists() and not os.path.exists(private)
+    settings_folder = done.stdout.strip()
+    assert settings_folder.startswith(str(tmp_path / "temporary")), "the import must print nothing of its own"
+    assert not (tmp_path / ".libero").exists() and not os.path.exists(settings_folder)
     assert "Do you want" not in done.stdout + done.stderr and "macro" not in done.stderr
 
 
