@@ -44,7 +44,9 @@ def test_history_is_switched_on_trained_and_reported(train, capsys):
     before = train("before")
     capsys.readouterr()
     after = train("after", init=str(before), change=MEMORY)
-    assert "new beside what" in (said := capsys.readouterr().out) and "history.age, history.norm.weight" in said
+    assert (
+        "newly initialised, not in" in (said := capsys.readouterr().out) and "history.age, history.norm.weight" in said
+    )
     core = load_policy(after / "checkpoint")
     assert core.architecture.history == 3 and core.contract == load_policy(before / "checkpoint").contract
     assert core.model.history.output.weight.abs().sum() > 0
@@ -94,6 +96,6 @@ def test_changes_that_a_trained_policy_does_not_support_are_refused(train, tmp_p
     ):
         with pytest.raises(InputError, match=message):
             train("refused", init=str(before), change=change)
-    with pytest.raises(InputError, match="init: got preset too"):
+    with pytest.raises(InputError, match="--preset: got --preset and --init, expected one of them"):
         train("refused", init=str(before), preset="small")
     assert not (tmp_path / "refused").exists()
