@@ -1,9 +1,9 @@
-"""The scripted demonstrator for LIBERO: brings about a task's goal predicates from privileged state.
+"""The scripted demonstrator for LIBERO: it achieves a task's goal predicates from privileged state.
 
-What it does next is a function of what is there now (where the hand, the objects and the fingers are), not of a clock:
-a policy without memory can learn it, and it recovers from a slip or a missed grasp by itself. Varied speeds and
-commands disturbed on the way show the states from which recovery starts, with the undisturbed action as the label (as
-in DART, Laskey et al., 2017).
+Each decision depends on the present state (hand, fingers, objects) and not on a clock: a policy without memory can
+imitate it, and it recovers from a slip or a missed grasp. Random speeds and noise on the executed commands lead to
+states from which it recovers; the recorded label is the action without noise (DART, Laskey et al., 2017, arXiv
+1703.09327).
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ from .privileged_state import PrivilegedState
 from .skills import DemonstratorSkill, make_skill
 
 METRES_PER_ACTION, RADIANS_PER_ACTION = 0.05, 0.5
-"""What an action of 1 asks of robosuite's OSC_POSE controller in one step, along and about an axis."""
+"""Step of robosuite's OSC_POSE controller for an action of 1: metres along and radians about an axis."""
 
 SPEED_PER_ACTION = 0.306
-"""The speed in m/s that a lasting action of 1 leads to: stiffness 150, critically damped."""
+"""Speed in m/s under a constant action of 1: the controller has stiffness 150 and is critically damped."""
 
 GAIN = 1.4
-"""How much more than the remaining way is asked for: the controller makes only a part of a step in time."""
+"""Factor on the remaining translation: the controller covers only a part of it within one step."""
 
 
 class LiberoDemonstrator:
-    """Acts in one LIBERO environment; a new one is made after every reset.
+    """The demonstrator of one episode; make a new one after every reset.
 
-    `noise` scales the disturbance: 0 gives the plain motion.
+    Args:
+        env: A LIBERO environment (`LiberoEnv`) after `reset`.
+        rng: Source of the speed and the noise.
+        noise: Scale of the noise on executed commands; 0 for none.
     """
 
     def __init__(self, env: Any, rng: np.random.Generator, *, noise: float = 1.0) -> None:
@@ -47,30 +50,34 @@ class LiberoDemonstrator:
         self._noise_std = noise * rng.choice([0.04, 0.10, 0.18]) * np.array([1.0, 1.0, 1.0, 0.15, 0.15, 0.15])
 
     def decide(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the action to record and the disturbed command to execute, both float32 [7] in the environment's
-        conventions."""
-        motion = self._current().next_hand_target()
+        """Return the action to record and the noisy command to execute.
+
+        Returns:
+            Two float32 [7] in the environment's conventions: fractions of the controller's largest step along and about
+            the axes of the world frame, then the gripper.
+        """
+        target = self._current().next_hand_target()
         position, rotation = self._state.tool_pose()
-        translation = (motion.position - position) * GAIN
-        longest = motion.speed * self._speed_scale / SPEED_PER_ACTION * METRES_PER_ACTION
+        translation = (target.position - position) * GAIN  # [3], metres in the world frame
+        longest = target.speed * self._speed_scale / SPEED_PER_ACTION * METRES_PER_ACTION
         translation *= min(1.0, longest / max(np.linalg.norm(translation), 1e-9))
-        rotation_error = rotation_vector(motion.rotation @ rotation.T)
+        rotation_error = rotation_vector(target.rotation @ rotation.T)  # [3], radians in the world frame
         rotation_error *= min(1.0, 0.4 / max(np.linalg.norm(rotation_error), 1e-9))
         action = np.clip(
-            np.concatenate([translation / METRES_PER_ACTION, rotation_error / RADIANS_PER_ACTION, [motion.gripper]]),
+            np.concatenate([translation / METRES_PER_ACTION, rotation_error / RADIANS_PER_ACTION, [target.gripper]]),
             -1.0,
             1.0,
         )
         self._action_noise = 0.9 * self._action_noise + 0.45 * self._rng.normal(0.0, self._noise_std)
-        # Where it goes slowly something is near or held: enough to vary, not to throw.
-        noise_scale = np.clip((motion.speed - 0.05) / 0.2, 0.05, 1.0)
+        # Slow motions are near objects or carry one: reduce the noise so that nothing is thrown.
+        noise_scale = np.clip((target.speed - 0.05) / 0.2, 0.05, 1.0)
         command = action.copy()
         command[:6] = np.clip(action[:6] + noise_scale * self._action_noise, -1.0, 1.0)
         to_environment = self._conventions.from_robosuite_action
         return to_environment(action), to_environment(command)
 
     def _current(self) -> DemonstratorSkill:
-        """Return the first skill that is not finished, or whose work was undone."""
+        """Return the first skill that is not finished, or whose goal no longer holds."""
         for number, skill in enumerate(self._skills):
             if number in self._finished and skill.is_satisfied():
                 continue

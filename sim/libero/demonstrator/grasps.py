@@ -1,4 +1,4 @@
-"""Where to take hold of what: a table of objects, and the geometry that turns a line of it into a pose of the hand."""
+"""Grasps from above: a table of how to grasp each object, and the search for the best hand pose."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ from ....errors import InputError, suggest
 from .motion import FINGERTIP_OFFSET, PALM_OFFSET, count_obstructions, downward_rotation, nearest_equivalent_yaw
 
 MAX_GRASP_WIDTH = 0.072
-"""The widest thing that is taken between the fingers, in metres; they open to 0.08."""
+"""Width in metres of the widest object that the fingers grasp; they open to 0.08."""
 
 YAW_COUNT = 36
+"""Yaws that are tried, evenly spaced."""
 
 COMFORTABLE_REACH = 0.62
-"""How far from the arm's foot it still reaches easily, in metres."""
+"""Distance in metres from the arm's base within which the arm is not stretched."""
 
 
 @dataclass(frozen=True)
 class GraspSpec:
-    """How to take hold of one kind of object from above.
+    """How to grasp one kind of object from above.
 
-    `across` takes its middle between the fingers; `rim` takes a wall, one finger inside. `depth` is how far the point
-    between the fingertips goes below the object's top, in metres; `inset` how far from the outermost edge to the
-    middle of the wall.
+    Attributes:
+        kind: `across` grasps the middle of the object between the fingers; `rim` grasps a wall, one finger inside.
+        depth: Distance in metres of the tool point below the object's top.
+        inset: Distance in metres from the outermost edge to the middle of the wall, for `rim`.
+
+    Raises:
+        InputError: The palm would touch the object at this depth.
     """
 
     kind: Literal["across", "rim"] = "across"
@@ -35,7 +40,7 @@ class GraspSpec:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.depth < PALM_OFFSET:
-            fix = "Deeper, the palm would press on it."
+            fix = "Use a smaller depth: the palm must not touch the object."
             raise InputError("depth", got=self.depth, expected=f"above 0 and below {PALM_OFFSET} m", fix=fix)
 
 
@@ -55,7 +60,7 @@ GRASP_SPECS = {
     "glazed_rim_porcelain_ramekin": GraspSpec("rim", depth=0.015),
     "ketchup": BOTTLE,
     "milk": CARTON,
-    "moka_pot": GraspSpec("across", depth=0.008),  # the knob on its lid: the pot itself is as wide as the fingers open
+    "moka_pot": GraspSpec("across", depth=0.008),  # the knob of its lid: the pot itself is too wide
     "orange_juice": CARTON,
     "plate": GraspSpec("rim", depth=0.008),
     "porcelain_mug": GraspSpec("rim", depth=0.020, inset=0.005),
@@ -65,26 +70,38 @@ GRASP_SPECS = {
     "white_yellow_mug": GraspSpec("rim", depth=0.020, inset=0.006),
     "wine_bottle": GraspSpec("across"),
 }
-"""Every object that a task of the four suites moves, by its kind."""
+"""How to grasp each kind of object that a task of the four suites moves."""
 
 
 def find_grasp_spec(object_name: str) -> GraspSpec:
-    """Return how to hold a thing, such as `milk_1`; an unknown kind is an InputError with the nearest one."""
+    """Return how to grasp an object.
+
+    Args:
+        object_name: Name in the problem file, such as `milk_1`: the kind and a number.
+
+    Raises:
+        InputError: The kind is not in `GRASP_SPECS`; the error suggests the nearest one.
+    """
     kind = object_name.rsplit("_", 1)[0]
     if kind not in GRASP_SPECS:
-        raise InputError(
-            f"object {object_name}", got=f"kind {kind}", expected="one of the table", fix=suggest(kind, GRASP_SPECS)
-        )
+        fix = suggest(kind, GRASP_SPECS)
+        raise InputError(f"object {object_name}", got=f"kind {kind}", expected="a kind in GRASP_SPECS", fix=fix)
     return GRASP_SPECS[kind]
 
 
 Candidate = tuple[float, np.ndarray, float, float]
-"""A yaw in radians, a place [2], the width between the fingers and a height, in metres."""
+"""Yaw in radians, horizontal position [2], width between the fingers and height of the tool point, in metres."""
 
 
 @dataclass(frozen=True)
 class Grasp:
-    """A pose of the hand about an object: position [3], rotation [3, 3], and the candidate's yaw that it comes from."""
+    """A hand pose that grasps an object.
+
+    Attributes:
+        position: Tool point [3] in the world frame, in metres.
+        rotation: Rotation [3, 3] from the hand's frame to the world frame.
+        yaw: Yaw in radians of the candidate that the pose comes from.
+    """
 
     position: np.ndarray
     rotation: np.ndarray
@@ -101,11 +118,18 @@ def choose_grasp(
     avoid_direction: np.ndarray | None = None,
     failed_yaws: tuple[float, ...] = (),
 ) -> Grasp | None:
-    """Return the best grasp of an object, given its boxes and the obstacles' [n, 8, 3]; None if there is none.
+    """Return the candidate of the lowest cost, as a hand pose; None if there is no candidate.
 
-    The best is free of obstacles, then narrow, then a small turn from the yaw `home_yaw` of the hand, in radians, and not
-    far from the arm's foot `base` [2]. `avoid_direction` [2] is a direction along which the fingers should not open where the
-    object goes; `failed_yaws` are yaws that failed.
+    The cost is dominated by obstructions, then by the width, a stretched arm, and the rotation away from `home_yaw`.
+
+    Args:
+        grasp_spec: How to grasp this kind of object.
+        boxes: Corners [n, 8, 3] of the boxes of the object's parts, in the world frame.
+        obstacles: Corners [m, 8, 3] of all other boxes.
+        home_yaw: Yaw in radians of the hand at rest.
+        base: Position [2] of the arm's base; None to accept a stretched arm.
+        avoid_direction: Unit vector [2] along which the fingers should not open at the receptacle.
+        failed_yaws: Yaws in radians of grasps that failed.
     """
     candidates = list(
         _across_candidates(grasp_spec, boxes) if grasp_spec.kind == "across" else _rim_candidates(grasp_spec, boxes)
@@ -113,16 +137,16 @@ def choose_grasp(
 
     def cost(candidate: Candidate) -> float:
         yaw, centre, width, height = candidate
-        others = np.concatenate([obstacles, _own_obstacles(boxes, centre, yaw, width, height)])
+        others = np.concatenate([obstacles, _own_obstacles(boxes, centre, yaw, width)])
         total_cost = 10.0 * count_obstructions(others, centre, yaw, height) + 20.0 * width
         total_cost += 0.3 * abs(nearest_equivalent_yaw(yaw, home_yaw) - home_yaw)
         if base is not None:
-            # Far out the arm is stretched, and what it then cannot do is turn and lift.
+            # A stretched arm cannot rotate and lift.
             total_cost += 8.0 * max(float(np.linalg.norm(centre - base)) - COMFORTABLE_REACH, 0.0)
         if avoid_direction is not None:
             total_cost += 3.0 * float(abs(np.array([np.cos(yaw), np.sin(yaw)]) @ avoid_direction))
         return total_cost + sum(
-            5.0 for each in failed_yaws if abs(np.arctan2(np.sin(yaw - each), np.cos(yaw - each))) < 0.2
+            5.0 for failed in failed_yaws if abs(np.arctan2(np.sin(yaw - failed), np.cos(yaw - failed))) < 0.2
         )
 
     if not candidates:
@@ -132,15 +156,16 @@ def choose_grasp(
 
 
 def _across_candidates(grasp_spec: GraspSpec, boxes: np.ndarray) -> Iterator[Candidate]:
+    """Yield grasps of the object's middle, one for each yaw at which it fits between the fingers."""
     top, bottom = boxes[:, :, 2].max(), boxes[:, :, 2].min()
     height = max(top - grasp_spec.depth, bottom + FINGERTIP_OFFSET - 0.004)
-    # What the fingers' pads meet, not what the object is elsewhere.
+    # Only the parts at the height of the finger pads count.
     held = boxes[(boxes[:, :, 2].max(1) > height - 0.006) & (boxes[:, :, 2].min(1) < height + 0.008)]
-    points = held[:, :, :2].reshape(-1, 2)
+    points = held[:, :, :2].reshape(-1, 2)  # [8 h, 2]
     for yaw in np.linspace(-np.pi / 2, np.pi / 2, YAW_COUNT, endpoint=False):
         opening_axis = np.array([np.cos(yaw), np.sin(yaw)])
         lateral_axis = np.array([-opening_axis[1], opening_axis[0]])
-        along, across = points @ opening_axis, points @ lateral_axis
+        along, across = points @ opening_axis, points @ lateral_axis  # [8 h] each
         width = float(np.ptp(along))
         if width > MAX_GRASP_WIDTH:
             continue
@@ -149,8 +174,9 @@ def _across_candidates(grasp_spec: GraspSpec, boxes: np.ndarray) -> Iterator[Can
 
 
 def _rim_candidates(grasp_spec: GraspSpec, boxes: np.ndarray) -> Iterator[Candidate]:
+    """Yield grasps of the wall of a round object, one for each yaw."""
     top = boxes[:, :, 2].max()
-    points = boxes[boxes[:, :, 2].max(1) > top - 0.012][:, :, :2].reshape(-1, 2)
+    points = boxes[boxes[:, :, 2].max(1) > top - 0.012][:, :, :2].reshape(-1, 2)  # [8 r, 2], the rim
     middle = (points.max(0) + points.min(0)) / 2
     radius = float(np.ptp(points, axis=0).mean() / 2)
     for yaw in np.linspace(-np.pi, np.pi, YAW_COUNT, endpoint=False):
@@ -158,10 +184,10 @@ def _rim_candidates(grasp_spec: GraspSpec, boxes: np.ndarray) -> Iterator[Candid
         yield yaw, middle + outward * (radius - grasp_spec.inset), 0.0, top - grasp_spec.depth
 
 
-def _own_obstacles(boxes: np.ndarray, centre: np.ndarray, yaw: float, width: float, height: float) -> np.ndarray:
-    """Return those of the object's own boxes that stand beside what is held, where a finger would come down."""
+def _own_obstacles(boxes: np.ndarray, centre: np.ndarray, yaw: float, width: float) -> np.ndarray:
+    """Return the object's own boxes [k, 8, 3] beside the grasped part, where a finger would come down."""
     if width == 0.0:
         return boxes[:0]
-    along = (boxes[:, :, :2] - centre) @ np.array([np.cos(yaw), np.sin(yaw)])
-    beside = (along.min(1) > width / 2 + 0.004) | (along.max(1) < -width / 2 - 0.004)
-    return boxes[beside]
+    along = (boxes[:, :, :2] - centre) @ np.array([np.cos(yaw), np.sin(yaw)])  # [n, 8]
+    is_beside = (along.min(1) > width / 2 + 0.004) | (along.max(1) < -width / 2 - 0.004)
+    return boxes[is_beside]

@@ -1,4 +1,4 @@
-"""From the goal of a problem file to a sequence of skills."""
+"""Plans: the goal of a problem file as a sequence of skills."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from ....errors import InputError
 Kind = Literal["open", "turn_on", "place", "close"]
 
 ORDER: tuple[Kind, ...] = ("open", "turn_on", "place", "close")
-"""What must come first: a drawer is open before something goes in, and closed after."""
+"""Order of the steps: a drawer opens before an object goes in, and closes afterwards."""
 
 
 @dataclass(frozen=True)
 class PlanStep:
-    """One skill: do `kind` with `target_name`, at `receptacle` if that is where something goes.
+    """One step of a plan, done by one skill.
 
-    `goal` is the predicate of the problem that holds when it is done; empty for a step that only makes way, like
-    opening the drawer that something is to be put in. It is the `number`-th of `count` things that go to one place.
+    Attributes:
+        kind: What to do.
+        target_name: The object, fixture or region to do it with.
+        receptacle: The region or object that a `place` step puts the target on or into.
+        goal: The predicate that holds afterwards; empty for a step that only prepares another one, such as opening the
+            drawer that an object goes into.
+        number: Index of this step among the `count` steps with the same receptacle.
+        count: Number of objects that go to the receptacle.
     """
 
     kind: Kind
@@ -30,26 +36,27 @@ class PlanStep:
 
 
 def plan(goals: tuple[tuple[str, ...], ...], *, drawers: tuple[str, ...] = ()) -> tuple[PlanStep, ...]:
-    """Return the steps that make all predicates of a goal hold.
+    """Return the steps after which all predicates of a goal hold.
 
-    `drawers` names the regions that move with a joint. Raises InputError for a predicate that no skill brings about.
+    Args:
+        goals: The predicates, such as ("on", "akita_black_bowl_1", "plate_1").
+        drawers: Names of the regions that move with a joint.
+
+    Raises:
+        InputError: No skill achieves a predicate.
     """
     steps: list[PlanStep] = []
-    shared: dict[str, list[tuple[str, ...]]] = {}
+    goals_of_receptacle: dict[str, list[tuple[str, ...]]] = {}
     for goal in goals:
-        shared.setdefault(goal[-1], []).append(goal)
+        goals_of_receptacle.setdefault(goal[-1], []).append(goal)
     for goal in goals:
         match goal:
             case ("in" | "on", object_name, receptacle):
-                if receptacle in drawers and not any(
-                    step.kind == "open" and step.target_name == receptacle for step in steps
-                ):
+                is_opened = any(step.kind == "open" and step.target_name == receptacle for step in steps)
+                if receptacle in drawers and not is_opened:
                     steps.append(PlanStep("open", receptacle))
-                steps.append(
-                    PlanStep(
-                        "place", object_name, receptacle, goal, shared[receptacle].index(goal), len(shared[receptacle])
-                    )
-                )
+                siblings = goals_of_receptacle[receptacle]
+                steps.append(PlanStep("place", object_name, receptacle, goal, siblings.index(goal), len(siblings)))
             case ("open", object_name):
                 steps.append(PlanStep("open", object_name, goal=goal))
             case ("close", object_name):
@@ -61,6 +68,6 @@ def plan(goals: tuple[tuple[str, ...], ...], *, drawers: tuple[str, ...] = ()) -
                     "goal",
                     got=" ".join(goal),
                     expected="in, on, open, close or turnon",
-                    fix="The demonstrator has no skill for others.",
+                    fix="Choose another task: the demonstrator cannot solve this one.",
                 )
     return tuple(sorted(steps, key=lambda step: ORDER.index(step.kind)))

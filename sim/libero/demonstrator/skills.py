@@ -1,4 +1,4 @@
-"""What the demonstrator can do: each skill tells whether it is done and where the hand should go now."""
+"""The skills of the demonstrator, one for each kind of plan step."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ from .privileged_state import PrivilegedState
 
 
 class DemonstratorSkill(Protocol):
-    """One step of a plan, under way.
+    """A skill that carries out one plan step.
 
-    `is_finished` tells whether it is finished and the hand free for the next one, `is_satisfied` whether what it brought about still
-    is so.
+    A skill decides from the present state and not from a clock, so it recovers from slips and pushes.
     """
 
-    def is_satisfied(self) -> bool: ...
+    def is_satisfied(self) -> bool:
+        """Tell whether the step's goal holds now."""
+        ...
 
-    def is_finished(self) -> bool: ...
+    def is_finished(self) -> bool:
+        """Tell whether the step is done and the hand is free for the next one."""
+        ...
 
-    def next_hand_target(self) -> HandTarget: ...
+    def next_hand_target(self) -> HandTarget:
+        """Return where the hand should go now."""
+        ...
 
 
 def make_skill(state: PrivilegedState, step: PlanStep, home_yaw: float) -> DemonstratorSkill:
-    """Return the skill that does a step of a plan; `home_yaw` is the hand's yaw at rest, in radians."""
+    """Return the skill for a plan step; `home_yaw` is the hand's yaw at rest, in radians."""
     match step.kind:
         case "place":
             return PickAndPlaceSkill(state, step, home_yaw)
