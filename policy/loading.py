@@ -11,7 +11,8 @@ from ..errors import InputError
 from .checkpoint.contents import SKILLS_FILE, architecture_from_dict, load_tensors, network_tensors, read_tokenizer_text
 from .checkpoint.folder import read_checkpoint
 from .core import PolicyCore
-from .network.architecture import ENABLEABLE_FIELDS, with_enabled_fields
+from .network.architecture import ENABLEABLE_FIELDS
+from .network.presets import with_enabled_fields
 from .pretrained.adaptation import read_lora_adaptation
 
 

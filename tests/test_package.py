@@ -98,9 +98,7 @@ def test_kernels_under_pytest_in_the_root(tmp_path, library_there):
 
 
 def test_what_has_moved_is_told_its_new_place():
-    with pytest.raises(
-        ModuleNotFoundError, match="saccade.policy.actor has moved: import saccade.policy.inf"
-    ):
+    with pytest.raises(ModuleNotFoundError, match="saccade.policy.actor has moved: import saccade.policy.inf"):
         importlib.import_module("saccade.policy.actor")
     with pytest.raises(ModuleNotFoundError, match="No module named 'saccade.policy.nowhere'"):
         importlib.import_module("saccade.policy.nowhere")

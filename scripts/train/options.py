@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ...errors import InputError
-from ...policy.network.architecture import Architecture, find_preset, with_changes
+from ...policy.network.architecture import Architecture
+from ...policy.network.presets import find_preset, with_changes
 from ...ranges import require_at_least
 from ...training.configuration import LoopConfig
 

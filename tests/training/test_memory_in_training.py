@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from saccade.errors import InputError
 from saccade.policy.checkpoint.folder import read_checkpoint
 from saccade.policy.loading import load_policy
-from saccade.policy.network.architecture import PRESETS
+from saccade.policy.network.presets import PRESETS
 from saccade.scripts.train.command import train_policy
 from saccade.scripts.train.options import TrainConfig
 from saccade.training.configuration import LoopConfig

@@ -69,7 +69,7 @@ class LatencyBenchConfig:
         if not self.presets:
             raise InputError("presets", got="none", expected="at least one", fix="Give --presets tiny.")
         # This import brings torch: keep it out of --help.
-        from ....policy.network.architecture import find_preset
+        from ....policy.network.presets import find_preset
 
         for preset in self.presets:
             replace(find_preset(preset), kernels=self.kernels)
@@ -122,7 +122,7 @@ def describe_timing(device: str) -> str:
 
 def make_contestants(config: LatencyBenchConfig) -> list[Contestant]:
     """Return who takes part."""
-    from ....policy.network.architecture import find_preset
+    from ....policy.network.presets import find_preset
     from .contestants import LEROBOT, InputSizes, LerobotContestant, SaccadeContestant, dense_variant, ours
 
     found: list[Contestant] = []
@@ -255,7 +255,7 @@ def training_metrics(config: LatencyBenchConfig, device: str) -> tuple[Metrics, 
 
     `large` against its dense opponent in operations, and in time on a GPU; the memory of `small`.
     """
-    from ....policy.network.architecture import find_preset
+    from ....policy.network.presets import find_preset
     from ....policy.profiling.cost import InputSizes, training_flops, training_peak_bytes
     from .contestants import dense_variant
 

@@ -172,7 +172,7 @@ def _architecture_and_tokenizer() -> tuple[Any, str]:
     from tokenizers.models import BPE
     from tokenizers.pre_tokenizers import ByteLevel
 
-    from ....policy.network.architecture import find_preset
+    from ....policy.network.presets import find_preset
 
     letters = {letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}
     tokenizer = Tokenizer(BPE(letters, []))

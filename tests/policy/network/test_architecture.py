@@ -3,7 +3,8 @@
 import pytest
 
 from saccade.errors import InputError
-from saccade.policy.network.architecture import PRESETS, Architecture, find_preset, with_changes
+from saccade.policy.network.architecture import Architecture
+from saccade.policy.network.presets import PRESETS, find_preset, with_changes
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from saccade.policy.checkpoint.folder import STARTER_FOLDER, write_checkpoint
 from saccade.policy.core import DemonstrationBatch, PolicyCore
 from saccade.policy.inference.actor import PolicyActor
 from saccade.policy.loading import load_policy
-from saccade.policy.network.architecture import Architecture, with_enabled_fields
+from saccade.policy.network.architecture import Architecture
 from saccade.policy.network.capture import CapturedPolicy
 from saccade.policy.network.history import FrameMemory, History, PastFrames
+from saccade.policy.network.presets import with_enabled_fields
 from saccade.policy.network.tensor_tree import list_tensors
 from saccade.policy.profiling.cost import FakeNetwork, InputSizes, decision_cost
 from saccade.policy.profiling.synchronisation import find_synchronisations

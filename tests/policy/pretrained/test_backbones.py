@@ -13,9 +13,10 @@ from transformers.utils import logging
 
 from saccade.errors import InputError
 from saccade.perception.tower_set import PretrainedTowers
-from saccade.policy.network.architecture import PRESETS, Architecture
+from saccade.policy.network.architecture import Architecture
 from saccade.policy.network.build import trunk_configuration
 from saccade.policy.network.layout import TokenLayout
+from saccade.policy.network.presets import PRESETS
 from saccade.policy.network.trunk import Trunk
 from saccade.policy.pretrained import backbones
 from saccade.policy.pretrained.backbones import load_towers, load_trunk, read_tokenizer, trunk_fields

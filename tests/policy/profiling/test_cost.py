@@ -7,7 +7,8 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from saccade.errors import InputError
-from saccade.policy.network.architecture import PRESETS, Architecture
+from saccade.policy.network.architecture import Architecture
+from saccade.policy.network.presets import PRESETS
 from saccade.policy.profiling.cost import (
     FakeNetwork,
     InputSizes,

@@ -160,7 +160,7 @@ def write_untrained_policy(folder):
     from saccade.policy.contract import Contract, Normalization
     from saccade.policy.core import PolicyCore
     from saccade.policy.lerobot_files import lerobot_files
-    from saccade.policy.network.architecture import find_preset
+    from saccade.policy.network.presets import find_preset
     from saccade.sim.desk.environment import desk_offer
 
     offer = desk_offer(128)

@@ -3,7 +3,7 @@
 import pytest
 from accelerate.state import AcceleratorState
 
-from saccade.policy.network.architecture import PRESETS
+from saccade.policy.network.presets import PRESETS
 from saccade_testing.toy_training import record, train
 
 

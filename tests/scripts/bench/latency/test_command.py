@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from saccade.errors import InputError, WorldError
-from saccade.policy.network.architecture import PRESETS, Architecture
+from saccade.policy.network.architecture import Architecture
 from saccade.policy.network.model import SaccadeModel
+from saccade.policy.network.presets import PRESETS
 from saccade.policy.profiling.cost import InputSizes, decision_cost
 from saccade.scripts.bench.command import run
 from saccade.scripts.bench.latency import command as module

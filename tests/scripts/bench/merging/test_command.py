@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from saccade.errors import InputError
-from saccade.policy.network.architecture import PRESETS
+from saccade.policy.network.presets import PRESETS
 from saccade.scripts.bench.merging import command as bench_merge
 from saccade.scripts.bench.merging.command import MergeBenchConfig, success_metrics, success_table
 from saccade.scripts.bench.merging.preset_small import MergeCostBenchConfig, bench_merge_small
