@@ -1,6 +1,6 @@
 """LeRobot plugin: importing it registers the policy, the environment and the camera of Saccade.
 
-They are the policy `saccade`, the environment `saccade_desk`, and the camera `saccade_virtual` of the virtual arm. LeRobot
+They are the policy `saccade`, the environment `saccade_desk` and the camera `saccade_virtual`. LeRobot
 imports every installed distribution whose name begins with `lerobot_policy_`. The processors are imported, too: a
 checkpoint names them, and LeRobot looks them up before it loads the policy.
 """

@@ -123,14 +123,14 @@ def measure_faults(config: ArmBenchConfig) -> dict[str, Any]:
     Outcomes of an interrupted run are taken from the folder.
     """
     from ....sim.virtual_arm.world import VirtualArm
-    from .cases import CASES, rig_rules
-    from .faults import run_cases
-    from .outcome import CATALOGUE_ROWS, FaultOutcome
+    from .faults.control_cases import CASES, rig_rules
+    from .faults.control_faults import run_cases
+    from .faults.outcome import CATALOGUE_ROWS, FaultOutcome
+    from .faults.session_cases import SESSION_CASES
+    from .faults.session_faults import run_session_cases
+    from .faults.statistics_fault import STATISTICS, check_foreign_statistics
     from .page import fault_table, sort_rows
     from .rig import LinkRig
-    from .session_cases import SESSION_CASES
-    from .session_faults import run_session_cases
-    from .statistics_fault import STATISTICS, check_foreign_statistics
     from .swing_policy import IMAGE_SIZE
 
     path = config.folder / "faults.json"
@@ -168,7 +168,7 @@ def fault_figures(rows: list[dict[str, Any]]) -> dict[str, float | int | None]:
 
     Software times of cases that suspend the control process do not count.
     """
-    from .outcome import CATALOGUE_ROWS
+    from .faults.outcome import CATALOGUE_ROWS
 
     passed = [
         row for row in CATALOGUE_ROWS if (of := [each for each in rows if each["row"] == row]) and _all_passed(of)

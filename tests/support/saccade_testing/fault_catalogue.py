@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from saccade.scripts.bench.arm.outcome import CaseTiming, FaultOutcome
+from saccade.scripts.bench.arm.faults.outcome import CaseTiming, FaultOutcome
 
 TIMING = CaseTiming(lead_in_seconds=0.4, watch_seconds=0.3, session_watch_factor=0.5)
 """Shorter than the benchmark's, and still twice what an arm may take to come to rest."""

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from saccade.scripts.bench.arm.outcome import FaultOutcome
-from saccade.scripts.bench.arm.session_cases import SESSION_CASES, SessionCase
-from saccade.scripts.bench.arm.session_faults import run_session_cases
+from saccade.scripts.bench.arm.faults.outcome import FaultOutcome
+from saccade.scripts.bench.arm.faults.session_cases import SESSION_CASES, SessionCase
+from saccade.scripts.bench.arm.faults.session_faults import run_session_cases
 from saccade.sim.virtual_arm.world import VirtualArm
 from saccade_testing.fault_catalogue import (
     BUS_MS,

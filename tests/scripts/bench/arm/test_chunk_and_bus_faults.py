@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from saccade.scripts.bench.arm.cases import CASES, FaultCase, rig_rules
-from saccade.scripts.bench.arm.faults import run_cases
-from saccade.scripts.bench.arm.outcome import CATALOGUE_ROWS, FaultOutcome
+from saccade.scripts.bench.arm.faults.control_cases import CASES, FaultCase, rig_rules
+from saccade.scripts.bench.arm.faults.control_faults import run_cases
+from saccade.scripts.bench.arm.faults.outcome import CATALOGUE_ROWS, FaultOutcome
+from saccade.scripts.bench.arm.faults.session_cases import SESSION_CASES
+from saccade.scripts.bench.arm.faults.statistics_fault import check_foreign_statistics
 from saccade.scripts.bench.arm.rig import LinkRig
-from saccade.scripts.bench.arm.session_cases import SESSION_CASES
-from saccade.scripts.bench.arm.statistics_fault import check_foreign_statistics
 from saccade.sim.virtual_arm.world import VirtualArm
 from saccade_testing.fault_catalogue import (
     BUS_MS,

@@ -18,7 +18,7 @@ from saccade.scripts.bench.arm.command import (
     run_arm_bench,
     soak_figures,
 )
-from saccade.scripts.bench.arm.outcome import CATALOGUE_ROWS
+from saccade.scripts.bench.arm.faults.outcome import CATALOGUE_ROWS
 from saccade.scripts.bench.arm.page import fault_table, sort_rows
 from saccade.scripts.bench.arm.soak import Soak, resident_mib
 from saccade.sim.virtual_arm.world import JointTrajectory

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ....sim.virtual_arm.faults import Fault
+from .....sim.virtual_arm.faults import Fault
+from ..rig import LinkRig
+from ..swing_policy import jump
 from .injections import (
     bus_fault,
     change_instruction,
@@ -19,8 +21,6 @@ from .injections import (
     stop_heartbeat,
     suspend_process,
 )
-from .rig import LinkRig
-from .swing_policy import jump
 
 
 @dataclass(frozen=True)

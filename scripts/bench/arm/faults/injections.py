@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ....sim.virtual_arm.faults import Fault
-from .rig import LinkRig, send_signal
-from .swing_policy import CHUNK_FAULTS, SWING_AMPLITUDE, TRACKING_TOLERANCE
+from .....sim.virtual_arm.faults import Fault
+from ..rig import LinkRig, send_signal
+from ..swing_policy import CHUNK_FAULTS, SWING_AMPLITUDE, TRACKING_TOLERANCE
 
 
 def corrupt_chunk(name: str) -> Callable[[LinkRig], object]:

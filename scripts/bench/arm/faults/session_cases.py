@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ....sim.virtual_arm.faults import Fault
-from ....sim.virtual_arm.world import VirtualArm
-from .rig import send_signal
-from .swing_server import SwingServer
-from .swing_session import SwingSession
+from .....sim.virtual_arm.faults import Fault
+from .....sim.virtual_arm.world import VirtualArm
+from ..rig import send_signal
+from ..swing_server import SwingServer
+from ..swing_session import SwingSession
 
 Injector = Callable[[VirtualArm, SwingSession, SwingServer | None], object]
 

@@ -1,6 +1,6 @@
 """Inject the faults of chunks and bus on one control process, and judge each by what the virtual arm did.
 
-`cases` lists these faults; `session_faults` runs those of cameras, network and processes.
+`control_cases` lists these faults; `session_faults` runs those of cameras, network and processes.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ....errors import SaccadeError
-from ....robot.governor.governor import MOVING_STATES
-from .cases import CASES, FaultCase
-from .judge import Hold, RecordTail, find_holds, unsafe_goals, unsafe_motion, unsafe_targets
+from .....errors import SaccadeError
+from .....robot.governor.governor import MOVING_STATES
+from ..judge import Hold, RecordTail, find_holds, unsafe_goals, unsafe_motion, unsafe_targets
+from ..rig import LinkRig
+from .control_cases import CASES, FaultCase
 from .outcome import (
     CATALOGUE_ROWS,
     NO_TIMES,
@@ -23,7 +24,6 @@ from .outcome import (
     judge_hold,
     max_lateness_ms,
 )
-from .rig import LinkRig
 
 RECORD_DELAY = 0.05
 """Seconds until the last ticks of a case are in the flight record."""

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ....robot.governor.governor import MOVING_STATES
-from ....sim.virtual_arm.world import JointTrajectory, VirtualArm
-from .judge import SETTLE_SECONDS, Hold, RecordTail, find_holds, unsafe_goals, unsafe_motion, unsafe_targets
+from .....robot.governor.governor import MOVING_STATES
+from .....sim.virtual_arm.world import JointTrajectory, VirtualArm
+from ..judge import SETTLE_SECONDS, Hold, RecordTail, find_holds, unsafe_goals, unsafe_motion, unsafe_targets
+from ..swing_server import DECISION_TIMEOUT, SwingServer, swing_server
+from ..swing_session import StartMethod, SwingSession, SwingSessionSettings
 from .outcome import (
     CATALOGUE_ROWS,
     NO_TIMES,
@@ -30,8 +32,6 @@ from .outcome import (
     max_lateness_ms,
 )
 from .session_cases import SESSION_CASES, SessionCase
-from .swing_server import DECISION_TIMEOUT, SwingServer, swing_server
-from .swing_session import StartMethod, SwingSession, SwingSessionSettings
 
 MOVING_SECONDS = 20.0
 """How long to wait for the arm to move, or for a fault that the settings bring about."""

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from ....errors import InputError
+from .....errors import InputError
 from .outcome import CATALOGUE_ROWS, NO_TIMES, FaultOutcome
 
 STATISTICS = "normalisation statistics"
@@ -18,8 +18,8 @@ def check_foreign_statistics(folder: Path) -> FaultOutcome:
     Args:
         folder: Folder for copies of the starter.
     """
-    from ....policy.checkpoint.folder import find_checkpoint
-    from ....policy.inference.actor import PolicyActor
+    from .....policy.checkpoint.folder import find_checkpoint
+    from .....policy.inference.actor import PolicyActor
 
     source, problems, refusals = find_checkpoint("starter"), [], []
     for name in ("missing", "of another length"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ....sim.virtual_arm.world import JointTrajectory
-from .judge import REST_TOLERANCE, SETTLE_SECONDS, Hold, moved_while_held, rest_seconds, unsafe_while_held
+from .....sim.virtual_arm.world import JointTrajectory
+from ..judge import REST_TOLERANCE, SETTLE_SECONDS, Hold, moved_while_held, rest_seconds, unsafe_while_held
 
 CATALOGUE_ROWS = (
     "NaN, infinity, wrong shape or type of a chunk",
