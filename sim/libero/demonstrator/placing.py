@@ -1,7 +1,7 @@
-"""Taking a thing and putting it on or into a place.
+"""The skill that grasps an object and puts it on or into a receptacle.
 
-The skill looks at what is there and not at a clock, so it takes up the work where a slip or a push has left it. What it
-keeps in mind is the grasp that it has chosen, until that has failed.
+The skill decides from the present state and not from a clock, so it recovers from slips and pushes. It remembers the
+chosen grasp until that grasp fails. Positions are in metres in the world frame.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from .plans import PlanStep
 from .privileged_state import ARENA, PrivilegedState
 
 PLACEMENT_YAWS = (0.0, np.pi / 2, -np.pi / 2)
-"""Ways to turn what is held on its way, in radians; the first that is best is taken."""
+"""Rotations of a held object about the vertical that are tried, in radians; the first best one is taken."""
 
 REGION_OFFSETS = np.array([[0, 0], [0, -1], [-1, 0], [0, 1], [1, 0], [-1, -1], [-1, 1], [1, -1], [1, 1]], dtype=float)
-"""Places in a region that are tried, in fractions of what is allowed off its middle: the first that is best."""
+"""Offsets [9, 2] from a region's centre that are tried, as fractions of the allowed offset; the first best is taken."""
 
 
 class PickAndPlaceSkill:
-    """Take a thing and put it on or into a place."""
+    """Grasp an object and put it on or into a receptacle."""
 
     def __init__(self, state: PrivilegedState, step: PlanStep, home_yaw: float) -> None:
         self._state, self._object_name = state, step.target_name
@@ -63,11 +63,11 @@ class PickAndPlaceSkill:
         position, rotation = state.tool_pose()
         held = state.finger_contacts(self._object_name) == 2 and state.gripper_width() > EMPTY_GRIPPER_WIDTH
         if self._is_at_destination(held):
-            # Let go, and only then leave.
+            # Open the gripper first, then go up.
             self._reopening, self._carrying = True, False
             free = state.finger_contacts(self._object_name) == 0
             return HandTarget(position + np.array([0.0, 0.0, 0.05 * free]), rotation, OPEN_COMMAND, 0.15)
-        # Firm once, it is carried for as long as both fingers touch it.
+        # After a firm grasp, carry the object for as long as both fingers touch it.
         if held and not self._carrying and state.is_grasp_firm():
             self._carrying = True
             self._region_offset = (
@@ -80,12 +80,12 @@ class PickAndPlaceSkill:
 
     def _is_at_destination(self, held: bool) -> bool:
         state = self._state
-        there = state.is_satisfied(self._goal)
+        satisfied = state.is_satisfied(self._goal)
         if not self._inside or not held:
-            return there
-        # Into something: as far down as the palm may go, and from there it may drop.
+            return satisfied
+        # Into a receptacle: go as far down as the palm may, then drop the object.
         lateral_distance = np.linalg.norm(state.position(self._object_name)[:2] - self._destination()[:2])
-        resting = there and state.are_in_contact(self._object_name, state.owner_of(self._receptacle))
+        resting = satisfied and state.are_in_contact(self._object_name, state.owner_of(self._receptacle))
         return bool(
             lateral_distance < 0.02
             and (resting or state.tool_pose()[0][2] < self._lowest_hand_height(state.tool_pose()[1]) + 0.008)
@@ -103,14 +103,14 @@ class PickAndPlaceSkill:
         )
         touching = state.finger_contacts(self._object_name)
         if near and closing and touching < 2 and state.are_fingers_still():
-            # Missed: let go, and try elsewhere.
+            # Missed grasp: open and try another one.
             self._failed_yaws = (*self._failed_yaws[-2:], grasp.yaw)
             self._grasp, self._reopening = None, True
         self._reopening = self._reopening and gripper_width < 0.072
         if near and not self._reopening and (closing or angle_between(grasp.rotation, state.tool_pose()[1]) < 0.15):
             return HandTarget(target, grasp.rotation, CLOSE_COMMAND, 0.05)
         if gripper_width < 0.06 and lateral_distance < 0.04 and position[2] < target[2] + 0.05:
-            # Open before moving aside: a finger that drags would push the thing over.
+            # Open before moving sideways: a dragging finger would push the object over.
             return HandTarget(position + np.array([0.0, 0.0, 0.01]), grasp.rotation, OPEN_COMMAND, 0.1)
         waypoint = approach_waypoint(state, target, grasp.rotation, ignored=(self._object_name,))
         return HandTarget(waypoint, grasp.rotation, OPEN_COMMAND, 0.15 if lateral_distance < 0.05 else 0.30)
@@ -119,16 +119,16 @@ class PickAndPlaceSkill:
         state = self._state
         rotation = self._placement_rotation()
         destination = self._destination()
-        thing = state.position(self._object_name)
-        boxes = state.boxes(self._object_name)
+        object_position = state.position(self._object_name)
+        boxes = state.boxes(self._object_name)  # [n, 8, 3]
         load_depth = position[2] - boxes[:, :, 2].min()
         if self._receptacle in state.drawers():
-            # The drawer that was just opened may stand above what goes in.
+            # The load may be under the drawer that was just opened.
             escape = escape_translation(boxes.reshape(-1, 3), state.obstacles(self._object_name))
             if escape is not None:
                 return HandTarget(position + escape, rotation, CLOSE_COMMAND, 0.2)
         width = float(np.ptp(boxes[:, :, :2].reshape(-1, 2), axis=0).max() / 2)
-        goal = np.array([*(position[:2] + destination[:2] - thing[:2]), self._lowest_hand_height(rotation)])
+        goal = np.array([*(position[:2] + destination[:2] - object_position[:2]), self._lowest_hand_height(rotation)])
         waypoint = approach_waypoint(
             state,
             goal,
@@ -139,18 +139,19 @@ class PickAndPlaceSkill:
             descent_radius=0.012,
             ignored=(self._object_name,),
         )
-        low = np.linalg.norm(goal[:2] - position[:2]) < 0.03
-        return HandTarget(waypoint, rotation, CLOSE_COMMAND, 0.12 if low else 0.26)
+        near = np.linalg.norm(goal[:2] - position[:2]) < 0.03
+        return HandTarget(waypoint, rotation, CLOSE_COMMAND, 0.12 if near else 0.26)
 
     def _destination(self) -> np.ndarray:
+        """Return where the object's origin [3] should go."""
         state = self._state
         destination = state.position(self._receptacle)
         if self._receptacle in state.drawers():
-            # Towards the drawer's front, clear of the cabinet and of the handles above.
-            out = state.pull_direction(self._receptacle)
-            destination = destination + out * (state.half_size(self._receptacle) @ np.abs(out) - 0.010)
+            # Near the drawer's front, clear of the cabinet and of the handles above.
+            pull_axis = state.pull_direction(self._receptacle)
+            destination = destination + pull_axis * (state.half_size(self._receptacle) @ np.abs(pull_axis) - 0.010)
         elif self._count > 1 and not self._inside:
-            # Side by side, the narrow sides next to each other.
+            # Place the objects side by side along their narrow side.
             extent = np.ptp(state.boxes(self._object_name).reshape(-1, 3), axis=0)[:2]
             axis = int(np.argmin(extent))
             room = 2.0 * max(state.half_size(self._receptacle)[axis] - 0.028, 0.0)
@@ -160,7 +161,7 @@ class PickAndPlaceSkill:
         return destination
 
     def _choose_region_offset(self) -> np.ndarray:
-        """Return where about the middle of a table's region [2] the hand can go lowest: not beside a tall thing."""
+        """Return the offset [2] from a table region's centre where the hand can go lowest, away from tall objects."""
         half = 0.5 * self._state.half_size(self._receptacle)[:2]
         rotation = self._state.tool_pose()[1]
 
@@ -173,7 +174,7 @@ class PickAndPlaceSkill:
         return min((offset * half for offset in REGION_OFFSETS), key=height)
 
     def _placement_rotation(self) -> np.ndarray:
-        """Return the hand's rotation at the destination: as it took hold, or turned if that lets it go lower there."""
+        """Return the hand's rotation [3, 3] at the destination: the grasp's, turned by a yaw if it then goes lower."""
         grasp = self._grasp.rotation if self._grasp is not None else self._state.tool_pose()[1]
         return min(
             (rotate_about_vertical(grasp, angle) for angle in PLACEMENT_YAWS),
@@ -181,24 +182,27 @@ class PickAndPlaceSkill:
         )
 
     def _lowest_hand_height(self, rotation: np.ndarray) -> float:
-        """Return how low the hand may go at the destination: the thing on its place, the palm above what is beside."""
+        """Return the lowest height of the tool point at the destination.
+
+        The object then rests on its receptacle, or the palm on the tallest obstacle beside it.
+        """
         state = self._state
         position, _ = state.tool_pose()
         load_depth = position[2] - state.boxes(self._object_name)[:, :, 2].min()
         destination = self._destination()
         centre = position[:2] + destination[:2] - state.position(self._object_name)[:2]
-        gripper_width = rotation[:2, 1] / max(np.linalg.norm(rotation[:2, 1]), 1e-6)
+        opening_axis = rotation[:2, 1] / max(np.linalg.norm(rotation[:2, 1]), 1e-6)
         boxes = state.obstacles(self._object_name)
-        under = overlaps_from_above(boxes, centre, gripper_width, HAND_HALF + 0.008)
+        under = overlaps_from_above(boxes, centre, opening_axis, HAND_HALF + 0.008)
         palm = boxes[under][:, :, 2].max(initial=-np.inf) - PALM_OFFSET + 0.006
         floor = destination[2] - (state.half_size(self._receptacle)[2] if self._inside else 0.012)
         return max(palm, floor + load_depth)
 
     def _current_grasp(self) -> Grasp:
-        """Return the chosen grasp where the thing is now; choose anew when it has turned over or nothing is chosen."""
+        """Return the chosen grasp at the object's present pose. Choose again if there is none or the object rotated."""
         state = self._state
-        turn, origin = state.rotation(self._object_name), state.position(self._object_name)
-        if self._grasp is None or angle_between(turn, self._object_rotation) > 0.35:
+        object_rotation, origin = state.rotation(self._object_name), state.position(self._object_name)
+        if self._grasp is None or angle_between(object_rotation, self._object_rotation) > 0.35:
             avoid_direction = (
                 state.pull_direction(self._receptacle)[:2] if self._receptacle in state.drawers() else None
             )
@@ -212,26 +216,33 @@ class PickAndPlaceSkill:
                 failed_yaws=self._failed_yaws,
             )
             if grasp is None:
-                # Too wide any way: above it, until it lies otherwise.
+                # Too wide at every yaw: wait above the object until it lies differently.
                 grasp = Grasp(origin + np.array([0.0, 0.0, 0.1]), state.tool_pose()[1], 0.0)
-            self._grasp, self._object_rotation = grasp, turn
-            self._offset = turn.T @ (grasp.position - origin)
-        here = origin + turn @ self._offset
-        return Grasp(here, self._grasp.rotation, self._grasp.yaw)
+            self._grasp, self._object_rotation = grasp, object_rotation
+            self._offset = object_rotation.T @ (grasp.position - origin)  # [3], in the object's frame
+        position = origin + object_rotation @ self._offset
+        return Grasp(position, self._grasp.rotation, self._grasp.yaw)
 
 
 def escape_translation(load: np.ndarray, obstacles: np.ndarray) -> np.ndarray | None:
-    """Return the level way [3] by which a load comes out from under what is above it; None if nothing is.
+    """Return the shortest horizontal translation [3] that moves a load out from under obstacles; None if it is free.
 
-    `load` are points [n, 3] around it, `obstacles` the corners [m, 8, 3] of boxes.
+    Args:
+        load: Corners [n, 3] of the load's boxes.
+        obstacles: Corners [m, 8, 3] of the obstacles' boxes.
     """
-    low, high = load.min(0) - 0.012, load.max(0) + 0.012
-    least, most = obstacles.min(1), obstacles.max(1)
-    above = (least[:, 2] > high[2] - 0.03) & (least[:, :2] < high[:2]).all(1) & (most[:, :2] > low[:2]).all(1)
+    low, high = load.min(0) - 0.012, load.max(0) + 0.012  # [3] each
+    lower, upper = obstacles.min(1), obstacles.max(1)  # [m, 3] each
+    above = (lower[:, 2] > high[2] - 0.03) & (lower[:, :2] < high[:2]).all(1) & (upper[:, :2] > low[:2]).all(1)  # [m]
     if not above.any():
         return None
-    least, most = least[above].min(0), most[above].max(0)
-    ways = np.array(
-        [[least[0] - high[0], 0, 0], [most[0] - low[0], 0, 0], [0, least[1] - high[1], 0], [0, most[1] - low[1], 0]]
+    lower, upper = lower[above].min(0), upper[above].max(0)  # [3] each
+    translations = np.array(
+        [
+            [lower[0] - high[0], 0, 0],
+            [upper[0] - low[0], 0, 0],
+            [0, lower[1] - high[1], 0],
+            [0, upper[1] - low[1], 0],
+        ]
     )
-    return ways[np.argmin(np.abs(ways).sum(1))]
+    return translations[np.argmin(np.abs(translations).sum(1))]

@@ -1,4 +1,4 @@
-"""What is there: positions, boxes, joints and contacts of a LIBERO simulation, for a demonstrator that may know all."""
+"""Privileged state of a LIBERO simulation: poses, boxes, joints and contacts, for the scripted demonstrator."""
 
 from __future__ import annotations
 
@@ -7,20 +7,26 @@ from typing import Any
 import numpy as np
 
 ROBOT, ARENA = "robot", "arena"
-"""Owners of what is neither object nor fixture; the others are owned by the name that the problem file gives them."""
+"""Owners of geometries of neither objects nor fixtures; those have the name in the problem file as their owner."""
 
 CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], dtype=float)
+"""Corners [8, 3] of a box with half extents of 1."""
+
 COLLISION_GROUP, PLANE = 0, 0
-"""MuJoCo's group of solid parts in robosuite's models, and its number for planes."""
+"""The group of collision geometries in robosuite's models, and MuJoCo's number of the plane geometry type."""
 
 FIRM_GRASP_FORCE, STILL_FINGER_SPEED = 8.0, 0.003
-"""Force in newtons, and finger speed in m/s, from which on a grasp is taken to be firm."""
+"""Limits of a firm grasp: the mean force of the finger motors in newtons, and the finger speed in m/s."""
 
 
 class PrivilegedState:
-    """Reads one simulation: `simulation` is LIBERO's own environment, of robosuite's kind.
+    """Reads the state of one simulation.
 
-    Positions [3] are in metres in the world's frame, rotations [3, 3] turn the frame of a thing into the world's.
+    Positions [3] are in metres in the world frame. Rotations [3, 3] map from the frame of a body to the world frame.
+    A name is that of an object, a fixture or a region of either in the problem file.
+
+    Args:
+        simulation: LIBERO's own environment (`Simulation.environment`), a robosuite environment.
     """
 
     def __init__(self, simulation: Any) -> None:
@@ -57,73 +63,73 @@ class PrivilegedState:
         return ARENA
 
     def is_satisfied(self, predicate: tuple[str, ...]) -> bool:
-        """Tell whether a predicate of LIBERO's holds now."""
+        """Tell whether a LIBERO predicate, such as ("on", "milk_1", "plate_1"), holds now."""
         return bool(self._simulation._eval_predicate(list(predicate)))
 
     def tool_pose(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the point [3] between the fingertips and the hand's rotation: y is where they open, z ahead."""
+        """Return the tool point [3] (between the fingertips) and the hand's rotation [3, 3]."""
         return self.data.site_xpos[self._tool].copy(), self.data.xmat[self._hand].reshape(3, 3).copy()
 
     def gripper_width(self) -> float:
-        """Return the gap between the fingers, 0 to 0.08 m."""
+        """Return the gap between the fingers in metres, 0 to 0.08."""
         return float(self.data.qpos[self._finger_joints[0]] - self.data.qpos[self._finger_joints[1]])
 
     def is_grasp_firm(self) -> bool:
-        """Tell whether the fingers press on something: their motors push, or they stand still though told to close."""
+        """Tell whether the fingers press on an object: the motors push hard, or push while the fingers do not move."""
         force = np.abs(self.data.actuator_force[self._finger_motors]).mean()
         return bool(force > FIRM_GRASP_FORCE or (force > 1.0 and self.are_fingers_still()))
 
     def are_fingers_still(self) -> bool:
-        """Tell whether neither finger moves."""
+        """Tell whether both fingers are still."""
         return bool(np.abs(self.data.qvel[self._finger_speeds]).max() < STILL_FINGER_SPEED)
 
     def is_region(self, name: str) -> bool:
-        """Tell whether a name is a region, and not a thing."""
+        """Tell whether a name is a region, and not an object or fixture."""
         return name in self._sites
 
     def owner_of(self, name: str) -> str:
-        """Return the thing that a region is part of (the arena for a region of a table), or the thing itself."""
+        """Return the object or fixture that a region is part of, `ARENA` for a table's region, or the name itself."""
         if name not in self._sites:
             return name
         return self._sites[name].parent_name if self._sites[name].parent_name in self._bodies else ARENA
 
     def position(self, name: str) -> np.ndarray:
-        """Return the origin [3] of a thing, or the centre of a region: what LIBERO's predicates compare."""
+        """Return the origin [3] of an object, or the centre of a region: LIBERO's predicates compare these."""
         if name in self._sites:
             return self.data.site(name).xpos.copy()
         return self.data.xpos[self._bodies[name]].copy()
 
     def rotation(self, name: str) -> np.ndarray:
-        """Return the rotation of a thing or a region."""
+        """Return the rotation [3, 3] of an object, a fixture or a region."""
         if name in self._sites:
             return self.data.site(name).xmat.reshape(3, 3).copy()
         return self.data.xmat[self._bodies[name]].reshape(3, 3).copy()
 
     def half_size(self, region: str) -> np.ndarray:
-        """Return a region's half extents [3] along the world's axes."""
+        """Return a region's half extents [3] in metres along the axes of the world frame."""
         return np.abs(self.rotation(region) @ np.asarray(self._sites[region].size, dtype=float))
 
     def boxes(self, owner: str) -> np.ndarray:
-        """Return the corners [n, 8, 3] of the boxes around a thing's solid parts."""
+        """Return the corners [n, 8, 3] of the boxes around the collision geometries of an object or fixture."""
         return self._corners(self._solid[self._solid_owner == owner])
 
     def part_boxes(self, body: str) -> np.ndarray:
-        """Return the corners [n, 8, 3] of the boxes around the solid parts of one of MuJoCo's bodies."""
+        """Return the corners [n, 8, 3] of the boxes around the collision geometries of one MuJoCo body."""
         inside = self.model.geom_bodyid[self._solid] == self.model.body(body).id
         return self._corners(self._solid[inside])
 
     def obstacles(self, *ignored: str) -> np.ndarray:
-        """Return the corners [n, 8, 3] of everything solid but robot, arena and what is ignored."""
+        """Return the corners [n, 8, 3] of all boxes except those of the robot, the arena and the ignored owners."""
         return self._corners(self._solid[~np.isin(self._solid_owner, (ROBOT, ARENA, *ignored))])
 
     def _corners(self, geoms: np.ndarray) -> np.ndarray:
-        turns = self.data.geom_xmat[geoms].reshape(-1, 3, 3)
-        centre, half = self.model.geom_aabb[geoms, :3], self.model.geom_aabb[geoms, 3:]
-        local = centre[:, None] + CORNERS * half[:, None]
-        return self.data.geom_xpos[geoms][:, None] + np.einsum("nij,nkj->nki", turns, local)
+        rotations = self.data.geom_xmat[geoms].reshape(-1, 3, 3)  # [n, 3, 3]
+        centre, half = self.model.geom_aabb[geoms, :3], self.model.geom_aabb[geoms, 3:]  # [n, 3] each
+        local = centre[:, None] + CORNERS * half[:, None]  # [n, 8, 3]
+        return self.data.geom_xpos[geoms][:, None] + np.einsum("nij,nkj->nki", rotations, local)
 
     def finger_contacts(self, owner: str) -> int:
-        """Return how many of the two fingers touch a thing."""
+        """Return how many of the two fingers touch an object or fixture."""
         touching = set()
         for pair in self.data.contact.geom:
             for finger, other in (pair, pair[::-1]):
@@ -132,12 +138,12 @@ class PrivilegedState:
         return len(touching)
 
     def are_in_contact(self, first: str, second: str) -> bool:
-        """Tell whether two things touch."""
+        """Tell whether two owners' geometries touch."""
         pairs = self._owner[self.data.contact.geom]
         return any({first, second} == set(pair) for pair in pairs)
 
     def joint_of(self, name: str) -> int:
-        """Return the number of the one joint of a fixture, or of the drawer that a region is in."""
+        """Return MuJoCo's id of the first joint of a fixture, or of the drawer that a region is in."""
         joints = (self._sites[name] if name in self._sites else self._simulation.get_object(name)).joints
         return self.model.joint(joints[0]).id
 
@@ -146,27 +152,27 @@ class PrivilegedState:
         return tuple(name for name, site in self._sites.items() if site.joints)
 
     def pull_direction(self, drawer: str) -> np.ndarray:
-        """Return the level direction [3] in which a drawer opens: its joint counts down."""
+        """Return the unit vector [3] along which a drawer opens: its joint position decreases."""
         return -self.joint_axis(self.joint_of(drawer))
 
     def handle(self, drawer: str) -> np.ndarray:
-        """Return the middle [3] of a drawer's handle: of its parts, the one farthest out."""
+        """Return the centre [3] of a drawer's handle, its outermost part."""
         body = self.model.body(self.model.jnt_bodyid[self.joint_of(drawer)]).name
         centres = self.part_boxes(body).mean(1)
         return centres[np.argmax(centres @ self.pull_direction(drawer))]
 
     def joint_angle(self, joint: int) -> float:
-        """Return a joint's position, in radians or metres."""
+        """Return a joint's position in radians (hinge) or metres (slide)."""
         return float(self.data.qpos[self.model.jnt_qposadr[joint]])
 
     def joint_anchor(self, joint: int) -> np.ndarray:
-        """Return a point [3] of a joint's axis."""
+        """Return a point [3] on a joint's axis."""
         return self.data.xanchor[joint].copy()
 
     def base(self) -> np.ndarray:
-        """Return the foot [3] of the arm."""
+        """Return the position [3] of the arm's base."""
         return self.data.body("robot0_base").xpos.copy()
 
     def joint_axis(self, joint: int) -> np.ndarray:
-        """Return the axis [3] along or about which a joint moves."""
+        """Return the axis [3], a unit vector, along or about which a joint moves."""
         return self.data.xaxis[joint].copy()
