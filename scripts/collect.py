@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from ..machine import usable_cores
 from ..ranges import require_at_least
 from ..sim import worlds
-from ..sim.desk.tasks import FIRST_DEMONSTRATION_STATE
 from ..sim.libero.options import LiberoOptions
+from ..sim.reset import FIRST_DEMONSTRATION_STATE
 
 if TYPE_CHECKING:
     from ..sim.demonstrations.attempt import DemonstrationWorld

@@ -1,4 +1,4 @@
-"""The options of `reset`, the same for all worlds."""
+"""Initial states and the options of `reset`, the same for all worlds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from typing import Any, Self
 
 from ..errors import InputError
 from ..ranges import require_at_least
+
+EVALUATION_STATES = 50
+"""Initial states 0 to 49 of every task are reserved for evaluation."""
+
+FIRST_DEMONSTRATION_STATE = 1000
+"""Demonstrations start from this initial state on, so that policies are never trained on evaluated states."""
 
 
 @dataclass(frozen=True)

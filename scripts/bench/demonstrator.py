@@ -10,8 +10,9 @@ from pathlib import Path
 from ...machine import usable_cores
 from ...ranges import require_at_least
 from ...sim.demonstrations.attempt import DemonstrationWorld
-from ...sim.desk.tasks import EVALUATION_STATES, SUITES
+from ...sim.desk.tasks import SUITES
 from ...sim.libero.options import LiberoOptions
+from ...sim.reset import EVALUATION_STATES
 from ...sim.worlds import find_family, make_demonstration_world
 from .metrics import Metrics
 from .workers import simulator_pool

@@ -14,9 +14,10 @@ from lerobot.envs.utils import NEW_ROLLOUT_OPTION, FreezeAfterEpisodeEnd, _LazyA
 
 from ...errors import InputError
 from ..rendering import choose_backend
+from ..reset import EVALUATION_STATES
 from .arm import CONTROL_HZ, JOINTS
 from .scene import CAMERAS
-from .tasks import EVALUATION_STATES, find_suite, find_task
+from .tasks import find_suite, find_task
 
 
 class DeskRollouts(gymnasium.Wrapper):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..reset import EVALUATION_STATES, FIRST_DEMONSTRATION_STATE
 from ..suite_family import SuiteFamily
-from .tasks import EVALUATION_STATES, FIRST_DEMONSTRATION_STATE, SUITES, find_suite
+from .tasks import SUITES, find_suite
 
 if TYPE_CHECKING:
     from ...policy.contract import Contract

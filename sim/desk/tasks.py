@@ -11,12 +11,6 @@ from .objects import DeskObject
 from .receptacles import Bin
 from .task import Task
 
-EVALUATION_STATES = 50
-"""Initial states 0 to 49 of every task are for evaluation alone."""
-
-FIRST_DEMONSTRATION_STATE = 1000
-"""Demonstrations start from initial states of this number on, so that no evaluated start was ever seen."""
-
 INSTRUCTION_TEMPLATES = (
     "put the {} in the bin",
     "move the {} into the bin",

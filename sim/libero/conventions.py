@@ -107,7 +107,7 @@ class Conventions:
                 (*["metres"] * 3, *["radians"] * 3, *["metres"] * 2),
                 rotation="axis_angle",
             ),
-            # Fractions of the largest step of the controller: 0.05 m along, 0.5 radians about an axis of the world frame.
+            # Fractions of the controller's largest step: 0.05 m along, 0.5 radians about the axes of the world frame.
             action=ActionSpec(
                 (*POSITION_NAMES, *ROTATION_NAMES, "gripper"),
                 ("unitless",) * 7,

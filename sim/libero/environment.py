@@ -10,13 +10,13 @@ import numpy as np
 
 from ...errors import InputError
 from ..projection import POINT_NOT_VISIBLE, project_point
-from ..reset import ResetOptions
+from ..reset import EVALUATION_STATES, ResetOptions
 from .assets import Assets, find_assets
 from .conventions import CAMERAS, CONTROL_HZ, NO_OPERATION, Conventions, axis_angle
 from .perturbation_mixin import PerturbationMixin
 from .protocols import LEROBOT, EvaluationProtocol
 from .simulation import Simulation
-from .tasks import EVALUATION_STATES, find_task
+from .tasks import find_task
 from .visuals import Visuals
 
 FILM_SIZE = 384

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError, WorldError
-from .tasks import EVALUATION_STATES, LiberoTask
+from ..reset import EVALUATION_STATES
+from .tasks import LiberoTask
 
 REINSTALL = "Install hf-libero 0.1.4 again: uv sync --extra libero --reinstall-package hf-libero."
 

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError, WorldError
+from ..reset import EVALUATION_STATES
 from . import visuals as looks
 from .assets import Assets
 from .conventions import CAMERAS, CONTROL_HZ
 from .initial_states import problem_file, read_initial_states
 from .installation import import_libero, package_folder
-from .tasks import EVALUATION_STATES, LiberoTask, check_initial_state
+from .tasks import LiberoTask, check_initial_state
 
 PLACEMENT_ATTEMPTS = 100
 """How often the placement of the things in a scene is drawn before it is given up."""

@@ -1,13 +1,14 @@
-"""LIBERO's suites as `sim/worlds.py` lists them; nothing here imports the simulator."""
+"""LIBERO's suite family, listed in `sim/worlds.py`; this module does not import the simulator."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..reset import EVALUATION_STATES, FIRST_DEMONSTRATION_STATE
 from ..suite_family import SuiteFamily, SuiteTask
 from .options import LiberoOptions
 from .protocols import LEROBOT
-from .tasks import ALIASES, EVALUATION_STATES, FIRST_DEMONSTRATION_STATE, find_suite
+from .tasks import ALIASES, LiberoTask, find_suite
 
 if TYPE_CHECKING:
     from ...policy.contract import Contract
@@ -15,10 +16,14 @@ if TYPE_CHECKING:
 
 
 def build_evaluation_world(contract: Contract, options: LiberoOptions) -> LiberoWorld:
-    """Return LIBERO for a policy's contract.
+    """Return LIBERO under the conventions of a policy's contract.
+
+    Args:
+        contract: The contract; it is checked before the simulator is imported.
+        options: How to build LIBERO's environments.
 
     Raises:
-        ContractMismatch: No conventions of LIBERO fit the contract; checked before any simulator is imported.
+        ContractMismatch: No conventions of LIBERO fit the contract.
         InputError: Packages or assets are missing.
         WorldError: The physics differs from that of published results.
     """
@@ -31,7 +36,12 @@ def build_evaluation_world(contract: Contract, options: LiberoOptions) -> Libero
 
 
 def build_demonstration_world(image_size: int, options: LiberoOptions) -> LiberoWorld:
-    """Return LIBERO with square images of `image_size` pixels; raises as `build_evaluation_world`."""
+    """Return LIBERO with square images of `image_size` pixels.
+
+    Raises:
+        InputError: Packages or assets are missing, or `image_size` is out of range.
+        WorldError: The physics differs from that of published results.
+    """
     from .conventions import Conventions
     from .world import libero_world
 
@@ -40,7 +50,7 @@ def build_demonstration_world(image_size: int, options: LiberoOptions) -> Libero
 
 def task_names(task: SuiteTask) -> tuple[str, ...]:
     """Return a task's name and its number in the benchmark's order."""
-    return task.name, str(getattr(task, "number", task.name))
+    return (task.name, str(task.number)) if isinstance(task, LiberoTask) else (task.name,)
 
 
 LIBERO = SuiteFamily(

@@ -61,7 +61,7 @@ def test_it_offers_what_it_gives(env):
         assert observation["pixels"][camera.name].shape == (camera.height, camera.width, 3)
         assert observation["pixels"][camera.name].std() > 10
     assert env.render().shape == (384, 384, 3)
-    steps = [env.step(env.conventions.action(NO_OPERATION))[2:4] for _ in range(3)]
+    steps = [env.step(env.conventions.from_robosuite_action(NO_OPERATION))[2:4] for _ in range(3)]
     assert steps == [(False, False), (False, False), (False, True)] and env._max_episode_steps == 3
 
 
@@ -130,7 +130,7 @@ def test_success_is_the_goals_predicate(env):
     assert env.simulation.goal == (("in", "alphabet_soup_1", "basket_1_contain_region"),)
     before = env.grounding()
     env.simulation.data.joint("alphabet_soup_1_joint0").qpos[:3] = env.simulation.position("basket_1_contain_region")
-    _, reward, terminated, _, info = env.step(env.conventions.action(NO_OPERATION))
+    _, reward, terminated, _, info = env.step(env.conventions.from_robosuite_action(NO_OPERATION))
     assert (reward, terminated, info["is_success"]) == (1.0, True, True)
     after = env.grounding()
     assert np.linalg.norm(before[:3] - before[3:6]) > 0.2 > 0.1 > np.linalg.norm(after[:3] - after[3:6])
@@ -217,6 +217,6 @@ def test_all_tasks_can_be_built(pack):
         env = LiberoEnv(suite, task, visuals="fast", assets=pack)
         env.reset(options={"initial_state": 0})
         for _ in range(2):
-            observation, _, terminated, _, _ = env.step(env.conventions.action(NO_OPERATION))
+            observation, _, terminated, _, _ = env.step(env.conventions.from_robosuite_action(NO_OPERATION))
         assert env.observation_space.contains(observation) and not terminated
         env.close()
