@@ -34,6 +34,8 @@ def report_disk_errors(path: Path, *, fix: str = RESUME) -> Iterator[None]:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file that holds either the old content or the new one, whenever the process stops.
 
+    Several processes may write the same file at once: the last one to finish wins.
+
     Args:
         path: The file; its folder must exist.
         content: Text (written as UTF-8) or bytes.
@@ -41,7 +43,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: The disk refused; the old file is untouched. Use `report_disk_errors` to turn it into one clear line.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         flush(partial)

@@ -1,51 +1,57 @@
-"""What a scene looks like: as robosuite ships it, or drawn several times faster on a machine without a GPU.
+"""How a scene is rendered: as robosuite ships it, or several times faster on a machine without a GPU.
 
-`stock` changes nothing. `fast` draws the robot, four fifths of all triangles, with a tenth of them, without
-antialiasing and without mirrors. Only what is drawn changes: collision shapes, masses and joints stay, so that an
-episode of given actions is the same to the last bit. Pictures differ, so results of the two must not be mixed.
+`stock` changes nothing. `fast` renders the robot, which has four fifths of all triangles, with a tenth of them, and
+turns antialiasing and mirrors off. Only the rendering changes: collision geometries, masses and joints stay, so an
+episode of given actions is bit-identical. Images differ, so do not mix results of the two.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import mujoco
 import numpy as np
 
+from ...disk import write_atomically
 from ...errors import InputError, suggest
 
 Visuals = Literal["stock", "fast"]
 
 CELLS = 24
-"""Cells along a mesh's longest side; all corners within a cell become one."""
+"""Grid cells along a mesh's longest side; the vertices within a cell become one."""
 
 FEWEST_FACES = 800
-"""Meshes with fewer triangles are left as they are."""
+"""Meshes with fewer triangles are not simplified."""
 
 STL_TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+"""One triangle of a binary STL file."""
 
 
 def check_visuals(name: str) -> Visuals:
-    """Return the name of visuals; InputError for another one."""
+    """Return the name of the visuals; raises InputError for an unknown one."""
     if name not in get_args(Visuals):
         raise InputError("visuals", got=repr(name), expected="stock or fast", fix=suggest(name, get_args(Visuals)))
-    return name  # type: ignore[return-value]
+    return cast(Visuals, name)
 
 
 def cache_folder() -> Path:
-    """Return where simplified meshes are kept."""
+    """Return the cache for simplified meshes and for results of the physics check."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "saccade" / "libero"
 
 
 def simplify_scene(scene: str, meshes: Path) -> str:
-    """Return a scene's XML with what `fast` changes; simplified meshes are kept in the folder `meshes`.
+    """Return a scene with the changes of `fast`, for robosuite's `set_xml_processor`.
 
-    Suits robosuite's `set_xml_processor`.
+    Args:
+        scene: The scene's MJCF XML.
+        meshes: Folder for the simplified meshes.
+
+    Returns:
+        The changed XML.
     """
     root = ElementTree.fromstring(scene)
     collides = {geom.get("mesh") for geom in root.iter("geom") if geom.get("mesh") and not _is_only_drawn(geom)}
@@ -61,7 +67,15 @@ def simplify_scene(scene: str, meshes: Path) -> str:
 
 
 def simplify_mesh_file(source: Path, folder: Path) -> Path:
-    """Return the file of a mesh with fewer triangles, made at the first call; the mesh itself where it has few."""
+    """Return the file of a simplified mesh, written at the first call.
+
+    Args:
+        source: A mesh file that MuJoCo reads.
+        folder: Folder for simplified meshes.
+
+    Returns:
+        The simplified mesh's STL file in `folder`, or `source` if it has few triangles.
+    """
     content = source.read_bytes()
     name = hashlib.sha256(content + f"/{CELLS}/{FEWEST_FACES}".encode()).hexdigest()[:16]
     target = folder / f"{source.stem}-{name}.stl"
@@ -71,49 +85,66 @@ def simplify_mesh_file(source: Path, folder: Path) -> Path:
     if len(faces) < FEWEST_FACES:
         return source
     folder.mkdir(parents=True, exist_ok=True)
-    # Several workers may make the same mesh at once: each writes a file of its own, and the last one stays.
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
-        file.write(encode_stl(*cluster_vertices(vertices, faces)))
-    os.replace(file.name, target)
+    write_atomically(target, encode_stl(*cluster_vertices(vertices, faces)))
     return target
 
 
 def read_mesh(source: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return a mesh file's vertices float64 [n, 3], where the file has them, and faces int [m, 3]."""
-    spec = mujoco.MjSpec()
+    """Read a mesh with MuJoCo.
+
+    Args:
+        source: A mesh file that MuJoCo reads.
+
+    Returns:
+        Vertices float64 [n, 3] in the file's frame and units, and faces int [m, 3] that index them.
+    """
+    mj = cast(Any, mujoco)  # type checkers cannot see the names of its extension modules
+    spec = mj.MjSpec()
     spec.add_mesh(name="mesh", file=str(source))
-    spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname="mesh")
+    spec.worldbody.add_geom(type=mj.mjtGeom.mjGEOM_MESH, meshname="mesh")
     model = spec.compile()
-    turn = np.zeros(9)
-    mujoco.mju_quat2Mat(turn, model.mesh_quat[0])
-    # The compiler moves a mesh to its centre of mass and turns it to its principal axes.
-    return model.mesh_vert.astype(np.float64) @ turn.reshape(3, 3).T + model.mesh_pos[0], model.mesh_face.copy()
+    rotation = np.zeros(9)
+    mj.mju_quat2Mat(rotation, model.mesh_quat[0])
+    # The compiler moves a mesh to its centre of mass and rotates it to its principal axes; undo both.
+    vertices = model.mesh_vert.astype(np.float64) @ rotation.reshape(3, 3).T + model.mesh_pos[0]  # [n, 3]
+    return vertices, model.mesh_face.copy()
 
 
 def cluster_vertices(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a simplified mesh: the corners in each cell of a grid become their mean (Rossignac and Borrel, 1993)."""
+    """Simplify a mesh: the vertices in each cell of a grid become their mean (Rossignac and Borrel, 1993).
+
+    Args:
+        vertices: float64 [n, 3].
+        faces: int [m, 3].
+
+    Returns:
+        Fewer vertices [k, 3] and the faces [l, 3] that keep three different corners.
+    """
     low = vertices.min(axis=0)
     side = np.ptp(vertices, axis=0).max() / CELLS
-    cells = np.floor((vertices - low) / side).astype(np.int64)
-    _, which, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
-    which = which.reshape(-1)
-    means = np.stack([np.bincount(which, weights=vertices[:, axis]) for axis in range(3)], axis=1) / counts[:, None]
-    corners = which[faces]
-    alive = (corners[:, 0] != corners[:, 1]) & (corners[:, 1] != corners[:, 2]) & (corners[:, 2] != corners[:, 0])
-    return means, np.unique(corners[alive], axis=0)
+    cells = np.floor((vertices - low) / side).astype(np.int64)  # [n, 3]
+    _, cluster, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)  # [n], [k]
+    cluster = cluster.reshape(-1)
+    sums = np.stack([np.bincount(cluster, weights=vertices[:, axis]) for axis in range(3)], axis=1)  # [k, 3]
+    means = sums / counts[:, None]
+    corners = cluster[faces]  # [m, 3]
+    kept = (corners[:, 0] != corners[:, 1]) & (corners[:, 1] != corners[:, 2]) & (corners[:, 2] != corners[:, 0])
+    return means, np.unique(corners[kept], axis=0)
 
 
 def encode_stl(vertices: np.ndarray, faces: np.ndarray) -> bytes:
-    """Return a mesh as a binary STL file."""
+    """Return a mesh (vertices [n, 3], faces [m, 3]) as a binary STL file."""
     triangles = np.zeros(len(faces), STL_TRIANGLE)
-    triangles["corners"] = vertices[faces]
+    triangles["corners"] = vertices[faces]  # [m, 3, 3]
     return bytes(80) + np.uint32(len(faces)).tobytes() + triangles.tobytes()
 
 
 def _is_only_drawn(geom: ElementTree.Element) -> bool:
+    """Tell whether a geometry is visual only: it takes no part in collisions."""
     return geom.get("group") == "1" or (geom.get("contype") == "0" and geom.get("conaffinity") == "0")
 
 
 def _child(parent: ElementTree.Element, tag: str) -> ElementTree.Element:
+    """Return the first child of this tag; add one if there is none."""
     found = parent.find(tag)
     return ElementTree.SubElement(parent, tag) if found is None else found

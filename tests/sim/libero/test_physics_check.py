@@ -1,4 +1,4 @@
-"""Scenes settle as they did for the published results, or an evaluation says that they do not."""
+"""Test the physics check: scenes settle as for the published results, or the check fails."""
 
 import json
 
@@ -11,23 +11,23 @@ from saccade.sim.libero.physics_check import SettlingResult
 
 
 def test_the_published_distance_passes():
-    found = SettlingResult(14.53, "3.3.2", "1.4.0")
-    assert found.as_published
-    found.require_published(allowed=False)
+    result = SettlingResult(14.53, "3.3.2", "1.4.0")
+    assert result.as_published
+    result.require_published(allowed=False)
 
 
 @pytest.mark.parametrize("millimetres", [37.2, 8.0])
-def test_another_distance_is_refused_unless_it_is_allowed(millimetres):
-    found = SettlingResult(millimetres, "3.8.1", "1.4.0")
-    assert not found.as_published
+def test_other_distance_is_refused_unless_allowed(millimetres):
+    result = SettlingResult(millimetres, "3.8.1", "1.4.0")
+    assert not result.as_published
     with pytest.raises(
         WorldError, match=rf"got {millimetres} mm.*mujoco 3.8.1, expected 14.5 mm.*mujoco==3.3.2.*--allow-physics"
     ):
-        found.require_published(allowed=False)
-    found.require_published(allowed=True)
+        result.require_published(allowed=False)
+    result.require_published(allowed=True)
 
 
-def test_a_measurement_is_remembered_for_its_simulator_and_assets(tmp_path, monkeypatch):
+def test_result_is_cached_for_each_simulator_and_assets(tmp_path, monkeypatch):
     measured = []
 
     def measure_settle_distance(assets, progress):
@@ -37,8 +37,8 @@ def test_a_measurement_is_remembered_for_its_simulator_and_assets(tmp_path, monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(physics_check, "measure_settle_distance", measure_settle_distance)
     first, second = (Assets(tmp_path, digit * 64, "test") for digit in "ab")
-    found = [physics_check.check_settling(assets, progress=False) for assets in (first, first, second)]
-    assert measured == [first.sha256, second.sha256] and found[0] == found[1]
+    results = [physics_check.check_settling(assets, progress=False) for assets in (first, first, second)]
+    assert measured == [first.sha256, second.sha256] and results[0] == results[1]
     files = list((tmp_path / "saccade" / "libero").iterdir())
     assert len(files) == 2 and all(json.loads(file.read_text())["settle_task5_mm"] == 14.5 for file in files)
     files[0].write_text("damaged")
@@ -47,5 +47,5 @@ def test_a_measurement_is_remembered_for_its_simulator_and_assets(tmp_path, monk
     assert len(measured) == 3
 
 
-def test_here_the_bowl_stays_on_the_ramekin(pack):
+def test_bowl_stays_on_the_ramekin_on_this_machine(pack):
     assert physics_check.measure_settle_distance(pack, states=3) == pytest.approx(14.5, abs=0.5)

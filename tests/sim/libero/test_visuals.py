@@ -1,4 +1,4 @@
-"""The fast visuals: fewer triangles of the same shape, and nothing that touches physics."""
+"""Test the fast visuals: fewer triangles of the same shape, and unchanged physics."""
 
 import xml.etree.ElementTree as ElementTree
 
@@ -11,8 +11,8 @@ from saccade.sim.libero import visuals
 
 def ball(rings=40):
     """Return a ball of radius 0.5 around (1, 2, 3) as vertices and faces."""
-    turn, tilt = np.meshgrid(np.linspace(0, 2 * np.pi, rings, endpoint=False), np.linspace(0, np.pi, rings))
-    points = np.stack([np.sin(tilt) * np.cos(turn), np.sin(tilt) * np.sin(turn), np.cos(tilt)], axis=-1) / 2
+    azimuth, polar = np.meshgrid(np.linspace(0, 2 * np.pi, rings, endpoint=False), np.linspace(0, np.pi, rings))
+    points = np.stack([np.sin(polar) * np.cos(azimuth), np.sin(polar) * np.sin(azimuth), np.cos(polar)], axis=-1) / 2
     index = np.arange(rings * rings).reshape(rings, rings)
     here, right = index[:-1], np.roll(index, -1, axis=1)[:-1]
     below, corner = index[1:], np.roll(index, -1, axis=1)[1:]
@@ -22,7 +22,7 @@ def ball(rings=40):
     return points.reshape(-1, 3) + np.array([1, 2, 3]), faces
 
 
-def test_a_simplified_mesh_keeps_its_place_and_its_shape():
+def test_simplified_mesh_keeps_its_position_and_shape():
     vertices, faces = ball()
     fewer, triangles = visuals.cluster_vertices(vertices, faces)
     assert len(triangles) < 0.8 * len(faces) and triangles.max() < len(fewer)
@@ -30,7 +30,7 @@ def test_a_simplified_mesh_keeps_its_place_and_its_shape():
     assert radii.min() > 0.48 and radii.max() <= 0.5 + 1e-9
 
 
-def test_a_mesh_is_read_where_its_file_has_it(tmp_path):
+def test_mesh_is_read_in_the_frame_of_its_file(tmp_path):
     vertices, faces = ball()
     (tmp_path / "ball.stl").write_bytes(visuals.encode_stl(vertices, faces))
     read, triangles = visuals.read_mesh(tmp_path / "ball.stl")
@@ -39,20 +39,20 @@ def test_a_mesh_is_read_where_its_file_has_it(tmp_path):
     assert len(triangles) > 0.9 * len(faces)
 
 
-def test_meshes_are_simplified_once_and_small_ones_not_at_all(tmp_path):
+def test_meshes_are_simplified_once_and_small_meshes_never(tmp_path):
     source, cache = tmp_path / "ball.stl", tmp_path / "cache"
     source.write_bytes(visuals.encode_stl(*ball()))
     target = visuals.simplify_mesh_file(source, cache)
     assert target.parent == cache and target.stat().st_size < source.stat().st_size
-    made = target.stat().st_mtime_ns
-    assert visuals.simplify_mesh_file(source, cache) == target and target.stat().st_mtime_ns == made
+    written = target.stat().st_mtime_ns
+    assert visuals.simplify_mesh_file(source, cache) == target and target.stat().st_mtime_ns == written
     small = tmp_path / "small.stl"
     small.write_bytes(visuals.encode_stl(*ball(rings=8)))
     assert visuals.simplify_mesh_file(small, cache) == small
     assert len(list(cache.iterdir())) == 1
 
 
-def test_only_what_is_merely_drawn_is_changed(tmp_path):
+def test_only_visual_geometries_are_changed(tmp_path):
     folder = tmp_path / "robosuite"
     folder.mkdir()
     for name in ("drawn", "solid", "both"):
