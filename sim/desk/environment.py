@@ -138,8 +138,8 @@ class DeskEnv(gymnasium.Env):
     def start_episode(self) -> None:
         """Count the episode from the present state; nothing moves."""
         self._start_positions = {body: self.position(body) for body in self.present_bodies}
-        fixtures = (each for each in self.task_spec.arrangement.fixtures if hasattr(each, "joint"))
-        self._start_joint_positions = {fixture: self.joint_position(fixture.joint_position) for fixture in fixtures}
+        fixtures = (each for each in self.task_spec.arrangement.fixtures if hasattr(each, "joint_name"))
+        self._start_joint_positions = {fixture: self.joint_position(fixture.joint_name) for fixture in fixtures}
         self.picked: str | None = None
         self.pressed_buttons: set[str] = set()
         self._achieved_order: list[int] = []
@@ -327,8 +327,8 @@ class DeskEnv(gymnasium.Env):
             mocap = self.model.body(fixture.body).mocapid[0]
             *self.data.mocap_pos[mocap], yaw = poses[fixture.body]
             self.data.mocap_quat[mocap] = np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)
-        for joint_position, position in ((name, pose[0]) for name, pose in poses.items() if len(pose) == 1):
-            self.data.joint(joint_position).qpos[0] = position
+        for joint_name, position in ((name, pose[0]) for name, pose in poses.items() if len(pose) == 1):
+            self.data.joint(joint_name).qpos[0] = position
         if self.task_spec.cue:
             self.data.mocap_pos[self.model.body(HALO).mocapid[0], :2] = poses[self.task_spec.cue.lit_object.body][:2]
 
@@ -356,8 +356,8 @@ class DeskEnv(gymnasium.Env):
             if z > PICKED_HEIGHT or (self._start_joint_positions and np.hypot(x, y) > PICKED_SHIFT):
                 return body
         for fixture, start in self._start_joint_positions.items():
-            low, high = self.model.joint(fixture.joint_position).range
-            if abs(self.joint_position(fixture.joint_position) - start) > OPERATED_FRACTION * (high - low):
+            low, high = self.model.joint(fixture.joint_name).range
+            if abs(self.joint_position(fixture.joint_name) - start) > OPERATED_FRACTION * (high - low):
                 return fixture.moving_body
         return None
 

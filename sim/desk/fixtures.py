@@ -47,7 +47,8 @@ class Drawer:
     """A drawer in a low cabinet, with an upright handle in front that a finger hooks from behind."""
 
     body = "cabinet"
-    part, joint_position = "drawer", "drawer_slide"
+    moving_body = "drawer"
+    joint_name = "drawer_slide"
     travel = 0.06
     release_height, release_tolerance = 0.028, 0.014
     handle_offset = 0.070
@@ -77,7 +78,7 @@ class Drawer:
 
     def opening(self, desk: DeskState) -> float:
         """Return how far it is open, from 0 to 1."""
-        return desk.joint_position(self.joint_position) / self.travel
+        return desk.joint_position(self.joint_name) / self.travel
 
     def handle_position(self, desk: DeskState, opening: float | None = None) -> np.ndarray:
         """Return where the handle is [3], or would be at an opening from 0 to 1."""
@@ -101,7 +102,8 @@ class Button:
     """A button that is pressed from above; its cap shines from then on."""
 
     body = "button"
-    part, joint_position = "button_cap", "button_slide"
+    moving_body = "button_cap"
+    joint_name = "button_slide"
     press_depth = 0.004
 
     def xml(self) -> str:
@@ -120,7 +122,7 @@ class Button:
         return {"button_cap": (0.10, 0.95, 0.20, 1.0) if pressed else (0.55, 0.02, 0.02, 1.0)}
 
     def is_pressed(self, desk: DeskState) -> bool:
-        return desk.joint_position(self.joint_position) > self.press_depth
+        return desk.joint_position(self.joint_name) > self.press_depth
 
     def top(self, desk: DeskState) -> np.ndarray:
         return body_to_world(desk, "button_cap", (0.0, 0.0, 0.023))
@@ -131,7 +133,8 @@ class Knob:
     """A knob with a lever, turned by pushing the lever anticlockwise to the green mark."""
 
     body = "knob"
-    part, joint_position = "knob_lever", "knob_hinge"
+    moving_body = "knob_lever"
+    joint_name = "knob_hinge"
     target_angle = 1.25
     """Angle from which on it counts as turned; it stops at 1.6."""
     push_radius = 0.033
@@ -154,7 +157,7 @@ class Knob:
 
     def lever_position(self, desk: DeskState, angle: float | None = None) -> np.ndarray:
         """Return where the lever is pushed [3], or would be at an angle."""
-        turn = 0.0 if angle is None else angle - desk.joint_position(self.joint_position)
+        turn = 0.0 if angle is None else angle - desk.joint_position(self.joint_name)
         return body_to_world(
             desk, "knob_lever", (self.push_radius * np.cos(turn), self.push_radius * np.sin(turn), 0.020)
         )

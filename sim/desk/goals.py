@@ -114,7 +114,7 @@ class TurnKnobGoal:
         return self.knob.moving_body
 
     def is_achieved(self, desk: DeskState) -> bool:
-        return desk.joint_position(self.knob.joint_position) > self.knob.target_angle
+        return desk.joint_position(self.knob.joint_name) > self.knob.target_angle
 
     def grounding_points(self, desk: DeskState) -> tuple[np.ndarray, np.ndarray]:
         return self.knob.lever_position(desk), self.knob.lever_position(desk, angle=1.5)

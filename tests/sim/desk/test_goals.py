@@ -37,19 +37,19 @@ def rest(environment, steps=12):
 
 
 def put(environment, body, at):
-    environment.data.joint_position(body).qpos[:7] = (*at, 1, 0, 0, 0)
-    environment.data.joint_position(body).qvel[:] = 0
+    environment.data.joint(body).qpos[:7] = (*at, 1, 0, 0, 0)
+    environment.data.joint(body).qvel[:] = 0
 
 
 def slide(environment, fixture, position):
-    environment.data.joint_position(fixture.joint_position).qpos[0] = position
-    environment.data.joint_position(fixture.joint_position).qvel[0] = 0
+    environment.data.joint(fixture.joint_name).qpos[0] = position
+    environment.data.joint(fixture.joint_name).qvel[0] = 0
 
 
 def press(environment):
-    environment.data.joint_position(Button().joint_position).qfrc_applied[0] = 2.0
+    environment.data.joint(Button().joint_name).qfrc_applied[0] = 2.0
     rest(environment, 4)
-    environment.data.joint_position(Button().joint_position).qfrc_applied[0] = 0.0
+    environment.data.joint(Button().joint_name).qfrc_applied[0] = 0.0
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
@@ -159,7 +159,7 @@ def test_all_goals_of_a_chain_have_to_hold_in_the_end(desk):
     put(environment, "red_cube_0", (*placement_point[:2], 0.02))
     assert not rest(environment)["is_success"]
     slide(environment, Drawer(), 0.0)
-    environment.data.joint_position("red_cube_0").qpos[:2] -= 0.057 * Drawer().pull_direction(environment)
+    environment.data.joint("red_cube_0").qpos[:2] -= 0.057 * Drawer().pull_direction(environment)
     assert rest(environment, 3)["is_success"]
     assert np.linalg.norm(Drawer().placement_point(environment) - placement_point) > 0.05
     put(environment, "red_cube_0", (0.2, -0.3, 0.015))
