@@ -1,9 +1,8 @@
 """The scripted demonstrator for LIBERO: it achieves a task's goal predicates from privileged state.
 
 Each decision depends on the present state (hand, fingers, objects) and not on a clock: a policy without memory can
-imitate it, and it recovers from a slip or a missed grasp. Random speeds and noise on the executed commands lead to
-states from which it recovers; the recorded label is the action without noise (DART, Laskey et al., 2017, arXiv
-1703.09327).
+imitate it, and it recovers from a slip or a missed grasp. Speeds are random and executed commands noisy: see
+`sim/action_noise.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ...action_noise import ActionNoise
 from .motion import rotation_vector
 from .plans import plan
 from .privileged_state import PrivilegedState
@@ -37,7 +37,6 @@ class LiberoDemonstrator:
     """
 
     def __init__(self, env: Any, rng: np.random.Generator, *, noise: float = 1.0) -> None:
-        self._rng = rng
         self._conventions = env.conventions
         self._state = state = PrivilegedState(env.simulation.environment)
         opening_axis = state.tool_pose()[1][:, 1]
@@ -46,8 +45,8 @@ class LiberoDemonstrator:
         self._skills: list[DemonstratorSkill] = [make_skill(state, step, home_yaw) for step in steps]
         self._finished: set[int] = set()
         self._speed_scale = rng.uniform(0.8, 1.0)
-        self._action_noise = np.zeros(6)
-        self._noise_std = noise * rng.choice([0.04, 0.10, 0.18]) * np.array([1.0, 1.0, 1.0, 0.15, 0.15, 0.15])
+        noise_std = noise * rng.choice([0.04, 0.10, 0.18]) * np.array([1.0, 1.0, 1.0, 0.15, 0.15, 0.15])
+        self._action_noise = ActionNoise(noise_std, rng)
 
     def decide(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the action to record and the noisy command to execute.
@@ -68,11 +67,11 @@ class LiberoDemonstrator:
             -1.0,
             1.0,
         )
-        self._action_noise = 0.9 * self._action_noise + 0.45 * self._rng.normal(0.0, self._noise_std)
+        action_noise = self._action_noise.sample()
         # Slow motions are near objects or carry one: reduce the noise so that nothing is thrown.
         noise_scale = np.clip((target.speed - 0.05) / 0.2, 0.05, 1.0)
         command = action.copy()
-        command[:6] = np.clip(action[:6] + noise_scale * self._action_noise, -1.0, 1.0)
+        command[:6] = np.clip(action[:6] + noise_scale * action_noise, -1.0, 1.0)
         to_environment = self._conventions.from_robosuite_action
         return to_environment(action), to_environment(command)
 
