@@ -21,7 +21,7 @@ def require_at_least(options: object, least: float, *fields: str, option: bool =
     for field in fields:
         value = getattr(options, field)
         if value is not None and not value >= least:
-            _refuse(field, value, f"{least:g} or more", option, fix or "Raise {}.")
+            _refuse(field, value, f"{least:g} or more", option=option, fix=fix or "Raise {}.")
 
 
 def require_above(options: object, bound: float, *fields: str, option: bool = False, fix: str | None = None) -> None:
@@ -40,9 +40,9 @@ def require_above(options: object, bound: float, *fields: str, option: bool = Fa
     for field in fields:
         value = getattr(options, field)
         if value is not None and not value > bound:
-            _refuse(field, value, f"above {bound:g}", option, fix or "Raise {}.")
+            _refuse(field, value, f"above {bound:g}", option=option, fix=fix or "Raise {}.")
 
 
-def _refuse(field: str, value: object, expected: str, option: bool, fix: str) -> None:
+def _refuse(field: str, value: object, expected: str, *, option: bool, fix: str) -> None:
     named = f"--{field.replace('_', '-')}" if option else field
     raise InputError(named, got=value, expected=expected, fix=fix.format(named))

@@ -144,8 +144,10 @@ def summary_table(summary: CollectionSummary) -> str:
     """Return the successes and failures of each task as text."""
     width = max(len(f"{count.suite}/{count.task}") for count in summary.tasks)
     lines = [f"{'task':<{width}}  kept  failed"]
-    for count in summary.tasks:
-        lines.append(f"{f'{count.suite}/{count.task}':<{width}}  {count.successes:4d}  {count.failures:6d}")
+    lines += [
+        f"{f'{count.suite}/{count.task}':<{width}}  {count.successes:4d}  {count.failures:6d}"
+        for count in summary.tasks
+    ]
     failures = sum(count.failures for count in summary.tasks)
     lines.append(f"{'all':<{width}}  {summary.episodes:4d}  {failures:6d}")
     duration = "was complete already" if summary.already_complete else f"took {summary.seconds:.0f} s"

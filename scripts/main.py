@@ -145,8 +145,10 @@ COMMANDS = {
             "saccade run starter --task desk_object/red_cube --episodes 3    # the virtual SO-101, no hardware",
             "saccade run --policy ws://127.0.0.1:8000 --token-file token --task desk_spatial/left",
             "saccade run starter --task desk_object/red_cube --record data/arm --live-file arm.rrd",
-            "saccade run runs/arm --robot so101 --port /dev/ttyACM0 --robot-id my_arm --cameras front=opencv:0 "
-            'wrist=opencv:2 --instruction "put the red cube in the bin"    # a dry run; then again with --move',
+            (
+                "saccade run runs/arm --robot so101 --port /dev/ttyACM0 --robot-id my_arm --cameras front=opencv:0 "
+                'wrist=opencv:2 --instruction "put the red cube in the bin"    # a dry run; then again with --move'
+            ),
         ),
         interrupt_hint="The arm holds its pose. The summary and the flight record are in the output folder (--out).",
     ),

@@ -87,7 +87,7 @@ def open_frames(
     path = folder / f"{name}.npy"
     with _exclusive_lock(folder / f"{name}.lock"):
         if not _is_complete(path, shape):
-            _decode(columns, path, shape, threads or usable_cores(), progress)
+            _decode(columns, path, shape, threads or usable_cores(), progress=progress)
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
@@ -117,7 +117,7 @@ def _is_complete(path: Path, shape: tuple[int, ...]) -> bool:
         return False
 
 
-def _decode(columns: DatasetColumns, path: Path, shape: tuple[int, ...], threads: int, progress: bool) -> None:
+def _decode(columns: DatasetColumns, path: Path, shape: tuple[int, ...], threads: int, *, progress: bool) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.unlink(missing_ok=True)
     path.unlink(missing_ok=True)

@@ -80,8 +80,8 @@ def batched_block_sparse_attention(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute attention over a batch of equally long samples.
 
-    Dtypes, `scale`, `splits` and errors are those of `block_sparse_attention`. Tensors that were transposed from
-    [B, S, H, D] are not copied.
+    Dtypes and errors are those of `block_sparse_attention`. Tensors that were transposed from [B, S, H, D] are not
+    copied.
 
     Args:
         query: [B, HQ, Sq, D].
@@ -89,6 +89,8 @@ def batched_block_sparse_attention(
         value: [B, HK, Sk, D].
         plan: the mask, from `batch_plan`.
         bias: [B, HB, Sk].
+        scale: As in `block_sparse_attention`.
+        splits: As in `block_sparse_attention`.
 
     Returns:
         The output [B, HQ, Sq, D] and the log-sum-exp [B, HQ, Sq].

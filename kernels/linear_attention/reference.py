@@ -38,7 +38,8 @@ def linear_attention_reference(
     decay_factor = log_decay.to(state.dtype).exp()[:, None, None]
     bounds = boundaries.tolist()
     outputs, final_state = [], []
-    for current, (start, stop) in zip(state, itertools.pairwise(bounds), strict=True):
+    for initial, (start, stop) in zip(state, itertools.pairwise(bounds), strict=True):
+        current = initial
         for position in range(start, stop):
             current = decay_factor * current + key[position, :, :, None] * value[position, :, None, :]
             outputs.append(scale * torch.einsum("hd,hde->he", query[position], current))

@@ -77,14 +77,21 @@ def tile_lists(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the tiles of queries and keys and, for each tile, the visible tiles of the other kind.
 
-    The masks `low`, `high`, `level`, `selection_bits` and `block`, and the six results `query_tiles`, `key_tiles`,
-    `row_counts`, `row_lists`, `column_counts` and `column_lists` are those of `AttentionPlan`.
-
     Args:
+        low: As in `AttentionPlan`.
+        high: As in `AttentionPlan`.
+        level: As in `AttentionPlan`.
         query_offsets: int32 [N + 1], where the queries' segments begin and end.
         key_offsets: int32 [N + 1], where the keys' segments begin and end.
-        query_capacity: the number of query tiles to return.
-        key_capacity: the number of key tiles to return.
+        selection_bits: As in `AttentionPlan`.
+        block: As in `AttentionPlan`.
+        query_tile: Queries of a tile.
+        key_tile: Keys of a tile.
+        query_capacity: The number of query tiles to return.
+        key_capacity: The number of key tiles to return.
+
+    Returns:
+        `query_tiles`, `key_tiles`, `row_counts`, `row_lists`, `column_counts` and `column_lists` of `AttentionPlan`.
     """
     sizes, capacities = (query_tile, key_tile), (query_capacity, key_capacity)
     if runs_in_triton(low):

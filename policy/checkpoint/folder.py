@@ -309,8 +309,8 @@ def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     import safetensors.torch
 
     plain, seen = {}, set()
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().cpu().contiguous()
+    for name, learned in tensors.items():
+        tensor = learned.detach().cpu().contiguous()
         # safetensors refuses tensors that share memory (tied weights, views): copy the second one.
         storage = tensor.untyped_storage().data_ptr()
         plain[name] = tensor.clone() if storage in seen else tensor

@@ -186,11 +186,11 @@ def _as_array(column: Any) -> np.ndarray:
 
 
 def _read_tasks(root: Path) -> tuple[str, ...]:
-    import pandas
+    import pandas as pd
 
     path = root / "meta" / "tasks.parquet"
     try:
-        table = pandas.read_parquet(path)
+        table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise dataset_error(root, f"no readable meta/tasks.parquet ({error})", "the instructions in it") from error
     return tuple(str(task) for task in table.sort_values("task_index").index)

@@ -117,9 +117,13 @@ def add_tower(
     for name in names:
         if name.startswith(patch):
             continue
-        sources, make = _source_tensors(weights, prefix, name, has_film_wrappers, lora_scaling)
+        sources, make = _source_tensors(
+            weights, prefix, name, has_film_wrappers=has_film_wrappers, lora_scaling=lora_scaling
+        )
         conversion.add(target + name, *((weights, each) for each in sources), make=make)
-    sources, make = _source_tensors(weights, prefix, patch + "weight", False, lora_scaling)
+    sources, make = _source_tensors(
+        weights, prefix, patch + "weight", has_film_wrappers=False, lora_scaling=lora_scaling
+    )
     scale, shift = _normalization_change(colour_normalization, cast("ColourNormalization", (tower.mean, tower.std)))
     conversion.add(
         f"{target}{patch}weight",
@@ -131,7 +135,7 @@ def add_tower(
             fix = "Import a checkpoint whose towers are normalised as in timm, or have a bias there."
             raise InputError(f"{prefix}{patch}bias", got="none", expected="a bias", fix=fix)
         return
-    bias, _ = _source_tensors(weights, prefix, patch + "bias", False, lora_scaling)
+    bias, _ = _source_tensors(weights, prefix, patch + "bias", has_film_wrappers=False, lora_scaling=lora_scaling)
     conversion.add(
         f"{target}{patch}bias",
         *((weights, each) for each in (*bias, *sources)),
@@ -166,7 +170,7 @@ def _are_three_numbers(value: object) -> TypeGuard[list[float]]:
 
 
 def _source_tensors(
-    weights: WeightSource, prefix: str, name: str, has_film_wrappers: bool, lora_scaling: float
+    weights: WeightSource, prefix: str, name: str, *, has_film_wrappers: bool, lora_scaling: float
 ) -> tuple[list[str], Any]:
     """Return the names of the released tensors for a weight of the encoder, and the function that combines them."""
     path = prefix + name.replace(".gamma", ".scale_factor")

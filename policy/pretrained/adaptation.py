@@ -148,7 +148,7 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def set_checkpointing(model: SaccadeModel, on: bool) -> None:
+def set_checkpointing(model: SaccadeModel, *, on: bool) -> None:
     """Choose whether trunk and pretrained towers compute activations again in the backward pass, to save memory.
 
     The gradients stay the same.

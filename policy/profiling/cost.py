@@ -259,8 +259,10 @@ def training_peak_bytes(
     measured on the CPU, where the trunk's attention is in float32: a GPU needs a little less.
 
     Args:
-        build, sizes, checkpointing: As in `training_flops`.
+        build: As in `training_flops`.
+        sizes: As in `training_flops`.
         dtype: Floating point type of weights and gradients.
+        checkpointing: As in `training_flops`.
     """
     fake_network = FakeNetwork(lambda: build().train(), dtype=dtype)
     network = fake_network.network
@@ -274,7 +276,7 @@ def training_step(
     network: SaccadeModel, sizes: InputSizes, *, device: str = "cpu", checkpointing: bool = False
 ) -> Callable[[], None]:
     """Return a function that runs one forward and backward pass on a random batch; this sets `checkpointing`."""
-    set_checkpointing(network, checkpointing)
+    set_checkpointing(network, on=checkpointing)
     images, tokens = sizes.images(device), sizes.tokens(network.architecture, device)
     state, target = sizes.states(device), torch.zeros(sizes.batch, sizes.chunk, sizes.action, device=device)
     padded = torch.zeros(sizes.batch, sizes.chunk, dtype=torch.bool, device=device)

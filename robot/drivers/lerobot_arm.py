@@ -330,9 +330,11 @@ def _check_calibration(motor_bus: _MotorBus, what: str, config: Any) -> None:
     differences = []
     for name, stored in found.items():
         wanted = motor_bus.owner.calibration[name]
-        for field in ("homing_offset", "range_min", "range_max"):
-            if getattr(stored, field) != getattr(wanted, field):
-                differences.append(f"{name} {field} {getattr(stored, field)} (file: {getattr(wanted, field)})")
+        differences += [
+            f"{name} {field} {getattr(stored, field)} (file: {getattr(wanted, field)})"
+            for field in ("homing_offset", "range_min", "range_max")
+            if getattr(stored, field) != getattr(wanted, field)
+        ]
     if differences:
         raise InputError(
             f"calibration in the servos of {what}",

@@ -56,8 +56,10 @@ def bench_sim(config: SimBenchConfig) -> tuple[Metrics, list[str]]:
     # The slowest process counts: every process reaches this speed.
     slowest = min(statistics.median(speed) for speed in speeds)
     lines = [
-        f"{slowest:.0f} steps per second and process, both cameras at {config.image_size} pixels, "
-        f"{config.workers} processes (slowest process, median of {config.runs} runs)",
+        (
+            f"{slowest:.0f} steps per second and process, both cameras at {config.image_size} pixels, "
+            f"{config.workers} processes (slowest process, median of {config.runs} runs)"
+        ),
         *(
             f"  process {number}: {', '.join(f'{each:.0f}' for each in speed)}"
             for number, speed in enumerate(speeds, 1)

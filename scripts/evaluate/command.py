@@ -35,7 +35,7 @@ def run(config: EvaluateConfig) -> int:
 
 
 def evaluate(
-    config: EvaluateConfig, progress: bool = True, jobs: Sequence[Job] | None = None
+    config: EvaluateConfig, *, progress: bool = True, jobs: Sequence[Job] | None = None
 ) -> tuple[Path, dict[str, Any]]:
     """Plan, run and summarise the evaluation of one checkpoint.
 

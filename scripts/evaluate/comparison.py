@@ -33,7 +33,7 @@ def evaluate_against(config: EvaluateConfig, *, progress: bool = True) -> tuple[
 
     names = (config.checkpoint, *config.against)
     labels = distinct_labels(names)
-    out = config.out or Path("evaluations") / f"comparison-{datetime.now():%Y%m%d-%H%M%S}"
+    out = config.out or Path("evaluations") / f"comparison-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     plans = [
         plan_evaluation(replace(config, checkpoint=name, against=(), label=label, out=out / label))
         for name, label in zip(names, labels, strict=True)

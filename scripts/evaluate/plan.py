@@ -141,7 +141,7 @@ def plan_evaluation(config: EvaluateConfig, jobs: Sequence[Job] | None = None) -
         name=name,
         contract=read_contract(checkpoint),
         jobs=tuple(plan_jobs(config) if jobs is None else jobs),
-        out=config.out or Path("evaluations") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}",
+        out=config.out or Path("evaluations") / f"{name}-{datetime.now().astimezone():%Y%m%d-%H%M%S}",
         cluster=cluster,
     )
 

@@ -112,10 +112,14 @@ def summary(quickstart: Quickstart, metrics: dict[str, float | int | None]) -> s
         "after": "after",
         "swapped": "instruction names another object: the first one picked anyway",
     }
-    lines = [""]
-    for name in quickstart.evaluations:
-        if results := quickstart.results(name):
-            lines.append(f"{titles[name]}: {format_success_rate(select_result(name, results))}")
+    lines = [
+        "",
+        *(
+            f"{titles[name]}: {format_success_rate(select_result(name, results))}"
+            for name in quickstart.evaluations
+            if (results := quickstart.results(name))
+        ),
+    ]
     parts = ", ".join(
         f"{part} {minutes:.1f}"
         for part in ("total", "collect", "train", "eval")

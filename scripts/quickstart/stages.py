@@ -43,7 +43,7 @@ class Quickstart:
         """Folder of the trained checkpoint."""
         return self.config.out / "training" / "checkpoint"
 
-    def collection(self, rehearsal: bool) -> CollectConfig:
+    def collection(self, *, rehearsal: bool) -> CollectConfig:
         """Return the options of a collection: of the new tasks, or of the known tasks for rehearsal."""
         from ..collect import CollectConfig
 
@@ -75,7 +75,9 @@ class Quickstart:
             save_every=100,
         )
         return TrainConfig(
-            data=tuple(self.collection(part).out for part in ([False, True] if self.uses_rehearsal else [False])),
+            data=tuple(
+                self.collection(rehearsal=part).out for part in ([False, True] if self.uses_rehearsal else [False])
+            ),
             out=out,
             init=None if from_scratch else "starter",
             loop=loop,
@@ -117,10 +119,14 @@ class Quickstart:
         new_episodes, rehearsal_episodes = self.config.demonstrations * tasks, self.config.rehearsal * known
         evaluate_seconds = SECONDS_TO_START + SECONDS_PER_EPISODE * self.config.episodes * 2 / workers
 
-        def collection_stage(name: str, title: str, episodes: int, rehearsal: bool) -> Stage:
+        def collection_stage(name: str, title: str, episodes: int, *, rehearsal: bool) -> Stage:
             seconds = SECONDS_TO_START + SECONDS_PER_DEMONSTRATION * episodes * 2 / workers
             return Stage(
-                name, title, seconds, partial(self._is_collected, rehearsal), partial(self._collect, rehearsal)
+                name,
+                title,
+                seconds,
+                partial(self._is_collected, rehearsal=rehearsal),
+                partial(self._collect, rehearsal=rehearsal),
             )
 
         def evaluation_stage(name: str, title: str) -> Stage:
@@ -130,12 +136,12 @@ class Quickstart:
 
         stages = [
             collection_stage(
-                "collect", f"Collect {new_episodes} demonstrations of {tasks} new tasks", new_episodes, False
+                "collect", f"Collect {new_episodes} demonstrations of {tasks} new tasks", new_episodes, rehearsal=False
             )
         ]
         if self.uses_rehearsal:
             title = f"Collect {rehearsal_episodes} demonstrations of {known} known tasks, against forgetting"
-            stages.append(collection_stage("rehearsal", title, rehearsal_episodes, True))
+            stages.append(collection_stage("rehearsal", title, rehearsal_episodes, rehearsal=True))
         if not self.config.from_scratch:
             stages.append(evaluation_stage("before", f"Evaluate the starter on {unseen_states}"))
         training_title = "Train from scratch" if self.config.from_scratch else "Fine-tune the starter"
@@ -156,14 +162,14 @@ class Quickstart:
         results = read_json(path) if path.is_file() else None
         return results if results and not results["errors"] and results["episodes"] == self.config.episodes else None
 
-    def _is_collected(self, rehearsal: bool) -> bool:
-        out = self.collection(rehearsal).out
+    def _is_collected(self, *, rehearsal: bool) -> bool:
+        out = self.collection(rehearsal=rehearsal).out
         return (out / "collection.json").is_file() and not out.with_name(f"{out.name}.partial").exists()
 
-    def _collect(self, rehearsal: bool) -> None:
+    def _collect(self, *, rehearsal: bool) -> None:
         from ..collect import collect_demonstrations
 
-        summary = collect_demonstrations(self.collection(rehearsal))
+        summary = collect_demonstrations(self.collection(rehearsal=rehearsal))
         failures = sum(count.failures for count in summary.tasks)
         print(f"      {summary.episodes} demonstrations, {summary.frames} frames; {failures} failed and were not kept")
 

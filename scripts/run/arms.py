@@ -196,8 +196,10 @@ def desk_starts(config: RunConfig) -> list[DeskStart]:
         if not (suite and slash and task):
             raise InputError("task", got=repr(name), expected="SUITE/TASK", fix=f"Write it like {DEFAULT_TASK}.")
         find_task(suite, task)
-        for state in range(config.initial_state, config.initial_state + config.episodes):
-            starts.append(DeskStart(suite, task, state, episode_seed(config.seed, suite, task, state)))
+        starts += [
+            DeskStart(suite, task, state, episode_seed(config.seed, suite, task, state))
+            for state in range(config.initial_state, config.initial_state + config.episodes)
+        ]
     return starts
 
 

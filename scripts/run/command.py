@@ -337,7 +337,7 @@ def _live_view(config: RunConfig, contract: Contract, exit_stack: contextlib.Exi
 
 def _new_folder(config: RunConfig) -> Path:
     """Create the run's folder; InputError if it has files."""
-    out = config.out or Path("arm_runs") / f"{config.robot}-{datetime.now():%Y%m%d-%H%M%S}"
+    out = config.out or Path("arm_runs") / f"{config.robot}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"out {out}", got="a folder with files", expected="a new one", fix="Choose another --out.")
     try:

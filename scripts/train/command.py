@@ -59,7 +59,7 @@ def train_policy(config: TrainConfig, *, progress: bool = True) -> TrainingResul
     dataset.set_history(core.architecture.history, core.contract.execute)
     # Tokenize all instructions before anything is deleted: one that is too long would stop the training later.
     core.tokenizer(dataset.instructions)
-    set_checkpointing(core.model, config.checkpointing)
+    set_checkpointing(core.model, on=config.checkpointing)
     options = to_json_values(config) | {
         "dataset_fingerprint": dataset.fingerprint,
         "processes": accelerator.num_processes,

@@ -164,12 +164,12 @@ def collect(
     staging, building = out.with_name(f"{out.name}.partial"), out.with_name(f"{out.name}.building")
     with report_disk_errors(out):
         restore_previous(out)
-        if _is_complete(out, request_content, resume, overwrite):
+        if _is_complete(out, request_content, resume=resume, overwrite=overwrite):
             if _read_request(staging / REQUEST_FILE) == request_content:
                 shutil.rmtree(staging)  # The last run was killed just before this.
             return _read_summary(out)
-        _open_staging(staging, request_content, resume, overwrite)
-        kept_attempts = _process_all_attempts(request, world, staging, workers, progress)
+        _open_staging(staging, request_content, resume=resume, overwrite=overwrite)
+        kept_attempts = _process_all_attempts(request, world, staging, workers, progress=progress)
         shutil.rmtree(building, ignore_errors=True)
         paths = [staging / f"{attempt.name}.npz" for attempts in kept_attempts.values() for attempt in attempts]
         paths_with_progress = tqdm(paths, desc="writing the dataset", unit="episode", disable=not progress)
@@ -193,7 +193,7 @@ def collect(
     return CollectionSummary(out, len(paths), frames, counts, time.perf_counter() - started)
 
 
-def _is_complete(out: Path, request_content: dict[str, Any], resume: bool, overwrite: bool) -> bool:
+def _is_complete(out: Path, request_content: dict[str, Any], *, resume: bool, overwrite: bool) -> bool:
     """Tell whether the requested dataset exists already; raise InputError if `out` holds anything else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
@@ -219,7 +219,7 @@ def _read_request(path: Path) -> dict[str, Any]:
     return read_json(path, fix=OVERWRITE) if path.is_file() else {}
 
 
-def _open_staging(staging: Path, request_content: dict[str, Any], resume: bool, overwrite: bool) -> None:
+def _open_staging(staging: Path, request_content: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
     if staging.exists() and overwrite and not resume:
         shutil.rmtree(staging)
     if staging.exists():
@@ -252,7 +252,7 @@ def _require_same_request(folder: Path, found: dict[str, Any], request_content: 
 
 
 def _process_all_attempts(
-    request: CollectionRequest, world: DemonstrationWorld, staging: Path, workers: int, progress: bool
+    request: CollectionRequest, world: DemonstrationWorld, staging: Path, workers: int, *, progress: bool
 ) -> dict[CollectedTask, list[Attempt]]:
     """Run attempts until every task has its successes; return the kept attempts in order."""
     ended = {path.name for path in staging.iterdir()}

@@ -224,7 +224,7 @@ class LocalPool:
             return self._replace_worker(worker, f"the worker died (exit code {worker.process.exitcode})")
         if kind == "ask":
             if self._policy is None or not self._policy.submit_request(worker.slot, *content):
-                _reply(worker, False, "it was restarted during the episode")
+                _reply(worker, "it was restarted during the episode", answered=False)
             return None
         worker.deadline = float("inf")
         if kind == "ready":
@@ -274,7 +274,7 @@ class LocalPool:
             asking = {worker.slot: worker for worker in self._workers}
             for slot, answer in content[0]:
                 if slot in asking:
-                    _reply(asking[slot], True, answer)
+                    _reply(asking[slot], answer, answered=True)
 
     def _replace_policy_process(self, policy: PolicyProcess, reason: str) -> None:
         """Replace a policy's process that died or hangs; the episodes that wait for it are retried."""
@@ -284,10 +284,10 @@ class LocalPool:
         self._policy = self._start_policy(self._make_actor)
         for worker in self._workers:
             if worker.slot in policy.awaiting_slots or worker.slot in policy.pending_observations:
-                _reply(worker, False, reason)
+                _reply(worker, reason, answered=False)
 
 
-def _reply(worker: _WorkerProcess, answered: bool, content: Any) -> None:
+def _reply(worker: _WorkerProcess, content: Any, *, answered: bool) -> None:
     with suppress(OSError):  # It died: the next poll sees the closed connection.
         worker.connection.send((answered, content))
 

@@ -230,7 +230,7 @@ def _other_order(clauses: Sequence[_Clause], choices: np.ndarray) -> str:
     return ", then ".join(sentences)
 
 
-def _polite(words: str, choices: np.ndarray, ordered: bool = False) -> str:
+def _polite(words: str, choices: np.ndarray, *, ordered: bool = False) -> str:
     templates = ("so {}, please", "{}, thank you", "remember: {}") if ordered else POLITE_TEMPLATES
     return templates[choices[5] % len(templates)].format(words)
 

@@ -115,7 +115,7 @@ def write_report(evaluations: Sequence[Evaluation], path: Path) -> Path:
     return path
 
 
-def ending(record: EpisodeRecord, swapped: bool) -> str:
+def ending(record: EpisodeRecord, *, swapped: bool) -> str:
     """Return how an episode ended: a name from ENDINGS, or from SWAPPED_ENDINGS if `swapped`."""
     if record.outcome == "error":
         return "error"
@@ -166,7 +166,7 @@ def _run_section(evaluation: Evaluation, index: int, embedded_videos: _EmbeddedV
     shown = _gallery_order(records)
     numbers: dict[str, int] = {}
     for record in [*shown, *(record for record in records if record not in shown)]:
-        episode_ending = by_name[ending(record, swapped)]
+        episode_ending = by_name[ending(record, swapped=swapped)]
         facts = _facts(record, episode_ending, run["label"])
         numbers[record.key] = embedded_videos.add(evaluation, record, facts)
         if record in shown and facts["outcome"] and record.video:
@@ -175,7 +175,7 @@ def _run_section(evaluation: Evaluation, index: int, embedded_videos: _EmbeddedV
                 card = {**facts, "number": numbers[record.key], "poster": _poster(video_path)}
                 gallery["good" if episode_ending.tone == "good" else "bad"].append(card)
     for record in records:
-        episode_ending = by_name[ending(record, swapped)]
+        episode_ending = by_name[ending(record, swapped=swapped)]
         episode = embedded_videos.episodes[numbers[record.key]]
         cell = {
             "number": numbers[record.key],
@@ -186,7 +186,9 @@ def _run_section(evaluation: Evaluation, index: int, embedded_videos: _EmbeddedV
         cell["success"] = record.outcome == "success"
         cells.setdefault((record.suite, record.task), []).append({**cell, "link": episode["link"]})
     counts = {
-        suite_task: Counter(ending(record, swapped) for record in records if (record.suite, record.task) == suite_task)
+        suite_task: Counter(
+            ending(record, swapped=swapped) for record in records if (record.suite, record.task) == suite_task
+        )
         for suite_task in cells
     }
     seen = [record for record in records if record.visual_tokens]
@@ -196,7 +198,7 @@ def _run_section(evaluation: Evaluation, index: int, embedded_videos: _EmbeddedV
         "numbers": numbers,
         "swapped": swapped,
         "inverted": inverted,
-        "measure": _success_definition(swapped, inverted),
+        "measure": _success_definition(swapped=swapped, inverted=inverted),
         "robustness": robustness_summary(evaluation.records),
         "swaps": memorisation_rows(evaluation.records),
         "summary": summarize(records),
@@ -224,7 +226,7 @@ def _run_section(evaluation: Evaluation, index: int, embedded_videos: _EmbeddedV
     }
 
 
-def _success_definition(swapped: bool, inverted: bool) -> str:
+def _success_definition(*, swapped: bool, inverted: bool) -> str:
     """Return what counts as a success in a run."""
     if inverted:
         return "picked the task's own object although another was requested"

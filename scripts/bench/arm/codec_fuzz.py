@@ -23,8 +23,18 @@ from ....errors import InputError
 from ....robot.remote.codec import MAX_DIMENSIONS, CodecError, MessageLimits, decode, encode
 
 STRUCT_FORMATS = {
-    **{"|b1": "?", "|i1": "b", "<i2": "h", "<i4": "i", "<i8": "q"},
-    **{"|u1": "B", "<u2": "H", "<u4": "I", "<u8": "Q", "<f2": "e", "<f4": "f", "<f8": "d"},
+    "|b1": "?",
+    "|i1": "b",
+    "<i2": "h",
+    "<i4": "i",
+    "<i8": "q",
+    "|u1": "B",
+    "<u2": "H",
+    "<u4": "I",
+    "<u8": "Q",
+    "<f2": "e",
+    "<f4": "f",
+    "<f8": "d",
 }
 """The `struct` format of each dtype that a message may contain."""
 

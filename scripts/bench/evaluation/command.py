@@ -86,10 +86,16 @@ def _format_lines(
         return ", ".join(f"{each.seconds:.1f}" for each in runs)
 
     return [
-        f"{metrics['episodes_per_hour']} episodes per hour, {metrics['episodes_per_hour_over_lerobot_eval']:.2f} times "
-        f"lerobot-eval ({metrics['lerobot_episodes_per_hour']}), at {config.episodes} episodes with the start",
-        f"without the start: {metrics['episodes_per_hour_steady']} and {metrics['lerobot_episodes_per_hour_steady']}, "
-        f"{metrics['episodes_per_hour_over_lerobot_eval_steady']:.2f} times",
+        (
+            f"{metrics['episodes_per_hour']} episodes per hour, "
+            f"{metrics['episodes_per_hour_over_lerobot_eval']:.2f} times lerobot-eval "
+            f"({metrics['lerobot_episodes_per_hour']}), at {config.episodes} episodes with the start"
+        ),
+        (
+            f"without the start: {metrics['episodes_per_hour_steady']} and "
+            f"{metrics['lerobot_episodes_per_hour_steady']}, "
+            f"{metrics['episodes_per_hour_over_lerobot_eval_steady']:.2f} times"
+        ),
         f"  seconds of saccade eval: {seconds(saccade_runs)}; of lerobot-eval: {seconds(lerobot_runs)}",
         f"checked: every episode has the same outcome in both ({metrics['successes']} of {config.episodes} succeeded)",
     ]

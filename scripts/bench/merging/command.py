@@ -29,9 +29,9 @@ MAIN_VARIANT = "main"
 
 @dataclass(frozen=True)
 class MergeBenchConfig:
-    """Measure the success rate after merging: single skills, several merge methods, no masks, an oracle router, and a
-    jointly trained policy.
+    """Measure the success rate after merging, and that of baselines.
 
+    The baselines are single skills, several merge methods, no masks, an oracle router, and a jointly trained policy.
     Folder names may contain {seed}. Every evaluation is kept in --folder: repeat the command to continue an interrupted
     measurement.
     """

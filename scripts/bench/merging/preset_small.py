@@ -91,9 +91,9 @@ def bench_merge_small(config: MergeCostBenchConfig) -> tuple[Metrics, list[str]]
             "merge_small_bytes": (out / "model.safetensors").stat().st_size,
             "merge_small_skill_bytes": (skills[0] / "model.safetensors").stat().st_size,
         }
-        lines = [f"{config.count} skills of {metrics['merge_small_skill_bytes'] / 2**30:.2f} GiB: {seconds:.0f} s, "
-                 f"{kib / 2**20:.1f} GiB at most", *merge_lines]  # fmt: skip
-        return metrics, lines
+        gib = metrics["merge_small_skill_bytes"] / 2**30
+        line = f"{config.count} skills of {gib:.2f} GiB: {seconds:.0f} s, {kib / 2**20:.1f} GiB at most"
+        return metrics, [line, *merge_lines]
     finally:
         if not config.keep:
             shutil.rmtree(folder, ignore_errors=True)

@@ -75,11 +75,16 @@ def bench_router(
     }
     plot_router(known_decisions, foreign_decisions, plot_path)
     lines = [
-        f"router: the correct skill has the highest probability in {100 * accuracy:.2f} % of {len(known_decisions)} "
-        f"first observations, and is selected in {100 * acted_right:.2f} %; a wrong one is selected in "
-        f"{100 * acted_wrong:.2f} %",
-        f"{unknown_suite}, unknown to all skills: abstains in {100 * abstention:.1f} % of {len(foreign_decisions)}; "
-        f"distances {foreign_distance} times the usual, known suites {known_distance}",
+        (
+            f"router: the correct skill has the highest probability in {100 * accuracy:.2f} % of "
+            f"{len(known_decisions)} first observations, and is selected in {100 * acted_right:.2f} %; "
+            "a wrong one is selected in "
+            f"{100 * acted_wrong:.2f} %"
+        ),
+        (
+            f"{unknown_suite}, unknown to all skills: abstains in {100 * abstention:.1f} % of "
+            f"{len(foreign_decisions)}; distances {foreign_distance} times the usual, known suites {known_distance}"
+        ),
         f"plot: {plot_path}",
     ]
     return metrics, lines

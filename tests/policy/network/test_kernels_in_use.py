@@ -226,7 +226,7 @@ def test_the_triton_kernels_learn_the_same():
 def test_checkpointing_learns_the_same(small_architecture):
     shape = replace(small_architecture, **CHOICES["small"])
     plain, ours = both(shape)
-    set_checkpointing(ours, True)
+    set_checkpointing(ours, on=True)
     (wanted, gradients), (got, other) = (learned(network, given(shape)) for network in (plain, ours))
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
     assert_same_gradients(gradients, other)

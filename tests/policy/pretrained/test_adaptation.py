@@ -149,7 +149,7 @@ def test_computing_activations_again_changes_no_gradient(base, seen):
     randomize_parameters(base.model, "lora_")
     gradients = []
     for on in (False, True):
-        set_checkpointing(base.model, on)
+        set_checkpointing(base.model, on=on)
         assert base.model.trunk.checkpointing == on
         assert {tower.checkpointing for tower in base.model.tower.towers} == {on}
         base.model.zero_grad(set_to_none=True)
@@ -160,7 +160,7 @@ def test_computing_activations_again_changes_no_gradient(base, seen):
 
 def test_a_small_tower_learns_as_a_whole(core, seen):
     core.add_lora(LoraAdaptation(rank=1, alpha=1.0))
-    set_checkpointing(core.model, True)
+    set_checkpointing(core.model, on=True)
     trained = trainable_parameters(core.model)
     assert all(name in trained for name, _ in core.model.named_parameters() if name.startswith("tower."))
     assert not any(name.endswith("base_layer.weight") for name in trained)

@@ -66,7 +66,7 @@ def fakes(monkeypatch, tmp_path):
 
 def test_new_and_rehearsed_tasks_are_disjoint():
     job = Quickstart(QuickstartConfig())
-    new, known = (choose_tasks(job.collection(rehearsal)) for rehearsal in (False, True))
+    new, known = (choose_tasks(job.collection(rehearsal=rehearsal)) for rehearsal in (False, True))
     assert set(new) == set(new_tasks()) and len(new) >= 3
     assert not set(new) & set(known)
 
