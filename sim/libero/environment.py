@@ -1,4 +1,4 @@
-"""LIBERO as a gymnasium environment: two cameras and the arm's state out, relative poses of the hand in."""
+"""LIBERO as a gymnasium environment: two cameras and the arm's state as observation, pose deltas as action."""
 
 from __future__ import annotations
 
@@ -20,20 +20,35 @@ from .tasks import find_task
 from .visuals import Visuals
 
 FILM_SIZE = 384
-STATE_LOW = np.float32([-3.0] * 3 + [-7.0] * 3 + [-0.1] * 2)
+"""Height and width in pixels of the images of `render`."""
+
+STATE_LOW = np.array([-3.0] * 3 + [-7.0] * 3 + [-0.1] * 2, dtype=np.float32)
+"""Lower bound [8] of the state; the upper one is its negative."""
 
 
 class LiberoEnv(PerturbationMixin, gymnasium.Env):
-    """One task of a LIBERO suite.
+    """One task of a LIBERO suite (Liu et al., 2023, arXiv 2306.03310).
 
     Observations: `pixels` (uint8 [H, W, 3] for each camera) and `agent_pos` (float32 [8]: position of the hand in
-    metres, its axis-angle in radians, both fingers in metres); actions: float32 [7], see `Conventions`. `reset` takes
-    `options={"initial_state": int, "instruction": str | None}`; without a state one of the benchmark's 50 is drawn from
-    the seed. It lets the scene settle, so the first observation is the one that published policies act on first. While
-    `rendering_enabled` is False, observations lack `pixels`: for steps that nobody looks at.
+    metres, its axis-angle in radians, both fingers in metres). Actions: float32 [7], see `Conventions`. While
+    `rendering_enabled` is False, observations lack `pixels`: for steps whose images nobody uses.
 
-    `assets` is a folder, assets that were found already, or None for the hub's. Raises InputError for an unknown suite
-    or task, missing packages or assets, and actions of another shape; WorldError when the scene cannot be built.
+    `reset` takes `options={"initial_state": int, "instruction": str | None}`; without a state, one of the benchmark's
+    50 is sampled with the seed. The scene settles during `reset`, so the first observation is the one from which
+    published policies start to act.
+
+    Args:
+        suite: Name of the suite.
+        task: Name of the task, or its number in the benchmark's order.
+        conventions: Conventions of images and actions; None for the defaults.
+        protocol: Limits of an episode's steps, and the steps to settle.
+        visuals: `stock` or `fast`.
+        assets: A folder, assets that were found before, or None for `SACCADE_LIBERO_ASSETS` or the hub's.
+        render_mode: Only `rgb_array`.
+
+    Raises:
+        InputError: The suite or task is unknown; packages or assets are missing; an action has a wrong shape.
+        WorldError: The scene cannot be built.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
@@ -75,22 +90,24 @@ class LiberoEnv(PerturbationMixin, gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Reset to an initial state, let the scene settle, and return the first observation and the info."""
         super().reset(seed=seed)
         reset_options = ResetOptions.from_options(options)
         state = reset_options.initial_state
         self.initial_state = int(self.np_random.integers(EVALUATION_STATES)) if state is None else int(state)
         self.instruction = reset_options.instruction or self.task_spec.instruction
         self.task_description = self.instruction
-        settling = self.protocol.settle_steps
-        self.simulation.rendering_enabled = self.rendering_enabled and not settling
+        settle_steps = self.protocol.settle_steps
+        self.simulation.rendering_enabled = self.rendering_enabled and not settle_steps
         self._start_episode(self.initial_state)
-        for step in range(settling):
-            self.simulation.rendering_enabled = self.rendering_enabled and step == settling - 1
+        for step in range(settle_steps):
+            self.simulation.rendering_enabled = self.rendering_enabled and step == settle_steps - 1
             self.simulation.step(NO_OPERATION)
         self.steps = 0
         return self._observation(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """Execute an action [7]; return observation, reward (1 for success), terminated, truncated and info."""
         action = np.asarray(action, dtype=np.float64)
         if action.shape != (7,) or not np.isfinite(action).all():
             raise InputError(
@@ -103,51 +120,47 @@ class LiberoEnv(PerturbationMixin, gymnasium.Env):
         return self._observation(), float(success), success, self.steps >= self._max_episode_steps, self._info()
 
     def render(self) -> np.ndarray:
-        """Return the agent's view, 384 pixels square, right way up and not mirrored, for people."""
+        """Return the view of the camera `agentview`, uint8 [384, 384, 3], upright and not mirrored."""
         return self.simulation.render_camera("agentview", FILM_SIZE)[::-1].copy()
 
     def close(self) -> None:
+        """Free the simulation and its renderer."""
         self.simulation.close()
 
     def grounding(self) -> np.ndarray:
-        """Return what the instruction points at, from privileged state: float32 [14].
+        """Return the grounding of the instruction from privileged state.
 
-        The centres of the thing to move next and of its goal in the world's frame, in metres, then where each camera's
-        picture has them, as fractions from its upper left corner; outside 0 to 1 where they are out of view. What is
-        opened or turned on is both.
+        Returns:
+            float32 [14]: the positions [3] of the object to move next and of its goal, in metres in the world frame;
+            then, for each camera, both points [2] as fractions from the upper left corner of the policy's image,
+            outside 0 to 1 where they are out of view. A fixture to open or turn on is both object and goal.
         """
-        _, *things = self.simulation.next_goal
-        points = (self.simulation.position(things[0]), self.simulation.position(things[-1]))
-        to_image_point = (self._project(camera, point) for camera in CAMERAS for point in points)
-        return np.concatenate([*points, *to_image_point]).astype(np.float32)
+        _, *names = self.simulation.next_goal
+        points = (self.simulation.position(names[0]), self.simulation.position(names[-1]))
+        image_points = (self._project(camera, point) for camera in CAMERAS for point in points)
+        return np.concatenate([*points, *image_points]).astype(np.float32)
 
     def _start_episode(self, initial_state: int) -> None:
+        """Bring the simulation to an initial state; recordings replace this."""
         self.simulation.reset(initial_state)
 
     def _project(self, camera: str, point: np.ndarray) -> np.ndarray:
-        to_image_point = project_point(self.simulation.model, self.simulation.data, CAMERAS[camera], point)
-        return (
-            POINT_NOT_VISIBLE
-            if to_image_point is None
-            else np.clip(self.conventions.to_image_point(to_image_point), -1.0, 2.0)
-        )
+        """Return where a point [3] of the world frame is in a camera's image for the policy, clipped to [-1, 2]."""
+        upright_point = project_point(self.simulation.model, self.simulation.data, CAMERAS[camera], point)
+        if upright_point is None:
+            return POINT_NOT_VISIBLE
+        return np.clip(self.conventions.to_image_point(upright_point), -1.0, 2.0)
 
     def _observation(self) -> dict[str, Any]:
-        observed = self.simulation.observation
+        raw = self.simulation.observation
         state = np.concatenate(
-            [
-                observed["robot0_eef_pos"],
-                axis_angle(observed["robot0_eef_quat"]),
-                observed["robot0_gripper_qpos"],
-            ]
-        )
-        measured = {"agent_pos": state.astype(np.float32)}
+            [raw["robot0_eef_pos"], axis_angle(raw["robot0_eef_quat"]), raw["robot0_gripper_qpos"]]
+        )  # [8]
+        agent_pos = state.astype(np.float32)
         if not self.rendering_enabled:
-            return measured
-        pixels = {
-            name: self.conventions.to_policy_image(observed[f"{camera}_image"]) for name, camera in CAMERAS.items()
-        }
-        return {"pixels": pixels, **measured}
+            return {"agent_pos": agent_pos}
+        pixels = {name: self.conventions.to_policy_image(raw[f"{camera}_image"]) for name, camera in CAMERAS.items()}
+        return {"pixels": pixels, "agent_pos": agent_pos}
 
     def _info(self) -> dict[str, Any]:
         return {

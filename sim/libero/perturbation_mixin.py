@@ -1,4 +1,4 @@
-"""What LIBERO's scenes let a perturbation do (see `sim/perturbation/world.py`)."""
+"""LIBERO's implementation of `PerturbableWorld` (see `sim/perturbation/world.py`)."""
 
 from __future__ import annotations
 
@@ -13,28 +13,33 @@ from .simulation import Simulation
 
 
 class PerturbationMixin:
-    """The part of a LIBERO environment by which its scene is disturbed between a reset and the first step."""
+    """The part of a LIBERO environment that perturbs its scene between a reset and the first step."""
 
     simulation: Simulation
     protocol: EvaluationProtocol
     steps: int
 
+    def _observation(self) -> dict[str, Any]:
+        raise NotImplementedError
+
     @property
     def model(self) -> Any:
+        """The scene's `mujoco.MjModel`."""
         return self.simulation.model
 
     @property
     def data(self) -> Any:
+        """The scene's `mujoco.MjData`."""
         return self.simulation.data
 
     @property
     def arm_joints(self) -> Sequence[str]:
-        """Names in the model of the arm's seven joints."""
+        """Names of the arm's seven joints in the model."""
         return tuple(self.simulation.environment.robots[0].robot_model.joints)
 
     @property
     def background(self) -> Sequence[int]:
-        """Numbers of the geometries that are scenery: what does not move and is neither robot nor fixture."""
+        """Ids of the geometries of the background: they do not move and belong to neither robot nor fixtures."""
         model, environment = self.simulation.model, self.simulation.environment
         fixtures = tuple(environment.fixtures_dict)
         return tuple(
@@ -46,39 +51,39 @@ class PerturbationMixin:
         )
 
     def observe(self) -> dict[str, Any]:
-        """Return the observation of the present state, drawn anew; nothing moves."""
+        """Render and return the observation of the present state, without a physics step."""
         self.simulation.refresh_observation()
         return self._observation()
 
     def recreate_renderers(self) -> None:
-        """Hand the model's textures to the renderer again."""
+        """Upload the model's textures to the renderer again."""
         self.simulation.upload_textures()
 
     def settle_and_start(self) -> None:
-        """Let everything come to rest, the arm held where it is, and count the episode from there."""
+        """Let displaced objects settle while the arm is held, and start the episode from there."""
         self.simulation.hold_current_pose()
         for _ in range(self.protocol.settle_steps):
             self.simulation.step(NO_OPERATION)
         self.steps = 0
 
     def movable_objects(self) -> dict[str, str]:
-        """Return, for the body of each thing that can be moved, what it is: its name without its number."""
+        """Return the kind of each movable object (its name without the number) by its body."""
         return {f"{name}_main": name.rpartition("_")[0] for name in self.simulation.environment.objects_dict}
 
     def add_object(self, generator: np.random.Generator) -> None:
-        """Add nothing: a scene holds no thing that is not in it."""
+        """Add nothing: LIBERO's scenes have no spare objects."""
 
     def is_layout_valid(self) -> bool:
-        """Tell whether there is still something to do: whatever is moved together keeps its relations."""
+        """Tell whether the goal is not achieved yet; objects that are moved together keep their relations."""
         return not self.simulation.is_goal_satisfied()
 
     def other_instructions(self) -> dict[str, str | None]:
-        """Return none: LIBERO's scenes do not say what else could be asked for."""
+        """Return none: LIBERO's scenes do not list instructions for other objects."""
         return {}
 
 
 def _is_part(model: Any, geom: int, owners: Sequence[str]) -> bool:
-    """Tell whether a geometry belongs to a body of one of these names, or to a part of it."""
+    """Tell whether a geometry is part of a body whose name starts with one of `owners`."""
     body = int(model.geom_bodyid[geom])
     while body:
         if model.body(body).name.startswith(tuple(owners)):

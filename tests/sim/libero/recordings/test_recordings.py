@@ -110,7 +110,7 @@ def test_a_demonstration_acted_again_is_the_same_and_drawn_anew(tmp_path):
         if len(actions) % 20 == 0:
             actions.append(np.array([0, 0, 0, 0, 0, 0, actions[-1][6]]))  # the human rests; nobody is asked to learn it
     assert success
-    last = env.simulation.position(env.simulation.objects_of_interest[0])
+    last = env.simulation.position(env.simulation.goal[0][1])
     env.close()
     path = write(tmp_path / f"{TASK.name}_demo.hdf5", [(flat, np.array(actions), scene)])
 
@@ -122,7 +122,5 @@ def test_a_demonstration_acted_again_is_the_same_and_drawn_anew(tmp_path):
     assert len(episode.action) <= len(moving)
     np.testing.assert_allclose(episode.action[:20], np.array(moving[:20]), atol=1e-6)
     assert episode.images["agentview"].shape[1:] == (32, 32, 3) and episode.images["agentview"].std() > 5
-    np.testing.assert_allclose(
-        replayed.simulation.position(replayed.simulation.objects_of_interest[0]), last, atol=0.03
-    )
+    np.testing.assert_allclose(replayed.simulation.position(replayed.simulation.goal[0][1]), last, atol=0.03)
     replayed.close()
