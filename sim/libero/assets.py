@@ -1,4 +1,4 @@
-"""LIBERO's meshes, textures and scenes: from the hub, or from a folder; whole, or named file by file."""
+"""LIBERO's assets (meshes, textures, scenes), from the Hugging Face hub or from a folder."""
 
 from __future__ import annotations
 
@@ -12,26 +12,34 @@ from pathlib import Path
 from ...errors import InputError, WorldError
 
 REPOSITORY = "lerobot/libero-assets"
-"""The data set of the hub that hf-libero itself takes its assets from."""
+"""The dataset on the hub from which hf-libero takes its assets."""
 
 REVISION = "main"
-"""The hub's revision that is asked for; which one it was, and what it held, stands in every result."""
+"""Requested revision of the dataset; every result records the commit and the digest of the files."""
 
 ASSETS_VARIABLE = "SACCADE_LIBERO_ASSETS"
+"""Environment variable that names a folder of assets."""
 
 MANIFEST = "MANIFEST.json"
-"""Where a folder says which of its files are stand-ins for the published ones, under the key `stand_ins`."""
+"""File of a folder that lists, under `stand_ins`, the files that replace published ones."""
 
 NEEDED = Path(__file__).with_name("asset_files.json")
-"""Every file that the 40 tasks load."""
+"""JSON list of every file that the 40 tasks load."""
 
 SHOWN = 5
+"""Missing files that an error names."""
 
 
 @dataclass(frozen=True)
 class Assets:
-    """A complete folder of assets: a digest over the needed files, where it came from, and what in it is not the
-    published thing."""
+    """A complete folder of assets.
+
+    Attributes:
+        folder: The folder.
+        sha256: Digest of the needed files, in hexadecimal.
+        source: Where the folder is from: `folder`, or the hub's dataset and commit.
+        stand_ins: Files that replace published ones.
+    """
 
     folder: Path
     sha256: str
@@ -39,38 +47,54 @@ class Assets:
     stand_ins: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, object]:
-        """Return what goes into a result's fingerprint."""
+        """Return the assets' part of a result's fingerprint."""
         return {"sha256": self.sha256, "source": self.source, "stand_ins": list(self.stand_ins)}
 
 
 def needed_files() -> tuple[str, ...]:
-    """Return the paths, relative to the folder, that all tasks together need."""
+    """Return the files that the 40 tasks load, relative to the folder of assets."""
     return tuple(json.loads(NEEDED.read_text()))
 
 
 def find_assets(folder: str | Path | None = None, needed: Iterable[str] | None = None) -> Assets:
-    """Return the assets in `folder`, else in the one that SACCADE_LIBERO_ASSETS names, else those of the hub.
+    """Return the assets in `folder`, else in the folder that SACCADE_LIBERO_ASSETS names, else from the hub.
 
-    The hub's are fetched once, into its own cache. Raises InputError for a folder that lacks files, with their names,
-    and WorldError when the hub cannot be reached.
+    Assets from the hub are downloaded once into the hub's cache.
+
+    Args:
+        folder: Folder of the assets.
+        needed: Files that must be there; None for those of the 40 tasks.
+
+    Raises:
+        InputError: The folder does not exist or lacks files; the error names them.
+        WorldError: The assets cannot be downloaded.
     """
     given = folder or os.environ.get(ASSETS_VARIABLE) or None
     needed = needed_files() if needed is None else tuple(needed)
     if given is None:
         root = download()
-        # A snapshot's folder is named after the commit that it is of.
+        # The name of a snapshot's folder is its commit.
         return inspect_folder(root, needed, source=f"hub {REPOSITORY}@{root.name}")
     return inspect_folder(Path(given).expanduser(), needed, source="folder")
 
 
 def inspect_folder(root: Path, needed: Iterable[str], *, source: str) -> Assets:
-    """Return what a folder holds; InputError, naming the files, when some of `needed` are missing."""
+    """Check a folder and return it as assets.
+
+    Args:
+        root: The folder.
+        needed: Files that must be there, relative to the folder.
+        source: Where the folder is from.
+
+    Raises:
+        InputError: The folder does not exist or lacks files; the error names them.
+    """
     if not root.is_dir():
         raise InputError(
             "LIBERO assets",
-            got=f"{root}, no folder",
+            got=f"{root}, which is no folder",
             expected="the folder with scenes/, textures/ and the objects",
-            fix=f"Name it with --libero-assets or {ASSETS_VARIABLE}; without either they come from the hub.",
+            fix=f"Pass the folder with --libero-assets or {ASSETS_VARIABLE}, or leave both out to use the hub.",
         )
     missing = [name for name in needed if not (root / name).is_file()]
     if missing:
@@ -79,15 +103,17 @@ def inspect_folder(root: Path, needed: Iterable[str], *, source: str) -> Assets:
             f"LIBERO assets in {root}",
             got=f"no {', '.join(missing[:SHOWN])}{more}",
             expected="every file that the 40 tasks need",
-            fix="Copy the missing files, or leave the folder out to take the assets from the hub.",
+            fix="Copy the missing files into the folder, or leave the folder out to use the hub.",
         )
     return Assets(root.resolve(), _digest(root, needed), source, _stand_ins(root))
 
 
 def same_assets(assets: Assets) -> Assets:
-    """Return these very assets as this machine has them, which may not be the one that they were found on.
+    """Return the same assets on this machine: a worker may run on another machine than the evaluation's start.
 
-    Raises as `find_assets`, and InputError when what is here holds something else.
+    Raises:
+        InputError: The assets of this machine differ or lack files.
+        WorldError: The assets cannot be downloaded.
     """
     if assets.folder.is_dir():
         return assets
@@ -96,15 +122,18 @@ def same_assets(assets: Assets) -> Assets:
         raise InputError(
             f"LIBERO assets in {found.folder}",
             got=f"sha256 {found.sha256[:16]}…",
-            expected=f"{assets.sha256[:16]}…, as where the evaluation was started",
-            fix=f"Name a copy of the same folder with {ASSETS_VARIABLE} on every machine.",
+            expected=f"{assets.sha256[:16]}…, as on the machine that started the evaluation",
+            fix=f"Set {ASSETS_VARIABLE} to a copy of the same folder on every machine.",
         )
     return found
 
 
 def download() -> Path:
-    """Return the hub's snapshot of the assets, fetched when it is not in the hub's cache yet; WorldError if it cannot
-    be had."""
+    """Return the folder of the hub's snapshot of the assets; download it unless it is in the hub's cache.
+
+    Raises:
+        WorldError: The assets cannot be downloaded.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -113,12 +142,13 @@ def download() -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WorldError(
-            f"LIBERO assets: the hub's {REPOSITORY} cannot be had ({reason}). "
-            f"Fetch it where there is a network, and name the folder with --libero-assets or {ASSETS_VARIABLE}."
+            f"LIBERO assets: {REPOSITORY} cannot be downloaded from the hub ({reason}). "
+            f"Download it on a machine with network access; pass the folder with --libero-assets or {ASSETS_VARIABLE}."
         ) from error
 
 
 def _digest(root: Path, needed: Iterable[str]) -> str:
+    """Return a sha256 over the names and contents of the needed files."""
     digest = hashlib.sha256()
     for name in sorted(needed):
         digest.update(name.encode() + b"\0")
@@ -127,6 +157,7 @@ def _digest(root: Path, needed: Iterable[str]) -> str:
 
 
 def _stand_ins(root: Path) -> tuple[str, ...]:
+    """Return the stand-ins that the folder's manifest lists; raises InputError for a damaged manifest."""
     path = root / MANIFEST
     if not path.is_file():
         return ()
@@ -137,5 +168,5 @@ def _stand_ins(root: Path) -> tuple[str, ...]:
             str(path),
             got=f"no list of stand-ins ({type(error).__name__})",
             expected='JSON with "stand_ins": [{"file": ...}]',
-            fix="Restore the file that came with the folder.",
+            fix=f"Restore the folder's original {MANIFEST}.",
         ) from error

@@ -1,4 +1,4 @@
-"""The benchmark's initial states: read only from files whose contents are known, and never unpickled freely."""
+"""The benchmark's initial states, read from verified files and only by a restricted unpickler."""
 
 from __future__ import annotations
 
@@ -15,25 +15,51 @@ REINSTALL = "Install hf-libero 0.1.4 again: uv sync --extra libero --reinstall-p
 
 
 def problem_file(package: Path, task: LiberoTask) -> Path:
-    """Return a task's problem file; InputError unless it is the one that the benchmark was published with."""
+    """Return a task's problem file (BDDL).
+
+    Args:
+        package: Folder of the package `libero.libero`.
+        task: The task.
+
+    Raises:
+        InputError: The file is missing or differs from the published one.
+    """
     path = package / "bddl_files" / task.suite / f"{task.name}.bddl"
     _read_verified(path, task.problem_sha256)
     return path
 
 
 def read_initial_states(package: Path, task: LiberoTask) -> np.ndarray:
-    """Return a task's initial states float64 [50, 1 + positions + velocities]: time, then MuJoCo's qpos and qvel.
+    """Return a task's initial states.
 
-    The file is a pickle: its sha256 is compared with the published one first, and torch's restricted reader then
-    admits a numpy array and nothing else. Raises InputError for a file that is missing or another one, and WorldError
-    for contents that are no such array.
+    The file is a pickle. Its sha256 is compared with the published one, and torch's restricted unpickler then accepts
+    only a numpy array.
+
+    Args:
+        package: Folder of the package `libero.libero`.
+        task: The task.
+
+    Returns:
+        float64 [50, D], D = 1 + nq + nv: time, then MuJoCo's qpos and qvel.
+
+    Raises:
+        InputError: The file is missing or differs from the published one.
+        WorldError: The file contains no such array.
     """
     path = package / "init_files" / task.suite / f"{task.name}.pruned_init"
     return parse_initial_states(_read_verified(path, task.initial_states_sha256), path.name)
 
 
 def parse_initial_states(content: bytes, name: str) -> np.ndarray:
-    """Return the array float64 [50, D] that a file of initial states holds; WorldError for anything else in it."""
+    """Return the array float64 [50, D] in the content of a file.
+
+    Args:
+        content: The file's bytes.
+        name: Name of the file, for the error.
+
+    Raises:
+        WorldError: The content is no such array.
+    """
     import io
 
     import torch
@@ -58,6 +84,7 @@ def parse_initial_states(content: bytes, name: str) -> np.ndarray:
 
 
 def _read_verified(path: Path, sha256: str) -> bytes:
+    """Return a file's content; raises InputError if it is missing or its sha256 differs."""
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""hf-libero and robosuite, imported without a question asked and without a file written outside a private folder."""
+"""Import hf-libero and robosuite without prompts and without files outside a temporary folder."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from ...errors import InputError, WorldError
 from ..rendering import choose_backend
 
 BACKENDS = ("egl", "osmesa", "glx", "default")
-"""What robosuite draws with: it turns every other value of MUJOCO_GL into EGL without a word."""
+"""Values of MUJOCO_GL that robosuite accepts; it silently replaces all others by EGL."""
 
 INSTALL = 'Install it: uv sync --extra libero, or pip install "lerobot_policy_saccade[libero]".'
 
 
 def package_folder() -> Path:
-    """Return the folder of the package `libero.libero`, which is not imported; InputError when it is not installed."""
+    """Return the folder of the package `libero.libero`, without importing it.
+
+    Raises:
+        InputError: hf-libero or robosuite is not installed.
+    """
     found = importlib.util.find_spec("libero")
     if found is None or importlib.util.find_spec("robosuite") is None:
         raise InputError("LIBERO", got="no packages hf-libero and robosuite", expected="both", fix=INSTALL)
@@ -36,33 +40,39 @@ def package_folder() -> Path:
 
 @dataclass(frozen=True)
 class LiberoLibrary:
-    """The imported module `libero.libero`, and the private folder that its settings are in until the process ends."""
+    """The imported library.
 
-    root: ModuleType
+    Attributes:
+        root: The module `libero.libero`; typed as Any because `Simulation` sets its private assets folder.
+        settings_folder: Temporary folder of its settings file, removed when the process ends; None if something else
+            imported the library before.
+    """
+
+    root: Any
     settings_folder: tempfile.TemporaryDirectory[str] | None
 
 
 @functools.cache
 def import_libero() -> LiberoLibrary:
-    """Import `libero.libero`, its environments included; a second call costs nothing.
+    """Import `libero.libero` and its environments; later calls return the same object.
 
-    Raises InputError where the packages are missing or the chosen renderer is none of robosuite's, and WorldError when
-    they cannot be imported.
+    Raises:
+        InputError: The packages are missing, or MUJOCO_GL names a renderer that robosuite does not have.
+        WorldError: The packages cannot be imported.
     """
     folder = package_folder()
     backend = choose_backend()
     if backend not in BACKENDS:
-        raise InputError(
-            "MUJOCO_GL", got=backend, expected="egl or osmesa", fix="Unset it to have the one that works chosen."
-        )
+        fix = "Unset MUJOCO_GL: a renderer that works is then chosen."
+        raise InputError("MUJOCO_GL", got=backend, expected="egl or osmesa", fix=fix)
     try:
         with _quiet(), _private_settings(folder) as settings_folder:
             root = importlib.import_module("libero.libero")
             importlib.import_module("libero.libero.envs")
     except PermissionError as error:
         raise WorldError(
-            f"LIBERO: got no permission to write {error.filename}, expected a log file of your own. "
-            "robosuite keeps one for all users of a machine; ask its owner to remove it."
+            f"LIBERO: got no permission to write {error.filename}, expected a log file that you own. "
+            "robosuite has one log file for all users of a machine; ask its owner to remove it."
         ) from error
     except (ImportError, RuntimeError) as error:
         raise WorldError(f"LIBERO could not be imported with renderer {backend}: {error}. {INSTALL}") from error
@@ -71,16 +81,17 @@ def import_libero() -> LiberoLibrary:
 
 @contextlib.contextmanager
 def _private_settings(package: Path) -> Iterator[tempfile.TemporaryDirectory[str] | None]:
-    """Give the library, while it is imported, the file of settings that it would otherwise ask the user for.
+    """Provide a temporary settings file during the import; without a file LIBERO prompts the user for one.
 
-    It looks for the file once, in the folder that LIBERO_CONFIG_PATH names; a user's own, in ~/.libero, stays as it is.
+    LIBERO reads the file once, from the folder that LIBERO_CONFIG_PATH names. A user's own, in ~/.libero, is not
+    touched.
     """
     if "libero.libero" in sys.modules:
         yield None
         return
     before = os.environ.get("LIBERO_CONFIG_PATH")
     settings_folder = tempfile.TemporaryDirectory(prefix="saccade-libero-")
-    places = {
+    paths = {
         "benchmark_root": package,
         "bddl_files": package / "bddl_files",
         "init_states": package / "init_files",
@@ -88,7 +99,7 @@ def _private_settings(package: Path) -> Iterator[tempfile.TemporaryDirectory[str
         "assets": package / "assets",
     }
     (Path(settings_folder.name) / "config.yaml").write_text(
-        "".join(f'{key}: "{place}"\n' for key, place in places.items())
+        "".join(f'{key}: "{path}"\n' for key, path in paths.items())
     )
     os.environ["LIBERO_CONFIG_PATH"] = settings_folder.name
     try:
@@ -102,7 +113,7 @@ def _private_settings(package: Path) -> Iterator[tempfile.TemporaryDirectory[str
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the import's advertisements off the terminal; warnings that are raised later are shown as ever."""
+    """Hide the messages and warnings of the import; later warnings are shown."""
     logger = logging.getLogger("robosuite_logs")
     level = logger.level
     logger.setLevel(logging.ERROR)

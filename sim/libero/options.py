@@ -1,4 +1,4 @@
-"""Options of LIBERO's worlds."""
+"""Command options of LIBERO."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class LiberoOptions:
-    """How LIBERO's worlds are built."""
+    """How LIBERO's environments are built."""
 
     protocol: Literal["openvla", "lerobot"] = "lerobot"
-    """Published steps that an episode may take: at most 220 or 280 in libero_spatial; 280 in libero_object, 300 in
-    libero_goal and 520 in libero_10 under both. 10 steps to let the scene settle come before and do not count."""
+    """Step limit of an episode: openvla (220 in libero_spatial) or lerobot (280 in libero_spatial). Both: 280 in
+    libero_object, 300 in libero_goal, 520 in libero_10. The 10 settling steps before are not counted."""
     visuals: Literal["stock", "fast"] = "stock"
-    """Draw as published, or several times faster on a CPU: a simpler robot, no antialiasing, no mirrors. A policy must
-    see what it was trained on."""
+    """stock renders as published. fast renders several times faster on a CPU: a simpler robot, no antialiasing, no
+    mirrors. Evaluate a policy with the visuals of its training data."""
     libero_assets: Path | None = None
-    """Folder of the meshes, textures and scenes; else the one that SACCADE_LIBERO_ASSETS names, else the hub's."""
+    """Folder of the LIBERO assets (meshes, textures, scenes). Default: the variable SACCADE_LIBERO_ASSETS, then the
+    Hugging Face hub."""
     allow_physics: bool = False
-    """Go on although scenes do not settle as they did for the published results; the result says so."""
+    """Continue although scenes do not settle as in the published results. The result is marked so."""

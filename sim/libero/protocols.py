@@ -1,4 +1,4 @@
-"""How results on LIBERO were published: steps an episode may take, steps to settle, trials of each task."""
+"""Protocols of published results on LIBERO: step limits, settling steps, episodes of each task."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from ...errors import unknown_name
 
 @dataclass(frozen=True)
 class EvaluationProtocol:
-    """The numbers that make two results comparable; `limits` are the greatest steps of an episode, by suite."""
+    """The numbers that two comparable results share.
+
+    Attributes:
+        name: Name of the protocol.
+        limits: Pairs of a suite and the step limit of its episodes.
+        settle_steps: Steps without motion before an episode; they do not count towards the limit.
+        episodes: Episodes of each task.
+    """
 
     name: str
     limits: tuple[tuple[str, int], ...]
@@ -18,11 +25,11 @@ class EvaluationProtocol:
     episodes: int = 50
 
     def steps(self, suite: str) -> int:
-        """Return the greatest number of steps of an episode; those to settle come before and do not count."""
+        """Return the step limit of a suite's episodes, without the settling steps."""
         return dict(self.limits)[suite]
 
     def describe(self) -> dict[str, Any]:
-        """Return what goes into a result."""
+        """Return the protocol's part of a result."""
         return {**asdict(self), "limits": dict(self.limits)}
 
 
@@ -31,16 +38,16 @@ def _limits(spatial: int, object_: int, goal: int, long: int) -> tuple[tuple[str
 
 
 OPENVLA = EvaluationProtocol("openvla", _limits(220, 280, 300, 520))
-"""OpenVLA (Kim et al., 2024) and the policies that descend from it: 50 trials, one from each initial state."""
+"""OpenVLA (Kim et al., 2024, arXiv 2406.09246) and policies derived from it: one episode from each of 50 states."""
 
 LEROBOT = EvaluationProtocol("lerobot", _limits(280, 280, 300, 520))
-"""LeRobot's evaluation: longer in the spatial suite."""
+"""LeRobot's evaluation: a higher limit in libero_spatial."""
 
 PROTOCOLS = {protocol.name: protocol for protocol in (OPENVLA, LEROBOT)}
 
 
 def find_protocol(name: str) -> EvaluationProtocol:
-    """Return a protocol; an unknown name is an InputError with the nearest one."""
+    """Return a protocol by name; raises InputError, with the nearest name, for an unknown one."""
     if name not in PROTOCOLS:
         raise unknown_name("protocol", name, PROTOCOLS)
     return PROTOCOLS[name]

@@ -1,4 +1,4 @@
-"""LIBERO as a world to evaluate and to demonstrate in."""
+"""LIBERO as a world for evaluation and for demonstrations."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ...policy.contract import Offer
+    from .demonstrator.demonstrator import LiberoDemonstrator
     from .environment import LiberoEnv
     from .options import LiberoOptions
     from .visuals import Visuals
@@ -24,7 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LiberoWorld:
-    """LIBERO under one policy's conventions; `settling_result` is how its physics was found to behave."""
+    """LIBERO under one policy's conventions.
+
+    Attributes:
+        conventions: Conventions of images, states and actions.
+        assets: LIBERO's assets.
+        protocol: Step limits and settling steps.
+        visuals: `stock` or `fast`.
+        settling_result: Result of the physics check on this machine.
+        robot_type: Robot type of recorded datasets.
+    """
 
     conventions: Conventions
     assets: Assets
@@ -34,9 +44,11 @@ class LiberoWorld:
     robot_type: str = "panda_libero"
 
     def offer(self) -> Offer:
+        """Return the observations and actions that LIBERO offers to a policy."""
         return self.conventions.offer()
 
     def environment(self, suite: str, task: str) -> LiberoEnv:
+        """Build the environment of a task."""
         from .environment import LiberoEnv
 
         return LiberoEnv(
@@ -48,12 +60,14 @@ class LiberoWorld:
             assets=same_assets(self.assets),
         )
 
-    def demonstrator(self, environment: LiberoEnv, generator: np.random.Generator) -> Any:
+    def demonstrator(self, environment: LiberoEnv, generator: np.random.Generator) -> LiberoDemonstrator:
+        """Return the scripted demonstrator of the episode that `environment.reset` began."""
         from .demonstrator.demonstrator import LiberoDemonstrator
 
         return LiberoDemonstrator(environment, generator)
 
     def describe(self) -> dict[str, Any]:
+        """Return LIBERO's part of the evaluation protocol, as plain JSON values."""
         return {
             "benchmark": self.protocol.describe(),
             "visuals": self.visuals,
@@ -62,15 +76,22 @@ class LiberoWorld:
         }
 
     def fingerprint(self) -> dict[str, Any]:
+        """Return the fingerprint of packages, source code, assets and physics; raises WorldError without a renderer."""
         packages = (*PACKAGES, "robosuite", "hf-libero")
         world = {"assets": self.assets.describe(), "settle_task5_mm": self.settling_result.settle_task5_mm}
         return {**environment_fingerprint(Path(__file__).parent, packages), "libero": world}
 
 
 def libero_world(conventions: Conventions, options: LiberoOptions) -> LiberoWorld:
-    """Return LIBERO as the options say, once its packages, its assets and its physics have been looked at.
+    """Check LIBERO's packages, assets and physics, and return it as a world.
 
-    Raises InputError for what is missing, and WorldError for a physics that is not that of published results.
+    Args:
+        conventions: Conventions of images, states and actions.
+        options: How to build LIBERO's environments.
+
+    Raises:
+        InputError: Packages or assets are missing.
+        WorldError: The physics differs from that of published results.
     """
     package_folder()
     assets = find_assets(options.libero_assets)

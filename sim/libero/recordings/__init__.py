@@ -1,1 +1,1 @@
-"""LIBERO's own recordings: read them, and draw them anew."""
+"""LIBERO's recorded human demonstrations: read them, and replay them in the simulator."""

@@ -1,8 +1,8 @@
 """LIBERO's recorded human demonstrations: HDF5 files in robomimic's layout, read and checked.
 
-One file holds one task. `data` carries the attribute `bddl_file_name`; each of its groups `demo_0`, `demo_1` ... holds
-`actions` [F, 7], robosuite's own, and `states` [F, D], MuJoCo's time, positions and velocities before each action, and
-the attribute `model_file`, the scene's XML. What was seen is not read: it is drawn anew.
+One file has the demonstrations of one task. Its group `data` has the attribute `bddl_file_name` and the groups
+`demo_0`, `demo_1` ..., each with `actions` [F, 7] (robosuite's), `states` [F, D] (MuJoCo's time, qpos and qvel before
+each action) and the attribute `model_file`, the scene's XML. Images are not read: a replay renders them again.
 """
 
 from __future__ import annotations
@@ -20,15 +20,21 @@ from ....errors import InputError
 from ..tasks import LiberoTask, find_task, suites
 
 NO_OP_THRESHOLD = 1e-4
-"""An action whose motion is shorter than this, with the gripper's command unchanged, does nothing."""
+"""An action is a no-op if the norm of its motion [6] is below this and the gripper's command does not change."""
 
-DOWNLOAD_AGAIN = "Give a file of LIBERO's demonstrations (*_demo.hdf5); if it is one, download it again."
+DOWNLOAD_AGAIN = "Pass a file of LIBERO's demonstrations (*_demo.hdf5); if it is one, download it again."
 
 
 @dataclass(frozen=True)
 class RecordedDemonstration:
-    """One demonstration: its `start` float64 [D], the `actions` float64 [F, 7] that followed, and the poses of the
-    bodies in the scene that it was recorded in, by name: position [3] and quaternion [4] in their parents."""
+    """One demonstration.
+
+    Attributes:
+        start: State float64 [D] at the start: time, then MuJoCo's qpos and qvel.
+        actions: robosuite's actions float64 [F, 7].
+        bodies: Poses of the recorded scene's bodies by name, each in its parent's frame: position [3] in metres and
+            quaternion [4] in the order wxyz.
+    """
 
     start: np.ndarray
     actions: np.ndarray
@@ -36,9 +42,13 @@ class RecordedDemonstration:
 
 
 def recorded_task(path: Path) -> tuple[LiberoTask, int]:
-    """Return the task that a file's demonstrations show, and how many there are.
+    """Return the task of a file and its number of demonstrations.
 
-    Raises InputError for a file that cannot be read, is laid out otherwise, or shows no task of the four suites.
+    Args:
+        path: An HDF5 file of LIBERO's demonstrations.
+
+    Raises:
+        InputError: The file cannot be read, has another layout, or is of no task of the four suites.
     """
     with _open(path) as data:
         problem = data.attrs.get("bddl_file_name", "")
@@ -50,7 +60,7 @@ def recorded_task(path: Path) -> tuple[LiberoTask, int]:
                 f"{path}: data.bddl_file_name",
                 got=repr(problem),
                 expected="a task of libero_spatial, libero_object, libero_goal or libero_10",
-                fix="LIBERO-90 and other problems are not among the worlds to be judged in.",
+                fix="Use recordings of these suites; LIBERO-90 and other problems are not supported.",
             )
         count = len(_names(data))
         if not count:
@@ -59,14 +69,21 @@ def recorded_task(path: Path) -> tuple[LiberoTask, int]:
 
 
 def read_recording(path: Path, number: int) -> RecordedDemonstration:
-    """Read demonstration `number` of a file, counted in the order of their names.
+    """Read one demonstration.
 
-    Raises InputError for one that is not there or whose columns are no demonstration.
+    Args:
+        path: An HDF5 file of LIBERO's demonstrations.
+        number: Index of the demonstration, in the order of the numbers in their names.
+
+    Raises:
+        InputError: There is no such demonstration, or its columns have a wrong shape or values that are not finite.
     """
     with _open(path) as data:
         names = _names(data)
         if not 0 <= number < len(names):
-            raise InputError(f"{path}: demonstration", got=number, expected=f"0 to {len(names) - 1}", fix="Choose one.")
+            last = len(names) - 1
+            fix = f"Choose a demonstration from 0 to {last}."
+            raise InputError(f"{path}: demonstration", got=number, expected=f"0 to {last}", fix=fix)
         group, where = data[names[number]], f"{path}: data/{names[number]}"
         columns = {}
         for column in ("actions", "states"):
@@ -86,17 +103,24 @@ def read_recording(path: Path, number: int) -> RecordedDemonstration:
 
 
 def drop_no_ops(actions: np.ndarray) -> np.ndarray:
-    """Return the actions [n, 7] that do something, of F: the others teach a policy to stop for ever.
+    """Drop the actions that do nothing: they teach a policy to stop forever.
 
-    An action does something when it moves the hand or changes the gripper's command; the first has none before it.
+    An action is kept if it moves the hand or changes the gripper's command of the action before.
+
+    Args:
+        actions: robosuite's actions [F, 7].
+
+    Returns:
+        The kept actions [n, 7].
     """
-    moves = np.linalg.norm(actions[:, :6], axis=1) >= NO_OP_THRESHOLD
-    turns = np.append(False, actions[1:, 6] != actions[:-1, 6])
-    return actions[moves | turns]
+    moves_hand = np.linalg.norm(actions[:, :6], axis=1) >= NO_OP_THRESHOLD  # [F]
+    changes_gripper = np.append(False, actions[1:, 6] != actions[:-1, 6])  # [F]
+    return actions[moves_hand | changes_gripper]
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
+    """Open a file and yield its group `data`."""
     try:
         import h5py
     except ImportError as error:
@@ -119,13 +143,13 @@ def _open(path: Path) -> Iterator[Any]:
 
 
 def _names(data: Any) -> list[str]:
-    """Return the names of the demonstrations in the order of their numbers."""
+    """Return the names of the demonstrations, sorted by their numbers."""
     numbered = [name for name in data if name.startswith("demo_") and name[5:].isdigit()]
     return sorted(numbered, key=lambda name: int(name[5:]))
 
 
 def _bodies(scene: str | bytes, where: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return the poses of a scene's named bodies; none where the file keeps no scene."""
+    """Return the poses of the named bodies of a scene's XML; none if the file has no scene."""
     if not scene:
         return {}
     try:

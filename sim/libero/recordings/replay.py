@@ -1,19 +1,19 @@
-"""Human demonstrations acted again in today's simulator: what they did is kept, what they saw is drawn anew.
+"""Replay LIBERO's human demonstrations in the present simulator: keep their actions, render their images again.
 
-As OpenVLA's data were made: from the recorded start, once the scene has settled, every action that does something is
-executed; a demonstration that no longer succeeds is left out. So pictures can have any size, nothing in them is older
-than the simulator that a policy is judged in, and states and actions belong together.
+The procedure of OpenVLA's data: after the recorded start has settled, every action that is no no-op is executed; a
+demonstration that fails in the replay is left out. So images can have any size, come from the simulator that policies
+are evaluated in, and match the states and actions.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ....errors import InputError
+from ....policy.contract import Offer
 from ..assets import Assets
 from ..conventions import Conventions
 from ..environment import LiberoEnv
@@ -22,7 +22,7 @@ from .recordings import RecordedDemonstration, drop_no_ops, read_recording, reco
 
 
 class RecordedEnv(LiberoEnv):
-    """One task from the starts of a file's demonstrations: initial state k is where demonstration k began."""
+    """One task with the starts of recorded demonstrations: initial state k is the start of demonstration k."""
 
     def __init__(
         self,
@@ -40,30 +40,50 @@ class RecordedEnv(LiberoEnv):
 
     def _start_episode(self, initial_state: int) -> None:
         self.recording = read_recording(self._path, initial_state)
-        # As many steps as the human took: who has not succeeded by then does not in this simulator.
+        # As many steps as the human took: a replay without success by then fails.
         self._max_episode_steps = max(1, len(drop_no_ops(self.recording.actions)))
         self.simulation.restore(self.recording.start, self.recording.bodies)
 
 
 class ReplayDemonstrator:
-    """Acts what a demonstration did, after `RecordedEnv.reset`."""
+    """Replays the actions of one demonstration.
+
+    Args:
+        environment: The environment, after `reset`.
+
+    Raises:
+        InputError: The environment was not reset.
+    """
 
     def __init__(self, environment: RecordedEnv) -> None:
         if environment.recording is None:
-            raise InputError("replay", got="an environment that was not reset", expected="reset first", fix="Reset it.")
+            raise InputError(
+                "replay",
+                got="an environment that was not reset",
+                expected="reset first",
+                fix="Call reset before the replay.",
+            )
         self._actions = iter(drop_no_ops(environment.recording.actions))
         self._conventions = environment.conventions
 
     def decide(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the next action twice, float32 [7]: to record and to execute."""
-        # Beyond the controller's range an action is cut; what is recorded is what is executed.
+        """Return the next action float32 [7] twice: to record and to execute."""
+        # Clip to the range of the controller: the recorded action is the executed one.
         action = self._conventions.from_robosuite_action(np.clip(next(self._actions), -1.0, 1.0))
         return action, action
 
 
 @dataclass(frozen=True)
 class RecordedWorld:
-    """Recorded demonstrations as a world to collect in; `files` holds one file for each (suite, task)."""
+    """Recorded demonstrations as a world to collect a dataset in.
+
+    Attributes:
+        files: Suite, task and file; one file for each task.
+        conventions: Conventions of images, states and actions.
+        visuals: `stock` or `fast`.
+        assets: Folder of LIBERO's assets; None for `SACCADE_LIBERO_ASSETS` or the hub's.
+        robot_type: Robot type of the dataset.
+    """
 
     files: tuple[tuple[str, str, str], ...]
     conventions: Conventions
@@ -75,7 +95,11 @@ class RecordedWorld:
     def from_files(
         cls, paths: tuple[Path, ...], conventions: Conventions, visuals: Visuals, assets: str | None
     ) -> RecordedWorld:
-        """Return the world of some files; InputError for files of one task, and whatever `recorded_task` raises."""
+        """Return the world of recorded files.
+
+        Raises:
+            InputError: Two files have the same task, or a file is not as `recorded_task` expects.
+        """
         files: dict[tuple[str, str], Path] = {}
         for path in paths:
             task, _ = recorded_task(path)
@@ -85,17 +109,20 @@ class RecordedWorld:
                     "recordings",
                     got=f"{files[key]} and {path}, both of {task.name}",
                     expected="one file for a task",
-                    fix="Leave one out.",
+                    fix="Leave one of the two files out.",
                 )
             files[key] = path.absolute()
         return cls(tuple((*key, str(path)) for key, path in files.items()), conventions, visuals, assets)
 
-    def offer(self) -> Any:
+    def offer(self) -> Offer:
+        """Return the observations and actions of the dataset."""
         return self.conventions.offer()
 
     def environment(self, suite: str, task: str) -> RecordedEnv:
-        path = next(Path(file) for owner, name, file in self.files if (owner, name) == (suite, task))
+        """Build the environment of a task."""
+        path = next(Path(file) for file_suite, name, file in self.files if (file_suite, name) == (suite, task))
         return RecordedEnv(suite, task, path, conventions=self.conventions, visuals=self.visuals, assets=self.assets)
 
     def demonstrator(self, environment: RecordedEnv, generator: np.random.Generator) -> ReplayDemonstrator:
+        """Return the replay of the episode that `environment.reset` began; it needs no random numbers."""
         return ReplayDemonstrator(environment)

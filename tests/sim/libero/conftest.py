@@ -1,4 +1,4 @@
-"""Assets for LIBERO's tests: boxes made on the spot, and the real ones where a folder is named."""
+"""Fixtures of LIBERO's tests: synthetic assets, and real ones where SACCADE_LIBERO_ASSETS names a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOT_INSTALLED = "hf-libero and robosuite are not installed: uv sync --extra libe
 
 @pytest.fixture(scope="session")
 def installed():
-    """The packages' folder; skips the test where they are not installed."""
+    """Return the folder of `libero.libero`; skip the test if LIBERO is not installed."""
     if importlib.util.find_spec("libero") is None or importlib.util.find_spec("robosuite") is None:
         pytest.skip(NOT_INSTALLED)
     return package_folder()
@@ -23,7 +23,7 @@ def installed():
 
 @pytest.fixture(scope="session")
 def boxes(installed, tmp_path_factory):
-    """Assets made of boxes, for task 0 of libero_object alone."""
+    """Return synthetic assets made of boxes, only for task 0 of libero_object."""
     from saccade_testing.synthetic_assets import write_synthetic_assets
 
     return write_synthetic_assets(tmp_path_factory.mktemp("assets") / "boxes")
@@ -31,7 +31,7 @@ def boxes(installed, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def pack(installed):
-    """The assets of all 40 tasks."""
+    """Return the assets of all 40 tasks; skip the test without them."""
     if not os.environ.get(ASSETS_VARIABLE):
         pytest.skip(f"{ASSETS_VARIABLE} names no folder of LIBERO's assets")
     return find_assets()
@@ -39,7 +39,7 @@ def pack(installed):
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
-    """Keep simplified meshes and remembered measurements out of the user's cache."""
+    """Keep simplified meshes and results of the physics check out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

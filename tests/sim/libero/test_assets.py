@@ -1,4 +1,4 @@
-"""Where LIBERO's meshes come from: a folder or the hub; what is missing is named, and what is a stand-in is told."""
+"""Test LIBERO's assets from a folder and from the hub: missing files are named, stand-ins are listed."""
 
 import json
 
@@ -18,13 +18,13 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_every_task_of_the_four_suites_is_provided_for():
+def test_list_of_files_covers_the_four_suites():
     needed = assets.needed_files()
     assert len(needed) == len(set(needed)) > 150
     assert "scenes/libero_tabletop_base_style.xml" in needed and assets.MANIFEST not in needed
 
 
-def test_a_whole_folder_is_described(folder):
+def test_complete_folder_is_described(folder):
     found = assets.find_assets(folder, NEEDED)
     assert found.describe() == {"sha256": found.sha256, "source": "folder", "stand_ins": []}
     (folder / "notes.txt").write_text("not needed, so it changes nothing")
@@ -43,7 +43,7 @@ def test_missing_files_are_named(folder):
         assets.find_assets(folder / "nowhere", NEEDED)
 
 
-def test_stand_ins_are_told(folder):
+def test_stand_ins_are_listed(folder):
     (folder / assets.MANIFEST).write_text(json.dumps({"stand_ins": [{"file": "textures/b.png", "how": "plain"}]}))
     assert assets.find_assets(folder, NEEDED).stand_ins == ("textures/b.png",)
     for broken in ("{", "[]", '{"stand_ins": [{}]}'):
@@ -52,12 +52,12 @@ def test_stand_ins_are_told(folder):
             assets.find_assets(folder, NEEDED)
 
 
-def test_the_folder_may_be_named_in_the_environment(folder, monkeypatch):
+def test_folder_can_be_set_by_environment_variable(folder, monkeypatch):
     monkeypatch.setenv(assets.ASSETS_VARIABLE, str(folder))
     assert assets.find_assets(needed=NEEDED).folder == folder
 
 
-def test_another_machine_needs_the_same_files(folder, tmp_path, monkeypatch):
+def test_other_machine_needs_the_same_files(folder, tmp_path, monkeypatch):
     found = assets.find_assets(folder, NEEDED)
     assert assets.same_assets(found) is found
     elsewhere = assets.Assets(tmp_path / "elsewhere", found.sha256, "folder")
@@ -65,11 +65,11 @@ def test_another_machine_needs_the_same_files(folder, tmp_path, monkeypatch):
     monkeypatch.setenv(assets.ASSETS_VARIABLE, str(folder))
     assert assets.same_assets(elsewhere).folder == folder
     (folder / "textures/b.png").write_text("another picture")
-    with pytest.raises(InputError, match="as where the evaluation was started"):
+    with pytest.raises(InputError, match="as on the machine that started the evaluation"):
         assets.same_assets(elsewhere)
 
 
-def test_without_a_folder_the_hub_gives_a_snapshot_whose_commit_is_told(folder, monkeypatch):
+def test_hub_is_the_default_and_its_commit_is_recorded(folder, monkeypatch):
     asked = {}
 
     def snapshot(repository, **options):
@@ -83,7 +83,7 @@ def test_without_a_folder_the_hub_gives_a_snapshot_whose_commit_is_told(folder, 
     assert asked == {"repository": "lerobot/libero-assets", "repo_type": "dataset", "revision": assets.REVISION}
 
 
-def test_an_unreachable_hub_is_one_clear_line(monkeypatch):
+def test_unreachable_hub_gives_one_clear_error(monkeypatch):
     def snapshot(*_, **__):
         raise OSError("no route to host")
 

@@ -1,4 +1,4 @@
-"""The benchmark's initial states are pickles: only the published bytes are read, and only an array comes out."""
+"""Test the reader of the benchmark's initial states: only published files are read, and only an array is unpickled."""
 
 import io
 import os
@@ -24,7 +24,7 @@ class Payload:
         return os.unlink, (self.victim,)
 
 
-def test_every_task_has_fifty_states(installed):
+def test_every_task_has_50_states(installed):
     for suite in suites().values():
         for task in suite:
             states = read_initial_states(installed, task)
@@ -33,7 +33,7 @@ def test_every_task_has_fifty_states(installed):
     assert read_initial_states(installed, find_task("libero_spatial", "0")).shape == (50, 92)
 
 
-def test_a_file_that_is_not_the_published_one_is_not_opened(installed, tmp_path):
+def test_unpublished_file_is_not_unpickled(installed, tmp_path):
     task = find_task("libero_spatial", "0")
     with pytest.raises(InputError, match=r"got No such file.*Install hf-libero 0.1.4 again"):
         read_initial_states(tmp_path, task)
@@ -49,7 +49,7 @@ def test_a_file_that_is_not_the_published_one_is_not_opened(installed, tmp_path)
         read_initial_states(tmp_path, task)
 
 
-def test_a_problem_file_is_compared_too(installed):
+def test_problem_file_is_verified(installed):
     task = find_task("libero_goal", "7")
     assert problem_file(installed, task).is_file()
     with pytest.raises(InputError, match="expected 0000000000000000…, as published"):
@@ -62,7 +62,7 @@ def saved(value):
     return target.getvalue()
 
 
-def test_nothing_but_an_array_comes_out(tmp_path):
+def test_only_an_array_is_unpickled(tmp_path):
     victim = tmp_path / "victim"
     victim.touch()
     with pytest.raises(WorldError, match="cannot be read"):
@@ -75,6 +75,6 @@ def test_nothing_but_an_array_comes_out(tmp_path):
 @pytest.mark.parametrize(
     "value", [[1.0], torch.zeros(50, 3), torch.zeros(50, 3).double().numpy()[:49], np.full((50, 3), np.nan)]
 )
-def test_the_array_has_to_look_like_initial_states(value):
+def test_array_with_a_wrong_shape_or_type_is_refused(value):
     with pytest.raises(WorldError, match=r"(expected float64 \[50, D\]|cannot be read)"):
         parse_initial_states(saved(value), "odd.pruned_init")

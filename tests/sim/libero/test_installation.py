@@ -1,4 +1,4 @@
-"""The library is imported without a question, and without a file where the user would find one."""
+"""Test the import of LIBERO: no prompt, no file in the user's home, clear errors."""
 
 import importlib.util
 import os
@@ -20,11 +20,11 @@ print(found.settings_folder.name)
 """
 
 
-def test_the_import_asks_nothing_and_leaves_nothing(installed, tmp_path):
+def test_import_prompts_for_nothing_and_leaves_no_file(installed, tmp_path):
     environment = {**os.environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path / "temporary")}
     (tmp_path / "temporary").mkdir()
     environment.pop("LIBERO_CONFIG_PATH", None)
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-P", "-c", IMPORT],
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -32,19 +32,19 @@ def test_the_import_asks_nothing_and_leaves_nothing(installed, tmp_path):
         text=True,
         check=True,
     )
-    settings_folder = done.stdout.strip()
-    assert settings_folder.startswith(str(tmp_path / "temporary")), "the import must print nothing of its own"
+    settings_folder = completed.stdout.strip()
+    assert settings_folder.startswith(str(tmp_path / "temporary")), "the import must print nothing"
     assert not (tmp_path / ".libero").exists() and not os.path.exists(settings_folder)
-    assert "Do you want" not in done.stdout + done.stderr and "macro" not in done.stderr
+    assert "Do you want" not in completed.stdout + completed.stderr and "macro" not in completed.stderr
 
 
-def test_a_missing_extra_says_how_to_install_it(monkeypatch):
+def test_missing_packages_error_names_the_command_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'uv sync --extra libero, or pip install "lerobot_policy_saccade\[libero\]"'):
         installation.package_folder()
 
 
-def test_a_renderer_that_robosuite_would_replace_is_refused(installed, monkeypatch):
+def test_renderer_that_robosuite_would_replace_is_refused(installed, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "glfw")
     installation.import_libero.cache_clear()
     with pytest.raises(InputError, match="MUJOCO_GL: got glfw, expected egl or osmesa"):
@@ -61,7 +61,7 @@ def test_a_renderer_that_robosuite_would_replace_is_refused(installed, monkeypat
         (ImportError("no EGL"), r"could not be imported with renderer egl: no EGL\. Install it: uv sync"),
     ],
 )
-def test_a_failing_import_is_one_clear_line(installed, monkeypatch, error, message):
+def test_failed_import_gives_one_clear_error(installed, monkeypatch, error, message):
     def fail(name):
         raise error
 

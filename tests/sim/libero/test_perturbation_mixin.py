@@ -1,4 +1,4 @@
-"""A LIBERO scene disturbed: each axis changes what it says and nothing else, and the scene is left as it was."""
+"""Test perturbations of a LIBERO scene: each axis changes only what it names, and the scene is restored."""
 
 import numpy as np
 import pytest
@@ -15,19 +15,19 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def environment(boxes):
-    made = LiberoEnv("libero_object", "0", visuals="fast", assets=boxes, conventions=Conventions(image_size=48))
-    yield made
-    made.close()
+    env = LiberoEnv("libero_object", "0", visuals="fast", assets=boxes, conventions=Conventions(image_size=48))
+    yield env
+    env.close()
 
 
 def begin(environment, axis=None, level=3, swap=None):
-    """Return the first observation, the info, what was drawn, and where everything is after a step of rest."""
+    """Return the first observation, the info, the sampled change, and qpos before and after a step without motion."""
     perturbation = Perturbation(axis, level) if axis else None
     job = Job("libero_object", environment.task, 2, 5, perturbation=perturbation, swap=swap)
     with perturbed_environment(environment, job) as world:
         observation, info = world.reset(seed=5, options={"initial_state": 2, "instruction": None})
         if axis is None and swap is None:
-            # The library looks a moment before the end of a step; a disturbed scene is looked at as it stands.
+            # LIBERO observes shortly before the end of a step; a perturbed scene is observed as it is.
             observation = environment.observe()
         first = environment.data.qpos.copy()
         world.step(np.array([0, 0, 0, 0, 0, 0, -1], dtype=np.float32))
@@ -39,23 +39,23 @@ def differ(first, second):
 
 
 @pytest.mark.parametrize("axis", AXES)
-def test_each_axis_changes_what_it_says_and_leaves_nothing_behind(environment, axis):
-    plain, said, _, places = begin(environment)
-    seen, heard, drawn, moved = begin(environment, axis, 5)
-    again, _, same, moved_again = begin(environment, axis, 5)
+def test_each_axis_changes_only_what_it_names_and_is_undone(environment, axis):
+    plain, plain_info, _, positions = begin(environment)
+    perturbed, perturbed_info, drawn, moved = begin(environment, axis, 5)
+    again, _, drawn_again, moved_again = begin(environment, axis, 5)
     after, _, _, restored = begin(environment)
-    assert drawn and drawn == same and not differ(seen, again) and not differ(plain, after)
+    assert drawn and drawn == drawn_again and not differ(perturbed, again) and not differ(plain, after)
     np.testing.assert_array_equal(moved, moved_again)
-    np.testing.assert_array_equal(places, restored)
-    assert np.array_equal(places, moved) == (axis not in ("start_pose", "layout"))
-    assert (said["instruction"] != heard["instruction"]) == (axis == "language")
+    np.testing.assert_array_equal(positions, restored)
+    assert np.array_equal(positions, moved) == (axis not in ("start_pose", "layout"))
+    assert (plain_info["instruction"] != perturbed_info["instruction"]) == (axis == "language")
     if axis == "camera":
-        assert differ(plain, seen) == {"agentview"}
+        assert differ(plain, perturbed) == {"agentview"}
     elif axis in ("lighting", "background", "start_pose", "layout"):
-        assert "agentview" in differ(plain, seen)
+        assert "agentview" in differ(plain, perturbed)
 
 
-def test_displacements_are_as_large_as_their_level_says(environment):
+def test_displacements_have_the_size_of_their_level(environment):
     *_, (plain, _) = begin(environment)
     *_, drawn, (moved, _) = begin(environment, "layout", 4)
     at = environment.model.jnt_qposadr[environment.model.body_jntadr[environment.model.body("basket_1_main").id]]
@@ -66,13 +66,13 @@ def test_displacements_are_as_large_as_their_level_says(environment):
     assert np.linalg.norm((turned - plain)[joints]) == pytest.approx(0.4, abs=0.05)
 
 
-def test_scenery_is_neither_robot_nor_thing(environment):
+def test_background_has_no_robot_and_no_movable_object(environment):
     bodies = {environment.model.body(environment.model.geom_bodyid[geom]).name for geom in environment.background}
     assert bodies and not any(name.startswith(("robot0", "gripper0", "mount0")) for name in bodies)
     assert not bodies & set(environment.movable_objects())
 
 
-def test_swaps_that_a_scene_does_not_allow_are_refused(environment):
+def test_unsupported_swaps_are_refused(environment):
     for swap, message in (("object", "no other object"), ("position", "looks different")):
         with pytest.raises(InputError, match=message):
             begin(environment, swap=swap)

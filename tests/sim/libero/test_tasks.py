@@ -1,4 +1,4 @@
-"""LIBERO's catalogue: four suites of ten, the files that were published, and the numbers that people count by."""
+"""Test LIBERO's task catalogue: four suites of ten tasks, published files, task numbers and protocols."""
 
 import hashlib
 
@@ -9,7 +9,7 @@ from saccade.sim.libero import tasks
 from saccade.sim.libero.protocols import LEROBOT, OPENVLA, find_protocol
 
 
-def test_there_are_four_suites_of_ten():
+def test_there_are_four_suites_of_ten_tasks():
     suites = tasks.suites()
     assert list(suites) == ["libero_spatial", "libero_object", "libero_goal", "libero_10"]
     assert [len(suite) for suite in suites.values()] == [10] * 4
@@ -17,7 +17,7 @@ def test_there_are_four_suites_of_ten():
     assert len({task.problem_sha256 for suite in suites.values() for task in suite}) == 40
 
 
-def test_a_task_is_found_by_its_number_and_by_its_name():
+def test_task_is_found_by_number_and_by_name():
     task = tasks.find_task("libero_spatial", "5")
     assert task.instruction == "pick up the black bowl on the ramekin and place it on the plate"
     assert tasks.find_task("libero_spatial", task.name) is task
@@ -32,12 +32,12 @@ def test_a_task_is_found_by_its_number_and_by_its_name():
         ("libero_goal", "open_the_middle_drawer", "Did you mean 'open_the_middle_drawer_of_the_cabinet'"),
     ],
 )
-def test_unknown_names_are_refused_with_the_nearest(suite, name, message):
+def test_unknown_names_are_refused_with_a_suggestion(suite, name, message):
     with pytest.raises(InputError, match=message):
         tasks.find_task(suite, name)
 
 
-def test_the_installed_files_are_those_of_the_catalogue(installed):
+def test_installed_files_match_the_catalogue(installed):
     for suite in tasks.suites().values():
         for task in suite:
             for folder, ending, expected in (
@@ -48,7 +48,7 @@ def test_the_installed_files_are_those_of_the_catalogue(installed):
                 assert hashlib.sha256(path.read_bytes()).hexdigest() == expected
 
 
-def test_what_a_start_leaves_open_depends_on_task_and_state_alone():
+def test_start_seed_depends_only_on_task_and_state():
     first, second = tasks.find_suite("libero_goal")[:2]
     seeds = [task.start_seed(state) for task in (first, second) for state in (0, 1, 1000)]
     assert len(set(seeds)) == 6 and all(0 <= seed < 2**31 for seed in seeds)
@@ -56,13 +56,13 @@ def test_what_a_start_leaves_open_depends_on_task_and_state_alone():
 
 
 @pytest.mark.parametrize("state", [-1, 50, 999])
-def test_there_are_no_states_between_the_benchmarks_and_the_drawn(state):
+def test_states_between_benchmark_and_sampled_ones_are_refused(state):
     with pytest.raises(InputError, match=f"initial_state: got {state}, expected 0 to 49, or 1000 and more"):
         tasks.check_initial_state(state)
     assert [tasks.check_initial_state(state) for state in (0, 49, 1000)] == [0, 49, 1000]
 
 
-def test_protocols_hold_the_published_numbers():
+def test_protocols_have_the_published_numbers():
     suites = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
     assert [OPENVLA.steps(suite) for suite in suites] == [220, 280, 300, 520]
     assert [LEROBOT.steps(suite) for suite in suites] == [280, 280, 300, 520]

@@ -1,4 +1,4 @@
-"""LIBERO's HDF5 demonstrations: what is read, what is left out, what is refused, and a file acted again."""
+"""Test LIBERO's HDF5 demonstrations: reading, dropping no-ops, refusing invalid files, and a replay."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCENE = (
 
 
 def write(path, demonstrations, *, problem: str = f"libero/libero/bddl_files/libero_object/{TASK.name}.bddl"):
-    """Write (start [D], actions [F, 7], scene) as LIBERO does."""
+    """Write demonstrations (start [D], actions [F, 7], scene) in LIBERO's layout."""
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
         data.attrs["bddl_file_name"] = problem
@@ -34,16 +34,16 @@ def write(path, demonstrations, *, problem: str = f"libero/libero/bddl_files/lib
 
 
 def moves(*rows: float) -> np.ndarray:
-    """One action for each number: so far along x, with the gripper closing where it is negative."""
+    """Return an action for each number: its magnitude along x, with a closing gripper where it is negative."""
     return np.array([[abs(row), 0, 0, 0, 0, 0, 1 if row < 0 else -1] for row in rows], dtype=np.float64)
 
 
-def test_a_file_tells_its_task_and_its_demonstrations_in_order(tmp_path):
+def test_file_is_read_with_its_task_and_sorted_demonstrations(tmp_path):
     starts = [np.full(5, float(number)) for number in range(11)]
     path = write(tmp_path / "a_demo.hdf5", [(start, moves(0.1, 0.2), SCENE) for start in starts])
     task, count = recorded_task(path)
     assert (task, count) == (TASK, 11)
-    # By number and not by letters: demo_10 comes last.
+    # Sorted by number, not by name: demo_10 comes last.
     recording = read_recording(path, 10)
     assert recording.start.tolist() == [10.0] * 5 and recording.actions.shape == (2, 7)
     position, quaternion = recording.bodies["bin_main"]
@@ -51,7 +51,7 @@ def test_a_file_tells_its_task_and_its_demonstrations_in_order(tmp_path):
     assert recording.bodies["inner"][1].tolist() == [1, 0, 0, 0]
 
 
-def test_what_does_nothing_is_left_out_and_what_only_closes_the_gripper_is_not():
+def test_no_ops_are_dropped_but_gripper_changes_are_kept():
     actions = moves(0.0, 0.1, 0.0, 0.1, -0.00001, -0.00001, -0.2, 0.0)
     assert drop_no_ops(actions)[:, [0, 6]].tolist() == [[0.1, -1], [0.1, -1], [0.00001, 1], [0.2, 1], [0.0, -1]]
 
@@ -64,7 +64,7 @@ def test_what_does_nothing_is_left_out_and_what_only_closes_the_gripper_is_not()
         (lambda file: file["data"].pop("demo_0"), "no demonstrations"),
     ],
 )
-def test_files_of_something_else_are_refused(tmp_path, change, message):
+def test_other_files_are_refused(tmp_path, change, message):
     path = write(tmp_path / "a_demo.hdf5", [(np.zeros(5), moves(0.1), "")])
     with h5py.File(path, "a") as file:
         change(file)
@@ -72,7 +72,7 @@ def test_files_of_something_else_are_refused(tmp_path, change, message):
         recorded_task(path)
 
 
-def test_demonstrations_that_are_none_are_refused(tmp_path):
+def test_invalid_demonstrations_are_refused(tmp_path):
     nothing = np.full(5, np.nan)
     path = write(tmp_path / "a_demo.hdf5", [(nothing, moves(0.1), ""), (np.zeros(5), moves(0.1), "<mujoco>")])
     for number, message in ((0, "finite actions"), (1, "a scene as XML"), (2, "0 to 1")):
@@ -89,7 +89,7 @@ def test_demonstrations_that_are_none_are_refused(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif("SACCADE_LIBERO_ASSETS" not in os.environ, reason="SACCADE_LIBERO_ASSETS names no assets of LIBERO")
-def test_a_demonstration_acted_again_is_the_same_and_drawn_anew(tmp_path):
+def test_replay_repeats_the_actions_and_renders_new_images(tmp_path):
     from saccade.sim.demonstrations.attempt import Attempt, run_attempt
     from saccade.sim.libero.conventions import Conventions
     from saccade.sim.libero.demonstrator.demonstrator import LiberoDemonstrator
@@ -100,7 +100,7 @@ def test_a_demonstration_acted_again_is_the_same_and_drawn_anew(tmp_path):
     env = LiberoEnv(TASK.suite, TASK.name, conventions=small, visuals="fast")
     env.rendering_enabled = False
     env.reset(options={"initial_state": 1003})
-    # The recording's fixtures stand where no later draw puts them.
+    # The recording's fixtures have poses that no other initial state samples.
     flat = env.simulation.environment.sim.get_state().flatten()
     scene = env.simulation.environment.sim.model.get_xml()
     demonstrator, actions, success = LiberoDemonstrator(env, np.random.default_rng(0), noise=0.0), [], False
@@ -108,7 +108,7 @@ def test_a_demonstration_acted_again_is_the_same_and_drawn_anew(tmp_path):
         actions.append(demonstrator.decide()[0].astype(np.float64))
         success = env.step(actions[-1])[2]
         if len(actions) % 20 == 0:
-            actions.append(np.array([0, 0, 0, 0, 0, 0, actions[-1][6]]))  # the human rests; nobody is asked to learn it
+            actions.append(np.array([0, 0, 0, 0, 0, 0, actions[-1][6]]))  # a no-op, which the replay drops
     assert success
     last = env.simulation.position(env.simulation.goal[0][1])
     env.close()
