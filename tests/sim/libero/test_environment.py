@@ -1,4 +1,4 @@
-"""LIBERO's environment: a start that is the same every time, pictures and numbers that are the library's own."""
+"""Test LIBERO's environment: reproducible starts, and observations bit-identical to LIBERO's own."""
 
 import warnings
 
@@ -27,26 +27,26 @@ def env(boxes):
     env.close()
 
 
-def course(env, state, steps=4):
-    """Return all positions and pictures of an episode of random actions, drawn alike for the same state."""
+def rollout(env, state, steps=4):
+    """Return qpos and images of every step of an episode of random actions, seeded by the state."""
     observation, _ = env.reset(options={"initial_state": state})
     generator = np.random.default_rng(state)
     rows = []
     for _ in range(steps):
-        pictures = [observation["pixels"][name] for name in CAMERAS]
-        rows.append((env.simulation.data.qpos.tobytes(), *(picture.tobytes() for picture in pictures)))
+        images = [observation["pixels"][name] for name in CAMERAS]
+        rows.append((env.simulation.data.qpos.tobytes(), *(image.tobytes() for image in images)))
         observation, *_ = env.step(generator.uniform(-1, 1, 7))
     return rows
 
 
-def test_gymnasium_finds_nothing_to_object_to(env):
+def test_environment_passes_the_check_of_gymnasium(env):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*WARN.*")
         warnings.filterwarnings("ignore", message=".*alternative render modes.*")
         check_env(env)
 
 
-def test_it_offers_what_it_gives(env):
+def test_observations_fit_the_offer(env):
     observation, info = env.reset(seed=3, options={"initial_state": 3, "instruction": "take the soup"})
     assert info == {
         "is_success": False,
@@ -67,18 +67,18 @@ def test_it_offers_what_it_gives(env):
 
 def test_starts_are_the_same_in_any_order_and_in_a_new_environment(env, boxes):
     states = (3, 7, 1000)
-    first = {state: course(env, state) for state in states}
-    assert {state: course(env, state) for state in reversed(states)} == first
+    first = {state: rollout(env, state) for state in states}
+    assert {state: rollout(env, state) for state in reversed(states)} == first
     assert len({tuple(rows[0]) for rows in first.values()}) == 3
     other = LiberoEnv(SUITE, TASK, visuals="fast", assets=boxes, protocol=SHORT, conventions=Conventions(image_size=64))
-    assert course(other, 7) == first[7]
-    assert course(env, 3) == first[3], "a second scene must not take the first one's renderer"
+    assert rollout(other, 7) == first[7]
+    assert rollout(env, 3) == first[3], "a second scene must not replace the renderer of the first one"
     other.close()
-    assert course(env, 3) == first[3]
+    assert rollout(env, 3) == first[3]
 
 
-class Restless:
-    """Draws every action anew, from the episode's seed."""
+class RandomPolicy:
+    """Samples actions at random, from the episode's seed."""
 
     def reset(self, instruction, seed):
         self._generator = np.random.default_rng(seed)
@@ -89,11 +89,11 @@ class Restless:
 
 def test_two_runs_agree_episode_by_episode(env):
     jobs = [Job(SUITE, TASK, state, episode_seed(0, SUITE, TASK, state)) for state in (4, 0, 9)]
-    one, two = ([run_episode(env, Restless(), job) for job in order] for order in (jobs, jobs[::-1]))
+    one, two = ([run_episode(env, RandomPolicy(), job) for job in order] for order in (jobs, jobs[::-1]))
     assert not episodes_that_differ(one, two) and len({record.trajectory for record in one}) == 3
 
 
-def test_the_state_is_drawn_from_the_seed_and_global_generators_are_left_alone(env):
+def test_state_is_sampled_from_the_seed_and_global_generators_are_unchanged(env):
     np.random.seed(5)
     before = np.random.get_state()[1].copy()
     seeds = [env.reset(seed=seed)[1]["initial_state"] for seed in (1, 2, 1)]
@@ -102,7 +102,7 @@ def test_the_state_is_drawn_from_the_seed_and_global_generators_are_left_alone(e
     np.testing.assert_array_equal(np.random.get_state()[1], before)
 
 
-def test_demonstrations_start_from_other_places(env):
+def test_demonstrations_start_from_other_states(env):
     starts = []
     for state in (0, 1000, 1001):
         env.reset(options={"initial_state": state})
@@ -112,8 +112,8 @@ def test_demonstrations_start_from_other_places(env):
         env.reset(options={"initial_state": 50})
 
 
-def test_steps_that_nobody_looks_at_are_not_drawn_and_change_nothing(env):
-    watched = course(env, 5)
+def test_steps_without_rendering_change_nothing_else(env):
+    rendered = rollout(env, 5)
     env.reset(options={"initial_state": 5})
     generator = np.random.default_rng(5)
     env.rendering_enabled = False
@@ -121,11 +121,11 @@ def test_steps_that_nobody_looks_at_are_not_drawn_and_change_nothing(env):
     assert all(set(observation) == {"agent_pos"} for observation in observations)
     env.rendering_enabled = True
     observation, *_ = env.step(generator.uniform(-1, 1, 7))
-    pictures = [observation["pixels"][name].tobytes() for name in CAMERAS]
-    assert (env.simulation.data.qpos.tobytes(), *pictures) == watched[3]
+    images = [observation["pixels"][name].tobytes() for name in CAMERAS]
+    assert (env.simulation.data.qpos.tobytes(), *images) == rendered[3]
 
 
-def test_success_is_the_goals_predicate(env):
+def test_success_is_the_predicate_of_the_goal(env):
     env.reset(options={"initial_state": 0})
     assert env.simulation.goal == (("in", "alphabet_soup_1", "basket_1_contain_region"),)
     before = env.grounding()
@@ -137,17 +137,17 @@ def test_success_is_the_goals_predicate(env):
     assert env.reset(options={"initial_state": 0})[1]["is_success"] is False
 
 
-def test_the_label_points_at_the_thing_in_the_picture(env):
+def test_grounding_points_at_the_object_in_the_image(env):
     observation, _ = env.reset(options={"initial_state": 0})
-    across, down = (64 * env.grounding()[6:8]).astype(int)
-    red, green, blue = observation["pixels"]["agentview"][down, across].astype(int)
+    column, row = (64 * env.grounding()[6:8]).astype(int)
+    red, green, blue = observation["pixels"]["agentview"][row, column].astype(int)
     assert red > 2 * max(green, blue), "the soup is a red box"
 
 
 @pytest.mark.parametrize(
     ("action", "message"), [(np.zeros(6), "expected 7 finite numbers"), (np.full(7, np.nan), "expected 7 finite")]
 )
-def test_actions_that_are_none_are_refused(env, action, message):
+def test_invalid_actions_are_refused(env, action, message):
     with pytest.raises(InputError, match=message):
         env.step(action)
 
@@ -157,62 +157,62 @@ def test_unknown_reset_options_are_refused(env):
         env.reset(options={"state": 0})
 
 
-def test_a_scene_that_cannot_be_built_is_one_clear_line(boxes):
+def test_failed_build_gives_one_clear_error(boxes):
     with pytest.raises(WorldError, match=r"LIBERO failed at libero_goal/open_the_middle_drawer_of_the_cabinet: "):
         Simulation(find_task("libero_goal", "0"), boxes)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("suite", "task"), [("libero_spatial", "4"), ("libero_goal", "7")])
-def test_fixtures_stand_where_they_stood_in_any_order(pack, suite, task):
+def test_fixtures_have_the_same_poses_in_any_order(pack, suite, task):
     env = LiberoEnv(suite, task, visuals="fast", assets=pack)
-    first = {state: course(env, state) for state in (3, 4, 1000)}
-    assert {state: course(env, state) for state in (1000, 3, 4)} == first
+    first = {state: rollout(env, state) for state in (3, 4, 1000)}
+    assert {state: rollout(env, state) for state in (1000, 3, 4)} == first
     env.close()
 
 
 @pytest.mark.slow
-def test_visuals_change_what_is_drawn_and_nothing_else(pack):
+def test_visuals_change_only_the_images(pack):
     stock, fast = (LiberoEnv("libero_spatial", "4", visuals=name, assets=pack) for name in ("stock", "fast"))
-    for (position, *pictures), (other_position, *other_pictures) in zip(course(stock, 2), course(fast, 2), strict=True):
-        assert position == other_position and pictures != other_pictures
+    for (position, *images), (other_position, *other_images) in zip(rollout(stock, 2), rollout(fast, 2), strict=True):
+        assert position == other_position and images != other_images
     stock.close()
     fast.close()
 
 
 @pytest.mark.slow
-def test_it_is_the_librarys_own_environment_bit_for_bit(pack, installed):
-    """Published evaluations reset, set the state, and let the scene settle by hand: the same comes of it here."""
+def test_observations_are_bit_identical_to_those_of_libero(pack, installed):
+    """Published evaluations reset LIBERO, set the initial state and step until the scene has settled: same here."""
     env = LiberoEnv("libero_spatial", "4", assets=pack, protocol=OPENVLA)
     from libero.libero.envs import OffScreenRenderEnv
 
     task = env.task_spec
     problem = installed / "bddl_files" / task.suite / f"{task.name}.bddl"
     theirs = OffScreenRenderEnv(bddl_file_name=str(problem), camera_heights=128, camera_widths=128)
-    # Each reading of the scene adds to what is drawn at its start; here it is as after the first one.
+    # Each reset appends to the list of initial positions that LIBERO samples; keep it as after the first one.
     theirs.env.object_property_initializers.clear()
     np.random.seed(task.start_seed(2))
     theirs.reset()
-    observed = theirs.set_init_state(env.simulation.initial_states[2])
+    raw = theirs.set_init_state(env.simulation.initial_states[2])
     for _ in range(10):
-        observed, *_ = theirs.step([0, 0, 0, 0, 0, 0, -1])
+        raw, *_ = theirs.step([0, 0, 0, 0, 0, 0, -1])
     observation, _ = env.reset(options={"initial_state": 2})
     generator = np.random.default_rng(0)
     for _ in range(4):
-        state = [observed["robot0_eef_pos"], axis_angle(observed["robot0_eef_quat"]), observed["robot0_gripper_qpos"]]
+        state = [raw["robot0_eef_pos"], axis_angle(raw["robot0_eef_quat"]), raw["robot0_gripper_qpos"]]
         np.testing.assert_array_equal(observation["agent_pos"], np.concatenate(state).astype(np.float32))
         for name, camera in CAMERAS.items():
-            np.testing.assert_array_equal(observation["pixels"][name], observed[f"{camera}_image"][::-1, ::-1])
+            np.testing.assert_array_equal(observation["pixels"][name], raw[f"{camera}_image"][::-1, ::-1])
         action = generator.uniform(-1, 1, 7)
         observation, *_ = env.step(action)
-        observed, *_ = theirs.step(action)
+        raw, *_ = theirs.step(action)
     theirs.close()
     env.close()
 
 
 @pytest.mark.slow
-def test_all_tasks_can_be_built(pack):
-    """One of each suite; the others differ in their things alone."""
+def test_tasks_of_all_scenes_can_be_built(pack):
+    """Test one task of each scene; the others differ only in their objects."""
     for suite, task in (("libero_spatial", "9"), ("libero_goal", "2"), ("libero_10", "2"), ("libero_10", "5")):
         env = LiberoEnv(suite, task, visuals="fast", assets=pack)
         env.reset(options={"initial_state": 0})

@@ -73,7 +73,7 @@ def test_background_has_no_robot_and_no_movable_object(environment):
 
 
 def test_unsupported_swaps_are_refused(environment):
-    for swap, message in (("object", "no other object"), ("position", "looks different")):
+    for swap, message in (("object", "no other object"), ("position", "got a scene without another kind of object")):
         with pytest.raises(InputError, match=message):
             begin(environment, swap=swap)
     *_, info, drawn, _ = begin(environment, swap="instruction")

@@ -1,4 +1,4 @@
-"""Boxes in the places of LIBERO's meshes: just enough of a folder of assets to build task 0 of libero_object."""
+"""Synthetic LIBERO assets: boxes instead of meshes, enough to build task 0 of libero_object."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCENE = """
 </mujoco>
 """
 
-THING = """
+OBJECT = """
 <mujoco model="{name}">
   <worldbody>
     <body>
@@ -45,8 +45,8 @@ THING = """
 """
 
 BOX = (
-    '<geom type="box" size="{size}" pos="{at}" rgba="{colour} 1" group="0" density="100" friction="0.95 0.3 0.1"/>\n'
-    '<geom type="box" size="{size}" pos="{at}" rgba="{colour} 1" group="1" contype="0" conaffinity="0"/>\n'
+    '<geom type="box" size="{size}" pos="{pos}" rgba="{colour} 1" group="0" density="100" friction="0.95 0.3 0.1"/>\n'
+    '<geom type="box" size="{size}" pos="{pos}" rgba="{colour} 1" group="1" contype="0" conaffinity="0"/>\n'
 )
 
 COLOURS = {
@@ -60,7 +60,7 @@ COLOURS = {
 
 
 def write_synthetic_assets(folder: Path) -> Assets:
-    """Write the folder and return what it holds."""
+    """Write the assets into a new folder and return them, checked."""
     (folder / "scenes").mkdir(parents=True)
     (folder / "scenes" / "libero_floor_base_style.xml").write_text(SCENE)
     (folder / "textures").mkdir()
@@ -69,17 +69,18 @@ def write_synthetic_assets(folder: Path) -> Assets:
         shades = generator.integers(120, 200, (16, 16, 1), dtype=np.uint8)
         Image.fromarray(np.repeat(shades, 3, axis=2)).save(folder / "textures" / name)
     for name, colour in COLOURS.items():
-        box = BOX.format(size="0.03 0.03 0.04", at="0 0 0", colour=colour)
-        _write(folder / "stable_hope_objects" / name, THING.format(name=name, geometry=box, half=0.04))
-    _write(folder / "stable_scanned_objects" / "basket", THING.format(name="basket", geometry=_basket(), half=0.06))
+        box = BOX.format(size="0.03 0.03 0.04", pos="0 0 0", colour=colour)
+        _write(folder / "stable_hope_objects" / name, OBJECT.format(name=name, geometry=box, half=0.04))
+    _write(folder / "stable_scanned_objects" / "basket", OBJECT.format(name="basket", geometry=_basket(), half=0.06))
     needed = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     return inspect_folder(folder, needed, source="synthetic")
 
 
 def _basket() -> str:
+    """Return the geometry of a basket: a bottom, four walls and the region to put objects into."""
     walls = [("0.1 0.1 0.005", "0 0 -0.05")]
-    walls += [(f"{x} {y} 0.05", f"{dx} {dy} 0") for x, y, dx, dy in _SIDES]
-    boxes = "".join(BOX.format(size=size, at=at, colour=".5 .3 .2") for size, at in walls)
+    walls += [(f"{half_x} {half_y} 0.05", f"{x} {y} 0") for half_x, half_y, x, y in _SIDES]
+    boxes = "".join(BOX.format(size=size, pos=pos, colour=".5 .3 .2") for size, pos in walls)
     return (
         boxes
         + '<site name="contain_region" type="box" pos="0 0 0.02" quat="1 0 0 0" size="0.09 0.09 0.07" rgba="0 0 0 0"/>'
@@ -87,6 +88,7 @@ def _basket() -> str:
 
 
 _SIDES = ((0.005, 0.1, 0.1, 0), (0.005, 0.1, -0.1, 0), (0.1, 0.005, 0, 0.1), (0.1, 0.005, 0, -0.1))
+"""Half extents along x and y and position of the basket's four walls, in metres."""
 
 
 def _write(folder: Path, text: str) -> None:
