@@ -136,7 +136,7 @@ def test_provenance_is_recorded_without_paths(released, tmp_path, capsys):
     code = main(["import", str(folder), "--out", str(out), "--platform", "libero", "--statistics", STATISTICS])
     assert code == 0
     said = capsys.readouterr().out
-    assert "CogVLA: 8 aggregation tokens, FiLM" in said and "towers as they were before training" in said
+    assert "CogVLA: 8 aggregation tokens, FiLM" in said and "towers before training" in said
     text = (out / "provenance.json").read_text()
     record = json.loads(text)["imported"]
     assert record["layout"] == "cogvla" and record["options"]["statistics"] == STATISTICS

@@ -314,7 +314,7 @@ class TestRefusals:
 
 def test_a_merged_policy_is_not_trained_and_not_run_by_lerobot(skills, tmp_path):
     out = merged(skills, tmp_path / "out")
-    with pytest.raises(InputError, match="got skills that were merged"):
+    with pytest.raises(InputError, match="got a merged policy"):
         SaccadePolicy.from_pretrained(out)
     config = TrainConfig(data=(tmp_path,), out=tmp_path / "run", init=str(out))
     with pytest.raises(InputError, match="init: got .* merged of skill0, skill1, skill2"):

@@ -178,5 +178,5 @@ def test_bad_options_are_refused(make, problem):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(InputError, match="device: got cuda, expected a CUDA device"):
+    with pytest.raises(InputError, match="device: got cuda, but PyTorch sees no CUDA device"):
         module.bench_latency(LatencyBenchConfig(presets=("tiny",), device="cuda"))
