@@ -7,7 +7,6 @@ drifts and no ticks run in a burst to catch up: a late tick skips those that it 
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from .messages import (
     StopArm,
     SubmitChunk,
 )
+from .system_events import SignalRecorder, SuspendDetector
 
 FINAL_HOLD_SECONDS = 0.1
 """Seconds for which the loop keeps writing the held pose before the control process leaves the arm."""
@@ -84,22 +84,6 @@ class LoopSettings:
         return 1.0 / self.loop_hz
 
 
-class SignalRecorder:
-    """Record SIGINT and SIGTERM instead of exiting at once, so that the arm is held first.
-
-    Attributes:
-        received: Names of the signals, in order.
-    """
-
-    def __init__(self) -> None:
-        self.received: list[str] = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._record)
-
-    def _record(self, number: int, frame: object) -> None:
-        self.received.append(signal.Signals(number).name)
-
-
 class ControlLoop:
     """Drives one arm under one governor until the session ends, the session process is gone, or SIGTERM comes.
 
@@ -139,8 +123,7 @@ class ControlLoop:
         self._periods, self._work, self._round_trips = DurationHistogram(), DurationHistogram(), DurationHistogram()
         self._observation_times: dict[int, float] = {}
         self._bus_failures, self._read_failed, self._next_protection_check = 0, False, 0.0
-        self._last_suspended_seconds = self._suspended_seconds()
-        self._signals_seen = 0
+        self._suspend_detector = SuspendDetector()
 
     def run(self) -> None:
         """Tick until the session closes, the session process is gone, or SIGTERM comes; hold the pose in any case."""
@@ -279,8 +262,7 @@ class ControlLoop:
     def _handle_signals(self) -> None:
         if self._signals is None:
             return
-        for name in self._signals.received[self._signals_seen :]:
-            self._signals_seen += 1
+        for name in self._signals.take():
             self._governor.stop(name, self._clock())
             # Ctrl-C reaches the whole process group, and the session decides what follows; SIGTERM is for this process.
             self._exit_requested |= name == "SIGTERM"
@@ -345,22 +327,13 @@ class ControlLoop:
             self._governor.hold("bus", f"the goal could not be written: {error}", now)
 
     def _check_machine(self) -> None:
-        suspended_seconds = self._suspended_seconds()
-        if suspended_seconds - self._last_suspended_seconds > MAX_SUSPEND_SECONDS:
+        suspended_seconds = self._suspend_detector.take()
+        if suspended_seconds > MAX_SUSPEND_SECONDS:
             # The monotonic clock stops while a machine is suspended, and old chunks would look fresh after it.
-            self._governor.stop(
-                f"the machine slept for {suspended_seconds - self._last_suspended_seconds:.1f} s", self._clock()
-            )
-        self._last_suspended_seconds = suspended_seconds
+            self._governor.stop(f"the machine was suspended for {suspended_seconds:.1f} s", self._clock())
         failure = self._recorder_failure()
         if failure is not None and self._governor.governor.state != "stopped":
             self._governor.stop(f"the flight recorder failed: {failure}", self._clock())
-
-    @staticmethod
-    def _suspended_seconds() -> float:
-        if not hasattr(time, "CLOCK_BOOTTIME"):
-            return 0.0
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
 
     def _hold_before_exit(self) -> None:
         """Write the held pose for FINAL_HOLD_SECONDS; the servos keep their goal and their torque afterwards."""

@@ -17,8 +17,9 @@ from ..arm import Arm
 from ..governor.governor import Governor
 from ..governor.recorder import FlightRecorder, RecordedGovernor
 from .channel import Channel, ChannelClosed
-from .loop import ControlLoop, LoopSettings, SignalRecorder
+from .loop import ControlLoop, LoopSettings
 from .messages import ArmConnected, ControlFailed, GovernorStarted, InputRefused, LoopEnded, StartGovernor
+from .system_events import SignalRecorder
 
 NICENESS = -10
 REALTIME_PRIORITY = 10

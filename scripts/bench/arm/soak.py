@@ -26,6 +26,7 @@ from ....sim.json_files import write_json
 from ....sim.virtual_arm.faults import Fault
 from ....sim.virtual_arm.world import VirtualArm
 from .judge import HELD_STATES, RecordTail, unsafe_goals, unsafe_motion, unsafe_targets, unsafe_while_held
+from .rig import send_signal
 from .swing_policy import IMAGE_SIZE
 from .swing_session import SwingSession, SwingSessionSettings
 
@@ -210,19 +211,19 @@ class Soak:
     def _freeze(process: int | None, seconds: float) -> None:
         if process is None:
             return
-        os.kill(process, signal.SIGSTOP)
+        send_signal(process, signal.SIGSTOP)
         try:
             time.sleep(seconds)
         finally:
-            os.kill(process, signal.SIGCONT)
+            send_signal(process, signal.SIGCONT)
 
     def _inject_fatal_fault(self, world: VirtualArm, session: SwingSession, control: int | None) -> None:
         ways: dict[str, Callable[[], object]] = {
             "session killed": lambda: session.process.kill(),
             "session terminated": lambda: session.process.terminate(),
-            "session interrupted": lambda: os.kill(session.process.pid or 0, signal.SIGINT),
-            "control process killed": lambda: os.kill(control or 0, signal.SIGKILL) if control else None,
-            "control process terminated": lambda: os.kill(control or 0, signal.SIGTERM) if control else None,
+            "session interrupted": lambda: send_signal(session.process.pid, signal.SIGINT),
+            "control process killed": lambda: send_signal(control, signal.SIGKILL) if control else None,
+            "control process terminated": lambda: send_signal(control, signal.SIGTERM) if control else None,
             "port gone": lambda: world.inject_fault(Fault("port", seconds=3.0)),
             "no power": lambda: world.inject_fault(Fault("power", seconds=2.0)),
         }

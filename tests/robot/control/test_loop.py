@@ -7,7 +7,7 @@ import pytest
 
 from saccade.errors import InputError
 from saccade.robot.arm import ArmDescription, BusError
-from saccade.robot.control import messages
+from saccade.robot.control import messages, system_events
 from saccade.robot.control.channel import Channel
 from saccade.robot.control.loop import ControlLoop, LoopSettings
 from saccade.robot.governor.governor import Governor
@@ -310,11 +310,13 @@ def test_a_recorder_that_fails_stops_the_arm():
 
 def test_a_machine_that_slept_stops_the_arm(monkeypatch):
     rig = Rig()
-    monkeypatch.setattr(rig.loop, "_suspended_seconds", lambda: 5.0 if rig.arm.reads > 10 else 0.0)
-    rig.loop._last_suspended_seconds = 0.0
+    monkeypatch.setattr(system_events, "_suspended_seconds", lambda: 5.0 if rig.arm.reads > 10 else 0.0)
+    rig.loop._suspend_detector = system_events.SuspendDetector()
     rig.at(20, rig.close)
     rig.loop.run()
     assert rig.governor.governor.state == "stopped"
+    events = [event for each in rig.received(messages.Measurement) for event in each.events]
+    assert any("suspended for 5.0 s" in event.detail for event in events if event.kind == "stopped")
 
 
 def test_an_episode_ends_with_the_torque_as_asked():
