@@ -34,7 +34,7 @@ def python(*arguments: str, path: Path | None = None) -> str:
     return done.stdout
 
 
-def test_import_costs_milliseconds_and_loads_nothing_heavy():
+def test_import_is_fast_and_loads_no_heavy_library():
     script = """
 import json, sys, time
 before, began = set(sys.modules), time.process_time()
@@ -50,14 +50,14 @@ print(json.dumps([spent, sorted(set(sys.modules) - before), saccade.__version__]
     assert version == importlib.metadata.version("lerobot_policy_saccade")
 
 
-def test_names_are_found_on_first_use():
+def test_public_names_are_imported_on_first_use():
     assert saccade.Contract is Contract
     assert set(saccade.__all__) <= set(dir(saccade))
     with pytest.raises(AttributeError, match="Contrat"):
         _ = saccade.Contrat
 
 
-def test_kernels_is_no_library_for_transformers_in_the_root(library_there):
+def test_kernels_folder_is_no_library_for_transformers(library_there):
     script = """
 import saccade, saccade.kernels
 from transformers.utils import is_kernels_available
@@ -66,7 +66,7 @@ print(is_kernels_available())
     assert python("-c", script).split() == [str(library_there)]
 
 
-def test_kernels_is_given_back_when_it_was_taken_before():
+def test_kernels_folder_imported_before_is_removed():
     script = """
 import kernels, sys
 import saccade
@@ -75,7 +75,7 @@ print("kernels" in sys.modules)
     assert python("-c", script).split() == ["False"]
 
 
-def test_a_library_of_that_name_is_found(tmp_path):
+def test_installed_kernels_library_is_found(tmp_path):
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "__init__.py").write_text("WHOSE = 'theirs'\n")
     script = """
@@ -85,7 +85,7 @@ print(kernels.WHOSE, hasattr(saccade.kernels, "WHOSE"))
     assert python("-c", script, path=tmp_path).split() == ["theirs", "False"]
 
 
-def test_kernels_under_pytest_in_the_root(tmp_path, library_there):
+def test_kernels_folder_under_pytest_in_the_root(tmp_path, library_there):
     (tmp_path / "test_kernels.py").write_text(
         "import sys, saccade\n"
         "from transformers.utils import is_kernels_available\n"
@@ -97,14 +97,14 @@ def test_kernels_under_pytest_in_the_root(tmp_path, library_there):
     assert "1 passed" in python("-m", "pytest", *options, str(tmp_path))
 
 
-def test_what_has_moved_is_told_its_new_place():
+def test_import_of_a_moved_module_names_its_new_path():
     with pytest.raises(ModuleNotFoundError, match="saccade.policy.actor has moved: import saccade.policy.inf"):
         importlib.import_module("saccade.policy.actor")
     with pytest.raises(ModuleNotFoundError, match="No module named 'saccade.policy.nowhere'"):
         importlib.import_module("saccade.policy.nowhere")
 
 
-def test_every_new_place_exists_and_no_old_one_does():
+def test_new_paths_exist_and_old_ones_do_not():
     for old, new in MOVED.items():
         assert (ROOT / f"{new.replace('.', '/')}.py").is_file(), new
         assert not (ROOT / f"{old.replace('.', '/')}.py").is_file(), old
@@ -120,5 +120,5 @@ def test_every_new_place_exists_and_no_old_one_does():
         ("lerobot_policy_saccade", "SaccadeConfig"),
     ],
 )
-def test_public_addresses_of_0_1_0_still_work(module, name):
+def test_public_imports_of_0_1_0_still_work(module, name):
     assert hasattr(importlib.import_module(module), name)

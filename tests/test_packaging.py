@@ -16,18 +16,18 @@ FOLDERS = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.st
 CODE = [path for path in FOLDERS if path.name not in ("tests", "build", "dist", "runs", "quickstart")]
 
 
-def test_pins_stand_once_and_pips_copy_is_up_to_date():
+def test_constraints_file_matches_pyproject():
     """Run `python .ci/pins.py` after a change of a pin in pyproject.toml."""
     assert PROJECT["tool"]["uv"]["constraint-dependencies"] == CONSTRAINTS
     assert sorted(CONSTRAINTS) == CONSTRAINTS
 
 
-def test_constraints_are_names_and_versions_alone():
+def test_constraints_are_exact_versions():
     assert not [line for line in CONSTRAINTS if not re.fullmatch(r"[a-z0-9][a-z0-9-]*==[0-9][0-9a-z.]*", line)]
     assert "mujoco==3.3.2" in CONSTRAINTS and "lerobot==0.6.1" in CONSTRAINTS
 
 
-def test_everything_that_is_asked_for_is_pinned():
+def test_every_dependency_is_pinned():
     project = PROJECT["project"]
     asked = [*project["dependencies"], *PROJECT["dependency-groups"]["dev"]]
     asked += [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
@@ -35,7 +35,7 @@ def test_everything_that_is_asked_for_is_pinned():
     assert names - {project["name"]} <= {line.split("==")[0] for line in CONSTRAINTS}
 
 
-def test_what_is_installed_is_what_is_pinned():
+def test_installed_versions_match_the_pins():
     wrong = {}
     for line in CONSTRAINTS:
         name, version = line.split("==")
@@ -48,7 +48,7 @@ def test_what_is_installed_is_what_is_pinned():
     assert not wrong
 
 
-def test_every_package_is_listed_and_every_listed_one_exists():
+def test_listed_packages_match_the_folders():
     found = {
         ".".join(("saccade", *path.parent.relative_to(ROOT).parts))
         for path in (inner for folder in CODE for inner in folder.rglob("__init__.py"))
@@ -56,7 +56,7 @@ def test_every_package_is_listed_and_every_listed_one_exists():
     assert {"saccade", *found} == set(PROJECT["tool"]["setuptools"]["packages"])
 
 
-def test_every_file_that_is_read_at_run_time_is_declared():
+def test_package_data_is_declared():
     declared = PROJECT["tool"]["setuptools"]["package-data"]
     assert declared["saccade"] == ["py.typed", "starter/*"] and (ROOT / "py.typed").is_file()
     templates = [path for folder in CODE for path in folder.rglob("*.jinja")]
@@ -64,17 +64,17 @@ def test_every_file_that_is_read_at_run_time_is_declared():
     assert declared["saccade.sim.report"] == ["*.jinja"]
 
 
-def test_the_licence_is_apache():
+def test_license_is_apache_2_0():
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License" in text and "Version 2.0, January 2004" in text and "END OF TERMS AND CONDITIONS" in text
 
 
-def test_the_checks_can_be_run():
+def test_check_script_is_executable_and_valid():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     subprocess.run(["bash", "-n", script], check=True)
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
-def test_no_path_of_a_machine_is_in_the_documents(name):
+def test_documents_contain_no_absolute_paths(name):
     assert not re.search(r"(?<![\w.])/(home|root|work|tmp|opt)/", (ROOT / name).read_text())

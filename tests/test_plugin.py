@@ -56,12 +56,12 @@ def demonstrations(tmp_path_factory):
     return folder
 
 
-def test_the_distribution_carries_the_name_that_lerobot_looks_for():
+def test_distribution_has_the_plugin_name():
     names = {each.metadata["Name"] for each in importlib.metadata.distributions()}
     assert "lerobot_policy_saccade" in names
 
 
-def test_train_resume_and_evaluate(demonstrations, tmp_path):
+def test_lerobot_trains_resumes_and_evaluates(demonstrations, tmp_path):
     out = tmp_path / "run"
     train = [
         "lerobot-train",

@@ -18,30 +18,30 @@ def test_every_import_finds_its_module():
     assert not {(name, origin) for name, origin, _ in find_imports() if origin and origin not in find_modules()}
 
 
-def test_no_modules_import_in_a_circle():
+def test_modules_have_no_circular_imports():
     assert circle(import_graph()) == ""
 
 
-def test_what_is_in_a_folder_can_be_put_in_an_order_in_which_imports_point_one_way():
+def test_folders_have_no_circular_imports():
     circles = {folder or "the package": circle(graph) for folder, graph in folder_graphs().items()}
     assert not {folder: found for folder, found in circles.items() if found}
 
 
-def test_no_import_goes_up_the_floors():
+def test_imports_respect_the_layers():
     assert not imports_up_the_floors()
 
 
-def test_no_class_name_stands_for_two_things():
+def test_class_names_are_unique():
     assert not class_names_used_twice()
 
 
-def test_no_private_name_is_imported_from_another_file():
+def test_private_names_are_not_imported():
     names = [(name, origin, imported) for name, origin, imported in find_imports() if imported]
     private = {each for each in names if each[2].startswith("_") and not each[2].startswith("__")}
     assert not private
 
 
-def test_folders_and_files_stay_small():
+def test_folders_and_files_are_small():
     lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, (path, _) in find_modules().items()}
     assert not {folder: count for folder, count in files_of_folders().items() if count > MOST_FILES}
     assert not {name: count for name, count in lines.items() if count > MOST_LINES}

@@ -36,7 +36,7 @@ def desk_limits() -> JointLimits:
         ("desk_goal", "stack_cubes", 1.0),
     ],
 )
-def test_demonstrations_pass_the_governor_nearly_untouched(suite, task, noise):
+def test_governor_leaves_demonstrations_nearly_unchanged(suite, task, noise):
     env = DeskEnv(suite, task, image_size=32)
     env.rendering_enabled = False
     observation, _ = env.reset(options={"initial_state": 1003})

@@ -18,7 +18,7 @@ def test_limits_follow_from_calibration_servo_and_demonstrations():
     assert limits.start_tolerance[0] == pytest.approx(18.0)
 
 
-def test_demonstrations_narrow_the_range_to_what_they_showed_and_half_as_much_again():
+def test_demonstrations_narrow_the_range():
     contract = make_contract()
     statistics = dataclasses.replace(contract.normalization, state_low=(-20, -10, 0), state_high=(20, 30, 100))
     limits = JointLimits.derive(dataclasses.replace(contract, normalization=statistics), RANGES)
@@ -26,7 +26,7 @@ def test_demonstrations_narrow_the_range_to_what_they_showed_and_half_as_much_ag
     assert (limits.low[1], limits.high[1]) == (-30.0, 50.0)
 
 
-def test_a_share_slows_everything_down():
+def test_speed_share_scales_the_speed():
     assert make_limits(share=0.5).speed[0] == pytest.approx(135.0)
     with pytest.raises(InputError, match="share of the servo's speed"):
         make_limits(share=1.5)
@@ -44,7 +44,7 @@ def test_radians_get_limits_in_radians():
     assert JointLimits.derive(contract, ranges).speed[0] == pytest.approx(np.deg2rad(270.0), rel=1e-2)
 
 
-def test_an_arm_of_other_joints_or_units_is_refused():
+def test_missing_joint_or_other_unit_is_refused():
     with pytest.raises(InputError, match="calibrated range of gripper.pos: got none"):
         JointLimits.derive(make_contract(), RANGES[:2])
     other = JointRange("gripper.pos", "degrees", 0.0, 100.0, 100.0)
@@ -52,7 +52,7 @@ def test_an_arm_of_other_joints_or_units_is_refused():
         JointLimits.derive(make_contract(), (*RANGES[:2], other))
 
 
-def test_a_calibration_of_another_arm_whose_range_the_demonstrations_never_touch_is_refused():
+def test_calibrated_range_outside_the_demonstrations_is_refused():
     contract = make_contract()
     statistics = dataclasses.replace(contract.normalization, state_low=(120, -90, 0), state_high=(130, 90, 100))
     with pytest.raises(InputError, match="range of shoulder_pan.pos"):
@@ -70,7 +70,7 @@ def test_invalid_limits_are_refused_and_valid_ones_survive_json():
         dataclasses.replace(limits, low=(0.0, 0.0, 100.0))
 
 
-def test_a_pose_outside_is_told_joint_by_joint():
+def test_violations_are_described_joint_by_joint():
     limits = make_limits()
     assert limits.describe_violations(np.array([112.0, 0.0, 50.0])) == []
     assert limits.describe_violations(np.array([0.0, 120.0, 50.0])) == ["elbow_flex.pos at 120.0, range -97.0 to 97.0"]

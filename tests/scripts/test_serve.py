@@ -48,7 +48,7 @@ def served(*arguments, environment=None):
         process.communicate()
 
 
-def test_the_starter_is_served_decides_as_it_does_here_and_ends_on_a_signal():
+def test_served_starter_matches_the_local_policy_and_ends_on_sigterm():
     with served("starter", environment={"SACCADE_TOKEN": TOKEN}) as (process, printed, url):
         assert f"saccade run --policy {url}" in printed and TOKEN not in printed
         actor = PolicyActor(STARTER_FOLDER)
@@ -71,7 +71,7 @@ def test_the_starter_is_served_decides_as_it_does_here_and_ends_on_a_signal():
 
 
 @pytest.mark.slow
-def test_a_token_is_made_where_there_is_none_and_printed_once():
+def test_missing_token_is_generated_and_printed():
     environment = {name: value for name, value in os.environ.items() if name != "SACCADE_TOKEN"}
     with served("starter", environment=environment) as (process, printed, url):
         token = re.search(r"token, made for this run: (\S+)", printed)[1]
@@ -109,7 +109,7 @@ def files(tmp_path):
         (["--token-file", "bytes"], "token file: got bytes"),
     ],
 )
-def test_bad_input_is_one_line_before_anything_is_loaded(arguments, said, files, monkeypatch, capsys):
+def test_invalid_input_is_refused_in_one_line_before_loading(arguments, said, files, monkeypatch, capsys):
     monkeypatch.chdir(files)
     monkeypatch.setenv("SACCADE_TOKEN", TOKEN)
     assert main(["serve", *arguments]) == 2
@@ -117,7 +117,7 @@ def test_bad_input_is_one_line_before_anything_is_loaded(arguments, said, files,
     assert captured.err.startswith(f"saccade: error: {said}") and captured.err.count("\n") == 1 and not captured.out
 
 
-def test_a_port_in_use_is_one_line(monkeypatch, capsys):
+def test_port_in_use_is_refused_in_one_line(monkeypatch, capsys):
     monkeypatch.setenv("SACCADE_TOKEN", TOKEN)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -125,7 +125,7 @@ def test_a_port_in_use_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err.startswith(f"saccade: error: port: got {port}, in use, expected a free port.")
 
 
-def test_the_token_comes_from_the_file_then_the_environment_then_chance(files, monkeypatch):
+def test_token_comes_from_file_then_environment_then_chance(files, monkeypatch):
     monkeypatch.setenv("SACCADE_TOKEN", "another-token-altogether")
     assert find_token(ServeConfig(token_file=files / "token")) == (TOKEN, False)
     assert find_token(ServeConfig()) == ("another-token-altogether", False)
@@ -138,14 +138,14 @@ def test_the_token_comes_from_the_file_then_the_environment_then_chance(files, m
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to decide on")
-def test_a_device_that_is_not_there_is_named():
+def test_missing_device_is_refused():
     with pytest.raises(InputError, match="device: got cuda"):
         CheckpointPolicy(STARTER_FOLDER, device="cuda")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_gpu_decides_in_the_servers_thread_as_it_does_here():
+def test_served_gpu_policy_matches_the_local_policy():
     actor, chunk_policy = PolicyActor(STARTER_FOLDER), CheckpointPolicy(STARTER_FOLDER, device="cuda")
     warm_up(chunk_policy)
     observation = blank_observation(actor.contract)
@@ -159,7 +159,7 @@ def test_a_gpu_decides_in_the_servers_thread_as_it_does_here():
             np.testing.assert_allclose(policy.decide(observation), actor.decide(observation), atol=0.1)
 
 
-def test_the_round_trip_is_measured():
+def test_round_trip_metrics():
     chunk_policy = CheckpointPolicy(STARTER_FOLDER)
     assert warm_up(chunk_policy, 2) > 0
     figures = measure_round_trip(chunk_policy, 20)

@@ -32,7 +32,7 @@ def draws_with(*working):
 
 
 @pytest.mark.parametrize(("working", "chosen"), [(("egl", "osmesa"), "egl"), (("osmesa",), "osmesa")])
-def test_the_first_backend_that_draws_is_chosen_for_the_children_too(before_mujoco, monkeypatch, working, chosen):
+def test_first_working_backend_is_chosen_and_exported(before_mujoco, monkeypatch, working, chosen):
     monkeypatch.setattr(rendering, "probe_renderer", draws_with(*working))
     assert rendering.choose_backend() == chosen
     assert os.environ["MUJOCO_GL"] == chosen
@@ -40,14 +40,14 @@ def test_the_first_backend_that_draws_is_chosen_for_the_children_too(before_mujo
     assert rendering.choose_backend() == chosen
 
 
-def test_without_a_renderer_the_packages_are_named(before_mujoco, monkeypatch):
+def test_missing_renderer_names_the_packages_to_install(before_mujoco, monkeypatch):
     monkeypatch.setattr(rendering, "probe_renderer", draws_with())
     with pytest.raises(WorldError, match=r"no egl here; osmesa: no osmesa here.*libegl1.*libosmesa6"):
         rendering.choose_backend()
     assert "MUJOCO_GL" not in os.environ
 
 
-def test_the_users_choice_is_left_alone(monkeypatch):
+def test_user_choice_of_the_backend_is_kept(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "glfw")
     monkeypatch.setattr(rendering, "probe_renderer", draws_with())
     assert rendering.choose_backend() == "glfw"
@@ -55,7 +55,7 @@ def test_the_users_choice_is_left_alone(monkeypatch):
         rendering.describe_renderer()
 
 
-def test_a_choice_that_comes_too_late_is_said(before_mujoco, monkeypatch):
+def test_choice_after_the_import_of_mujoco_is_refused(before_mujoco, monkeypatch):
     monkeypatch.setitem(sys.modules, "mujoco", object())
     with pytest.raises(WorldError, match="imported before"):
         rendering.choose_backend()
@@ -63,7 +63,7 @@ def test_a_choice_that_comes_too_late_is_said(before_mujoco, monkeypatch):
     assert rendering.choose_backend() == "glfw"
 
 
-def test_a_backend_that_does_not_exist_says_why():
+def test_probe_of_an_unknown_backend_gives_the_reason():
     found, problem = rendering.probe_renderer("nonsense")
     assert found is None
     assert "nonsense" in problem
@@ -74,7 +74,7 @@ def test_rendering_does_not_import_mujoco():
     assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
 
 
-def test_a_fingerprint_names_what_differs(tmp_path, monkeypatch):
+def test_fingerprint_differences_are_named(tmp_path, monkeypatch):
     renderer = {"backend": "egl", "renderer": "a GPU"}
     monkeypatch.setattr("saccade.sim.fingerprint.describe_renderer", lambda: renderer)
     here = environment_fingerprint(tmp_path, packages=("numpy", "no-such-package"))

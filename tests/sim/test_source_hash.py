@@ -40,7 +40,7 @@ def hash_of(folder: Path, source: str, name: str = "scene.py") -> str:
         ("scale: float = 2", "scale: float = 0x2"),
     ],
 )
-def test_comments_docstrings_and_formatting_do_not_count(tmp_path, old, new):
+def test_comments_docstrings_and_formatting_do_not_change_the_hash(tmp_path, old, new):
     assert old in SOURCE
     assert hash_of(tmp_path, SOURCE.replace(old, new)) == hash_of(tmp_path, SOURCE)
 
@@ -56,12 +56,12 @@ def test_comments_docstrings_and_formatting_do_not_count(tmp_path, old, new):
         ("return SIZE", 'return "A scene." or SIZE'),
     ],
 )
-def test_constants_and_code_count(tmp_path, old, new):
+def test_constants_and_code_change_the_hash(tmp_path, old, new):
     assert old in SOURCE
     assert hash_of(tmp_path, SOURCE.replace(old, new)) != hash_of(tmp_path, SOURCE)
 
 
-def test_of_json_the_content_counts_and_of_xml_every_byte(tmp_path):
+def test_json_is_hashed_by_content_and_xml_by_bytes(tmp_path):
     content = {"tasks": [1, 2]}
     first = hash_of(tmp_path, json.dumps(content), "tasks.json")
     assert hash_of(tmp_path, json.dumps(content, indent=4), "tasks.json") == first
@@ -69,7 +69,7 @@ def test_of_json_the_content_counts_and_of_xml_every_byte(tmp_path):
     assert hash_of(tmp_path, "<scene/>", "scene.xml") != hash_of(tmp_path, "<scene />", "scene.xml")
 
 
-def test_names_count_and_other_files_do_not(tmp_path):
+def test_file_names_change_the_hash_and_other_files_do_not(tmp_path):
     first = hash_of(tmp_path, SOURCE)
     (tmp_path / "notes.pyc").write_text("ignored")
     assert hash_sources(tmp_path) == first
@@ -77,6 +77,6 @@ def test_names_count_and_other_files_do_not(tmp_path):
     assert hash_sources(tmp_path) != first
 
 
-def test_the_form_is_the_same_for_every_python_version(tmp_path):
+def test_hash_does_not_depend_on_the_python_version(tmp_path):
     # Computed with Python 3.12; a version that writes syntax trees differently must not change the hash.
     assert hash_of(tmp_path, SOURCE) == "589b0138ada99d5bf1cdb816d43fdbfe8f75752f5b02dc2e1666d05ca7cc5bb5"

@@ -34,7 +34,7 @@ def contract_for(offer: Offer) -> Contract:
     )
 
 
-def test_a_suite_tells_its_world():
+def test_suites_determine_their_world():
     assert worlds.find_family(["desk_object", "desk_spatial"]) is worlds.DESK
     assert worlds.find_family(["libero_10", "libero_goal"]) is worlds.LIBERO is worlds.find_family(["libero_long"])
     assert (worlds.DESK.episodes, worlds.LIBERO.episodes) == (5, 50)
@@ -48,12 +48,12 @@ def test_a_suite_tells_its_world():
         ([], "suites: got none"),
     ],
 )
-def test_suites_that_make_no_world_are_refused(suites, message):
+def test_mixed_unknown_and_missing_suites_are_refused(suites, message):
     with pytest.raises(InputError, match=message):
         worlds.find_family(suites)
 
 
-def test_tasks_of_libero_have_numbers_for_names_too():
+def test_libero_tasks_are_found_by_number_or_name():
     chosen = worlds.choose_tasks(["libero_spatial", "libero_goal"], ["0", "turn_on_the_stove"], "without")
     assert [(task.suite, task.name[:9]) for task in chosen] == [
         ("libero_spatial", "pick_up_t"),
@@ -65,7 +65,7 @@ def test_tasks_of_libero_have_numbers_for_names_too():
         worlds.choose_tasks(["libero_goal"], ["turn_on_stove"], "without")
 
 
-def test_evaluated_states_and_demonstrated_ones_are_apart():
+def test_evaluation_and_demonstration_states_do_not_overlap():
     worlds.LIBERO.check_evaluation_states(0, 50)
     worlds.LIBERO.check_first_demonstration_state(1000)
     with pytest.raises(InputError, match="got initial states 1 to 50, expected states below 50"):
@@ -75,19 +75,19 @@ def test_evaluated_states_and_demonstrated_ones_are_apart():
     worlds.DESK.check_evaluation_states(50, 100)
 
 
-def test_the_desk_has_none_of_liberos_options():
+def test_libero_options_are_refused_for_the_desk():
     with pytest.raises(InputError, match="options of LIBERO: got suites of the desk"):
         worlds.check_options(worlds.DESK, worlds.LiberoOptions(visuals="fast"))
     worlds.check_options(worlds.DESK, worlds.LiberoOptions())
 
 
-def test_the_desk_is_built_in_the_pictures_size():
+def test_desk_is_built_with_the_image_size_of_the_contract():
     contract = contract_for(desk_offer(96))
     world = worlds.make_evaluation_world(worlds.DESK, contract, worlds.LiberoOptions())
     assert world.offer().cameras[0].height == 96 and pickle.loads(pickle.dumps(world)) == world
 
 
-def test_a_contract_of_another_world_is_refused_before_anything_is_looked_for(monkeypatch):
+def test_contract_of_another_world_is_refused_before_assets_are_read(monkeypatch):
     monkeypatch.setenv(ASSETS_VARIABLE, "/nowhere")
     with pytest.raises(ContractMismatch, match="control_hz"):
         worlds.make_evaluation_world(worlds.LIBERO, contract_for(desk_offer(96)), worlds.LiberoOptions())
@@ -95,14 +95,14 @@ def test_a_contract_of_another_world_is_refused_before_anything_is_looked_for(mo
         worlds.make_evaluation_world(worlds.DESK, contract_for(Conventions().offer()), worlds.LiberoOptions())
 
 
-def test_libero_is_looked_for_where_the_options_say(tmp_path):
+def test_libero_assets_are_read_from_the_option(tmp_path):
     pytest.importorskip("libero")
     options = worlds.LiberoOptions(libero_assets=tmp_path)
     with pytest.raises(InputError, match=f"LIBERO assets in {tmp_path}: got no "):
         worlds.make_evaluation_world(worlds.LIBERO, contract_for(Conventions().offer()), options)
 
 
-def test_a_result_says_what_it_depends_on(tmp_path):
+def test_world_describes_what_its_results_depend_on(tmp_path):
     assets = Assets(tmp_path, "a" * 64, "folder", ("textures/b.png",))
     settling_result = SettlingResult(37.2, "3.8.1", "1.4.0")
     world = LiberoWorld(Conventions(image_size=224, crop=0.9), assets, OPENVLA, "fast", settling_result)
@@ -121,7 +121,7 @@ def test_a_result_says_what_it_depends_on(tmp_path):
     assert world.offer() == replace(world.offer(), control_hz=20.0)
 
 
-def test_a_new_world_is_one_entry_in_the_table():
+def test_new_world_is_one_entry_in_the_table():
     pick = replace(worlds.DESK.tasks("desk_object")[0], suite="toy_pick", name="pick")
     toy = replace(worlds.DESK, name="toy", title="the toy", suites=("toy_pick",), find_suite=lambda suite: (pick,))
     families = (*worlds.FAMILIES, toy)
@@ -133,7 +133,7 @@ def test_a_new_world_is_one_entry_in_the_table():
         worlds.check_options(toy, worlds.LiberoOptions(visuals="fast"), families)
 
 
-def test_planning_needs_no_simulator():
+def test_choosing_tasks_imports_no_simulator():
     code = (
         "import sys; from saccade.sim import worlds; worlds.choose_tasks(['libero_goal'], ['3'], 'with'); "
         "print({'torch', 'mujoco', 'libero', 'robosuite'} & set(sys.modules))"

@@ -56,14 +56,14 @@ def ends():
 
 
 @pytest.mark.parametrize("message", PLAIN, ids=lambda message: type(message).__name__)
-def test_every_message_arrives_as_it_was_sent(ends, message):
+def test_messages_survive_the_round_trip(ends, message):
     one, other = ends
     one.send(message)
     assert other.receive() == [message]
 
 
 @pytest.mark.parametrize("joints", [np.array([0.1, -2.5e-17, 3.0]), None])
-def test_a_measurement_arrives_bit_for_bit(ends, joints):
+def test_measurement_arrives_bit_for_bit(ends, joints):
     one, other = ends
     one.send(messages.Measurement(100.1, joints, HOME := np.arange(3.0), "moving", "", 4, 2, EVENTS))
     (got,) = other.receive()
@@ -74,7 +74,7 @@ def test_a_measurement_arrives_bit_for_bit(ends, joints):
 
 
 @pytest.mark.parametrize("dtype", ["<f4", "<f8", "<i8", "|u1", "|b1"])
-def test_a_chunk_arrives_with_its_dtype_and_shape(ends, dtype):
+def test_chunk_keeps_its_dtype_and_shape(ends, dtype):
     one, other = ends
     chunk = make_chunk(np.arange(6).reshape(2, 3), observed=0.1, sequence=5)
     sent = type(chunk)(**chunk.header(), actions=chunk.actions.astype(dtype))
@@ -90,12 +90,12 @@ def test_a_chunk_arrives_with_its_dtype_and_shape(ends, dtype):
     assert other.close_reason is None
 
 
-def test_every_type_of_message_is_tested():
+def test_every_message_type_is_tested():
     tested = {type(message) for message in PLAIN} | {messages.Measurement, messages.SubmitChunk}
     assert tested == set(messages.Message.__args__)
 
 
-def test_half_a_message_is_no_message_even_if_the_other_half_never_comes():
+def test_incomplete_message_is_not_delivered():
     ours, theirs = Channel.pair()
     channel = Channel(ours)
     theirs.send((1000).to_bytes(4, "little") + b'["SubmitCh')
@@ -106,7 +106,7 @@ def test_half_a_message_is_no_message_even_if_the_other_half_never_comes():
     assert channel.close_reason == "closed"
 
 
-def test_a_reader_that_does_not_read_blocks_nobody(ends):
+def test_slow_reader_does_not_block_the_sender(ends):
     one, other = ends
     line = messages.HoldArm("padding", "x" * 10_000)
     for _ in range(1000):
@@ -115,7 +115,7 @@ def test_a_reader_that_does_not_read_blocks_nobody(ends):
     assert len(other.receive()) > 1
 
 
-def test_a_closed_end_is_reported(ends):
+def test_closed_end_is_reported(ends):
     one, other = ends
     one.send(messages.ControlFailed("the last message"))
     one.close()
@@ -146,7 +146,7 @@ def framed(encoded: bytes) -> bytes:
         framed(b'["StartGovernor", {"rules": {}, "record": null}]\n'),
     ],
 )
-def test_what_is_no_message_ends_the_channel_after_the_messages_before_it(sent):
+def test_malformed_message_closes_the_channel_after_the_valid_ones(sent):
     ours, theirs = Channel.pair()
     channel = Channel(ours)
     theirs.send(framed(encode_message(messages.Heartbeat())) + sent)
@@ -160,7 +160,7 @@ def test_what_is_no_message_ends_the_channel_after_the_messages_before_it(sent):
     "change",
     [{"dtype": "|O"}, {"dtype": "<c16"}, {"dtype": "none"}, {"shape": [2, 4]}, {"period": "0.1"}, {"sequence": 0.5}],
 )
-def test_a_chunk_that_is_none_is_refused(change):
+def test_malformed_chunk_is_refused(change):
     encoded = encode_message(messages.SubmitChunk(make_chunk(np.zeros((2, 3)), observed=0.1)))
     header, _, payload = encoded.partition(b"\n")
     name, fields = json.loads(header)
@@ -168,7 +168,7 @@ def test_a_chunk_that_is_none_is_refused(change):
         decode_message(json.dumps([name, {**fields, **change}]).encode() + b"\n" + payload)
 
 
-def test_objects_are_not_sent(ends):
+def test_object_arrays_are_not_sent(ends):
     chunk = make_chunk(np.zeros((2, 3)), observed=0.1)
     with pytest.raises(TypeError, match="object"):
         ends[0].send(messages.SubmitChunk(type(chunk)(**chunk.header(), actions=np.array([None]))))

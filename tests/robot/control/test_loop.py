@@ -111,7 +111,7 @@ class Rig:
         return [message for message in self.session.receive() if isinstance(message, kind)]
 
 
-def test_torque_comes_after_the_goal_was_set_to_the_present_pose():
+def test_goal_is_set_to_the_present_pose_before_torque():
     rig = Rig()
     rig.at(5, rig.close)
     rig.loop.run()
@@ -120,7 +120,7 @@ def test_torque_comes_after_the_goal_was_set_to_the_present_pose():
     assert all(np.array_equal(value, HOME) for _, kind, value in rig.arm.calls if kind == "goal")
 
 
-def test_nothing_is_written_in_a_dry_run_and_torque_stays_off():
+def test_dry_run_writes_nothing_and_leaves_torque_off():
     rig = Rig(dry_run=True)
     rig.at(4, rig.chunk)
     rig.at(20, rig.close)
@@ -129,7 +129,7 @@ def test_nothing_is_written_in_a_dry_run_and_torque_stays_off():
     assert "moving" in {each.state for each in rig.received(messages.Measurement)}
 
 
-def test_an_arm_outside_its_limits_gets_no_torque():
+def test_arm_outside_its_limits_gets_no_torque():
     rig = Rig()
     rig.arm.pose = np.array([0.0, 150.0, 30.0])
     rig.at(5, rig.close)
@@ -148,7 +148,7 @@ def test_deadlines_are_absolute():
     assert rig.loop.metrics().period_p99_ms == pytest.approx(20.0, abs=0.2)
 
 
-def test_a_late_tick_is_counted_and_what_it_missed_is_not_made_up_for():
+def test_late_tick_is_counted_and_missed_ticks_are_skipped():
     rig = Rig()
 
     def stall() -> None:
@@ -164,7 +164,7 @@ def test_a_late_tick_is_counted_and_what_it_missed_is_not_made_up_for():
     assert np.min(np.diff(times[:90])) > 0.4 * TICK, "no burst"
 
 
-def test_a_machine_that_is_too_slow_is_stopped():
+def test_sustained_overruns_stop_the_arm():
     rig = Rig()
     rig.arm.takes = 0.03
     for read in range(4, 60, 4):
@@ -175,7 +175,7 @@ def test_a_machine_that_is_too_slow_is_stopped():
     assert rig.governor.governor.counts["stops"] == 1
 
 
-def test_a_silent_session_is_held_within_its_deadline():
+def test_missing_heartbeat_holds_the_arm():
     rig = Rig()
     rig.at(4, rig.chunk)
     rig.at(90, rig.close)
@@ -185,7 +185,7 @@ def test_a_silent_session_is_held_within_its_deadline():
     assert held - 100.0 == pytest.approx(0.3, abs=0.1)
 
 
-def test_signs_of_life_keep_it_going():
+def test_heartbeats_prevent_a_hold():
     rig = Rig()
     for read in range(2, 98, 8):
         rig.at(read, lambda: rig.session.send(messages.Heartbeat()))
@@ -194,7 +194,7 @@ def test_signs_of_life_keep_it_going():
     assert not rig.governor.governor.holds
 
 
-def test_a_session_that_is_gone_is_held_within_one_tick_and_left_with_torque_on():
+def test_lost_session_holds_the_arm_within_one_tick_with_torque_on():
     rig = Rig()
     rig.at(4, rig.chunk)
     gone = []
@@ -215,7 +215,7 @@ def test_a_session_that_is_gone_is_held_within_one_tick_and_left_with_torque_on(
     assert rig.governor.governor.state == "stopped"
 
 
-def test_bytes_that_are_no_message_stop_the_arm_as_a_session_that_is_gone():
+def test_malformed_message_stops_the_arm():
     rig = Rig()
     rig.at(4, rig.chunk)
     rig.at(9, lambda: rig.session._socket.send((9).to_bytes(4, "little") + b'["Jump",0]'))
@@ -226,7 +226,7 @@ def test_bytes_that_are_no_message_stop_the_arm_as_a_session_that_is_gone():
     assert all(np.array_equal(value, held[0]) for value in held)
 
 
-def test_a_bus_that_fails_holds_and_what_is_written_then_is_the_last_pose():
+def test_bus_failure_holds_the_arm():
     rig = Rig()
     rig.at(4, rig.chunk)
     rig.at(9, lambda: setattr(rig.arm, "blind", True))
@@ -237,7 +237,7 @@ def test_a_bus_that_fails_holds_and_what_is_written_then_is_the_last_pose():
     assert rig.loop.metrics().bus_failures == 5
 
 
-def test_a_servo_that_lost_its_torque_stops_the_arm_and_gets_it_back_when_re_armed():
+def test_servo_that_lost_its_torque_stops_the_arm_until_rearm():
     rig = Rig()
     rig.at(4, rig.chunk)
     rig.at(9, lambda: setattr(rig.arm, "blind", True))
@@ -262,7 +262,7 @@ def test_a_servo_that_lost_its_torque_stops_the_arm_and_gets_it_back_when_re_arm
     assert rig.arm.calls[place][0] - written[-1] > 7 * TICK, "nothing is written to limp servos"
 
 
-def test_an_episode_does_not_begin_on_a_dead_bus():
+def test_episode_does_not_begin_on_a_dead_bus():
     rig = Rig()
     rig.arm.blind = True
     rig.at(6, rig.close)
@@ -271,7 +271,7 @@ def test_an_episode_does_not_begin_on_a_dead_bus():
     assert [each.verdict.reason for each in rig.received(messages.EpisodeBegun)] == ["bus"]
 
 
-def test_the_arm_is_held_before_an_error_is_raised():
+def test_arm_is_held_before_an_error_is_raised():
     rig = Rig()
     rig.at(4, rig.chunk)
 
@@ -286,7 +286,7 @@ def test_the_arm_is_held_before_an_error_is_raised():
     assert all(np.array_equal(value, held[0]) for value in held)
 
 
-def test_even_a_broken_governor_leaves_the_arm_held(monkeypatch):
+def test_arm_is_held_after_a_governor_error(monkeypatch):
     rig = Rig()
 
     def fail() -> None:
@@ -298,7 +298,7 @@ def test_even_a_broken_governor_leaves_the_arm_held(monkeypatch):
     assert rig.arm.kinds()[-3:] == ["hold"] * 3
 
 
-def test_a_recorder_that_fails_stops_the_arm():
+def test_recorder_failure_stops_the_arm():
     rig = Rig()
     rig.loop._recorder_failure = lambda: "no space left" if rig.arm.reads > 10 else None
     rig.at(20, rig.close)
@@ -308,7 +308,7 @@ def test_a_recorder_that_fails_stops_the_arm():
     assert "no space left" in last.events[0].detail
 
 
-def test_a_machine_that_slept_stops_the_arm(monkeypatch):
+def test_suspended_machine_stops_the_arm(monkeypatch):
     rig = Rig()
     monkeypatch.setattr(system_events, "_suspended_seconds", lambda: 5.0 if rig.arm.reads > 10 else 0.0)
     rig.loop._suspend_detector = system_events.SuspendDetector()
@@ -319,7 +319,7 @@ def test_a_machine_that_slept_stops_the_arm(monkeypatch):
     assert any("suspended for 5.0 s" in event.detail for event in events if event.kind == "stopped")
 
 
-def test_an_episode_ends_with_the_torque_as_asked():
+def test_end_of_episode_releases_the_torque_if_asked():
     for release in (True, False):
         rig = Rig()
         rig.at(6, lambda rig=rig, release=release: rig.session.send(messages.EndEpisode(release)))

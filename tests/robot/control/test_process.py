@@ -62,7 +62,7 @@ def begin(link: ControlLink, episode: int = 0) -> None:
     wait_for(link, lambda latest: latest is not None and latest.state == "ready")
 
 
-def test_an_episode_from_torque_to_metrics(link, tmp_path):
+def test_complete_episode(link, tmp_path):
     assert link.description.names == ("gripper.pos", "elbow_flex.pos", "shoulder_pan.pos")
     begin(link)
     drive(link)
@@ -83,7 +83,7 @@ def test_an_episode_from_torque_to_metrics(link, tmp_path):
     assert again.ticks == pytest.approx(metrics.ticks, abs=10)
 
 
-def test_a_chunk_with_a_nan_stops_the_arm_until_it_is_re_armed(link, tmp_path):
+def test_nan_in_a_chunk_stops_the_arm_until_rearm(link, tmp_path):
     begin(link)
     last = drive(link)
     link.send(make_chunk(np.full(3, np.nan), observed=time.monotonic(), sequence=last + 1))
@@ -100,14 +100,14 @@ def test_a_chunk_with_a_nan_stops_the_arm_until_it_is_re_armed(link, tmp_path):
     assert {"not_finite", "stopped", ""} <= reasons
 
 
-def test_a_chunk_of_objects_is_a_fault(link):
+def test_object_array_in_a_chunk_stops_the_arm(link):
     begin(link)
     chunk = make_chunk(HOME, observed=time.monotonic())
     link.send(dataclasses.replace(chunk, actions=np.full((16, 3), None)))
     wait_for(link, lambda latest: latest.state == "stopped" and latest.reason == "dtype")
 
 
-def test_ctrl_c_in_the_control_process_holds(link, tmp_path):
+def test_sigint_stops_the_arm(link, tmp_path):
     begin(link)
     drive(link)
     os.kill(link.process_id, signal.SIGINT)
@@ -116,7 +116,7 @@ def test_ctrl_c_in_the_control_process_holds(link, tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["crash", "terminate"])
-def test_a_crash_and_a_termination_hold_before_the_process_ends(link, tmp_path, fault):
+def test_arm_is_held_before_a_crashed_or_terminated_process_ends(link, tmp_path, fault):
     begin(link)
     drive(link)
     (tmp_path / fault).touch()
@@ -130,7 +130,7 @@ def test_a_crash_and_a_termination_hold_before_the_process_ends(link, tmp_path, 
     assert recorded_lines(tmp_path, "closed")
 
 
-def test_a_dead_bus_holds_and_a_short_failure_is_survived(link, tmp_path):
+def test_arm_is_held_during_a_short_bus_failure(link, tmp_path):
     begin(link)
     last = drive(link)
     (tmp_path / "bus").touch()
@@ -142,12 +142,12 @@ def test_a_dead_bus_holds_and_a_short_failure_is_survived(link, tmp_path):
     assert link.close().holds["bus"] == 1
 
 
-def test_a_refusal_comes_back_as_the_error_that_it_was(tmp_path):
+def test_input_error_of_the_arm_reaches_the_session(tmp_path):
     with pytest.raises(InputError, match="servo 3: got no answer, expected an sts3215. Check its cable."):
         ControlLink.start(partial(FakeArm, tmp_path, "Check its cable."), SETTINGS)
 
 
-def test_a_killed_control_process_is_reported(link):
+def test_killed_control_process_is_reported(link):
     begin(link)
     os.kill(link.process_id, signal.SIGKILL)
     with pytest.raises(WorldError, match="the control process ended"):
@@ -201,7 +201,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize(("number", "heartbeat"), [(signal.SIGKILL, 2.0), (signal.SIGTERM, 2.0), (signal.SIGSTOP, 0.5)])
-def test_a_session_that_dies_or_freezes_leaves_a_held_arm(tmp_path, number, heartbeat):
+def test_arm_is_held_after_the_session_dies_or_freezes(tmp_path, number, heartbeat):
     program = tmp_path / "session.py"
     program.write_text(SESSION.format(tests=str(SUPPORT), folder=str(tmp_path), heartbeat=heartbeat))
     session = subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True)

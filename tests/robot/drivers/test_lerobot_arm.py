@@ -60,7 +60,7 @@ def torques(arm: LeRobotArm) -> set[int]:
     return set(arm._motor_buses[0].bus.sync_read("Torque_Enable", normalize=False).values())
 
 
-def test_the_arm_describes_itself_as_the_policys_contract_has_it(arm):
+def test_description_matches_the_starter_contract(arm):
     from saccade.policy.checkpoint.folder import read_contract
 
     description = arm.connect()
@@ -74,7 +74,7 @@ def test_the_arm_describes_itself_as_the_policys_contract_has_it(arm):
     assert limits.speed[5] == pytest.approx(2 * 270 / 110 * 100, rel=0.01)
 
 
-def test_torque_is_off_until_it_is_asked_for_and_nothing_moves_when_it_is_on(arm, world):
+def test_torque_is_off_after_connect_and_does_not_move_the_arm(arm, world):
     arm.connect()
     assert torques(arm) == {0}
     before = world.joints()
@@ -88,7 +88,7 @@ def test_torque_is_off_until_it_is_asked_for_and_nothing_moves_when_it_is_on(arm
     assert not arm.has_torque()
 
 
-def test_a_goal_is_followed(arm, world):
+def test_arm_follows_a_goal(arm, world):
     arm.connect()
     pose = arm.hold()
     arm.set_torque(True)
@@ -98,7 +98,7 @@ def test_a_goal_is_followed(arm, world):
     assert np.abs(world.joints() - goal).max() < 1.5
 
 
-def test_closing_leaves_the_torque_as_it_is(arm, config):
+def test_close_leaves_the_torque_on(arm, config):
     arm.connect()
     arm.hold()
     arm.set_torque(True)
@@ -114,7 +114,7 @@ def test_closing_leaves_the_torque_as_it_is(arm, config):
     assert set(enabled.values()) == {1}
 
 
-def test_no_such_port_and_a_port_in_use_are_refused(config, arm):
+def test_missing_port_and_port_in_use_are_refused(config, arm):
     missing = LeRobotArm(dataclasses.replace(config, port="/dev/nothing-here"))
     with pytest.raises(InputError, match="no such device: /dev/nothing-here"):
         missing.connect()
@@ -123,7 +123,7 @@ def test_no_such_port_and_a_port_in_use_are_refused(config, arm):
         LeRobotArm(config).connect()
 
 
-def test_what_is_no_serial_port_is_refused(config, tmp_path):
+def test_file_that_is_no_serial_port_is_refused(config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="which does not open"):
         LeRobotArm(dataclasses.replace(config, port=str(tmp_path / "file"))).connect()
@@ -139,14 +139,14 @@ def test_what_is_no_serial_port_is_refused(config, tmp_path):
         (Fault("power"), "no answer from shoulder_pan"),
     ],
 )
-def test_other_servos_and_other_arms_are_refused_before_torque(arm, world, fault, message):
+def test_wrong_servos_and_calibrations_are_refused_before_torque(arm, world, fault, message):
     world.inject_fault(fault)
     with pytest.raises(InputError, match=message):
         arm.connect()
     world.clear_faults()
 
 
-def test_an_absent_calibration_and_that_of_other_motors_are_refused(config, tmp_path):
+def test_missing_or_foreign_calibration_file_is_refused(config, tmp_path):
     with pytest.raises(InputError, match="lerobot-calibrate --robot.type=so10._follower --robot.id=nobody"):
         LeRobotArm(dataclasses.replace(config, id="nobody")).connect()
     path = tmp_path / "virtual.json"
@@ -157,7 +157,7 @@ def test_an_absent_calibration_and_that_of_other_motors_are_refused(config, tmp_
         LeRobotArm(config).connect()
 
 
-def test_a_driver_that_asks_a_question_is_refused(config, monkeypatch):
+def test_driver_that_prompts_the_user_is_refused(config, monkeypatch):
     from lerobot.robots.so_follower import SOFollower
 
     monkeypatch.setattr(SOFollower, "configure", lambda self: input("Press ENTER"))
@@ -165,7 +165,7 @@ def test_a_driver_that_asks_a_question_is_refused(config, monkeypatch):
         LeRobotArm(config).connect()
 
 
-def test_spoiled_answers_are_read_again_and_never_taken_for_later_ones(arm, world):
+def test_damaged_replies_are_read_again_and_leave_no_lag(arm, world):
     arm.connect()
     arm.hold()
     arm.set_torque(True)
@@ -180,7 +180,7 @@ def test_spoiled_answers_are_read_again_and_never_taken_for_later_ones(arm, worl
     assert arm.retries >= 3
 
 
-def test_a_silent_servo_is_an_error_within_its_budget(arm, world):
+def test_silent_servo_is_a_bus_error_within_its_time_budget(arm, world):
     arm.connect()
     arm.measure()
     world.inject_fault(Fault("silent", joint="wrist_flex"))
@@ -195,7 +195,7 @@ def test_a_silent_servo_is_an_error_within_its_budget(arm, world):
     arm.measure()
 
 
-def test_a_port_that_vanishes_is_a_bus_error(arm, world):
+def test_lost_port_is_a_bus_error(arm, world):
     arm.connect()
     world.inject_fault(Fault("port"))
     with pytest.raises(BusError):
@@ -206,7 +206,7 @@ def test_a_port_that_vanishes_is_a_bus_error(arm, world):
     time.sleep(0.3)
 
 
-def test_a_goal_that_is_not_finite_is_never_written(arm):
+def test_non_finite_goal_is_not_written(arm):
     from saccade.errors import WorldError
 
     arm.connect()
@@ -214,7 +214,7 @@ def test_a_goal_that_is_not_finite_is_never_written(arm):
         arm.command(np.array([0.0, np.nan, 0, 0, 0, 0]))
 
 
-def test_two_arms_make_one_with_prefixed_names(world, config, tmp_path):
+def test_bimanual_arm_has_prefixed_joint_names(world, config, tmp_path):
     from lerobot.robots.bi_so_follower import BiSOFollowerConfig
     from lerobot.robots.so_follower import SOFollowerConfig
 
@@ -241,7 +241,7 @@ def test_two_arms_make_one_with_prefixed_names(world, config, tmp_path):
             arm.close()
 
 
-def test_a_servo_that_is_too_hot_is_told_of_while_it_lets_go(arm, world):
+def test_overheated_servo_is_reported_while_it_gives_no_torque(arm, world):
     arm.connect()
     arm.hold()
     arm.set_torque(True)
@@ -253,7 +253,7 @@ def test_a_servo_that_is_too_hot_is_told_of_while_it_lets_go(arm, world):
     assert arm.motors_in_protection() == ""
 
 
-def test_answers_that_lag_behind_are_never_taken_for_where_the_arm_is_now(arm, world):
+def test_delayed_replies_are_not_taken_for_the_present_pose(arm, world):
     arm.connect()
     arm.hold()
     arm.set_torque(True)

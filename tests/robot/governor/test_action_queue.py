@@ -23,7 +23,7 @@ def due(queue: ActionQueue, now: float) -> float | None:
     return None if step is None else float(step.action[0])
 
 
-def test_a_step_is_due_in_its_window_and_never_after_it():
+def test_a_step_is_due_only_within_its_time_window():
     queue = ActionQueue()
     assert queue.put(chunk_of(0, observed=10.0), now=10.0) == 4
     assert due(queue, 9.99) is None
@@ -32,14 +32,14 @@ def test_a_step_is_due_in_its_window_and_never_after_it():
     assert queue.remaining(10.25) == 2
 
 
-def test_steps_that_are_past_on_arrival_are_dropped():
+def test_steps_already_past_on_arrival_are_dropped():
     queue = ActionQueue()
     assert queue.put(chunk_of(0, observed=10.0), now=10.25) == 2
     assert due(queue, 10.25) == 2
     assert queue.put(chunk_of(0, observed=9.0), now=10.25) == 0
 
 
-def test_a_step_too_old_is_not_played_whatever_its_window_says():
+def test_steps_from_an_old_observation_are_not_due():
     queue = ActionQueue(age_limit=0.25)
     queue.put(chunk_of(0, observed=10.0), now=10.0)
     assert due(queue, 10.24) == 2
@@ -56,7 +56,7 @@ def test_a_step_too_old_is_not_played_whatever_its_window_says():
         ("keep", [2, 3, 102, 103, None], 2),
     ],
 )
-def test_chunks_are_combined_as_the_aggregation_says(aggregation, expected, added):
+def test_each_aggregation_combines_overlapping_chunks(aggregation, expected, added):
     queue = ActionQueue(aggregation)
     queue.put(chunk_of(0, observed=10.0), now=10.0)
     assert queue.put(chunk_of(100, observed=10.2, sequence=1), now=10.21) == added
@@ -64,7 +64,7 @@ def test_chunks_are_combined_as_the_aggregation_says(aggregation, expected, adde
     assert found == [None if each is None else pytest.approx(each) for each in expected]
 
 
-def test_kept_steps_are_followed_without_a_gap_by_the_new_chunk():
+def test_keep_leaves_no_gap_before_the_new_chunk():
     queue = ActionQueue("keep", age_limit=10.0)
     queue.put(chunk_of(0, observed=10.0), now=10.0)
     queue.put(chunk_of(100, observed=10.25, sequence=1), now=10.26)
@@ -73,7 +73,7 @@ def test_kept_steps_are_followed_without_a_gap_by_the_new_chunk():
     assert due(queue, 10.41) == 101
 
 
-def test_nothing_is_left_after_a_drop():
+def test_drop_empties_the_queue():
     queue = ActionQueue()
     queue.put(chunk_of(0, observed=10.0), now=10.0)
     assert [due(queue, 10.15 + 0.1 * step) for step in range(3)] == [1, 2, 3]
@@ -82,7 +82,7 @@ def test_nothing_is_left_after_a_drop():
     assert queue.remaining(10.0) == 0
 
 
-def test_unknown_aggregations_and_ages_are_refused():
+def test_invalid_aggregation_and_age_limit_are_refused():
     with pytest.raises(InputError, match="Did you mean 'weighted'"):
         ActionQueue("weigthed")
     with pytest.raises(InputError, match="age_limit"):
@@ -93,7 +93,7 @@ def test_unknown_aggregations_and_ages_are_refused():
     st.sampled_from(["latest", "average", "weighted", "keep"]),
     st.lists(st.tuples(st.floats(0, 2), st.floats(0, 0.5)), max_size=8),
 )
-def test_the_queue_holds_at_most_one_chunk_and_no_old_step_is_due(aggregation, arrivals):
+def test_queue_holds_at_most_one_chunk_and_gives_no_old_step(aggregation, arrivals):
     queue, now = ActionQueue(aggregation, age_limit=0.3), 10.0
     for sequence, (wait, age) in enumerate(arrivals):
         now += wait

@@ -55,14 +55,14 @@ def towards(target: np.ndarray, degrees: float = 4.0) -> np.ndarray:
     return np.array([HOME + np.clip(target - HOME, -degrees * (step + 1), degrees * (step + 1)) for step in range(16)])
 
 
-def test_before_the_first_chunk_the_measured_pose_is_held():
+def test_measured_pose_is_held_before_the_first_chunk():
     bench = Bench()
     for command in bench.ticks(1.0):
         assert command.state == "ready"
         assert np.array_equal(command.target, HOME)
 
 
-def test_fresh_steps_are_followed_and_it_holds_when_they_run_out_and_never_repeats():
+def test_arm_follows_fresh_steps_and_holds_when_the_queue_is_empty():
     bench = Bench()
     assert bench.send(towards(HOME + 40)).accepted
     commands = bench.ticks(0.4)
@@ -77,7 +77,7 @@ def test_fresh_steps_are_followed_and_it_holds_when_they_run_out_and_never_repea
     assert bench.tick().state == "moving"
 
 
-def test_a_hold_goes_to_the_measured_pose_within_one_tick():
+def test_hold_commands_the_measured_pose_within_one_tick():
     bench = Bench()
     bench.send(towards(HOME + 40))
     bench.ticks(0.2)
@@ -102,7 +102,7 @@ def test_a_hold_goes_to_the_measured_pose_within_one_tick():
         (dict(period=0.05), "period"),
     ],
 )
-def test_a_chunk_that_is_old_or_not_meant_for_this_arm_is_refused_whole(change, reason):
+def test_stale_or_foreign_chunks_are_rejected(change, reason):
     bench = Bench()
     verdict = bench.send(HOME + 1, **change)
     assert (verdict.accepted, verdict.reason) == (False, reason)
@@ -127,7 +127,7 @@ def test_a_chunk_that_is_old_or_not_meant_for_this_arm_is_refused_whole(change, 
         (np.full((16, 3), None), "dtype"),
     ],
 )
-def test_a_broken_chunk_stops_the_arm_until_it_is_re_armed(actions, reason):
+def test_malformed_chunk_stops_the_arm_until_rearm(actions, reason):
     bench = Bench()
     bench.send(towards(HOME + 40))
     bench.ticks(0.1)
@@ -143,13 +143,13 @@ def test_a_broken_chunk_stops_the_arm_until_it_is_re_armed(actions, reason):
     assert bench.tick().state == "moving"
 
 
-def test_another_sessions_broken_chunk_is_no_fault_of_ours():
+def test_malformed_chunk_of_another_session_does_not_stop_the_arm():
     bench = Bench()
     assert bench.send(np.full((16, 3), np.nan), session="elsewhere").reason == "session"
     assert bench.tick().state == "ready"
 
 
-def test_an_old_sequence_is_refused_even_where_it_is_fresh():
+def test_old_sequence_number_is_rejected_despite_a_fresh_observation():
     bench = Bench()
     assert bench.send(HOME, sequence=7).accepted
     assert bench.send(HOME, sequence=7).reason == "sequence"
@@ -157,7 +157,7 @@ def test_an_old_sequence_is_refused_even_where_it_is_fresh():
     assert bench.send(HOME, sequence=8).accepted
 
 
-def test_out_of_range_targets_are_clamped_and_counted_and_held_where_it_goes_too_far():
+def test_out_of_range_targets_are_clamped_and_hold_beyond_the_tolerance():
     bench = Bench(limits=dataclasses.replace(make_limits(), high=(12.0, 97.0, 100.0)))
     bench.send(off(4.0, 0.0, 0.0))
     assert max(command.target[0] for command in bench.ticks(0.4)) == 12.0
@@ -185,7 +185,7 @@ def test_too_fast_steps_are_clamped_and_counted():
     assert not bench.governor.holds
 
 
-def test_three_too_fast_steps_in_a_row_lead_to_a_hold_and_so_does_one_that_is_twice_too_fast():
+def test_repeated_or_gross_speed_violations_hold_the_arm():
     bench = Bench()
     steps = HOME + np.outer(np.arange(16), [12.0, 0.0, 0.0])
     bench.send(np.minimum(steps, 105.0))
@@ -200,7 +200,7 @@ def test_three_too_fast_steps_in_a_row_lead_to_a_hold_and_so_does_one_that_is_tw
     assert all(np.array_equal(command.target, HOME) for command in commands), "not even its first part is played"
 
 
-def test_after_a_hold_for_a_bad_step_only_a_later_observation_moves_the_arm():
+def test_only_an_observation_after_the_hold_moves_the_arm_again():
     bench = Bench()
     steps = np.repeat(HOME[None], 16, axis=0)
     steps[3:, 1] += 19.0
@@ -211,7 +211,7 @@ def test_after_a_hold_for_a_bad_step_only_a_later_observation_moves_the_arm():
     assert bench.tick().state == "moving"
 
 
-def test_a_first_command_far_from_the_measured_pose_is_refused():
+def test_first_command_far_from_the_measured_pose_is_refused():
     bench = Bench()
     bench.send(off(0.0, 40.0, 0.0))
     commands = bench.ticks(0.3)
@@ -220,7 +220,7 @@ def test_a_first_command_far_from_the_measured_pose_is_refused():
     assert any("elbow_flex.pos by 40.0" in event.detail for command in commands for event in command.events)
 
 
-def test_or_a_ramp_leads_there_where_it_was_asked_for():
+def test_ramp_leads_to_a_distant_first_command():
     bench = Bench(start="ramp")
     states = []
     for _ in range(20):
@@ -236,7 +236,7 @@ def test_or_a_ramp_leads_there_where_it_was_asked_for():
     assert bench.pose[1] == pytest.approx(HOME[1] + 60.0)
 
 
-def test_a_ramp_follows_fresh_targets_alone_and_holds_without():
+def test_ramp_holds_without_fresh_targets():
     bench = Bench(start="ramp")
     bench.send(off(0.0, 60.0, 0.0))
     commands = bench.ticks(1.0)
@@ -244,7 +244,7 @@ def test_a_ramp_follows_fresh_targets_alone_and_holds_without():
     assert bench.pose[1] < HOME[1] + 50.0
 
 
-def test_a_ramp_that_never_arrives_stops():
+def test_ramp_that_never_arrives_stops_the_arm():
     bench = Bench(start="ramp", ramp_seconds=1.0)
     for step in range(20):
         bench.send(off(0.0, 60.0 if step % 2 else -60.0, 0.0))
@@ -253,7 +253,7 @@ def test_a_ramp_that_never_arrives_stops():
     assert bench.governor.reason == "ramp"
 
 
-def test_an_instruction_change_drops_the_queue_and_what_was_decided_before_it():
+def test_drop_empties_the_queue_and_rejects_earlier_observations():
     bench = Bench()
     bench.send(towards(HOME + 40))
     bench.ticks(0.1)
@@ -267,7 +267,7 @@ def test_an_instruction_change_drops_the_queue_and_what_was_decided_before_it():
     assert bench.tick().state == "moving"
 
 
-def test_a_stop_is_latched_until_it_is_re_armed():
+def test_stop_is_latched_until_rearm():
     bench = Bench()
     bench.send(towards(HOME + 40))
     bench.ticks(0.1)
@@ -286,7 +286,7 @@ def test_a_stop_is_latched_until_it_is_re_armed():
     assert bench.tick().state == "moving"
 
 
-def test_a_long_hold_does_not_end_by_itself():
+def test_long_hold_becomes_a_stop():
     bench = Bench()
     bench.send(HOME)
     bench.ticks(2.4)
@@ -296,7 +296,7 @@ def test_a_long_hold_does_not_end_by_itself():
     assert bench.send(HOME).reason == "stopped"
 
 
-def test_a_stopped_arm_that_is_moved_takes_its_goal_with_it_so_that_it_never_snaps_back():
+def test_goal_follows_a_stopped_arm_that_is_moved_by_hand():
     bench = Bench()
     bench.governor.stop("asked for", bench.now)
     bench.ticks(0.3)
@@ -311,7 +311,7 @@ def test_a_stopped_arm_that_is_moved_takes_its_goal_with_it_so_that_it_never_sna
     assert bench.governor.counts["displaced"] > 5
 
 
-def test_a_held_arm_that_is_moved_does_not_go_on_by_itself():
+def test_held_arm_that_is_moved_by_hand_stops():
     bench = Bench()
     bench.send(HOME)
     bench.ticks(1.0)
@@ -322,7 +322,7 @@ def test_a_held_arm_that_is_moved_does_not_go_on_by_itself():
     assert np.array_equal(command.target, bench.seen)
 
 
-def test_an_arm_that_is_moved_by_hand_in_a_dry_run_is_not_displaced():
+def test_moving_the_arm_by_hand_is_allowed_in_a_dry_run():
     bench = Bench(follows=False)
     bench.send(HOME)
     bench.ticks(1.0)
@@ -330,7 +330,7 @@ def test_an_arm_that_is_moved_by_hand_in_a_dry_run_is_not_displaced():
     assert bench.tick().state == "holding"
 
 
-def test_an_arm_that_cannot_be_read_is_held_and_moves_again_with_later_decisions_alone():
+def test_unreadable_arm_is_held_until_a_later_observation():
     bench = Bench()
     bench.send(towards(HOME + 40))
     bench.ticks(0.2)
@@ -346,7 +346,7 @@ def test_an_arm_that_cannot_be_read_is_held_and_moves_again_with_later_decisions
     assert bench.tick().state == "moving"
 
 
-def test_where_the_last_pose_is_old_no_new_goal_is_given_until_there_is_a_new_one():
+def test_hold_waits_for_a_fresh_measurement():
     bench = Bench(measurement_age=0.2)
     bench.send(towards(HOME + 40))
     bench.ticks(0.1)
@@ -364,7 +364,7 @@ def test_where_the_last_pose_is_old_no_new_goal_is_given_until_there_is_a_new_on
     assert np.array_equal(bench.tick().target, pose), "once, and then it stays"
 
 
-def test_an_old_measurement_is_no_measurement():
+def test_old_measurement_counts_as_missing():
     bench = Bench()
     bench.send(towards(HOME + 40))
     bench.ticks(0.1)
@@ -377,7 +377,7 @@ def test_an_old_measurement_is_no_measurement():
 
 
 @pytest.mark.parametrize("measured", [np.array([np.nan, 0, 0]), np.zeros(2), None])
-def test_a_broken_measurement_is_no_measurement(measured):
+def test_malformed_measurement_counts_as_missing(measured):
     bench = Bench()
     bench.send(towards(HOME + 40))
     bench.ticks(0.1)
@@ -387,14 +387,14 @@ def test_a_broken_measurement_is_no_measurement(measured):
     assert np.isfinite(command.target).all()
 
 
-def test_nothing_sets_off_while_the_arm_cannot_be_seen():
+def test_no_motion_begins_without_a_measurement():
     bench = Bench()
     bench.sees = False
     bench.send(HOME + 1)
     assert all(np.array_equal(command.target, HOME) for command in bench.ticks(0.3))
 
 
-def test_a_joint_that_does_not_follow_is_stuck_and_stops_the_arm():
+def test_stuck_joint_stops_the_arm():
     bench = Bench()
     bench.follows = False
     for step in range(8):
@@ -404,7 +404,7 @@ def test_a_joint_that_does_not_follow_is_stuck_and_stops_the_arm():
     assert np.array_equal(commands[-1].target, HOME), "the push ends"
 
 
-def test_sustained_overruns_lead_to_a_slow_stop_and_single_ones_do_not():
+def test_sustained_overruns_lead_to_a_slow_stop():
     bench = Bench()
     for _ in range(6):
         for _ in range(2):
@@ -425,7 +425,7 @@ def test_sustained_overruns_lead_to_a_slow_stop_and_single_ones_do_not():
     assert bench.send(HOME).reason == "stopped"
 
 
-def test_late_ticks_that_skip_steps_are_not_taken_for_fast_motion():
+def test_steps_skipped_by_a_late_tick_are_no_speed_violation():
     bench = Bench()
     bench.send(towards(HOME + 60, degrees=6.0))
     bench.ticks(0.1)
@@ -435,7 +435,7 @@ def test_late_ticks_that_skip_steps_are_not_taken_for_fast_motion():
     assert not bench.governor.holds
 
 
-def test_time_that_stands_still_or_runs_backwards_moves_nothing():
+def test_time_that_does_not_advance_moves_nothing():
     bench = Bench()
     bench.send(towards(HOME + 40))
     bench.ticks(0.1)
@@ -444,7 +444,7 @@ def test_time_that_stands_still_or_runs_backwards_moves_nothing():
         assert np.array_equal(command.target, bench.pose)
 
 
-def test_an_episode_does_not_begin_outside_the_limits_or_without_a_pose():
+def test_episode_begins_only_with_a_pose_within_the_limits():
     bench = Bench()
     bench.governor.end(bench.now)
     assert bench.send(HOME).reason == "episode"
@@ -458,7 +458,7 @@ def test_an_episode_does_not_begin_outside_the_limits_or_without_a_pose():
     assert bench.send(HOME, episode=1).accepted
 
 
-def test_between_episodes_nothing_moves():
+def test_nothing_moves_between_episodes():
     bench = Bench()
     bench.send(towards(HOME + 40))
     bench.ticks(0.1)
@@ -468,7 +468,7 @@ def test_between_episodes_nothing_moves():
     assert bench.governor.state == "idle"
 
 
-def test_in_a_dry_run_every_chunk_begins_where_the_arm_stands():
+def test_dry_run_starts_every_chunk_at_the_measured_pose():
     bench = Bench(follows=False)
     bench.follows = False
     states = set()
@@ -491,12 +491,12 @@ def test_in_a_dry_run_every_chunk_begins_where_the_arm_stands():
         (dict(ramp_share=1.5), "Rules.ramp_share"),
     ],
 )
-def test_rules_check_themselves(changes, message):
+def test_invalid_rules_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         make_rules(**changes)
 
 
-def test_rules_pass_through_json():
+def test_rules_survive_a_json_round_trip():
     rules = make_rules(start="ramp")
     assert Rules.from_json(rules.to_json()) == rules
     assert make_rules(chunk=3).max_step_age == pytest.approx(0.1)

@@ -36,7 +36,7 @@ ACTIONS = st.one_of(
     st.lists(ACTIONS, max_size=40),
     st.floats(0.0, 1.0),
 )
-def test_whatever_arrives_commands_stay_within_the_limits(start, aggregation, pose, actions, follows):
+def test_commands_stay_within_the_limits_for_random_calls(start, aggregation, pose, actions, follows):
     rules = make_rules(start=start, aggregation=aggregation)
     governor = Governor(rules)
     low, high, speed = (np.array(getattr(rules.limits, name)) for name in ("low", "high", "speed"))
@@ -79,7 +79,7 @@ def test_whatever_arrives_commands_stay_within_the_limits(start, aggregation, po
 
 @settings(max_examples=100, deadline=None)
 @given(POSES, st.lists(st.tuples(TARGETS, st.integers(0, 6)), max_size=20))
-def test_after_a_stop_there_is_no_command_but_the_held_pose(pose, chunks):
+def test_only_the_held_pose_is_commanded_after_a_stop(pose, chunks):
     rules = make_rules(start="ramp")
     governor = Governor(rules)
     pose = np.clip(pose, rules.limits.low, rules.limits.high)

@@ -54,7 +54,7 @@ def fly(path, seed: int = 0, ticks: int = 400) -> RecordedGovernor:
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 10_000))
-def test_a_replay_gives_the_same_commands_bit_for_bit(tmp_path, seed):
+def test_replay_gives_identical_commands(tmp_path, seed):
     path = tmp_path / "flight.jsonl"
     path.unlink(missing_ok=True)
     fly(path, seed)
@@ -64,7 +64,7 @@ def test_a_replay_gives_the_same_commands_bit_for_bit(tmp_path, seed):
     assert again.calls > again.ticks
 
 
-def test_every_event_is_in_the_record(tmp_path):
+def test_record_contains_every_event(tmp_path):
     governor = fly(tmp_path / "flight.jsonl")
     lines = list(read_flight_record(tmp_path / "flight.jsonl"))
     kinds = {kind for line in lines for kind, _, _ in line.get("events", ())}
@@ -73,7 +73,7 @@ def test_every_event_is_in_the_record(tmp_path):
     assert len(told) == sum(governor.governor.rejected.values())
 
 
-def test_a_record_that_was_tampered_with_is_noticed(tmp_path):
+def test_replay_detects_a_changed_record(tmp_path):
     path = tmp_path / "flight.jsonl"
     fly(path)
     lines = path.read_text().splitlines()
@@ -85,7 +85,7 @@ def test_a_record_that_was_tampered_with_is_noticed(tmp_path):
     assert not replay_flight_record(path).identical
 
 
-def test_a_record_that_a_crash_cut_off_is_read_up_to_its_last_whole_line(tmp_path):
+def test_truncated_record_is_read_up_to_its_last_complete_line(tmp_path):
     path = tmp_path / "flight.jsonl"
     fly(path)
     whole = path.read_bytes()
@@ -104,13 +104,13 @@ def test_a_record_that_a_crash_cut_off_is_read_up_to_its_last_whole_line(tmp_pat
         ("[]\n", "line 1 without a call"),
     ],
 )
-def test_what_is_no_record_is_refused(tmp_path, content, message):
+def test_files_that_are_no_flight_record_are_refused(tmp_path, content, message):
     (tmp_path / "flight.jsonl").write_text(content)
     with pytest.raises(InputError, match=message):
         replay_flight_record(tmp_path / "flight.jsonl")
 
 
-def test_a_call_without_its_arguments_is_refused(tmp_path):
+def test_call_without_arguments_is_refused(tmp_path):
     path = tmp_path / "flight.jsonl"
     fly(path, ticks=3)
     path.write_text(path.read_text().splitlines()[0] + '\n{"call":"tick","now":1.0}\n')
@@ -118,7 +118,7 @@ def test_a_call_without_its_arguments_is_refused(tmp_path):
         replay_flight_record(path)
 
 
-def test_a_record_is_not_written_over_and_a_missing_one_is_told(tmp_path):
+def test_existing_record_is_not_overwritten_and_missing_record_is_refused(tmp_path):
     fly(tmp_path / "flight.jsonl", ticks=2)
     with pytest.raises(InputError, match="expected a new file"):
         FlightRecorder(tmp_path / "flight.jsonl", make_rules())
@@ -126,7 +126,7 @@ def test_a_record_is_not_written_over_and_a_missing_one_is_told(tmp_path):
         replay_flight_record(tmp_path / "nowhere.jsonl")
 
 
-def test_a_disk_that_takes_nothing_makes_nobody_wait(tmp_path):
+def test_full_write_buffer_does_not_block_the_loop(tmp_path):
     recorder = FlightRecorder(tmp_path / "flight.jsonl", make_rules())
     recorder.close()
     for _ in range(20_000):

@@ -1,7 +1,7 @@
+"""The client against the real server, and against servers that break the protocol."""
+
 import contextlib
 import socket
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -23,36 +23,9 @@ from saccade_testing.toy_policy import TOKEN, ToyPolicy, expected_actions, toy_c
 pytestmark = pytest.mark.real_time
 
 WAIT = 20.0
+"""Seconds that a test waits at most for something that comes at once."""
+
 SESSION = "f" * 32
-
-ALONE = """
-import importlib.abc, importlib.metadata, sys
-
-ALLOWED = {"numpy", "msgpack", "websockets", "saccade", "_distutils_hack"}
-INSTALLED = set(importlib.metadata.packages_distributions())
-
-class Blocker(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in INSTALLED - ALLOWED - set(sys.stdlib_module_names):
-            raise ImportError(f"{name} must not be needed")
-
-sys.meta_path.insert(0, Blocker())
-from saccade.robot.remote.client import RemotePolicy
-import saccade.robot.remote.codec, saccade.robot.remote.protocol
-try:
-    import torch
-except ImportError:
-    ours = sorted(name for name in sys.modules if name.startswith("saccade"))
-    print("alone", *ours)
-"""
-
-
-def test_it_imports_with_numpy_msgpack_and_websockets_alone(tmp_path):
-    done = subprocess.run([sys.executable, "-c", ALONE], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    alone, *ours = done.stdout.split()
-    assert alone == "alone" and "saccade.robot.remote.client" in ours
-    assert not [name for name in ours if name.startswith(("saccade.sim", "saccade.perception", "saccade.scripts"))]
 
 
 @pytest.fixture
@@ -66,7 +39,7 @@ def url(chunk_policy):
         yield address
 
 
-def test_it_decides_what_the_server_decides(url, chunk_policy):
+def test_client_returns_the_actions_of_the_server(url, chunk_policy):
     with RemotePolicy(url, TOKEN, WAIT) as policy:
         assert policy.contract == chunk_policy.contract
         policy.reset("put it there")
@@ -80,7 +53,7 @@ def test_it_decides_what_the_server_decides(url, chunk_policy):
     policy.close()
 
 
-def test_cameras_that_the_policy_does_not_look_at_stay_here(url):
+def test_unused_cameras_are_not_sent(url):
     with RemotePolicy(url, TOKEN, WAIT) as policy:
         policy.reset("go")
         observation = toy_observation()
@@ -88,7 +61,7 @@ def test_cameras_that_the_policy_does_not_look_at_stay_here(url):
         assert policy.decide(observation).shape == (3, 2)
 
 
-def test_bad_input_is_named_and_costs_no_session(url):
+def test_invalid_observation_is_refused_and_keeps_the_session(url):
     with RemotePolicy(url, TOKEN, WAIT) as policy:
         with pytest.raises(InputError, match="reset"):
             policy.decide(toy_observation())
@@ -109,7 +82,7 @@ def test_bad_input_is_named_and_costs_no_session(url):
         assert policy.is_connected and policy.decide(toy_observation()).shape == (3, 2)
 
 
-def test_what_the_server_refuses_arrives_as_it_was_said(url, chunk_policy):
+def test_input_error_of_the_server_reaches_the_client(url, chunk_policy):
     chunk_policy.failure = InputError("prompt", got="Greek", expected="English", fix="Translate it.")
     with RemotePolicy(url, TOKEN, WAIT) as policy:
         policy.reset("go")
@@ -119,7 +92,7 @@ def test_what_the_server_refuses_arrives_as_it_was_said(url, chunk_policy):
         assert policy.decide(toy_observation()).shape == (3, 2)
 
 
-def test_after_a_missed_deadline_only_a_new_session_decides(url, chunk_policy):
+def test_client_needs_a_new_session_after_a_missed_deadline(url, chunk_policy):
     with RemotePolicy(url, TOKEN, 0.2) as policy:
         policy.reset("go")
         chunk_policy.gate.clear()
@@ -152,7 +125,7 @@ def reconnected(policy):
             time.sleep(0.02)
 
 
-def test_a_failure_over_there_is_a_failure_of_the_world(url, chunk_policy):
+def test_policy_failure_on_the_server_is_a_world_error(url, chunk_policy):
     chunk_policy.failure = ZeroDivisionError("secret")
     with RemotePolicy(url, TOKEN, WAIT) as policy:
         policy.reset("go")
@@ -161,7 +134,7 @@ def test_a_failure_over_there_is_a_failure_of_the_world(url, chunk_policy):
         assert "secret" not in str(failed.value) and not policy.is_connected
 
 
-def test_a_server_that_ends_is_noticed_and_nothing_goes_on_by_itself(chunk_policy):
+def test_client_reports_a_stopped_server_and_does_not_reconnect_by_itself(chunk_policy):
     with serve_in_background(chunk_policy, ServerSettings(token=TOKEN)) as url:
         policy = RemotePolicy(url, TOKEN, WAIT)
         policy.reset("go")
@@ -172,7 +145,7 @@ def test_a_server_that_ends_is_noticed_and_nothing_goes_on_by_itself(chunk_polic
         policy.reconnect()
 
 
-def test_a_wrong_token_and_a_second_client_are_told_apart(url):
+def test_wrong_token_and_second_client_give_different_errors(url):
     with pytest.raises(InputError, match="token for .*: got a wrong one") as refused:
         RemotePolicy(url, "another-token-altogether")
     assert "another-token" not in str(refused.value)
@@ -180,7 +153,7 @@ def test_a_wrong_token_and_a_second_client_are_told_apart(url):
         RemotePolicy(url, TOKEN, WAIT)
 
 
-def test_another_policy_after_a_reconnection_is_refused(chunk_policy):
+def test_reconnect_refuses_a_different_contract(chunk_policy):
     settings = ServerSettings(token=TOKEN)
     with serve_in_background(chunk_policy, settings) as url:
         policy = RemotePolicy(url, TOKEN, WAIT)
@@ -260,7 +233,7 @@ def with_nan():
         (answering({}, raw="an error as text"), "says: an error as text"),
     ],
 )
-def test_what_comes_back_is_checked_and_ends_the_session_when_wrong(behave, said):
+def test_invalid_reply_ends_the_session(behave, said):
     with impostor(behave) as url, RemotePolicy(url, TOKEN, WAIT) as policy:
         policy.reset("go")
         with pytest.raises(ConnectionLost, match=said):
@@ -268,7 +241,7 @@ def test_what_comes_back_is_checked_and_ends_the_session_when_wrong(behave, said
         assert not policy.is_connected
 
 
-def test_a_late_reply_is_never_taken_for_an_answer():
+def test_late_reply_is_discarded():
     release = threading.Event()
 
     def behave(connection):
@@ -289,7 +262,7 @@ def test_a_late_reply_is_never_taken_for_an_answer():
             policy.decide(toy_observation())
 
 
-def test_a_server_that_reads_no_more_does_not_hold_the_client():
+def test_server_that_stops_reading_does_not_block_the_client():
     contract = toy_contract()
     stall = threading.Event()
 
@@ -337,7 +310,7 @@ def test_a_server_that_reads_no_more_does_not_hold_the_client():
         {},
     ],
 )
-def test_a_server_of_another_kind_is_bad_input(greeting):
+def test_invalid_greeting_is_refused(greeting):
     def handle(connection):
         connection.send(encode(greeting))
 
@@ -353,7 +326,7 @@ def test_a_server_of_another_kind_is_bad_input(greeting):
 @pytest.mark.parametrize(
     "said", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"\xff" * 50, b""]
 )
-def test_something_else_that_listens_there_is_bad_input(said):
+def test_server_that_speaks_no_websocket_is_refused(said):
     def serve_one(listener):
         line, _ = listener.accept()
         line.recv(4096)
@@ -366,33 +339,10 @@ def test_something_else_that_listens_there_is_bad_input(said):
             RemotePolicy(f"ws://127.0.0.1:{listener.getsockname()[1]}", TOKEN)
 
 
-def test_nobody_there_and_nobody_who_speaks():
+def test_silent_and_absent_servers_are_reported():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"ws://127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(DeadlineMissed, match="no answer"):
             RemotePolicy(url, TOKEN, connect_timeout=0.2)
     with pytest.raises(ConnectionLost, match="start `saccade serve`"):
         RemotePolicy(url, TOKEN)
-
-
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        ("127.0.0.1:8000", "ws://HOST:PORT"),
-        ("http://127.0.0.1:8000", "ws://HOST:PORT"),
-        ("ws://127.0.0.1", "ws://HOST:PORT"),
-        ("ws://127.0.0.1:port", "ws://HOST:PORT"),
-        ("ws://name:secret@127.0.0.1:8000", "ws://HOST:PORT"),
-        ("ws://192.168.1.7:8000", "wss:// to another machine"),
-    ],
-)
-def test_addresses_are_checked_before_anything_is_sent(url, said):
-    with pytest.raises(InputError, match=said):
-        RemotePolicy(url, TOKEN)
-
-
-@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), 1e6, "1"])
-def test_every_wait_has_an_end(seconds):
-    for name in ("timeout", "reset_timeout", "connect_timeout"):
-        with pytest.raises(InputError, match=name):
-            RemotePolicy("ws://127.0.0.1:1", TOKEN, **{name: seconds})

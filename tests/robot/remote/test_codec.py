@@ -55,13 +55,13 @@ def scalar_map(data, dtype, mark=True):
 
 @settings(max_examples=150, deadline=None)
 @given(MESSAGES)
-def test_what_is_encoded_arrives_as_it_was(message):
+def test_values_survive_the_round_trip(message):
     assert same(message, decode(encode(message)))
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(st.binary(max_size=80), st.tuples(MESSAGES.map(encode), st.integers(0, 400), st.binary(max_size=4))))
-def test_whatever_comes_in_gives_a_value_or_the_codecs_own_error(given_bytes):
+def test_random_bytes_are_decoded_or_raise_codec_error(given_bytes):
     if isinstance(given_bytes, tuple):
         message, place, patch = given_bytes
         given_bytes = message[:place] + patch + message[place + len(patch) :]
@@ -74,7 +74,7 @@ def test_whatever_comes_in_gives_a_value_or_the_codecs_own_error(given_bytes):
         assert same(value, decode(encode(value)))
 
 
-def test_decoded_arrays_are_copies_that_may_be_written_to():
+def test_decoded_arrays_are_writable_copies():
     message = encode({"x": np.arange(6, dtype=np.float32).reshape(2, 3)})
     first = decode(message)["x"]
     first[:] = 7
@@ -132,12 +132,12 @@ def test_decoded_arrays_are_copies_that_may_be_written_to():
         (b"", "all that it declares"),
     ],
 )
-def test_what_is_not_acceptable_is_refused_and_named(message, named):
+def test_invalid_messages_are_refused_with_the_field_named(message, named):
     with pytest.raises(CodecError, match=named):
         decode(message)
 
 
-def test_keys_of_an_array_may_come_in_any_order():
+def test_array_keys_may_have_any_order():
     message = msgpack.packb({"x": {b"shape": [2], b"dtype": "<f4", b"data": bytes(8), b"__ndarray__": True}})
     assert (decode(message)["x"] == np.zeros(2, np.float32)).all()
 
@@ -153,7 +153,7 @@ def test_keys_of_an_array_may_come_in_any_order():
         (MessageLimits(values=11), {"x": np.ones(1)}, {"x": np.ones((1, 1))}),
     ],
 )
-def test_limits_hold_to_the_last_value_on_both_sides(limits, within, beyond):
+def test_limits_are_exact_for_encode_and_decode(limits, within, beyond):
     assert same(decode(encode(within, limits), limits), within)
     with pytest.raises(CodecError):
         encode(beyond, limits)
@@ -180,17 +180,17 @@ def test_limits_hold_to_the_last_value_on_both_sides(limits, within, beyond):
         object(),
     ],
 )
-def test_nothing_leaves_that_would_not_arrive(value):
+def test_values_that_cannot_be_decoded_are_not_encoded(value):
     with pytest.raises(CodecError):
         encode({"x": value})
 
 
 @pytest.mark.parametrize("message", ["text", bytearray(b"\x80"), None])
-def test_only_bytes_are_read(message):
+def test_only_bytes_are_decoded(message):
     with pytest.raises(CodecError, match="binary frame"):
         decode(message)
 
 
-def test_limits_check_themselves():
+def test_invalid_limits_are_refused():
     with pytest.raises(InputError, match="Limits.depth"):
         MessageLimits(depth=500)

@@ -70,7 +70,7 @@ def recorded(name):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_recorded_frames_get_the_actions_that_they_ask_for(line, chunk_policy, form):
+def test_recorded_requests_get_their_actions(line, chunk_policy, form):
     line.socket.sendall(recorded(f"{form}_handshake"))
     assert line.head().startswith(b"HTTP/1.1 101 ")
     opcode, metadata = line.frame()
@@ -87,7 +87,7 @@ def test_recorded_frames_get_the_actions_that_they_ask_for(line, chunk_policy, f
     assert chunk_policy.instructions == ["put the red cube in the bin"]
 
 
-def test_errors_come_as_text_in_one_line_and_the_client_may_go_on(line, chunk_policy):
+def test_error_is_one_text_line_and_keeps_the_connection(line, chunk_policy):
     line.socket.sendall(recorded("flat_handshake"))
     line.head()
     line.frame()
@@ -105,13 +105,13 @@ def test_errors_come_as_text_in_one_line_and_the_client_may_go_on(line, chunk_po
     assert line.frame()[0] == 2
 
 
-def test_without_the_key_it_is_turned_away(line):
+def test_missing_api_key_is_refused(line):
     line.socket.sendall(re.sub(rb"Authorization: [^\r]*\r\n", b"", recorded("flat_handshake")))
     assert line.head().startswith(b"HTTP/1.1 401 ")
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_recordings_are_those_of_the_real_client(form):
+def test_recordings_come_from_the_real_client(form):
     handshake = recorded(f"{form}_handshake")
     assert handshake.startswith(b"GET / HTTP/1.1\r\n") and b"websockets/17.4" in handshake
     assert f"Authorization: Api-Key {TOKEN}".encode() in handshake

@@ -53,7 +53,7 @@ MESSAGES = st.dictionaries(st.sampled_from(KEYS), ANYTHING, max_size=9)
 
 @settings(max_examples=400, deadline=None)
 @given(MESSAGES)
-def test_whatever_the_codec_lets_through_is_understood_or_refused(message):
+def test_random_messages_are_read_or_refused(message):
     for read in (
         lambda: protocol.read_request(message, CONTRACT),
         lambda: protocol.read_greeting(message, "there"),
@@ -69,7 +69,7 @@ def test_whatever_the_codec_lets_through_is_understood_or_refused(message):
             assert said.is_openpi or 0 < said.deadline <= protocol.MAX_DEADLINE_SECONDS
 
 
-def test_both_forms_of_an_observation_are_the_same_request():
+def test_flat_and_nested_observations_give_the_same_request():
     seen = toy_observation()
     flat = {f"observation/{name}": image for name, image in seen["pixels"].items()}
     nested = protocol.read_request({**seen, "prompt": "go"}, CONTRACT)
@@ -81,14 +81,14 @@ def test_both_forms_of_an_observation_are_the_same_request():
         np.testing.assert_array_equal(request.state, seen["agent_pos"])
 
 
-def test_the_greeting_carries_the_contract_to_the_last_bit():
+def test_greeting_carries_the_exact_contract():
     session = protocol.new_session()
     said = protocol.greeting(CONTRACT, "toy", session, 1000)
     assert protocol.read_greeting(said, "there") == (session, CONTRACT, "toy")
     assert protocol.new_session() != session
 
 
-def test_an_error_travels_and_long_texts_are_cut():
+def test_error_survives_the_round_trip_with_long_texts_cut():
     error = InputError("what", got="g" * 10_000, expected="e", fix="f")
     kind, travelled = protocol.read_error(protocol.error_fields("late", error))
     assert kind == "late" and travelled.what == "what" and len(travelled.got) == 500
@@ -107,7 +107,7 @@ def test_an_error_travels_and_long_texts_are_cut():
         "Api-Key \udcff",
     ],
 )
-def test_only_the_very_token_is_authorized(header):
+def test_only_the_exact_token_is_authorized(header):
     assert not protocol.is_authorized(header, TOKEN)
     assert protocol.is_authorized(f"Api-Key {TOKEN}", TOKEN)
 
@@ -125,5 +125,5 @@ def test_only_the_very_token_is_authorized(header):
         ("localhost.example.org", False),
     ],
 )
-def test_what_only_this_machine_reaches_is_known(host, loopback):
+def test_loopback_addresses_are_recognised(host, loopback):
     assert protocol.is_loopback(host) == loopback

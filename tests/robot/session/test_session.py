@@ -69,7 +69,7 @@ LONG = 30.0
 """Seconds of an episode that something else ends long before."""
 
 
-def test_an_episode_runs_until_its_time_is_over_and_the_arm_is_held(stage):
+def test_episode_ends_after_its_time_with_the_arm_held(stage):
     summary = stage.run()
     (episode,) = summary.episodes
     assert episode.ended_by == "time"
@@ -88,7 +88,7 @@ def test_an_episode_runs_until_its_time_is_over_and_the_arm_is_held(stage):
     assert replay_flight_record(stage.folder / "flight.jsonl").identical
 
 
-def test_an_end_condition_ends_an_episode_with_its_outcome(stage):
+def test_end_condition_ends_the_episode_with_its_outcome(stage):
     calls = []
 
     def succeeds_at_the_fourth_call():
@@ -120,7 +120,7 @@ def test_every_episode_is_prepared_and_has_its_own_instruction(stage):
     stage.is_held()
 
 
-def test_an_observer_gets_every_call(stage):
+def test_observer_gets_every_call(stage):
     class Watcher(SessionObserver):
         def __init__(self) -> None:
             self.calls, self.views = [], []
@@ -172,7 +172,7 @@ def test_nothing_moves_in_a_dry_run(stage):
         (lambda given: np.full((16, 3), None), "dtype"),
     ],
 )
-def test_a_policy_that_breaks_stops_the_arm(stage, broken, reason):
+def test_malformed_actions_stop_the_arm(stage, broken, reason):
     stage.chunk_policy.script[WARM_UP + 3] = broken
     summary = stage.run(EpisodePlan("go up", LONG))
     assert summary.stopped == reason
@@ -180,7 +180,7 @@ def test_a_policy_that_breaks_stops_the_arm(stage, broken, reason):
     stage.is_held()
 
 
-def test_an_error_of_the_policy_is_raised_after_the_arm_is_held(stage):
+def test_policy_error_is_raised_after_the_arm_is_held(stage):
     def fail():
         raise ZeroDivisionError("in the network")
 
@@ -190,7 +190,7 @@ def test_an_error_of_the_policy_is_raised_after_the_arm_is_held(stage):
     stage.is_held()
 
 
-def test_a_policy_that_hangs_is_reported_and_the_arm_is_held(stage):
+def test_hanging_policy_is_reported_and_the_arm_is_held(stage):
     gate = threading.Event()
     after(3, stage.chunk_policy, lambda: gate.wait(30) and None)
     with pytest.raises(WorldError, match="the policy has given no answer for"):
@@ -202,7 +202,7 @@ def test_a_policy_that_hangs_is_reported_and_the_arm_is_held(stage):
     assert "holding" in states
 
 
-def test_a_late_decision_is_not_played(stage):
+def test_late_decision_is_rejected(stage):
     after(3, stage.chunk_policy, lambda: time.sleep(0.8))
     log = EventLog()
     went_on = once(lambda: log.has("holding", "rejected", "moving") and goals(stage.folder)[-1][0] > HOME[0] + 5)
@@ -212,14 +212,14 @@ def test_a_late_decision_is_not_played(stage):
     assert goals(stage.folder)[-1][0] > HOME[0] + 5, "it goes on with what is fresh"
 
 
-def test_a_policy_too_slow_for_the_rate_is_refused_before_torque(stage):
+def test_too_slow_policy_is_refused_before_torque(stage):
     stage.chunk_policy.takes = 0.4
     with pytest.raises(InputError, match=r"policy: got a decision in 4\d\d ms, expected at most 250 ms"):
         stage.run(warm_up_decisions=2)
     assert not recorded_lines(stage.folder, "torque")
 
 
-def test_an_arm_that_does_not_fit_the_contract_is_refused_with_every_difference(stage):
+def test_contract_mismatch_lists_every_difference(stage):
     contract = stage.chunk_policy.contract
     names = ("shoulder_roll.pos", "elbow_flex.pos", "gripper.pos")
     units = ("degrees", "radians", "percent")
@@ -234,13 +234,13 @@ def test_an_arm_that_does_not_fit_the_contract_is_refused_with_every_difference(
     assert not recorded_lines(stage.folder, "torque")
 
 
-def test_an_error_of_the_arm_is_raised(stage):
+def test_arm_error_is_raised(stage):
     stage.refusal = "Check its cable."
     with pytest.raises(InputError, match="servo 3"):
         stage.run()
 
 
-def test_a_first_command_far_away_is_refused_and_ramped_to_where_asked(stage, tmp_path):
+def test_distant_first_command_is_refused_or_reached_by_a_ramp(stage, tmp_path):
     stage.chunk_policy.script = {number: lambda given: given + np.float32([40.0, 0.0, 0.0]) for number in range(100)}
     with pytest.raises(InputError, match=r"first command: got .*shoulder_pan.pos by 4"):
         stage.run()
@@ -259,7 +259,7 @@ def test_a_first_command_far_away_is_refused_and_ramped_to_where_asked(stage, tm
 
 
 @pytest.mark.parametrize(("mode", "reason"), [("frozen", "camera_frozen"), ("dropped", "camera_age")])
-def test_a_camera_fault_holds_the_arm_until_it_is_over(stage, mode, reason):
+def test_camera_fault_holds_the_arm_until_it_ends(stage, mode, reason):
     log = EventLog()
 
     def fail() -> None:
@@ -280,7 +280,7 @@ def test_a_camera_fault_holds_the_arm_until_it_is_over(stage, mode, reason):
     assert "moving" in states[held:]
 
 
-def test_a_new_instruction_drops_the_chunks_of_the_old_one(stage):
+def test_new_instruction_drops_earlier_chunks(stage):
     after(3, stage.chunk_policy, lambda: stage.operator_commands.change_instruction("go elsewhere"))
     log = EventLog()
 
@@ -297,14 +297,14 @@ def test_a_new_instruction_drops_the_chunks_of_the_old_one(stage):
     assert all(line["observed"] >= lines[place]["now"] for line in later)
 
 
-def test_a_stop_ends_the_episode(stage):
+def test_stop_ends_the_episode(stage):
     after(3, stage.chunk_policy, lambda: stage.operator_commands.stop("a hand in the way"))
     summary = stage.run(EpisodePlan("go up", LONG))
     assert summary.stopped == "stop"
     stage.is_held()
 
 
-def test_a_re_armed_episode_continues(stage):
+def test_episode_continues_after_rearm(stage):
     def stop_for_a_while() -> None:
         stage.operator_commands.stop("a hand in the way")
         threading.Timer(0.2, stage.operator_commands.rearm).start()
@@ -319,14 +319,14 @@ def test_a_re_armed_episode_continues(stage):
     assert "moving" in states[states.index("stopped") :]
 
 
-def test_a_stop_may_end_only_its_episode(stage):
+def test_session_continues_after_a_stop_if_set_to_rearm(stage):
     after(3, stage.chunk_policy, lambda: stage.operator_commands.stop("a hand in the way"))
     summary = stage.run(EpisodePlan("first", LONG), EpisodePlan("second", 0.2), rearm_between_episodes=True)
     assert [each.ended_by for each in summary.episodes] == ["stopped: stop", "time"]
     assert summary.stopped == ""
 
 
-def test_ending_the_session_stops_the_arm_and_begins_no_further_episode(stage):
+def test_end_session_stops_the_arm_and_skips_further_episodes(stage):
     after(3, stage.chunk_policy, lambda: stage.operator_commands.end_session("enough"))
     summary = stage.run(EpisodePlan("first", LONG), EpisodePlan("second", 0.2), rearm_between_episodes=True)
     assert [each.ended_by for each in summary.episodes] == ["stopped: stop"]
@@ -335,13 +335,13 @@ def test_ending_the_session_stops_the_arm_and_begins_no_further_episode(stage):
     stage.is_held()
 
 
-def test_the_operator_ends_an_episode(stage):
+def test_operator_ends_an_episode(stage):
     after(3, stage.chunk_policy, stage.operator_commands.end_episode)
     summary = stage.run(EpisodePlan("go up", LONG))
     assert summary.episodes[0].ended_by == "asked"
 
 
-def test_an_error_of_an_observer_is_raised_after_the_arm_is_held(stage):
+def test_observer_error_is_raised_after_the_arm_is_held(stage):
     class Clumsy(SessionObserver):
         def on_chunk(self, chunk, seconds):
             if chunk.sequence == 3:
@@ -352,14 +352,14 @@ def test_an_error_of_an_observer_is_raised_after_the_arm_is_held(stage):
     stage.is_held()
 
 
-def test_a_dead_bus_ends_the_session_held(stage):
+def test_dead_bus_stops_the_session(stage):
     after(3, stage.chunk_policy, (stage.folder / "bus").touch)
     summary = stage.run(EpisodePlan("go up", LONG))
     assert summary.stopped == "bus"
     assert summary.metrics.bus_failures > 10
 
 
-def test_a_crash_of_the_control_process_is_reported(stage):
+def test_control_process_crash_is_reported(stage):
     after(3, stage.chunk_policy, (stage.folder / "crash").touch)
     with pytest.raises(WorldError, match="the control process ended"):
         stage.run(EpisodePlan("go up", LONG))
@@ -390,7 +390,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_session_that_is_interrupted_terminated_or_killed_leaves_a_held_arm(tmp_path, number):
+def test_arm_is_held_after_a_signal_ends_the_session(tmp_path, number):
     program = tmp_path / "session.py"
     program.write_text(SESSION.format(tests=str(SUPPORT), folder=str(tmp_path)))
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

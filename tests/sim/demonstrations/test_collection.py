@@ -27,7 +27,7 @@ def uninterrupted(tmp_path_factory):
     return collect(REQUEST, ToyWorld(), tmp_path_factory.mktemp("whole") / "toy", workers=2, progress=False)
 
 
-def test_failures_are_counted_and_only_successes_kept(uninterrupted):
+def test_only_successes_are_kept_and_failures_counted(uninterrupted):
     import pandas
 
     # Of the initial states 1000, 1001, ... those that end in 3 or 8 cannot be won.
@@ -45,7 +45,7 @@ def test_failures_are_counted_and_only_successes_kept(uninterrupted):
     }
 
 
-def test_killed_in_the_middle_and_resumed_is_the_same_dataset(tmp_path, uninterrupted):
+def test_killed_and_resumed_collection_gives_the_same_dataset(tmp_path, uninterrupted):
     out = tmp_path / "toy"
     program = tmp_path / "program.py"
     program.write_text(
@@ -84,7 +84,7 @@ def test_killed_in_the_middle_and_resumed_is_the_same_dataset(tmp_path, uninterr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["program.py", "toy"]
 
 
-def test_a_finished_dataset_is_never_overwritten_silently(tmp_path, uninterrupted):
+def test_finished_dataset_is_not_overwritten_unasked(tmp_path, uninterrupted):
     before = tree(uninterrupted.root)
     with pytest.raises(InputError, match="--overwrite"):
         collect(REQUEST, ToyWorld(), uninterrupted.root, progress=False)
@@ -104,7 +104,7 @@ def test_a_finished_dataset_is_never_overwritten_silently(tmp_path, uninterrupte
     assert (notes / "diary.txt").read_text() == "mine"
 
 
-def test_overwriting_puts_the_new_dataset_in_place(tmp_path):
+def test_overwrite_replaces_the_dataset(tmp_path):
     out, small = tmp_path / "toy", replace(REQUEST, episodes=1)
     collect(small, ToyWorld(), out, workers=1, progress=False)
     finished = []
@@ -116,7 +116,7 @@ def test_overwriting_puts_the_new_dataset_in_place(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["toy"]
 
 
-def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, uninterrupted):
+def test_full_disk_keeps_staged_episodes(tmp_path, monkeypatch, uninterrupted):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -130,24 +130,24 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, uninterrupted):
     assert tree(tmp_path / "toy") == tree(uninterrupted.root)
 
 
-def test_a_worker_that_dies_is_the_worlds_failure(tmp_path):
+def test_dead_worker_is_a_world_error(tmp_path):
     with pytest.raises(WorldError, match="--resume"):
         collect(replace(REQUEST, first_initial_state=7777), ToyWorld(), tmp_path / "toy", progress=False)
 
 
-def test_a_demonstrator_that_never_succeeds_is_given_up(tmp_path):
+def test_demonstrator_that_never_succeeds_is_a_world_error(tmp_path):
     hopeless = CollectionRequest(REQUEST.tasks[:1], episodes=1, first_initial_state=1003, attempts_per_episode=1)
     with pytest.raises(WorldError, match="toy/near"):
         collect(hopeless, ToyWorld(), tmp_path / "toy", workers=1, progress=False)
 
 
 @pytest.mark.parametrize("change", [{"episodes": 0}, {"tasks": ()}, {"seed": -1}, {"tasks": REQUEST.tasks[:1] * 2}])
-def test_a_request_without_sense_is_refused(change):
+def test_invalid_request_is_refused(change):
     with pytest.raises(InputError):
         replace(REQUEST, **change)
 
 
-def test_recordings_are_tried_once_each_and_what_succeeds_is_kept(tmp_path):
+def test_each_recording_is_replayed_once_and_successes_are_kept(tmp_path):
     task = CollectedTask("toy", "near", ("go",), recordings=6)
     request = CollectionRequest((task,), episodes=1, first_initial_state=0)
     summary = collect(request, ToyWorld(), tmp_path / "toy", workers=1, progress=False)

@@ -51,7 +51,7 @@ def write(folder, episodes):
 
 
 @pytest.mark.parametrize("video_bytes", [200 * 2**20, 20_000])
-def test_lerobot_reads_back_what_was_recorded(tmp_path, monkeypatch, video_bytes):
+def test_lerobot_reads_the_recorded_dataset(tmp_path, monkeypatch, video_bytes):
     from lerobot.datasets import LeRobotDataset
 
     monkeypatch.setattr(dataset_writer, "VIDEO_FILE_BYTES", video_bytes)
@@ -83,7 +83,7 @@ def test_lerobot_reads_back_what_was_recorded(tmp_path, monkeypatch, video_bytes
     assert Offer.from_json((root / "meta" / "offer.json").read_text()) == OFFER
 
 
-def test_the_same_episodes_give_the_same_bytes(tmp_path):
+def test_same_episodes_give_the_same_bytes(tmp_path):
     trees = []
     for name in ("one", "two"):
         _, root = write(tmp_path / name, [make_episode(seed, 20) for seed in range(2)])
@@ -91,7 +91,7 @@ def test_the_same_episodes_give_the_same_bytes(tmp_path):
     assert trees[0] == trees[1]
 
 
-def test_colours_survive_the_video():
+def test_video_keeps_colours():
     import io
 
     import av
@@ -114,7 +114,7 @@ def test_camera_statistics_agree_with_numpy():
     assert json.dumps(rows)
 
 
-def test_numbers_that_are_not_finite_are_refused():
+def test_non_finite_numbers_and_unequal_lengths_are_refused():
     episode = make_episode(0, 4)
     episode.action[2, 1] = np.nan
     with pytest.raises(WorldError, match="action"):
@@ -123,7 +123,7 @@ def test_numbers_that_are_not_finite_are_refused():
         RecordedEpisode(episode.images, episode.state[:2], episode.state, episode.grounding, "x")
 
 
-def test_what_was_not_offered_is_refused_before_it_is_written(tmp_path):
+def test_episode_that_does_not_match_its_offer_is_refused(tmp_path):
     episode = make_episode(0, 4)
     narrow = RecordedEpisode(episode.images, episode.state, episode.action, episode.grounding[:, :6], "x")
     blind = RecordedEpisode({"front": episode.images["front"]}, episode.state, episode.action, episode.grounding, "x")
@@ -133,6 +133,6 @@ def test_what_was_not_offered_is_refused_before_it_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_rate_that_lerobot_cannot_write_is_refused():
+def test_fractional_control_rate_is_refused():
     with pytest.raises(InputError, match="control_hz"):
         frame_rate(replace(OFFER, control_hz=12.5))

@@ -38,7 +38,7 @@ def checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("address", ["somewhere", "host:", "host:0", "host:99999", "ray://host:10001", ""])
-def test_an_address_that_is_none_is_refused(address):
+def test_invalid_address_is_refused(address):
     with pytest.raises(InputError, match=r"cluster: got .*expected 'local', or the head's host:port"):
         ClusterOptions(address, 1)
 
@@ -47,7 +47,7 @@ def pool_of(options, checkpoint, out, jobs):
     return ClusterPool(options, make_env, Actors(checkpoint), Fingerprint(), {}, out, jobs, EpisodeRequest)
 
 
-def test_an_address_where_nobody_answers_is_refused(checkpoint, tmp_path):
+def test_address_without_a_head_is_refused(checkpoint, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         options = ClusterOptions(f"127.0.0.1:{free.getsockname()[1]}", 1)
@@ -55,19 +55,19 @@ def test_an_address_where_nobody_answers_is_refused(checkpoint, tmp_path):
         list(pool_of(options, checkpoint, tmp_path, jobs_of(1)).run())
 
 
-def test_without_ray_the_extra_is_named(monkeypatch):
+def test_missing_ray_names_the_extra_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"got no Ray, .*uv sync --extra cluster"):
         cluster._connect(ClusterOptions("local", 1))
 
 
-def test_with_nothing_left_to_do_no_cluster_is_asked(checkpoint, tmp_path):
+def test_pool_without_jobs_connects_to_no_cluster(checkpoint, tmp_path):
     pool = pool_of(ClusterOptions("local", 1), checkpoint, tmp_path, [])
     assert list(pool.run()) == []
     pool.close()
 
 
-def test_a_checkpoint_travels_unless_the_node_sees_the_same(checkpoint, tmp_path, monkeypatch):
+def test_checkpoint_is_transferred_unless_the_node_has_it(checkpoint, tmp_path, monkeypatch):
     def setup(folder):
         sent = with_checkpoint_files(NodeSetup(make_env, Actors(checkpoint), Fingerprint(), {}, {}, 1.0))
         return replace(sent, make_actor=Actors(folder))
@@ -89,7 +89,7 @@ def test_a_checkpoint_travels_unless_the_node_sees_the_same(checkpoint, tmp_path
 
 
 @pytest.mark.slow
-def test_a_cluster_that_loses_a_node_loses_no_episode(checkpoint, tmp_path, monkeypatch):
+def test_lost_node_loses_no_episode(checkpoint, tmp_path, monkeypatch):
     """One cluster for all of it, for it takes long to start: a node, a worker, a hang, and other versions."""
     pytest.importorskip("ray")
     monkeypatch.setenv("PYTHONPATH", str(SUPPORT))

@@ -20,13 +20,13 @@ def records(outcomes: str):
     ]
 
 
-def test_only_shared_episodes_that_both_ended_count():
+def test_only_shared_episodes_without_errors_count():
     found = compare(records("ssffesf"), records("sfsfs"))
     assert (found.both, found.only_first, found.only_second, found.neither) == (1, 1, 1, 1)
     assert found.episodes == 4 and found.difference == 0 and found.p_value == 1 and not found.is_significant
 
 
-def test_without_shared_episodes_nothing_is_claimed():
+def test_comparison_without_shared_episodes_is_empty():
     found = compare(records("e"), records("s"))
     assert found.episodes == 0 and found.difference is None and found.p_value == 1 and not found.is_significant
 
@@ -34,12 +34,12 @@ def test_without_shared_episodes_nothing_is_claimed():
 @pytest.mark.parametrize(
     ("only_first", "only_second", "p_value"), [(0, 0, 1.0), (0, 5, 2 / 32), (0, 6, 2 / 64), (1, 9, 22 / 1024)]
 )
-def test_the_exact_test_counts_coins(only_first, only_second, p_value):
+def test_mcnemar_p_value_is_the_exact_binomial(only_first, only_second, p_value):
     assert mcnemar_p_value(only_first, only_second) == pytest.approx(p_value)
     assert mcnemar_p_value(only_second, only_first) == pytest.approx(p_value)
 
 
-def test_the_exact_test_stands_many_episodes():
+def test_mcnemar_p_value_is_stable_for_many_episodes():
     assert mcnemar_p_value(5000, 5000) == pytest.approx(1.0)
     assert 0 <= mcnemar_p_value(4000, 6000) < 1e-80
 
@@ -53,18 +53,18 @@ def test_the_exact_test_stands_many_episodes():
         ((0, 12, 2, 36), (0.0569, 0.3404)),
     ],
 )
-def test_the_interval_is_newcombes(counts, interval):
+def test_newcombe_interval_matches_published_values(counts, interval):
     both, only_first, only_second, neither = counts
     low, high = newcombe_interval(both, only_second, only_first, neither)
     assert (low, high) == pytest.approx(interval, abs=6e-4)
 
 
-def test_the_interval_mirrors_when_the_runs_change_places():
+def test_newcombe_interval_mirrors_when_runs_are_exchanged():
     low, high = newcombe_interval(30, 9, 3, 8)
     assert newcombe_interval(30, 3, 9, 8) == pytest.approx((-high, -low))
 
 
-def test_extremes_stay_in_range():
+def test_newcombe_interval_stays_in_range_at_the_extremes():
     assert newcombe_interval(0, 0, 7, 0)[1] == 1.0
     assert newcombe_interval(0, 7, 0, 0)[0] == -1.0
     low, high = newcombe_interval(7, 0, 0, 0)

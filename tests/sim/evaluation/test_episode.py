@@ -49,7 +49,7 @@ class Chunks(FakeActor):
 
 
 @pytest.mark.parametrize("state", [0, 1])
-def test_what_nobody_looks_at_is_not_drawn_and_the_episode_is_the_same(state):
+def test_only_observations_that_are_used_are_rendered(state):
     job, world = Job("fake", "reach", state, 7), DrawingEnv("reach")
     np.random.seed(0)
     record = run_episode(world, Chunks(), job)
@@ -69,21 +69,21 @@ class Onlooker:
         self.seen.append(observation)
 
 
-def test_a_watcher_sees_every_step():
+def test_step_callback_gets_every_step():
     world, onlooker = DrawingEnv("reach"), Onlooker(1)
     record = run_episode(world, Chunks(), Job("fake", "reach", 1, 7), step_callback=onlooker)
     assert len(onlooker.seen) == record.steps + 1 == world.drawn
     assert all("pixels" in each for each in onlooker.seen)
 
 
-def test_a_watcher_that_skips_steps_has_pictures_of_the_others_only():
+def test_strided_step_callback_gets_images_of_its_steps_only():
     world, onlooker = DrawingEnv("reach"), Onlooker(2)
     record = run_episode(world, Chunks(), Job("fake", "reach", 1, 7), step_callback=onlooker)
     assert len(onlooker.seen) == record.steps + 1 > world.drawn
     assert all("pixels" in each for each in onlooker.seen[::2])
 
 
-def test_a_film_ends_with_the_last_picture_where_the_end_was_not_drawn(tmp_path):
+def test_video_ends_with_the_last_rendered_image(tmp_path):
     video_recorder = VideoRecorder()
     for shade in (0, 120, 240):
         video_recorder({"pixels": {"front": np.full((32, 32, 3), shade, dtype=np.uint8)}}, None)
@@ -92,14 +92,14 @@ def test_a_film_ends_with_the_last_picture_where_the_end_was_not_drawn(tmp_path)
     assert np.asarray(poster(tmp_path / "video.mp4", 1.0)).mean() == pytest.approx(240, abs=6)
 
 
-def test_an_actor_that_always_looks_always_sees():
+def test_actor_without_pending_actions_gets_every_image():
     world = DrawingEnv("reach")
     world.rendering_enabled = False  # as an episode before may have left it
     record = run_episode(world, FakeActor(), Job("fake", "reach", 1, 7))
     assert world.drawn == record.steps + 1
 
 
-def test_what_workers_are_forked_with_has_not_chosen_how_to_draw():
+def test_worker_modules_do_not_import_mujoco():
     modules = "saccade.sim.evaluation.worker, saccade.scripts.checkpoints.worker_policies"
     loaded = f"import sys, {modules}; print('mujoco' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)

@@ -25,7 +25,7 @@ def record(state, outcome, perturbation=None, swap=None, *, picked=None, other=N
     return replace(blank, outcome=outcome, target="cube", picked=picked, other=other, error=error, steps=steps)
 
 
-def test_both_averages_are_given_and_they_differ():
+def test_summary_has_mean_of_axes_and_mean_of_episodes():
     records = [record(state, "success") for state in range(4)]
     records += [record(state, "success", ("camera", 1)) for state in range(4)]
     records += [record(state, "failure", ("camera", 3)) for state in range(4)]
@@ -58,7 +58,7 @@ def test_both_averages_are_given_and_they_differ():
     assert "1 episodes failed because the policy refused their instruction." in lines
 
 
-def test_without_perturbations_and_swaps_there_is_nothing_to_tell():
+def test_records_without_perturbations_give_no_robustness_summary():
     records = [record(0, "success")]
     assert robustness_summary(records) is None and memorisation_rows(records) == []
     assert robustness_summary([record(0, "error", ("camera", 1))])["mean_of_axes"] is None

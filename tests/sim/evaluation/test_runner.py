@@ -21,7 +21,7 @@ def jobs_of(count: int, *tasks: str) -> list[Job]:
     return [Job("fake", task, state, episode_seed(0, "fake", task, state)) for task in tasks for state in range(count)]
 
 
-def test_an_episode_is_judged_by_the_world_and_its_decisions_are_timed():
+def test_record_has_outcome_and_decision_times():
     record = run_episode(FakeEnv("reach"), FakeActor(), Job("fake", "reach", 0, 5))
     assert (record.outcome, record.picked, record.target) == ("success", "cube", "cube")
     assert record.decisions == (record.steps + 1) // 2
@@ -30,7 +30,7 @@ def test_an_episode_is_judged_by_the_world_and_its_decisions_are_timed():
     assert run_episode(FakeEnv("reach"), FakeActor(), Job("fake", "reach", 1, 5)).outcome == "failure"
 
 
-def test_an_episode_stops_at_the_limit_of_steps():
+def test_episode_stops_at_the_step_limit():
     class Idle(FakeActor):
         def act(self, observation):
             return np.zeros(2, np.float32)
@@ -39,7 +39,7 @@ def test_an_episode_stops_at_the_limit_of_steps():
     assert (record.steps, record.outcome, record.picked) == (FakeEnv._max_episode_steps, "failure", None)
 
 
-def test_an_action_that_is_not_finite_is_a_failure_of_the_policy():
+def test_non_finite_action_is_a_failure_of_the_policy():
     class Broken(FakeActor):
         def act(self, observation):
             return np.array([np.nan, 0.0])
@@ -49,7 +49,7 @@ def test_an_action_that_is_not_finite_is_a_failure_of_the_policy():
     assert "not finite" in record.error
 
 
-def test_a_swapped_instruction_ends_at_the_first_pick():
+def test_swapped_instruction_ends_at_the_first_pick():
     own = run_episode(FakeEnv("reach"), FakeActor(), Job("fake", "reach", 0, 4, swap="object"))
     other = run_episode(FakeEnv("reach"), FakeActor(), Job("fake", "reach", 1, 4, swap="object"))
     assert (own.instruction, own.other) == ("reach the ball", "ball")
@@ -74,7 +74,7 @@ def test_records_do_not_depend_on_the_number_of_workers(tmp_path):
     assert len({record.trajectory for record in one}) == len(jobs)
 
 
-def test_a_killed_run_goes_on_without_counting_an_episode_twice(tmp_path):
+def test_resumed_run_counts_no_episode_twice(tmp_path):
     jobs = jobs_of(4, "reach")
     first = run_jobs(jobs[:2], make_env, make_actor, 1, tmp_path, progress=False)
     path = tmp_path / "records.jsonl"
@@ -90,7 +90,7 @@ def test_a_killed_run_goes_on_without_counting_an_episode_twice(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["die", "raise", "hang"])
-def test_a_mishap_is_tried_again_and_then_an_error(kind, tmp_path):
+def test_failing_episode_is_repeated_once_and_then_an_error(kind, tmp_path):
     jobs = jobs_of(4, "reach")
     mishap = Mishap(kind, tmp_path / "marker")
     records = run_jobs(jobs, mishap, make_actor, 2, tmp_path, progress=False, episode_seconds=2.0)
@@ -103,7 +103,7 @@ def test_a_mishap_is_tried_again_and_then_an_error(kind, tmp_path):
     assert healed[:2] == records[:2]
 
 
-def test_a_mishap_that_does_not_come_back_leaves_no_trace_in_the_result(tmp_path):
+def test_episode_that_fails_once_gives_the_same_record(tmp_path):
     jobs = jobs_of(4, "reach")
     mishap = Mishap("die", tmp_path / "marker", once=True)
     records = run_jobs(jobs, mishap, make_actor, 1, tmp_path / "mishap", progress=False)
@@ -112,20 +112,20 @@ def test_a_mishap_that_does_not_come_back_leaves_no_trace_in_the_result(tmp_path
     assert episodes_that_differ(records, calm) == ()
 
 
-def test_a_world_in_which_nothing_runs_is_given_up(tmp_path):
+def test_run_ends_if_every_episode_fails(tmp_path):
     everything = Mishap("raise", tmp_path / "marker", initial_state=None)
     with pytest.raises(WorldError, match="the world broke"):
         run_jobs(jobs_of(9, "reach"), everything, make_actor, 2, tmp_path, progress=False)
 
 
-def test_what_cannot_be_set_up_is_said_at_once(tmp_path):
+def test_actor_that_cannot_be_built_is_reported(tmp_path):
     with pytest.raises(InputError, match=r"contract: got wrist, expected front\. Rename"):
         run_jobs(jobs_of(2, "reach"), make_env, refuse_actor, 2, tmp_path, progress=False)
     with pytest.raises(WorldError, match="no weights here"):
         run_jobs(jobs_of(2, "reach"), make_env, break_actor, 1, tmp_path, progress=False)
 
 
-def test_films_are_kept_for_each_task_and_outcome(tmp_path):
+def test_videos_are_kept_for_each_task_and_outcome(tmp_path):
     records = run_jobs(jobs_of(6, "reach"), make_env, make_actor, 2, tmp_path, videos=2, progress=False)
     kept = [record for record in records if record.video]
     assert sorted(record.outcome for record in kept) == ["failure"] * 2 + ["success"] * 2
@@ -134,7 +134,7 @@ def test_films_are_kept_for_each_task_and_outcome(tmp_path):
     )
 
 
-def test_films_are_of_unchanged_episodes_where_there_are_any(tmp_path):
+def test_videos_prefer_unchanged_episodes(tmp_path):
     jobs = jobs_of(2, "reach")
     swapped = [replace(job, swap="object") for job in jobs]
     both = run_jobs([*swapped, *jobs], make_env, make_actor, 1, tmp_path / "both", videos=1, progress=False)
@@ -153,20 +153,20 @@ def test_films_are_of_unchanged_episodes_where_there_are_any(tmp_path):
         ({"episode_seconds": 0.0}, "episode_seconds"),
     ],
 )
-def test_bad_input_is_refused(changes, message, tmp_path):
+def test_invalid_arguments_are_refused(changes, message, tmp_path):
     options = {"jobs": jobs_of(1, "reach"), "workers": 1, "out": tmp_path, **changes}
     with pytest.raises(InputError, match=message):
         run_jobs(make_env=make_env, make_actor=make_actor, **options)
 
 
-def test_the_parents_threads_are_its_own(tmp_path, monkeypatch):
+def test_run_leaves_thread_variables_of_the_parent_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     run_jobs(jobs_of(1, "reach"), make_env, make_actor, 1, tmp_path, progress=False)
     assert os.environ["OMP_NUM_THREADS"] == "7"
     assert "LP_NUM_THREADS" not in os.environ
 
 
-def test_a_damaged_record_file_is_named(tmp_path):
+def test_damaged_record_file_is_refused(tmp_path):
     path = tmp_path / "records.jsonl"
     path.write_text("not json\n")
     with pytest.raises(InputError, match=r"records\.jsonl line 1"):
@@ -176,7 +176,7 @@ def test_a_damaged_record_file_is_named(tmp_path):
         RecordFile(path).load()
 
 
-def test_a_full_disk_is_one_clear_line(tmp_path):
+def test_full_disk_is_an_input_error(tmp_path):
     record = run_episode(FakeEnv("reach"), FakeActor(), Job("fake", "reach", 0, 5))
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
@@ -184,6 +184,6 @@ def test_a_full_disk_is_one_clear_line(tmp_path):
         RecordFile(tmp_path.joinpath("/dev/full")).append(record)
 
 
-def test_records_survive_json(tmp_path):
+def test_record_survives_a_json_round_trip(tmp_path):
     record = run_episode(FakeEnv("reach"), FakeActor(), Job("fake", "reach", 0, 5))
     assert EpisodeRecord.from_json(json.loads(json.dumps(record.to_json()))) == record

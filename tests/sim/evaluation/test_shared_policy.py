@@ -24,7 +24,7 @@ def own(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("workers", "max_batch_size"), [(1, 4), (3, 4), (3, 1)])
-def test_a_shared_policy_gives_the_records_of_one_for_each_worker(workers, max_batch_size, own, tmp_path):
+def test_shared_policy_gives_the_records_of_separate_policies(workers, max_batch_size, own, tmp_path):
     log = tmp_path / "log"
     shared = SharedPolicyFactory(MakePolicy(max_batch_size, log))
     records = run_jobs(jobs_of(4, "reach"), make_env, shared, workers, tmp_path, progress=False)
@@ -36,7 +36,7 @@ def test_a_shared_policy_gives_the_records_of_one_for_each_worker(workers, max_b
     assert max(sizes) <= min(max_batch_size, workers)
 
 
-def test_films_show_where_a_shared_policy_looks(own, tmp_path):
+def test_videos_show_the_tokens_of_a_shared_policy(own, tmp_path):
     shared = SharedPolicyFactory(MakePolicy())
     records = run_jobs(jobs_of(4, "reach"), make_env, shared, 2, tmp_path, videos=1, progress=False)
     recorded = [record for record in records if record.video]
@@ -46,21 +46,21 @@ def test_films_show_where_a_shared_policy_looks(own, tmp_path):
 
 
 @pytest.mark.parametrize("mishap", ["die", "hang", "raise"])
-def test_a_policy_that_is_lost_begins_anew_and_its_episodes_are_tried_again(mishap, own, tmp_path):
+def test_lost_policy_is_restarted_and_its_episodes_are_repeated(mishap, own, tmp_path):
     shared = SharedPolicyFactory(MakePolicy(mishap=mishap, marker=tmp_path / "marker"))
     records = run_jobs(jobs_of(4, "reach"), make_env, shared, 2, tmp_path, progress=False, episode_seconds=3.0)
     assert max(record.attempts for record in records) == 2
     assert episodes_that_differ(own, records) == ()
 
 
-def test_a_worker_that_dies_does_not_disturb_the_others(own, tmp_path):
+def test_dead_worker_does_not_disturb_the_others(own, tmp_path):
     world = Mishap("die", tmp_path / "marker", once=True)
     records = run_jobs(jobs_of(4, "reach"), world, SharedPolicyFactory(MakePolicy()), 2, tmp_path, progress=False)
     assert [record.attempts for record in records] == [1, 1, 2, 1]
     assert episodes_that_differ(own, records) == ()
 
 
-def test_a_policy_that_cannot_be_set_up_is_told_at_once(tmp_path):
+def test_policy_that_cannot_be_built_is_reported(tmp_path):
     with pytest.raises(InputError, match=r"contract: got wrist, expected front\. Rename"):
         run_jobs(jobs_of(2, "reach"), make_env, SharedPolicyFactory(refuse_policy), 1, tmp_path, progress=False)
     with pytest.raises(WorldError, match="no weights here"):
@@ -77,7 +77,7 @@ class Wire:
         self.sent.append(message)
 
 
-def test_questions_are_gathered_until_all_who_play_have_asked():
+def test_requests_are_batched_until_all_active_slots_have_asked():
     wire = Wire()
     policy_process = PolicyProcess(None, wire, 0.0, max_batch_size=2)
     for slot in (5, 6, 7):
@@ -101,7 +101,7 @@ def test_questions_are_gathered_until_all_who_play_have_asked():
     assert policy_process.awaiting_slots == {5, 7}
 
 
-def test_a_question_of_an_episode_that_a_new_process_does_not_know_is_not_taken():
+def test_request_of_an_unknown_slot_is_not_accepted():
     policy_process = PolicyProcess(None, Wire(), 0.0, max_batch_size=2)
     assert not policy_process.submit_request(1, "decide", "a")
     assert not policy_process.pending_observations

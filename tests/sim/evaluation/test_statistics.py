@@ -40,12 +40,12 @@ def record_of(
     # Newcombe (1998), Statistics in Medicine 17, table I, method 3; then the ends.
     [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
 )
-def test_published_intervals(successes, episodes, low, high):
+def test_wilson_interval_matches_published_values(successes, episodes, low, high):
     assert wilson_interval(successes, episodes) == pytest.approx((low, high), abs=5e-5)
 
 
 @given(st.integers(1, 3000).flatmap(lambda episodes: st.tuples(st.integers(0, episodes), st.just(episodes))))
-def test_the_bounds_are_where_the_score_test_turns(counts):
+def test_wilson_bounds_invert_the_score_test(counts):
     successes, episodes = counts
     low, high = wilson_interval(successes, episodes)
     rate = successes / episodes
@@ -56,7 +56,7 @@ def test_the_bounds_are_where_the_score_test_turns(counts):
             assert score == pytest.approx(1.959963985, rel=1e-6)
 
 
-def test_the_interval_is_symmetric_and_widens_with_confidence():
+def test_wilson_interval_is_symmetric_and_widens_with_confidence():
     low, high = wilson_interval(7, 10)
     assert wilson_interval(3, 10) == pytest.approx((1 - high, 1 - low))
     assert wilson_interval(7, 10, confidence=0.99)[0] < low
@@ -65,12 +65,12 @@ def test_the_interval_is_symmetric_and_widens_with_confidence():
 @pytest.mark.parametrize(
     ("successes", "episodes", "confidence"), [(0, 0, 0.95), (3, 2, 0.95), (-1, 2, 0.95), (1, 2, 1.0)]
 )
-def test_bad_counts_are_refused(successes, episodes, confidence):
+def test_invalid_counts_are_refused(successes, episodes, confidence):
     with pytest.raises(InputError):
         wilson_interval(successes, episodes, confidence)
 
 
-def test_errors_are_neither_successes_nor_failures():
+def test_errors_count_neither_as_successes_nor_failures():
     records = [record_of("a", 0, "success"), record_of("a", 1, "failure"), record_of("a", 2, "error")]
     rate = success_rate(records)
     assert (rate.successes, rate.episodes, rate.rate) == (1, 2, 0.5)
@@ -79,7 +79,7 @@ def test_errors_are_neither_successes_nor_failures():
     assert str(success_rate([])) == "no episodes"
 
 
-def test_sums_are_kept_for_each_task():
+def test_summary_counts_each_task():
     records = [
         record_of("a", 0, "success", instruction="x"),
         record_of("a", 1, "failure", "ball", instruction="y"),

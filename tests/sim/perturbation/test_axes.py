@@ -13,7 +13,7 @@ def words(*texts):
     return [str(each) for each in parse_perturbations(texts)]
 
 
-def test_axes_and_levels_are_read_in_the_order_of_the_table():
+def test_axes_and_levels_are_parsed_in_table_order():
     assert words("lighting", "camera=2") == ["camera=2", f"lighting={DEFAULT_LEVEL}"]
     assert words("camera=5,1-2", "camera=2") == ["camera=1", "camera=2", "camera=5"]
     assert words("all") == [f"{axis}={DEFAULT_LEVEL}" for axis in AXES]
@@ -37,12 +37,12 @@ def test_axes_and_levels_are_read_in_the_order_of_the_table():
         ("camera=3-1", "Write 1-3"),
     ],
 )
-def test_what_is_no_perturbation_is_refused_with_the_choices(text, message):
+def test_invalid_perturbation_is_refused_with_the_choices(text, message):
     with pytest.raises(InputError, match=message):
         parse_perturbations([text])
 
 
-def test_draws_depend_on_the_episode_and_the_axis_and_not_on_the_level():
+def test_draws_depend_on_episode_and_axis_but_not_on_level():
     def draw(axis="camera", level=3, suite="desk_object", task="red_cube", state=0, seed=1):
         return Perturbation(axis, level).generator(suite, task, state, seed).random()
 
@@ -52,7 +52,7 @@ def test_draws_depend_on_the_episode_and_the_axis_and_not_on_the_level():
     assert isinstance(Perturbation("camera").generator("", "", 0, 0), np.random.Generator)
 
 
-def test_records_tell_perturbed_episodes_apart_and_old_files_stay_readable():
+def test_records_identify_perturbed_episodes_and_read_old_files():
     job = Job("desk_object", "red_cube", 0, 1)
     changed = [
         Job("desk_object", "red_cube", 0, 1, perturbation=Perturbation("camera", 2)),

@@ -35,7 +35,7 @@ def run(axes, label="one", tone="run0"):
     return {"label": label, "tone": tone, "robustness": robustness_summary(records(axes))}
 
 
-def test_corners_lie_on_the_spokes_as_far_out_as_the_rate():
+def test_corner_distance_is_the_success_rate():
     chart = radar([run(("camera", "lighting", "layout", "language"))])
     assert [spoke["name"] for spoke in chart["spokes"]] == ["camera", "lighting", "layout", "language"]
     assert [spoke["end"] for spoke in chart["spokes"]] == [(0.0, -100.0), (100.0, 0.0), (0.0, 100.0), (-100.0, -0.0)]
@@ -43,7 +43,7 @@ def test_corners_lie_on_the_spokes_as_far_out_as_the_rate():
     assert chart["shapes"][0]["points"] == chart["rings"][-1] and chart["shapes"][1]["points"] == chart["rings"][0]
 
 
-def test_several_runs_have_one_outline_each_over_all_levels():
+def test_several_runs_have_one_outline_each():
     chart = radar([run(("camera", "lighting", "layout")), run(("camera", "lighting", "layout"), "two", "run1")])
     assert [(shape["label"], shape["tone"]) for shape in chart["shapes"]] == [("one", "run0"), ("two", "run1")]
     assert chart["shapes"][0]["points"].split()[0] == "0.0,-62.5"
@@ -51,7 +51,7 @@ def test_several_runs_have_one_outline_each_over_all_levels():
 
 
 @pytest.mark.parametrize("axes", [("camera", "lighting", "start_pose"), ("camera",)])
-def test_the_report_shows_perturbations_beside_the_unperturbed_figures(tmp_path, axes):
+def test_report_shows_perturbed_and_unperturbed_metrics(tmp_path, axes):
     rows = records(axes)
     swapped = error_record(Job("fake", "reach", 0, 0, swap="object"), "", 1)
     rows.append(replace(swapped, outcome="failure", error=None, target="cube", picked="cube", drawn={"things": 4}))
@@ -62,6 +62,6 @@ def test_the_report_shows_perturbations_beside_the_unperturbed_figures(tmp_path,
     assert "62.5" in text and "Memorisation<" in text and "another object requested" in text
 
 
-def test_the_report_of_plain_episodes_says_nothing_of_perturbations(tmp_path):
+def test_report_of_unperturbed_episodes_has_no_robustness_section(tmp_path):
     text = report.write_report([evaluation(tmp_path, records(()))], tmp_path / "report.html").read_text()
     assert "Robustness" not in text and "Memorisation" not in text

@@ -66,13 +66,13 @@ def differ(first, second):
     return {camera for camera in first["pixels"] if np.any(first["pixels"][camera] != second["pixels"][camera])}
 
 
-def test_without_a_change_the_world_itself_is_given(desks):
+def test_unperturbed_job_gives_the_environment_itself(desks):
     with perturbed_environment(desks(), job()) as world:
         assert world is desks()
 
 
 @pytest.mark.parametrize("axis", AXES)
-def test_an_episode_is_disturbed_alike_each_time_and_leaves_nothing_behind(desks, axis):
+def test_perturbation_is_repeatable_and_leaves_no_trace(desks, axis):
     environment = desks()
     before, _, _, _ = begin(environment, job())
     model = numbers(environment.model)
@@ -87,7 +87,7 @@ def test_an_episode_is_disturbed_alike_each_time_and_leaves_nothing_behind(desks
         np.testing.assert_array_equal(values, model[name], err_msg=name)
 
 
-def test_the_model_is_put_back_although_the_episode_breaks(desks):
+def test_model_is_restored_after_an_error(desks):
     environment = desks()
     place = environment.model.cam_pos.copy()
     with pytest.raises(ZeroDivisionError), perturbed_environment(environment, job("camera")) as world:
@@ -98,7 +98,7 @@ def test_the_model_is_put_back_although_the_episode_breaks(desks):
 
 
 @pytest.mark.parametrize("axis", MODEL_AXES)
-def test_what_is_seen_changes_and_the_physics_does_not(desks, axis):
+def test_visual_axes_change_images_but_not_physics(desks, axis):
     plain, _, _, end = begin(desks(), job(), steps=4)
     for level in (1, 5):
         seen, info, _, moved = begin(desks(), job(axis, level), steps=4)
@@ -107,13 +107,13 @@ def test_what_is_seen_changes_and_the_physics_does_not(desks, axis):
         assert info["instruction"] == "put the green can in the bin"
 
 
-def test_a_camera_on_the_arm_keeps_its_place(desks):
+def test_camera_axis_leaves_the_wrist_camera_alone(desks):
     plain, *_ = begin(desks(), job())
     seen, *_ = begin(desks(), job("camera", 5))
     assert differ(plain, seen) == {"front"}
 
 
-def test_a_moved_camera_still_shows_everything(desks):
+def test_moved_camera_shows_every_object(desks):
     for state in range(6):
         with perturbed_environment(desks(), job("camera", 5, state=state)) as world:
             start(world, job(state=state))
@@ -123,14 +123,14 @@ def test_a_moved_camera_still_shows_everything(desks):
 
 
 @pytest.mark.parametrize("axis", ["sensor", "language"])
-def test_what_is_measured_or_said_changes_and_the_world_does_not(desks, axis):
+def test_sensor_and_language_axes_leave_the_physics_alone(desks, axis):
     _, info, _, end = begin(desks(), job(), steps=4)
     _, said, _, moved = begin(desks(), job(axis, 5), steps=4)
     np.testing.assert_array_equal(moved, end)
     assert (said["instruction"] != info["instruction"]) == (axis == "language")
 
 
-def test_the_arm_starts_elsewhere_within_its_range_and_nothing_else_moves(desks):
+def test_start_pose_axis_moves_the_arm_alone_within_its_range(desks):
     environment = desks()
     addresses = environment._joint_addresses
     for state, level in ((0, 1), (1, 3), (2, 5), (STATE, 5)):
@@ -149,7 +149,7 @@ def test_the_arm_starts_elsewhere_within_its_range_and_nothing_else_moves(desks)
                 np.testing.assert_allclose(environment.data.qpos[at : at + 3], usual[at : at + 3], atol=5e-4)
 
 
-def test_things_are_moved_together_and_others_added(desks):
+def test_layout_axis_shifts_objects_together_and_adds_others(desks):
     environment = desks()
     begin(environment, job())
     usual = {body: environment.position(body) for body in environment.present_bodies}
@@ -168,7 +168,7 @@ def test_things_are_moved_together_and_others_added(desks):
 
 
 @pytest.mark.parametrize("relation", ["near_bin", "far_bin", "on_plate", "left"])
-def test_the_instruction_stays_true_when_things_are_moved(desks, relation):
+def test_layout_axis_keeps_the_instruction_true(desks, relation):
     environment = desks("desk_spatial", relation)
     for state in range(8):
         episode = job("layout", 5, "desk_spatial", relation, state)
@@ -178,7 +178,7 @@ def test_the_instruction_stays_true_when_things_are_moved(desks, relation):
 
 
 @pytest.mark.parametrize("axis", OTHERS)
-def test_the_task_can_still_be_done(desks, axis):
+def test_perturbed_task_is_solvable(desks, axis):
     environment, done = desks(), 0
     environment.rendering_enabled = False
     for state in range(4):
@@ -195,7 +195,7 @@ def test_the_task_can_still_be_done(desks, axis):
     assert done == 4
 
 
-def test_words_the_policy_cannot_take_are_its_failure_and_not_the_worlds(desks):
+def test_refused_instruction_is_a_failure_of_the_policy(desks):
     class Terse:
         def reset(self, instruction, seed):
             if len(instruction) > 30:
@@ -217,7 +217,7 @@ def test_words_the_policy_cannot_take_are_its_failure_and_not_the_worlds(desks):
         run_episode(desks(), Deaf(), job("camera"))
 
 
-def test_exchanged_things_stand_in_each_others_places(desks):
+def test_position_swap_exchanges_two_objects(desks):
     environment = desks()
     begin(environment, job())
     usual = {body: environment.position(body) for body in environment.present_bodies}
@@ -235,7 +235,7 @@ def test_exchanged_things_stand_in_each_others_places(desks):
         start(world, alike)
 
 
-def test_another_object_is_asked_for_and_the_first_pick_ends_the_episode(desks):
+def test_object_swap_ends_the_episode_at_the_first_pick(desks):
     environment, episode = desks(), job(swap="object")
     with perturbed_environment(environment, episode) as world:
         _, info = start(world, episode)
@@ -248,7 +248,7 @@ def test_another_object_is_asked_for_and_the_first_pick_ends_the_episode(desks):
             assert (terminated, info["is_success"], info["picked"]) == (True, asked, body)
 
 
-def test_senseless_words_ask_for_nothing_that_is_there(desks):
+def test_instruction_swap_names_no_present_object(desks):
     environment, kinds = desks(), set()
     other_task_instructions = (
         "put the green can in the bin",
@@ -267,7 +267,7 @@ def test_senseless_words_ask_for_nothing_that_is_there(desks):
     assert kinds == {"another task", "letters", "nothing"}
 
 
-def test_a_world_that_cannot_be_disturbed_says_what_it_lacks():
+def test_environment_without_a_needed_attribute_is_refused():
     class Plain(DeskEnv):
         background = property()
 

@@ -18,7 +18,7 @@ def say(sentence, level, seed=0):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_every_sentence_is_said_otherwise_and_alike_each_time(level):
+def test_every_instruction_is_rephrased_repeatably(level):
     for sentence in SENTENCES:
         words = say(sentence, level)
         assert words != sentence and words == say(sentence, level)
@@ -26,7 +26,7 @@ def test_every_sentence_is_said_otherwise_and_alike_each_time(level):
     assert len({say(sentence, level) for sentence in SENTENCES}) == len(SENTENCES)
 
 
-def test_things_keep_their_names_up_to_level_3_and_colours_always():
+def test_nouns_are_kept_up_to_level_3_and_colours_always():
     for sentence in SENTENCES:
         for level in LEVELS:
             words = say(sentence, level, seed=3).split()
@@ -65,6 +65,6 @@ def test_things_keep_their_names_up_to_level_3_and_colours_always():
         ("wave at the camera", 1, {"please wave at the camera", "wave at the camera please"}),
     ],
 )
-def test_rules(sentence, level, choices):
+def test_rephrasing_rules(sentence, level, choices):
     said = {say(sentence, level, seed) for seed in range(30)}
     assert choices <= said if sentence.startswith("wave") else said == choices

@@ -25,7 +25,7 @@ def sensor(kind, level):
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_each_kind_spoils_what_it_names_more_at_each_level(kind):
+def test_corruption_grows_with_the_level(kind):
     before = observation()
     changes = []
     for level in LEVELS:
@@ -42,7 +42,7 @@ def test_each_kind_spoils_what_it_names_more_at_each_level(kind):
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_what_is_measured_at_a_step_does_not_depend_on_which_steps_are_drawn(kind):
+def test_corruption_does_not_depend_on_which_steps_are_rendered(kind):
     full, half = sensor(kind, 3), sensor(kind, 3)
     blind = {"agent_pos": observation()["agent_pos"]}
     for step in range(4):
@@ -56,7 +56,7 @@ def test_what_is_measured_at_a_step_does_not_depend_on_which_steps_are_drawn(kin
             np.testing.assert_array_equal(view, again["pixels"][camera])
 
 
-def test_noise_on_the_state_is_of_its_units_size():
+def test_state_noise_is_scaled_to_the_unit():
     noisy = sensor("state", 5)
     values = np.stack([noisy(observation())["agent_pos"] - observation()["agent_pos"] for _ in range(200)])
     assert np.allclose(values.std(axis=0)[:5], 2.0, rtol=0.3) and np.isclose(values.std(axis=0)[5], 4.0, rtol=0.3)

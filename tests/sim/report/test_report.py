@@ -99,7 +99,7 @@ def episodes_of(text: str) -> list[dict]:
     return json.loads(re.search(r'id="episodes">(.*?)</script>', text, re.DOTALL)[1])
 
 
-def test_the_page_is_whole_and_refers_to_nothing_outside_its_folder(tmp_path):
+def test_page_is_valid_html_and_refers_to_its_folder_only(tmp_path):
     text = report.write_report([make_run(tmp_path)], tmp_path / "report.html").read_text()
     page = Page(text)
     assert page.open == []
@@ -109,7 +109,7 @@ def test_the_page_is_whole_and_refers_to_nothing_outside_its_folder(tmp_path):
     assert "policy &lt;one&gt;" in text and "policy <one>" not in text.split('id="episodes"')[0]
 
 
-def test_the_metrics_are_those_of_the_records(tmp_path):
+def test_page_shows_the_metrics_of_the_records(tmp_path):
     text = report.write_report([make_run(tmp_path)], tmp_path / "report.html").read_text()
     # Even initial states succeed: 0 and 2 of both tasks; the error is shown and not counted.
     assert "4 of 6 episodes · 95 % interval 30.0 to 90.3 % · 1 could not be run" in text
@@ -119,7 +119,7 @@ def test_the_metrics_are_those_of_the_records(tmp_path):
     assert "files.config.json" not in text
 
 
-def test_every_episode_is_there_and_videos_play(tmp_path):
+def test_page_has_every_episode_and_embeds_videos(tmp_path):
     text = report.write_report([make_run(tmp_path)], tmp_path / "report.html").read_text()
     episodes = episodes_of(text)
     assert len(episodes) == 7
@@ -129,7 +129,7 @@ def test_every_episode_is_there_and_videos_play(tmp_path):
     assert poster(video).size == (2 * VIEW_HEIGHT, VIEW_HEIGHT)
 
 
-def test_videos_beyond_the_limit_are_linked(tmp_path, monkeypatch):
+def test_videos_beyond_the_size_limit_are_linked(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "EMBEDDED_BYTES", 0)
     evaluation = make_run(tmp_path / "run")
     text = report.write_report([evaluation], tmp_path / "report.html").read_text()
@@ -138,7 +138,7 @@ def test_videos_beyond_the_limit_are_linked(tmp_path, monkeypatch):
     assert all(video.startswith("run/videos/") and (tmp_path / video).is_file() for video in videos)
 
 
-def test_a_run_without_videos_and_one_cut_short_have_a_report(tmp_path):
+def test_incomplete_run_without_videos_has_a_report(tmp_path):
     evaluation = make_run(tmp_path, with_videos=False)
     evaluation.run["planned"] = 9
     text = report.write_report([evaluation], tmp_path / "report.html").read_text()
@@ -146,7 +146,7 @@ def test_a_run_without_videos_and_one_cut_short_have_a_report(tmp_path):
     assert "<figure" not in text
 
 
-def test_runs_side_by_side_and_a_swapped_instruction(tmp_path):
+def test_report_shows_two_runs_and_a_swapped_instruction(tmp_path):
     runs = [make_run(tmp_path / "before"), make_run(tmp_path / "swapped", swap_object=True, label="swapped")]
     runs[1].fingerprint["packages"]["mujoco"] = "3.4.0"
     text = report.write_report(runs, tmp_path / "report.html").read_text()
@@ -157,7 +157,7 @@ def test_runs_side_by_side_and_a_swapped_instruction(tmp_path):
     assert len(episodes_of(text)) == 14
 
 
-def test_two_runs_of_the_same_episodes_are_compared_in_pairs(tmp_path):
+def test_runs_of_the_same_episodes_are_compared_in_pairs(tmp_path):
     before, after = make_run(tmp_path / "before", label="before"), make_run(tmp_path / "after", label="after")
     better = tuple(
         replace(record, outcome="success") if record.outcome == "failure" else record for record in after.records
@@ -171,12 +171,12 @@ def test_two_runs_of_the_same_episodes_are_compared_in_pairs(tmp_path):
     assert "+33.3" in text
 
 
-def test_runs_that_count_another_thing_are_not_compared(tmp_path):
+def test_runs_with_different_success_criteria_are_not_compared(tmp_path):
     runs = [make_run(tmp_path / "before"), make_run(tmp_path / "swapped", swap_object=True, label="swapped")]
     assert "McNemar" not in report.write_report(runs, tmp_path / "report.html").read_text()
 
 
-def test_instructions_cannot_break_out_of_the_page(tmp_path):
+def test_instructions_are_escaped(tmp_path):
     evaluation = make_run(tmp_path)
     nasty = replace(evaluation.records[0], instruction="</script><b>\"'&", initial_state=9)
     changed = replace(evaluation, records=(nasty, *evaluation.records[1:]))
@@ -185,7 +185,7 @@ def test_instructions_cannot_break_out_of_the_page(tmp_path):
     assert nasty.instruction in [each["instruction"] for each in episodes_of(text)]
 
 
-def test_a_run_folder_is_not_mixed_or_overwritten_unasked(tmp_path):
+def test_run_folder_is_not_mixed_or_overwritten_unasked(tmp_path):
     folder = tmp_path / "run"
     make_run(folder, with_videos=False)
     with pytest.raises(InputError, match="--resume"):
@@ -202,14 +202,14 @@ def test_a_run_folder_is_not_mixed_or_overwritten_unasked(tmp_path):
         read_evaluation(folder)
 
 
-def test_a_run_that_was_refused_before_its_first_episode_is_not_in_the_way(tmp_path):
+def test_run_folder_without_episodes_is_replaced(tmp_path):
     prepare_run_folder(tmp_path / "run", describe(), FINGERPRINT, resume=False, overwrite=False)
     other = describe(instruction_from="paraphrase")
     prepare_run_folder(tmp_path / "run", other, FINGERPRINT, resume=False, overwrite=False)
     assert read_json(tmp_path / "run" / "run.json")["protocol"] == other["protocol"]
 
 
-def test_a_folder_of_something_else_is_never_touched(tmp_path):
+def test_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="other files"):
         prepare_run_folder(tmp_path, describe(), FINGERPRINT, resume=False, overwrite=True)
@@ -219,7 +219,7 @@ def test_a_folder_of_something_else_is_never_touched(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
-def test_videos_are_what_browsers_play(tmp_path, suffix):
+def test_videos_have_formats_that_browsers_play(tmp_path, suffix):
     path = tmp_path / f"video{suffix}"
     frames = [np.full((33, 51, 3), shade, np.uint8) for shade in range(0, 250, 25)]
     write_video(path, frames, 15)
@@ -232,7 +232,7 @@ def test_videos_are_what_browsers_play(tmp_path, suffix):
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_video_that_cannot_be_written_is_refused(tmp_path):
+def test_invalid_videos_are_refused(tmp_path):
     frame = np.zeros((16, 16, 3), np.uint8)
     with pytest.raises(InputError, match="no frames"):
         write_video(tmp_path / "video.mp4", [], 15)
@@ -243,7 +243,7 @@ def test_a_video_that_cannot_be_written_is_refused(tmp_path):
         write_video(tmp_path / "file" / "video.mp4", [frame], 15)
 
 
-def test_kept_tokens_are_drawn_strongly_and_dropped_ones_faintly():
+def test_kept_tokens_are_drawn_stronger_than_dropped_ones():
     layer = draw_tokens(np.array([[0.25, 0.5, 1.0, 1], [0.75, 0.5, 1.0, 0]]), 256, 256)
     kept, dropped = layer[:, :128, 3], layer[:, 128:, 3]
     assert kept.max() > 0.95 and 0 < dropped.max() < 0.7

@@ -1,4 +1,4 @@
-"""The bus under the vendor's SDK."""
+"""The bus of the virtual arm, driven by the vendor's SDK."""
 
 import os
 import termios
@@ -7,12 +7,10 @@ import time
 import pytest
 import scservo_sdk
 import serial
-from hypothesis import given
-from hypothesis import strategies as st
 
 from saccade.sim.desk.arm import HOME, JOINTS
 from saccade.sim.virtual_arm import registers
-from saccade.sim.virtual_arm.bus import Bus, packet, pop_packet
+from saccade.sim.virtual_arm.bus import Bus, packet
 from saccade.sim.virtual_arm.calibration import encoders
 from saccade.sim.virtual_arm.faults import Fault
 
@@ -30,37 +28,13 @@ def until(condition, seconds=5.0):
     return condition()
 
 
-def test_packets_are_found_among_other_bytes():
-    pending = bytearray(b"\xff\x00\xff" + packet(3, 2, b"\x38\x02") + b"\x11\xff\xff")
-    assert pop_packet(pending) == (3, 2, b"\x38\x02")
-    assert pop_packet(pending) is None
-    pending += packet(1, 1)[2:]
-    assert pop_packet(pending) == (1, 1, b"")
-
-
-def test_a_damaged_packet_does_not_hide_the_next():
-    damaged = bytearray(packet(3, 2, b"\x38\x02"))
-    damaged[-1] ^= 1
-    assert pop_packet(damaged + packet(4, 1)) == (4, 1, b"")
-
-
-@given(st.binary(max_size=80), st.integers(0, 252), st.integers(1, 131), st.binary(max_size=20))
-def test_any_bytes_are_survived_and_a_packet_behind_them_is_found(noise, identifier, instruction, parameters):
-    # Padding: noise that looks like the beginning of a long packet swallows what follows until it is complete.
-    pending = bytearray(noise + bytes(260) + packet(identifier, instruction, parameters) + bytes(260))
-    found = []
-    while (each := pop_packet(pending)) is not None:
-        found.append(each)
-    assert (identifier, instruction, parameters) in found
-
-
-def test_all_servos_answer_a_ping_with_their_model(sdk):
+def test_servos_answer_a_ping_with_their_model(sdk):
     for identifier in ALL:
         assert sdk.patiently(sdk.ping, identifier) == (777, 0)
     assert sdk.ping(7)[1] == TIMEOUT
 
 
-def test_lerobot_finds_all_by_one_broadcast(bus):
+def test_lerobot_broadcast_ping_finds_all_servos(bus):
     from lerobot.motors import Motor, MotorNormMode
     from lerobot.motors.feetech import FeetechMotorsBus
 
@@ -80,7 +54,7 @@ def test_registers_are_written_and_read(sdk):
     assert sdk.patiently(sdk.read1, 3, registers.TORQUE_ENABLE)[0] == 0
 
 
-def test_sync_read_gives_all_positions(sdk):
+def test_sync_read_returns_all_positions(sdk):
     values, result = sdk.sync_read(ALL, registers.POSITION)
     if result != OK:  # once more, on a machine that was too busy
         sdk.port.ser.reset_input_buffer()
@@ -94,7 +68,7 @@ def test_sync_write_reaches_each_servo_with_its_own_value(sdk, servos):
     assert until(lambda: [servo.goal_ticks() for servo in servos] == list(goals.values()))
 
 
-def test_a_registered_write_waits_for_the_action(sdk, servos):
+def test_registered_write_waits_for_the_action(sdk, servos):
     words = [2100 & 255, 2100 >> 8]
     assert sdk.packets.regWriteTxRx(sdk.port, 2, registers.GOAL_POSITION, 2, words)[0] == OK
     assert servos[1].goal_ticks() == HOME_TICKS[2]
@@ -102,7 +76,7 @@ def test_a_registered_write_waits_for_the_action(sdk, servos):
     assert until(lambda: servos[1].goal_ticks() == 2100)
 
 
-def test_position_limits_of_the_eprom_hold(sdk, servos):
+def test_goal_is_clamped_to_the_eprom_limits(sdk, servos):
     sdk.patiently(sdk.write2, 1, registers.MAX_POSITION, 2500)
     sdk.patiently(sdk.write2, 1, registers.GOAL_POSITION, 3900)
     sdk.patiently(sdk.write1, 1, registers.TORQUE_ENABLE, 1)
@@ -110,13 +84,13 @@ def test_position_limits_of_the_eprom_hold(sdk, servos):
     assert encoders()["shoulder_pan"].ticks(servos[0].drive(0.0).goal) == pytest.approx(2500)
 
 
-def test_a_silent_status_level_still_answers_reads(sdk):
+def test_status_level_0_answers_reads_only(sdk):
     assert sdk.write1(4, registers.STATUS_LEVEL, 0)[0] == TIMEOUT
     assert sdk.write1(4, registers.TORQUE_ENABLE, 1)[0] == TIMEOUT
     assert sdk.patiently(sdk.read1, 4, registers.TORQUE_ENABLE)[0] == 1
 
 
-def test_it_tells_when_a_goal_is_given_to_a_servo_with_torque(sdk, bus):
+def test_goal_written_is_set_for_servos_with_torque_only(sdk, bus):
     sdk.patiently(sdk.write2, 1, registers.GOAL_POSITION, 2000)
     assert not bus.goal_written
     sdk.patiently(sdk.write1, 1, registers.TORQUE_ENABLE, 1)
@@ -125,7 +99,7 @@ def test_it_tells_when_a_goal_is_given_to_a_servo_with_torque(sdk, bus):
     assert bus.goal_written
 
 
-def test_lost_replies_are_timeouts_and_counted(sdk, faults):
+def test_dropped_replies_are_timeouts_and_counted(sdk, faults):
     faults.schedule(Fault("drop", joint="elbow_flex", count=2))
     assert sdk.read2(3, registers.POSITION)[1] == TIMEOUT
     assert sdk.read2(3, registers.POSITION)[1] == TIMEOUT
@@ -133,7 +107,7 @@ def test_lost_replies_are_timeouts_and_counted(sdk, faults):
 
 
 @pytest.mark.parametrize("kind", ["corrupt", "truncate"])
-def test_damaged_replies_never_pass_for_whole(sdk, faults, kind):
+def test_damaged_replies_are_detected(sdk, faults, kind):
     faults.schedule(Fault(kind, joint="elbow_flex"))
     for _ in range(10):
         assert sdk.read2(3, registers.POSITION)[1] != OK
@@ -142,7 +116,7 @@ def test_damaged_replies_never_pass_for_whole(sdk, faults, kind):
     assert sdk.patiently(sdk.read2, 3, registers.POSITION)[0] == HOME_TICKS[3]
 
 
-def test_a_late_reply_comes_after_the_timeout_and_stays_in_the_buffer(sdk, faults):
+def test_late_reply_stays_in_the_buffer(sdk, faults):
     faults.schedule(Fault("delay", joint="gripper", value=0.3, count=1))
     begin = time.monotonic()
     assert sdk.read2(6, registers.POSITION)[1] == TIMEOUT
@@ -152,13 +126,13 @@ def test_a_late_reply_comes_after_the_timeout_and_stays_in_the_buffer(sdk, fault
     sdk.patiently(sdk.write2, 6, registers.GOAL_POSITION, 1500)
 
 
-def test_other_servos_are_not_held_up_by_a_late_one(sdk, faults):
+def test_late_servo_does_not_delay_the_others(sdk, faults):
     faults.schedule(Fault("delay", joint="gripper", value=5.0))
     assert sdk.read2(6, registers.POSITION)[1] == TIMEOUT
     assert sdk.patiently(sdk.read2, 1, registers.POSITION)[0] == HOME_TICKS[1]
 
 
-def test_latency_is_waited_for(servos, faults, tmp_path):
+def test_replies_come_after_the_latency(servos, faults, tmp_path):
     bus = Bus(servos, faults, tmp_path, latency=0.02)
     port = serial.Serial(str(bus.port), 1_000_000, timeout=2.0)
     begin = time.monotonic()
@@ -170,7 +144,7 @@ def test_latency_is_waited_for(servos, faults, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["silent", "missing"])
-def test_a_servo_that_does_not_hear_obeys_nothing(sdk, faults, servos, kind):
+def test_silent_servo_ignores_writes(sdk, faults, servos, kind):
     sdk.patiently(sdk.write1, 5, registers.TORQUE_ENABLE, 1)
     before = servos[4].goal_ticks()
     faults.schedule(Fault(kind, joint="wrist_roll"))
@@ -185,7 +159,7 @@ def test_a_servo_that_does_not_hear_obeys_nothing(sdk, faults, servos, kind):
     assert sdk.patiently(sdk.ping, 5) == (777, 0)
 
 
-def test_another_model_and_errors_show(sdk, faults):
+def test_model_and_status_faults_show_in_replies(sdk, faults):
     faults.schedule(Fault("model", joint="gripper", value=1284))
     faults.schedule(Fault("status", joint="gripper", value=registers.OVERLOAD_ERROR))
     assert sdk.patiently(sdk.ping, 6) == (1284, registers.OVERLOAD_ERROR)
@@ -193,7 +167,7 @@ def test_another_model_and_errors_show(sdk, faults):
     assert sdk.patiently(sdk.ping, 1) == (777, 0)
 
 
-def test_hot_and_starved_servos_say_so(sdk, faults):
+def test_temperature_and_voltage_faults_show_in_registers(sdk, faults):
     faults.schedule(Fault("temperature", joint="elbow_flex", value=90))
     faults.schedule(Fault("voltage", joint="elbow_flex", value=3.5))
     errors = registers.OVERHEAT_ERROR | registers.VOLTAGE_ERROR
@@ -201,7 +175,7 @@ def test_hot_and_starved_servos_say_so(sdk, faults):
     assert sdk.patiently(sdk.read1, 3, registers.VOLTAGE) == (35, errors)
 
 
-def test_without_power_nobody_answers_and_all_start_anew(sdk, faults, servos):
+def test_power_fault_silences_and_restarts_all_servos(sdk, faults, servos):
     sdk.patiently(sdk.write1, 1, registers.TORQUE_ENABLE, 1)
     faults.schedule(Fault("power"))
     assert sdk.ping(1)[1] == TIMEOUT
@@ -211,7 +185,7 @@ def test_without_power_nobody_answers_and_all_start_anew(sdk, faults, servos):
     assert sdk.patiently(sdk.read1, 1, registers.TORQUE_ENABLE)[0] == 0
 
 
-def test_a_port_that_vanishes_comes_back_under_its_name(sdk, bus, faults):
+def test_lost_port_returns_under_the_same_name(sdk, bus, faults):
     faults.schedule(Fault("port"))
     assert until(lambda: not os.path.exists(bus.port))
     # What the SDK raises depends on where the loss catches it; the error of termios is of no other kind.
@@ -227,7 +201,7 @@ def test_a_port_that_vanishes_comes_back_under_its_name(sdk, bus, faults):
     again.close()
 
 
-def test_a_reader_that_never_reads_does_not_stop_the_bus(bus):
+def test_slow_reader_does_not_stop_the_bus(bus):
     port = serial.Serial(str(bus.port), 1_000_000, timeout=0.5, write_timeout=5.0)
     for _ in range(3000):
         port.write(packet(1, 2, bytes([0, 100])))
@@ -241,7 +215,7 @@ def test_a_reader_that_never_reads_does_not_stop_the_bus(bus):
 
 
 @pytest.mark.parametrize("instruction", [2, 3, 4, 5, 6, 0x82, 0x83, 200])
-def test_instructions_without_sense_are_survived(sdk, bus, instruction):
+def test_bus_survives_invalid_instructions(sdk, bus, instruction):
     for parameters in (b"", b"\x01", b"\xff\xff", b"\x2a\x02\x01", bytes(40)):
         sdk.port.ser.write(packet(1, instruction, parameters))
     time.sleep(0.1)
@@ -250,7 +224,7 @@ def test_instructions_without_sense_are_survived(sdk, bus, instruction):
     assert bus.alive
 
 
-def test_closing_takes_the_port_away(servos, faults, tmp_path):
+def test_close_removes_the_port(servos, faults, tmp_path):
     bus = Bus(servos, faults, tmp_path)
     bus.close()
     assert not bus.alive and not os.path.lexists(bus.port)

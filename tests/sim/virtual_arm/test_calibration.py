@@ -18,7 +18,7 @@ def lerobot_units(ticks, identifier="virtual", folder=None):
     return robot.bus._normalize(ticks)
 
 
-def test_lerobot_reads_the_desks_units_to_a_tick(tmp_path):
+def test_lerobot_units_match_the_desk_to_one_tick(tmp_path):
     write_calibration(tmp_path, "virtual")
     for part in np.linspace(0, 1, 23):
         radians = JOINT_RANGES[:, 0] + part * (JOINT_RANGES[:, 1] - JOINT_RANGES[:, 0])
@@ -28,24 +28,24 @@ def test_lerobot_reads_the_desks_units_to_a_tick(tmp_path):
         assert np.abs(read - to_units(radians)).max() <= ONE_TICK
 
 
-def test_ranges_hold_all_that_the_joints_can_do():
+def test_calibrated_ranges_cover_the_joint_ranges():
     for encoder, (low, high) in zip(encoders().values(), JOINT_RANGES, strict=True):
         assert encoder.range_min <= round(encoder.ticks(low)) < round(encoder.ticks(high)) <= encoder.range_max
         assert encoder.radians(encoder.ticks(0.3)) == pytest.approx(0.3)
 
 
-def test_no_two_offsets_are_the_same_so_that_swapped_servos_show():
+def test_homing_offsets_are_distinct():
     offsets = [each["homing_offset"] for each in calibration().values()]
     assert len(set(offsets)) == len(JOINTS) and all(abs(offset) < 2048 for offset in offsets)
 
 
-def test_the_file_is_what_the_arm_says(tmp_path):
+def test_file_matches_the_calibration_of_the_arm(tmp_path):
     path = write_calibration(tmp_path / "made", "left arm")
     assert path.name == "left arm.json"
     assert json.loads(path.read_text()) == calibration()
 
 
-def test_an_identifier_that_is_no_name_is_refused(tmp_path):
+def test_invalid_identifier_is_refused(tmp_path):
     with pytest.raises(InputError, match="identifier"):
         write_calibration(tmp_path, "../virtual")
     assert not list(tmp_path.iterdir())

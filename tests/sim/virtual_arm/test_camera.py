@@ -29,7 +29,7 @@ def camera(writer):
     return VirtualCamera(VirtualCameraConfig(fps=30, width=24, height=16, source=str(writer.path)))
 
 
-def test_frames_come_through_with_time_and_number(writer):
+def test_frames_keep_time_and_number(writer):
     with FrameReader(writer.path) as reader:
         assert reader.latest() is None and (reader.height, reader.width) == (16, 24)
         for number in range(1, 20):
@@ -39,7 +39,7 @@ def test_frames_come_through_with_time_and_number(writer):
             assert (frame.image == number).all() and frame.image.shape == (16, 24, 3)
 
 
-def test_no_frame_is_ever_torn(tmp_path):
+def test_frames_are_never_torn(tmp_path):
     writer = FrameWriter(tmp_path / "front.frames", 128, 128)
     stop = threading.Event()
 
@@ -61,7 +61,7 @@ def test_no_frame_is_ever_torn(tmp_path):
     thread.join()
 
 
-def test_what_is_no_frames_file_is_refused(tmp_path):
+def test_invalid_frame_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="camera source"):
         FrameReader(tmp_path / "none")
     for content in (b"", b"x", bytes(1000)):
@@ -70,7 +70,7 @@ def test_what_is_no_frames_file_is_refused(tmp_path):
             FrameReader(tmp_path / "other")
 
 
-def test_lerobot_makes_it_from_its_configuration(writer):
+def test_lerobot_builds_the_camera_from_its_configuration(writer):
     assert CameraConfig.get_choice_class("saccade_virtual") is VirtualCameraConfig
     config = VirtualCameraConfig(fps=30, width=24, height=16, source=str(writer.path))
     cameras = make_cameras_from_configs({"front": config})
@@ -78,7 +78,7 @@ def test_lerobot_makes_it_from_its_configuration(writer):
     assert (cameras["front"].height, cameras["front"].width, cameras["front"].fps) == (16, 24, 30)
 
 
-def test_it_reads_each_frame_once_and_the_latest_again(writer, camera):
+def test_async_read_gives_each_frame_once_and_read_latest_repeats(writer, camera):
     writer.write(picture(1), time.monotonic())
     camera.connect()
     assert camera.is_connected
@@ -96,7 +96,7 @@ def test_it_reads_each_frame_once_and_the_latest_again(writer, camera):
     assert not camera.is_connected
 
 
-def test_a_frame_that_is_too_old_is_refused(writer, camera):
+def test_old_frame_is_refused(writer, camera):
     writer.write(picture(1), time.monotonic() - 1.0)
     camera.connect()
     with pytest.raises(TimeoutError, match="old"):
@@ -104,7 +104,7 @@ def test_a_frame_that_is_too_old_is_refused(writer, camera):
     assert (camera.read_latest(max_age_ms=60_000) == 1).all()
 
 
-def test_it_must_be_connected_once(writer, camera):
+def test_camera_must_be_connected_once(writer, camera):
     for call in (camera.read, camera.async_read, camera.read_latest, camera.disconnect):
         with pytest.raises(DeviceNotConnectedError):
             call()
@@ -115,14 +115,14 @@ def test_it_must_be_connected_once(writer, camera):
         camera.connect()
 
 
-def test_another_size_and_an_absent_source_are_refused(writer, tmp_path):
+def test_wrong_size_and_missing_source_are_refused(writer, tmp_path):
     with pytest.raises(InputError, match="16 x 24"):
         VirtualCamera(VirtualCameraConfig(fps=30, width=640, height=480, source=str(writer.path))).connect()
     with pytest.raises(InputError, match="Start the virtual arm"):
         VirtualCamera(VirtualCameraConfig(fps=30, width=24, height=16, source=str(tmp_path / "none"))).connect()
 
 
-def test_sizes_left_out_are_the_worlds(writer):
+def test_default_size_is_that_of_the_world(writer):
     camera = VirtualCamera(VirtualCameraConfig(source=str(writer.path)))
     camera.connect(warmup=False)
     assert (camera.height, camera.width) == (16, 24)

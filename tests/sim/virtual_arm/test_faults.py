@@ -22,7 +22,7 @@ def faults(clock):
 
 
 @pytest.mark.parametrize("kind", FAULT_KINDS)
-def test_every_kind_can_be_ordered_without_a_value(kind):
+def test_every_kind_has_a_default_value(kind):
     assert Fault(kind).value == FAULT_KINDS[kind].value
 
 
@@ -47,17 +47,17 @@ def test_every_kind_can_be_ordered_without_a_value(kind):
         {"kind": "stuck", "probability": 0.5},
     ],
 )
-def test_what_does_not_fit_is_refused(wrong):
+def test_invalid_faults_are_refused(wrong):
     with pytest.raises(InputError):
         Fault(**wrong)
 
 
-def test_an_unknown_kind_gets_a_suggestion():
+def test_unknown_kind_gets_a_suggestion():
     with pytest.raises(InputError, match="'drop'"):
         Fault("dorp")
 
 
-def test_it_begins_and_ends_in_time(faults, clock):
+def test_fault_begins_and_ends_on_time(faults, clock):
     faults.schedule(Fault("stuck", joint="gripper", after=1.0, seconds=2.0))
     assert not faults.active("stuck", "gripper")
     clock.now += 1.0
@@ -66,17 +66,17 @@ def test_it_begins_and_ends_in_time(faults, clock):
     assert not faults.active("stuck", "gripper")
 
 
-def test_it_strikes_as_often_as_ordered(faults):
+def test_fault_triggers_as_often_as_its_count(faults):
     faults.schedule(Fault("drop", count=2))
     assert [bool(faults.trigger("drop", "gripper")) for _ in range(4)] == [True, True, False, False]
 
 
-def test_it_strikes_about_as_often_as_its_chance_says(faults):
+def test_fault_triggers_with_its_probability(faults):
     faults.schedule(Fault("drop", probability=0.25))
     assert 150 < sum(bool(faults.trigger("drop", "gripper")) for _ in range(1000)) < 350
 
 
-def test_clearing_ends_all(faults):
+def test_clear_ends_all_faults(faults):
     faults.schedule(Fault("stuck"))
     faults.schedule(Fault("port", after=3.0))
     faults.clear()

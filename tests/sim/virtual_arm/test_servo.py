@@ -29,14 +29,14 @@ def torque(servo, on=True):
     servo.write(registers.TORQUE_ENABLE, bytes([on]))
 
 
-def test_numbers_keep_their_sign_in_a_bit():
+def test_sign_bit_round_trip():
     for value in (0, 1, -1, 2047, -2047):
         assert registers.decode_sign(registers.encode_sign(value, 15), 15) == value
     assert registers.encode_sign(-5, 15) == 0x8005
     assert registers.encode_sign(9999, 10) == 1023
 
 
-def test_it_is_limp_until_it_has_torque_and_then_stays_where_it_is(servo):
+def test_servo_is_limp_without_torque_and_holds_its_position_with_torque(servo):
     assert servo.drive(SLICE) is TORQUE_OFF
     torque(servo)
     drive = servo.drive(SLICE)
@@ -46,7 +46,7 @@ def test_it_is_limp_until_it_has_torque_and_then_stays_where_it_is(servo):
     assert servo.drive(SLICE) is TORQUE_OFF
 
 
-def test_a_goal_beyond_the_limits_is_cut_to_them(servo):
+def test_goal_is_clamped_to_the_position_limits(servo):
     torque(servo)
     write2(servo, registers.GOAL_POSITION, 4000)
     assert servo.drive(SLICE).goal == pytest.approx(PAN.radians(PAN.range_max))
@@ -55,7 +55,7 @@ def test_a_goal_beyond_the_limits_is_cut_to_them(servo):
     assert servo.drive(SLICE).goal == pytest.approx(PAN.radians(PAN.range_min))
 
 
-def test_gain_and_torque_limit_show_in_what_it_does(servo):
+def test_gain_and_torque_limit_scale_the_drive(servo):
     torque(servo)
     servo.write(registers.P_GAIN, bytes([32]))
     write2(servo, registers.TORQUE_LIMIT, 300)
@@ -63,7 +63,7 @@ def test_gain_and_torque_limit_show_in_what_it_does(servo):
     assert (drive.stiffness, drive.torque) == (2.0, 0.3)
 
 
-def test_a_goal_velocity_is_kept(servo):
+def test_goal_velocity_limits_the_speed(servo):
     torque(servo)
     servo.update_joint_state(0.0, 0.0, 0.0, SLICE)
     write2(servo, registers.GOAL_VELOCITY, 360)
@@ -75,13 +75,13 @@ def test_a_goal_velocity_is_kept(servo):
     assert ticks[-1] == pytest.approx(2148)
 
 
-def test_other_modes_leave_it_limp(servo):
+def test_other_operating_modes_give_no_torque(servo):
     torque(servo)
     servo.write(registers.OPERATING_MODE, b"\1")
     assert servo.drive(SLICE) is TORQUE_OFF
 
 
-def test_it_says_how_its_joint_is(servo):
+def test_registers_show_the_joint_state(servo):
     servo.update_joint_state(0.5, -1.0, -0.25, SLICE)
     assert read2(servo, registers.POSITION) == round(PAN.ticks(0.5))
     assert registers.decode_sign(read2(servo, registers.VELOCITY), 15) == -round(PAN.ticks_per_radian)
@@ -93,14 +93,14 @@ def test_it_says_how_its_joint_is(servo):
     assert servo.read(registers.STATUS, 1) == b"\0"
 
 
-def test_a_long_strain_makes_it_warm(servo):
+def test_long_load_raises_the_temperature(servo):
     before = servo.read(registers.TEMPERATURE, 1)[0]
     for _ in range(600):
         servo.update_joint_state(0.0, 0.0, 1.0, 1.0)
     assert servo.read(registers.TEMPERATURE, 1)[0] > before + 10
 
 
-def test_readings_are_read_only_and_reading_beyond_the_table_gives_zeros(servo):
+def test_measurements_are_read_only_and_addresses_beyond_the_table_read_zero(servo):
     before = servo.read(registers.POSITION, 2)
     servo.write(registers.POSITION, b"\0\0")
     servo.write(registers.MODEL, b"\0\0")
@@ -110,7 +110,7 @@ def test_readings_are_read_only_and_reading_beyond_the_table_gives_zeros(servo):
     servo.write(254, b"\1\2\3\4")
 
 
-def test_only_what_was_written_with_the_lock_open_outlives_the_power(servo):
+def test_only_writes_with_the_lock_open_survive_a_power_cycle(servo):
     write2(servo, registers.MAX_POSITION, 3000)
     servo.write(registers.LOCK, b"\0")
     write2(servo, registers.MIN_POSITION, 1200)
@@ -121,7 +121,7 @@ def test_only_what_was_written_with_the_lock_open_outlives_the_power(servo):
     assert (read2(servo, registers.MIN_POSITION), servo.table[registers.TORQUE_ENABLE]) == (1200, 0)
 
 
-def test_a_homing_offset_shifts_what_is_read_and_where_goals_are(servo):
+def test_homing_offset_shifts_positions_and_goals(servo):
     before = read2(servo, registers.POSITION)
     write2(servo, registers.HOMING_OFFSET, registers.encode_sign(PAN.homing_offset + 50, 11))
     assert read2(servo, registers.POSITION) == before - 50
@@ -130,7 +130,7 @@ def test_a_homing_offset_shifts_what_is_read_and_where_goals_are(servo):
     assert servo.drive(SLICE).goal == pytest.approx(PAN.radians(2050))
 
 
-def test_a_position_below_zero_is_counted_from_the_top(servo):
+def test_negative_position_wraps_around(servo):
     servo.update_joint_state(PAN.radians(-10), 0.0, 0.0, SLICE)
     assert read2(servo, registers.POSITION) == 4086
 
@@ -143,7 +143,7 @@ def test_a_position_below_zero_is_counted_from_the_top(servo):
         (Fault("status", value=registers.CURRENT_ERROR), registers.CURRENT_ERROR, True),
     ],
 )
-def test_errors_show_and_cut_the_torque_where_its_registers_say_so(servo, faults, fault, error, limp):
+def test_errors_cut_the_torque_as_configured(servo, faults, fault, error, limp):
     torque(servo)
     faults.schedule(fault)
     assert servo.errors() == error == servo.read(registers.STATUS, 1)[0]
@@ -152,13 +152,13 @@ def test_errors_show_and_cut_the_torque_where_its_registers_say_so(servo, faults
     assert servo.errors() == 0 and servo.drive(SLICE).torque == 1.0
 
 
-def test_overload_leaves_it_the_protective_torque(servo, faults):
+def test_overload_leaves_the_protective_torque(servo, faults):
     torque(servo)
     faults.schedule(Fault("status", value=registers.OVERLOAD_ERROR))
     assert servo.drive(SLICE).torque == 0.2
 
 
-def test_faults_in_the_eprom_come_and_go(servo, faults):
+def test_eprom_faults_begin_and_end(servo, faults):
     faults.schedule(Fault("limits", value=100))
     faults.schedule(Fault("model", value=2825))
     faults.schedule(Fault("homing", value=-40))
@@ -174,7 +174,7 @@ def test_faults_in_the_eprom_come_and_go(servo, faults):
 
 
 @pytest.mark.parametrize("kind", ["missing", "power"])
-def test_one_that_was_without_power_has_no_torque_afterwards_not_even_for_a_moment(servo, faults, kind):
+def test_servo_has_no_torque_after_a_power_loss(servo, faults, kind):
     torque(servo)
     assert servo.drive(SLICE).goal is not None
     faults.schedule(Fault(kind))

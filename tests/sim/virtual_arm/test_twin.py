@@ -70,7 +70,7 @@ def from_ticks(ticks):
     return arm.to_units(radians)
 
 
-def test_it_does_what_the_desk_does_under_the_same_goals(bench):
+def test_twin_matches_the_desk_for_the_same_goals(bench):
     desk = DeskEnv("desk_object", "red_cube", image_size=64)
     desk.rendering_enabled = False
     desk.reset(seed=0, options={"initial_state": 3})
@@ -89,7 +89,7 @@ def test_it_does_what_the_desk_does_under_the_same_goals(bench):
     assert (outcome["steps"], outcome["picked"]) == (desk.steps, desk.picked)
 
 
-def test_until_it_has_torque_it_is_held_at_its_start_pose_and_nothing_counts(bench):
+def test_arm_without_torque_is_held_at_its_start_pose_and_no_steps_count(bench):
     bench.slices(360)
     assert np.abs(bench.twin.env.joints() - bench.twin.start_pose).max() < 0.002
     assert bench.twin.outcome()["steps"] == 0
@@ -109,7 +109,7 @@ def test_steps_count_from_the_first_goal_or_from_begin(bench):
     assert bench.twin.outcome()["steps"] == 2
 
 
-def test_too_late_is_no_success(bench):
+def test_success_after_the_step_limit_does_not_count(bench):
     bench.torque()
     bench.twin.begin()
     bench.slices(PHYSICS_STEPS * (bench.twin.env._max_episode_steps + 10))
@@ -118,7 +118,7 @@ def test_too_late_is_no_success(bench):
     assert outcome["steps"] == outcome["max_steps"]
 
 
-def test_without_torque_it_sinks_and_with_torque_it_holds(bench):
+def test_arm_sinks_without_torque_and_holds_with_torque(bench):
     bench.torque()
     bench.slices(180)
     held = bench.twin.joints()
@@ -132,7 +132,7 @@ def test_without_torque_it_sinks_and_with_torque_it_holds(bench):
     assert np.abs(bench.twin.joints() - fallen)[:5].max() < 1.0
 
 
-def test_a_stuck_joint_stays_and_its_servo_strains(bench):
+def test_stuck_joint_stays_under_full_load(bench):
     bench.torque()
     start = bench.twin.joints()
     bench.faults.schedule(Fault("stuck", joint="shoulder_pan"))
@@ -148,7 +148,7 @@ def test_a_stuck_joint_stays_and_its_servo_strains(bench):
     assert bench.twin.joints()[0] - start[0] == pytest.approx(30.0, abs=0.5)
 
 
-def test_torque_limits_hold_what_a_joint_can_do(bench):
+def test_torque_limit_bounds_the_actuator_force(bench):
     bench.torque()
     bench.slices(36)
     strong = np.abs(bench.twin.env.data.actuator_force).max()
@@ -158,7 +158,7 @@ def test_torque_limits_hold_what_a_joint_can_do(bench):
     assert strong > 0.05 * 2.94 >= np.abs(bench.twin.env.data.actuator_force).max() - 1e-9
 
 
-def test_what_servos_say_is_where_the_joints_are(bench):
+def test_servo_positions_match_the_joints(bench):
     bench.torque()
     bench.command(to_ticks([20, -40, 30, 40, 10, 60]))
     for _ in range(40):
@@ -167,7 +167,7 @@ def test_what_servos_say_is_where_the_joints_are(bench):
         assert np.abs(from_ticks(read) - bench.twin.joints()).max() <= 360 / 4095
 
 
-def test_the_motion_record_has_every_slice(bench):
+def test_joint_trajectory_has_every_slice(bench):
     bench.slices(10)
     bench.torque()
     bench.slices(4000)
@@ -180,7 +180,7 @@ def test_the_motion_record_has_every_slice(bench):
     assert np.array_equal(later, times[4000:])
 
 
-def test_a_new_episode_is_a_fresh_one(bench):
+def test_new_episode_resets_torque_and_state(bench):
     bench.torque()
     bench.command(to_ticks([20, -40, 30, 40, 10, 60]))
     bench.slices(300)
@@ -195,7 +195,7 @@ def test_a_new_episode_is_a_fresh_one(bench):
     assert bench.servos[0].goal_ticks() == to_ticks([20, 0, 0, 0, 0, 0])[0]
 
 
-def test_another_task_may_follow_and_an_unknown_one_is_refused(bench):
+def test_prepare_changes_the_task_and_refuses_an_unknown_one(bench):
     before = bench.twin.env
     with pytest.raises(InputError):
         bench.twin.prepare(EpisodeSetup("desk_object", "red_cub", 0, 0))

@@ -96,33 +96,33 @@ def hold(robot):
     robot.bus.enable_torque(num_retry=20)
 
 
-def test_lerobot_connects_finds_it_calibrated_and_reads_its_joints(world, robot):
+def test_lerobot_connects_and_reads_joints(world, robot):
     assert until(lambda: robot.is_calibrated, 1.0)
     assert robot.bus.read("Max_Torque_Limit", "gripper", num_retry=20) == 500
     until(lambda: np.abs(world.joints() - positions(robot)).max() <= ONE_TICK, 2.0)
     assert np.abs(world.joints() - positions(robot)).max() <= ONE_TICK
 
 
-def test_joints_go_where_they_are_sent(world, robot):
+def test_joints_reach_their_goals(world, robot):
     goals = np.array([20.0, -40, 30, 40, 10, 60])
     assert reached(robot, goals, lambda: np.abs(world.joints() - goals).max() < 0.6)
     assert np.abs(positions(robot) - world.joints()).max() < 0.2
 
 
-def test_goals_beyond_the_range_end_at_its_end(world, robot):
+def test_goals_beyond_the_range_are_clamped(world, robot):
     start = world.joints()
     assert reached(robot, np.array([300.0, *start[1:]]), lambda: abs(world.joints()[0] - 110) < 1.5)
     assert world.joint_trajectory().positions[:, 0].max() < 115  # it swings a little beyond
 
 
-def test_without_torque_it_sinks(world, robot):
+def test_arm_sinks_without_torque(world, robot):
     before = world.joints()
     robot.bus.disable_torque(num_retry=20)
     assert until(lambda: np.abs(world.joints() - before)[:4].max() > 5.0)
     assert np.isnan(world.joint_trajectory().goals[-1]).all()
 
 
-def test_its_cameras_are_lerobots_and_see_the_arm_move(world, tmp_path):
+def test_lerobot_cameras_show_the_arm_move(world, tmp_path):
     robot = connect(world, tmp_path, world.cameras)
     assert robot.observation_features["front"] == (64, 64, 3)
     before = robot.get_observation()
@@ -135,7 +135,7 @@ def test_its_cameras_are_lerobots_and_see_the_arm_move(world, tmp_path):
     robot.disconnect()
 
 
-def test_pictures_are_the_desks(world):
+def test_images_match_the_desk(world):
     from saccade.sim.virtual_arm.camera import VirtualCamera
 
     desk = DeskEnv("desk_object", "red_cube", image_size=64)
@@ -153,7 +153,7 @@ def test_pictures_are_the_desks(world):
     desk.close()
 
 
-def test_a_demonstration_played_over_the_port_succeeds(world, robot):
+def test_demonstration_over_the_port_succeeds(world, robot):
     """The whole way: LeRobot's driver, the port, the servos, the desk and its judgement."""
     desk = DeskEnv("desk_object", "red_cube", image_size=64)
     desk.rendering_enabled = False
@@ -178,7 +178,7 @@ def test_a_demonstration_played_over_the_port_succeeds(world, robot):
     assert all(outcome["over"] and outcome["picked"] == outcome["target"] for outcome in outcomes if outcome["success"])
 
 
-def test_the_motion_record_is_complete(world, robot):
+def test_joint_trajectory_is_complete(world, robot):
     send(robot, world.joints() + np.array([10.0, 0, 0, 0, 0, 0]))
     time.sleep(1.0)
     lost = world.outcome()["lost_seconds"]
@@ -197,7 +197,7 @@ def test_the_motion_record_is_complete(world, robot):
     assert len(world.joint_trajectory().times) < len(joint_trajectory.times)
 
 
-def test_another_task_brings_its_instruction_and_an_unknown_one_is_refused(world):
+def test_reset_changes_the_task_and_refuses_an_unknown_one(world):
     assert world.instruction == "put the red cube in the bin"
     with pytest.raises(InputError, match="red_cube"):
         world.reset(task="red_cub")
@@ -216,7 +216,7 @@ def first_task(suite):
     return find_suite(suite)[0].name
 
 
-def test_faults_of_cameras_show(world):
+def test_camera_faults_show_in_the_frames(world):
     from saccade.sim.virtual_arm.camera import VirtualCamera
 
     front = VirtualCamera(world.cameras["front"])
@@ -255,7 +255,7 @@ def test_faults_of_cameras_show(world):
         camera.disconnect()
 
 
-def test_a_fault_that_ends_by_itself(world, robot):
+def test_fault_ends_after_its_seconds(world, robot):
     world.inject_fault(Fault("silent", joint="gripper", seconds=0.5))
     robot.config.num_read_retries = 0
     with pytest.raises(ConnectionError):
@@ -284,12 +284,12 @@ def answers(robot):
         {"frame_rate": 0.0},
     ],
 )
-def test_what_does_not_fit_is_refused(wrong):
+def test_invalid_settings_are_refused(wrong):
     with pytest.raises(InputError):
         VirtualArm.start(rendering_enabled=False, **wrong)
 
 
-def test_faster_than_real_time():
+def test_speed_runs_faster_than_real_time():
     with VirtualArm.start(rendering_enabled=False, speed=4.0) as world:
         assert world.cameras == {}
         world.begin()
@@ -298,7 +298,7 @@ def test_faster_than_real_time():
         assert outcome["seconds"] + outcome["lost_seconds"] > 2.0
 
 
-def test_closing_leaves_nothing_and_a_dead_world_is_told():
+def test_close_removes_everything_and_a_dead_world_is_reported():
     world = VirtualArm.start(rendering_enabled=False)
     folder, process = Path(world.port).parent, world._process.pid
     assert os.path.exists(world.port)
@@ -333,7 +333,7 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks processes up in /proc")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_it_dies_with_whoever_started_it(tmp_path, how):
+def test_world_process_ends_with_its_parent(tmp_path, how):
     (tmp_path / "starter.py").write_text(STARTER)
     starter = subprocess.Popen(
         [sys.executable, tmp_path / "starter.py"], stdout=subprocess.PIPE, text=True, start_new_session=True

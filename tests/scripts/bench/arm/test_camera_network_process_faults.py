@@ -24,6 +24,8 @@ from saccade_testing.fault_catalogue import (
     undisturbed,
 )
 
+pytestmark = pytest.mark.real_time
+
 SHARED_LANE_ENDS = 3
 """Cases with their own session that the lane of the shared session takes, so that both lanes take as long."""
 
@@ -31,7 +33,7 @@ SHARED_LANE_ENDS = 3
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, FaultOutcome]:
     """The outcome of every selected case, by name."""
-    cases = selected(request, "test_a_fault_of_cameras_network_or_processes_is_handled", SESSION_CASES)
+    cases = selected(request, "test_camera_network_or_process_fault_is_handled", SESSION_CASES)
     shared, ending = ([case for case in cases if case.ends is ends] for ends in (False, True))
     folders = [tmp_path_factory.mktemp("sessions") for _ in range(2)]
 
@@ -46,7 +48,5 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize("case", as_parameters(SESSION_CASES))
-def test_a_fault_of_cameras_network_or_processes_is_handled(
-    case: SessionCase, outcomes: dict[str, FaultOutcome]
-) -> None:
+def test_camera_network_or_process_fault_is_handled(case: SessionCase, outcomes: dict[str, FaultOutcome]) -> None:
     check(outcomes[case.name], SOFTWARE_MS + BUS_MS)

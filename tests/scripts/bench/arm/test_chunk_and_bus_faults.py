@@ -12,8 +12,6 @@ import pytest
 from saccade.scripts.bench.arm.faults.control_cases import CASES, FaultCase, rig_rules
 from saccade.scripts.bench.arm.faults.control_faults import run_cases
 from saccade.scripts.bench.arm.faults.outcome import CATALOGUE_ROWS, FaultOutcome
-from saccade.scripts.bench.arm.faults.session_cases import SESSION_CASES
-from saccade.scripts.bench.arm.faults.statistics_fault import check_foreign_statistics
 from saccade.scripts.bench.arm.rig import LinkRig
 from saccade.sim.virtual_arm.world import VirtualArm
 from saccade_testing.fault_catalogue import (
@@ -25,8 +23,9 @@ from saccade_testing.fault_catalogue import (
     run_in_lanes,
     selected,
     undisturbed,
-    was_disturbed,
 )
+
+pytestmark = pytest.mark.real_time
 
 SUSPENDED = ("control process stands still", "late ticks")
 """Cases in which the control process cannot react in time, as it is suspended."""
@@ -35,7 +34,7 @@ SUSPENDED = ("control process stands still", "late ticks")
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, FaultOutcome]:
     """The outcome of every selected case, by name."""
-    cases = selected(request, "test_a_fault_of_chunks_or_bus_is_handled", CASES)
+    cases = selected(request, "test_chunk_or_bus_fault_is_handled", CASES)
     folders = [tmp_path_factory.mktemp("rigs") for _ in range(2)]
 
     def run_lane(lane: int, cases: Sequence[FaultCase]) -> dict[str, FaultOutcome]:
@@ -53,36 +52,7 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize("case", as_parameters(CASES))
-def test_a_fault_of_chunks_or_bus_is_handled(case: FaultCase, outcomes: dict[str, FaultOutcome]) -> None:
+def test_chunk_or_bus_fault_is_handled(case: FaultCase, outcomes: dict[str, FaultOutcome]) -> None:
     on_bus = CATALOGUE_ROWS[case.row] == "serial bus"
     limit = 1000.0 if case.name in SUSPENDED else SOFTWARE_MS + (BUS_MS if on_bus else 0.0)
     check(outcomes[case.name], limit)
-
-
-@pytest.mark.slow
-def test_a_policy_without_its_statistics_is_refused(tmp_path) -> None:
-    assert check_foreign_statistics(tmp_path).problems == ()
-
-
-def test_every_row_of_the_catalogue_has_a_case() -> None:
-    rows = {case.row for case in (*CASES, *SESSION_CASES)}
-    # Row 12, the statistics, has its own check.
-    assert rows | {12} == set(range(len(CATALOGUE_ROWS)))
-
-
-@pytest.mark.parametrize(
-    ("problems", "late_ms", "disturbed"),
-    [
-        ((), 0.0, False),
-        ((), 90.0, False),
-        (("no hold for overruns, but ['bus']",), 0.0, True),
-        (("held for bus",), 0.0, True),
-        (("no hold for overruns, but []",), 0.0, False),
-        (("no hold for overruns, but ['bus']", "2 ticks still moved"), 0.0, False),
-        (("2 ticks still moved",), 3.0, False),
-        (("2 ticks still moved",), 90.0, True),
-    ],
-)
-def test_a_case_runs_again_only_if_the_machine_disturbed_it(problems, late_ms, disturbed) -> None:
-    outcome = FaultOutcome("x", "row", "how", "required", "observed", None, None, None, problems, late_ms)
-    assert was_disturbed(outcome) is disturbed

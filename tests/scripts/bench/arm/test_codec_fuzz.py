@@ -24,7 +24,7 @@ def naive_decode(message, limits):
         raise CodecError("message", got=error, expected="another", fix="") from None
 
 
-def test_the_codec_and_its_judge_agree_on_broken_messages():
+def test_codec_agrees_with_the_reference_decoder():
     done = []
     figures = codec_fuzz.fuzz_codec(20_000, seed=1, progress=done.append)
     assert figures.passed, figures.examples
@@ -33,7 +33,7 @@ def test_the_codec_and_its_judge_agree_on_broken_messages():
     assert 1_000 < figures.accepted < 10_000
 
 
-def test_faults_of_a_codec_are_found(monkeypatch):
+def test_fuzzing_finds_codec_faults(monkeypatch):
     monkeypatch.setattr(codec_fuzz, "decode", naive_decode)
     figures = codec_fuzz.fuzz_codec(3_000)
     assert figures.crashes > 10 and figures.wrongly_accepted > 100 and not figures.passed
@@ -46,11 +46,11 @@ def test_faults_of_a_codec_are_found(monkeypatch):
     assert codec_fuzz.fuzz_codec(1_000).wrongly_refused > 50
 
 
-def test_a_seed_decides_the_inputs_and_messages_start_out_valid():
+def test_inputs_are_seeded_and_derive_from_valid_messages():
     assert list(broken_messages(200, 3)) == list(broken_messages(200, 3)) != list(broken_messages(200, 4))
     assert all(reference_decode(codec_fuzz._pack(tree), MessageLimits()) == tree for tree in valid_trees())
 
 
-def test_no_inputs_are_refused():
+def test_zero_inputs_are_refused():
     with pytest.raises(InputError, match="inputs"):
         codec_fuzz.fuzz_codec(0)

@@ -29,7 +29,7 @@ def fault(row: int, name: str = "one", problems: tuple = (), **times: float | No
     return {"name": name, "row": CATALOGUE_ROWS[row], "observed": "held", "problems": list(problems), **given}
 
 
-def test_a_row_of_the_catalogue_passes_only_with_all_its_variants():
+def test_catalogue_row_passes_only_with_all_its_variants():
     rows = [fault(row) for row in range(13)]
     assert fault_figures(rows)["faults_passed"] == 13
     figures = fault_figures([*rows, fault(3, "another", ("it moved",), device_ms=140.04)])
@@ -39,7 +39,7 @@ def test_a_row_of_the_catalogue_passes_only_with_all_its_variants():
     assert "NOT PASSED: it moved" in fault_lines([fault(3, "another", ("it moved",))])[1]
 
 
-def test_times_that_nobody_took_and_those_of_a_process_that_stood_still_do_not_count():
+def test_missing_times_and_times_of_a_suspended_process_do_not_count():
     rows = [
         fault(0),
         fault(7, software_ms=65.0),
@@ -51,7 +51,7 @@ def test_times_that_nobody_took_and_those_of_a_process_that_stood_still_do_not_c
     assert fault_figures([])["worst_hold_ms"] is None
 
 
-def test_the_table_has_a_line_for_every_row_of_the_catalogue_and_every_variant():
+def test_table_has_a_line_for_every_row_and_variant():
     told = {"injected": "a NaN", "required": "held"}
     rows = [{**fault(row), **told} for row in (7, 0, 0)]
     lines = fault_table(sort_rows(rows, CATALOGUE_ROWS))
@@ -61,7 +61,7 @@ def test_the_table_has_a_line_for_every_row_of_the_catalogue_and_every_variant()
     assert failed[-1] == "| one | a NaN | held | **not passed**: it moved | 300 | 20 |  |"
 
 
-def test_parts_are_taken_from_the_folder_and_what_was_not_measured_is_none(tmp_path, capsys):
+def test_parts_are_read_from_the_folder_and_missing_metrics_are_none(tmp_path, capsys):
     part = {"figures": {"fuzz_inputs": 7, "fuzz_crashes": 0}, "lines": ["codec: 7 messages"]}
     (tmp_path / "part_fuzz.json").write_text(json.dumps(part))
     out = tmp_path / "arm.json"
@@ -74,13 +74,13 @@ def test_parts_are_taken_from_the_folder_and_what_was_not_measured_is_none(tmp_p
     assert collect_figures(tmp_path)["fuzz_inputs"] == 7
 
 
-def test_an_unsafe_part_gives_another_exit_code(tmp_path):
+def test_unsafe_part_gives_exit_code_3(tmp_path):
     part = {"figures": {"unsafe_commands": 1}, "lines": []}
     (tmp_path / "part_soak.json").write_text(json.dumps(part))
     assert run_arm_bench(ArmBenchConfig(parts=("lerobot",), folder=tmp_path)) == 3
 
 
-def test_what_lerobot_cannot_do_is_said_and_not_made_up():
+def test_unsupported_lerobot_metrics_are_none_with_a_reason():
     found = check_lerobot_support(ArmBenchConfig())
     assert set(found["figures"].values()) == {None}
     assert "no policy of a plugin" in found["lines"][0]
@@ -90,12 +90,12 @@ def test_what_lerobot_cannot_do_is_said_and_not_made_up():
     ("changes", "what"),
     [(dict(parts=("fault",)), "parts"), (dict(episodes=7), "episodes"), (dict(soak_minutes=0), "--soak-minutes")],
 )
-def test_what_cannot_be_measured_is_refused(changes, what):
+def test_invalid_config_is_refused(changes, what):
     with pytest.raises(InputError, match=what):
         ArmBenchConfig(**changes)
 
 
-def test_a_soak_without_a_long_life_has_no_growth():
+def test_soak_without_a_long_session_has_no_memory_growth():
     found = {"minutes": 1.0, "faults": {"drop": 3}, "holds": 4, "stops": 1, "moving_seconds": 30.0, "unsafe": []}
     figures = soak_figures({**found, "session_growth": None, "control_growth": None})["figures"]
     assert (figures["memory_growth_fraction"], figures["soak_faults"], figures["unsafe_commands"]) == (None, 3, 0)
@@ -103,14 +103,14 @@ def test_a_soak_without_a_long_life_has_no_growth():
     assert grown["figures"]["memory_growth_fraction"] == 0.002
 
 
-def test_memory_is_that_of_a_process():
+def test_resident_memory_of_a_process():
     import os
 
     assert resident_mib(os.getpid()) > 1.0
     assert resident_mib(None) is None
 
 
-def test_a_soak_judges_what_the_twin_did(tmp_path):
+def test_soak_finds_unsafe_motion(tmp_path):
     """An arm whose goal jumps while it is held is found out, whatever led to it."""
     soak = Soak(tmp_path, 1.0)
     times = np.arange(720) / 360.0
@@ -138,11 +138,3 @@ def test_a_soak_judges_what_the_twin_did(tmp_path):
     soak._judge(World(), Session())
     assert any("a step of 30.0" in each for each in soak.figures.unsafe)
     assert any("while the arm was held" in each for each in soak.figures.unsafe)
-
-
-@pytest.mark.slow
-def test_a_short_soak_is_safe(tmp_path):
-    figures = Soak(tmp_path, 0.4, seed=3).run()
-    assert figures.unsafe == []
-    assert figures.moving_seconds > 1.0
-    assert sum(figures.faults.values()) > 3

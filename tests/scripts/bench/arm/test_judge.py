@@ -47,7 +47,7 @@ def behind(goals: np.ndarray, rows: int = 20) -> np.ndarray:
     return np.concatenate([np.full(rows, goals[0]), goals[:-rows]])
 
 
-def test_the_judge_lets_a_swing_pass_and_finds_steps_speeds_and_ranges_beyond_the_limits():
+def test_judge_accepts_a_swing_and_finds_limit_violations():
     swing = 50 * np.sin(4 * TIMES)
     assert unsafe_goals(joint_trajectory(swing, behind(swing)), LIMITS, 0.02) == []
     assert unsafe_motion(joint_trajectory(swing), LIMITS) == []
@@ -59,7 +59,7 @@ def test_the_judge_lets_a_swing_pass_and_finds_steps_speeds_and_ranges_beyond_th
     assert "moved at" in unsafe_motion(joint_trajectory(np.minimum(500 * TIMES, 90.0)), LIMITS)[0]
 
 
-def test_the_judge_knows_goals_that_came_while_the_physics_stood_still():
+def test_judge_accepts_goals_written_while_the_physics_paused():
     """A record without the rows of a quarter of a second, in which the goal went on by less than its speed."""
     goals = steps(1.0)
     gone = (TIMES > 1.0) & (TIMES < 1.26)
@@ -71,7 +71,7 @@ def test_the_judge_knows_goals_that_came_while_the_physics_stood_still():
     assert "a step of" in unsafe_goals(JointTrajectory(*(each[~gone] for each in leap)), LIMITS, 0.02)[0]
 
 
-def test_the_judge_takes_a_return_to_where_the_joint_was_for_a_hold_and_nothing_else():
+def test_judge_accepts_a_jump_to_the_measured_position_only():
     goals = np.where(TIMES < 1.0, 40.0, 20.0)
     assert unsafe_goals(joint_trajectory(goals, np.full(720, 20.3)), LIMITS, 0.02) == []
     assert unsafe_goals(joint_trajectory(goals, np.full(720, 30.0)), LIMITS, 0.02) != []
@@ -79,7 +79,7 @@ def test_the_judge_takes_a_return_to_where_the_joint_was_for_a_hold_and_nothing_
     assert "torque came on" in unsafe_goals(joint_trajectory(limp, np.full(720, 40.0)), LIMITS, 0.02)[0]
 
 
-def test_the_judge_lets_an_arm_be_found_outside_its_range_but_not_stay_there():
+def test_judge_accepts_a_start_outside_the_range_for_a_short_time_only():
     def found(seconds: float, to: float = 99.0) -> list[str]:
         return unsafe_goals(joint_trajectory(np.where(seconds > TIMES, 103.0, to), np.full(720, 103.2)), LIMITS, 0.02)
 
@@ -91,7 +91,7 @@ def test_the_judge_lets_an_arm_be_found_outside_its_range_but_not_stay_there():
     )
 
 
-def test_the_judge_sees_an_arm_that_does_not_rest():
+def test_judge_finds_an_arm_that_does_not_rest():
     still = np.zeros(720)
     swings = np.where(TIMES < 0.55, 10 * np.sin(30 * TIMES), 0.0)
     assert rest_seconds(joint_trajectory(still, still), 0.5, 1.5) == 0.0
@@ -112,7 +112,7 @@ def tick(now, target, state, measured=(0.0, 0.0)) -> dict:
     return {"call": "tick", "now": now, "target": list(target), "state": state, "measured": list(measured)}
 
 
-def test_the_judge_finds_what_a_governor_must_not_command():
+def test_judge_finds_unsafe_targets():
     good = [tick(0.0, (1, 0), "moving"), tick(0.02, (5, 0), "moving"), tick(0.04, (0, 0), "holding")]
     assert unsafe_targets(good, LIMITS, 0.02) == []
     assert "away" in unsafe_targets([*good[:1], tick(0.02, (8, 0), "moving")], LIMITS, 0.02)[0]
@@ -120,7 +120,7 @@ def test_the_judge_finds_what_a_governor_must_not_command():
     assert "beyond" in unsafe_targets([tick(0.0, (200, 0), "moving")], LIMITS, 0.02)[0]
 
 
-def test_a_hold_is_counted_from_its_cause_and_ticks_that_still_moved_are_told():
+def test_hold_is_timed_from_its_cause_and_counts_moving_ticks():
     lines = [tick(0.0, (1, 0), "moving"), {"call": "stop", "now": 0.01, "reason": "x"}]
     held = {**tick(0.02, (0, 0), "stopped"), "events": [["stopped", "stop: x", 0.01]]}
     (hold,) = find_holds([*lines, held])
