@@ -1,4 +1,4 @@
-"""The package as a whole: what importing it costs, and that its folder `kernels` passes for no library."""
+"""The package as a whole: the cost of its import, public names, moved modules, and its folder `kernels`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ ROOT = Path(saccade.__file__).parent
 
 
 @pytest.fixture(scope="module")
-def library_there():
-    """Whether a library called `kernels` is installed."""
+def library_installed():
+    """Return whether a library called `kernels` is installed."""
     return any(name == "kernels" for name in importlib.metadata.packages_distributions())
 
 
@@ -57,13 +57,13 @@ def test_public_names_are_imported_on_first_use():
         _ = saccade.Contrat
 
 
-def test_kernels_folder_is_no_library_for_transformers(library_there):
+def test_kernels_folder_is_no_library_for_transformers(library_installed):
     script = """
 import saccade, saccade.kernels
 from transformers.utils import is_kernels_available
 print(is_kernels_available())
 """
-    assert python("-c", script).split() == [str(library_there)]
+    assert python("-c", script).split() == [str(library_installed)]
 
 
 def test_kernels_folder_imported_before_is_removed():
@@ -85,13 +85,13 @@ print(kernels.WHOSE, hasattr(saccade.kernels, "WHOSE"))
     assert python("-c", script, path=tmp_path).split() == ["theirs", "False"]
 
 
-def test_kernels_folder_under_pytest_in_the_root(tmp_path, library_there):
+def test_kernels_folder_under_pytest_in_the_root(tmp_path, library_installed):
     (tmp_path / "test_kernels.py").write_text(
         "import sys, saccade\n"
         "from transformers.utils import is_kernels_available\n"
         "def test_kernels():\n"
         f"    assert {str(ROOT)!r} in sys.path or '' in sys.path\n"
-        f"    assert is_kernels_available() == {library_there}\n"
+        f"    assert is_kernels_available() == {library_installed}\n"
     )
     options = ("--import-mode=importlib", "-p", "no:cacheprovider", "-q", "--rootdir", str(tmp_path))
     assert "1 passed" in python("-m", "pytest", *options, str(tmp_path))

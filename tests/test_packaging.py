@@ -1,4 +1,4 @@
-"""What is declared about the package agrees with what is there."""
+"""The declarations in pyproject.toml match the package and the environment."""
 
 import importlib.metadata
 import os
@@ -29,14 +29,14 @@ def test_constraints_are_exact_versions():
 
 def test_every_dependency_is_pinned():
     project = PROJECT["project"]
-    asked = [*project["dependencies"], *PROJECT["dependency-groups"]["dev"]]
-    asked += [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
-    names = {re.match(r"[A-Za-z0-9._-]+", requirement).group().lower() for requirement in asked}
+    required = [*project["dependencies"], *PROJECT["dependency-groups"]["dev"]]
+    required += [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
+    names = {re.match(r"[A-Za-z0-9._-]+", requirement).group().lower() for requirement in required}
     assert names - {project["name"]} <= {line.split("==")[0] for line in CONSTRAINTS}
 
 
 def test_installed_versions_match_the_pins():
-    wrong = {}
+    mismatched = {}
     for line in CONSTRAINTS:
         name, version = line.split("==")
         try:
@@ -44,8 +44,8 @@ def test_installed_versions_match_the_pins():
         except importlib.metadata.PackageNotFoundError:
             continue  # for another system
         if installed.partition("+")[0] != version:
-            wrong[name] = (installed, version)
-    assert not wrong
+            mismatched[name] = (installed, version)
+    assert not mismatched
 
 
 def test_listed_packages_match_the_folders():

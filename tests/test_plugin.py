@@ -1,4 +1,4 @@
-"""Saccade under LeRobot's own commands, for real and small: train, resume, evaluate."""
+"""Saccade as a plugin of LeRobot's commands: train, resume and evaluate at a small scale."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from saccade.policy.loading import load_policy
 
 ROOT = Path(saccade.__file__).parent
 
-# All commands in one process, started in the root of the repository: LeRobot alone takes ten seconds to import, and
-# with the root on the path the folder `kernels` must not be in the way.
+# Run all commands in one process, as LeRobot takes ten seconds to import; and in the root of the repository, where the
+# folder `kernels` must not shadow the library.
 COMMANDS = """
 import json, sys
 import lerobot.scripts.lerobot_eval as evaluation, lerobot.scripts.lerobot_train as training
@@ -81,7 +81,7 @@ def test_lerobot_trains_resumes_and_evaluates(demonstrations, tmp_path):
     ]
     first = out / "checkpoints" / "000001" / "pretrained_model"
     second = out / "checkpoints" / "000002" / "pretrained_model"
-    # The second step is done twice: a resumed training ends where an uninterrupted one did.
+    # Step 2 runs twice: a resumed training gives the loss of an uninterrupted one.
     resume = ["lerobot-train", "--resume=true", f"--config_path={first / 'train_config.json'}"]
     evaluate = [
         "lerobot-eval",

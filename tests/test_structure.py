@@ -1,4 +1,4 @@
-"""Hold the house in order: imports point one way, names are unique, folders and files stay small."""
+"""The structure of the package: layered imports, unique names, small folders and files."""
 
 from saccade_testing.structure import (
     circle,

@@ -1,4 +1,4 @@
-"""The default limits leave a desk policy its motion: next to none of what the demonstrator commands is clamped."""
+"""The default limits fit the desk: hardly any command of the demonstrator is clamped."""
 
 from __future__ import annotations
 
@@ -62,4 +62,4 @@ def test_governor_leaves_demonstrations_nearly_unchanged(suite, task, noise):
     assert changed <= max(1, 0.03 * moving)
     assert governor.counts["speed_clamps"] <= max(1, 0.03 * moving)
     ramped = governor.counts["ticks"] - moving
-    assert ramped * PERIOD < 1.5, "only at the start, where the target jumps by up to 90 degrees"
+    assert ramped * PERIOD < 1.5, "the ramp runs only at the start, where the target jumps by up to 90 degrees"

@@ -1,4 +1,4 @@
-"""Limits: derived from servo, calibration and contract, and refused where these do not fit."""
+"""Joint limits: derived from servo, calibration and contract, and refused if these do not match."""
 
 import dataclasses
 

@@ -1,3 +1,5 @@
+"""`saccade serve`: the starter in its process, tokens, refusals, GPU and round trip."""
+
 import contextlib
 import dataclasses
 import os
@@ -29,12 +31,12 @@ WAIT = 120.0
 
 @contextlib.contextmanager
 def served(*arguments, environment=None):
-    """Run `saccade serve --port 0 ...`, and give the process, what it printed until it was ready, and the address."""
+    """Run `saccade serve --port 0 ...`; yield the process, its output until it is ready, and the address."""
     command = [sys.executable, "-m", "saccade.scripts.main", "serve", "--port", "0", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    patience = threading.Timer(WAIT, process.kill)
-    patience.start()
+    killer = threading.Timer(WAIT, process.kill)
+    killer.start()
     try:
         printed = ""
         while "saccade run" not in printed:
@@ -43,7 +45,7 @@ def served(*arguments, environment=None):
             printed += line
         yield process, printed, re.search(r"ready: (\S+)", printed)[1]
     finally:
-        patience.cancel()
+        killer.cancel()
         process.kill()
         process.communicate()
 
@@ -92,7 +94,7 @@ def files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["no_such_folder"], "checkpoint: got 'no_such_folder'"),
         (["--threads", "0"], "--threads: got 0"),
@@ -109,12 +111,12 @@ def files(tmp_path):
         (["--token-file", "bytes"], "token file: got bytes"),
     ],
 )
-def test_invalid_input_is_refused_in_one_line_before_loading(arguments, said, files, monkeypatch, capsys):
+def test_invalid_input_is_refused_in_one_line_before_loading(arguments, message, files, monkeypatch, capsys):
     monkeypatch.chdir(files)
     monkeypatch.setenv("SACCADE_TOKEN", TOKEN)
     assert main(["serve", *arguments]) == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith(f"saccade: error: {said}") and captured.err.count("\n") == 1 and not captured.out
+    assert captured.err.startswith(f"saccade: error: {message}") and captured.err.count("\n") == 1 and not captured.out
 
 
 def test_port_in_use_is_refused_in_one_line(monkeypatch, capsys):
@@ -133,8 +135,8 @@ def test_token_comes_from_file_then_environment_then_chance(files, monkeypatch):
     with pytest.raises(InputError, match="token of SACCADE_TOKEN"):
         find_token(ServeConfig())
     monkeypatch.delenv("SACCADE_TOKEN")
-    (one, made), (other, _) = find_token(ServeConfig()), find_token(ServeConfig())
-    assert made and one != other and len(one) >= 32
+    (one, generated), (other, _) = find_token(ServeConfig()), find_token(ServeConfig())
+    assert generated and one != other and len(one) >= 32
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to decide on")
@@ -162,9 +164,9 @@ def test_served_gpu_policy_matches_the_local_policy():
 def test_round_trip_metrics():
     chunk_policy = CheckpointPolicy(STARTER_FOLDER)
     assert warm_up(chunk_policy, 2) > 0
-    figures = measure_round_trip(chunk_policy, 20)
-    assert figures.decisions == 20
-    assert 0 < figures.inference_p50_ms < figures.round_trip_p50_ms <= figures.round_trip_p99_ms
-    assert all(value > 0 for value in dataclasses.astuple(figures))
+    metrics = measure_round_trip(chunk_policy, 20)
+    assert metrics.decisions == 20
+    assert 0 < metrics.inference_p50_ms < metrics.round_trip_p50_ms <= metrics.round_trip_p99_ms
+    assert all(value > 0 for value in dataclasses.astuple(metrics))
     with pytest.raises(InputError, match="decisions"):
         measure_round_trip(chunk_policy, 0)

@@ -1,4 +1,4 @@
-"""The choice of a renderer, and the fingerprint that names it."""
+"""The choice of a rendering backend, and the environment fingerprint."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from saccade.sim.fingerprint import differences, environment_fingerprint, finger
 
 @pytest.fixture
 def before_mujoco(monkeypatch):
-    """A process that has neither chosen a backend nor imported mujoco."""
+    """A process that has not chosen a backend or imported mujoco."""
     monkeypatch.setattr(rendering.platform, "system", lambda: "Linux")
     monkeypatch.delitem(sys.modules, "mujoco", raising=False)
     for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     yield
-    os.environ.pop("MUJOCO_GL", None)  # monkeypatch does not know what choose_backend has set
+    os.environ.pop("MUJOCO_GL", None)  # choose_backend sets it behind monkeypatch
 
 
-def draws_with(*working):
+def probe_with(*working):
     def probe_renderer(backend):
         return ({"vendor": backend}, "") if backend in working else (None, f"no {backend} here")
 
@@ -33,15 +33,15 @@ def draws_with(*working):
 
 @pytest.mark.parametrize(("working", "chosen"), [(("egl", "osmesa"), "egl"), (("osmesa",), "osmesa")])
 def test_first_working_backend_is_chosen_and_exported(before_mujoco, monkeypatch, working, chosen):
-    monkeypatch.setattr(rendering, "probe_renderer", draws_with(*working))
+    monkeypatch.setattr(rendering, "probe_renderer", probe_with(*working))
     assert rendering.choose_backend() == chosen
     assert os.environ["MUJOCO_GL"] == chosen
-    monkeypatch.setattr(rendering, "probe_renderer", draws_with())  # a second call does not try again
+    monkeypatch.setattr(rendering, "probe_renderer", probe_with())  # a second call probes nothing
     assert rendering.choose_backend() == chosen
 
 
 def test_missing_renderer_names_the_packages_to_install(before_mujoco, monkeypatch):
-    monkeypatch.setattr(rendering, "probe_renderer", draws_with())
+    monkeypatch.setattr(rendering, "probe_renderer", probe_with())
     with pytest.raises(WorldError, match=r"no egl here; osmesa: no osmesa here.*libegl1.*libosmesa6"):
         rendering.choose_backend()
     assert "MUJOCO_GL" not in os.environ
@@ -49,7 +49,7 @@ def test_missing_renderer_names_the_packages_to_install(before_mujoco, monkeypat
 
 def test_user_choice_of_the_backend_is_kept(monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "glfw")
-    monkeypatch.setattr(rendering, "probe_renderer", draws_with())
+    monkeypatch.setattr(rendering, "probe_renderer", probe_with())
     assert rendering.choose_backend() == "glfw"
     with pytest.raises(WorldError, match="renderer glfw"):
         rendering.describe_renderer()

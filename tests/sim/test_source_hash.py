@@ -1,4 +1,4 @@
-"""The hash of a world's sources: constants change it; comments, docstrings and formatting do not."""
+"""The hash of a world's sources: constants and code change it; comments, docstrings and formatting do not."""
 
 import json
 from pathlib import Path

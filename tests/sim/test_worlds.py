@@ -1,4 +1,4 @@
-"""Suites, the world that each belongs to, and that world built as a policy's contract asks for it."""
+"""Suites, their worlds, and a world built for the contract of a policy."""
 
 import pickle
 import subprocess

@@ -1,4 +1,4 @@
-"""The channel: messages arrive whole or not at all, nothing blocks, and what is no message ends it."""
+"""The channel: messages arrive complete or not at all, sending never blocks, and malformed bytes close it."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ PLAIN = [
     messages.EndEpisode(True),
     messages.ReportFault("dtype", "actions of type object"),
     messages.Heartbeat(),
-    messages.StopArm("a hand in the way"),
+    messages.StopArm("stop button"),
     messages.HoldArm("camera_age", "ä"),
     messages.DropQueue(),
     messages.RearmArm(),
@@ -85,7 +85,7 @@ def test_chunk_keeps_its_dtype_and_shape(ends, dtype):
     assert first.chunk.header() == sent.header()
     assert first.chunk.actions.dtype == np.dtype(dtype)
     assert np.array_equal(first.chunk.actions, sent.actions)
-    first.chunk.actions[:] = 0  # a copy that may be written to
+    first.chunk.actions[:] = 0  # the array is a writable copy
     assert other.receive() == []
     assert other.close_reason is None
 

@@ -1,4 +1,4 @@
-"""The control loop in this process with a virtual clock: deadlines, overruns, torque, and what ends it."""
+"""The control loop with a virtual clock, in the process of the test: deadlines, overruns, torque, and its end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Clock:
 
 
 class ScriptedArm:
-    """Records every call with its time. A read takes `takes` seconds; `plan` maps the number of a read to an action."""
+    """Records every call with its time. A read takes `takes` seconds; `plan` maps read numbers to functions."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock, self.calls, self.reads, self.retries = clock, [], 0, 0
@@ -161,7 +161,7 @@ def test_late_tick_is_counted_and_missed_ticks_are_skipped():
     assert metrics.overruns == 1
     assert metrics.period_max_ms == pytest.approx(120.0)
     times = np.array([time for time, kind, _ in rig.arm.calls if kind == "goal"])
-    assert np.min(np.diff(times[:90])) > 0.4 * TICK, "no burst"
+    assert np.min(np.diff(times[:90])) > 0.4 * TICK, "missed ticks are not made up for"
 
 
 def test_sustained_overruns_stop_the_arm():
@@ -200,7 +200,7 @@ def test_lost_session_holds_the_arm_within_one_tick_with_torque_on():
     gone = []
 
     def go() -> None:
-        rig.chunk(rig.arm.pose + 5.0)  # sent with its last breath
+        rig.chunk(rig.arm.pose + 5.0)  # sent right before the session ends
         rig.session.close()
         gone.append((rig.clock.now, len(rig.arm.calls)))
 
@@ -259,7 +259,7 @@ def test_servo_that_lost_its_torque_stops_the_arm_until_rearm():
     assert kinds[place : place + 4] == ["re-armed", "hold", "torque", "goal"]
     assert rig.governor.governor.counts["stops"] == 1
     written = [time for time, kind, _ in rig.arm.calls[:place] if kind == "goal"]
-    assert rig.arm.calls[place][0] - written[-1] > 7 * TICK, "nothing is written to limp servos"
+    assert rig.arm.calls[place][0] - written[-1] > 7 * TICK, "nothing is written to servos without torque"
 
 
 def test_episode_does_not_begin_on_a_dead_bus():
@@ -290,7 +290,7 @@ def test_arm_is_held_after_a_governor_error(monkeypatch):
     rig = Rig()
 
     def fail() -> None:
-        monkeypatch.setattr(rig.governor, "tick", lambda *given, **named: 1 / 0)
+        monkeypatch.setattr(rig.governor, "tick", lambda *_, **__: 1 / 0)
 
     rig.at(9, fail)
     with pytest.raises(ZeroDivisionError):

@@ -1,4 +1,4 @@
-"""The adapter with LeRobot's SO-101 driver on the virtual arm's bus: refusals, reads, writes and faults."""
+"""The arm driven by LeRobot's SO-101 driver on the virtual arm's bus: refusals, reads, writes and faults."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def arm(config):
 
 
 def drive(arm: LeRobotArm, goal: np.ndarray, arrived) -> None:
-    """Write a goal at each tick until the arm has been there for ten ticks, for ten seconds at most."""
+    """Write a goal at each tick until the arm has reached it for ten ticks, at most for ten seconds."""
     ends, there = time.monotonic() + 10.0, 0
     while there < 10 and time.monotonic() < ends:
         arm.command(goal)
@@ -176,7 +176,7 @@ def test_damaged_replies_are_read_again_and_leave_no_lag(arm, world):
         world.clear_faults()
         goal = pose + np.array([8.0, 0, 0, 0, 0, 0]) * (1 if kind != "truncate" else -1)
         drive(arm, goal, lambda goal=goal: abs(world.joints()[0] - goal[0]) < 1.0)
-        assert abs(arm.measure()[0] - world.joints()[0]) < 0.5, "no lag is left behind"
+        assert abs(arm.measure()[0] - world.joints()[0]) < 0.5, "no reply is left in the buffer"
     assert arm.retries >= 3
 
 
@@ -257,7 +257,7 @@ def test_delayed_replies_are_not_taken_for_the_present_pose(arm, world):
     arm.connect()
     arm.hold()
     arm.set_torque(True)
-    home, missed, wrong = world.joints(), 0, []
+    home, missed, errors = world.joints(), 0, []
     world.inject_fault(Fault("delay", value=0.1))
     began = time.monotonic()
     while time.monotonic() - began < 1.2 or missed <= 10:
@@ -270,9 +270,9 @@ def test_delayed_replies_are_not_taken_for_the_present_pose(arm, world):
         except BusError:
             missed += 1
             continue
-        # What the servos felt from then on: a machine that stands still for a while lets the arm fall behind the clock.
+        # Compare with the positions since the read began; on a busy machine the arm falls behind the clock.
         joint_trajectory = world.joint_trajectory(before - 0.5)
         first = max(np.searchsorted(joint_trajectory.times + joint_trajectory.late, before) - 2, 0)
-        wrong.append(min(np.abs(joint_trajectory.positions[first:, 0] - pose[0]), default=0.0))
+        errors.append(min(np.abs(joint_trajectory.positions[first:, 0] - pose[0]), default=0.0))
     assert missed > 10
-    assert max(wrong, default=0.0) < 1.0
+    assert max(errors, default=0.0) < 1.0

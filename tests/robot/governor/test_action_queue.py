@@ -1,4 +1,4 @@
-"""The action queue: which step is due when, and how chunks are combined."""
+"""The action queue: which step is due at which time, and how overlapping chunks are combined."""
 
 import numpy as np
 import pytest

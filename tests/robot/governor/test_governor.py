@@ -22,7 +22,7 @@ class Bench:
     def __init__(self, **rules: object) -> None:
         self.governor = Governor(make_rules(**rules))
         self.now, self.pose, self.sequence = 100.0, HOME.copy(), -1
-        self.follows, self.sees, self.seen = True, True, self.pose
+        self.follows, self.is_readable, self.measured = True, True, self.pose
         assert self.governor.begin(0, self.pose, self.now).accepted
 
     def send(self, target: object, *, age: float = 0.0, **changes: object):
@@ -32,8 +32,8 @@ class Bench:
 
     def tick(self, **changes: object) -> MotorCommand:
         self.now += TICK
-        measured = self.pose.copy() if self.sees else None
-        self.seen = self.seen if measured is None else measured
+        measured = self.pose.copy() if self.is_readable else None
+        self.measured = self.measured if measured is None else measured
         command = self.governor.tick(self.now, measured, measured_at=self.now, **changes)
         if self.follows:
             self.pose = command.target.copy()
@@ -46,7 +46,7 @@ class Bench:
         return [event.kind for command in commands for event in command.events]
 
 
-def off(*difference: float) -> np.ndarray:
+def offset_home(*difference: float) -> np.ndarray:
     return HOME + np.array(difference)
 
 
@@ -81,11 +81,11 @@ def test_hold_commands_the_measured_pose_within_one_tick():
     bench = Bench()
     bench.send(towards(HOME + 40))
     bench.ticks(0.2)
-    seen = bench.seen
+    measured = bench.measured
     bench.governor.hold("camera", "frozen", bench.now)
     command = bench.tick()
     assert command.state == "holding"
-    assert np.array_equal(command.target, seen)
+    assert np.array_equal(command.target, measured)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_malformed_chunk_stops_the_arm_until_rearm(actions, reason):
     bench = Bench()
     bench.send(towards(HOME + 40))
     bench.ticks(0.1)
-    pose = bench.seen
+    pose = bench.measured
     chunk = dataclasses.replace(make_chunk(HOME, observed=bench.now, sequence=5), actions=actions)
     assert bench.governor.submit(chunk, bench.now).reason == reason
     commands = bench.ticks(0.2)
@@ -159,14 +159,14 @@ def test_old_sequence_number_is_rejected_despite_a_fresh_observation():
 
 def test_out_of_range_targets_are_clamped_and_hold_beyond_the_tolerance():
     bench = Bench(limits=dataclasses.replace(make_limits(), high=(12.0, 97.0, 100.0)))
-    bench.send(off(4.0, 0.0, 0.0))
+    bench.send(offset_home(4.0, 0.0, 0.0))
     assert max(command.target[0] for command in bench.ticks(0.4)) == 12.0
     assert bench.governor.counts["position_clamps"] > 1
     assert not bench.governor.holds
-    bench.send(off(8.5, 0.0, 0.0))
+    bench.send(offset_home(8.5, 0.0, 0.0))
     bench.ticks(0.2)
     assert bench.governor.holds == {"position": 1}, "three steps in a row beyond the tolerance of 5"
-    bench.send(off(13.0, 0.0, 0.0))
+    bench.send(offset_home(13.0, 0.0, 0.0))
     bench.tick()
     assert max(command.target[0] for command in bench.ticks(0.4)) == 12.0
     assert bench.governor.state == "holding", "more than twice the tolerance"
@@ -197,7 +197,7 @@ def test_repeated_or_gross_speed_violations_hold_the_arm():
     bench.send(steps)
     commands = bench.ticks(0.4)
     assert bench.governor.holds == {"speed": 1}
-    assert all(np.array_equal(command.target, HOME) for command in commands), "not even its first part is played"
+    assert all(np.array_equal(command.target, HOME) for command in commands), "no part of the step is played"
 
 
 def test_only_an_observation_after_the_hold_moves_the_arm_again():
@@ -213,7 +213,7 @@ def test_only_an_observation_after_the_hold_moves_the_arm_again():
 
 def test_first_command_far_from_the_measured_pose_is_refused():
     bench = Bench()
-    bench.send(off(0.0, 40.0, 0.0))
+    bench.send(offset_home(0.0, 40.0, 0.0))
     commands = bench.ticks(0.3)
     assert {command.state for command in commands} == {"holding"}
     assert all(np.array_equal(command.target, HOME) for command in commands)
@@ -224,7 +224,7 @@ def test_ramp_leads_to_a_distant_first_command():
     bench = Bench(start="ramp")
     states = []
     for _ in range(20):
-        bench.send(off(0.0, 60.0, 0.0))
+        bench.send(offset_home(0.0, 60.0, 0.0))
         commands = bench.ticks(0.1)
         states += [command.state for command in commands]
         assert max(np.diff([command.target[1] for command in commands])) <= 270.0 * TICK + 1e-9
@@ -238,7 +238,7 @@ def test_ramp_leads_to_a_distant_first_command():
 
 def test_ramp_holds_without_fresh_targets():
     bench = Bench(start="ramp")
-    bench.send(off(0.0, 60.0, 0.0))
+    bench.send(offset_home(0.0, 60.0, 0.0))
     commands = bench.ticks(1.0)
     assert commands[-1].state == "holding"
     assert bench.pose[1] < HOME[1] + 50.0
@@ -247,7 +247,7 @@ def test_ramp_holds_without_fresh_targets():
 def test_ramp_that_never_arrives_stops_the_arm():
     bench = Bench(start="ramp", ramp_seconds=1.0)
     for step in range(20):
-        bench.send(off(0.0, 60.0 if step % 2 else -60.0, 0.0))
+        bench.send(offset_home(0.0, 60.0 if step % 2 else -60.0, 0.0))
         bench.ticks(0.1)
     assert bench.governor.state == "stopped"
     assert bench.governor.reason == "ramp"
@@ -257,7 +257,7 @@ def test_drop_empties_the_queue_and_rejects_earlier_observations():
     bench = Bench()
     bench.send(towards(HOME + 40))
     bench.ticks(0.1)
-    pose = bench.seen
+    pose = bench.measured
     before = bench.now
     bench.governor.drop(bench.now)
     assert bench.governor.remaining(bench.now) == 0
@@ -271,8 +271,8 @@ def test_stop_is_latched_until_rearm():
     bench = Bench()
     bench.send(towards(HOME + 40))
     bench.ticks(0.1)
-    pose = bench.seen
-    bench.governor.stop("asked for", bench.now)
+    pose = bench.measured
+    bench.governor.stop("stop requested", bench.now)
     assert bench.send(HOME).reason == "stopped"
     assert all(np.array_equal(command.target, pose) for command in bench.ticks(5.0))
     assert bench.governor.begin(1, pose, bench.now).reason == "stopped"
@@ -298,15 +298,15 @@ def test_long_hold_becomes_a_stop():
 
 def test_goal_follows_a_stopped_arm_that_is_moved_by_hand():
     bench = Bench()
-    bench.governor.stop("asked for", bench.now)
+    bench.governor.stop("stop requested", bench.now)
     bench.ticks(0.3)
     bench.follows = False
     for step in range(40):
-        bench.pose = off(-step, 0, 0)
+        bench.pose = offset_home(-step, 0, 0)
         command = bench.tick()
         assert np.abs(command.target - bench.pose).max() <= 5.0
         assert command.state == "stopped"
-    bench.pose = off(-42, 0, 0)
+    bench.pose = offset_home(-42, 0, 0)
     assert np.abs(bench.tick().target - command.target).max() <= 6.0
     assert bench.governor.counts["displaced"] > 5
 
@@ -316,17 +316,17 @@ def test_held_arm_that_is_moved_by_hand_stops():
     bench.send(HOME)
     bench.ticks(1.0)
     assert bench.governor.state == "holding"
-    bench.pose = off(0, 6, 0)
+    bench.pose = offset_home(0, 6, 0)
     command = bench.tick()
     assert (command.state, bench.governor.reason) == ("stopped", "displaced")
-    assert np.array_equal(command.target, bench.seen)
+    assert np.array_equal(command.target, bench.measured)
 
 
 def test_moving_the_arm_by_hand_is_allowed_in_a_dry_run():
     bench = Bench(follows=False)
     bench.send(HOME)
     bench.ticks(1.0)
-    bench.pose = off(0, 30, 0)
+    bench.pose = offset_home(0, 30, 0)
     assert bench.tick().state == "holding"
 
 
@@ -334,15 +334,15 @@ def test_unreadable_arm_is_held_until_a_later_observation():
     bench = Bench()
     bench.send(towards(HOME + 40))
     bench.ticks(0.2)
-    seen, blind = bench.seen, bench.now
-    bench.sees = False
+    measured, unreadable_since = bench.measured, bench.now
+    bench.is_readable = False
     commands = bench.ticks(0.2)
     assert {command.state for command in commands} == {"holding"}
-    assert all(np.array_equal(command.target, seen) for command in commands)
+    assert all(np.array_equal(command.target, measured) for command in commands)
     assert bench.governor.holds == {"bus": 1}
-    bench.sees = True
-    assert bench.send(seen, observed=blind).reason == "before_hold"
-    assert bench.send(seen).accepted
+    bench.is_readable = True
+    assert bench.send(measured, observed=unreadable_since).reason == "before_hold"
+    assert bench.send(measured).accepted
     assert bench.tick().state == "moving"
 
 
@@ -361,7 +361,7 @@ def test_hold_waits_for_a_fresh_measurement():
     bench.pose = pose
     assert np.array_equal(bench.tick().target, pose)
     bench.pose = pose - 1.0
-    assert np.array_equal(bench.tick().target, pose), "once, and then it stays"
+    assert np.array_equal(bench.tick().target, pose), "the goal follows once"
 
 
 def test_old_measurement_counts_as_missing():
@@ -389,7 +389,7 @@ def test_malformed_measurement_counts_as_missing(measured):
 
 def test_no_motion_begins_without_a_measurement():
     bench = Bench()
-    bench.sees = False
+    bench.is_readable = False
     bench.send(HOME + 1)
     assert all(np.array_equal(command.target, HOME) for command in bench.ticks(0.3))
 
@@ -401,7 +401,7 @@ def test_stuck_joint_stops_the_arm():
         bench.send(HOME + np.outer(np.arange(16) + 4 * step, [0.0, 3.0, 0.0]).clip(max=75))
         commands = bench.ticks(4 * PERIOD)
     assert bench.governor.reason == "stuck"
-    assert np.array_equal(commands[-1].target, HOME), "the push ends"
+    assert np.array_equal(commands[-1].target, HOME), "the motor stops pushing"
 
 
 def test_sustained_overruns_lead_to_a_slow_stop():
@@ -463,7 +463,7 @@ def test_nothing_moves_between_episodes():
     bench.send(towards(HOME + 40))
     bench.ticks(0.1)
     bench.governor.end(bench.now)
-    pose = bench.seen
+    pose = bench.measured
     assert all(np.array_equal(command.target, pose) for command in bench.ticks(3.0))
     assert bench.governor.state == "idle"
 

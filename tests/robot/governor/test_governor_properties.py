@@ -1,4 +1,4 @@
-"""Properties of the governor for random chunks: no command outside the limits, too far in one tick, or after a stop."""
+"""Properties of the governor for random calls: commands stay within limits and speeds, and none moves after a stop."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def test_commands_stay_within_the_limits_for_random_calls(start, aggregation, po
     last: np.ndarray | None = None
     poses = [pose]
     governor.begin(0, pose, now)
-    for kind, what, number in actions:
+    for kind, value, number in actions:
         if kind == "chunk":
             sequence += 1
-            governor.submit(make_chunk(what, observed=now - number, sequence=sequence), now)
+            governor.submit(make_chunk(value, observed=now - number, sequence=sequence), now)
         elif kind in ("tick", "blind", "late"):
-            for _ in range(what):
+            for _ in range(value):
                 now += TICK * number
                 measured = None if kind == "blind" else pose
                 command = governor.tick(now, measured, measured_at=now, overran=kind == "late")
@@ -60,7 +60,7 @@ def test_commands_stay_within_the_limits_for_random_calls(start, aggregation, po
                 assert np.all((low <= target) & (target <= high))
                 if last is not None and not np.array_equal(target, last):
                     moved = np.abs(target - last) <= speed * TICK * (1 + 1e-9)
-                    # A hold goes straight to where the arm was measured: that ends motion and begins none.
+                    # A hold jumps to a measured pose: that ends motion and begins none.
                     held = any(np.array_equal(target, np.clip(each, low, high)) for each in poses[-8:])
                     assert np.all(moved) or held
                     if command.state in ("stopped", "holding", "idle", "ready"):
@@ -70,7 +70,7 @@ def test_commands_stay_within_the_limits_for_random_calls(start, aggregation, po
         elif kind == "begin":
             governor.begin(0, pose, now)
         elif kind == "stop":
-            governor.stop("asked for", now)
+            governor.stop("stop requested", now)
         elif kind == "hold":
             governor.hold("camera", "frozen", now)
         else:
@@ -87,7 +87,7 @@ def test_only_the_held_pose_is_commanded_after_a_stop(pose, chunks):
     governor.submit(make_chunk(pose, observed=100.0, sequence=1), 100.0)
     now = 100.0 + TICK
     governor.tick(now, pose, measured_at=now)
-    governor.stop("asked for", now)
+    governor.stop("stop requested", now)
     held = None
     for sequence, (target, ticks) in enumerate(chunks, start=2):
         governor.submit(make_chunk(target, observed=now, sequence=sequence), now)

@@ -1,4 +1,4 @@
-"""The flight record: all calls of the governor, and the same commands from their replay."""
+"""The flight record: it holds all calls of the governor, and their replay gives the same commands."""
 
 import json
 
@@ -15,7 +15,7 @@ from saccade_testing.stand_in import TICK, make_chunk, make_rules
 HOME = np.array([10.0, 20.0, 30.0])
 
 
-def fly(path, seed: int = 0, ticks: int = 400) -> RecordedGovernor:
+def record_flight(path, seed: int = 0, ticks: int = 400) -> RecordedGovernor:
     """Record a governor with random calls, from good chunks to broken ones."""
     rng = np.random.default_rng(seed)
     rules = make_rules(start="ramp", aggregation="weighted")
@@ -34,7 +34,7 @@ def fly(path, seed: int = 0, ticks: int = 400) -> RecordedGovernor:
             actions = broken[rng.integers(4)]
             governor.submit(make_chunk(actions, observed=now, sequence=sequence), now)
         elif kind == 13:
-            governor.stop("asked for", now)
+            governor.stop("stop requested", now)
         elif kind == 14:
             governor.drop(now)
         elif kind == 15:
@@ -57,7 +57,7 @@ def fly(path, seed: int = 0, ticks: int = 400) -> RecordedGovernor:
 def test_replay_gives_identical_commands(tmp_path, seed):
     path = tmp_path / "flight.jsonl"
     path.unlink(missing_ok=True)
-    fly(path, seed)
+    record_flight(path, seed)
     again = replay_flight_record(path)
     assert again.identical, again.differences
     assert again.ticks == 400
@@ -65,17 +65,17 @@ def test_replay_gives_identical_commands(tmp_path, seed):
 
 
 def test_record_contains_every_event(tmp_path):
-    governor = fly(tmp_path / "flight.jsonl")
+    governor = record_flight(tmp_path / "flight.jsonl")
     lines = list(read_flight_record(tmp_path / "flight.jsonl"))
     kinds = {kind for line in lines for kind, _, _ in line.get("events", ())}
     assert {"ready", "moving", "holding", "stopped", "rejected"} <= kinds
-    told = [event for line in lines for event in line.get("events", ()) if event[0] == "rejected"]
-    assert len(told) == sum(governor.governor.rejected.values())
+    rejected = [event for line in lines for event in line.get("events", ()) if event[0] == "rejected"]
+    assert len(rejected) == sum(governor.governor.rejected.values())
 
 
 def test_replay_detects_a_changed_record(tmp_path):
     path = tmp_path / "flight.jsonl"
-    fly(path)
+    record_flight(path)
     lines = path.read_text().splitlines()
     place = next(index for index, line in enumerate(lines) if '"state":"moving"' in line)
     line = json.loads(lines[place])
@@ -87,7 +87,7 @@ def test_replay_detects_a_changed_record(tmp_path):
 
 def test_truncated_record_is_read_up_to_its_last_complete_line(tmp_path):
     path = tmp_path / "flight.jsonl"
-    fly(path)
+    record_flight(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 2 // 3])
     again = replay_flight_record(path)
@@ -112,14 +112,14 @@ def test_files_that_are_no_flight_record_are_refused(tmp_path, content, message)
 
 def test_call_without_arguments_is_refused(tmp_path):
     path = tmp_path / "flight.jsonl"
-    fly(path, ticks=3)
+    record_flight(path, ticks=3)
     path.write_text(path.read_text().splitlines()[0] + '\n{"call":"tick","now":1.0}\n')
     with pytest.raises(InputError, match="line 2, which is no call"):
         replay_flight_record(path)
 
 
 def test_existing_record_is_not_overwritten_and_missing_record_is_refused(tmp_path):
-    fly(tmp_path / "flight.jsonl", ticks=2)
+    record_flight(tmp_path / "flight.jsonl", ticks=2)
     with pytest.raises(InputError, match="expected a new file"):
         FlightRecorder(tmp_path / "flight.jsonl", make_rules())
     with pytest.raises(InputError, match="Check the path"):

@@ -68,7 +68,7 @@ def test_invalid_observation_is_refused_and_keeps_the_session(url):
         with pytest.raises(InputError, match="instruction"):
             policy.reset("")
         policy.reset("go")
-        for spoil, what in (
+        for change, message in (
             (lambda seen: seen["pixels"].pop("wrist"), "camera wrist: got nothing, expected uint8"),
             (lambda seen: seen["pixels"].update(front=np.zeros((4, 6, 3))), "pixels.front: got float64"),
             (lambda seen: seen.update(agent_pos=np.zeros(3)), "agent_pos: got float64"),
@@ -76,8 +76,8 @@ def test_invalid_observation_is_refused_and_keeps_the_session(url):
             (lambda seen: seen.pop("agent_pos"), "agent_pos: got nothing"),
         ):
             observation = toy_observation()
-            spoil(observation)
-            with pytest.raises(InputError, match=what):
+            change(observation)
+            with pytest.raises(InputError, match=message):
                 policy.decide(observation)
         assert policy.is_connected and policy.decide(toy_observation()).shape == (3, 2)
 
@@ -105,7 +105,7 @@ def test_client_needs_a_new_session_after_a_missed_deadline(url, chunk_policy):
             with pytest.raises(ConnectionLost, match="reconnect"):
                 policy.decide(toy_observation())
         policy.timeout = WAIT
-        reconnected(policy)
+        reconnect(policy)
         assert policy.session != session
         with pytest.raises(InputError, match="reset"):
             policy.decide(toy_observation())
@@ -114,12 +114,12 @@ def test_client_needs_a_new_session_after_a_missed_deadline(url, chunk_policy):
         np.testing.assert_array_equal(policy.decide(observation), expected_actions(observation, chunk_policy.contract))
 
 
-def reconnected(policy):
+def reconnect(policy):
     ends = time.monotonic() + WAIT
     while True:
         try:
             return policy.reconnect()
-        # The server needs a moment to see that the client before has gone.
+        # The server needs a moment to notice that the previous client has gone.
         except ConnectionLost as error:
             assert "another client" in str(error) and time.monotonic() < ends
             time.sleep(0.02)
@@ -165,8 +165,8 @@ def test_reconnect_refuses_a_different_contract(chunk_policy):
 
 
 @contextlib.contextmanager
-def impostor(behave):
-    """A server that sends a valid greeting and then runs `behave(connection)`."""
+def broken_server(behave):
+    """Run a server that sends a valid greeting and then calls `behave(connection)`."""
     over = threading.Event()
 
     def handle(connection):
@@ -214,7 +214,7 @@ def with_nan():
 
 
 @pytest.mark.parametrize(
-    ("behave", "said"),
+    ("behave", "message"),
     [
         (answering({"session": "e" * 32}), "another request"),
         (answering({"sequence": 0}), "another request"),
@@ -233,10 +233,10 @@ def with_nan():
         (answering({}, raw="an error as text"), "says: an error as text"),
     ],
 )
-def test_invalid_reply_ends_the_session(behave, said):
-    with impostor(behave) as url, RemotePolicy(url, TOKEN, WAIT) as policy:
+def test_invalid_reply_ends_the_session(behave, message):
+    with broken_server(behave) as url, RemotePolicy(url, TOKEN, WAIT) as policy:
         policy.reset("go")
-        with pytest.raises(ConnectionLost, match=said):
+        with pytest.raises(ConnectionLost, match=message):
             policy.decide(toy_observation())
         assert not policy.is_connected
 
@@ -252,7 +252,7 @@ def test_late_reply_is_discarded():
             reply = {"session": request["session"], "sequence": request["sequence"], "server_timing": {"infer_ms": 1.0}}
             connection.send(encode({**reply, "actions": np.ones((3, 2), np.float32)}))
 
-    with impostor(behave) as url, RemotePolicy(url, TOKEN, 0.1) as policy:
+    with broken_server(behave) as url, RemotePolicy(url, TOKEN, 0.1) as policy:
         policy.reset("go")
         with pytest.raises(DeadlineMissed):
             policy.decide(toy_observation())
@@ -291,10 +291,10 @@ def test_server_that_stops_reading_does_not_block_the_client():
         thread.start()
         policy = RemotePolicy(f"ws://127.0.0.1:{listener.getsockname()[1]}", TOKEN, 0.5)
         policy.reset("go")
-        picture = np.zeros((2000, 1500, 3), np.uint8)
+        image = np.zeros((2000, 1500, 3), np.uint8)
         started = time.monotonic()
         with pytest.raises(DeadlineMissed):
-            policy.decide({"pixels": {"front": picture, "wrist": picture}, "agent_pos": np.zeros(2, np.float32)})
+            policy.decide({"pixels": {"front": image, "wrist": image}, "agent_pos": np.zeros(2, np.float32)})
         assert time.monotonic() - started < 10 and not policy.is_connected
         stall.set()
 
@@ -324,13 +324,13 @@ def test_invalid_greeting_is_refused(greeting):
 
 
 @pytest.mark.parametrize(
-    "said", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"\xff" * 50, b""]
+    "message", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"\xff" * 50, b""]
 )
-def test_server_that_speaks_no_websocket_is_refused(said):
+def test_server_that_speaks_no_websocket_is_refused(message):
     def serve_one(listener):
         line, _ = listener.accept()
         line.recv(4096)
-        line.sendall(said)
+        line.sendall(message)
         line.close()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:

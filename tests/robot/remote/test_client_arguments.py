@@ -40,7 +40,7 @@ def test_client_imports_with_numpy_msgpack_and_websockets_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("127.0.0.1:8000", "ws://HOST:PORT"),
         ("http://127.0.0.1:8000", "ws://HOST:PORT"),
@@ -50,8 +50,8 @@ def test_client_imports_with_numpy_msgpack_and_websockets_alone(tmp_path):
         ("ws://192.168.1.7:8000", "wss:// to another machine"),
     ],
 )
-def test_invalid_addresses_are_refused(url, said):
-    with pytest.raises(InputError, match=said):
+def test_invalid_addresses_are_refused(url, message):
+    with pytest.raises(InputError, match=message):
         RemotePolicy(url, TOKEN)
 
 

@@ -1,3 +1,5 @@
+"""The codec of the policy server: exact round trips, and refusals of invalid messages."""
+
 import math
 import struct
 
@@ -61,16 +63,16 @@ def test_values_survive_the_round_trip(message):
 
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(st.binary(max_size=80), st.tuples(MESSAGES.map(encode), st.integers(0, 400), st.binary(max_size=4))))
-def test_random_bytes_are_decoded_or_raise_codec_error(given_bytes):
-    if isinstance(given_bytes, tuple):
-        message, place, patch = given_bytes
-        given_bytes = message[:place] + patch + message[place + len(patch) :]
+def test_random_bytes_are_decoded_or_raise_codec_error(data):
+    if isinstance(data, tuple):
+        message, place, patch = data
+        data = message[:place] + patch + message[place + len(patch) :]
     try:
-        value = decode(given_bytes)
+        value = decode(data)
     except CodecError as error:
         assert len(str(error)) < 400
     else:
-        # What was accepted can be said again.
+        # An accepted message can be encoded again.
         assert same(value, decode(encode(value)))
 
 

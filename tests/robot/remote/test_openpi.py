@@ -1,7 +1,7 @@
-"""What openpi's own client sends, recorded byte by byte, still works.
+"""The server answers openpi's own client, from recorded bytes.
 
-The files are what `openpi-client` 0.1.2 (numpy 1.26.4, websockets 17.4) sent to a server of ours with a `ToyPolicy`:
-the handshake of `WebsocketClientPolicy(host, port, api_key=TOKEN)` and the masked frame of one `infer`: pictures and
+The files are what `openpi-client` 0.1.2 (numpy 1.26.4, websockets 17.4) sent to our server with a `ToyPolicy`:
+the handshake of `WebsocketClientPolicy(host, port, api_key=TOKEN)` and the masked frame of one `infer`: images and
 state of `toy_observation(0)`, in openpi's flat form (float64 for the state, one more scalar) and in the desk's.
 """
 
@@ -21,8 +21,8 @@ WAIT = 20.0
 FORMS = ("flat", "nested")
 
 
-class Line:
-    """A bare socket to a server, and the frames that come from it."""
+class RawConnection:
+    """A bare socket to the server that reads websocket frames."""
 
     def __init__(self, url):
         parts = urllib.parse.urlsplit(url)
@@ -58,11 +58,11 @@ def chunk_policy():
 
 
 @pytest.fixture
-def line(chunk_policy):
+def connection(chunk_policy):
     with serve_in_background(chunk_policy, ServerSettings(token=TOKEN)) as url:
-        line = Line(url)
-        yield line
-        line.socket.close()
+        connection = RawConnection(url)
+        yield connection
+        connection.socket.close()
 
 
 def recorded(name):
@@ -70,44 +70,44 @@ def recorded(name):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_recorded_requests_get_their_actions(line, chunk_policy, form):
-    line.socket.sendall(recorded(f"{form}_handshake"))
-    assert line.head().startswith(b"HTTP/1.1 101 ")
-    opcode, metadata = line.frame()
+def test_recorded_requests_get_their_actions(connection, chunk_policy, form):
+    connection.socket.sendall(recorded(f"{form}_handshake"))
+    assert connection.head().startswith(b"HTTP/1.1 101 ")
+    opcode, metadata = connection.frame()
     assert opcode == 2 and decode(metadata)["protocol"] == "saccade/1"
     for again in (False, True):
-        line.socket.sendall(recorded(f"{form}_frame"))
-        opcode, reply = line.frame()
+        connection.socket.sendall(recorded(f"{form}_frame"))
+        opcode, reply = connection.frame()
         reply = decode(reply)
         assert opcode == 2 and set(reply) == {"actions", "server_timing"}
         np.testing.assert_array_equal(reply["actions"], expected_actions(toy_observation(0), chunk_policy.contract))
         assert reply["server_timing"]["infer_ms"] > 0
         assert ("prev_total_ms" in reply["server_timing"]) == again
-    # The words come with every observation; the policy is reset when they change.
+    # openpi sends the instruction with every observation; a change of it resets the policy.
     assert chunk_policy.instructions == ["put the red cube in the bin"]
 
 
-def test_error_is_one_text_line_and_keeps_the_connection(line, chunk_policy):
-    line.socket.sendall(recorded("flat_handshake"))
-    line.head()
-    line.frame()
-    # The same frame with one letter of a camera's name changed: masked, so the mask is taken into account.
+def test_error_is_one_text_line_and_keeps_the_connection(connection, chunk_policy):
+    connection.socket.sendall(recorded("flat_handshake"))
+    connection.head()
+    connection.frame()
+    # Change one letter of a camera's name in the masked frame: an XOR of the plain letters leaves the mask in place.
     frame = bytearray(recorded("flat_frame"))
     start = 8 if frame[1] & 0x7F == 126 else 6
     mask = frame[start - 4 : start]
     payload = bytes(byte ^ mask[index % 4] for index, byte in enumerate(frame[start:]))
     place = payload.index(b"observation/front")
     frame[start + place] ^= ord("o") ^ ord("p")
-    line.socket.sendall(frame)
-    opcode, said = line.frame()
-    assert opcode == 1 and said.startswith(b"camera front: got nothing") and b"\n" not in said
-    line.socket.sendall(recorded("flat_frame"))
-    assert line.frame()[0] == 2
+    connection.socket.sendall(frame)
+    opcode, text = connection.frame()
+    assert opcode == 1 and text.startswith(b"camera front: got nothing") and b"\n" not in text
+    connection.socket.sendall(recorded("flat_frame"))
+    assert connection.frame()[0] == 2
 
 
-def test_missing_api_key_is_refused(line):
-    line.socket.sendall(re.sub(rb"Authorization: [^\r]*\r\n", b"", recorded("flat_handshake")))
-    assert line.head().startswith(b"HTTP/1.1 401 ")
+def test_missing_api_key_is_refused(connection):
+    connection.socket.sendall(re.sub(rb"Authorization: [^\r]*\r\n", b"", recorded("flat_handshake")))
+    assert connection.head().startswith(b"HTTP/1.1 401 ")
 
 
 @pytest.mark.parametrize("form", FORMS)

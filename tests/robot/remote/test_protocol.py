@@ -1,3 +1,5 @@
+"""The messages of the policy server: requests, greeting, errors, authorization."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from saccade.robot.remote import protocol
 from saccade_testing.toy_policy import TOKEN, toy_contract, toy_observation
 
 CONTRACT = toy_contract()
-PICTURES = toy_observation()["pixels"]
+IMAGES = toy_observation()["pixels"]
 ANYTHING = st.one_of(
     st.none(),
     st.booleans(),
@@ -19,9 +21,7 @@ ANYTHING = st.one_of(
     st.sampled_from(
         [np.zeros((4, 6, 3), np.uint8), np.zeros(2, np.float32), np.full(2, np.nan), np.float32(1), np.ones(3, bool)]
     ),
-    st.sampled_from(
-        [PICTURES, {"front": 3}, [], {}, {"kind": "late", "what": "", "got": "", "expected": "", "fix": ""}]
-    ),
+    st.sampled_from([IMAGES, {"front": 3}, [], {}, {"kind": "late", "what": "", "got": "", "expected": "", "fix": ""}]),
 )
 KEYS = (
     *(
@@ -60,31 +60,31 @@ def test_random_messages_are_read_or_refused(message):
         lambda: protocol.read_error(message),
     ):
         try:
-            said = read()
+            result = read()
         except InputError as error:
             assert len(str(error)) < 1000
             continue
-        if isinstance(said, protocol.Request):
-            assert said.instruction is not None or said.observation["agent_pos"].dtype == np.float32
-            assert said.is_openpi or 0 < said.deadline <= protocol.MAX_DEADLINE_SECONDS
+        if isinstance(result, protocol.Request):
+            assert result.instruction is not None or result.observation["agent_pos"].dtype == np.float32
+            assert result.is_openpi or 0 < result.deadline <= protocol.MAX_DEADLINE_SECONDS
 
 
 def test_flat_and_nested_observations_give_the_same_request():
-    seen = toy_observation()
-    flat = {f"observation/{name}": image for name, image in seen["pixels"].items()}
-    nested = protocol.read_request({**seen, "prompt": "go"}, CONTRACT)
-    flat = protocol.read_request({**flat, "observation/state": seen["agent_pos"], "prompt": "go"}, CONTRACT)
+    observation = toy_observation()
+    flat = {f"observation/{name}": image for name, image in observation["pixels"].items()}
+    nested = protocol.read_request({**observation, "prompt": "go"}, CONTRACT)
+    flat = protocol.read_request({**flat, "observation/state": observation["agent_pos"], "prompt": "go"}, CONTRACT)
     for request in (nested, flat):
         assert request.is_openpi and request.instruction == "go" and request.deadline is None
         assert set(request.pixels) == {"front", "wrist"}
-        np.testing.assert_array_equal(request.pixels["wrist"], seen["pixels"]["wrist"])
-        np.testing.assert_array_equal(request.state, seen["agent_pos"])
+        np.testing.assert_array_equal(request.pixels["wrist"], observation["pixels"]["wrist"])
+        np.testing.assert_array_equal(request.state, observation["agent_pos"])
 
 
 def test_greeting_carries_the_exact_contract():
     session = protocol.new_session()
-    said = protocol.greeting(CONTRACT, "toy", session, 1000)
-    assert protocol.read_greeting(said, "there") == (session, CONTRACT, "toy")
+    greeting = protocol.greeting(CONTRACT, "toy", session, 1000)
+    assert protocol.read_greeting(greeting, "there") == (session, CONTRACT, "toy")
     assert protocol.new_session() != session
 
 

@@ -64,13 +64,13 @@ def test_greeting_has_protocol_session_and_contract(url, chunk_policy):
     with connection:
         assert greeting["protocol"] == "saccade/1" and greeting["policy"] == "toy"
         assert Contract.from_json(greeting["contract"]) == chunk_policy.contract
-    until(lambda: not _busy(url))
+    until(lambda: not is_busy(url))
     connection, second = dial(url)
     connection.close()
     assert second["session"] != greeting["session"]
 
 
-def _busy(url):
+def is_busy(url):
     try:
         connection, _ = dial(url)
     except ConnectionClosed:
@@ -118,9 +118,9 @@ def test_browser_origin_is_refused_despite_the_token(url):
 def test_only_the_health_check_needs_no_token(url):
     parts = urllib.parse.urlsplit(url)
     for path, status in (("/healthz", 200), ("/", 401), ("/healthz/x", 401)):
-        asked = http.client.HTTPConnection(parts.hostname, parts.port, timeout=WAIT)
-        asked.request("GET", path)
-        answer = asked.getresponse()
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=WAIT)
+        connection.request("GET", path)
+        answer = connection.getresponse()
         assert answer.status == status and (answer.read() == b"OK\n") == (status == 200)
 
 
@@ -144,10 +144,10 @@ def test_server_stays_responsive_during_a_decision(url, chunk_policy):
     assert chunk_policy.entered.wait(WAIT)
     # Pings are answered and others are served while the policy is busy.
     assert connection.ping().wait(WAIT)
-    assert _busy(url)
+    assert is_busy(url)
     connection.close()
-    # The decision still runs; whoever comes next gets in all the same, and an answer after it.
-    until(lambda: not _busy(url))
+    # The next client gets in while the decision still runs, and an answer after it.
+    until(lambda: not is_busy(url))
     connection, greeting = dial(url)
     with connection:
         chunk_policy.gate.set()
@@ -205,8 +205,8 @@ def test_invalid_instruction_is_refused(url, instruction):
 def test_wrong_session_or_old_sequence_ends_the_session(url, chunk_policy, changes, what):
     connection, greeting = dial(url)
     ask(connection, heading(greeting, 4, request="reset", instruction="go"))
-    said = ask(connection, {**heading(greeting, 5, request="decide", **toy_observation()), **changes})
-    assert said.startswith(what)
+    text = ask(connection, {**heading(greeting, 5, request="decide", **toy_observation()), **changes})
+    assert text.startswith(what)
     with pytest.raises(ConnectionClosed) as closed:
         connection.recv(WAIT)
     assert closed.value.rcvd.code == 1008 and what in closed.value.rcvd.reason
@@ -260,9 +260,9 @@ def test_policy_failure_reveals_no_details(url, chunk_policy, fails, caplog):
         connection.recv(WAIT)
     assert closed.value.rcvd.code == 1011
     assert "Traceback" in caplog.text
-    # The next session is none the worse.
+    # The failure does not affect the next session.
     chunk_policy.failure = chunk_policy.answer = None
-    until(lambda: not _busy(url))
+    until(lambda: not is_busy(url))
     with RemotePolicy(url, TOKEN, WAIT) as policy:
         policy.reset("go")
         assert policy.decide(toy_observation()).shape == (3, 2)
@@ -282,14 +282,14 @@ def test_actions_after_the_deadline_are_not_sent(url, chunk_policy):
 
 def test_client_without_pong_loses_control(url):
     parts = urllib.parse.urlsplit(url)
-    # A peer whose machine has lost its power: it has shaken hands and says nothing any more, not even goodbye.
+    # A client whose machine loses power after the handshake: it answers nothing and never closes.
     with socket.create_connection((parts.hostname, parts.port)) as half_open:
         lines = ("GET / HTTP/1.1", f"Host: {parts.netloc}", "Upgrade: websocket", "Connection: Upgrade")
         lines += ("Sec-WebSocket-Key: VpdMwkj0tF+gFKQXqSwv4Q==", "Sec-WebSocket-Version: 13")
         half_open.sendall("\r\n".join([*lines, f"Authorization: Api-Key {TOKEN}", "", ""]).encode())
         assert half_open.recv(12) == b"HTTP/1.1 101"
-        assert _busy(url)
-        until(lambda: not _busy(url))
+        assert is_busy(url)
+        until(lambda: not is_busy(url))
 
 
 def test_server_survives_a_foreign_protocol(url):
@@ -301,7 +301,7 @@ def test_server_survives_a_foreign_protocol(url):
             line.shutdown(socket.SHUT_WR)
             while line.recv(4096):
                 pass
-    assert not _busy(url)
+    assert not is_busy(url)
 
 
 def test_port_in_use_is_refused(url, chunk_policy):

@@ -34,10 +34,10 @@ def test_invalid_certificates_are_refused(certificate, tmp_path):
     pem, key = certificate
     noise = tmp_path / "noise.pem"
     noise.write_text("no certificate")
-    for changes, said in (
+    for changes, message in (
         ({"certificate": tmp_path / "gone.pem", "key": key}, "no file"),
         ({"certificate": noise, "key": key}, "certificate: got"),
         ({"certificate": pem, "key": noise}, "certificate: got"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             ServerSettings(token=TOKEN, **changes).context()

@@ -36,7 +36,7 @@ class ToyCamera:
 
     def connect(self, warmup: bool = True) -> None:
         if not self.opens:
-            raise ConnectionError("no such camera\nmore words")
+            raise ConnectionError("no such camera\nmore text")
 
     def async_read(self, timeout_ms: float = 200) -> np.ndarray:
         time.sleep(0.01)
@@ -59,19 +59,19 @@ def camera():
 
 
 @pytest.fixture
-def watch(camera):
-    # Generous to a busy machine; the rules themselves are tested without a clock.
-    watch = CameraReader({"front": camera}, (SPEC,), FrameCheckSettings(age_limit=0.5))
-    watch.connect()
-    yield watch
-    watch.close()
+def reader(camera):
+    # A long age limit, as test machines are busy; the rules are tested without a clock.
+    reader = CameraReader({"front": camera}, (SPEC,), FrameCheckSettings(age_limit=0.5))
+    reader.connect()
+    yield reader
+    reader.close()
 
 
-def wait_for_refusal(watch: CameraReader, joints: np.ndarray | None = None) -> str:
+def wait_for_refusal(reader: CameraReader, joints: np.ndarray | None = None) -> str:
     ends = time.monotonic() + 10.0
     while time.monotonic() < ends:
         try:
-            watch.latest(joints)
+            reader.latest(joints)
         except ObservationRefused as refusal:
             return refusal.reason
         time.sleep(0.01)
@@ -82,16 +82,16 @@ def wait_for_refusal(watch: CameraReader, joints: np.ndarray | None = None) -> s
     ("mode", "reason"),
     [("frozen", "camera_frozen"), ("dropped", "camera_age"), ("black", "camera_blank"), ("other", "camera_size")],
 )
-def test_reader_reports_a_camera_fault_and_recovers(watch, camera, mode, reason):
+def test_reader_reports_a_camera_fault_and_recovers(reader, camera, mode, reason):
     joints = np.zeros(3)
-    assert watch.latest(joints)["front"].image.shape == (4, 6, 3)
+    assert reader.latest(joints)["front"].image.shape == (4, 6, 3)
     camera.mode = mode
     ends = time.monotonic() + 10.0
     got = "never"
     while got == "never" and time.monotonic() < ends:
         joints = joints + 0.2
         try:
-            watch.latest(joints)
+            reader.latest(joints)
         except ObservationRefused as refusal:
             got = refusal.reason
         time.sleep(0.01)
@@ -100,7 +100,7 @@ def test_reader_reports_a_camera_fault_and_recovers(watch, camera, mode, reason)
     ends = time.monotonic() + 10.0
     while time.monotonic() < ends:
         try:
-            assert oldest_capture_time(watch.latest(joints)) > 0
+            assert oldest_capture_time(reader.latest(joints)) > 0
             break
         except ObservationRefused:
             time.sleep(0.01)
@@ -124,16 +124,16 @@ def test_missing_cameras_and_wrong_sizes_are_refused_on_connect(camera):
 
 
 def test_latency_is_added_to_the_age_of_frames(camera):
-    watch = CameraReader({"front": camera}, (SPEC,), FrameCheckSettings(age_limit=0.5, latency=(("front", 100.0),)))
-    watch.connect()
-    assert wait_for_refusal(watch) == "camera_age"
-    watch.close()
+    reader = CameraReader({"front": camera}, (SPEC,), FrameCheckSettings(age_limit=0.5, latency=(("front", 100.0),)))
+    reader.connect()
+    assert wait_for_refusal(reader) == "camera_age"
+    reader.close()
 
 
 def test_close_ends_the_threads(camera):
-    watch = CameraReader({"front": camera}, (SPEC,))
-    watch.connect()
-    watch.close()
+    reader = CameraReader({"front": camera}, (SPEC,))
+    reader.connect()
+    reader.close()
     assert camera.closed
     assert not any(thread.name == "camera front" for thread in threading.enumerate())
 
@@ -142,8 +142,8 @@ def test_lerobot_configurations_build_cameras(tmp_path):
     from lerobot.cameras.opencv import OpenCVCameraConfig
 
     configs = {"front": OpenCVCameraConfig(index_or_path=tmp_path / "nothing", fps=30, width=6, height=4)}
-    watch = CameraReader.from_configs(configs, (SPEC,))
+    reader = CameraReader.from_configs(configs, (SPEC,))
     with pytest.raises(InputError, match="camera front"):
-        watch.connect()
+        reader.connect()
     with pytest.raises(InputError, match="camera wrist: got only front"):
         CameraReader.from_configs(configs, (CameraSpec("wrist", 4, 6),))

@@ -26,7 +26,7 @@ def test_only_fresh_frames_are_returned():
         checker.check(10.15)
     assert refusal.value.reason == "camera_age"
     checker.add(TimestampedFrame(image(1), 9.0, 1))
-    assert checker.check(10.05).number == 0, "what comes late counts as nothing"
+    assert checker.check(10.05).number == 0, "an older frame does not replace a newer one"
 
 
 def test_identical_images_are_refused_only_if_the_arm_moves():
@@ -35,7 +35,7 @@ def test_identical_images_are_refused_only_if_the_arm_moves():
     for number in range(50):
         checker.add(TimestampedFrame(image(0), 10.0 + 0.03 * number, number))
         checker.check(10.0 + 0.03 * number, still)
-    checker.check(10.0 + 0.03 * 49 + 0.02, moved)  # it moved after the picture was taken
+    checker.check(10.0 + 0.03 * 49 + 0.02, moved)  # the arm moved after the image was captured
     checker.add(TimestampedFrame(image(0), 10.0 + 0.03 * 50, 50))
     with pytest.raises(ObservationRefused, match="the same image for 51 frames") as refusal:
         checker.check(10.0 + 0.03 * 50, moved)
@@ -62,11 +62,11 @@ def test_blank_image_is_refused_unless_allowed():
     assert checker.check(10.0) is blank
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((6, 4, 3), np.uint8), np.zeros((4, 6, 3), np.float32), None])
-def test_wrong_image_size_or_dtype_is_refused(wrong):
+@pytest.mark.parametrize("wrong_image", [np.zeros((6, 4, 3), np.uint8), np.zeros((4, 6, 3), np.float32), None])
+def test_wrong_image_size_or_dtype_is_refused(wrong_image):
     checker = FrameChecker(SPEC, FrameCheckSettings())
     checker.add(TimestampedFrame(image(0), 10.0, 0))
-    checker.add(TimestampedFrame(wrong, 10.01, 1))
+    checker.add(TimestampedFrame(wrong_image, 10.01, 1))
     with pytest.raises(ObservationRefused, match=r"expected uint8 \(4, 6, 3\)"):
         checker.check(10.02)
     checker.add(TimestampedFrame(image(1), 10.03, 2))

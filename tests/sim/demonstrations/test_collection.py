@@ -1,3 +1,5 @@
+"""Collection of demonstrations: resumable, reproducible, and safe for existing data."""
+
 import errno
 import hashlib
 import os
@@ -30,7 +32,7 @@ def uninterrupted(tmp_path_factory):
 def test_only_successes_are_kept_and_failures_counted(uninterrupted):
     import pandas
 
-    # Of the initial states 1000, 1001, ... those that end in 3 or 8 cannot be won.
+    # Of the initial states 1000, 1001, ... those that end in 3 or 8 cannot succeed.
     assert [(count.task, count.successes, count.failures) for count in uninterrupted.tasks] == [
         ("near", 6, 1),
         ("far", 6, 1),
@@ -63,11 +65,11 @@ def test_killed_and_resumed_collection_gives_the_same_dataset(tmp_path, uninterr
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    time.sleep(1.0)  # the workers notice and leave
+    time.sleep(1.0)  # the workers notice the death of their parent and exit
     left = len(list(staging.glob("*.npz")))
     assert 3 <= left < 12
     time.sleep(1.0)
-    assert len(list(staging.glob("*.npz"))) == left, "orphaned workers go on"
+    assert len(list(staging.glob("*.npz"))) == left, "orphaned workers must exit"
     assert not out.exists()
     (staging / ".toy.near.000005.npz.partial").write_bytes(b"half an episode")
 
@@ -136,9 +138,9 @@ def test_dead_worker_is_a_world_error(tmp_path):
 
 
 def test_demonstrator_that_never_succeeds_is_a_world_error(tmp_path):
-    hopeless = CollectionRequest(REQUEST.tasks[:1], episodes=1, first_initial_state=1003, attempts_per_episode=1)
+    unsolvable = CollectionRequest(REQUEST.tasks[:1], episodes=1, first_initial_state=1003, attempts_per_episode=1)
     with pytest.raises(WorldError, match="toy/near"):
-        collect(hopeless, ToyWorld(), tmp_path / "toy", workers=1, progress=False)
+        collect(unsolvable, ToyWorld(), tmp_path / "toy", workers=1, progress=False)
 
 
 @pytest.mark.parametrize("change", [{"episodes": 0}, {"tasks": ()}, {"seed": -1}, {"tasks": REQUEST.tasks[:1] * 2}])

@@ -1,3 +1,5 @@
+"""Recording of a dataset: LeRobot reads it, bytes are reproducible, and invalid episodes are refused."""
+
 import json
 from dataclasses import replace
 
@@ -29,10 +31,10 @@ def make_episode(seed: int, frames: int) -> RecordedEpisode:
     generator = np.random.default_rng(seed)
 
     def random_frames() -> np.ndarray:
-        pictures = np.tile(np.linspace(0, 200, 64, dtype=np.uint8)[None, None, :, None], (frames, 48, 1, 3)).copy()
+        images = np.tile(np.linspace(0, 200, 64, dtype=np.uint8)[None, None, :, None], (frames, 48, 1, 3)).copy()
         for frame in range(frames):
-            pictures[frame, 10:22, frame % 50 : frame % 50 + 12] = generator.integers(0, 255, 3)
-        return pictures
+            images[frame, 10:22, frame % 50 : frame % 50 + 12] = generator.integers(0, 255, 3)
+        return images
 
     def column(width: int) -> np.ndarray:
         return generator.normal(seed, 1, (frames, width)).astype(np.float32)
@@ -96,12 +98,12 @@ def test_video_keeps_colours():
 
     import av
 
-    picture = np.full((8, 48, 64, 3), 128, dtype=np.uint8)
-    picture[:, ::2] = (220, 30, 30)  # lines of one pixel: chroma subsampling would blend them
-    video = encode_video(picture, 30)
+    frames = np.full((8, 48, 64, 3), 128, dtype=np.uint8)
+    frames[:, ::2] = (220, 30, 30)  # lines of one pixel: chroma subsampling would blend them
+    video = encode_video(frames, 30)
     with av.open(io.BytesIO(video)) as container:
         seen = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-    assert np.abs(seen.astype(int) - picture).max() < 12
+    assert np.abs(seen.astype(int) - frames).max() < 12
 
 
 def test_camera_statistics_agree_with_numpy():

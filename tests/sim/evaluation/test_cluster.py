@@ -1,4 +1,4 @@
-"""Episodes on a Ray cluster: none lost and none counted twice when a node is, and a clear word for what cannot be."""
+"""Episodes on a Ray cluster: a lost node loses and duplicates no episode, and faults give clear errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def jobs_of(count: int) -> list[Job]:
 @pytest.fixture
 def checkpoint(tmp_path):
     (tmp_path / "checkpoint" / "deep").mkdir(parents=True)
-    (tmp_path / "checkpoint" / "deep" / "words").write_text("weights")
+    (tmp_path / "checkpoint" / "deep" / "weights").write_text("weights")
     return tmp_path / "checkpoint"
 
 
@@ -78,7 +78,7 @@ def test_checkpoint_is_transferred_unless_the_node_has_it(checkpoint, tmp_path, 
     for content in (None, "other weights"):
         if content is not None:
             (elsewhere / "deep").mkdir(parents=True)
-            (elsewhere / "deep" / "words").write_text(content)
+            (elsewhere / "deep" / "weights").write_text(content)
         with cluster_node._checkpoint(setup(elsewhere)) as folder:
             assert Path(folder) not in (checkpoint, elsewhere)
             assert folder_digest(Path(folder)) == folder_digest(checkpoint)
@@ -90,13 +90,13 @@ def test_checkpoint_is_transferred_unless_the_node_has_it(checkpoint, tmp_path, 
 
 @pytest.mark.slow
 def test_lost_node_loses_no_episode(checkpoint, tmp_path, monkeypatch):
-    """One cluster for all of it, for it takes long to start: a node, a worker, a hang, and other versions."""
+    """One cluster for all faults, as it starts slowly: other versions, a lost node, a dead worker, a hang, no head."""
     pytest.importorskip("ray")
     monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
     jobs, actors, head = jobs_of(8), Actors(checkpoint), Fingerprint()
     expected = run_jobs(jobs, make_env, make_actor, 1, tmp_path / "here", progress=False)
 
-    def keep(address, out, wrap, *, count=8, worlds=None, fingerprint=head, **options):
+    def evaluate(address, out, wrap, *, count=8, worlds=None, fingerprint=head, **options):
         def make_pool(*waiting):
             pool = ClusterPool(
                 ClusterOptions(address, 1),
@@ -113,39 +113,41 @@ def test_lost_node_loses_no_episode(checkpoint, tmp_path, monkeypatch):
         return run_and_record(jobs[:count], make_pool, tmp_path / out, videos=1, progress=False)
 
     with TwoNodeCluster() as nodes:
-        # Another MuJoCo on the nodes.
+        # The nodes have another MuJoCo.
         strange = Fingerprint("3.4.0", os.getpid())
         with pytest.raises(InputError, match=r"got packages\.mujoco: 3\.3\.2 and 3\.4\.0, expected the head's"):
-            keep(nodes.address, "strange", lambda pool: pool, fingerprint=strange)
+            evaluate(nodes.address, "strange", lambda pool: pool, fingerprint=strange)
 
         pools = []
         interrupt = nodes.kill_worker_node
-        records = keep(nodes.address, "lost", lambda pool: pools.append(pool) or InterruptedPool(pool, 2, interrupt))
+        records = evaluate(
+            nodes.address, "lost", lambda pool: pools.append(pool) or InterruptedPool(pool, 2, interrupt)
+        )
         assert episodes_that_differ(expected, records) == ()
         assert [record.attempts for record in records] == [1] * 8
         assert count_lost_and_duplicate(tmp_path / "lost", 8) == {"ray_episodes_lost": 0, "ray_episodes_double": 0}
         videos = [record.video for record in records if record.video]
         assert len(videos) == 2 and all((tmp_path / "lost" / video).stat().st_size for video in videos)
 
-        # On the node that is left, a process dies, and another one hangs: the second try of the one is good.
+        # On the remaining node one process dies and another hangs; the second attempt of the first succeeds.
         unlucky = SlowWorlds(tmp_path / "marker")
-        records = keep(nodes.address, "unlucky", lambda pool: pool, count=6, worlds=unlucky, episode_seconds=3.0)
+        records = evaluate(nodes.address, "unlucky", lambda pool: pool, count=6, worlds=unlucky, episode_seconds=3.0)
         assert [record.outcome for record in records] == ["success", "failure"] * 2 + ["success", "error"]
         assert [record.attempts for record in records] == [1, 1, 1, 2, 1, 2]
         assert "exceeded the time limit" in records[5].error
-        # What ran to its end is not run again.
+        # Complete episodes do not run again.
         lines = (tmp_path / "unlucky" / "records.jsonl").read_text().splitlines()
-        records = keep(nodes.address, "unlucky", lambda pool: pool, count=6)
+        records = evaluate(nodes.address, "unlucky", lambda pool: pool, count=6)
         assert (tmp_path / "unlucky" / "records.jsonl").read_text().splitlines()[:-1] == lines
         assert records[5].outcome == "failure"
 
-        # The head goes, too.
+        # The head is lost, too.
         monkeypatch.setattr(cluster, "HEAD_TIMEOUT_SECONDS", 2)
         with pytest.raises(WorldError, match=r"the head does not answer any more.*--resume"):
-            keep(nodes.address, "gone", lambda pool: InterruptedPool(pool, 2, nodes.kill_head))
+            evaluate(nodes.address, "gone", lambda pool: InterruptedPool(pool, 2, nodes.kill_head))
         assert 2 <= len((tmp_path / "gone" / "records.jsonl").read_text().splitlines()) < 8
 
-    # Ray has left the environment alone: under `uv run` it would install a copy of the project over it.
+    # Ray leaves the environment alone: under `uv run` it would install a copy of the project over it.
     script = "import saccade; print(saccade.__file__)"
     done = subprocess.run(
         [sys.executable, "-P", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True

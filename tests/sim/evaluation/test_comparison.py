@@ -1,4 +1,4 @@
-"""Paired comparisons agree with published examples and with what must hold by symmetry."""
+"""Paired comparisons: published examples and symmetry."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from saccade.sim.evaluation.records import error_record
 from saccade.sim.perturbation.job import Job
 
 
-def records(outcomes: str):
-    """A record for each letter: s succeeded, f failed, e could not be run."""
+def records_of(outcomes: str):
+    """Return a record for each letter: s success, f failure, e error."""
     names = {"s": "success", "f": "failure", "e": "error"}
     return [
         replace(error_record(Job("suite", "task", state, state), "", 1), outcome=names[letter])
@@ -21,13 +21,13 @@ def records(outcomes: str):
 
 
 def test_only_shared_episodes_without_errors_count():
-    found = compare(records("ssffesf"), records("sfsfs"))
+    found = compare(records_of("ssffesf"), records_of("sfsfs"))
     assert (found.both, found.only_first, found.only_second, found.neither) == (1, 1, 1, 1)
     assert found.episodes == 4 and found.difference == 0 and found.p_value == 1 and not found.is_significant
 
 
 def test_comparison_without_shared_episodes_is_empty():
-    found = compare(records("e"), records("s"))
+    found = compare(records_of("e"), records_of("s"))
     assert found.episodes == 0 and found.difference is None and found.p_value == 1 and not found.is_significant
 
 

@@ -1,4 +1,4 @@
-"""An episode in a world that can leave out the drawing: it draws what is looked at, and nothing else changes."""
+"""An episode in a world that can leave out rendering: only the used images are rendered, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from saccade.sim.video_recorder import VideoRecorder
 from saccade_testing.fake_world import FakeActor, FakeEnv
 
 
-class DrawingEnv(FakeEnv):
-    """Counts what it draws, and leaves the pictures out where it is told to."""
+class RenderingEnv(FakeEnv):
+    """Counts the observations that it renders; has no images while `rendering_enabled` is False."""
 
     rendering_enabled = True
-    drawn = 0
+    rendered = 0
 
     def _observation(self):
         observation = super()._observation()
         if not self.rendering_enabled:
             return {"agent_pos": observation["agent_pos"]}
-        self.drawn += 1
+        self.rendered += 1
         return observation
 
 
-class Chunks(FakeActor):
-    """Looks at every third observation alone."""
+class ChunkActor(FakeActor):
+    """Uses every third observation only."""
 
     def reset(self, instruction, seed):
         super().reset(instruction, seed)
@@ -44,43 +44,43 @@ class Chunks(FakeActor):
     def act(self, observation):
         if not self.queue:
             assert observation["pixels"]["front"].shape == (16, 16, 3)
-            self.queue = [super(Chunks, self).act(observation) for _ in range(3)]
+            self.queue = [super(ChunkActor, self).act(observation) for _ in range(3)]
         return self.queue.pop(0)
 
 
 @pytest.mark.parametrize("state", [0, 1])
 def test_only_observations_that_are_used_are_rendered(state):
-    job, world = Job("fake", "reach", state, 7), DrawingEnv("reach")
+    job, world = Job("fake", "reach", state, 7), RenderingEnv("reach")
     np.random.seed(0)
-    record = run_episode(world, Chunks(), job)
+    record = run_episode(world, ChunkActor(), job)
     assert record.steps > 3
-    # The first observation, and one for every three steps that were followed by another.
-    assert world.drawn == 1 + (record.steps - (record.outcome == "success")) // 3
+    # The first observation, and one for every three steps that another step follows.
+    assert world.rendered == 1 + (record.steps - (record.outcome == "success")) // 3
     np.random.seed(0)
-    always = run_episode(FakeEnv("reach"), Chunks(), job)
+    always = run_episode(FakeEnv("reach"), ChunkActor(), job)
     assert episodes_that_differ([record], [always]) == ()
 
 
-class Onlooker:
+class StepRecorder:
     def __init__(self, stride):
-        self.stride, self.seen = stride, []
+        self.stride, self.observations = stride, []
 
     def __call__(self, observation, overlay):
-        self.seen.append(observation)
+        self.observations.append(observation)
 
 
 def test_step_callback_gets_every_step():
-    world, onlooker = DrawingEnv("reach"), Onlooker(1)
-    record = run_episode(world, Chunks(), Job("fake", "reach", 1, 7), step_callback=onlooker)
-    assert len(onlooker.seen) == record.steps + 1 == world.drawn
-    assert all("pixels" in each for each in onlooker.seen)
+    world, recorder = RenderingEnv("reach"), StepRecorder(1)
+    record = run_episode(world, ChunkActor(), Job("fake", "reach", 1, 7), step_callback=recorder)
+    assert len(recorder.observations) == record.steps + 1 == world.rendered
+    assert all("pixels" in each for each in recorder.observations)
 
 
 def test_strided_step_callback_gets_images_of_its_steps_only():
-    world, onlooker = DrawingEnv("reach"), Onlooker(2)
-    record = run_episode(world, Chunks(), Job("fake", "reach", 1, 7), step_callback=onlooker)
-    assert len(onlooker.seen) == record.steps + 1 > world.drawn
-    assert all("pixels" in each for each in onlooker.seen[::2])
+    world, recorder = RenderingEnv("reach"), StepRecorder(2)
+    record = run_episode(world, ChunkActor(), Job("fake", "reach", 1, 7), step_callback=recorder)
+    assert len(recorder.observations) == record.steps + 1 > world.rendered
+    assert all("pixels" in each for each in recorder.observations[::2])
 
 
 def test_video_ends_with_the_last_rendered_image(tmp_path):
@@ -93,10 +93,10 @@ def test_video_ends_with_the_last_rendered_image(tmp_path):
 
 
 def test_actor_without_pending_actions_gets_every_image():
-    world = DrawingEnv("reach")
-    world.rendering_enabled = False  # as an episode before may have left it
+    world = RenderingEnv("reach")
+    world.rendering_enabled = False  # as a previous episode may leave it
     record = run_episode(world, FakeActor(), Job("fake", "reach", 1, 7))
-    assert world.drawn == record.steps + 1
+    assert world.rendered == record.steps + 1
 
 
 def test_worker_modules_do_not_import_mujoco():

@@ -1,4 +1,4 @@
-"""The tables of perturbed and swapped episodes: every number from hand-made records."""
+"""The tables of perturbed and swapped episodes, computed from hand-made records."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Episodes in worker processes: repeatable one by one, resumable, and honest about what broke."""
+"""Episodes in worker processes: reproducible, resumable, and with errors reported."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_resumed_run_counts_no_episode_twice(tmp_path):
     first = run_jobs(jobs[:2], make_env, make_actor, 1, tmp_path, progress=False)
     path = tmp_path / "records.jsonl"
     with path.open("a") as file:
-        file.write(json.dumps(first[0].to_json())[:40])  # what a kill leaves of a record
+        file.write(json.dumps(first[0].to_json())[:40])  # a kill cuts a record off
     run_jobs(jobs, make_env, make_actor, 2, tmp_path, progress=False)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert sorted(line["initial_state"] for line in lines) == [0, 1, 2, 3]
@@ -97,10 +97,10 @@ def test_failing_episode_is_repeated_once_and_then_an_error(kind, tmp_path):
     assert [record.outcome for record in records] == ["success", "failure", "error", "failure"]
     assert records[2].attempts == 2
     assert {"die": "exit code 9", "raise": "the world broke", "hang": "no answer"}[kind] in records[2].error
-    # A later run tries the episode that could not be run, and no other.
-    healed = run_jobs(jobs, make_env, make_actor, 1, tmp_path, progress=False)
-    assert [record.outcome for record in healed] == ["success", "failure", "success", "failure"]
-    assert healed[:2] == records[:2]
+    # A later run repeats the episode with an error only.
+    resumed = run_jobs(jobs, make_env, make_actor, 1, tmp_path, progress=False)
+    assert [record.outcome for record in resumed] == ["success", "failure", "success", "failure"]
+    assert resumed[:2] == records[:2]
 
 
 def test_episode_that_fails_once_gives_the_same_record(tmp_path):
@@ -108,8 +108,8 @@ def test_episode_that_fails_once_gives_the_same_record(tmp_path):
     mishap = Mishap("die", tmp_path / "marker", once=True)
     records = run_jobs(jobs, mishap, make_actor, 1, tmp_path / "mishap", progress=False)
     assert [record.attempts for record in records] == [1, 1, 2, 1]
-    calm = run_jobs(jobs, make_env, make_actor, 1, tmp_path / "calm", progress=False)
-    assert episodes_that_differ(records, calm) == ()
+    undisturbed = run_jobs(jobs, make_env, make_actor, 1, tmp_path / "undisturbed", progress=False)
+    assert episodes_that_differ(records, undisturbed) == ()
 
 
 def test_run_ends_if_every_episode_fails(tmp_path):

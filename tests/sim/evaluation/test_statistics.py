@@ -1,4 +1,4 @@
-"""Wilson's interval against published values and its own definition, and the sums over records."""
+"""Wilson's interval against published values and its definition, and summaries of records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the command line says about perturbations, and what it means."""
+"""Perturbations on the command line and in records, and their random draws."""
 
 import numpy as np
 import pytest
@@ -9,18 +9,18 @@ from saccade.sim.perturbation.axes import AXES, DEFAULT_LEVEL, Perturbation, par
 from saccade.sim.perturbation.job import Job
 
 
-def words(*texts):
+def parsed(*texts):
     return [str(each) for each in parse_perturbations(texts)]
 
 
 def test_axes_and_levels_are_parsed_in_table_order():
-    assert words("lighting", "camera=2") == ["camera=2", f"lighting={DEFAULT_LEVEL}"]
-    assert words("camera=5,1-2", "camera=2") == ["camera=1", "camera=2", "camera=5"]
-    assert words("all") == [f"{axis}={DEFAULT_LEVEL}" for axis in AXES]
-    assert words("all=1,3,5", "layout=4") == [
+    assert parsed("lighting", "camera=2") == ["camera=2", f"lighting={DEFAULT_LEVEL}"]
+    assert parsed("camera=5,1-2", "camera=2") == ["camera=1", "camera=2", "camera=5"]
+    assert parsed("all") == [f"{axis}={DEFAULT_LEVEL}" for axis in AXES]
+    assert parsed("all=1,3,5", "layout=4") == [
         f"{axis}={level}" for axis in AXES for level in ((1, 3, 4, 5) if axis == "layout" else (1, 3, 5))
     ]
-    assert len(AXES) == 7 and words() == []
+    assert len(AXES) == 7 and parsed() == []
     assert parse_perturbation("sensor=4") == Perturbation("sensor", 4)
 
 

@@ -1,4 +1,4 @@
-"""The radar chart: where its corners are, and that the report draws it beside both averages."""
+"""The radar chart of robustness, and the robustness section of the report."""
 
 from dataclasses import replace
 

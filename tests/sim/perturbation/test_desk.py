@@ -1,4 +1,4 @@
-"""The desk disturbed: each axis changes what it says and nothing else, and no world is left changed."""
+"""Perturbations of the desk: each axis changes only what it names, and the environment is restored afterwards."""
 
 import mujoco
 import numpy as np
@@ -16,7 +16,7 @@ from saccade.sim.perturbation.job import Job, episode_seed
 STATE = 3
 ARRAYS = [name for name in dir(mujoco.MjModel) if not name.startswith("_")]
 MODEL_AXES = ("camera", "lighting", "background")
-OTHERS = ("start_pose", "layout")
+SOLVABLE_AXES = ("start_pose", "layout")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def start(world, episode):
 
 
 def begin(environment, episode, steps=0):
-    """Return the first observation, the info, and where everything is after some steps of holding still."""
+    """Return the first observation, the info, and `qpos` at the start and after some steps without motion."""
     with perturbed_environment(environment, episode) as world:
         observation, info = start(world, episode)
         first = environment.data.qpos.copy()
@@ -55,8 +55,8 @@ def begin(environment, episode, steps=0):
         return observation, info, first, environment.data.qpos.copy()
 
 
-def numbers(model):
-    """Return every array of a model, and of its visual settings, as it is."""
+def model_arrays(model):
+    """Return copies of all arrays of a model and of its visual settings."""
     found = {name: value.copy() for name in ARRAYS if isinstance(value := getattr(model, name), np.ndarray)}
     found |= {"headlight": model.vis.headlight.diffuse.copy(), "ambient": model.vis.headlight.ambient.copy()}
     return found | {"shadowsize": np.array(model.vis.quality.shadowsize)}
@@ -75,7 +75,7 @@ def test_unperturbed_job_gives_the_environment_itself(desks):
 def test_perturbation_is_repeatable_and_leaves_no_trace(desks, axis):
     environment = desks()
     before, _, _, _ = begin(environment, job())
-    model = numbers(environment.model)
+    model = model_arrays(environment.model)
     first, second = (begin(environment, job(axis, 5), steps=2) for _ in range(2))
     assert not differ(first[0], second[0])
     assert first[1] == second[1]
@@ -83,7 +83,7 @@ def test_perturbation_is_repeatable_and_leaves_no_trace(desks, axis):
     np.testing.assert_array_equal(first[0]["agent_pos"], second[0]["agent_pos"])
     after, _, _, _ = begin(environment, job())
     assert not differ(before, after)
-    for name, values in numbers(environment.model).items():
+    for name, values in model_arrays(environment.model).items():
         np.testing.assert_array_equal(values, model[name], err_msg=name)
 
 
@@ -177,7 +177,7 @@ def test_layout_axis_keeps_the_instruction_true(desks, relation):
             assert environment.is_layout_valid() and not environment.success()
 
 
-@pytest.mark.parametrize("axis", OTHERS)
+@pytest.mark.parametrize("axis", SOLVABLE_AXES)
 def test_perturbed_task_is_solvable(desks, axis):
     environment, done = desks(), 0
     environment.rendering_enabled = False
@@ -196,25 +196,25 @@ def test_perturbed_task_is_solvable(desks, axis):
 
 
 def test_refused_instruction_is_a_failure_of_the_policy(desks):
-    class Terse:
+    class ShortInstructionActor:
         def reset(self, instruction, seed):
             if len(instruction) > 30:
-                raise InputError("instruction", got="many words", expected="few", fix="Be brief.")
+                raise InputError("instruction", got="many words", expected="few", fix="Shorten it.")
 
         def act(self, observation):
             return observation["agent_pos"]
 
-    record = run_episode(desks(), Terse(), job("language", 5))
+    record = run_episode(desks(), ShortInstructionActor(), job("language", 5))
     assert (record.outcome, record.steps, record.perturbation) == ("failure", 0, "language=5")
-    assert record.error == "the policy refuses this instruction: instruction: got many words, expected few. Be brief."
+    assert record.error == "the policy refuses this instruction: instruction: got many words, expected few. Shorten it."
     assert record.drawn == {"words": "everything, after a remark"}
 
-    class Deaf(Terse):
+    class RefusingActor(ShortInstructionActor):
         def reset(self, instruction, seed):
-            raise InputError("instruction", got="any", expected="none", fix="Say nothing.")
+            raise InputError("instruction", got="any", expected="none", fix="Give none.")
 
-    with pytest.raises(InputError, match="Say nothing"):
-        run_episode(desks(), Deaf(), job("camera"))
+    with pytest.raises(InputError, match="Give none"):
+        run_episode(desks(), RefusingActor(), job("camera"))
 
 
 def test_position_swap_exchanges_two_objects(desks):

@@ -1,4 +1,4 @@
-"""Other words for the same: for every sentence of every suite, and what they keep of it."""
+"""Rephrased instructions: for every instruction of every suite, and what they keep."""
 
 import numpy as np
 import pytest
@@ -8,39 +8,37 @@ from saccade.sim.libero.tasks import suites
 from saccade.sim.perturbation.axes import LEVELS
 from saccade.sim.perturbation.language import NOUN_SYNONYMS, rephrase
 
-SENTENCES = sorted({task.instruction for group in (SUITES, suites()) for tasks in group.values() for task in tasks})
+INSTRUCTIONS = sorted({task.instruction for group in (SUITES, suites()) for tasks in group.values() for task in tasks})
 
 COLOURS = {"red", "green", "blue", "yellow", "orange", "purple", "white", "black"}
 
 
-def say(sentence, level, seed=0):
-    return rephrase(sentence, level, np.random.default_rng(seed))
+def rephrase_seeded(instruction, level, seed=0):
+    return rephrase(instruction, level, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_instruction_is_rephrased_repeatably(level):
-    for sentence in SENTENCES:
-        words = say(sentence, level)
-        assert words != sentence and words == say(sentence, level)
+    for instruction in INSTRUCTIONS:
+        words = rephrase_seeded(instruction, level)
+        assert words != instruction and words == rephrase_seeded(instruction, level)
         assert words == " ".join(words.split()), words
-    assert len({say(sentence, level) for sentence in SENTENCES}) == len(SENTENCES)
+    assert len({rephrase_seeded(instruction, level) for instruction in INSTRUCTIONS}) == len(INSTRUCTIONS)
 
 
 def test_nouns_are_kept_up_to_level_3_and_colours_always():
-    for sentence in SENTENCES:
+    for instruction in INSTRUCTIONS:
         for level in LEVELS:
-            words = say(sentence, level, seed=3).split()
-            for colour in {"red", "green", "blue", "yellow", "orange", "purple", "white", "black"} & set(
-                sentence.split()
-            ):
+            words = rephrase_seeded(instruction, level, seed=3).split()
+            for colour in COLOURS & set(instruction.split()):
                 assert colour in words or "juice of oranges" in " ".join(words)
             if level <= 3:
-                things = set(NOUN_SYNONYMS) & set(sentence.split())
-                assert things <= set(words), (sentence, words)
+                nouns = set(NOUN_SYNONYMS) & set(instruction.split())
+                assert nouns <= set(words), (instruction, words)
 
 
 @pytest.mark.parametrize(
-    ("sentence", "level", "choices"),
+    ("instruction", "level", "choices"),
     [
         ("put the red cube in the bin", 1, {f"{verb} the red cube into the bin" for verb in ("place", "set", "lay")}),
         (
@@ -65,6 +63,6 @@ def test_nouns_are_kept_up_to_level_3_and_colours_always():
         ("wave at the camera", 1, {"please wave at the camera", "wave at the camera please"}),
     ],
 )
-def test_rephrasing_rules(sentence, level, choices):
-    said = {say(sentence, level, seed) for seed in range(30)}
-    assert choices <= said if sentence.startswith("wave") else said == choices
+def test_rephrasing_rules(instruction, level, choices):
+    results = {rephrase_seeded(instruction, level, seed) for seed in range(30)}
+    assert choices <= results if instruction.startswith("wave") else results == choices

@@ -1,4 +1,4 @@
-"""Spoiled measurements: of the same shapes, repeatable, and stronger with the level."""
+"""Sensor corruption: it keeps shapes, is repeatable, and grows with the level."""
 
 import numpy as np
 import pytest
@@ -11,12 +11,12 @@ UNITS = ("degrees",) * 5 + ("percent",)
 
 def observation(size=64):
     rows, columns = np.mgrid[0:size, 0:size]
-    picture = np.stack([rows * 3, columns * 3, 90 + 60 * ((rows // 8 + columns // 8) % 2)], axis=-1).astype(np.uint8)
-    return {"pixels": {"front": picture, "wrist": picture[::-1].copy()}, "agent_pos": np.arange(6, dtype=np.float32)}
+    image = np.stack([rows * 3, columns * 3, 90 + 60 * ((rows // 8 + columns // 8) % 2)], axis=-1).astype(np.uint8)
+    return {"pixels": {"front": image, "wrist": image[::-1].copy()}, "agent_pos": np.arange(6, dtype=np.float32)}
 
 
 def sensor(kind, level):
-    """Return a sensor of a kind, whatever seed it takes to draw it."""
+    """Return a sensor corruption of a kind, from the first seed that draws it."""
     return next(
         found
         for seed in range(200)

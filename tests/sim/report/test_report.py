@@ -1,4 +1,4 @@
-"""The report holds every episode, its videos and its metrics, and needs nothing outside itself."""
+"""The report: every episode, its videos and metrics, and no reference outside its folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CONTRACT = {
 FINGERPRINT = {"renderer": {"backend": "egl", "renderer": "soft"}, "packages": {"mujoco": "3.3.2"}, "cores": 2}
 
 
-def describe(label: str = "policy <one>", instruction_from: str = "task") -> dict:
+def run_of(label: str = "policy <one>", instruction_from: str = "task") -> dict:
     return {
         "label": label,
         "command": "saccade eval --episodes 3",
@@ -50,12 +50,12 @@ def describe(label: str = "policy <one>", instruction_from: str = "task") -> dic
 
 
 def make_run(folder, *, swap_object: bool = False, label: str = "policy <one>", with_videos: bool = True):
-    run, swap = describe(label), "object" if swap_object else None
+    run, swap = run_of(label), "object" if swap_object else None
     prepare_run_folder(folder, run, FINGERPRINT, resume=False, overwrite=False)
     file = RecordFile(folder / "records.jsonl")
     for task in ("lift", "reach"):
         for state in range(3):
-            # The ball, which odd states pick, is what an even seed asks for.
+            # Odd states pick the ball, which an even seed requests.
             job = Job("fake", task, state, state + swap_object, swap=swap)
             video_recorder = VideoRecorder()
             record = run_episode(FakeEnv(task), FakeActor(), job, step_callback=video_recorder)
@@ -68,7 +68,7 @@ def make_run(folder, *, swap_object: bool = False, label: str = "policy <one>", 
 
 
 class Page(HTMLParser):
-    """Checks that tags are closed and collects the addresses that a page refers to."""
+    """Checks that tags are closed, and collects the addresses that a page refers to."""
 
     EMPTY = frozenset({"meta", "line", "rect", "circle", "path", "br", "link", "img"})
 
@@ -89,7 +89,7 @@ class Page(HTMLParser):
     def handle_endtag(self, tag):
         if tag in self.EMPTY:
             return
-        # HTML lets these be closed by what follows them.
+        # HTML closes these tags implicitly.
         while self.open and self.open[-1] != tag and self.open[-1] in ("dt", "dd", "li", "p"):
             self.open.pop()
         assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
@@ -178,33 +178,33 @@ def test_runs_with_different_success_criteria_are_not_compared(tmp_path):
 
 def test_instructions_are_escaped(tmp_path):
     evaluation = make_run(tmp_path)
-    nasty = replace(evaluation.records[0], instruction="</script><b>\"'&", initial_state=9)
-    changed = replace(evaluation, records=(nasty, *evaluation.records[1:]))
+    hostile = replace(evaluation.records[0], instruction="</script><b>\"'&", initial_state=9)
+    changed = replace(evaluation, records=(hostile, *evaluation.records[1:]))
     text = report.write_report([changed], tmp_path / "report.html").read_text()
     assert Page(text).open == []
-    assert nasty.instruction in [each["instruction"] for each in episodes_of(text)]
+    assert hostile.instruction in [each["instruction"] for each in episodes_of(text)]
 
 
 def test_run_folder_is_not_mixed_or_overwritten_unasked(tmp_path):
     folder = tmp_path / "run"
     make_run(folder, with_videos=False)
     with pytest.raises(InputError, match="--resume"):
-        prepare_run_folder(folder, describe(), FINGERPRINT, resume=False, overwrite=False)
-    prepare_run_folder(folder, describe(), FINGERPRINT, resume=True, overwrite=False)
+        prepare_run_folder(folder, run_of(), FINGERPRINT, resume=False, overwrite=False)
+    prepare_run_folder(folder, run_of(), FINGERPRINT, resume=True, overwrite=False)
     other = {**FINGERPRINT, "packages": {"mujoco": "3.4.0"}}
     with pytest.raises(InputError, match=r"packages\.mujoco: 3\.3\.2 and 3\.4\.0"):
-        prepare_run_folder(folder, describe(), other, resume=True, overwrite=False)
+        prepare_run_folder(folder, run_of(), other, resume=True, overwrite=False)
     with pytest.raises(InputError, match="protocol"):
-        prepare_run_folder(folder, describe(instruction_from="paraphrase"), FINGERPRINT, resume=True, overwrite=False)
-    prepare_run_folder(folder, describe(), other, resume=False, overwrite=True)
+        prepare_run_folder(folder, run_of(instruction_from="paraphrase"), FINGERPRINT, resume=True, overwrite=False)
+    prepare_run_folder(folder, run_of(), other, resume=False, overwrite=True)
     assert not (folder / "records.jsonl").exists()
     with pytest.raises(InputError, match="no episodes"):
         read_evaluation(folder)
 
 
 def test_run_folder_without_episodes_is_replaced(tmp_path):
-    prepare_run_folder(tmp_path / "run", describe(), FINGERPRINT, resume=False, overwrite=False)
-    other = describe(instruction_from="paraphrase")
+    prepare_run_folder(tmp_path / "run", run_of(), FINGERPRINT, resume=False, overwrite=False)
+    other = run_of(instruction_from="paraphrase")
     prepare_run_folder(tmp_path / "run", other, FINGERPRINT, resume=False, overwrite=False)
     assert read_json(tmp_path / "run" / "run.json")["protocol"] == other["protocol"]
 
@@ -212,7 +212,7 @@ def test_run_folder_without_episodes_is_replaced(tmp_path):
 def test_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(InputError, match="other files"):
-        prepare_run_folder(tmp_path, describe(), FINGERPRINT, resume=False, overwrite=True)
+        prepare_run_folder(tmp_path, run_of(), FINGERPRINT, resume=False, overwrite=True)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
     with pytest.raises(InputError, match="run folder"):
         read_evaluation(tmp_path)

@@ -1,4 +1,4 @@
-"""An arm's bus without a desk behind it, and the vendor's SDK at the other end."""
+"""A bus with servos but no desk, and the vendor's SDK at the other end of its port."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from saccade.sim.virtual_arm.servo import Servo
 
 
 class Sdk:
-    """The vendor's SDK on one port; every call returns what came and how the communication went."""
+    """The vendor's SDK on one port; every call returns the values and the result of the communication."""
 
     def __init__(self, port):
         self.port = scservo_sdk.PortHandler(port)
@@ -40,12 +40,12 @@ class Sdk:
     def write2(self, identifier, address, value):
         return self.packets.write2ByteTxRx(self.port, identifier, address, value)
 
-    def patiently(self, call, *arguments):
-        """A busy machine may keep the other side from answering in time; what is lost then must not fail a test."""
+    def with_retries(self, call, *arguments):
+        """Repeat a call up to 20 times, as replies are late on a busy machine; return its values and status."""
         for _ in range(20):
             try:
                 *content, result, error = call(*arguments)
-            except IndexError:  # an answer came late, and was taken for another one
+            except IndexError:  # a late reply was taken for another one
                 result = scservo_sdk.COMM_RX_CORRUPT
             if result == scservo_sdk.COMM_SUCCESS:
                 return (*content, error)
@@ -74,8 +74,8 @@ def faults():
 
 @pytest.fixture
 def servos(faults):
-    made = zip(encoders().items(), HOME, strict=True)
-    return [Servo(joint, encoder, faults, position, 1000) for (joint, encoder), position in made]
+    positions = zip(encoders().items(), HOME, strict=True)
+    return [Servo(joint, encoder, faults, position, 1000) for (joint, encoder), position in positions]
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def until(condition, seconds=5.0):
 
 def test_servos_answer_a_ping_with_their_model(sdk):
     for identifier in ALL:
-        assert sdk.patiently(sdk.ping, identifier) == (777, 0)
+        assert sdk.with_retries(sdk.ping, identifier) == (777, 0)
     assert sdk.ping(7)[1] == TIMEOUT
 
 
@@ -46,17 +46,17 @@ def test_lerobot_broadcast_ping_finds_all_servos(bus):
 
 
 def test_registers_are_written_and_read(sdk):
-    assert sdk.patiently(sdk.read1, 2, registers.FIRMWARE_MAJOR)[0] == 3
-    assert sdk.patiently(sdk.write1, 2, registers.TORQUE_ENABLE, 1) == (0,)
-    assert sdk.patiently(sdk.write2, 2, registers.GOAL_POSITION, 1234) == (0,)
-    assert sdk.patiently(sdk.read2, 2, registers.GOAL_POSITION)[0] == 1234
-    assert sdk.patiently(sdk.read1, 2, registers.TORQUE_ENABLE)[0] == 1
-    assert sdk.patiently(sdk.read1, 3, registers.TORQUE_ENABLE)[0] == 0
+    assert sdk.with_retries(sdk.read1, 2, registers.FIRMWARE_MAJOR)[0] == 3
+    assert sdk.with_retries(sdk.write1, 2, registers.TORQUE_ENABLE, 1) == (0,)
+    assert sdk.with_retries(sdk.write2, 2, registers.GOAL_POSITION, 1234) == (0,)
+    assert sdk.with_retries(sdk.read2, 2, registers.GOAL_POSITION)[0] == 1234
+    assert sdk.with_retries(sdk.read1, 2, registers.TORQUE_ENABLE)[0] == 1
+    assert sdk.with_retries(sdk.read1, 3, registers.TORQUE_ENABLE)[0] == 0
 
 
 def test_sync_read_returns_all_positions(sdk):
     values, result = sdk.sync_read(ALL, registers.POSITION)
-    if result != OK:  # once more, on a machine that was too busy
+    if result != OK:  # read again, as replies are late on a busy machine
         sdk.port.ser.reset_input_buffer()
         values, result = sdk.sync_read(ALL, registers.POSITION)
     assert (values, result) == (HOME_TICKS, OK)
@@ -77,9 +77,9 @@ def test_registered_write_waits_for_the_action(sdk, servos):
 
 
 def test_goal_is_clamped_to_the_eprom_limits(sdk, servos):
-    sdk.patiently(sdk.write2, 1, registers.MAX_POSITION, 2500)
-    sdk.patiently(sdk.write2, 1, registers.GOAL_POSITION, 3900)
-    sdk.patiently(sdk.write1, 1, registers.TORQUE_ENABLE, 1)
+    sdk.with_retries(sdk.write2, 1, registers.MAX_POSITION, 2500)
+    sdk.with_retries(sdk.write2, 1, registers.GOAL_POSITION, 3900)
+    sdk.with_retries(sdk.write1, 1, registers.TORQUE_ENABLE, 1)
     assert servos[0].goal_ticks() == 2500
     assert encoders()["shoulder_pan"].ticks(servos[0].drive(0.0).goal) == pytest.approx(2500)
 
@@ -87,15 +87,15 @@ def test_goal_is_clamped_to_the_eprom_limits(sdk, servos):
 def test_status_level_0_answers_reads_only(sdk):
     assert sdk.write1(4, registers.STATUS_LEVEL, 0)[0] == TIMEOUT
     assert sdk.write1(4, registers.TORQUE_ENABLE, 1)[0] == TIMEOUT
-    assert sdk.patiently(sdk.read1, 4, registers.TORQUE_ENABLE)[0] == 1
+    assert sdk.with_retries(sdk.read1, 4, registers.TORQUE_ENABLE)[0] == 1
 
 
 def test_goal_written_is_set_for_servos_with_torque_only(sdk, bus):
-    sdk.patiently(sdk.write2, 1, registers.GOAL_POSITION, 2000)
+    sdk.with_retries(sdk.write2, 1, registers.GOAL_POSITION, 2000)
     assert not bus.goal_written
-    sdk.patiently(sdk.write1, 1, registers.TORQUE_ENABLE, 1)
+    sdk.with_retries(sdk.write1, 1, registers.TORQUE_ENABLE, 1)
     assert not bus.goal_written
-    sdk.patiently(sdk.write2, 1, registers.GOAL_POSITION, 2001)
+    sdk.with_retries(sdk.write2, 1, registers.GOAL_POSITION, 2001)
     assert bus.goal_written
 
 
@@ -103,7 +103,7 @@ def test_dropped_replies_are_timeouts_and_counted(sdk, faults):
     faults.schedule(Fault("drop", joint="elbow_flex", count=2))
     assert sdk.read2(3, registers.POSITION)[1] == TIMEOUT
     assert sdk.read2(3, registers.POSITION)[1] == TIMEOUT
-    assert sdk.patiently(sdk.read2, 3, registers.POSITION)[0] == HOME_TICKS[3]
+    assert sdk.with_retries(sdk.read2, 3, registers.POSITION)[0] == HOME_TICKS[3]
 
 
 @pytest.mark.parametrize("kind", ["corrupt", "truncate"])
@@ -113,7 +113,7 @@ def test_damaged_replies_are_detected(sdk, faults, kind):
         assert sdk.read2(3, registers.POSITION)[1] != OK
         sdk.port.ser.reset_input_buffer()
     faults.clear()
-    assert sdk.patiently(sdk.read2, 3, registers.POSITION)[0] == HOME_TICKS[3]
+    assert sdk.with_retries(sdk.read2, 3, registers.POSITION)[0] == HOME_TICKS[3]
 
 
 def test_late_reply_stays_in_the_buffer(sdk, faults):
@@ -122,14 +122,14 @@ def test_late_reply_stays_in_the_buffer(sdk, faults):
     assert sdk.read2(6, registers.POSITION)[1] == TIMEOUT
     assert time.monotonic() - begin < 0.29
     assert until(lambda: sdk.port.getBytesAvailable() == 8)
-    # The vendor's SDK takes what is left over for its next answer.
-    sdk.patiently(sdk.write2, 6, registers.GOAL_POSITION, 1500)
+    # The vendor's SDK takes the left-over bytes for its next reply.
+    sdk.with_retries(sdk.write2, 6, registers.GOAL_POSITION, 1500)
 
 
 def test_late_servo_does_not_delay_the_others(sdk, faults):
     faults.schedule(Fault("delay", joint="gripper", value=5.0))
     assert sdk.read2(6, registers.POSITION)[1] == TIMEOUT
-    assert sdk.patiently(sdk.read2, 1, registers.POSITION)[0] == HOME_TICKS[1]
+    assert sdk.with_retries(sdk.read2, 1, registers.POSITION)[0] == HOME_TICKS[1]
 
 
 def test_replies_come_after_the_latency(servos, faults, tmp_path):
@@ -145,7 +145,7 @@ def test_replies_come_after_the_latency(servos, faults, tmp_path):
 
 @pytest.mark.parametrize("kind", ["silent", "missing"])
 def test_silent_servo_ignores_writes(sdk, faults, servos, kind):
-    sdk.patiently(sdk.write1, 5, registers.TORQUE_ENABLE, 1)
+    sdk.with_retries(sdk.write1, 5, registers.TORQUE_ENABLE, 1)
     before = servos[4].goal_ticks()
     faults.schedule(Fault(kind, joint="wrist_roll"))
     assert sdk.ping(5)[1] == TIMEOUT
@@ -156,39 +156,39 @@ def test_silent_servo_ignores_writes(sdk, faults, servos, kind):
     assert sdk.sync_read(ALL, registers.POSITION)[1] != OK
     faults.clear()
     sdk.port.ser.reset_input_buffer()
-    assert sdk.patiently(sdk.ping, 5) == (777, 0)
+    assert sdk.with_retries(sdk.ping, 5) == (777, 0)
 
 
 def test_model_and_status_faults_show_in_replies(sdk, faults):
     faults.schedule(Fault("model", joint="gripper", value=1284))
     faults.schedule(Fault("status", joint="gripper", value=registers.OVERLOAD_ERROR))
-    assert sdk.patiently(sdk.ping, 6) == (1284, registers.OVERLOAD_ERROR)
+    assert sdk.with_retries(sdk.ping, 6) == (1284, registers.OVERLOAD_ERROR)
     assert "Overload" in sdk.packets.getRxPacketError(registers.OVERLOAD_ERROR)
-    assert sdk.patiently(sdk.ping, 1) == (777, 0)
+    assert sdk.with_retries(sdk.ping, 1) == (777, 0)
 
 
 def test_temperature_and_voltage_faults_show_in_registers(sdk, faults):
     faults.schedule(Fault("temperature", joint="elbow_flex", value=90))
     faults.schedule(Fault("voltage", joint="elbow_flex", value=3.5))
     errors = registers.OVERHEAT_ERROR | registers.VOLTAGE_ERROR
-    assert sdk.patiently(sdk.read1, 3, registers.TEMPERATURE) == (90, errors)
-    assert sdk.patiently(sdk.read1, 3, registers.VOLTAGE) == (35, errors)
+    assert sdk.with_retries(sdk.read1, 3, registers.TEMPERATURE) == (90, errors)
+    assert sdk.with_retries(sdk.read1, 3, registers.VOLTAGE) == (35, errors)
 
 
 def test_power_fault_silences_and_restarts_all_servos(sdk, faults, servos):
-    sdk.patiently(sdk.write1, 1, registers.TORQUE_ENABLE, 1)
+    sdk.with_retries(sdk.write1, 1, registers.TORQUE_ENABLE, 1)
     faults.schedule(Fault("power"))
     assert sdk.ping(1)[1] == TIMEOUT
     assert servos[0].drive(0.0).goal is None
     faults.clear()
     time.sleep(0.1)
-    assert sdk.patiently(sdk.read1, 1, registers.TORQUE_ENABLE)[0] == 0
+    assert sdk.with_retries(sdk.read1, 1, registers.TORQUE_ENABLE)[0] == 0
 
 
 def test_lost_port_returns_under_the_same_name(sdk, bus, faults):
     faults.schedule(Fault("port"))
     assert until(lambda: not os.path.exists(bus.port))
-    # What the SDK raises depends on where the loss catches it; the error of termios is of no other kind.
+    # The SDK raises by where the port is lost; termios.error is no OSError.
     with pytest.raises((serial.SerialException, OSError, termios.error)):
         for _ in range(3):
             sdk.read2(1, registers.POSITION)
@@ -197,7 +197,7 @@ def test_lost_port_returns_under_the_same_name(sdk, bus, faults):
     faults.clear()
     assert until(lambda: os.path.exists(bus.port))
     again = type(sdk)(str(bus.port))
-    assert again.patiently(again.ping, 1) == (777, 0)
+    assert again.with_retries(again.ping, 1) == (777, 0)
     again.close()
 
 
@@ -220,7 +220,7 @@ def test_bus_survives_invalid_instructions(sdk, bus, instruction):
         sdk.port.ser.write(packet(1, instruction, parameters))
     time.sleep(0.1)
     sdk.port.ser.reset_input_buffer()
-    assert sdk.patiently(sdk.ping, 3) == (777, 0)
+    assert sdk.with_retries(sdk.ping, 3) == (777, 0)
     assert bus.alive
 
 

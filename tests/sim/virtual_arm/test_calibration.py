@@ -1,3 +1,5 @@
+"""The calibration of the virtual arm matches its encoders and LeRobot's units."""
+
 import json
 
 import numpy as np
@@ -11,7 +13,7 @@ ONE_TICK = 360 / 4095
 
 
 def lerobot_units(ticks, identifier="virtual", folder=None):
-    """What LeRobot's own driver makes of encoder positions {id: ticks}, with the calibration file it read."""
+    """Return the positions that LeRobot's driver computes from ticks {id: ticks} with its calibration file."""
     from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 
     robot = SO101Follower(SO101FollowerConfig(port="none", id=identifier, calibration_dir=folder))

@@ -1,3 +1,5 @@
+"""The frame file and the camera of the virtual arm, under LeRobot's camera interface."""
+
 import threading
 import time
 
@@ -15,7 +17,7 @@ from saccade.sim.virtual_arm.frames import FrameReader, FrameWriter
 pytestmark = pytest.mark.real_time
 
 
-def picture(value):
+def image(value):
     return np.full((16, 24, 3), value, np.uint8)
 
 
@@ -33,7 +35,7 @@ def test_frames_keep_time_and_number(writer):
     with FrameReader(writer.path) as reader:
         assert reader.latest() is None and (reader.height, reader.width) == (16, 24)
         for number in range(1, 20):
-            writer.write(picture(number), 100.0 + number)
+            writer.write(image(number), 100.0 + number)
             frame = reader.latest()
             assert (frame.number, frame.captured) == (number, 100.0 + number)
             assert (frame.image == number).all() and frame.image.shape == (16, 24, 3)
@@ -79,7 +81,7 @@ def test_lerobot_builds_the_camera_from_its_configuration(writer):
 
 
 def test_async_read_gives_each_frame_once_and_read_latest_repeats(writer, camera):
-    writer.write(picture(1), time.monotonic())
+    writer.write(image(1), time.monotonic())
     camera.connect()
     assert camera.is_connected
     assert (camera.async_read() == 1).all()
@@ -87,17 +89,17 @@ def test_async_read_gives_each_frame_once_and_read_latest_repeats(writer, camera
         camera.async_read(timeout_ms=20)
     assert (camera.read_latest() == 1).all() and (camera.read_latest() == 1).all()
     now = time.monotonic()
-    writer.write(picture(2), now)
+    writer.write(image(2), now)
     assert camera.next_frame().captured == now
     assert camera.latest_frame().number == 2
-    threading.Timer(0.1, writer.write, (picture(3), time.monotonic())).start()
+    threading.Timer(0.1, writer.write, (image(3), time.monotonic())).start()
     assert (camera.read() == 3).all()
     camera.disconnect()
     assert not camera.is_connected
 
 
 def test_old_frame_is_refused(writer, camera):
-    writer.write(picture(1), time.monotonic() - 1.0)
+    writer.write(image(1), time.monotonic() - 1.0)
     camera.connect()
     with pytest.raises(TimeoutError, match="old"):
         camera.read_latest(max_age_ms=500)

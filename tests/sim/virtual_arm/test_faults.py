@@ -1,3 +1,5 @@
+"""Faults of the virtual arm: validation, times, counts and probabilities."""
+
 import pytest
 
 from saccade.errors import InputError
@@ -27,7 +29,7 @@ def test_every_kind_has_a_default_value(kind):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "fields",
     [
         {"kind": "dorp"},
         {"kind": "drop", "joint": "elbow"},
@@ -47,9 +49,9 @@ def test_every_kind_has_a_default_value(kind):
         {"kind": "stuck", "probability": 0.5},
     ],
 )
-def test_invalid_faults_are_refused(wrong):
+def test_invalid_faults_are_refused(fields):
     with pytest.raises(InputError):
-        Fault(**wrong)
+        Fault(**fields)
 
 
 def test_unknown_kind_gets_a_suggestion():

@@ -1,3 +1,5 @@
+"""The servo model: registers, limits, drive, errors and power loss."""
+
 import itertools
 
 import pytest

@@ -1,4 +1,4 @@
-"""The twin beside the desk that it is: same goals for the same time, same outcome; slices done by hand."""
+"""The twin: the same goals give the same motion and outcome as on the desk. The test advances the slices."""
 
 import time
 
@@ -21,7 +21,7 @@ EPISODE = EpisodeSetup("desk_object", "red_cube", initial_state=3, seed=0)
 
 
 class Bench:
-    """A twin with its servos, and a clock that only the test moves."""
+    """A twin with its servos, and a clock that only the test advances."""
 
     def __init__(self, folder, episode=EPISODE):
         self.faults = FaultInjector(time.monotonic)
@@ -60,7 +60,7 @@ def bench(tmp_path):
 
 
 def to_ticks(units):
-    """Encoder positions [6] for positions [6] in the arm's units."""
+    """Return encoder ticks [6] for positions [6] in the units of the arm."""
     radians = arm.to_radians(np.asarray(units, np.float64).copy())
     return [round(each.ticks(angle)) for each, angle in zip(encoders().values(), radians, strict=True)]
 
@@ -191,7 +191,7 @@ def test_new_episode_resets_torque_and_state(bench):
     fresh.rendering_enabled = False
     fresh.reset(seed=0, options={"initial_state": 3})
     assert np.array_equal(bench.twin.env.data.qpos, fresh.data.qpos)
-    # The goal is still the old one: whoever switches torque on has to set it first.
+    # The goal stays the old one: set it before switching torque on.
     assert bench.servos[0].goal_ticks() == to_ticks([20, 0, 0, 0, 0, 0])[0]
 
 
@@ -201,12 +201,12 @@ def test_prepare_changes_the_task_and_refuses_an_unknown_one(bench):
         bench.twin.prepare(EpisodeSetup("desk_object", "red_cub", 0, 0))
     assert bench.twin.env is before
     bench.slices(5)
-    bench.twin.prepare(EpisodeSetup("desk_memory", bench_task("desk_memory"), 1, 0))
+    bench.twin.prepare(EpisodeSetup("desk_memory", first_task("desk_memory"), 1, 0))
     bench.slices(5)
     assert bench.twin.outcome()["instruction"]
 
 
-def bench_task(suite):
+def first_task(suite):
     from saccade.sim.desk.tasks import find_suite
 
     return find_suite(suite)[0].name

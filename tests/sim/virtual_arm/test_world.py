@@ -1,4 +1,4 @@
-"""The virtual arm as a process, driven by LeRobot's own SO-101 driver."""
+"""The virtual arm in its process, driven by LeRobot's SO-101 driver."""
 
 import os
 import signal
@@ -45,7 +45,7 @@ def fresh(request):
 
 
 def connect(world, folder, cameras=None):
-    """LeRobot's driver, connected without a prompt; several tries, for a machine may be too busy to answer in time."""
+    """Connect LeRobot's driver without a prompt; try several times, as replies are late on a busy machine."""
     from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 
     world.write_calibration(folder, "virtual")
@@ -56,7 +56,7 @@ def connect(world, folder, cameras=None):
         robot = SO101Follower(config)
         try:
             robot.connect(calibrate=False)
-        except (ConnectionError, RuntimeError, IndexError):  # the last when an answer came late, and for another
+        except (ConnectionError, RuntimeError, IndexError):  # IndexError: a late reply was taken for another one
             if robot.bus.is_connected:
                 robot.bus.disconnect(disable_torque=False)
             continue
@@ -81,7 +81,7 @@ def send(robot, goals):
 
 
 def reached(robot, goals, condition):
-    """Send goals again and again, as a control loop does, until the condition holds."""
+    """Send goals repeatedly, as a control loop does, until the condition holds."""
 
     def there():
         send(robot, goals)
@@ -112,7 +112,7 @@ def test_joints_reach_their_goals(world, robot):
 def test_goals_beyond_the_range_are_clamped(world, robot):
     start = world.joints()
     assert reached(robot, np.array([300.0, *start[1:]]), lambda: abs(world.joints()[0] - 110) < 1.5)
-    assert world.joint_trajectory().positions[:, 0].max() < 115  # it swings a little beyond
+    assert world.joint_trajectory().positions[:, 0].max() < 115  # the joint overshoots a little
 
 
 def test_arm_sinks_without_torque(world, robot):
@@ -154,7 +154,7 @@ def test_images_match_the_desk(world):
 
 
 def test_demonstration_over_the_port_succeeds(world, robot):
-    """The whole way: LeRobot's driver, the port, the servos, the desk and its judgement."""
+    """Use the complete path: LeRobot's driver, port, servos, desk and success check."""
     desk = DeskEnv("desk_object", "red_cube", image_size=64)
     desk.rendering_enabled = False
     outcomes = []
@@ -173,7 +173,7 @@ def test_demonstration_over_the_port_succeeds(world, robot):
             time.sleep(max(due - time.monotonic(), 0.0))
         until(lambda: world.outcome()["success"], 1.5)
         outcomes.append(world.outcome())
-    # Blind to what happens, and on a machine that may stumble: not every time, but mostly.
+    # The commands are open loop and the machine may be busy: most episodes succeed, not all.
     assert sum(outcome["success"] for outcome in outcomes) >= 2, outcomes
     assert all(outcome["over"] and outcome["picked"] == outcome["target"] for outcome in outcomes if outcome["success"])
 
@@ -185,7 +185,7 @@ def test_joint_trajectory_is_complete(world, robot):
     joint_trajectory = world.joint_trajectory()
     steps = np.diff(joint_trajectory.times)
     assert (steps > 0).all()
-    # Gaps only where the machine was too slow, and those are told.
+    # There are gaps only if the machine was too slow; `lost_seconds` counts them.
     assert steps[steps > 1.5 / 360].sum() <= lost + 0.01
     assert (joint_trajectory.late >= 0).all()
     assert len(joint_trajectory.times) > 180 and joint_trajectory.positions.shape == joint_trajectory.goals.shape == (
@@ -205,7 +205,7 @@ def test_reset_changes_the_task_and_refuses_an_unknown_one(world):
     world.reset(suite="desk_goal", task=first_task("desk_goal"), initial_state=1)
     for config in world.cameras.values():
         with FrameReader(Path(config.source)) as reader:
-            assert reader.latest().captured > before, "the first look at a new episode must not be at the old one"
+            assert reader.latest().captured > before, "the first frame of a new episode must not show the old one"
     assert world.instruction != "put the red cube in the bin"
     assert world.outcome()["initial_state"] == 1
 
@@ -222,7 +222,7 @@ def test_camera_faults_show_in_the_frames(world):
     front = VirtualCamera(world.cameras["front"])
     front.connect()
     first, second = front.next_frame(5000), front.next_frame(5000)
-    assert not np.array_equal(first.image, second.image), "an arm at rest must not look like a camera that hangs"
+    assert not np.array_equal(first.image, second.image), "an arm at rest must not look like a frozen camera"
 
     world.inject_fault(Fault("camera_frozen", camera="front"))
     time.sleep(0.2)
@@ -274,7 +274,7 @@ def answers(robot):
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "changes",
     [
         {"suite": "desk_objects"},
         {"task": "red_cub"},
@@ -284,9 +284,9 @@ def answers(robot):
         {"frame_rate": 0.0},
     ],
 )
-def test_invalid_settings_are_refused(wrong):
+def test_invalid_settings_are_refused(changes):
     with pytest.raises(InputError):
-        VirtualArm.start(rendering_enabled=False, **wrong)
+        VirtualArm.start(rendering_enabled=False, **changes)
 
 
 def test_speed_runs_faster_than_real_time():

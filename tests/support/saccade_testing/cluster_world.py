@@ -1,4 +1,4 @@
-"""Factories for the nodes of a test's cluster; importable there, because PYTHONPATH is passed on."""
+"""Factories for the nodes of a test cluster; the nodes import them by the PYTHONPATH that they inherit."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .fake_world import FakeActor, FakeEnv
 
 @dataclass(frozen=True)
 class Actors:
-    """Reads its checkpoint, a folder with the file `words`, and acts as FakeActor does."""
+    """Reads its checkpoint, a folder with the file `deep/weights`, and builds a FakeActor."""
 
     folder: Path
 
     def __call__(self) -> FakeActor:
-        assert (self.folder / "deep" / "words").read_text() == "weights"
+        assert (self.folder / "deep" / "weights").read_text() == "weights"
         return FakeActor()
 
     def with_folder(self, folder: Path) -> Actors:

@@ -102,5 +102,5 @@ def recorded_lines(folder: Path, what: str = "goal") -> list[dict]:
 
 
 def goals(folder: Path, since: float = 0.0) -> np.ndarray:
-    """Return the goals [n, 3] that a fake arm was given, in the contract's order."""
+    """Return the goals [n, 3] written to a fake arm, in the joint order of the contract."""
     return np.array([line["goal"] for line in recorded_lines(folder) if line["time"] >= since]).reshape(-1, 3)

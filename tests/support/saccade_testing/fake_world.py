@@ -1,4 +1,4 @@
-"""A minimal world and actor, importable by worker processes: the arm is a number that must reach 1."""
+"""A minimal world and actor that worker processes can import: the arm is a number that must reach 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run the failure catalogue in tests: choose the selected cases, run them in lanes, and check what came of them."""
+"""Run the fault catalogue in tests: choose the selected cases, run them in lanes, and check their outcomes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ TIMING = CaseTiming(lead_in_seconds=0.4, watch_seconds=0.3, session_watch_factor
 
 SOFTWARE_MS, DEVICE_MS, BUS_MS = 20.0, 100.0, 50.0
 LATE_MS = 20.0
-"""A virtual arm further behind the clock stands for no real one, which has its own clock."""
+"""A virtual arm further behind the clock does not represent a real arm, which has its own clock."""
 
 NOISE_MS, DEVICE_NOISE_MS = 150.0, 60.0
-"""What a busy machine may add to a time; that nothing moved meanwhile is asserted exactly."""
+"""Allowances for times on a busy machine; the check that nothing moved meanwhile has none."""
 
 
 class Case(Protocol):
-    """What the cases of both kinds have in common."""
+    """A case of the control process or of a session."""
 
     @property
     def name(self) -> str: ...
@@ -46,7 +46,7 @@ def selected[C: Case](request: pytest.FixtureRequest, function: str, cases: Iter
 def run_in_lanes[C: Case](
     lanes: Sequence[Sequence[C]], run_lane: Callable[[int, Sequence[C]], dict[str, FaultOutcome]]
 ) -> dict[str, FaultOutcome]:
-    """Run each lane of cases on its own virtual arm, all at once: most of a case is waiting for the arm."""
+    """Run the lanes in parallel, each on its own virtual arm: a case mostly waits for the arm."""
     chosen = [lane for lane in lanes if lane]
     with ThreadPoolExecutor(max(len(chosen), 1)) as pool:
         parts = pool.map(run_lane, range(len(chosen)), chosen)
@@ -56,7 +56,7 @@ def run_in_lanes[C: Case](
 def undisturbed[C: Case](
     run: Callable[[tuple[C, ...]], list[FaultOutcome]], cases: Sequence[C]
 ) -> dict[str, FaultOutcome]:
-    """Run cases, and run again, three times at most, those that a busy machine disturbed."""
+    """Run cases, and repeat those that a busy machine disturbed, at most three times."""
     found = {outcome.name: outcome for outcome in run(tuple(cases))}
     for _ in range(3):
         again = tuple(case for case in cases if was_disturbed(found[case.name]))
@@ -66,7 +66,7 @@ def undisturbed[C: Case](
 
 
 def was_disturbed(outcome: FaultOutcome) -> bool:
-    """Tell whether the virtual arm fell behind, or the only problem is a safe hold for the reason of another fault."""
+    """Return whether the virtual arm fell behind, or the only problem is a safe hold for another reason."""
     if outcome.problems and outcome.late_ms > LATE_MS:
         return True
     others = [problem for problem in outcome.problems if not problem.startswith(("no hold for", "held for"))]

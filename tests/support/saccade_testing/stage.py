@@ -18,7 +18,7 @@ from saccade.robot.session.settings import EpisodePlan, SessionSettings
 from .fake_arm import FakeArm, goals, recorded_lines
 from .stand_in import make_contract
 
-# Generous, because machines that test are busy: the tests check what the arm was told, not when.
+# A long heartbeat, as test machines are busy: the tests check what is commanded, not when.
 LOOP = LoopSettings(heartbeat_seconds=2.0, raise_priority=False)
 WARM_UP = 2
 """Decisions before the first episode."""
@@ -46,8 +46,8 @@ class NoiseCamera:
         pass
 
 
-class Climber:
-    """Moves up from the measured joints by `speed` a step, and takes `takes` seconds for a decision.
+class ClimbingPolicy:
+    """Moves up from the measured joints by `speed` a step; a decision takes `takes` seconds.
 
     `script` maps the number of a decision, the warm-up's included, to a function of its actions that replaces them.
     """
@@ -68,7 +68,7 @@ class Climber:
         pose = observation["agent_pos"]
         steps = np.outer(np.arange(1, self.contract.chunk + 1), np.full(3, self.speed))
         actions = np.minimum(pose + steps, self.ceiling).astype(np.float32)
-        return self.script.get(self.count, lambda given: given)(actions)
+        return self.script.get(self.count, lambda unchanged: unchanged)(actions)
 
 
 class CountingReader(CameraReader):
@@ -86,7 +86,7 @@ class CountingReader(CameraReader):
             raise
 
 
-class Stage:
+class SessionRig:
     """A session's arm, camera and policy, and `run`.
 
     Attributes:
@@ -94,16 +94,16 @@ class Stage:
     """
 
     def __init__(self, folder) -> None:
-        self.folder, self.camera, self.chunk_policy = folder, NoiseCamera(), Climber()
+        self.folder, self.camera, self.chunk_policy = folder, NoiseCamera(), ClimbingPolicy()
         self.watch = FrameCheckSettings(age_limit=0.5)
         self.refusal = ""
         self.operator_commands = OperatorCommands()
         self.cameras: CountingReader | None = None
 
-    def run(self, *plans: EpisodePlan, loop: LoopSettings = LOOP, **given):
-        """Run a session; fields of its settings and arguments of `run_session` may be given by name."""
-        names = {field.name for field in dataclasses.fields(SessionSettings)} & given.keys()
-        chosen = {"warm_up_decisions": WARM_UP, **{name: given.pop(name) for name in names}}
+    def run(self, *plans: EpisodePlan, loop: LoopSettings = LOOP, **options):
+        """Run a session; `options` are fields of SessionSettings and arguments of `run_session`."""
+        names = {field.name for field in dataclasses.fields(SessionSettings)} & options.keys()
+        chosen = {"warm_up_decisions": WARM_UP, **{name: options.pop(name) for name in names}}
         self.cameras = CountingReader({"front": self.camera}, self.chunk_policy.contract.cameras, self.watch)
         return run_session(
             chunk_policy=self.chunk_policy,
@@ -113,11 +113,11 @@ class Stage:
             settings=SessionSettings(loop=loop, overrun_share=1.0, **chosen),
             record=self.folder / "flight.jsonl",
             operator_commands=self.operator_commands,
-            **given,
+            **options,
         )
 
-    def is_held(self) -> None:
-        """Check that the arm was told the same pose again and again at the end, with its torque on."""
+    def assert_held(self) -> None:
+        """Assert that the last goals are one pose, and that torque is on."""
         last = goals(self.folder)[-3:]
         assert np.all(last == last[0])
         assert [line["torque"] for line in recorded_lines(self.folder, "torque")][-1] is True

@@ -1,4 +1,4 @@
-"""A contract of three joints, and limits, rules and chunks for it, shared by the tests of the robot layer."""
+"""A contract of three joints with limits, rules and chunks, shared by the tests of `robot`."""
 
 from __future__ import annotations
 

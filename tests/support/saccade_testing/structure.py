@@ -1,4 +1,4 @@
-"""Read the structure of the package: its modules, what they import of each other, and circles among them.
+"""Read the structure of the package: its modules, their imports of each other, and circular imports.
 
 Imports inside functions and for type checking count like all others.
 """
@@ -21,7 +21,7 @@ FLOORS = {
     "sim": (*GROUND, "policy.contract"),
     "robot": (*GROUND, "policy.contract"),
 }
-"""What each part may import of the package; `scripts` and the package's own face may import everything."""
+"""What each part may import of the package; `scripts` and `__init__.py` of the package may import everything."""
 
 
 @cache
@@ -60,7 +60,7 @@ def find_imports():
 
 
 def import_graph():
-    """Return for every module which modules it imports; the package's own face, which imports lazily, is left out."""
+    """Return for every module which modules it imports; the lazy `__init__.py` of the package is left out."""
     graph = {name: set() for name in find_modules() if name}
     for name, origin, _ in find_imports():
         if name and origin not in ("", name):
@@ -92,7 +92,7 @@ def circle(graph):
 
 
 def class_names_used_twice():
-    """Return the class names that stand for several things, with their modules."""
+    """Return the class names that are defined several times, with their modules."""
     places = defaultdict(list)
     for name, (_, tree) in find_modules().items():
         for node in ast.walk(tree):

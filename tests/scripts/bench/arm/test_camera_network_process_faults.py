@@ -1,4 +1,4 @@
-"""The catalogue's faults of cameras, network and processes on the virtual arm, in sessions with their own processes.
+"""The catalogue's faults of cameras, network and processes, in sessions on the virtual arm.
 
 The cases are those of `saccade bench arm`; one session serves all cases that it survives.
 """
@@ -27,7 +27,7 @@ from saccade_testing.fault_catalogue import (
 pytestmark = pytest.mark.real_time
 
 SHARED_LANE_ENDS = 3
-"""Cases with their own session that the lane of the shared session takes, so that both lanes take as long."""
+"""Cases with their own session that run in the lane of the shared session, so that both lanes take equally long."""
 
 
 @pytest.fixture(scope="module")

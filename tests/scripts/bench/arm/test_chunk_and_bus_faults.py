@@ -1,4 +1,4 @@
-"""The catalogue's faults of chunks and bus on the virtual arm, under the real stack, judged by what the arm did.
+"""The catalogue's faults of chunks and bus on the virtual arm with the real control process, judged by its motion.
 
 The cases are those of `saccade bench arm`; a control process serves all cases of its rig.
 """

@@ -1,3 +1,5 @@
+"""Fuzzing of the codec: it agrees with a reference decoder, and finds faults of a naive one."""
+
 import msgpack
 import numpy as np
 import pytest
@@ -8,13 +10,13 @@ from saccade.scripts.bench.arm import codec_fuzz
 from saccade.scripts.bench.arm.codec_fuzz import broken_messages, reference_decode, valid_trees
 
 
-def naive_array(found):
-    """msgpack-numpy's own reading of an array, with a net below it for its crashes that would end the test."""
-    if found.get(b"dtype") == "|O":
+def naive_array(fields):
+    """Decode an array as msgpack-numpy does; raise an error where it would crash the process."""
+    if fields.get(b"dtype") == "|O":
         raise RuntimeError("a crash")
-    if b"__ndarray__" in found:
-        return np.frombuffer(found[b"data"], dtype=found[b"dtype"]).reshape(found[b"shape"])
-    return found
+    if b"__ndarray__" in fields:
+        return np.frombuffer(fields[b"data"], dtype=fields[b"dtype"]).reshape(fields[b"shape"])
+    return fields
 
 
 def naive_decode(message, limits):
@@ -29,7 +31,7 @@ def test_codec_agrees_with_the_reference_decoder():
     figures = codec_fuzz.fuzz_codec(20_000, seed=1, progress=done.append)
     assert figures.passed, figures.examples
     assert figures.inputs == 20_000 == sum(done)
-    # Neither all refused nor all let through: both verdicts have been tried.
+    # Both verdicts occur: some messages are accepted, some refused.
     assert 1_000 < figures.accepted < 10_000
 
 

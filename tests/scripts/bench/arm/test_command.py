@@ -1,4 +1,4 @@
-"""The arm's benchmark: how parts become figures, and a short soak that must find an unsafe arm unsafe."""
+"""The benchmark of the arm: metrics from its parts, tables, and the judgement of a soak."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from saccade.sim.virtual_arm.world import JointTrajectory
 
 
 def fault(row: int, name: str = "one", problems: tuple = (), **times: float | None) -> dict:
-    given = {"detection_ms": 300.0, "software_ms": 20.0, "device_ms": 50.0, **times}
-    return {"name": name, "row": CATALOGUE_ROWS[row], "observed": "held", "problems": list(problems), **given}
+    fields = {"detection_ms": 300.0, "software_ms": 20.0, "device_ms": 50.0, **times}
+    return {"name": name, "row": CATALOGUE_ROWS[row], "observed": "held", "problems": list(problems), **fields}
 
 
 def test_catalogue_row_passes_only_with_all_its_variants():
@@ -52,12 +52,12 @@ def test_missing_times_and_times_of_a_suspended_process_do_not_count():
 
 
 def test_table_has_a_line_for_every_row_and_variant():
-    told = {"injected": "a NaN", "required": "held"}
-    rows = [{**fault(row), **told} for row in (7, 0, 0)]
+    texts = {"injected": "a NaN", "required": "held"}
+    rows = [{**fault(row), **texts} for row in (7, 0, 0)]
     lines = fault_table(sort_rows(rows, CATALOGUE_ROWS))
     assert [line for line in lines if "**" in line] == [f"| **{CATALOGUE_ROWS[row]}** | | | | | | |" for row in (0, 7)]
     assert lines.count("| one | a NaN | held | held | 300 | 20 | 50 |") == 3
-    failed = fault_table([{**fault(0, "one", ("it moved",), device_ms=None), **told}])
+    failed = fault_table([{**fault(0, "one", ("it moved",), device_ms=None), **texts}])
     assert failed[-1] == "| one | a NaN | held | **not passed**: it moved | 300 | 20 |  |"
 
 
@@ -111,7 +111,7 @@ def test_resident_memory_of_a_process():
 
 
 def test_soak_finds_unsafe_motion(tmp_path):
-    """An arm whose goal jumps while it is held is found out, whatever led to it."""
+    """A goal that jumps while the arm is held is unsafe, for any cause."""
     soak = Soak(tmp_path, 1.0)
     times = np.arange(720) / 360.0
     goals = np.zeros((720, 6))
@@ -123,8 +123,8 @@ def test_soak_finds_unsafe_motion(tmp_path):
 
     class Tail:
         def read(self) -> list[dict]:
-            made = {"call": "tick", "state": "stopped", "target": [0.0] * 6, "measured": [0.0] * 6}
-            return [{**made, "now": now} for now in np.arange(0.0, 2.0, 0.02)]
+            line = {"call": "tick", "state": "stopped", "target": [0.0] * 6, "measured": [0.0] * 6}
+            return [{**line, "now": now} for now in np.arange(0.0, 2.0, 0.02)]
 
     class Limits:
         names = tuple("abcdef")

@@ -1,4 +1,4 @@
-"""The judge of the fault tests finds every unsafe motion, and lets safe motion pass."""
+"""The judge of the fault tests finds unsafe motion and accepts safe motion."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def joint_trajectory(goals, positions=None) -> JointTrajectory:
 
 
 def steps(size: float) -> np.ndarray:
-    """Goals that go up by `size` every 20 ms, from 0."""
+    """Return goals that rise by `size` every 20 ms, from 0."""
     return size * np.floor(TIMES / 0.02)
 
 
@@ -60,7 +60,7 @@ def test_judge_accepts_a_swing_and_finds_limit_violations():
 
 
 def test_judge_accepts_goals_written_while_the_physics_paused():
-    """A record without the rows of a quarter of a second, in which the goal went on by less than its speed."""
+    """A quarter of a second is missing, in which the goal moves on within its speed."""
     goals = steps(1.0)
     gone = (TIMES > 1.0) & (TIMES < 1.26)
     whole = joint_trajectory(goals, behind(goals))
