@@ -49,7 +49,7 @@ def build_demonstration_world(image_size: int, options: LiberoOptions) -> Libero
 
 
 def task_names(task: SuiteTask) -> tuple[str, ...]:
-    """Return a task's name and its number in the benchmark's order."""
+    """Return the names by which a task can be chosen: its name, and its number in the benchmark's order."""
     return (task.name, str(task.number)) if isinstance(task, LiberoTask) else (task.name,)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -89,8 +89,20 @@ def find_grasp_spec(object_name: str) -> GraspSpec:
     return GRASP_SPECS[kind]
 
 
-Candidate = tuple[float, np.ndarray, float, float]
-"""Yaw in radians, horizontal position [2], width between the fingers and height of the tool point, in metres."""
+class GraspCandidate(NamedTuple):
+    """A hand pose that could grasp an object, pointing straight down.
+
+    Attributes:
+        yaw: Direction in radians along which the fingers open, in the xy plane.
+        centre: Position [2] of the tool point, in metres.
+        width: Width of the grasped part between the fingers, in metres; 0 for the wall of a rim.
+        height: Height of the tool point, in metres.
+    """
+
+    yaw: float
+    centre: np.ndarray
+    width: float
+    height: float
 
 
 @dataclass(frozen=True)
@@ -135,7 +147,7 @@ def choose_grasp(
         _across_candidates(grasp_spec, boxes) if grasp_spec.kind == "across" else _rim_candidates(grasp_spec, boxes)
     )
 
-    def cost(candidate: Candidate) -> float:
+    def cost(candidate: GraspCandidate) -> float:
         yaw, centre, width, height = candidate
         others = np.concatenate([obstacles, _own_obstacles(boxes, centre, yaw, width)])
         total_cost = 10.0 * count_obstructions(others, centre, yaw, height) + 20.0 * width
@@ -155,7 +167,7 @@ def choose_grasp(
     return Grasp(np.array([*centre, height]), downward_rotation(nearest_equivalent_yaw(yaw, home_yaw)), yaw)
 
 
-def _across_candidates(grasp_spec: GraspSpec, boxes: np.ndarray) -> Iterator[Candidate]:
+def _across_candidates(grasp_spec: GraspSpec, boxes: np.ndarray) -> Iterator[GraspCandidate]:
     """Yield grasps of the object's middle, one for each yaw at which it fits between the fingers."""
     top, bottom = boxes[:, :, 2].max(), boxes[:, :, 2].min()
     height = max(top - grasp_spec.depth, bottom + FINGERTIP_OFFSET - 0.004)
@@ -170,10 +182,10 @@ def _across_candidates(grasp_spec: GraspSpec, boxes: np.ndarray) -> Iterator[Can
         if width > MAX_GRASP_WIDTH:
             continue
         centre = opening_axis * (along.max() + along.min()) / 2 + lateral_axis * (across.max() + across.min()) / 2
-        yield yaw, centre, width, height
+        yield GraspCandidate(float(yaw), centre, width, height)
 
 
-def _rim_candidates(grasp_spec: GraspSpec, boxes: np.ndarray) -> Iterator[Candidate]:
+def _rim_candidates(grasp_spec: GraspSpec, boxes: np.ndarray) -> Iterator[GraspCandidate]:
     """Yield grasps of the wall of a round object, one for each yaw."""
     top = boxes[:, :, 2].max()
     points = boxes[boxes[:, :, 2].max(1) > top - 0.012][:, :, :2].reshape(-1, 2)  # [8 r, 2], the rim
@@ -181,7 +193,8 @@ def _rim_candidates(grasp_spec: GraspSpec, boxes: np.ndarray) -> Iterator[Candid
     radius = float(np.ptp(points, axis=0).mean() / 2)
     for yaw in np.linspace(-np.pi, np.pi, YAW_COUNT, endpoint=False):
         outward = np.array([np.cos(yaw), np.sin(yaw)])
-        yield yaw, middle + outward * (radius - grasp_spec.inset), 0.0, top - grasp_spec.depth
+        centre = middle + outward * (radius - grasp_spec.inset)
+        yield GraspCandidate(float(yaw), centre, 0.0, top - grasp_spec.depth)
 
 
 def _own_obstacles(boxes: np.ndarray, centre: np.ndarray, yaw: float, width: float) -> np.ndarray:

@@ -7,9 +7,9 @@ from typing import Literal
 
 from ....errors import InputError
 
-Kind = Literal["open", "turn_on", "place", "close"]
+SkillKind = Literal["open", "turn_on", "place", "close"]
 
-ORDER: tuple[Kind, ...] = ("open", "turn_on", "place", "close")
+SKILL_ORDER: tuple[SkillKind, ...] = ("open", "turn_on", "place", "close")
 """Order of the steps: a drawer opens before an object goes in, and closes afterwards."""
 
 
@@ -27,7 +27,7 @@ class PlanStep:
         count: Number of objects that go to the receptacle.
     """
 
-    kind: Kind
+    kind: SkillKind
     target_name: str
     receptacle: str = ""
     goal: tuple[str, ...] = ()
@@ -70,4 +70,4 @@ def plan(goals: tuple[tuple[str, ...], ...], *, drawers: tuple[str, ...] = ()) -
                     expected="in, on, open, close or turnon",
                     fix="Choose another task: the demonstrator cannot solve this one.",
                 )
-    return tuple(sorted(steps, key=lambda step: ORDER.index(step.kind)))
+    return tuple(sorted(steps, key=lambda step: SKILL_ORDER.index(step.kind)))
