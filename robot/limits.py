@@ -149,7 +149,7 @@ class JointLimits(Specification):
         return cls(contract.action.names, low, high, speed, acceleration, tolerance, start, lead)
 
     def describe_violations(self, pose: np.ndarray) -> list[str]:
-        """Return in words each joint of a pose [A] that is outside its range by more than the tolerance."""
+        """Return a text for each joint of a pose [A] that is outside its range by more than the tolerance."""
         rows = zip(self.names, pose, self.low, self.high, self.position_tolerance, strict=True)
         return [
             f"{name} at {value:.1f}, range {low:.1f} to {high:.1f}"

@@ -38,7 +38,7 @@ _MESSAGE_TYPES: dict[str, type] = {each.__name__: each for each in typing.get_ar
 
 
 class ChannelClosed(Exception):
-    """The other end is gone."""
+    """The other end is closed."""
 
 
 class Channel:
@@ -67,7 +67,7 @@ class Channel:
             may_drop: Drop the message if more than MAX_UNSENT_BYTES wait for the other end.
 
         Raises:
-            ChannelClosed: The other end is gone.
+            ChannelClosed: The other end is closed.
             TypeError: The actions of a chunk have a dtype that is not in DTYPE_KINDS.
             WorldError: The message is longer than MAX_MESSAGE_BYTES.
         """
@@ -81,7 +81,7 @@ class Channel:
         self.flush()
 
     def flush(self) -> None:
-        """Send as much of what waits as goes without blocking; ChannelClosed if the other end is gone."""
+        """Send as many of the waiting bytes as possible without blocking; ChannelClosed if the other end is closed."""
         while self._unsent:
             try:
                 sent = self._socket.send(self._unsent)

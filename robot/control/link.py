@@ -59,7 +59,7 @@ MAX_KEPT_EVENTS = 10_000
 class ControlLink:
     """The session's end of the control process; use it from one thread.
 
-    Calls raise WorldError once the process is gone.
+    Calls raise WorldError once the process has ended.
 
     Attributes:
         description: The arm, as it was found when it was connected.
@@ -193,7 +193,7 @@ class ControlLink:
         return self._process.pid
 
     def poll(self) -> None:
-        """Receive what the process has sent; WorldError if it is gone."""
+        """Receive what the process has sent; WorldError if it has ended."""
         for message in self._channel.receive():
             self._handle_message(message)
         if self._channel.close_reason is not None:
@@ -204,7 +204,7 @@ class ControlLink:
         self._channel.wait(seconds)
 
     def close(self, *, release: bool = False) -> LoopMetrics | None:
-        """Hold and end the process; return the loop's metrics, None if it was gone before or had no rules yet."""
+        """Hold and end the process; return the loop's metrics, None if it ended before or had no rules yet."""
         metrics = None
         try:
             self._send(CloseSession(release))

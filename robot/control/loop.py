@@ -85,7 +85,7 @@ class LoopSettings:
 
 
 class ControlLoop:
-    """Drives one arm under one governor until the session ends, the session process is gone, or SIGTERM comes.
+    """Drives one arm under one governor until the session closes, the session process ends, or SIGTERM comes.
 
     Args:
         arm: The connected arm.
@@ -126,7 +126,7 @@ class ControlLoop:
         self._suspend_detector = SuspendDetector()
 
     def run(self) -> None:
-        """Tick until the session closes, the session process is gone, or SIGTERM comes; hold the pose in any case."""
+        """Tick until the session closes, the session process ends, or SIGTERM comes; hold the pose in any case."""
         tick = self._settings.tick
         deadline = last = self._clock()
         overran = False
@@ -297,7 +297,7 @@ class ControlLoop:
         try:
             measured = self._arm.measure()[self._order]
             if self._read_failed and self._torque_on and not self._arm.has_torque():
-                # Torque comes back only by a re-arm: nobody knows how the arm moved meanwhile.
+                # Only a re-arm switches torque on again: it is unknown how the arm moved meanwhile.
                 self._torque_on = False
                 self._governor.fault("torque", "a servo has lost its torque", self._clock())
             self._check_motor_protection()
@@ -309,7 +309,7 @@ class ControlLoop:
         return measured
 
     def _check_motor_protection(self) -> None:
-        """Stop if a motor gives no torque to protect itself; goals are still written, so that it never snaps back."""
+        """Stop if a motor gives no torque to protect itself; goals are still written, so that it never jumps back."""
         if not self._torque_on or self._clock() < self._next_protection_check:
             return
         self._next_protection_check = self._clock() + PROTECTION_CHECK_SECONDS
@@ -357,7 +357,7 @@ class ControlLoop:
             self._write(command.target, now)
 
     def _send(self, message: ControlMessage, *, may_drop: bool = False) -> None:
-        # If the other end is gone, the loop notices it where it receives.
+        # If the other end is closed, `_handle_messages` notices it.
         with contextlib.suppress(ChannelClosed):
             self._channel.send(message, may_drop=may_drop)
 

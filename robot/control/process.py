@@ -1,7 +1,6 @@
 """The control process: it owns the arm from the first byte on the bus to the last.
 
-A channel tells it what to do. It holds the arm when the channel closes or falls silent; `loop` says what it does at
-each tick.
+It gets its requests over a channel, and holds the arm when the channel closes or falls silent; `loop` describes a tick.
 """
 
 from __future__ import annotations

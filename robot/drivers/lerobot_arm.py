@@ -339,7 +339,7 @@ def _check_calibration(motor_bus: _MotorBus, what: str, config: Any) -> None:
         raise InputError(
             f"calibration in the servos of {what}",
             got=", ".join(differences),
-            expected=f"what {motor_bus.owner.calibration_fpath} says",
+            expected=f"the values of {motor_bus.owner.calibration_fpath}",
             fix="Give this arm's own id, or run lerobot-calibrate: this is another arm, or it was calibrated again.",
         )
 

@@ -46,7 +46,7 @@ def check_chunk(chunk: ActionChunk, rules: Rules, status: GovernorStatus, now: f
         now: Steady seconds.
 
     Returns:
-        Why it is rejected, as one word and as a sentence; two empty strings if it is not.
+        The reason of a rejection and its detail; two empty strings if the chunk is valid.
     """
     actions, wanted = chunk.actions, (rules.chunk, len(rules.limits.names))
     if chunk.session != rules.session:

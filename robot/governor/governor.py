@@ -1,4 +1,4 @@
-"""The governor: it stands between the policy and the motors, and decides at each tick what the motors are told.
+"""The governor: it checks the actions of the policy and decides the command of the motors at each tick.
 
 Pure: no clock and no input or output. The same calls give the same commands bit for bit, so that a flight record can be
 replayed. It fails closed: only actions that are fresh, meant for this episode and within limits move the arm.
@@ -218,7 +218,7 @@ class Governor:
                 self._latch_stop("stuck", f"{stuck} stays far behind its target", now)
 
     def _check_displacement(self, now: float) -> None:
-        """Let the goal of a held arm follow if it was displaced: a servo without torque must not snap back later."""
+        """Let the goal of a held arm follow if it was displaced: a servo must not jump back when its torque returns."""
         if not self._measurement_valid or self._command is None or now - self._state_since < self.rules.rest_seconds:
             return
         away = np.abs(self._command - self._clipped_measurement())  # [A]

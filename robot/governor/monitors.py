@@ -48,8 +48,8 @@ class LagMonitor:
         """Count a tick; return the names of the joints that lag if it was one too many, else an empty string.
 
         Args:
-            command: What the motors were told, [A].
-            measured: The joints, [A].
+            command: The commanded joints, [A].
+            measured: The measured joints, [A].
         """
         behind = np.abs(command - measured) > self._limits.max_lag  # [A]
         self._lag_ticks = self._lag_ticks + 1 if behind.any() else 0
@@ -59,5 +59,5 @@ class LagMonitor:
 
 
 def describe_distances(names: tuple[str, ...], distance: np.ndarray, which: np.ndarray) -> str:
-    """Return the distances [A] of the joints that `which` [A] selects, in words."""
+    """Return a text with the distances [A] of the joints that `which` [A] selects."""
     return ", ".join(f"{names[index]} by {distance[index]:.1f}" for index in np.flatnonzero(which))

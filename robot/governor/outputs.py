@@ -18,7 +18,7 @@ class Event:
 
 @dataclass(frozen=True)
 class GovernorVerdict:
-    """Whether a request was accepted, and if not, why: `reason` is one word, `detail` a sentence."""
+    """Whether a request was accepted, and if not, why: `reason` is a key, `detail` a text."""
 
     accepted: bool
     reason: str = ""

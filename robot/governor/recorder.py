@@ -158,7 +158,7 @@ class RecordedGovernor:
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """The result of a replay: the number of calls, of ticks among them, and the first differences in words."""
+    """The result of a replay: the number of calls, of ticks among them, and the first differences."""
 
     calls: int
     ticks: int

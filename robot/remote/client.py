@@ -103,7 +103,7 @@ class RemotePolicy:
         return self._connection is not None
 
     def reset(self, instruction: str) -> None:
-        """Begin an episode; InputError for an instruction that is no text, ConnectionLost if nobody answers."""
+        """Begin an episode; InputError for an instruction that is no text, ConnectionLost if no server answers."""
         instruction = protocol.check_instruction(instruction)
         self._is_reset = False
         self._send_request({"request": "reset", "instruction": instruction}, self.reset_timeout)
@@ -208,8 +208,8 @@ class RemotePolicy:
         except TimeoutError:
             raise DeadlineMissed(f"{self.url} gave no answer within {self.connect_timeout:g} seconds") from None
         except OSError as error:
-            said = error.strerror or error
-            raise ConnectionLost(f"no policy server at {self.url} ({said}): start `saccade serve`") from None
+            reason = error.strerror or error
+            raise ConnectionLost(f"no policy server at {self.url} ({reason}): start `saccade serve`") from None
 
     def _handshake_error(self, status: int) -> InputError:
         if status != 401:
@@ -288,8 +288,8 @@ class RemotePolicy:
         raise (DeadlineMissed if kind == "late" else ConnectionLost)(f"{self.url}: {error}")
 
     def _connection_lost_error(self, error: ConnectionClosed) -> ConnectionLost:
-        said = error.rcvd.reason or error.rcvd.code if error.rcvd is not None else "the connection broke"
-        return ConnectionLost(f"{self.url} is gone: {said}")
+        reason = error.rcvd.reason or error.rcvd.code if error.rcvd is not None else "the connection broke"
+        return ConnectionLost(f"{self.url} is gone: {reason}")
 
     def _drop_connection(self) -> None:
         """End the session at once, without a close handshake: the server may not listen any more."""

@@ -203,15 +203,15 @@ class PolicyServer:
         """Run a request in the policy's thread; return its answer or error; ConnectionClosed if the client leaves."""
         expires = None if request.deadline is None else received + request.deadline
         task = self._worker.submit(lambda: self._run_request(client, request, expires))
-        gone = asyncio.ensure_future(client.connection.wait_closed())
+        disconnected = asyncio.ensure_future(client.connection.wait_closed())
         try:
-            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, disconnected}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 # The next client need not wait for an answer that this one does not take.
                 raise client.connection.protocol.close_exc
             return task.result()
         finally:
-            gone.cancel()
+            disconnected.cancel()
             task.cancel()
 
     def _run_request(
@@ -236,7 +236,7 @@ class PolicyServer:
                 client.decisions += 1
         except InputError as error:
             return error
-        # The server survives every failure of the policy, and the client is told only that it failed.
+        # The server survives every failure of the policy, and tells the client only that it failed.
         except Exception as error:
             logger.exception("the policy failed, session %s", client.session[:8])
             return error

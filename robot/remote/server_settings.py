@@ -25,7 +25,7 @@ class ServerSettings:
         key: PEM file of its private key, without a password.
         policy: Name of the policy, for clients.
         limits: Limits of messages.
-        ping_seconds: Interval of pings; a client that does not answer one within this time is gone.
+        ping_seconds: Interval of pings; a client that does not answer one within this time is disconnected.
 
     Raises:
         InputError: The token is too weak, a value is out of range, or the certificate is missing.

@@ -193,7 +193,7 @@ def _stop_and_close(link: ControlLink, error: BaseException) -> None:
     try:
         link.stop(f"{type(error).__name__}: {error}")
     except SaccadeError:
-        # The process is gone; the motors hold its last goal.
+        # The control process has ended; the motors hold its last goal.
         return
     finally:
         link.close()

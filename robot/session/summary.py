@@ -47,7 +47,7 @@ class SessionSummary:
 
     Attributes:
         episodes: Its episodes.
-        metrics: The loop's metrics; None if the control process was gone before it could send them.
+        metrics: The loop's metrics; None if the control process ended before it sent them.
         record: The flight record.
         warm_up_ms: Median time of the warm-up decisions.
         dry_run: Whether the torque stayed off.

@@ -116,7 +116,7 @@ class ClusterPool:
 
         Raises:
             InputError: Ray is not installed, no cluster answers, or a node differs from the head.
-            WorldError: The cluster cannot be joined, or is gone.
+            WorldError: The cluster cannot be joined, or is lost.
         """
         if self._waiting:
             self._start()
@@ -239,7 +239,7 @@ def run_ray_driver(connection: Connection, options: ClusterOptions, setup: NodeS
     except InputError as error:
         connection.send(refused_message(error))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
-        pass  # The parent is gone.
+        pass  # The parent has ended.
     except WorldError as error:
         connection.send(("broken", str(error)))
     except Exception:

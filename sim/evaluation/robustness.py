@@ -47,11 +47,13 @@ def robustness_summary(records: Sequence[EpisodeRecord]) -> dict[str, Any] | Non
         perturbation = parse_perturbation(str(record.perturbation))
         by_cell.setdefault((perturbation.axis, perturbation.level), []).append(record)
     cells, axes = [], []
-    for axis, words in AXES.items():
+    for axis, description in AXES.items():
         members = {level: by_cell[axis, level] for level in LEVELS if (axis, level) in by_cell}
         if members:
             cells += [{"axis": axis, "level": level, **_metrics(each)} for level, each in members.items()]
-            axes.append({"axis": axis, "words": words, **_metrics([each for row in members.values() for each in row])})
+            axes.append(
+                {"axis": axis, "words": description, **_metrics([each for row in members.values() for each in row])}
+            )
     rates = [axis["rate"] for axis in axes if axis["rate"] is not None]
     return {
         "unperturbed": _metrics(unchanged_records(records)) if unchanged_records(records) else None,

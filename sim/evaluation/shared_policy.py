@@ -116,7 +116,7 @@ def serve_policy(connection: Connection, make_policy: Callable[[], BatchedPolicy
     except InputError as error:
         connection.send(refused_message(error))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
-        pass  # The parent is gone.
+        pass  # The parent has ended.
     except Exception:
         with suppress(OSError):
             connection.send(("broken", traceback.format_exc()))
@@ -194,7 +194,7 @@ class PolicyProcess:
         self._inference_seconds = time.monotonic() - self._sent_at
 
     def drop_slot(self, slot: int) -> None:
-        """Drop a slot whose worker is gone; an answer that is still to come for it is ignored."""
+        """Drop a slot whose worker has ended; a later answer for it is ignored."""
         self.pending_observations.pop(slot, None)
         self.started_slots.discard(slot)
 

@@ -152,7 +152,7 @@ def worker_main(
     except InputError as error:
         connection.send(refused_message(error))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
-        pass  # The parent is gone.
+        pass  # The parent has ended.
     except Exception:
         connection.send(("broken", traceback.format_exc()))
     if episode_worker is not None:

@@ -28,7 +28,7 @@ ALWAYS_ANSWERED = (PING, READ)
 
 IDLE_SECONDS = 0.05
 CLOSED_SECONDS = 0.005
-"""How long the bus waits for bytes before it checks its faults, and how often it checks while the port is gone."""
+"""How long the bus waits for bytes before it checks its faults, and how often it checks while the port is closed."""
 
 
 def packet(identifier: int, instruction_or_error: int, parameters: bytes = b"") -> bytes:
@@ -139,10 +139,10 @@ class Bus:
             self._send_due()
 
     def _update_faults(self) -> None:
-        gone = self._faults.active("port") is not None
-        if gone and self._master >= 0:
+        port_lost = self._faults.active("port") is not None
+        if port_lost and self._master >= 0:
             self._close_port()
-        elif not gone and self._master < 0:
+        elif not port_lost and self._master < 0:
             self._open_port()
         powered = self._faults.active("power") is None
         if powered and not self._powered:

@@ -29,7 +29,7 @@ RENDERED_FIELDS = (
 
 
 class CameraRenderer:
-    """Renders every camera of the twin, in its own thread; `failure` says what stopped it.
+    """Renders every camera of the twin, in its own thread; `failure` is the error that stopped it.
 
     Args:
         twin: The simulated desk.

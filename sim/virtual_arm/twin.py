@@ -52,7 +52,7 @@ class EpisodeSetup:
 class Twin:
     """A simulated desk whose arm follows the servos, stepped by its own thread.
 
-    `lock` is held while the desk moves or is changed; `failure` says what stopped the thread; `env` is the desk.
+    `lock` is held while the desk moves or is changed; `failure` is the error that stopped it; `env` is the desk.
 
     Args:
         episode: The first episode.

@@ -49,7 +49,7 @@ class JointTrajectory(NamedTuple):
 class VirtualArm:
     """A virtual SO-101 in a separate process, which ends with this one; create it with `start`.
 
-    Use it as a context manager, or call `close`. Methods raise WorldError if the process failed or is gone.
+    Use it as a context manager, or call `close`. Methods raise WorldError if the process failed or has ended.
 
     Example:
         with VirtualArm.start("desk_object", "red_cube") as arm:
@@ -228,7 +228,7 @@ class VirtualArm:
 
     def close(self) -> None:
         """End the process; its port and cameras disappear. May be called twice."""
-        with suppress(OSError):  # The process may be gone already.
+        with suppress(OSError):  # The process may have ended already.
             self._connection.send(("close", {}))
         self._process.join(timeout=CLOSE_SECONDS)
         if self._process.is_alive():

@@ -167,7 +167,7 @@ def serve_arm_simulation(connection: Connection, settings: ArmSimulationSettings
     except InputError as error:
         connection.send(("refused", error))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # The parent is gone.
+        pass  # The parent has ended.
     except SaccadeError as error:
         connection.send(("broken", str(error)))
     except Exception:

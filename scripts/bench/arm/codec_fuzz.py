@@ -256,14 +256,14 @@ def broken_messages(inputs: int, seed: int) -> Iterator[tuple[bytes, MessageLimi
 def valid_trees() -> list[Any]:
     """Return the trees of messages as they are really sent: observations of both clients, replies, greetings."""
     numbers = np.random.default_rng(0)
-    picture = numbers.integers(0, 256, (2, 2, 3), dtype=np.uint8)
+    image = numbers.integers(0, 256, (2, 2, 3), dtype=np.uint8)
     state, actions = (numbers.normal(size=size).astype(np.float32) for size in (6, (2, 6)))
     heading = {"session": "0123456789abcdef", "sequence": 7}
     every = {name: np.ones(2, dtype=name) for name in STRUCT_FORMATS}
     scalars = {name: np.dtype(name).type(1) for name in STRUCT_FORMATS}
     messages = [
-        {"observation/front": picture, "observation/state": state.astype(np.float64), "prompt": "pick it up"},
-        {**heading, "request": "decide", "deadline": 0.25, "pixels": {"front": picture}, "agent_pos": state},
+        {"observation/front": image, "observation/state": state.astype(np.float64), "prompt": "pick it up"},
+        {**heading, "request": "decide", "deadline": 0.25, "pixels": {"front": image}, "agent_pos": state},
         {**heading, "request": "reset", "deadline": 1.0, "instruction": "put the red cube in the bin"},
         {**heading, "actions": actions, "server_timing": {"infer_ms": 11.5, "total_ms": 12.5}},
         {

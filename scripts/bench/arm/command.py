@@ -317,9 +317,9 @@ def check_lerobot_support(config: ArmBenchConfig) -> dict[str, Any]:
         reasons.append(f"its server takes {', '.join(supported)} alone and no policy of a plugin")
     if importlib.util.find_spec("grpc") is None:
         reasons.append("it needs grpc, which is not installed")
-    said = "; ".join(reasons) or "it could be compared, and was not"
+    result = "; ".join(reasons) or "a comparison is possible, but was not made"
     figures = {"lerobot_async_success_rate": None, "lerobot_async_round_trip_ratio": None}
-    return {"figures": figures, "lines": [f"LeRobot's asynchronous inference: {said}"]}
+    return {"figures": figures, "lines": [f"LeRobot's asynchronous inference: {result}"]}
 
 
 def _supported_by_lerobot() -> tuple[str, ...]:

@@ -31,7 +31,7 @@ LOST_WRITES = 2
 """Where a write is lost or late on the bus, the next one takes its step as well; that much a servo may see at once."""
 
 MAX_TORQUE_ON_DISTANCE = 10.0
-"""Units from its goal at which a joint may be when it gets torque: one that let go by itself falls a bit unnoticed."""
+"""Units from its goal at which a joint may be when it gets torque: one without torque falls a little unnoticed."""
 
 SPEED_TOLERANCE_FACTOR = 1.2
 """By what factor a true joint may be faster than its goals: it catches up."""
@@ -50,7 +50,7 @@ HELD_STATES = ("holding", "stopped", "idle")
 
 
 def unsafe_goals(joint_trajectory: JointTrajectory, limits: JointLimits, tick: float) -> list[str]:
-    """Return, in words, each goal that lies or steps beyond the limits; one that brings the arm to rest is no step."""
+    """Return a text for each goal that lies or steps beyond the limits; one that brings the arm to rest is no step."""
     found = []
     goals, positions, times = joint_trajectory.goals, joint_trajectory.positions, joint_trajectory.times
     low, high, speed = (np.array(each) for each in (limits.low, limits.high, limits.speed))
@@ -85,7 +85,7 @@ def unsafe_goals(joint_trajectory: JointTrajectory, limits: JointLimits, tick: f
 
 
 def _is_initial_goal(goals: np.ndarray, positions: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Tell where [n] a joint's goal is still the pose in which it was given torque, before its governor told it any."""
+    """Return where [n] a joint's goal is still the pose at which it got torque, before the governor's first goal."""
     if not len(goals) or not abs(goals[0] - positions[0]) <= HOLD_TOLERANCE:
         return np.zeros(len(goals), dtype=bool)
     return np.logical_and.accumulate(goals == goals[0]) & (times <= times[0] + LOOKBACK_SECONDS)
@@ -106,7 +106,7 @@ def _goal_distance(goals: np.ndarray, positions: np.ndarray, times: np.ndarray) 
 
 
 def unsafe_targets(lines: list[dict[str, Any]], limits: JointLimits, tick: float) -> list[str]:
-    """Return, in words, each target in lines of a flight record that the governor should not have given.
+    """Return a text for each target in lines of a flight record that the governor should not have given.
 
     While moving, no step beyond the speed of one tick; while held, nothing but the last target or a measured pose.
     """
@@ -136,7 +136,7 @@ def unsafe_targets(lines: list[dict[str, Any]], limits: JointLimits, tick: float
 
 
 def unsafe_motion(joint_trajectory: JointTrajectory, limits: JointLimits) -> list[str]:
-    """Return, in words, where the joints truly were or moved beyond the limits; limp ones move as they fall."""
+    """Return a text for each joint that was or moved beyond the limits; joints without torque fall."""
     found = []
     if len(joint_trajectory.times) < 16:
         return found
@@ -181,9 +181,9 @@ def moved_while_held(joint_trajectory: JointTrajectory, held: float, until: floa
 def unsafe_while_held(
     joint_trajectory: JointTrajectory, held: float, until: float, target: np.ndarray | None = None
 ) -> list[str]:
-    """Return, in words, each goal that changed while the arm was held, but for one that holds it better.
+    """Return a text for each goal that changed while the arm was held, except one that holds it better.
 
-    `target`: what the governor held [A]; a servo that heard of it only later was given no new command.
+    `target`: what the governor held [A]; a servo that gets it late has no new command.
     """
     during = (joint_trajectory.times >= held + SETTLE_SECONDS) & (joint_trajectory.times <= until)
     goals, positions = joint_trajectory.goals[during], joint_trajectory.positions[during]

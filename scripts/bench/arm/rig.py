@@ -49,7 +49,7 @@ def send_signal(process: int | None, number: signal.Signals) -> None:
     """Send a signal to a process of the test.
 
     Raises:
-        WorldError: There is no such process; signal 0 to process 0 would reach the whole group.
+        WorldError: There is no such process; a signal to process 0 would reach the whole process group.
     """
     if not process:
         raise WorldError("the process to signal is gone: start the case again")

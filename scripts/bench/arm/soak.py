@@ -83,7 +83,7 @@ class Soak:
         )
         self._rng = random.Random(seed)
         self._counts: Counter[str] = Counter()
-        self.figures = SoakMetrics()
+        self.metrics = SoakMetrics()
         self._session_count = 0
         self._memory: dict[str, list[tuple[float, float]]] = {"session": [], "control": []}
 
@@ -97,8 +97,8 @@ class Soak:
                 # The next session must not inherit faults or a limp arm.
                 world.clear_faults()
                 world.reset()
-        self._note()
-        return self.figures
+        self._write_metrics()
+        return self.metrics
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._started
@@ -142,7 +142,7 @@ class Soak:
                     next_judgement = time.monotonic() + JUDGE_SECONDS
                     self._judge(world, session)
                     self._sample_memory(session, control)
-                    self._note()
+                    self._write_metrics()
                 if kill_phase and time.monotonic() - session_started > self._rng.uniform(5.0, MAX_SESSION_SECONDS):
                     self._inject_fatal_fault(world, session, control)
                     break
@@ -152,12 +152,12 @@ class Soak:
         finally:
             session.close()
             ended = [content for kind, *content in session.messages if kind in ("failed", "over")]
-            self.figures.ended.append(str(ended[-1][0])[:200] if ended else f"exit code {session.process.exitcode}")
+            self.metrics.ended.append(str(ended[-1][0])[:200] if ended else f"exit code {session.process.exitcode}")
             if not kill_phase:
                 self._measure_growth()
             with contextlib.suppress(OSError):
                 record.unlink()
-            self._note()
+            self._write_metrics()
 
     def _is_moving(self) -> bool:
         """Return whether the arm is not stopped: faults of a stopped arm show nothing."""
@@ -248,11 +248,11 @@ class Soak:
         found += unsafe_targets(new, session.limits, tick)
         for held, ends, target in self._held_spans(until):
             found += unsafe_while_held(joint_trajectory, held, ends, target)
-        self.figures.judged_seconds += max(until - self._judged_until, 0.0)
+        self.metrics.judged_seconds += max(until - self._judged_until, 0.0)
         self._judged_until = until
         if found:
-            self.figures.unsafe += [f"{self._elapsed():.0f} s: {each}" for each in found]
-            path = self._folder / f"unsafe_{len(self.figures.unsafe)}.npz"
+            self.metrics.unsafe += [f"{self._elapsed():.0f} s: {each}" for each in found]
+            path = self._folder / f"unsafe_{len(self.metrics.unsafe)}.npz"
             np.savez_compressed(path, **joint_trajectory._asdict())
             kept = self._lines[-1500:]
             write_json(path.with_suffix(".json"), {"found": found, "lines": kept})
@@ -268,10 +268,10 @@ class Soak:
             new = line["now"] > self._judged_until
             if new and last is not None:
                 seconds = min(line["now"] - last["now"], 1.0)
-                self.figures.held_seconds += seconds * held
-                self.figures.moving_seconds += seconds * (not held)
-                self.figures.holds += held and last["state"] not in HELD_STATES
-                self.figures.stops += line["state"] == "stopped" and last["state"] != "stopped"
+                self.metrics.held_seconds += seconds * held
+                self.metrics.moving_seconds += seconds * (not held)
+                self.metrics.holds += held and last["state"] not in HELD_STATES
+                self.metrics.stops += line["state"] == "stopped" and last["state"] != "stopped"
             if held and since is None:
                 since = line["now"]
                 target = None if line["target"] is None else np.array(line["target"])
@@ -297,19 +297,19 @@ class Soak:
             values = [mib for _, mib in rows]
             warm, tenth = int(WARM_UP_FRACTION * len(values)), max(len(values) // 10, 3)
             before, after = statistics.median(values[warm : warm + tenth]), statistics.median(values[-tenth:])
-            setattr(self.figures, f"{name}_growth", after / before - 1.0)
-            setattr(self.figures, f"{name}_mib", (round(before, 2), round(after, 2)))
+            setattr(self.metrics, f"{name}_growth", after / before - 1.0)
+            setattr(self.metrics, f"{name}_mib", (round(before, 2), round(after, 2)))
 
-    def _note(self) -> None:
-        self.figures.minutes = self._elapsed() / 60.0
-        self.figures.faults = dict(self._counts)
-        self.figures.lives = self._session_count
-        self.figures.load = os.getloadavg()[2]
-        write_json(self._folder / "soak.json", {**asdict(self.figures), "memory": self._memory})
+    def _write_metrics(self) -> None:
+        self.metrics.minutes = self._elapsed() / 60.0
+        self.metrics.faults = dict(self._counts)
+        self.metrics.lives = self._session_count
+        self.metrics.load = os.getloadavg()[2]
+        write_json(self._folder / "soak.json", {**asdict(self.metrics), "memory": self._memory})
 
 
 def resident_mib(process: int | None) -> float | None:
-    """Return the private memory of a process in MiB, None if it is gone; needs Linux."""
+    """Return the private memory of a process in MiB, None if it has ended; needs Linux."""
     try:
         for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
             if line.startswith("Private_Dirty:"):
@@ -325,7 +325,9 @@ def soak(folder: Path, minutes: float, seed: int = 0) -> SoakMetrics:
     Raises:
         WorldError: The arm hardly moved, so the soak shows nothing.
     """
-    figures = Soak(folder, minutes, seed).run()
-    if figures.moving_seconds < 0.05 * figures.judged_seconds:
-        raise WorldError(f"the arm moved for only {figures.moving_seconds:.0f} s of the soak: nothing is shown by that")
-    return figures
+    metrics = Soak(folder, minutes, seed).run()
+    if metrics.moving_seconds < 0.05 * metrics.judged_seconds:
+        raise WorldError(
+            f"the arm moved for only {metrics.moving_seconds:.0f} s of the soak, which shows nothing: repeat it"
+        )
+    return metrics

@@ -30,8 +30,8 @@ class FaultCase:
     Attributes:
         name: Name of the case.
         row: Index into `CATALOGUE_ROWS`.
-        injected: What is injected, in words.
-        required: What the arm must do, in words.
+        injected: Description of the injected fault.
+        required: Description of the required reaction.
         inject: Brings the fault about while the arm moves.
         reasons: Reasons of a hold that pass; empty if the arm must not be held at all.
         latched: Whether good chunks must not move the arm afterwards.

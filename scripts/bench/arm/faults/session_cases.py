@@ -23,8 +23,8 @@ class SessionCase:
     Attributes:
         name: Name of the case.
         row: Index into `CATALOGUE_ROWS`.
-        injected: What is injected, in words.
-        required: What the arm must do, in words.
+        injected: Description of the injected fault.
+        required: Description of the required reaction.
         inject: Brings the fault about while the arm moves; None if the settings do, some decisions later.
         reasons: Reasons of a hold that pass; empty if no control process is left to hold.
         ends: Whether the fault ends the session, after which nothing may move; else the session continues.

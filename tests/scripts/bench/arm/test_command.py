@@ -136,5 +136,5 @@ def test_soak_finds_unsafe_motion(tmp_path):
     soak._started = soak._judged_until = 0.0
     soak._tail, soak._lines = Tail(), []
     soak._judge(World(), Session())
-    assert any("a step of 30.0" in each for each in soak.figures.unsafe)
-    assert any("while the arm was held" in each for each in soak.figures.unsafe)
+    assert any("a step of 30.0" in each for each in soak.metrics.unsafe)
+    assert any("while the arm was held" in each for each in soak.metrics.unsafe)

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.real_time
 
 @pytest.mark.slow
 def test_short_soak_is_safe(tmp_path):
-    figures = Soak(tmp_path, 0.4, seed=3).run()
-    assert figures.unsafe == []
-    assert figures.moving_seconds > 1.0
-    assert sum(figures.faults.values()) > 3
+    metrics = Soak(tmp_path, 0.4, seed=3).run()
+    assert metrics.unsafe == []
+    assert metrics.moving_seconds > 1.0
+    assert sum(metrics.faults.values()) > 3
