@@ -48,9 +48,9 @@ def measure(options: argparse.Namespace) -> Metrics:
     types = json.loads(run("pyright", "--outputjson"))
     return {
         "import_circles": sum(len(circle) > 1 for circle in networkx.strongly_connected_components(graph)),
-        "imports_back_up": len(structure.imports_up_the_floors()),
-        "largest_folder_files": max(structure.files_of_folders().values()),
-        "class_names_used_twice": len(structure.class_names_used_twice()),
+        "imports_back_up": len(structure.imports_against_layers()),
+        "largest_folder_files": max(structure.count_modules().values()),
+        "class_names_used_twice": len(structure.duplicate_class_names()),
         "pyright_errors": types["summary"]["errorCount"],
         "pyright_files": types["summary"]["filesAnalyzed"],
         "suite_minutes": minutes(options.suite),

@@ -1,17 +1,17 @@
 """The structure of the package: layered imports, unique names, small folders and files."""
 
 from saccade_testing.structure import (
-    circle,
-    class_names_used_twice,
-    files_of_folders,
+    count_modules,
+    duplicate_class_names,
+    find_cycle,
     find_imports,
     find_modules,
     folder_graphs,
     import_graph,
-    imports_up_the_floors,
+    imports_against_layers,
 )
 
-MOST_FILES, MOST_LINES = 16, 420
+MAX_FILES, MAX_LINES = 16, 420
 
 
 def test_every_import_finds_its_module():
@@ -19,20 +19,20 @@ def test_every_import_finds_its_module():
 
 
 def test_modules_have_no_circular_imports():
-    assert circle(import_graph()) == ""
+    assert find_cycle(import_graph()) == ""
 
 
 def test_folders_have_no_circular_imports():
-    circles = {folder or "the package": circle(graph) for folder, graph in folder_graphs().items()}
-    assert not {folder: found for folder, found in circles.items() if found}
+    cycles = {folder or "the package": find_cycle(graph) for folder, graph in folder_graphs().items()}
+    assert not {folder: found for folder, found in cycles.items() if found}
 
 
 def test_imports_respect_the_layers():
-    assert not imports_up_the_floors()
+    assert not imports_against_layers()
 
 
 def test_class_names_are_unique():
-    assert not class_names_used_twice()
+    assert not duplicate_class_names()
 
 
 def test_private_names_are_not_imported():
@@ -43,5 +43,5 @@ def test_private_names_are_not_imported():
 
 def test_folders_and_files_are_small():
     lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, (path, _) in find_modules().items()}
-    assert not {folder: count for folder, count in files_of_folders().items() if count > MOST_FILES}
-    assert not {name: count for name, count in lines.items() if count > MOST_LINES}
+    assert not {folder: count for folder, count in count_modules().items() if count > MAX_FILES}
+    assert not {name: count for name, count in lines.items() if count > MAX_LINES}

@@ -31,18 +31,18 @@ class Clock:
 
 
 class ScriptedArm:
-    """Records every call with its time. A read takes `takes` seconds; `plan` maps read numbers to functions."""
+    """Records every call with its time. A read takes `read_seconds`; `plan` maps read numbers to functions."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock, self.calls, self.reads, self.retries = clock, [], 0, 0
-        self.pose, self.takes, self.plan = HOME.copy(), 0.0, {}
-        self.blind = self.limp = False
+        self.pose, self.read_seconds, self.plan = HOME.copy(), 0.0, {}
+        self.is_unreadable = self.is_limp = False
 
     def measure(self) -> np.ndarray:
         self.reads += 1
         self.plan.pop(self.reads, lambda: None)()
-        self.clock.now += self.takes
-        if self.blind:
+        self.clock.now += self.read_seconds
+        if self.is_unreadable:
             raise BusError("no answer")
         return self.pose.copy()
 
@@ -58,7 +58,7 @@ class ScriptedArm:
         self.calls.append((self.clock.now, "torque", on))
 
     def has_torque(self) -> bool:
-        return not self.limp
+        return not self.is_limp
 
     def motors_in_protection(self) -> str:
         return ""
@@ -139,7 +139,7 @@ def test_arm_outside_its_limits_gets_no_torque():
 
 def test_deadlines_are_absolute():
     rig = Rig()
-    rig.arm.takes = 0.013
+    rig.arm.read_seconds = 0.013
     rig.at(200, rig.close)
     rig.loop.run()
     times = [time for time, kind, _ in rig.arm.calls if kind == "goal"][5:150]
@@ -166,7 +166,7 @@ def test_late_tick_is_counted_and_missed_ticks_are_skipped():
 
 def test_sustained_overruns_stop_the_arm():
     rig = Rig()
-    rig.arm.takes = 0.03
+    rig.arm.read_seconds = 0.03
     for read in range(4, 60, 4):
         rig.at(read, rig.chunk)
     rig.at(60, rig.close)
@@ -229,8 +229,8 @@ def test_malformed_message_stops_the_arm():
 def test_bus_failure_holds_the_arm():
     rig = Rig()
     rig.at(4, rig.chunk)
-    rig.at(9, lambda: setattr(rig.arm, "blind", True))
-    rig.at(14, lambda: setattr(rig.arm, "blind", False))
+    rig.at(9, lambda: setattr(rig.arm, "is_unreadable", True))
+    rig.at(14, lambda: setattr(rig.arm, "is_unreadable", False))
     rig.at(15, rig.close)
     rig.loop.run()
     assert rig.governor.governor.holds == {"bus": 1}
@@ -240,13 +240,13 @@ def test_bus_failure_holds_the_arm():
 def test_servo_that_lost_its_torque_stops_the_arm_until_rearm():
     rig = Rig()
     rig.at(4, rig.chunk)
-    rig.at(9, lambda: setattr(rig.arm, "blind", True))
+    rig.at(9, lambda: setattr(rig.arm, "is_unreadable", True))
 
     def back() -> None:
-        rig.arm.blind, rig.arm.limp = False, True
+        rig.arm.is_unreadable, rig.arm.is_limp = False, True
 
     def rearm() -> None:
-        rig.arm.limp = False
+        rig.arm.is_limp = False
         rig.arm.calls.append((rig.clock.now, "re-armed", None))
         rig.session.send(messages.RearmArm())
 
@@ -264,7 +264,7 @@ def test_servo_that_lost_its_torque_stops_the_arm_until_rearm():
 
 def test_episode_does_not_begin_on_a_dead_bus():
     rig = Rig()
-    rig.arm.blind = True
+    rig.arm.is_unreadable = True
     rig.at(6, rig.close)
     rig.loop.run()
     assert rig.arm.calls == []

@@ -49,9 +49,9 @@ def wait_for(link: ControlLink, condition, seconds: float = 20.0) -> None:
 def drive(link: ControlLink, chunks: int = 8, *, first: int = 0) -> int:
     """Send fresh chunks that move up from the measured pose, 20 a second; return the last sequence number."""
     for sequence in range(first, first + chunks):
-        pose, taken = link.joints()
+        pose, measured_at = link.joints()
         actions = pose + np.outer(np.arange(1, 17), [0.5, 0.5, 0.5])
-        link.send(make_chunk(actions, observed=taken, sequence=sequence))
+        link.send(make_chunk(actions, observed=measured_at, sequence=sequence))
         time.sleep(0.05)
         link.poll()
     return first + chunks - 1
@@ -192,8 +192,9 @@ if __name__ == "__main__":
     for sequence in range(100000):
         while link.joints() is None:
             time.sleep(0.01)
-        pose, taken = link.joints()
-        link.send(make_chunk(pose + np.outer(np.arange(1, 17), [0.5, 0.5, 0.5]), observed=taken, sequence=sequence))
+        pose, measured_at = link.joints()
+        actions = pose + np.outer(np.arange(1, 17), [0.5, 0.5, 0.5])
+        link.send(make_chunk(actions, observed=measured_at, sequence=sequence))
         if sequence == 10:
             print("moving", flush=True)
         time.sleep(0.05)

@@ -215,7 +215,7 @@ def test_late_decision_is_rejected(rig):
 
 
 def test_too_slow_policy_is_refused_before_torque(rig):
-    rig.chunk_policy.takes = 0.4
+    rig.chunk_policy.decision_seconds = 0.4
     with pytest.raises(InputError, match=r"policy: got a decision in 4\d\d ms, expected at most 250 ms"):
         rig.run(warm_up_decisions=2)
     assert not recorded_lines(rig.folder, "torque")

@@ -95,10 +95,10 @@ class FakeArm:
             file.write(json.dumps({"time": time.monotonic(), **line}) + "\n")
 
 
-def recorded_lines(folder: Path, what: str = "goal") -> list[dict]:
-    """Return the lines of a fake arm's log that have the key `what`."""
+def recorded_lines(folder: Path, key: str = "goal") -> list[dict]:
+    """Return the lines of a fake arm's log that have a key."""
     text = (folder / "events.jsonl").read_text()
-    return [line for line in map(json.loads, text.splitlines()) if what in line]
+    return [line for line in map(json.loads, text.splitlines()) if key in line]
 
 
 def goals(folder: Path, since: float = 0.0) -> np.ndarray:

@@ -47,14 +47,14 @@ class NoiseCamera:
 
 
 class ClimbingPolicy:
-    """Moves up from the measured joints by `speed` a step; a decision takes `takes` seconds.
+    """Moves up from the measured joints by `speed` a step; a decision takes `decision_seconds`.
 
     `script` maps the number of a decision, the warm-up's included, to a function of its actions that replaces them.
     """
 
-    def __init__(self, speed: float = 0.5, takes: float = 0.01, **contract: object) -> None:
+    def __init__(self, speed: float = 0.5, decision_seconds: float = 0.01, **contract: object) -> None:
         self.contract = make_contract(**contract)
-        self.speed, self.takes, self.script = speed, takes, {}
+        self.speed, self.decision_seconds, self.script = speed, decision_seconds, {}
         self.instructions, self.count = [], 0
         self.ceiling = np.array([60.0, 60.0, 80.0])
 
@@ -63,7 +63,7 @@ class ClimbingPolicy:
 
     def decide(self, observation) -> np.ndarray:
         self.count += 1
-        time.sleep(self.takes)
+        time.sleep(self.decision_seconds)
         assert observation["pixels"]["front"].shape == (16, 16, 3)
         pose = observation["agent_pos"]
         steps = np.outer(np.arange(1, self.contract.chunk + 1), np.full(3, self.speed))

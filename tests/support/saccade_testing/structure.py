@@ -11,17 +11,17 @@ from graphlib import CycleError, TopologicalSorter
 from . import TESTS
 
 ROOT = TESTS.parent
-GROUND = ("errors", "disk", "machine", "ranges")
-FLOORS = {
-    **{module: ("errors",) for module in GROUND},
+BASE_MODULES = ("errors", "disk", "machine", "ranges")
+LAYERS = {
+    **{module: ("errors",) for module in BASE_MODULES},
     "kernels": (),
-    "perception": (*GROUND, "kernels"),
-    "policy": (*GROUND, "kernels", "perception"),
-    "training": (*GROUND, "policy"),
-    "sim": (*GROUND, "policy.contract"),
-    "robot": (*GROUND, "policy.contract"),
+    "perception": (*BASE_MODULES, "kernels"),
+    "policy": (*BASE_MODULES, "kernels", "perception"),
+    "training": (*BASE_MODULES, "policy"),
+    "sim": (*BASE_MODULES, "policy.contract"),
+    "robot": (*BASE_MODULES, "policy.contract"),
 }
-"""What each part may import of the package; `scripts` and `__init__.py` of the package may import everything."""
+"""What each part of the package may import; `scripts` and `__init__.py` of the package may import everything."""
 
 
 @cache
@@ -60,7 +60,7 @@ def find_imports():
 
 
 def import_graph():
-    """Return for every module which modules it imports; the lazy `__init__.py` of the package is left out."""
+    """Return the modules that every module imports; the lazy `__init__.py` of the package is left out."""
     graph = {name: set() for name in find_modules() if name}
     for name, origin, _ in find_imports():
         if name and origin not in ("", name):
@@ -69,7 +69,7 @@ def import_graph():
 
 
 def folder_graphs():
-    """Return for every folder which of its children (files and folders) import which."""
+    """Return for every folder the graph of imports between its children (files and folders)."""
     folders = defaultdict(lambda: defaultdict(set))
     for name, origins in import_graph().items():
         for origin in origins:
@@ -82,8 +82,8 @@ def folder_graphs():
     return folders
 
 
-def circle(graph):
-    """Return a circle of a graph as text, nothing where there is none."""
+def find_cycle(graph):
+    """Return a cycle of a graph as text, an empty string if there is none."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -91,7 +91,7 @@ def circle(graph):
     return ""
 
 
-def class_names_used_twice():
+def duplicate_class_names():
     """Return the class names that are defined several times, with their modules."""
     places = defaultdict(list)
     for name, (_, tree) in find_modules().items():
@@ -101,13 +101,13 @@ def class_names_used_twice():
     return {name: modules for name, modules in places.items() if len(modules) > 1}
 
 
-def imports_up_the_floors():
-    """Return imports that go up the floors, and those between children of a folder that point both ways."""
+def imports_against_layers():
+    """Return imports of a higher layer by a lower one, and pairs of children of a folder that import each other."""
     up = {
         f"{name} -> {origin}"
         for name, origin, _ in find_imports()
-        if (part := name.split(".")[0]) in FLOORS
-        and not any(origin == each or origin.startswith(f"{each}.") for each in (part, *FLOORS[part]))
+        if (part := name.split(".")[0]) in LAYERS
+        and not any(origin == each or origin.startswith(f"{each}.") for each in (part, *LAYERS[part]))
     }
     both = {
         f"{folder}: {first} -> {second}"
@@ -119,8 +119,8 @@ def imports_up_the_floors():
     return up | both
 
 
-def files_of_folders():
-    """Return how many modules every folder has, beside its `__init__.py`."""
+def count_modules():
+    """Return the number of modules in every folder, without `__init__.py`."""
     files = defaultdict(int)
     for path, _ in find_modules().values():
         files[str(path.parent.relative_to(ROOT))] += path.name != "__init__.py"
