@@ -1,14 +1,10 @@
-"""What is to be achieved: each goal can tell from the simulator's state whether it is, and what it is about.
-
-`target` names the body that is acted on. `grounding_points` gives two places in the arm's base frame, in metres: what has to be
-acted on now, and where it has to go.
-"""
+"""The goals of the desk's tasks: each tells from the simulator's state whether it is achieved, and what it is about."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -16,22 +12,38 @@ from .fixtures import Basin, Button, DeskState, Drawer, Knob, Mat
 from .objects import DeskObject
 from .receptacles import Receptacle
 
-OPEN_FRACTION, CLOSED_FRACTION, FILLABLE_FRACTION = 0.85, 0.10, 0.75
-"""Openings of a drawer, from 0 to 1: from where it is open, up to where it is shut, and what it takes to fill it."""
+OPEN_FRACTION = 0.85
+"""A drawer counts as open above this opening, from 0 to 1."""
+
+CLOSED_FRACTION = 0.10
+"""A drawer counts as closed below this opening."""
+
+FILLABLE_FRACTION = 0.75
+"""An object can be placed in a drawer from this opening on."""
 
 
 class Goal(Protocol):
+    """A frozen dataclass whose fields are the objects and fixtures that it is about."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
     @property
-    def target(self) -> str: ...
+    def target(self) -> str:
+        """The body that is acted on."""
+        ...
 
-    def is_achieved(self, desk: DeskState) -> bool: ...
+    def is_achieved(self, desk: DeskState) -> bool:
+        """Tell whether the goal is achieved."""
+        ...
 
-    def grounding_points(self, desk: DeskState) -> tuple[np.ndarray, np.ndarray]: ...
+    def grounding_points(self, desk: DeskState) -> tuple[np.ndarray, np.ndarray]:
+        """Return what to act on now [3], and where it has to go [3], in the arm's base frame in metres."""
+        ...
 
 
 @dataclass(frozen=True)
 class PlaceGoal:
-    """The thing lies released in or on a place; a drawer that is shut has to be opened for it."""
+    """The object lies released in or on the receptacle; a closed drawer has to be opened for it."""
 
     target_object: DeskObject
     receptacle: Receptacle
@@ -41,15 +53,12 @@ class PlaceGoal:
         return self.target_object.body
 
     def is_achieved(self, desk: DeskState) -> bool:
-        return (
-            self.receptacle.contains(desk, self.target_object.body)
-            and desk.finger_contacts(self.target_object.body) == 0
-        )
+        return self.receptacle.contains(desk, self.target) and desk.finger_contacts(self.target) == 0
 
     def grounding_points(self, desk: DeskState) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(self.receptacle, Drawer) and self.receptacle.opening(desk) < FILLABLE_FRACTION:
             return OpenDrawerGoal(self.receptacle).grounding_points(desk)
-        return desk.position(self.target_object.body), self.receptacle.placement_point(desk)
+        return desk.position(self.target), self.receptacle.placement_point(desk)
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ class OpenDrawerGoal:
 
 @dataclass(frozen=True)
 class CloseDrawerGoal:
-    """The drawer is shut."""
+    """The drawer is closed."""
 
     drawer: Drawer
 
@@ -88,7 +97,7 @@ class CloseDrawerGoal:
 
 @dataclass(frozen=True)
 class PressButtonGoal:
-    """The button was pressed; its cap shines from then on."""
+    """The button was pressed in this episode."""
 
     button: Button
 
@@ -117,12 +126,12 @@ class TurnKnobGoal:
         return desk.joint_position(self.knob.joint_name) > self.knob.target_angle
 
     def grounding_points(self, desk: DeskState) -> tuple[np.ndarray, np.ndarray]:
-        return self.knob.lever_position(desk), self.knob.lever_position(desk, angle=1.5)
+        return self.knob.lever_position(desk), self.knob.lever_position(desk, angle=self.knob.mark_angle)
 
 
 @dataclass(frozen=True)
 class PushGoal:
-    """The thing lies on the mat, let go."""
+    """The object lies released on the mat."""
 
     target_object: DeskObject
     mat: Mat
@@ -132,15 +141,15 @@ class PushGoal:
         return self.target_object.body
 
     def is_achieved(self, desk: DeskState) -> bool:
-        return self.mat.contains(desk, self.target_object.body) and desk.finger_contacts(self.target_object.body) == 0
+        return self.mat.contains(desk, self.target) and desk.finger_contacts(self.target) == 0
 
     def grounding_points(self, desk: DeskState) -> tuple[np.ndarray, np.ndarray]:
-        return desk.position(self.target_object.body), self.mat.placement_point(desk)
+        return desk.position(self.target), self.mat.placement_point(desk)
 
 
 @dataclass(frozen=True)
 class PourGoal:
-    """The ball that lay on the cup lies in the bowl, and the cup does not."""
+    """The ball from the cup lies in the basin, and the cup does not."""
 
     cup: DeskObject
     ball: DeskObject
@@ -158,22 +167,21 @@ class PourGoal:
 
 
 def involved_bodies(goals: Sequence[Goal]) -> set[str]:
-    """Return the bodies of all things, places and fixtures that goals are about."""
-    parts = (getattr(goal, field.name) for goal in goals for field in fields(goal))
-    return {moving_body.body for moving_body in parts}
+    """Return the bodies of all objects, receptacles and fixtures that goals are about."""
+    return {getattr(goal, field.name).body for goal in goals for field in fields(goal)}
 
 
 def first_unachieved_goal(goals: Sequence[Goal], desk: DeskState) -> Goal:
-    """Return the first goal that is still to be achieved; the last one when all are."""
+    """Return the first goal that is not achieved; the last one if all are."""
     return next((goal for goal in goals if not goal.is_achieved(desk)), goals[-1])
 
 
 def all_goals_achieved(goals: Sequence[Goal], desk: DeskState) -> bool:
-    """Tell whether all goals are achieved, and nothing else was put where they put things."""
-    put = [goal for goal in goals if isinstance(goal, PlaceGoal)]
+    """Tell whether all goals are achieved, and no other object was placed in their receptacles."""
+    place_goals = [goal for goal in goals if isinstance(goal, PlaceGoal)]
     return all(goal.is_achieved(desk) for goal in goals) and not any(
         goal.receptacle.contains(desk, body)
-        for goal in put
+        for goal in place_goals
         for body in desk.present_bodies
-        if all(body != other.target for other in put if other.receptacle == goal.receptacle)
+        if all(body != other.target for other in place_goals if other.receptacle == goal.receptacle)
     )

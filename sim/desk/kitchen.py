@@ -1,4 +1,9 @@
-"""The arrangement of the goal suites: a drawer or the bin, a button and a knob around the arm, things between them."""
+"""The arrangement of the goal suites: a drawer or the bin, a button and a knob around the arm, objects in between.
+
+Fixtures and objects are drawn in polar coordinates around the arm's pan axis: angles in degrees from straight ahead,
+counted to the front camera's right, and radii in metres. All numbers here decide initial states: a change makes results
+incomparable with published ones.
+"""
 
 from __future__ import annotations
 
@@ -13,34 +18,61 @@ from .fixtures import Basin, Button, Drawer, Knob, Mat
 from .objects import DeskObject, LandmarkObject
 
 CentralFixture = Basin | Mat | LandmarkObject
-"""What lies among the things: the bowl, the mat, or the plate."""
-
-OBJECT_SECTOR, OBJECT_RADII, NEAR_OBJECT_RADII = (-50.0, 8.0), (0.130, 0.222), (0.135, 0.170)
-"""Where things start, seen from the arm's first joint: angles in degrees from straight ahead, distances in metres."""
-
-CENTRAL_FIXTURE_SECTOR, CENTRAL_FIXTURE_RADII, CENTRAL_FIXTURE_SPACING = (-42.0, 4.0), (0.150, 0.195), 0.086
-KNOB_SPACING, HANDLE_SPACING = 0.080, 0.062
-"""Least distance of a thing's centre from the dish, the knob, and wherever the drawer's handle may come."""
-
-TRIES = 40
-"""How often a place is drawn for one thing before all are drawn anew."""
+"""What lies among the objects: the basin, the mat, or the plate."""
 
 KeepOutZone = tuple[np.ndarray, float]
-"""A position [2], and how far from it others have to stay."""
+"""A position [2], and the least distance of others from it."""
+
+OBJECT_SECTOR = (-50.0, 8.0)
+OBJECT_RADII = (0.130, 0.222)
+NEAR_OBJECT_RADII = (0.135, 0.170)
+"""Angles and radii at which objects start."""
+
+CENTRAL_FIXTURE_SECTOR = (-42.0, 4.0)
+CENTRAL_FIXTURE_RADII = (0.150, 0.195)
+"""Angles and radii at which the central fixture is placed."""
+
+BUTTON_SECTOR, BUTTON_RADII = (98, 106), (0.165, 0.185)
+KNOB_SECTOR, KNOB_RADII = (-84, -76), (0.165, 0.180)
+KNOB_YAW_RANGE = (-35, 5)
+"""Range of the knob's yaw, in degrees."""
+KNOB_START_RANGE = (0.0, 0.1)
+"""Range of the lever's angle at the start, in radians."""
+
+DRAWER_SECTOR, DRAWER_RADII = (36, 44), (0.183, 0.195)
+"""Angles and radii at which the handle of the half open drawer is placed."""
+DRAWER_YAW_NOISE = 4
+"""Half range of the cabinet's yaw around the tangential direction, in degrees."""
+OPEN_START_RANGE, CLOSED_START_RANGE = (0.92, 1.0), (0.0, 0.05)
+"""Ranges of the drawer's opening at the start, from 0 to 1."""
+
+HANDLE_SHIFTS = (0.0, 0.03, 0.06)
+"""Shifts from the handle of the half open drawer, in metres, around which objects keep clear."""
+
+CENTRAL_FIXTURE_SPACING, KNOB_SPACING, HANDLE_SPACING = 0.086, 0.080, 0.062
+"""Least distance of an object's centre from the central fixture, the knob and the drawer's handle, in metres."""
+
+TRIES = 40
+"""How often a position is drawn for one object before all are drawn anew."""
 
 
 def polar_to_position(angle: float, radius: float) -> np.ndarray:
-    """Return the position [2] at an angle in degrees from straight ahead, counted to the front camera's right."""
+    """Return the position [2] at an angle in degrees and a radius in metres around the arm's pan axis."""
     return PAN_AXIS_POSITION + radius * np.array([np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))])
 
 
 @dataclass(frozen=True)
 class KitchenArrangement:
-    """Fixtures that stand a little differently at every start, a dish, and things between.
+    """Fixtures whose positions vary a little, with a central fixture and objects between them.
 
-    The drawer starts open, shut or, without a say, either way; without a drawer the bin stands in its place. Things
-    that are `near_objects` stand where the hand comes straight down; `ball` lies on the first thing. `central_fixture_radii` says how far
-    the dish stands from the arm's first joint, in metres.
+    Attributes:
+        upright_objects: Objects that stand on the desk.
+        central_fixture: The basin, the mat or the plate.
+        drawer: The drawer; None puts the bin in its place.
+        starts_open: Whether the drawer starts open; None draws it.
+        near_objects: Upright objects that stand close enough for a hand that comes straight down.
+        ball: Object on top of the first upright one, if any.
+        central_fixture_radii: Range of the central fixture's distance from the pan axis, in metres.
     """
 
     upright_objects: tuple[DeskObject, ...]
@@ -53,100 +85,109 @@ class KitchenArrangement:
 
     @property
     def objects(self) -> tuple[DeskObject, ...]:
+        """All objects."""
         return (*self.upright_objects, *((self.ball,) if self.ball else ()))
 
     @property
     def fixtures(self) -> tuple[Drawer | Button | Knob | CentralFixture, ...]:
+        """All fixtures."""
         return (*((self.drawer,) if self.drawer else ()), Button(), Knob(), self.central_fixture)
 
     @property
     def has_bin(self) -> bool:
+        """Whether the scene has the bin."""
         return self.drawer is None
 
     def is_valid(self, positions: Mapping[str, np.ndarray]) -> bool:
-        """Tell whether, with bodies at these positions [2], things stand clear of each other, dish and knob."""
-        landmarks = [(positions[self.central_fixture.body], CENTRAL_FIXTURE_SPACING), (positions["knob"], KNOB_SPACING)]
-        object_positions = [positions[thing.body] for thing in self.upright_objects]
+        """Tell whether upright objects are clear of each other, of the central fixture and of the knob.
+
+        Args:
+            positions: Position [2] of each body.
+        """
+        zones = [(positions[self.central_fixture.body], CENTRAL_FIXTURE_SPACING), (positions["knob"], KNOB_SPACING)]
+        object_positions = [positions[each.body] for each in self.upright_objects]
         for object_position in object_positions:
-            if not _is_clear(object_position, landmarks):
+            if not _is_clear(object_position, zones):
                 return False
-            landmarks.append((object_position, SPACING))
+            zones.append((object_position, SPACING))
         return True
 
     def sample(self, rng: np.random.Generator) -> dict[str, Pose]:
-        """Return the pose of every body in play and, under the name of a fixture's joint, its position alone."""
+        """Draw an initial state.
+
+        Returns:
+            The pose of every body in play and, under the name of a fixture's joint, its position alone.
+        """
         while True:
-            poses, handles = self._sample_drawer(rng) if self.drawer else ({}, ())
-            poses["button"] = (*polar_to_position(rng.uniform(98, 106), rng.uniform(0.165, 0.185)), 0.0, 0.0)
-            knob = polar_to_position(rng.uniform(-84, -76), rng.uniform(0.165, 0.180))
-            poses["knob"] = (*knob, 0.0, np.deg2rad(rng.uniform(-35, 5)))
-            poses["knob_hinge"] = (rng.uniform(0.0, 0.1),)
-            landmarks = [(knob, KNOB_SPACING), *((handle_offset, HANDLE_SPACING) for handle_offset in handles)]
-            central_fixture = _sample_position(rng, CENTRAL_FIXTURE_SECTOR, self.central_fixture_radii, landmarks)
-            object_positions = (
-                self._sample_object_positions(rng, [*landmarks, (central_fixture, CENTRAL_FIXTURE_SPACING)])
-                if central_fixture is not None
-                else None
-            )
+            poses, handle_positions = _sample_drawer(self.drawer, self.starts_open, rng) if self.drawer else ({}, ())
+            button = polar_to_position(rng.uniform(*BUTTON_SECTOR), rng.uniform(*BUTTON_RADII))
+            poses["button"] = (*button, 0.0, 0.0)
+            knob = polar_to_position(rng.uniform(*KNOB_SECTOR), rng.uniform(*KNOB_RADII))
+            poses["knob"] = (*knob, 0.0, np.deg2rad(rng.uniform(*KNOB_YAW_RANGE)))
+            poses["knob_hinge"] = (rng.uniform(*KNOB_START_RANGE),)
+            zones = [(knob, KNOB_SPACING), *((handle, HANDLE_SPACING) for handle in handle_positions)]
+            central_fixture = _sample_position(rng, CENTRAL_FIXTURE_SECTOR, self.central_fixture_radii, zones)
+            if central_fixture is None:
+                continue
+            zones.append((central_fixture, CENTRAL_FIXTURE_SPACING))
+            object_positions = self._sample_object_positions(rng, zones)
             if object_positions is not None:
                 return poses | self._object_poses(object_positions, central_fixture, rng)
 
     def _sample_object_positions(
-        self, rng: np.random.Generator, landmarks: list[KeepOutZone]
+        self, rng: np.random.Generator, zones: Sequence[KeepOutZone]
     ) -> list[np.ndarray] | None:
-        """Draw where the things stand, one after the other; None when there is no room for one."""
+        """Draw the position [2] of each upright object, one after the other; None if there is no room for one."""
         object_positions: list[np.ndarray] = []
-        for thing in self.upright_objects:
+        for each in self.upright_objects:
             others = [(object_position, SPACING) for object_position in object_positions]
-            object_position = _sample_position(
-                rng,
-                OBJECT_SECTOR,
-                NEAR_OBJECT_RADII if thing in self.near_objects else OBJECT_RADII,
-                [*landmarks, *others],
-            )
+            radii = NEAR_OBJECT_RADII if each in self.near_objects else OBJECT_RADII
+            object_position = _sample_position(rng, OBJECT_SECTOR, radii, [*zones, *others])
             if object_position is None:
                 return None
             object_positions.append(object_position)
         return object_positions
 
-    def _sample_drawer(self, rng: np.random.Generator) -> tuple[dict[str, Pose], tuple[np.ndarray, ...]]:
-        """Draw where the cabinet stands and how far it is open; return where its handle may come, too."""
-        angle = rng.uniform(36, 44)
-        # Halfway, the handle moves along the tangent around the arm, as the closed fingers do that hook it.
-        halfway = polar_to_position(angle, rng.uniform(0.183, 0.195))
-        yaw = np.deg2rad(angle - 90 + rng.uniform(-4, 4))
-        outward = np.array([np.cos(yaw), np.sin(yaw)])
-        cabinet = halfway - (self.drawer.handle_offset + self.drawer.travel / 2) * outward
-        starts_open = bool(rng.integers(2)) if self.starts_open is None else self.starts_open
-        opening = rng.uniform(0.92, 1.0) if starts_open else rng.uniform(0.0, 0.05)
-        poses = {"cabinet": (*cabinet, 0.0, yaw), "drawer_slide": (opening * self.drawer.travel,)}
-        return poses, tuple(halfway + shift * outward for shift in (0.0, 0.03, 0.06))
-
     def _object_poses(
-        self, object_positions: list[np.ndarray], central_fixture: np.ndarray, rng: np.random.Generator
+        self, object_positions: Sequence[np.ndarray], central_fixture: np.ndarray, rng: np.random.Generator
     ) -> dict[str, Pose]:
         poses: dict[str, Pose] = {self.central_fixture.body: (*central_fixture, 0.0, 0.0)}
-        for thing, object_position in zip(self.upright_objects, object_positions, strict=True):
-            poses[thing.body] = standing_pose(thing, object_position, rng)
+        for each, object_position in zip(self.upright_objects, object_positions, strict=True):
+            poses[each.body] = standing_pose(each, object_position, rng)
         if self.ball:
-            x, y, z, _ = poses[self.upright_objects[0].body]
-            poses[self.ball.body] = (x, y, z + self.upright_objects[0].rest_height + self.ball.rest_height, 0.0)
+            support = self.upright_objects[0]
+            x, y, z, _ = poses[support.body]
+            poses[self.ball.body] = (x, y, z + support.rest_height + self.ball.rest_height, 0.0)
         return poses
 
 
+def _sample_drawer(
+    drawer: Drawer, starts_open: bool | None, rng: np.random.Generator
+) -> tuple[dict[str, Pose], tuple[np.ndarray, ...]]:
+    """Draw the cabinet's pose and the drawer's opening; return also the positions [2] that the handle needs clear."""
+    angle = rng.uniform(*DRAWER_SECTOR)
+    # At half the opening, the handle moves tangentially around the arm, as do the closed fingers that hook it.
+    half_open = polar_to_position(angle, rng.uniform(*DRAWER_RADII))
+    yaw = np.deg2rad(angle - 90 + rng.uniform(-DRAWER_YAW_NOISE, DRAWER_YAW_NOISE))
+    outward = np.array([np.cos(yaw), np.sin(yaw)])
+    cabinet = half_open - (drawer.handle_offset + drawer.travel / 2) * outward
+    if starts_open is None:
+        starts_open = bool(rng.integers(2))
+    opening = rng.uniform(*(OPEN_START_RANGE if starts_open else CLOSED_START_RANGE))
+    poses: dict[str, Pose] = {"cabinet": (*cabinet, 0.0, yaw), "drawer_slide": (opening * drawer.travel,)}
+    return poses, tuple(half_open + shift * outward for shift in HANDLE_SHIFTS)
+
+
 def _sample_position(
-    rng: np.random.Generator,
-    sector: tuple[float, float],
-    radii: tuple[float, float],
-    landmarks: Sequence[KeepOutZone],
+    rng: np.random.Generator, sector: tuple[float, float], radii: tuple[float, float], zones: Sequence[KeepOutZone]
 ) -> np.ndarray | None:
-    """Return a place that is clear of all landmarks, None when there seems to be none."""
+    """Draw a position [2] that is clear of all zones; None if none was found."""
     for _ in range(TRIES):
-        object_position = polar_to_position(rng.uniform(*sector), rng.uniform(*radii))
-        if _is_clear(object_position, landmarks):
-            return object_position
+        position = polar_to_position(rng.uniform(*sector), rng.uniform(*radii))
+        if _is_clear(position, zones):
+            return position
     return None
 
 
-def _is_clear(object_position: np.ndarray, landmarks: Sequence[KeepOutZone]) -> bool:
-    return is_pickable(object_position) and all(np.hypot(*(object_position - at)) >= least for at, least in landmarks)
+def _is_clear(position: np.ndarray, zones: Sequence[KeepOutZone]) -> bool:
+    return is_pickable(position) and all(np.hypot(*(position - centre)) >= least for centre, least in zones)

@@ -1,8 +1,4 @@
-"""Where things can be put: the bin, the plate, another thing, and what holds things among the fixtures.
-
-A place knows its middle, whether it holds a thing, and how a thing is let go over it: how high its underside is above
-the middle then, and within what distance aside. Things are dropped into the bin from the height they are carried at.
-"""
+"""Receptacles: where objects can be placed. The bin, the plate, another object, and the fixtures that hold objects."""
 
 from __future__ import annotations
 
@@ -17,32 +13,43 @@ from .objects import PLATE_HEIGHT, PLATE_RADIUS, DeskObject
 from .scene import BIN_CENTRE, BIN_HALF, BIN_WALL
 
 DROP_FROM_CARRY_HEIGHT = math.inf
-"""The height at which a thing is let go that is not lowered first."""
+"""Release height of a receptacle over which objects are released at the height at which they are carried."""
 
 
 class Receptacle(Protocol):
-    @property
-    def body(self) -> str: ...
+    """A place for objects: where it is, what it contains, and how an object is released over it."""
 
-    release_height: ClassVar[float]
-    release_tolerance: ClassVar[float]
+    @property
+    def body(self) -> str:
+        """Its body in the model."""
+        ...
+
+    @property
+    def release_height(self) -> float:
+        """Height of an object's underside above the placement point when it is released, in metres."""
+        ...
+
+    @property
+    def release_tolerance(self) -> float:
+        """Largest horizontal distance from the placement point at which an object is released, in metres."""
+        ...
 
     def placement_point(self, desk: DeskState) -> np.ndarray:
-        """Return where the underside of a thing comes to rest, at best [3]."""
+        """Return where the underside of an object comes to rest [3]."""
         ...
 
     def contains(self, desk: DeskState, body: str) -> bool:
-        """Tell whether a thing lies in or on it."""
+        """Tell whether an object is in or on it."""
         ...
 
 
 @dataclass(frozen=True)
 class Bin:
-    """The bin, which always stands in the same place."""
+    """The bin, at a fixed position; objects are dropped into it."""
 
-    body = "bin"
-    release_height = DROP_FROM_CARRY_HEIGHT
-    release_tolerance = 0.04
+    body: ClassVar[str] = "bin"
+    release_height: ClassVar[float] = DROP_FROM_CARRY_HEIGHT
+    release_tolerance: ClassVar[float] = 0.04
 
     def placement_point(self, desk: DeskState) -> np.ndarray:
         return np.array([*BIN_CENTRE, 0.0])
@@ -54,11 +61,11 @@ class Bin:
 
 @dataclass(frozen=True)
 class Plate:
-    """The plate; a thing that leans on its rim from outside is not on it."""
+    """The plate; an object that leans on its rim from outside is not on it."""
 
-    body = "plate"
-    release_height = 0.003
-    release_tolerance = 0.02
+    body: ClassVar[str] = "plate"
+    release_height: ClassVar[float] = 0.003
+    release_tolerance: ClassVar[float] = 0.02
 
     def placement_point(self, desk: DeskState) -> np.ndarray:
         x, y, _ = desk.position(self.body)
@@ -71,11 +78,11 @@ class Plate:
 
 @dataclass(frozen=True)
 class Top:
-    """The top of another thing that stands upright."""
+    """The top of another object that stands upright."""
 
     below: DeskObject
-    release_height = 0.002
-    release_tolerance = 0.012
+    release_height: ClassVar[float] = 0.002
+    release_tolerance: ClassVar[float] = 0.012
 
     @property
     def body(self) -> str:

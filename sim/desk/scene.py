@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from . import arm
+from .fixtures import OperableFixture
 
 BIN_CENTRE = (0.16, 0.165)
 BIN_HALF = 0.05
@@ -44,7 +45,7 @@ def scene_xml(objects: Sequence[SceneElement], fixtures: Sequence[SceneElement],
     exclusions = "".join(
         f'<exclude body1="{fixture.body}" body2="{fixture.moving_body}"/>'
         for fixture in fixtures
-        if hasattr(fixture, "moving_body")
+        if isinstance(fixture, OperableFixture)
     )
     timestep = 1.0 / arm.CONTROL_HZ / PHYSICS_STEPS
     return f"""

@@ -91,7 +91,7 @@ def _memory_task(name: str, noun: str, colour: str, shape: str, count: int) -> T
     """Declare a task among equal things, of which the first is meant; where they stand is drawn alike for all."""
     target, *others = (DeskObject(colour, shape, instance) for instance in range(count))
     unlit = "not lit" in noun
-    words = ("was lit", "was not lit")
+    words, opposite = ("was not lit", "was lit") if unlit else ("was lit", "was not lit")
     return Task(
         suite="desk_memory",
         name=name,
@@ -100,7 +100,7 @@ def _memory_task(name: str, noun: str, colour: str, shape: str, count: int) -> T
         goals=(PlaceGoal(target, Bin()),),
         max_steps=280,
         cue=Cue(others[0] if unlit else target),
-        other_nouns=(noun.replace(*(words[::-1] if unlit else words)),) if count == 2 else (),
+        other_nouns=(noun.replace(words, opposite),) if count == 2 else (),
     )
 
 

@@ -78,10 +78,10 @@ def test_the_halo_is_seen_by_the_front_camera_and_gone_without_a_trace():
         for state in range(12):
             lit = environment.reset(options={"initial_state": state})[0]["pixels"]["front"].astype(int)
             still = environment.data.ctrl.copy()
-            environment.steps = task.cue.lit_steps
-            environment._update_lamps()
+            environment.progress.steps = task.cue.lit_steps
+            environment.update_lamps(environment.steps)
             assert environment.model.geom(HALO).rgba[3] == 0
-            dark = environment._observation()["pixels"]["front"].astype(int)
+            dark = environment.observe()["pixels"]["front"].astype(int)
             assert (np.abs(lit - dark).max(-1) > 60).sum() >= 25
             assert (environment.data.ctrl == still).all()
         environment.close()
