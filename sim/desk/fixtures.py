@@ -71,7 +71,7 @@ class Drawer:
         release_tolerance: See `Receptacle`.
     """
 
-    body: ClassVar[str] = "cabinet"
+    body = "cabinet"
     moving_body: ClassVar[str] = "drawer"
     joint_name: ClassVar[str] = "drawer_slide"
     travel: ClassVar[float] = 0.06
@@ -138,7 +138,7 @@ class Button:
         press_depth: The button is pressed when its cap is down by more than this.
     """
 
-    body: ClassVar[str] = "button"
+    body = "button"
     moving_body: ClassVar[str] = "button_cap"
     joint_name: ClassVar[str] = "button_slide"
     press_depth: ClassVar[float] = 0.004
@@ -178,7 +178,7 @@ class Knob:
         push_radius: Where the lever is pushed: distance from the axis.
     """
 
-    body: ClassVar[str] = "knob"
+    body = "knob"
     moving_body: ClassVar[str] = "knob_lever"
     joint_name: ClassVar[str] = "knob_hinge"
     target_angle: ClassVar[float] = 1.25
@@ -229,7 +229,7 @@ class Basin:
         release_tolerance: See `Receptacle`.
     """
 
-    body: ClassVar[str] = "basin"
+    body = "basin"
     radius: ClassVar[float] = 0.034
     height: ClassVar[float] = 0.020
     release_height: ClassVar[float] = 0.024
@@ -260,7 +260,7 @@ class Mat:
         radius: Radius of the mat.
     """
 
-    body: ClassVar[str] = "mat"
+    body = "mat"
     radius: ClassVar[float] = 0.042
 
     def xml(self) -> str:

@@ -1,10 +1,10 @@
-"""The desk under LeRobot's own commands, `--env.type=saccade_desk`."""
+"""The desk as an environment of LeRobot's commands: `--env.type=saccade_desk`."""
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 from draccus.utils import ParsingError
@@ -21,10 +21,15 @@ from .tasks import find_suite, find_task
 
 
 class DeskRollouts(gymnasium.Wrapper):
-    """One of `env_count` desks that share the evaluation of a task: rollout k of desk i begins in state k * count + i.
+    """One of several desks that share the evaluation of a task: rollout k of desk i starts in state k * env_count + i.
 
-    Only a reset that LeRobot marks as a new rollout moves on; a repeated one begins where the last did. States count
-    anew after the last one that is meant for evaluation.
+    Only a reset that LeRobot marks as a new rollout advances the state; other resets repeat it. After the last
+    evaluation state, the first one follows.
+
+    Args:
+        env: The desk.
+        env_index: Number of this desk.
+        env_count: Number of desks.
     """
 
     def __init__(self, env: gymnasium.Env, env_index: int, env_count: int) -> None:
@@ -42,7 +47,7 @@ class DeskRollouts(gymnasium.Wrapper):
 
 
 def make_desk(suite: str, task: str, image_size: int, env_index: int, env_count: int) -> gymnasium.Env:
-    """Return one desk for LeRobot's rollouts, in this process or in a worker's."""
+    """Build one desk for LeRobot's rollouts, in this process or in a worker process."""
     choose_backend()
     from .environment import DeskEnv
 
@@ -52,15 +57,16 @@ def make_desk(suite: str, task: str, image_size: int, env_index: int, env_count:
 @EnvConfig.register_subclass("saccade_desk")
 @dataclass
 class SaccadeDeskEnvConfig(EnvConfig):
-    """Tasks of a desk suite; episode k of a task begins in its initial state k.
+    """Tasks of a desk suite; episode k of a task starts in its initial state k.
 
-    Raises draccus' ParsingError for an unknown suite or task, with the nearest name.
+    Raises:
+        ParsingError: Unknown suite or task, or an option out of range. It is draccus' error.
     """
 
     task: str | None = "desk_object"
     """The suite."""
     tasks: list[str] | None = None
-    """Names of its tasks, all of them when left out: --env.tasks='[red_cube]'."""
+    """Names of its tasks, as in --env.tasks='[red_cube]'; all if left out."""
     fps: int = CONTROL_HZ
     image_size: int = 128
     """Height and width of both cameras' images, in pixels."""
@@ -71,7 +77,7 @@ class SaccadeDeskEnvConfig(EnvConfig):
         try:
             self._check()
         except InputError as error:
-            # draccus, which reads LeRobot's command lines, hides what a constructor says unless it is of this kind.
+            # draccus, which parses LeRobot's command lines, shows a constructor's message only from this class.
             raise ParsingError(str(error)) from error
         image = PolicyFeature(FeatureType.VISUAL, (self.image_size, self.image_size, 3))
         vector = {
@@ -83,14 +89,18 @@ class SaccadeDeskEnvConfig(EnvConfig):
         self.features_map |= {f"pixels/{camera}": f"observation.images.{camera}" for camera in CAMERAS}
 
     def _check(self) -> None:
-        find_suite(self.task or "")
+        find_suite(self._suite)
         for name in self.tasks or ():
-            find_task(self.task, name)
+            find_task(self._suite, name)
         if self.tasks is not None and not self.tasks:
-            raise InputError("env.tasks", got="none", expected="one or more", fix="Leave it out for all tasks.")
+            raise InputError("env.tasks", got="none", expected="one or more", fix="Leave out env.tasks for all tasks.")
         if self.fps != CONTROL_HZ:
-            fix = "That is the desk's rate: leave it out."
+            fix = "Leave out env.fps: the desk has a fixed rate."
             raise InputError("env.fps", got=self.fps, expected=CONTROL_HZ, fix=fix)
+
+    @property
+    def _suite(self) -> str:
+        return self.task or ""
 
     @property
     def gym_kwargs(self) -> dict[str, Any]:
@@ -99,27 +109,36 @@ class SaccadeDeskEnvConfig(EnvConfig):
     def create_envs(
         self, n_envs: int, use_async_envs: bool = False
     ) -> dict[str, dict[int, gymnasium.vector.VectorEnv]]:
-        """Return {suite: {task's number: `n_envs` desks}}."""
+        """Build the vector environments of all chosen tasks.
+
+        Args:
+            n_envs: Number of desks for each task.
+            use_async_envs: Whether each desk runs in a process.
+
+        Returns:
+            {suite: {number of the task: vector environment}}.
+        """
         choose_backend()
         environments = {}
-        for number, task in enumerate(find_suite(self.task)):
+        for number, task in enumerate(find_suite(self._suite)):
             if self.tasks and task.name not in self.tasks:
                 continue
             desks = [
-                functools.partial(make_desk, self.task, task.name, self.image_size, env_index, n_envs)
+                functools.partial(make_desk, self._suite, task.name, self.image_size, env_index, n_envs)
                 for env_index in range(n_envs)
             ]
-            environments[number] = _together(desks, use_async_envs and n_envs > 1)
-        return {self.task: environments}
+            environments[number] = _vector_env(desks, use_async_envs and n_envs > 1)
+        return {self._suite: environments}
 
 
-def _together(desks: list[functools.partial], processes: bool) -> gymnasium.vector.VectorEnv:
+def _vector_env(desks: list[functools.partial], processes: bool) -> gymnasium.vector.VectorEnv:
     if processes:
-        return _LazyAsyncVectorEnv(desks)
-    # A desk whose episode is over waits for the others: stepped on, it would start an episode that nobody counts.
-    frozen = [functools.partial(_frozen, desk) for desk in desks]
+        # LeRobot's class has the methods of a VectorEnv but does not derive from it.
+        return cast(gymnasium.vector.VectorEnv, _LazyAsyncVectorEnv(desks))
+    # A desk whose episode is over waits for the others: further steps would start an episode that is not counted.
+    frozen = [functools.partial(_freeze_after_episode, desk) for desk in desks]
     return gymnasium.vector.SyncVectorEnv(frozen, autoreset_mode=gymnasium.vector.AutoresetMode.NEXT_STEP)
 
 
-def _frozen(desk: functools.partial) -> gymnasium.Env:
+def _freeze_after_episode(desk: functools.partial) -> gymnasium.Env:
     return FreezeAfterEpisodeEnd(desk())

@@ -24,15 +24,10 @@ class Receptacle(Protocol):
         """Its body in the model."""
         ...
 
-    @property
-    def release_height(self) -> float:
-        """Height of an object's underside above the placement point when it is released, in metres."""
-        ...
-
-    @property
-    def release_tolerance(self) -> float:
-        """Largest horizontal distance from the placement point at which an object is released, in metres."""
-        ...
+    release_height: ClassVar[float]
+    """Height of an object's underside above the placement point when it is released, in metres."""
+    release_tolerance: ClassVar[float]
+    """Largest horizontal distance from the placement point at which an object is released, in metres."""
 
     def placement_point(self, desk: DeskState) -> np.ndarray:
         """Return where the underside of an object comes to rest [3]."""
@@ -47,7 +42,7 @@ class Receptacle(Protocol):
 class Bin:
     """The bin, at a fixed position; objects are dropped into it."""
 
-    body: ClassVar[str] = "bin"
+    body = "bin"
     release_height: ClassVar[float] = DROP_FROM_CARRY_HEIGHT
     release_tolerance: ClassVar[float] = 0.04
 
@@ -63,7 +58,7 @@ class Bin:
 class Plate:
     """The plate; an object that leans on its rim from outside is not on it."""
 
-    body: ClassVar[str] = "plate"
+    body = "plate"
     release_height: ClassVar[float] = 0.003
     release_tolerance: ClassVar[float] = 0.02
 

@@ -12,6 +12,7 @@ from saccade.sim.evaluation.episode import run_episode
 from saccade.sim.perturbation.axes import AXES, Perturbation
 from saccade.sim.perturbation.environment import perturbed_environment
 from saccade.sim.perturbation.job import Job, episode_seed
+from saccade.sim.projection import project_point
 
 STATE = 3
 ARRAYS = [name for name in dir(mujoco.MjModel) if not name.startswith("_")]
@@ -118,7 +119,7 @@ def test_moved_camera_shows_every_object(desks):
         with perturbed_environment(desks(), job("camera", 5, state=state)) as world:
             start(world, job(state=state))
             for body in desks().present_bodies:
-                seen = desks()._project("front", desks().position(body))
+                seen = project_point(desks().model, desks().data, "front", desks().position(body))
                 assert np.all((seen > 0.02) & (seen < 0.98)), (state, body, seen)
 
 
