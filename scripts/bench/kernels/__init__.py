@@ -1,1 +1,1 @@
-"""`saccade bench kernels`: the kernels beside PyTorch's and other projects' code, behind a check of correctness."""
+"""`saccade bench kernels`: our kernels compared with PyTorch's and other projects' code, after a correctness check."""

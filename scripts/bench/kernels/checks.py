@@ -1,4 +1,4 @@
-"""What `saccade bench kernels` checks without timing: errors in float32, the interpreted suite, and registers."""
+"""The checks of `saccade bench kernels`: plans, float32 errors, the interpreted tests, and register spilling."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from typing import Any
 from ..metrics import Metrics
 
 CHECKS = {
-    "plans": "what plans visit and take at the sizes of policies",
-    "errors": "the kernels under Triton's interpreter and the torch path, in float32, against float64",
-    "suite": "the tests that run the kernels in Triton's interpreter",
-    "gate": "every shipped kernel, compiled for sm_90",
+    "plans": "visited tiles and memory of plans at the sizes of real policies",
+    "errors": "float32 errors of the interpreted kernels and the torch path against float64",
+    "suite": "the tests that run the kernels in the Triton interpreter",
+    "gate": "registers and spilling of every shipped kernel, compiled for sm_90",
 }
-"""What can be checked."""
+"""Description of each check."""
 
 INTERPRETED_TESTS = Path(__file__).parents[3] / "tests" / "kernels" / "interpreted"
 TIMEOUT_SECONDS = 3600
@@ -31,7 +31,14 @@ TIMEOUT_SECONDS = 3600
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check found: figures, lines for people, everything for the JSON, and in what it failed, if it did."""
+    """The result of a check.
+
+    Attributes:
+        metrics: Metrics of the run.
+        lines: Lines to print.
+        content: Everything for kernels.json; None if the check could not run.
+        wrong: Why the check failed; empty if it passed.
+    """
 
     metrics: Metrics
     lines: list[str]
@@ -40,7 +47,7 @@ class CheckResult:
 
 
 def run_check(name: str, on_gpu: bool) -> CheckResult:
-    """Run one of CHECKS in processes of its own."""
+    """Run one of CHECKS; `on_gpu`: also measure errors on the GPU."""
     steps: dict[str, Callable[[], CheckResult]] = {
         "plans": check_plans,
         "errors": lambda: check_errors(on_gpu),
@@ -51,7 +58,7 @@ def run_check(name: str, on_gpu: bool) -> CheckResult:
 
 
 def _run_python(arguments: list[str], interpreted: bool) -> subprocess.CompletedProcess:
-    """Run Python where the package is; Triton reads TRITON_INTERPRET once, so it takes a process of its own."""
+    """Run Python in a new process, because Triton reads TRITON_INTERPRET once, at import."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     if interpreted:
         environment["TRITON_INTERPRET"] = "1"
@@ -70,18 +77,18 @@ def _last_line(process: subprocess.CompletedProcess) -> str:
 
 
 def check_plans() -> CheckResult:
-    """Find which share of tiles is visited, and the bytes of plans and of written masks, at full size."""
+    """Measure the fraction of visited tiles, and the bytes of plans and of dense masks, at full size."""
     from .memory import plan_costs
 
     content = plan_costs()
     most = max(each["plan_bytes"] for each in content)
     masks = max(each["mask_bytes"] for each in content)
-    line = f"plans at full size: {most / 2**20:.1f} MiB at most, masks written out {masks / 2**20:.0f} MiB at most"
+    line = f"plans at full size: {most / 2**20:.1f} MiB at most, dense masks {masks / 2**20:.0f} MiB at most"
     return CheckResult({}, [line], content)
 
 
 def check_errors(on_gpu: bool) -> CheckResult:
-    """Find the largest errors of our outputs and gradients, over all families and every way to compute."""
+    """Measure the largest float32 errors of our outputs and gradients: torch, interpreter and, if asked, GPU."""
     modes = {"torch": ("cpu", False)} | ({"gpu": ("cuda", False)} if on_gpu else {})
     if importlib.util.find_spec("triton") is not None:
         modes["interpreter"] = ("cpu", True)
@@ -93,31 +100,34 @@ def check_errors(on_gpu: bool) -> CheckResult:
         content[mode] = json.loads(process.stdout.strip().splitlines()[-1])
         worst = [_largest_error(content[mode], part) for part in ("forward", "backward")]
         lines.append(
-            f"float32 against float64, {mode}: outputs off by {worst[0]:.1e} of the largest number at most, gradients "
-            f"by {worst[1]:.1e}"
+            f"float32 against float64, {mode}: largest error {worst[0]:.1e} of outputs, {worst[1]:.1e} of gradients, "
+            "relative to the largest number"
         )
     wrong = [
-        f"{mode}, {each['case']}: {each['wrong']}" for mode, found in content.items() for each in found if each["wrong"]
+        f"{mode}, {each['case']}: {each['wrong']}"
+        for mode, errors in content.items()
+        for each in errors
+        if each["wrong"]
     ]
-    every = [each for found in content.values() for each in found]
+    all_errors = [each for errors in content.values() for each in errors]
     metrics = {
-        "worst_forward_error_fp32": _largest_error(every, "forward"),
-        "worst_gradient_error_fp32": _largest_error(every, "backward"),
+        "worst_forward_error_fp32": _largest_error(all_errors, "forward"),
+        "worst_gradient_error_fp32": _largest_error(all_errors, "backward"),
     }
     return CheckResult(metrics, lines, content, wrong[0] if wrong else "")
 
 
-def _largest_error(found: list[dict[str, Any]], part: str) -> float:
-    return max(each[part] for each in found if each[part] is not None)
+def _largest_error(errors: list[dict[str, Any]], part: str) -> float:
+    return max(each[part] for each in errors if each[part] is not None)
 
 
 def check_suite() -> CheckResult:
-    """Run the interpreted tests and measure what a core spends on them; they are there in a checkout alone.
+    """Run the interpreted tests and measure their CPU time; they exist only in a checkout of the repository.
 
-    Those seconds do not depend on what else the machine does, as the time until they are done would.
+    CPU time depends less than wall time on what else the machine does.
     """
     if not INTERPRETED_TESTS.is_dir():
-        return CheckResult({}, ["interpreted tests: not available, they come with the repository alone"], None)
+        return CheckResult({}, ["interpreted tests: not available, they exist only in a checkout"], None)
     began, before = time.perf_counter(), _children_cpu_seconds()
     process = _run_python(
         ["-m", "pytest", str(INTERPRETED_TESTS), "-q", "-x", "--tb=short", "-p", "no:cacheprovider"], True
@@ -128,23 +138,23 @@ def check_suite() -> CheckResult:
     if process.returncode:
         return CheckResult({}, [], content, f"the interpreted tests fail: {summary_lines[0]}")
     passed = summary_lines[0].strip("= ").split(" in ")[0]
-    line = f"interpreted tests: {passed}; {seconds:.0f} s of a core, done after {wall:.0f} s"
+    line = f"interpreted tests: {passed}; {seconds:.0f} s of CPU time, {wall:.0f} s of wall time"
     return CheckResult({"interpreter_suite_seconds": seconds}, [line], content)
 
 
 def _children_cpu_seconds() -> float:
-    """Return the seconds that processes which have ended spent on cores."""
+    """Return the CPU seconds of child processes that have ended."""
     used = os.times()
     return used.children_user + used.children_system
 
 
 def gate_table(builds: list[dict[str, Any]]) -> list[str]:
-    """Return what the compiled kernels need, as a table in Markdown: a line for each kernel, over all its builds."""
+    """Return registers, spilling and shared memory as a Markdown table: a line for each kernel, over its builds."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for each in builds:
         words = itertools.takewhile(lambda word: not any(letter.isdigit() for letter in word), each["name"].split())
-        exact = ", float32" if "fp32" in each["name"] or "float32" in each["name"] else ""
-        groups.setdefault(" ".join(words) + exact, []).append(each)
+        precision = ", float32" if "fp32" in each["name"] or "float32" in each["name"] else ""
+        groups.setdefault(" ".join(words) + precision, []).append(each)
     lines = ["| kernel | builds | registers | spilling, most bytes | shared KiB | wgmma | mma |", "|---|" + "---:|" * 6]
     for name, group in groups.items():
         spilled = [each["spilled"] for each in group if each["spilled"]]
@@ -166,7 +176,7 @@ def _format_range(values: list[int]) -> str:
 
 
 def check_gate() -> CheckResult:
-    """Compile every shipped kernel and count those that keep registers in memory."""
+    """Compile every shipped kernel and count the builds that spill registers."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gate.json"
         process = _run_python(["-m", "saccade.kernels.gate.compile", "--json", str(path)], False)
@@ -175,9 +185,7 @@ def check_gate() -> CheckResult:
         content = json.loads(path.read_text(encoding="utf-8"))
     spilled = [builds for builds in content if builds["spilled"]]
     most = max((builds["spilled"] for builds in content), default=0)
-    refused = [f"{builds['name']} {builds['complaints'][0]}" for builds in content if builds["complaints"]]
-    line = (
-        f"compile gate: {len(content)} kernels for sm_90, {len(spilled)} keep registers in memory, {most} bytes at most"
-    )
-    wrong = f"the compile gate refuses {len(refused)} kernels: {refused[0]}" if refused else ""
+    rejected = [f"{builds['name']} {builds['complaints'][0]}" for builds in content if builds["complaints"]]
+    line = f"compile gate: {len(content)} kernels for sm_90, {len(spilled)} spill registers, {most} bytes at most"
+    wrong = f"the compile gate rejects {len(rejected)} kernels: {rejected[0]}" if rejected else ""
     return CheckResult({"spilled_configurations": len(spilled)}, [line], content, wrong)

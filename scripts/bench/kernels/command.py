@@ -1,10 +1,11 @@
-"""`saccade bench kernels`: attention and its neighbours beside what a user of torch would call, each behind a check.
+"""`saccade bench kernels`: compare our kernels with what a torch user would call.
 
-A contestant that does not compute what it should gets no time. Nothing that needs a GPU is guessed without one.
+A contestant is timed only after it agrees with a float64 reference. Without a GPU, metrics that need one are null.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,21 +27,21 @@ if TYPE_CHECKING:
 DEVICES, SIZES = ("auto", "cpu", "cuda"), ("auto", "small", "full")
 REPEATS = {"cuda": 50, "cpu": 7}
 H200_TFLOPS = 790.0
-"""What an H200 reaches in dense bfloat16 products, TFLOP/s."""
+"""TFLOP/s that an H200 reaches in dense bfloat16 matrix products."""
 
 COMMAND = "bench kernels"
-UNCAPTURED = "timed without a CUDA graph, which it cannot be captured in"
+UNCAPTURED = "timed without a CUDA graph, because it cannot be captured"
 
 
 @dataclass(frozen=True)
 class KernelBenchConfig:
-    """Measure the kernels beside torch's attention, FlexAttention and public code, forward and backward.
+    """Measure our kernels, PyTorch's attention, FlexAttention and public code, forward and backward.
 
-    On a GPU times are medians of CUDA graph replays in bfloat16, with the second-level cache emptied before each.
-    Without one, small cases run through the torch path in float32, and what cores spend on the fastest run counts: it
-    tells that all works, and how the sides compare on a processor; no such time becomes a figure. Choosing blocks and
-    planning count where they depend on the input; masks of the others are made before and are free. Whoever does not
-    compute what it should, by a float64 reference, gets no time, and the exit code is 3.
+    On a GPU times are medians of CUDA graph replays in bfloat16, with the L2 cache flushed before each. Without a GPU,
+    small cases run through the torch path in float32, and a time is the CPU time of the fastest run. It shows that
+    everything works and how the contestants compare on a CPU; it is not written to the metrics. The time of our kernels
+    includes the plan where it depends on the input; the masks of the others are built before and are not timed. An
+    implementation that disagrees with the float64 reference is not timed, and the exit code is 3.
     """
 
     families: tuple[str, ...] = tuple(FAMILIES)
@@ -48,11 +49,11 @@ class KernelBenchConfig:
     checks: tuple[str, ...] = tuple(CHECKS)
     """Checks to run: plans (seconds), errors (half a minute), suite and gate (one or several minutes each)."""
     sizes: str = "auto"
-    """Problem sizes. full: those of real policies, for a GPU; small: for any machine; auto: full on a GPU."""
+    """Problem sizes. full: of real policies, for a GPU; small: for any machine; auto: full on a GPU, else small."""
     device: str = "auto"
     """Device: cuda, cpu, or auto (a GPU if there is one)."""
     repeats: int | None = None
-    """Timed runs of each; default: 50 on a GPU, 7 on a processor."""
+    """Timed runs of each implementation. Default: 50 on a GPU, 7 on a CPU."""
     compiled: bool = True
     """Also measure FlexAttention and other compiled code. Compilation takes time; GPU only."""
     public_code: str | None = None
@@ -70,7 +71,7 @@ class KernelBenchConfig:
         _require_names("families", self.families, FAMILIES)
         _require_names("checks", self.checks, CHECKS)
         if not self.families and not self.checks:
-            raise InputError("families", got="none", expected="something to do", fix="Give --families or --checks.")
+            raise InputError("families", got="none", expected="something to do", fix="Set --families or --checks.")
         if self.sizes not in SIZES:
             raise unknown_name("sizes", self.sizes, SIZES)
         if self.device not in DEVICES:
@@ -80,17 +81,27 @@ class KernelBenchConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 option = f"--{name.replace('_', '-')}"
-                raise InputError(name, got=value, expected="above 0", fix=f"Set {option} above 0, or leave it out.")
+                raise InputError(name, got=value, expected="above 0", fix=f"Set {option} above 0, or omit it.")
         if self.public_code is not None and not Path(self.public_code).is_dir():
-            fix = "Give a folder that holds clones of public code."
+            fix = "Set --public-code to a folder with clones of public code, or omit it."
             raise InputError("public_code", got=self.public_code, expected="an existing folder", fix=fix)
         if self.out is not None and self.out.exists() and not self.out.is_dir():
-            raise InputError("out", got=f"{self.out}, a file", expected="a folder", fix="Choose another name.")
+            raise InputError(
+                "out", got=f"{self.out}, a file", expected="a folder", fix="Set --out to a new or existing folder."
+            )
 
 
 @dataclass
 class KernelReport:
-    """All results; `wrong` holds the errors that make the command fail at the end."""
+    """All results of a run.
+
+    Attributes:
+        rows: The contestants of all cases.
+        metrics: The metrics.
+        notes: Lines to print: how times were taken, and results of the checks.
+        checks: Results of the checks by name.
+        wrong: Errors that make the command fail at the end.
+    """
 
     rows: list[KernelRow] = field(default_factory=list)
     metrics: Metrics = field(default_factory=dict)
@@ -100,7 +111,18 @@ class KernelReport:
 
 
 def run_kernel_bench(config: KernelBenchConfig) -> int:
-    """Measure, print, write what was asked for, and return 0; raises WorldError where something is wrong."""
+    """Measure, print, and write the report and the metrics if asked for.
+
+    Args:
+        config: The options.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        InputError: The device is not available.
+        WorldError: A contestant is wrong or a check fails; everything has been written by then.
+    """
     device = find_device(config.device)
     report = bench_kernels(config, device)
     if report.rows:
@@ -112,7 +134,7 @@ def run_kernel_bench(config: KernelBenchConfig) -> int:
         print(f"Report: {config.out / 'README.md'}")
     if config.figures is not None:
         write_metrics(config.figures, report.metrics, command)
-        print(f"Figures: {config.figures}")
+        print(f"Metrics: {config.figures}")
     if report.wrong:
         more = f" (and {len(report.wrong) - 1} more)" if len(report.wrong) > 1 else ""
         raise WorldError(f"{report.wrong[0]}{more}: no speed is given for what is wrong")
@@ -120,7 +142,15 @@ def run_kernel_bench(config: KernelBenchConfig) -> int:
 
 
 def bench_kernels(config: KernelBenchConfig, device: str) -> KernelReport:
-    """Return everything that was asked for; contestants that are wrong are in it without times."""
+    """Measure the cases and run the checks.
+
+    Args:
+        config: The options.
+        device: "cpu" or "cuda".
+
+    Returns:
+        The results; wrong contestants are included without times.
+    """
     from tqdm import tqdm
 
     from .timing import KernelTimer
@@ -128,30 +158,30 @@ def bench_kernels(config: KernelBenchConfig, device: str) -> KernelReport:
     size = config.sizes if config.sizes != "auto" else "full" if device == "cuda" else "small"
     timer = KernelTimer(device, config.repeats or REPEATS[device])
     roofline = find_roofline(config, timer)
-    report, found = KernelReport(), {}
-    chosen = [shape for shape in shapes(size) if shape.family in config.families]
-    with tqdm(total=len(chosen) + len(config.checks), desc="measuring", unit="case") as bar:
-        for shape in chosen:
+    report, check_metrics = KernelReport(), {}
+    cases = [shape for shape in shapes(size) if shape.family in config.families]
+    with tqdm(total=len(cases) + len(config.checks), desc="measuring", unit="case") as bar:
+        for shape in cases:
             bar.set_postfix_str(shape.title)
             report.rows += measure_case(shape, config, timer, roofline)
             bar.update()
         for name in config.checks:
             bar.set_postfix_str(CHECKS[name])
             checked = run_check(name, device == "cuda")
-            found.update(checked.metrics)
+            check_metrics.update(checked.metrics)
             report.checks[name] = checked.content
             report.notes += checked.lines
             report.wrong += [checked.wrong] if checked.wrong else []
             bar.update()
     wrong = [f"{row.contestant} in {row.shape.title}: {row.wrong}" for row in report.rows if row.wrong]
     report.wrong = wrong + report.wrong
-    report.metrics = collect_metrics(report.rows, device == "cuda" and size == "full", roofline.bytes, found)
+    report.metrics = collect_metrics(report.rows, device == "cuda" and size == "full", roofline.bytes, check_metrics)
     report.notes = describe_timing(config, device, size, roofline, timer.repeats) + report.notes
     return report
 
 
 def find_roofline(config: KernelBenchConfig, timer: KernelTimer) -> Roofline:
-    """Return what the device can do: as given, as an H200's, or as measured."""
+    """Return the limits of the device: from the options, of an H200, or measured."""
     flops = 1e12 * (config.peak_tflops or H200_TFLOPS)
     if config.peak_tflops is None and timer.device == "cpu":
         flops = timer.measure_peak_flops()
@@ -159,25 +189,25 @@ def find_roofline(config: KernelBenchConfig, timer: KernelTimer) -> Roofline:
 
 
 def describe_timing(config: KernelBenchConfig, device: str, size: str, roofline: Roofline, repeats: int) -> list[str]:
-    """Return what the times mean."""
+    """Return the notes that say how times were taken."""
     import torch
 
     from ....sim.fingerprint import processor_name
 
     limits = f"roofline: {roofline.flops / 1e12:.3g} TFLOP/s, {roofline.bytes / 1e12:.3g} TB/s, "
     limits += "over the 64 x 64 tiles needed"
-    rules = "ours counts its plan unless it is kept; masks of the others are made before and not counted; x ours: how "
-    rules += "many times as long as the first line"
+    rules = "our times include the plan unless it is kept; masks of the others are built before and not timed; x ours: "
+    rules += "time relative to the first line"
     if device == "cuda":
         kind = f"{torch.cuda.get_device_name()}, bfloat16, {size} sizes, medians of {repeats} CUDA graph replays"
-        return [f"times: {kind}, cold second-level cache; * {UNCAPTURED}", limits, rules]
+        return [f"times: {kind}, cold L2 cache; * {UNCAPTURED}", limits, rules]
     kind = f"{processor_name()}, {torch.get_num_threads()} threads, float32, {size} sizes"
-    said = f"times: CPU torch path, not the Triton kernels; {kind}, what cores spend on the fastest of {repeats} runs"
-    return [said, limits, rules]
+    times = f"times: CPU torch path, not the Triton kernels; {kind}, CPU time of the fastest of {repeats} runs"
+    return [times, limits, rules]
 
 
 def measure_case(shape: Shape, config: KernelBenchConfig, timer: KernelTimer, roofline: Roofline) -> list[KernelRow]:
-    """Return a row for everyone who takes part in a case."""
+    """Measure all contestants of a case."""
     import torch
 
     from .families import make_problem
@@ -191,9 +221,26 @@ def measure_case(shape: Shape, config: KernelBenchConfig, timer: KernelTimer, ro
 
 
 def measure(
-    name: str, build: Any, problem: Problem, timer: KernelTimer, roofline: Roofline, dtype: torch.dtype
+    name: str,
+    build: Callable[[], PreparedContestant],
+    problem: Problem,
+    timer: KernelTimer,
+    roofline: Roofline,
+    dtype: torch.dtype,
 ) -> KernelRow:
-    """Return what one contestant does: judged first, timed if it is right."""
+    """Check one contestant and time it if it is correct.
+
+    Args:
+        name: Name of the contestant.
+        build: Prepares it.
+        problem: The case.
+        timer: Measures times on the device.
+        roofline: Limits of the device.
+        dtype: Type of the inputs.
+
+    Returns:
+        Its row. An error of ours is in `wrong`, an error of another project in `remark`.
+    """
     from ..device import short_error
     from .correctness import check_correctness
     from .problem import Unavailable
@@ -201,7 +248,7 @@ def measure(
 
     minimum_cost = problem.minimum_cost
     floor = tuple(
-        roofline.floor(flops, moved) for flops, moved in zip(minimum_cost.flops, minimum_cost.bytes, strict=True)
+        roofline.min_seconds(flops, moved) for flops, moved in zip(minimum_cost.flops, minimum_cost.bytes, strict=True)
     )
     row = KernelRow(
         problem.shape,
@@ -213,7 +260,7 @@ def measure(
         (floor[0], floor[1]),
     )
     try:
-        entry: PreparedContestant = build()
+        entry = build()
         result = check_correctness(entry, problem, dtype)
         row.forward_error, row.backward_error, row.wrong = result.forward, result.backward, result.wrong
         if name.startswith("SDPA"):
@@ -223,17 +270,24 @@ def measure(
             row.remark = "" if timer.captured else UNCAPTURED
     except Unavailable as reason:
         row.remark = str(reason)
-    # Others may fail at anything, for want of memory or of a build, and the table says so; ours must not.
+    # Other projects may fail with any error, e.g. out of memory or a missing build: the table shows it. Ours must not.
     except Exception as error:
-        said = short_error(error)
-        return (
-            replace(row, seconds={}, wrong=f"fails: {said}") if name.startswith("ours") else replace(row, remark=said)
-        )
+        reason = short_error(error)
+        if name.startswith("ours"):
+            return replace(row, seconds={}, wrong=f"fails: {reason}")
+        return replace(row, remark=reason)
     return row
 
 
 def write_report(folder: Path, report: KernelReport, device: str, command: str) -> None:
-    """Write every row as JSON, the page and the pictures."""
+    """Write kernels.json, README.md and the plots.
+
+    Args:
+        folder: The folder, created if needed.
+        report: The results.
+        device: "cpu" or "cuda".
+        command: The command line that measured them.
+    """
     from ....sim.json_files import write_json, write_text
     from .page import render_page
     from .plots import plot_sweep
@@ -242,9 +296,9 @@ def write_report(folder: Path, report: KernelReport, device: str, command: str) 
     where = "GPU, bfloat16" if device == "cuda" else "CPU torch path, float32, not the Triton kernels"
     plots = [f"time_over_{sweep}.png" for sweep in ("length", "density")]
     plot_files = [
-        picture
-        for picture, sweep in zip(plots, ("length", "density"), strict=True)
-        if plot_sweep(folder / picture, report.rows, sweep, where)
+        plot
+        for plot, sweep in zip(plots, ("length", "density"), strict=True)
+        if plot_sweep(folder / plot, report.rows, sweep, where)
     ]
     content = {
         "notes": report.notes,

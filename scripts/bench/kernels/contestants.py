@@ -1,9 +1,10 @@
-"""Who computes attention in `saccade bench kernels`: ours, and what a user of torch would call instead."""
+"""The contestants of the attention cases of `saccade bench kernels`: our kernels, and what a torch user would call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch.nn import functional
@@ -33,7 +34,15 @@ Tensor = torch.Tensor
 def attention_problem(
     shape: Shape, device: str, dtype: torch.dtype, public_folder: str | None, compiled: bool
 ) -> Problem:
-    """Return a case of attention with all who take part in it; `compiled`: FlexAttention, too."""
+    """Return an attention case with its contestants.
+
+    Args:
+        shape: The sizes of the case.
+        device: "cpu" or "cuda".
+        dtype: Type of the inputs.
+        public_folder: Folder with clones of public code, see `public_code`.
+        compiled: Include FlexAttention, which is compiled.
+    """
     case = AttentionCase(shape, device, dtype)
     names = ("output", "query", "key", "value", *(() if case.score is None else ("score",)))
     problem = Problem(shape, names, 1, case.minimum_cost(), case.reference_results)
@@ -47,19 +56,19 @@ def _yield_contestants(
     shape = case.shape
     if case.score is not None:
         yield OURS_GATHERED, lambda: gathered(case)
-    yield OURS, lambda: ours(case, kept=False)
+    yield OURS, lambda: ours(case, reuse_plan=False)
     if not case.selects_blocks:
-        yield OURS_PLAN_KEPT, lambda: ours(case, kept=True)
+        yield OURS_PLAN_KEPT, lambda: ours(case, reuse_plan=True)
     if shape.family == "cross":
-        yield OURS_UNSPLIT, lambda: ours(case, kept=True, splits=1)
+        yield OURS_UNSPLIT, lambda: ours(case, reuse_plan=True, splits=1)
     if case.score is None and len(set(shape.lengths)) == 1:
         yield SDPA_UNMASKED, lambda: sdpa_padded(case, masked=False)
     if shape.mask != "everything" or case.selects_blocks or case.score is not None:
         yield SDPA_MASKED, lambda: sdpa_padded(case, masked=True)
     if shape.mask in ("coupled", "prefix") and len(set(shape.lengths)) == 1:
-        yield SDPA_TWO_CALLS, lambda: split(case)
+        yield SDPA_TWO_CALLS, lambda: sdpa_two_calls(case)
     if shape.mask == "coupled":
-        yield VARLEN, lambda: varlen(case)
+        yield VARLEN, lambda: torch_varlen(case)
     if compiled:
         for block in (64, 128):
             yield FLEX.format(block), lambda block=block: flex_attention_contestant(case, block)
@@ -70,63 +79,71 @@ def _yield_contestants(
 
 
 def make_leaves(*parts: Tensor) -> tuple[Tensor, ...]:
-    """Return tensors that gradients are taken of, contiguous and apart from all others."""
+    """Return contiguous copies of the tensors that require gradients."""
     return tuple(part.detach().clone(memory_format=torch.contiguous_format).requires_grad_() for part in parts)
 
 
-def ours(case: AttentionCase, *, kept: bool, splits: int = 0) -> PreparedContestant:
-    """Our attention; its plan is made with every call, or before and `kept`."""
+def ours(case: AttentionCase, *, reuse_plan: bool, splits: int = 0) -> PreparedContestant:
+    """Prepare our attention.
+
+    Args:
+        case: The inputs.
+        reuse_plan: Build the plan once, before the timed calls, instead of in each call.
+        splits: Parts into which the keys are split; 0 lets the kernel choose.
+    """
     leaves = make_leaves(*case.leaves)
     query, key, value, *score = leaves
-    prepared = case.plan(query, key) if kept else None
+    prepared = case.plan(query, key) if reuse_plan else None
 
     def call() -> tuple[Tensor]:
         plan = case.plan(query, key) if prepared is None else prepared
         bias = case.bias(score[0]) if score else None
         return block_sparse_attention(query, key, value, plan, bias=bias, splits=splits)[:1]
 
-    before = None if kept else lambda: case.plan(query, key)
-    return PreparedContestant(leaves, call, (case.output_gradient,), (identity,) * (1 + len(leaves)), before)
+    make_plan = None if reuse_plan else lambda: case.plan(query, key)
+    return PreparedContestant(leaves, call, (case.output_gradient,), (identity,) * (1 + len(leaves)), make_plan)
 
 
 def gathered(case: AttentionCase) -> PreparedContestant:
-    """Our attention to the keys that stay alone, laid side by side: each head its own. One sample."""
+    """Prepare our attention over the kept keys only, gathered for each head. One sample."""
     leaves = make_leaves(*case.leaves)
     query, key, value, score = leaves
-    kept = case.kept
-    small = build_plan(*full_attention(len(query), kept, device=case.device))
+    keep_count = case.keep_count
+    plan = build_plan(*full_attention(len(query), keep_count, device=case.device))
 
     def call() -> tuple[Tensor]:
-        best, places = score.topk(kept, dim=1)
-        at = places.T[..., None].expand(-1, -1, key.shape[2])
-        keys, values = key.gather(0, at), value.gather(0, at)
-        return block_sparse_attention(query, keys, values, small, bias=best)[:1]
+        bias, positions = score.topk(keep_count, dim=1)  # [HK, kept]
+        indices = positions.T[..., None].expand(-1, -1, key.shape[2])  # [kept, HK, D]
+        keys, values = key.gather(0, indices), value.gather(0, indices)
+        return block_sparse_attention(query, keys, values, plan, bias=bias)[:1]
 
     return PreparedContestant(
-        leaves, call, (case.output_gradient,), (identity,) * (1 + len(leaves)), lambda: score.topk(kept, dim=1)
+        leaves, call, (case.output_gradient,), (identity,) * (1 + len(leaves)), lambda: score.topk(keep_count, dim=1)
     )
 
 
 def pad_packed(packed: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """Return packed tokens [T, H, D] as [B, H, S, D], samples filled up with zeros to the longest."""
-    rows = torch.nn.utils.rnn.pad_sequence(packed.split(list(lengths)), batch_first=True)
+    """Return packed tokens [T, H, D] as [B, H, S, D], samples padded with zeros to the longest."""
+    rows = torch.nn.utils.rnn.pad_sequence(list(packed.split(list(lengths))), batch_first=True)
     return rows.transpose(1, 2).contiguous()
 
 
-def gather(tensor: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """Return [B, H, S, D] as packed tokens [T, H, D], without what was filled up."""
+def unpad(tensor: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """Return [B, H, S, D] as packed tokens [T, H, D], without the padding."""
     return torch.cat([sample[:, :length].transpose(0, 1) for sample, length in zip(tensor, lengths, strict=True)])
 
 
 def _padded_inputs(
     case: AttentionCase,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Callable[[Tensor], Tensor], ...]]:
-    """Return leaves [B, H, S, D], the gradient of the output, and what brings results back."""
+    """Return leaves [B, H, S, D], the output gradient, and the functions that bring results to the packed layout."""
     queries = case.shape.lengths
     keys = tuple(stop - start for start, stop in case.key_bounds)
     lengths = (queries, keys, keys)
     leaves = [pad_packed(part, each) for part, each in zip(case.leaves[:3], lengths, strict=True)]
-    to_reference_layout = [lambda tensor, each=each: gather(tensor, each) for each in (queries, *lengths)]
+    to_reference_layout: list[Callable[[Tensor], Tensor]] = [
+        partial(unpad, lengths=each) for each in (queries, *lengths)
+    ]
     if case.score is not None:
         leaves.append(case.score)
         to_reference_layout.append(identity)
@@ -134,9 +151,11 @@ def _padded_inputs(
 
 
 def sdpa_padded(case: AttentionCase, *, masked: bool) -> PreparedContestant:
-    """Torch's attention over samples filled up to the longest; with a mask that is made before, or with none at all.
+    """Prepare torch's SDPA over padded samples.
 
-    Without one it computes something else: everything sees everything.
+    Args:
+        case: The inputs.
+        masked: Use a mask, built before the timed calls. Without one the result is that of dense attention.
     """
     leaves, output_gradient, to_reference_layout = _padded_inputs(case)
     query, key, value, *score = leaves
@@ -144,12 +163,12 @@ def sdpa_padded(case: AttentionCase, *, masked: bool) -> PreparedContestant:
     attention_mask = padded_mask(case) if masked and not score else None
 
     def call() -> tuple[Tensor]:
-        seen = attention_mask
+        mask = attention_mask
         if score:
             group = case.shape.heads // case.shape.key_heads
-            seen = case.bias(score[0]).to(query.dtype).repeat_interleave(group, 0)[None, :, None]
-            seen = seen.expand(-1, -1, query.shape[2], -1)
-        return (functional.scaled_dot_product_attention(query, key, value, attn_mask=seen, enable_gqa=grouped),)
+            mask = case.bias(score[0]).to(query.dtype).repeat_interleave(group, 0)[None, :, None]  # [1, HQ, 1, Tk]
+            mask = mask.expand(-1, -1, query.shape[2], -1)  # [1, HQ, Tq, Tk]
+        return (functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=grouped),)
 
     return PreparedContestant(
         leaves, call, output_gradient, to_reference_layout, reference_kind="own" if masked else "dense"
@@ -157,7 +176,7 @@ def sdpa_padded(case: AttentionCase, *, masked: bool) -> PreparedContestant:
 
 
 def padded_mask(case: AttentionCase) -> Tensor:
-    """Return the mask of a padded batch [1 or B, 1 or HQ, S, S]; a query that is none sees its sample's keys."""
+    """Return the mask of a padded batch [1 or B, 1 or HQ, S, S]; padding queries see the keys of their sample."""
     lengths = case.shape.lengths
     if len(set(lengths)) == 1:
         return case.mask(0)[None]
@@ -169,28 +188,32 @@ def padded_mask(case: AttentionCase) -> Tensor:
     return mask
 
 
-def split(case: AttentionCase) -> PreparedContestant:
-    """Torch's attention called twice: for the context, causal or full, and for the slots, who see everything."""
+def sdpa_two_calls(case: AttentionCase) -> PreparedContestant:
+    """Prepare two calls of torch's SDPA: for the context, causal or full, and for the slots, which see everything."""
     leaves, output_gradient, to_reference_layout = _padded_inputs(case)
     query, key, value = leaves
     context, grouped = case.shape.lengths[0] - case.shape.slots, case.shape.heads != case.shape.key_heads
-    ordered = case.shape.mask == "coupled"
+    context_is_causal = case.shape.mask == "coupled"
 
     def call() -> tuple[Tensor]:
-        first = functional.scaled_dot_product_attention(
-            query[:, :, :context], key[:, :, :context], value[:, :, :context], is_causal=ordered, enable_gqa=grouped
+        context_output = functional.scaled_dot_product_attention(
+            query[:, :, :context],
+            key[:, :, :context],
+            value[:, :, :context],
+            is_causal=context_is_causal,
+            enable_gqa=grouped,
         )
-        second = functional.scaled_dot_product_attention(query[:, :, context:], key, value, enable_gqa=grouped)
-        return (torch.cat([first, second], 2),)
+        slot_output = functional.scaled_dot_product_attention(query[:, :, context:], key, value, enable_gqa=grouped)
+        return (torch.cat([context_output, slot_output], 2),)
 
     return PreparedContestant(leaves, call, output_gradient, to_reference_layout)
 
 
-def varlen(case: AttentionCase) -> PreparedContestant:
-    """Torch's attention of packed samples called twice: causal over all tokens, and again for the slots."""
+def torch_varlen(case: AttentionCase) -> PreparedContestant:
+    """Prepare two calls of torch's varlen_attn on packed samples: causal over all tokens, and full for the slots."""
     require_cuda(case.device)
     if case.shape.heads != case.shape.key_heads:
-        raise Unavailable("takes no grouped queries")
+        raise Unavailable("does not support grouped queries")
     from torch.nn.attention.varlen import varlen_attn
 
     leaves = make_leaves(*case.leaves)
@@ -198,19 +221,20 @@ def varlen(case: AttentionCase) -> PreparedContestant:
     slots = case.shape.slots
     ends = torch.tensor([0, *(stop for _, stop in case.query_bounds)], dtype=torch.int32, device=case.device)
     slot_ends = torch.arange(len(case.shape.lengths) + 1, dtype=torch.int32, device=case.device) * slots
-    places = torch.cat([torch.arange(stop - slots, stop, device=case.device) for _, stop in case.query_bounds])
+    slot_positions = torch.cat([torch.arange(stop - slots, stop, device=case.device) for _, stop in case.query_bounds])
     longest = max(case.shape.lengths)
 
     def call() -> tuple[Tensor]:
-        whole = varlen_attn(query, key, value, ends, ends, longest, longest, window_size=(-1, 0))
-        last = varlen_attn(query.index_select(0, places), key, value, slot_ends, ends, slots, longest)
-        return (whole.index_copy(0, places, last),)
+        causal_output = varlen_attn(query, key, value, ends, ends, longest, longest, window_size=(-1, 0))
+        slot_output = varlen_attn(query.index_select(0, slot_positions), key, value, slot_ends, ends, slots, longest)
+        # Its stub has a second result, the log-sum-exp, which is returned on request only.
+        return (cast("Tensor", causal_output).index_copy(0, slot_positions, cast("Tensor", slot_output)),)
 
     return PreparedContestant(leaves, call, (case.output_gradient,), (identity,) * 4)
 
 
 def flex_attention_contestant(case: AttentionCase, block: int) -> PreparedContestant:
-    """FlexAttention, compiled, with a mask of blocks that is made before; packed where samples differ in length."""
+    """Prepare compiled FlexAttention with a block mask built before; samples of different lengths are packed."""
     require_cuda(case.device, ": without it, it has no gradients")
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -222,45 +246,49 @@ def flex_attention_contestant(case: AttentionCase, block: int) -> PreparedContes
     else:
         leaves, output_gradient, to_reference_layout = _padded_inputs(case)
     query, key, value, *score = leaves
-    seen = _flex_mask_mod(case, ragged)
+    mask_mod = _flex_mask_mod(case, ragged)
     group = case.shape.heads // case.shape.key_heads
-    # Its builds are tried out: the one it takes untried does not fit blocks of 64.
+    # Autotune: the default configuration does not support blocks of 64.
     run = torch.compile(flex_attention, dynamic=False, mode="max-autotune-no-cudagraphs")
 
-    def make() -> Any:
+    def make_block_mask() -> Any:
         heads = case.shape.heads if case.selects_blocks else None
         return create_block_mask(
-            seen, None, heads, query.shape[2], key.shape[2], device=case.device, BLOCK_SIZE=block, _compile=True
+            mask_mod, None, heads, query.shape[2], key.shape[2], device=case.device, BLOCK_SIZE=block, _compile=True
         )
 
-    prepared = make()
+    block_mask = make_block_mask()
 
     def call() -> tuple[Tensor]:
-        added = None
-        if score:
-            bias = case.bias(score[0])
+        score_mod = _flex_score_mod(case.bias(score[0]), group) if score else None
+        output = run(query, key, value, score_mod=score_mod, block_mask=block_mask, enable_gqa=group > 1)
+        return (cast("Tensor", output),)  # its stub has more results, which are returned on request only
 
-            def added(value, _sample, head, _row, column):
-                return value + bias[head // group, column]
+    return PreparedContestant(leaves, call, output_gradient, to_reference_layout, plan=make_block_mask)
 
-        return (run(query, key, value, score_mod=added, block_mask=prepared, enable_gqa=group > 1),)
 
-    return PreparedContestant(leaves, call, output_gradient, to_reference_layout, plan=make)
+def _flex_score_mod(bias: Tensor, group: int) -> Callable[..., Tensor]:
+    """Return the function of score, sample, head, row and column that adds the bias [HK, Tk] of the key."""
+
+    def score_mod(score: Tensor, _sample: Tensor, head: Tensor, _row: Tensor, column: Tensor) -> Tensor:
+        return score + bias[head // group, column]
+
+    return score_mod
 
 
 def _flex_mask_mod(case: AttentionCase, ragged: bool) -> Callable[..., Tensor]:
-    """Return the mask as a function of sample, head, row and column; samples are alike unless they are packed."""
+    """Return the mask as a function of sample, head, row and column; unless packed, all samples share it."""
     low, high, level = case.levels.low[0], case.levels.high[0], case.levels.level[0]
     samples = torch.arange(len(case.shape.lengths), device=case.device)
     rows, columns = (torch.repeat_interleave(samples, each) for each in (case.query_lengths, case.key_lengths))
-    chosen = case.choose_blocks(case.query, case.key) if case.selects_blocks else None
+    selected = case.choose_blocks(case.query, case.key) if case.selects_blocks else None
 
-    def seen(_sample, head, row, column):
-        found = (level[column] >= low[row]) & (level[column] <= high[row])
+    def mask_mod(_sample: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        visible = (level[column] >= low[row]) & (level[column] <= high[row])
         if ragged:
-            found = found & (rows[row] == columns[column])
-        if chosen is not None:
-            found = found & chosen[head, row // BLOCK, column // BLOCK]
-        return found
+            visible = visible & (rows[row] == columns[column])
+        if selected is not None:
+            visible = visible & selected[head, row // BLOCK, column // BLOCK]
+        return visible
 
-    return seen
+    return mask_mod

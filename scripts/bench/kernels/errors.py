@@ -1,6 +1,6 @@
 """Errors of our kernels in float32, as JSON: `python -m saccade.scripts.bench.kernels.errors cpu|cuda`.
 
-With TRITON_INTERPRET=1 Triton's interpreter runs the kernels themselves, anywhere; small cases keep it short.
+With TRITON_INTERPRET=1 the Triton interpreter runs the kernels, also on a CPU. It is slow, so the cases are small.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ CASES = (
     Shape("linear", (150,), 2, 2, 40, "causal"),
     Shape("gather", (50,) * 3, 1, 1, 96, keep=0.4),
 )
-"""Every family, over tiles that are full and that are not."""
+"""Every family, with full and with partly filled tiles."""
 
 
 def measure(device: str) -> list[dict[str, float | str | None]]:
-    """Return for each case of each of our contestants the errors of outputs and gradients, and what is wrong."""
-    found = []
+    """Return the errors of outputs and gradients of our contestants in each case, and what is wrong."""
+    errors = []
     for shape in CASES:
         problem = make_problem(shape, device, torch.float32, None, False)
         for name, build in problem.contestants.items():
             if name.startswith("ours") and name != OURS_PLAN_KEPT:
                 result = check_correctness(build(), problem, torch.float32)
                 case = f"{shape.title} ({name})"
-                found.append(
+                errors.append(
                     {"case": case, "forward": result.forward, "backward": result.backward, "wrong": result.wrong}
                 )
-    return found
+    return errors
 
 
 if __name__ == "__main__":

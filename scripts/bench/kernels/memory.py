@@ -1,4 +1,4 @@
-"""What plans visit and how much memory they take at the sizes of policies, found on any machine."""
+"""Visited tiles and memory of attention plans at the sizes of real policies; runs on any machine."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from .shapes import Shape, shapes
 
 FAMILIES_WITHOUT_PLAN = ("linear", "gather", "plan")
 PROBE_HEAD_WIDTH = 8
-"""A width of heads that is enough to choose blocks by; how many are chosen does not depend on it."""
+"""Head width for the block selection; the number of selected blocks does not depend on it."""
 
 
 def plan_costs() -> list[dict[str, Any]]:
-    """Return for each full-sized case of attention the share of tiles visited, and bytes of plan and of written mask.
-
-    The mask: a byte for each pair of tokens, of each head where heads choose for themselves, of every sample unless all
-    are alike.
-    """
+    """Return `plan_cost` of each attention case at full size."""
     return [plan_cost(shape) for shape in shapes("full") if shape.family not in FAMILIES_WITHOUT_PLAN]
 
 
 def plan_cost(shape: Shape) -> dict[str, Any]:
-    """Return what `plan_costs` does for one case."""
+    """Return the fraction of tiles that a case visits, and the bytes of its plan and of a dense mask.
+
+    The dense mask has a byte for each pair of tokens. It is per head if heads select their own blocks, and per sample
+    if samples differ in length.
+    """
     selects_blocks = shape.family == "history" and shape.keep < 1
-    # What is not chosen by its numbers needs no more of them than one.
+    # Without block selection the plan does not depend on the heads: one is enough.
     heads = shape.heads if selects_blocks else 1
     case = AttentionCase(replace(shape, heads=heads, key_heads=heads, width=PROBE_HEAD_WIDTH), "cpu", torch.float32)
     plan = case.plan(case.query, case.key)

@@ -1,4 +1,4 @@
-"""The page of `saccade bench kernels`: what was measured and how, in Markdown."""
+"""The report page of `saccade bench kernels` in Markdown: what was measured and how."""
 
 from __future__ import annotations
 
@@ -14,36 +14,51 @@ from .shapes import FAMILIES
 def render_page(
     rows: list[KernelRow], metrics: Metrics, notes: list[str], checks: dict[str, Any], plots: list[str], on_gpu: bool
 ) -> str:
-    """Return the page: notes, figures, pictures, a table of every family, and what the checks found."""
-    lines = ["# Kernels", "", *(f"- {note}" for note in notes), "", "## Figures", "", "| figure | value |", "|---|---|"]
+    """Return the page in Markdown.
+
+    Args:
+        rows: The contestants of all cases.
+        metrics: The metrics of the run.
+        notes: How the times were taken, and results of the checks.
+        checks: Results of the checks by name, as in kernels.json.
+        plots: File names of the plots, relative to the page.
+        on_gpu: Whether times are from a GPU; they are then given in us, else in ms.
+    """
+    lines = ["# Kernels", "", *(f"- {note}" for note in notes), "", "## Metrics", "", "| metric | value |", "|---|---|"]
     lines += [f"| {name} | {'not measured' if value is None else value} |" for name, value in metrics.items()]
-    for picture in plots:
-        lines += ["", f"![{picture.removesuffix('.png')}]({picture})"]
-    for family, words in FAMILIES.items():
-        chosen = [row for row in rows if row.shape.family == family]
-        if chosen:
-            lines += ["", f"## {family}", "", words[0].upper() + words[1:] + ".", *_tables(chosen, on_gpu)]
+    for plot in plots:
+        lines += ["", f"![{plot.removesuffix('.png')}]({plot})"]
+    for family, description in FAMILIES.items():
+        family_rows = [row for row in rows if row.shape.family == family]
+        if family_rows:
+            lines += [
+                "",
+                f"## {family}",
+                "",
+                description[0].upper() + description[1:] + ".",
+                *_tables(family_rows, on_gpu),
+            ]
     if checks.get("plans"):
         lines += [
             "",
             "## Plans at full size",
             "",
-            "Of one pattern of attention, which serves all layers that share it.",
+            "The plan of one attention pattern. All layers with this pattern share it.",
             "",
         ]
-        lines += ["| case | tiles visited | plan, MiB | mask written out, MiB |", "|---|---:|---:|---:|"]
+        lines += ["| case | tiles visited | plan, MiB | dense mask, MiB |", "|---|---:|---:|---:|"]
         for each in checks["plans"]:
             sizes = (f"{each[part] / 2**20:.3g}" for part in ("plan_bytes", "mask_bytes"))
             lines.append(f"| {each['case']} | {100 * each['tile_density']:.1f} % | {' | '.join(sizes)} |")
     if checks.get("errors"):
-        lines += ["", "## Errors in float32", "", "Relative to the largest number of the float64 answer.", ""]
-        lines += ["| way | case | outputs | gradients |", "|---|---|---:|---:|"]
-        for way, found in checks["errors"].items():
-            for each in found:
-                errors = ("" if each[part] is None else f"{each[part]:.1e}" for part in ("forward", "backward"))
-                lines.append(f"| {way} | {each['case']} | {' | '.join(errors)} |")
+        lines += ["", "## Errors in float32", "", "Relative to the largest element of the float64 reference.", ""]
+        lines += ["| mode | case | outputs | gradients |", "|---|---|---:|---:|"]
+        for mode, errors_of_mode in checks["errors"].items():
+            for each in errors_of_mode:
+                cells = ("" if each[part] is None else f"{each[part]:.1e}" for part in ("forward", "backward"))
+                lines.append(f"| {mode} | {each['case']} | {' | '.join(cells)} |")
     if checks.get("gate"):
-        lines += ["", "## What the kernels need on sm_90", "", *gate_table(checks["gate"])]
+        lines += ["", "## Registers and shared memory on sm_90", "", *gate_table(checks["gate"])]
     return "\n".join(lines) + "\n"
 
 
@@ -54,10 +69,10 @@ def _tables(rows: list[KernelRow], on_gpu: bool) -> Iterator[str]:
         yield f"### {shape.title}"
         yield ""
         if group[0].sparsity:
-            yield f"Seen: {group[0].sparsity}."
+            yield f"Visible: {group[0].sparsity}."
             yield ""
         times = " | ".join(f"{kind}, {unit}" for kind in TIMED_PARTS)
-        yield f"| who | {times} | TFLOP/s | GB/s | of roofline | errors | |"
+        yield f"| contestant | {times} | TFLOP/s | GB/s | of roofline | errors | |"
         yield "|---|" + "---:|" * (len(TIMED_PARTS) + 4) + "---|"
         for row in group:
             forward = row.seconds.get("forward")
@@ -71,5 +86,5 @@ def _tables(rows: list[KernelRow], on_gpu: bool) -> Iterator[str]:
                 ", ".join(f"{each:.1e}" for each in (row.forward_error, row.backward_error) if each is not None),
             ]
             remark = row.remark if row.seconds or not row.remark else f"not available: {row.remark}"
-            said = "; ".join(part for part in (row.wrong and f"**wrong**: {row.wrong}", remark, row.backend) if part)
-            yield f"| {row.contestant} | {' | '.join(cells)} | {said} |"
+            remarks = "; ".join(part for part in (row.wrong and f"**wrong**: {row.wrong}", remark, row.backend) if part)
+            yield f"| {row.contestant} | {' | '.join(cells)} | {remarks} |"

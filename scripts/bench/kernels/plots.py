@@ -1,4 +1,4 @@
-"""The pictures of `saccade bench kernels`: time over length and over density, with the roofline drawn in."""
+"""Plots of `saccade bench kernels`: time over length and over density, with the roofline."""
 
 from __future__ import annotations
 
@@ -17,15 +17,22 @@ STYLES = {
     SDPA_TWO_CALLS: ("#cc79a7", "D", "--"),
     VARLEN: ("#009e73", "P", "--"),
 }
-"""Colours that the colour-blind tell apart (Okabe and Ito), and a marker each."""
+"""Colour (the colour-blind safe palette of Okabe and Ito), marker and line style of each contestant."""
 
 MORE_STYLES = (("#000000", "x", ":"), ("#7f7f7f", "+", ":"), ("#9c755f", "*", ":"))
 
 
 def plot_sweep(path: Path, rows: list[KernelRow], sweep: str, device: str) -> bool:
-    """Draw the rows of a sweep, "length" or "density", forward beside forward with backward; False where none is.
+    """Plot the times of a sweep: forward, and forward with backward.
 
-    `device`: in words, what the times were taken on.
+    Args:
+        path: The PNG file to write.
+        rows: All rows; those of other sweeps are ignored.
+        sweep: "length" or "density".
+        device: Description of the device for the title.
+
+    Returns:
+        Whether the plot was written; False if fewer than two cases of the sweep were timed.
     """
     from matplotlib.figure import Figure
 
@@ -38,7 +45,7 @@ def plot_sweep(path: Path, rows: list[KernelRow], sweep: str, device: str) -> bo
     for axes, kind, title in zip(panels, ("forward", "both"), ("forward", "forward and backward"), strict=True):
         _draw(axes, shown, kind, x_value)
         axes.set_title(title, fontsize=11)
-    label = "tokens" if sweep == "length" else "share of pairs in the tiles that are visited"
+    label = "tokens" if sweep == "length" else "fraction of pairs in visited tiles"
     figure.supxlabel(label, fontsize=10)
     panels[0].set_ylabel("time (ms)")
     handles, names = panels[0].get_legend_handles_labels()

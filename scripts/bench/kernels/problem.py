@@ -20,6 +20,7 @@ from ....kernels.block_sparse import (
 from ....kernels.block_sparse.reference import dense_attention
 from ....kernels.plan import (
     AttentionPlan,
+    Blocks,
     Selection,
     block_scores,
     build_plan,
@@ -34,7 +35,7 @@ from .shapes import BLOCK, Shape
 Tensor = torch.Tensor
 
 BACKWARD_FLOPS, BACKWARD_BYTES = 2.5, 2.2
-"""What a backward pass of attention costs, relative to forward: five products for two, and the gradients to write."""
+"""Cost of the backward pass of attention relative to forward: five matrix products for two, and writing gradients."""
 
 
 class Unavailable(Exception):
@@ -42,7 +43,7 @@ class Unavailable(Exception):
 
 
 def require_cuda(device: str, why: str = "") -> None:
-    """Raise Unavailable anywhere but on a GPU."""
+    """Raise Unavailable unless the device is a GPU."""
     if device != "cuda":
         raise Unavailable(f"needs CUDA{why}")
 
@@ -58,7 +59,7 @@ class PreparedContestant:
         to_reference_layout: Bring each output, then the gradient of each leaf, into the layout of the reference.
         plan: The planning before attention, which is timed separately; None if there is none.
         reference_kind: The reference that it must reproduce, see `Problem`.
-        read: Extracts the outputs to compare from the result of `call`.
+        extract_outputs: Extracts the outputs to compare from the result of `call`.
     """
 
     leaves: tuple[Tensor, ...]
@@ -67,15 +68,19 @@ class PreparedContestant:
     to_reference_layout: tuple[Callable[[Tensor], Tensor], ...]
     plan: Callable[[], Any] | None = None
     reference_kind: str = "own"
-    read: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] = tuple
+    extract_outputs: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] = tuple
 
 
 @dataclass(frozen=True)
 class MinimumCost:
-    """The least cost of a forward and a backward pass: operations and bytes.
+    """The least cost of a forward and a backward pass.
 
-    `useful`: operations of pairs of tokens that see each other; `flops`: of the tiles that hold any.
-    `density`: the share of all pairs; `tile_density`: of all pairs in the tiles that are visited.
+    Attributes:
+        useful: FLOPs of the visible pairs of tokens, forward.
+        flops: FLOPs of the tiles that hold a visible pair, forward and backward.
+        bytes: Bytes read and written, forward and backward.
+        density: Fraction of all pairs that are visible.
+        tile_density: Fraction of all pairs that lie in visited tiles.
     """
 
     useful: float
@@ -107,12 +112,19 @@ class Problem:
 
 
 def identity(tensor: Tensor) -> Tensor:
-    """Return what is in the right form already."""
+    """Return the tensor unchanged: it already has the layout of the reference."""
     return tensor
 
 
 class AttentionCase:
-    """The tensors of a case, packed: query and above [Tq, HQ, D], key and value [Tk, HK, D], score [HK, Tk]."""
+    """The packed tensors of a case.
+
+    Attributes:
+        query, output_gradient: [Tq, HQ, D].
+        key, value: [Tk, HK, D].
+        score: Learned score of the keys, [HK, Tk]; None except in the family "bias".
+        selects_blocks: Whether each tile of queries selects blocks of keys.
+    """
 
     def __init__(self, shape: Shape, device: str, dtype: torch.dtype) -> None:
         self.shape, self.device, self.dtype = shape, device, dtype
@@ -131,7 +143,7 @@ class AttentionCase:
             normal(keys, shape.key_heads),
         )
         if shape.family in ("history", "plan"):
-            # Neighbours resemble each other and a query seeks a few topics, as what is learned does.
+            # As in trained models, neighbouring keys are similar and a query matches a few topics.
             topics = torch.randn(16, 1, shape.width, generator=generator)
             topic = torch.randint(16, (2, -(-keys // BLOCK)), generator=generator).repeat_interleave(BLOCK, 1)
             query, key = query + topics[topic[0, :queries]], key + topics[topic[1, :keys]]
@@ -146,26 +158,34 @@ class AttentionCase:
         self.key_lengths = torch.tensor(key_lengths, dtype=torch.int32, device=device)
         self.key_ends = torch.tensor([0, *(stop for _, stop in self.key_bounds)], dtype=torch.int32, device=device)
         self.selects_blocks = shape.family in ("history", "plan") and shape.keep < 1
-        self.blocks = cut_blocks(queries, BLOCK, device=device) if self.selects_blocks else None
+        self._blocks = cut_blocks(queries, BLOCK, device=device) if self.selects_blocks else None
         self._references: dict[str, list[Tensor]] = {}
 
     @property
+    def blocks(self) -> Blocks:
+        """The blocks of the packed tokens."""
+        if self._blocks is None:
+            raise ValueError(f"blocks: got the family {self.shape.family!r}, expected one that selects blocks")
+        return self._blocks
+
+    @property
     def leaves(self) -> tuple[Tensor, ...]:
-        """Return what gradients are taken of."""
+        """The tensors whose gradients are compared."""
         return (self.query, self.key, self.value, *(() if self.score is None else (self.score,)))
 
     @property
-    def kept(self) -> int:
-        """Return how many blocks a tile of queries chooses, or keys a head."""
+    def keep_count(self) -> int:
+        """Number of blocks that a tile of queries selects, or of keys that a head keeps."""
         every = (
             -(-(self.shape.lengths[0] - self.shape.slots) // BLOCK) if self.selects_blocks else self.shape.lengths[0]
         )
         return max(1, round(self.shape.keep * every))
 
     def choose_blocks(self, query: Tensor, key: Tensor) -> Tensor:
-        """Return which blocks each tile of queries chose, boolean [HQ, tiles, blocks].
+        """Return the blocks that each tile of queries selects, boolean [HQ, tiles, blocks].
 
-        Its own block, and those whose mean key fits its mean query best; the slots are seen by and see everything.
+        A tile selects its own block, and the blocks whose mean key scores highest with its mean query. The slots see
+        everything and are seen by everything.
         """
         queries, keys = (pool(part.detach(), self.blocks) for part in (query, key))
         count = self.blocks.max_per_segment
@@ -173,10 +193,10 @@ class AttentionCase:
         own = torch.eye(count, dtype=torch.bool, device=scores.device)
         visual = torch.arange(count, device=scores.device) < (self.shape.lengths[0] - self.shape.slots) // BLOCK
         ranked = scores.masked_fill(own, torch.finfo(scores.dtype).max).masked_fill(~visual, float("-inf"))
-        return select_top_k(ranked, self.kept) | ~visual | ~visual[:, None]
+        return select_top_k(ranked, self.keep_count) | ~visual | ~visual[:, None]
 
     def make_selection(self, query: Tensor, key: Tensor) -> Selection:
-        """Return the choice of every token, as attention takes it."""
+        """Return the selection of every token in the packed format of the kernel."""
         return pack_selection(self.choose_blocks(query, key).index_select(1, self.blocks.block_in_segment), self.blocks)
 
     def plan(self, query: Tensor, key: Tensor) -> AttentionPlan:
@@ -189,26 +209,26 @@ class AttentionCase:
         )
 
     def bias(self, score: Tensor) -> Tensor:
-        """Return the score of the keys that stay, -inf for the others, [HK, Tk]."""
-        return top_k_key_bias(score, self.kept, self.key_ends)
+        """Return the score of the kept keys, -inf for the others, [HK, Tk]."""
+        return top_k_key_bias(score, self.keep_count, self.key_ends)
 
     def mask(self, sample: int, reference_kind: str = "own") -> Tensor:
         """Return the attention mask of a sample, boolean [1 or HQ, queries, keys]; see `reference_results`."""
         rows, columns = slice(*self.query_bounds[sample]), slice(*self.key_bounds[sample])
         low, high, level = self.levels.low[:, rows], self.levels.high[:, rows], self.levels.level[:, columns]
-        seen = interval_mask(low, high, level).all(0)[None]
+        visible = interval_mask(low, high, level).all(0)[None]
         if reference_kind == "dense":
-            return torch.ones_like(seen)
+            return torch.ones_like(visible)
         if not self.selects_blocks:
-            return seen
+            return visible
         if reference_kind == "tokens":
-            chosen = choose_by_token(self)
+            selected = select_by_token(self)
         else:
-            chosen = self.choose_blocks(self.query, self.key).index_select(1, self.blocks.block_in_segment)
-        return seen & chosen.index_select(2, self.blocks.block_in_segment)
+            selected = self.choose_blocks(self.query, self.key).index_select(1, self.blocks.block_in_segment)
+        return visible & selected.index_select(2, self.blocks.block_in_segment)
 
     def reference_results(self, reference_kind: str = "own") -> list[Tensor]:
-        """Return the output and the gradients of all leaves in float64, by dense attention head by head.
+        """Return the output and the gradients of all leaves in float64, from dense attention of one head at a time.
 
         Args:
             reference_kind: The mask: "own", that of the case; "dense", none within a sample; "tokens", each token
@@ -220,54 +240,55 @@ class AttentionCase:
 
     def _compute_reference(self, reference_kind: str) -> list[Tensor]:
         shape = self.shape
-        found = [torch.zeros_like(part, dtype=torch.float64) for part in (self.output_gradient, *self.leaves)]
+        results = [torch.zeros_like(part, dtype=torch.float64) for part in (self.output_gradient, *self.leaves)]
         group = shape.heads // shape.key_heads
         for sample, (rows, columns) in enumerate(zip(self.query_bounds, self.key_bounds, strict=True)):
             mask, rows, columns = self.mask(sample, reference_kind), slice(*rows), slice(*columns)
             for head in range(shape.key_heads):
                 heads, one = slice(head * group, (head + 1) * group), slice(head, head + 1)
-                places = [(rows, heads), (columns, one), (columns, one)]
-                parts = [part[place] for part, place in zip(self.leaves[:3], places, strict=True)]
+                indices = [(rows, heads), (columns, one), (columns, one)]
+                parts = [part[index] for part, index in zip(self.leaves[:3], indices, strict=True)]
                 if self.score is not None:
-                    places.append((one, columns))
+                    indices.append((one, columns))
                     parts.append(self.score[one, columns])
                 parts = [part.detach().double().requires_grad_() for part in parts]
                 bias = None if self.score is None else self.bias(parts[3])
-                own = mask if len(mask) == 1 else mask[heads]
-                output, _ = dense_attention(*parts[:3], own, bias)
+                head_mask = mask if len(mask) == 1 else mask[heads]
+                query, key, value = parts[:3]  # [rows, group, D], [columns, 1, D] twice
+                output, _ = dense_attention(query, key, value, head_mask, bias)
                 gradients = torch.autograd.grad(output, parts, self.output_gradient[rows, heads].double())
-                for whole, place, part in zip(found, [(rows, heads), *places], [output, *gradients], strict=True):
-                    whole[place] = part.detach()
-        return found
+                for result, index, part in zip(results, [(rows, heads), *indices], [output, *gradients], strict=True):
+                    result[index] = part.detach()
+        return results
 
     def minimum_cost(self) -> MinimumCost:
-        """Return what the case costs, with the densities of its mask counted."""
+        """Return the cost of the case, with the densities counted from its mask and its plan."""
         shape = self.shape
         plan = self.plan(self.query, self.key)
         pairs = sum(length * (shape.keys or length) for length in shape.lengths)
-        seen = sum(float(self.mask(sample).float().mean(0).sum()) for sample in range(len(shape.lengths)))
+        visible = sum(float(self.mask(sample).float().mean(0).sum()) for sample in range(len(shape.lengths)))
         tiles = float(plan.row_counts.sum()) / plan.row_counts.shape[0] * plan.query_tile * plan.key_tile
         if self.score is not None:
-            seen, tiles = (each * self.kept / shape.lengths[0] for each in (seen, tiles))
-        each = 4.0 * shape.heads * shape.width
+            visible, tiles = (each * self.keep_count / shape.lengths[0] for each in (visible, tiles))
+        flops_per_pair = 4.0 * shape.heads * shape.width
         size = self.query.element_size()
         moved = 2.0 * size * (self.query.numel() + self.key.numel())
         visited = min(tiles, float(pairs))
         return MinimumCost(
-            useful=each * seen,
-            flops=(each * visited, BACKWARD_FLOPS * each * visited),
+            useful=flops_per_pair * visible,
+            flops=(flops_per_pair * visited, BACKWARD_FLOPS * flops_per_pair * visited),
             bytes=(moved, BACKWARD_BYTES * moved),
-            density=seen / pairs,
+            density=visible / pairs,
             tile_density=visited / pairs,
         )
 
 
-def choose_by_token(case: AttentionCase) -> Tensor:
-    """Return the blocks that every token chose for itself, its own among them, boolean [HQ, Tq, blocks] (VMoBA)."""
+def select_by_token(case: AttentionCase) -> Tensor:
+    """Return the blocks that every token selects, its own included, boolean [HQ, Tq, blocks] (as VMoBA does)."""
     means = pool(case.key, case.blocks)
     scores = block_scores(case.query, means, case.blocks, case.blocks.segment)
     own = case.blocks.block_in_segment[:, None] == torch.arange(case.blocks.max_per_segment, device=scores.device)
-    return select_top_k(scores.masked_fill(own, torch.finfo(scores.dtype).max), case.kept)
+    return select_top_k(scores.masked_fill(own, torch.finfo(scores.dtype).max), case.keep_count)
 
 
 def _segment_bounds(lengths: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Public code of sparse attention, imported where it is installed or lies in a folder, and measured beside ours."""
+"""Contestants from public code of sparse attention, imported from installed packages or from a folder of clones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Tensor = torch.Tensor
 
 @contextlib.contextmanager
 def _extended_module_path(public_folder: str | None) -> Iterator[None]:
-    """Let modules be found in a folder, in the folders in it, and in their `src`."""
+    """Add a folder, its subfolders and their `src` to the module search path."""
     added = []
     if public_folder is not None:
         root = Path(public_folder)
@@ -34,21 +34,30 @@ def _extended_module_path(public_folder: str | None) -> Iterator[None]:
 
 
 def import_public(names: tuple[str, ...], public_folder: str | None, device: str) -> ModuleType:
-    """Return the first module of `names` that can be imported; raises Unavailable with the reason."""
+    """Return the first module that can be imported.
+
+    Args:
+        names: Names of the module in different releases, newest first.
+        public_folder: Folder with clones of public code; None for installed packages only.
+        device: Device of the measurement; public code needs CUDA.
+
+    Raises:
+        Unavailable: No module can be imported; the message says why.
+    """
     require_cuda(device)
     reasons = []
     with _extended_module_path(public_folder):
         for name in names:
             try:
                 return importlib.import_module(name)
-            # Whatever another project's import fails at, for want of a package or of a build, is the reason.
+            # Another project's import can fail with any error, e.g. a missing package or extension; report it.
             except Exception as error:
                 reasons.append(f"{type(error).__name__}: {' '.join(str(error).split())}"[:70])
     raise Unavailable(reasons[-1])
 
 
 def dynamic_mask_attention(case: AttentionCase, public_folder: str | None) -> PreparedContestant:
-    """Dynamic Mask Attention's Triton kernel (arXiv 2508.02124): keys kept by a mask, with a bias that learns."""
+    """Prepare the kernel of Dynamic Mask Attention (arXiv 2508.02124): keys kept by a mask, with a learned bias."""
     module = import_public(("flash_sparse_attn", "flash_dmattn"), public_folder, case.device)
     function = getattr(module, "triton_sparse_attn_func", None) or getattr(module, "triton_dmattn_func", None)
     if function is None:
@@ -58,16 +67,16 @@ def dynamic_mask_attention(case: AttentionCase, public_folder: str | None) -> Pr
 
     def call() -> tuple[Tensor]:
         bias = case.bias(score)
-        kept = bias > float("-inf")
-        # Its kernel takes the mask apart, and a bias that is finite.
-        added = bias.masked_fill(~kept, 0.0).to(query.dtype)[None, :, None]
-        return (function(query[None], key[None], value[None], kept[None, :, None], added)[0],)
+        keep_mask = bias > float("-inf")  # [HK, Tk]
+        # The kernel takes the mask separately and needs a finite bias.
+        finite_bias = bias.masked_fill(~keep_mask, 0.0).to(query.dtype)[None, :, None]  # [1, HK, 1, Tk]
+        return (function(query[None], key[None], value[None], keep_mask[None, :, None], finite_bias)[0],)
 
     return PreparedContestant(leaves, call, (case.output_gradient,), (identity,) * 5)
 
 
 def mixture_of_blocks(case: AttentionCase, public_folder: str | None) -> PreparedContestant:
-    """VMoBA's attention (arXiv 2506.23858): every token of every head chooses as many blocks as ours do."""
+    """Prepare VMoBA's attention (arXiv 2506.23858): each token of each head selects as many blocks as our tiles do."""
     module = import_public(("vmoba",), public_folder, case.device)
     leaves = tuple(part.detach().clone().requires_grad_() for part in case.leaves)
     query, key, value = leaves
@@ -75,6 +84,6 @@ def mixture_of_blocks(case: AttentionCase, public_folder: str | None) -> Prepare
     ends = torch.tensor([0, tokens], dtype=torch.int32, device=case.device)
 
     def call() -> tuple[Tensor]:
-        return (module.moba_attn_varlen(query, key, value, ends, tokens, BLOCK, case.kept, select_mode="topk"),)
+        return (module.moba_attn_varlen(query, key, value, ends, tokens, BLOCK, case.keep_count, select_mode="topk"),)
 
     return PreparedContestant(leaves, call, (case.output_gradient,), (identity,) * 4, reference_kind="tokens")

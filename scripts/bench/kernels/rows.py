@@ -1,4 +1,4 @@
-"""What `saccade bench kernels` found out, as rows: a table for people, figures for the JSON."""
+"""Results of `saccade bench kernels`: a row for each contestant of a case, the printed table, and the metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OURS_BLOCKS_GIVEN, SDPA_UNMASKED, SDPA_MASKED, SDPA_TWO_CALLS = (
 )
 VARLEN, FLEX, DYNAMIC_MASK_ATTENTION, VMOBA = "varlen_attn", "FlexAttention {}", "flash-sparse-attn", "VMoBA"
 SDPA_CAUSAL, TORCH_EAGER, TORCH_COMPILED = "SDPA, causal", "torch, eager", "torch, compiled"
-"""The names of those who take part."""
+"""Names of the contestants."""
 
 METRIC_NAMES = (
     "ragged_over_padded_sdpa",
@@ -47,24 +47,39 @@ METRIC_NAMES = (
 
 @dataclass(frozen=True)
 class Roofline:
-    """What the device can do at best: operations and bytes per second."""
+    """The limits of the device.
+
+    Attributes:
+        flops: Peak FLOP per second.
+        bytes: Memory bandwidth in bytes per second.
+    """
 
     flops: float
     bytes: float
 
-    def floor(self, flops: float, moved: float) -> float:
-        """Return the seconds below which nobody gets."""
+    def min_seconds(self, flops: float, moved: float) -> float:
+        """Return the least seconds for `flops` operations and `moved` bytes."""
         return max(flops / self.flops, moved / self.bytes)
 
 
 @dataclass
 class KernelRow:
-    """What was found out about one contestant in one case; `seconds` is empty where it was not timed.
+    """The result of one contestant in one case.
 
-    `floor`: seconds by the roofline of forward and of backward, over the tiles that hold any pair; `useful`: operations
-    of a forward pass; `moved`: bytes of one; `forward_error`, `backward_error`: relative to the largest number of the
-    exact answer; `wrong`: in what it does not compute what it should; `remark`: why it takes no part, or what is
-    unusual about how it was timed.
+    Attributes:
+        shape: The case.
+        contestant: Its name.
+        density: Fraction of all pairs that are visible.
+        tile_density: Fraction of all pairs that lie in visited tiles.
+        useful: FLOPs of the visible pairs, forward.
+        moved: Bytes of a forward pass.
+        floor: Least seconds of forward and of backward by the roofline, over the tiles that hold a visible pair.
+        seconds: Measured seconds by part (TIMED_PARTS); empty if not timed.
+        forward_error: Largest error of the outputs, relative to the largest element of the reference.
+        backward_error: The same for the gradients.
+        backend: Backend of torch's SDPA.
+        wrong: Where it disagrees with the reference; empty if it is correct.
+        remark: Why it was not measured, or what is unusual about its timing.
     """
 
     shape: Shape
@@ -83,23 +98,23 @@ class KernelRow:
 
     @property
     def sparsity(self) -> str:
-        """Return in words which share of all pairs is seen; nothing where that is no question."""
+        """Visible fraction of pairs as text; empty for dense cases and for gather."""
         if self.density == 1 or self.shape.family == "gather":
             return ""
         return f"{self.density:.3f} of pairs, {self.tile_density:.3f} in tiles"
 
     @property
     def total_seconds(self) -> float | None:
-        """Return the seconds of forward and backward in one go, or of forward where there are no gradients."""
+        """Seconds of forward and backward in one go, or of forward if there are no gradients; None if not timed."""
         return self.seconds.get("both", self.seconds.get("forward"))
 
     @property
     def roofline_seconds(self) -> float:
-        """Return the floor of what `total_seconds` measures."""
+        """Least seconds of `total_seconds` by the roofline."""
         return sum(self.floor) if "both" in self.seconds else self.floor[0]
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as what JSON can hold; an error that is no number is null."""
+        """Return the row as JSON values; an infinite error becomes null."""
         content = asdict(self) | {"case": self.shape.title, "lengths": list(self.shape.lengths)}
         for name in ("forward_error", "backward_error"):
             value = content[name]
@@ -132,33 +147,38 @@ def table(rows: list[KernelRow], on_gpu: bool) -> list[str]:
                 + (f" [{row.backend}]" if row.backend else "")
                 + (" *" if row.seconds and row.remark else "")
             )
-            if row.wrong or not row.seconds:
+            total = row.total_seconds
+            if row.wrong or total is None:
                 lines.append(
                     f"{name:<32} {'WRONG: ' + row.wrong if row.wrong else 'not available: ' + row.remark}"[:100]
                 )
                 continue
             cells = [f"{scale * row.seconds[kind]:.4g}" if kind in row.seconds else "-" for kind in TIMED_PARTS]
             cells += [
-                f"{row.total_seconds / own:.2f}" if own else "-",
-                _format_percent(row.roofline_seconds, row.total_seconds),
+                f"{total / own:.2f}" if own else "-",
+                _format_percent(row.roofline_seconds, total),
             ]
             cells.append(f"{max(row.forward_error or 0.0, row.backward_error or 0.0):.0e}")
             lines.append(f"{name:<32}" + "".join(f"{cell:>9}" for cell in cells))
     return lines
 
 
-def _format_percent(floor: float, seconds: float) -> str:
-    return f"{100 * floor / seconds:.3g} %" if floor else "-"
+def _format_percent(least: float, seconds: float) -> str:
+    return f"{100 * least / seconds:.3g} %" if least else "-"
 
 
 def collect_metrics(rows: list[KernelRow], timed: bool, bandwidth: float, checks: Metrics) -> Metrics:
-    """Return all figures; those that are times are null unless `timed`: on a GPU and at full size.
+    """Return all metrics.
 
-    `bandwidth`: bytes per second that the device reaches; `checks`: figures that come from elsewhere.
+    Args:
+        rows: The contestants of all cases.
+        timed: Whether times count, i.e. whether they were taken on a GPU at full size; otherwise they are None.
+        bandwidth: Memory bandwidth of the device in bytes per second.
+        checks: Metrics of the checks.
     """
-    found: dict[str, float | int | None] = dict.fromkeys(METRIC_NAMES)
+    metrics: dict[str, float | int | None] = dict.fromkeys(METRIC_NAMES)
     if timed:
-        found |= {
+        metrics |= {
             "ragged_over_padded_sdpa": time_ratio(rows, "ragged", SDPA_MASKED, OURS, "both"),
             "ragged_over_varlen": time_ratio(rows, "ragged", VARLEN, OURS, "both"),
             "history_forward_over_cudnn": time_ratio(rows, "history", SDPA_UNMASKED, OURS, "forward"),
@@ -168,15 +188,15 @@ def collect_metrics(rows: list[KernelRow], timed: bool, bandwidth: float, checks
             "cross_attention_us": _microseconds(rows, "cross", OURS_PLAN_KEPT),
             "plan_us": _microseconds(rows, "plan", OURS),
         }
-        row = headline(rows, "gather", OURS)
+        row = headline_row(rows, "gather", OURS)
         if row is not None and row.seconds:
-            found["gather_norm_film_bandwidth_fraction"] = row.moved / row.seconds["forward"] / bandwidth
-    found |= {name: checks[name] for name in METRIC_NAMES if name in checks}
-    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in found.items()}
+            metrics["gather_norm_film_bandwidth_fraction"] = row.moved / row.seconds["forward"] / bandwidth
+    metrics |= {name: checks[name] for name in METRIC_NAMES if name in checks}
+    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in metrics.items()}
 
 
-def headline(rows: list[KernelRow], family: str, contestant: str) -> KernelRow | None:
-    """Return the row of a family that a target is stated for."""
+def headline_row(rows: list[KernelRow], family: str, contestant: str) -> KernelRow | None:
+    """Return a contestant's row in the headline case of a family, None if there is none."""
     for row in rows:
         if row.shape.family == family and row.shape.headline and row.contestant == contestant:
             return row
@@ -184,12 +204,23 @@ def headline(rows: list[KernelRow], family: str, contestant: str) -> KernelRow |
 
 
 def time_ratio(rows: list[KernelRow], family: str, other: str, own: str, kind: str) -> float | None:
-    """Return how many times as long as ours another one takes, None where either was not timed."""
-    sides = [headline(rows, family, name) for name in (other, own)]
+    """Return the time of another contestant relative to ours in the headline case of a family.
+
+    Args:
+        rows: The contestants of all cases.
+        family: The family.
+        other: Name of the other contestant.
+        own: Name of our contestant.
+        kind: Timed part, one of TIMED_PARTS.
+
+    Returns:
+        The ratio; None if either was not timed.
+    """
+    sides = [headline_row(rows, family, name) for name in (other, own)]
     times = [None if row is None else row.seconds.get(kind) for row in sides]
     return times[0] / times[1] if times[0] and times[1] else None
 
 
 def _microseconds(rows: list[KernelRow], family: str, contestant: str) -> float | None:
-    row = headline(rows, family, contestant)
+    row = headline_row(rows, family, contestant)
     return 1e6 * row.seconds["forward"] if row is not None and row.seconds else None

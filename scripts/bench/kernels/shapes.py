@@ -1,4 +1,4 @@
-"""The shapes at which `saccade bench kernels` measures: those of policies, and small ones that any machine can hold."""
+"""The shapes that `saccade bench kernels` measures: those of real policies, and small ones for any machine."""
 
 from __future__ import annotations
 
@@ -7,30 +7,38 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 FAMILIES = {
-    "trunk": "trunk with action slots: causal context, slots that see everything",
-    "prefix": "prefix language model: bidirectional context, slots that also see themselves",
-    "ragged": "pruned batch: as the trunk, every sample of another length",
-    "history": "long history: every tile of 64 queries chooses blocks of 64 keys",
+    "trunk": "trunk with action slots: causal context, slots see everything",
+    "prefix": "prefix language model: bidirectional context, slots see the context and each other",
+    "ragged": "pruned batch: as the trunk, samples of different lengths",
+    "history": "long history: every tile of 64 queries selects blocks of 64 keys",
     "cross": "action expert: few queries, many keys",
-    "bias": "keys kept by a learned score, whose gradient is asked for",
-    "plan": "choosing blocks and listing tiles, without attention",
+    "bias": "keys kept by a learned score, with its gradient",
+    "plan": "selecting blocks and listing tiles, without attention",
     "linear": "linear attention with decay",
-    "gather": "gathering kept tokens with their norm and FiLM",
+    "gather": "gathering kept tokens, with norm and FiLM",
 }
-"""What each family is."""
+"""Description of each family."""
 
 BLOCK = 64
-"""Tokens of a block that is chosen, and of a tile."""
+"""Tokens of a selectable block, and of a tile."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One case.
+    """The shape of one case.
 
-    `lengths`: tokens of each sample, the last `slots` of which are action slots; `mask`: coupled, prefix, causal or
-    everything; `heads`, `key_heads`, `width` of a head; `keys`: of each sample where they are not the queries
-    themselves; `keep`: the share of blocks, keys or tokens that stays; `headline`: whether a target is stated for it;
-    `sweep`: the plot that it is a point of, length or density.
+    Attributes:
+        family: One of FAMILIES.
+        lengths: Tokens of each sample, action slots included.
+        heads: Query heads.
+        key_heads: Key and value heads.
+        width: Width of a head; of a token in the family "gather".
+        mask: coupled, prefix, causal or everything.
+        slots: Action slots, the last tokens of each sample.
+        keys: Keys of each sample in cross-attention; 0 if the keys are the query tokens.
+        keep: Fraction of blocks, keys or tokens that is kept.
+        headline: Whether a metric with a target is taken from this case.
+        sweep: The plot that shows this case, "length" or "density"; empty if none.
     """
 
     family: str
@@ -47,7 +55,7 @@ class Shape:
 
     @property
     def title(self) -> str:
-        """Return the case in a few words."""
+        """Short description of the case."""
         samples, tokens = len(self.lengths), self.lengths[0]
         batch = f"{samples} x " if samples > 1 else ""
         if self.family == "gather":
@@ -64,22 +72,22 @@ class Shape:
 
 
 def shapes(size: str) -> Iterator[Shape]:
-    """Yield the cases of a size, "full" or "small"; full ones take tens of GB and a GPU."""
+    """Yield the cases of a size, "full" or "small"; full ones need a GPU with tens of GB of memory."""
     yield from _full() if size == "full" else _small()
 
 
 def _full() -> Iterator[Shape]:
-    # OpenVLA-OFT: two cameras of 256 patches, 35 words, 56 action slots.
+    # OpenVLA-OFT: two cameras of 256 patches, 35 text tokens, 56 action slots.
     trunk = Shape("trunk", (603,), 32, 32, 128, "coupled", slots=56, headline=True)
     for tokens in (256, 603, 1024, 2048):
         yield replace(trunk, lengths=(tokens,), headline=tokens == 603, sweep="length")
-    # Three cameras of 1024 patches, 50 words, 400 slots.
+    # Three cameras of 1024 patches, 50 text tokens, 400 slots.
     yield replace(trunk, lengths=(3522,), slots=400, sweep="length")
     yield replace(trunk, lengths=(8306,), headline=False, sweep="length")
     yield replace(trunk, lengths=(603,) * 8)
     yield replace(trunk, lengths=(603,) * 32)
     yield replace(trunk, lengths=(3522,) * 8, slots=400)
-    # pi0: three cameras of 256 patches, 48 words, 51 of state and action.
+    # pi0: three cameras of 256 patches, 48 text tokens, 51 tokens of state and action.
     prefix = Shape("prefix", (867,), 8, 1, 256, "prefix", slots=51, headline=True)
     yield prefix
     yield replace(prefix, lengths=(867,) * 32)

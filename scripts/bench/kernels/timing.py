@@ -1,4 +1,4 @@
-"""Timing for `saccade bench kernels`: CUDA graphs with a cold cache on a GPU, plain repetition on a processor."""
+"""Timing for `saccade bench kernels`: CUDA graphs with a cold L2 cache on a GPU, repeated calls on a CPU."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from .problem import PreparedContestant
 
 WARMUP_RUNS = 3
 CACHE_FLUSH_BYTES = 256 * 2**20
-"""More than any second-level cache holds."""
+"""Larger than the L2 cache of any GPU."""
 
 BACKENDS = {"cudnn": "cuDNN", "flash": "flash", "efficient": "efficient"}
 
 
 class KernelTimer:
-    """Measures seconds on one device, `repeats` times: on a GPU the median counts, on a processor the fastest.
+    """Measures the seconds of a contestant on one device.
 
-    A processor does other things meanwhile, so what counts is what its cores spend, all of them together.
+    On a GPU a time is the median of the repeats. On a CPU it is the CPU time of the fastest repeat, summed over cores:
+    other processes run meanwhile, so wall time would depend on them.
 
-    `captured` tells whether what was measured last, beside its plan, ran in CUDA graphs; always so on a processor.
+    Attributes:
+        device: "cpu" or "cuda".
+        repeats: Timed runs of each function.
+        captured: Whether the last contestant, except its plan, ran in CUDA graphs; always True on a CPU.
     """
 
     def __init__(self, device: str, repeats: int) -> None:
@@ -35,9 +39,16 @@ class KernelTimer:
         )
 
     def measure(self, entry: PreparedContestant) -> dict[str, float]:
-        """Return the seconds of forward, backward and both in one go, and of the plan where it is a part."""
+        """Return the seconds of each part of a contestant.
+
+        Args:
+            entry: The contestant, already checked.
+
+        Returns:
+            "forward"; "backward" and "both" (in one go) if there are gradients; "plan" if there is one.
+        """
         leaves, output_gradient = entry.leaves, entry.output_gradient
-        found = {} if entry.plan is None else {"plan": self.time(entry.plan)}
+        part_seconds = {} if entry.plan is None else {"plan": self.time(entry.plan)}
         self.captured = True
 
         def forward() -> None:
@@ -47,10 +58,10 @@ class KernelTimer:
         def both() -> None:
             torch.autograd.grad(entry.call(), leaves, output_gradient)
 
-        found["forward"] = self.time(forward)
+        part_seconds["forward"] = self.time(forward)
         if leaves:
-            found |= {"backward": self._backward(entry), "both": self.time(both)}
-        return found
+            part_seconds |= {"backward": self._backward(entry), "both": self.time(both)}
+        return part_seconds
 
     def _backward(self, entry: PreparedContestant) -> float:
         if self.stream is None:
@@ -58,15 +69,15 @@ class KernelTimer:
             return self.time(
                 lambda: torch.autograd.grad(outputs, entry.leaves, entry.output_gradient, retain_graph=True)
             )
-        # Gradients run on the stream of their forward pass, which must be the one that is captured.
+        # Autograd runs the backward pass on the stream of the forward pass: use the stream that is captured.
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             outputs = entry.call()
         return self.time(lambda: torch.autograd.grad(outputs, entry.leaves, entry.output_gradient, retain_graph=True))
 
     def time(self, function: Callable[[], Any]) -> float:
-        """Return the seconds of a function, captured in a CUDA graph where that is possible."""
-        if self.stream is None:
+        """Return the seconds of a function; on a GPU captured in a CUDA graph if possible."""
+        if self.stream is None or self.flush_buffer is None:
             return self._time_on_cpu(function)
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
@@ -80,7 +91,7 @@ class KernelTimer:
                 function()
             run = graph.replay
         except RuntimeError:
-            # What waits for the device cannot be captured; it is timed as it comes.
+            # A function that synchronises with the device cannot be captured: time the plain calls.
             torch.cuda.synchronize()
             self.captured = False
         seconds = []
@@ -105,21 +116,21 @@ class KernelTimer:
         return min(seconds)
 
     def bandwidth(self) -> float:
-        """Return the bytes per second of a large copy, read and written ones counted."""
+        """Return the memory bandwidth of a large copy in bytes per second, reads and writes counted."""
         size = 2**30 if self.device == "cuda" else 2**26
         source = torch.zeros(size, dtype=torch.uint8, device=self.device)
         target = torch.empty_like(source)
         return 2 * size / self.time(lambda: target.copy_(source))
 
     def measure_peak_flops(self) -> float:
-        """Return the operations per second of a large product: on a processor, in float32."""
+        """Return the FLOP per second of a large float32 matrix product."""
         size = 1024
         left = torch.ones(size, size, device=self.device)
         return 2 * size**3 / self.time(lambda: left @ left)
 
 
 class _OperatorLog(TorchDispatchMode):
-    """Notes the names of the operators that run inside it."""
+    """Records the names of the operators that run inside it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +142,7 @@ class _OperatorLog(TorchDispatchMode):
 
 
 def sdpa_backend(call: Callable[[], Any]) -> str:
-    """Return which of its ways torch's attention takes, by the operators that it really calls."""
+    """Return the backend that torch's SDPA uses, from the operators that it calls: cuDNN, flash, efficient or math."""
     with _OperatorLog() as log:
         call()
     called = [name for name in log.names if "_scaled_dot_product" in name]

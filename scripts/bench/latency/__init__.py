@@ -1,1 +1,1 @@
-"""`saccade bench latency`: operations, bytes and time of a decision."""
+"""`saccade bench latency`: FLOPs, memory and latency of a decision."""

@@ -1,7 +1,7 @@
-"""`saccade bench latency`: what a decision costs, ours beside dense ones and LeRobot's, all in one run.
+"""`saccade bench latency`: the cost of a decision of our policies, dense baselines and LeRobot's policies.
 
-Operations are counted for every contestant without running it; time is measured where the device can hold it. No figure
-is given unless what is timed computes what it should.
+FLOPs are counted for every contestant without running it. Time is measured if the weights fit on the device. No time is
+reported unless the correctness checks pass.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ LORA_RANK, TRAINING_BATCH = 32, 8
 
 @dataclass(frozen=True)
 class LatencyBenchConfig:
-    """Measure what a decision costs: parameters, operations, bytes and time, of random weights.
+    """Measure the cost of one decision with random weights: parameters, FLOPs, memory and latency.
 
-    Our presets stand beside dense policies of the same widths (OpenVLA-OFT's shape, in the same code) and LeRobot's own
-    policies. Operations are counted exactly, without a GPU and without running anything; what does not fit on the
-    device, or is too slow for it, gets no time. No speed is printed when a check of correctness fails.
+    Our presets are compared with dense policies of the same widths (OpenVLA-OFT's design, in the same code) and with
+    LeRobot's policies. FLOPs are counted exactly, without a GPU and without running anything. A policy that does not
+    fit on the device, or is too slow for it, is not timed. No time is printed if a correctness check fails.
     """
 
     presets: tuple[str, ...] = ("tiny", "small", "large")
@@ -43,11 +43,11 @@ class LatencyBenchConfig:
     lerobot: bool = True
     """Also measure LeRobot's policies."""
     device: str = "auto"
-    """Where to measure time: cuda (bfloat16, captured in a CUDA graph), cpu (float32), or auto: a GPU if there is."""
+    """Device: cuda (bfloat16, captured in a CUDA graph), cpu (float32), or auto (a GPU if there is one)."""
     kernels: str = "torch"
     """Attention and gather kernels of our policies: torch, or saccade (our Triton kernels)."""
     runs: int = 100
-    """Decisions to time of each contestant; the median counts."""
+    """Timed decisions of each policy."""
     seconds: float = 120.0
     """Time limit for the timed decisions of one policy, in seconds. With fewer than 3 decisions no time is reported."""
     memory: float | None = None
@@ -57,7 +57,7 @@ class LatencyBenchConfig:
     out: Path | None = None
     """JSON file for the metrics."""
     plot: Path | None = None
-    """Picture of the operations of a decision, part by part."""
+    """Image file for a plot of the FLOPs of a decision by part of the policy."""
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
@@ -67,7 +67,7 @@ class LatencyBenchConfig:
             raise InputError("runs", got=self.runs, expected=f"{MIN_RUNS} or more", fix=fix)
         require_above(self, 0, "seconds", "memory", option=True)
         if not self.presets:
-            raise InputError("presets", got="none", expected="at least one", fix="Give --presets tiny.")
+            raise InputError("presets", got="none", expected="at least one", fix="Set --presets, e.g. to tiny.")
         # This import brings torch: keep it out of --help.
         from ....policy.network.presets import find_preset
 
@@ -76,9 +76,17 @@ class LatencyBenchConfig:
 
 
 def bench_latency(config: LatencyBenchConfig) -> tuple[Metrics, list[str]]:
-    """Return what decisions cost as figures and as lines for people.
+    """Measure the cost of decisions.
 
-    Raises WorldError when a check of correctness fails, InputError for a device that is not there.
+    Args:
+        config: The options.
+
+    Returns:
+        The metrics, and the lines to print.
+
+    Raises:
+        InputError: The device is not available.
+        WorldError: A correctness check fails.
     """
     from tqdm import tqdm
 
@@ -95,40 +103,47 @@ def bench_latency(config: LatencyBenchConfig) -> tuple[Metrics, list[str]]:
         *table(rows),
         "",
         f"weights in bfloat16; times: {describe_timing(device)}, batch 1, up to {config.runs} decisions",
-        "checked: a prepared instruction changes no action, operations are those of the schedule, the host never waits"
-        + (", a captured decision is the uncaptured one" if device == "cuda" else ""),
+        "checked: an encoded instruction changes no action, FLOPs are those of the pruning schedule, no host sync"
+        + (", a captured decision equals the uncaptured one" if device == "cuda" else ""),
     ]
     if config.training:
-        extra_metrics, said = training_metrics(config, device)
+        extra_metrics, extra_lines = training_metrics(config, device)
         metrics.update(extra_metrics)
-        lines += said
+        lines += extra_lines
     if config.plot is not None:
         plot_parts(config.plot, rows)
-        lines.append(f"Picture: {config.plot}")
+        lines.append(f"Plot: {config.plot}")
     return metrics, lines
 
 
 def describe_timing(device: str) -> str:
-    """Return on what times are measured."""
+    """Return the device and the number formats of the times, for the notes."""
     import torch
 
     from ....sim.fingerprint import processor_name
 
     if device == "cuda":
-        kinds = "ours and the dense ones in bfloat16 and CUDA graphs, LeRobot's as they come"
+        kinds = "ours and the dense ones in bfloat16 and CUDA graphs, LeRobot's with their default types, uncaptured"
         return f"{torch.cuda.get_device_name()}, {kinds}"
     return f"{processor_name()}, {torch.get_num_threads()} threads, float32"
 
 
 def make_contestants(config: LatencyBenchConfig) -> list[Contestant]:
-    """Return who takes part."""
+    """Return the policies to measure."""
     from ....policy.network.presets import find_preset
-    from .contestants import LEROBOT, InputSizes, LerobotContestant, SaccadeContestant, dense_variant, ours
+    from .contestants import (
+        LEROBOT,
+        InputSizes,
+        LerobotContestant,
+        SaccadeContestant,
+        dense_variant,
+        make_saccade_contestant,
+    )
 
     found: list[Contestant] = []
     for preset in config.presets:
         architecture = replace(find_preset(preset), kernels=config.kernels)
-        found.append(ours(preset, architecture))
+        found.append(make_saccade_contestant(preset, architecture))
         if architecture.towers:
             found.append(SaccadeContestant(f"dense {preset}", dense_variant(architecture), InputSizes()))
     if config.lerobot:
@@ -137,7 +152,19 @@ def make_contestants(config: LatencyBenchConfig) -> list[Contestant]:
 
 
 def measure(contestant: Contestant, config: LatencyBenchConfig, device: str) -> LatencyRow:
-    """Return what one contestant costs; raises WorldError when one of ours does not compute what it should."""
+    """Count, check and time one contestant.
+
+    Args:
+        contestant: The policy.
+        config: The options.
+        device: "cpu" or "cuda".
+
+    Returns:
+        Its row. If a policy of LeRobot cannot run, `remark` says why.
+
+    Raises:
+        WorldError: A check of a policy of ours fails.
+    """
     from ..device import short_error
     from .checks import check_decisions
     from .contestants import SaccadeContestant
@@ -149,7 +176,7 @@ def measure(contestant: Contestant, config: LatencyBenchConfig, device: str) -> 
     else:
         try:
             count_lerobot_cost(contestant, row)
-        # Another project's policy may fail at anything, for want of a package or of the hub; the table says so.
+        # Another project's policy may fail with any error, e.g. a missing package or no network: the table shows it.
         except Exception as error:
             row.remark = short_error(error)
             return row
@@ -158,7 +185,15 @@ def measure(contestant: Contestant, config: LatencyBenchConfig, device: str) -> 
 
 
 def count_saccade_cost(contestant: SaccadeContestant, row: LatencyRow) -> None:
-    """Fill in what a decision of ours costs, and where the host waits for the device."""
+    """Fill in parameters, FLOPs, memory and synchronisations of a policy of ours.
+
+    Args:
+        contestant: The policy.
+        row: Its row, filled in.
+
+    Raises:
+        WorldError: A decision makes the host wait for the device.
+    """
     from ....policy.profiling.cost import FakeNetwork, decision_cost
     from ....policy.profiling.synchronisation import find_synchronisations
 
@@ -182,7 +217,7 @@ def count_saccade_cost(contestant: SaccadeContestant, row: LatencyRow) -> None:
 
 
 def count_lerobot_cost(contestant: Contestant, row: LatencyRow) -> None:
-    """Fill in what a decision of LeRobot's costs."""
+    """Fill in parameters and FLOPs of a policy of LeRobot."""
     from ....policy.profiling.cost import FakeNetwork, count_flops
 
     fake_network = FakeNetwork(contestant.build)
@@ -195,7 +230,17 @@ def count_lerobot_cost(contestant: Contestant, row: LatencyRow) -> None:
 
 
 def time_decisions(contestant: Contestant, config: LatencyBenchConfig, device: str, row: LatencyRow) -> None:
-    """Fill in the seconds of each decision, as many as fit, or why there are none."""
+    """Fill in the seconds of each decision, or in `remark` why there are none.
+
+    Args:
+        contestant: The policy.
+        config: The options; `memory` limits the weights, `runs` and `seconds` the decisions.
+        device: "cpu" or "cuda".
+        row: Its row, filled in.
+
+    Raises:
+        WorldError: A captured decision of ours differs from the uncaptured one.
+    """
     import torch
 
     from ..device import short_error
@@ -214,7 +259,7 @@ def time_decisions(contestant: Contestant, config: LatencyBenchConfig, device: s
             network = contestant.build()
             if on_gpu and is_ours:
                 network = network.to(torch.bfloat16)
-                cast("SaccadeModel", network).trunk.restore_rotation()  # keeps its frequencies in float32
+                cast("SaccadeModel", network).trunk.restore_rotation()  # rotary frequencies stay in float32
             decide = contestant.prepare(network, device=device, capture=on_gpu and is_ours)
             if on_gpu and is_ours:
                 uncaptured = contestant.prepare(network, device=device, capture=False)
@@ -230,7 +275,16 @@ def time_decisions(contestant: Contestant, config: LatencyBenchConfig, device: s
 
 
 def measure_seconds(decide: Callable[[], Any], config: LatencyBenchConfig, device: str) -> list[float]:
-    """Return the seconds of each of `runs` decisions after one to warm up, or none where too few fit in the time."""
+    """Return the seconds of each timed call, after one to warm up.
+
+    Args:
+        decide: The function to time.
+        config: The options `runs` and `seconds`.
+        device: "cpu" or "cuda".
+
+    Returns:
+        Up to `runs` times, as many as fit in `seconds`; empty if fewer than MIN_RUNS fit.
+    """
     import torch
 
     def timed() -> float:
@@ -242,7 +296,7 @@ def measure_seconds(decide: Callable[[], Any], config: LatencyBenchConfig, devic
             torch.cuda.synchronize()
         return time.perf_counter() - began
 
-    # The second tells how long one takes: the first also pays for memory that is touched for the first time.
+    # Estimate from the second call: the first also allocates memory.
     first = timed()
     if first * MIN_RUNS > 2 * config.seconds:
         return []
@@ -251,16 +305,21 @@ def measure_seconds(decide: Callable[[], Any], config: LatencyBenchConfig, devic
 
 
 def training_metrics(config: LatencyBenchConfig, device: str) -> tuple[Metrics, list[str]]:
-    """Return what training steps with LoRA at batch 8 cost, as figures and as lines for people.
+    """Measure training steps with LoRA at batch 8: the memory of `small`, and `large` against its dense baseline.
 
-    `large` against its dense opponent in operations, and in time on a GPU; the memory of `small`.
+    Args:
+        config: The options.
+        device: "cpu" or "cuda"; steps are timed on a GPU only.
+
+    Returns:
+        The metrics, and the lines to print.
     """
     from ....policy.network.presets import find_preset
     from ....policy.profiling.cost import InputSizes, training_flops, training_peak_bytes
     from .contestants import dense_variant
 
     sizes, metrics, lines = replace(InputSizes(), batch=TRAINING_BATCH), {}, []
-    said = f"with LoRA of rank {LORA_RANK} at batch {sizes.batch}"
+    setup = f"with LoRA of rank {LORA_RANK} at batch {sizes.batch}"
     if "small" in config.presets:
         small = replace(find_preset("small"), kernels=config.kernels)
         peak_gib, checkpointed_peak_gib = (
@@ -270,29 +329,29 @@ def training_metrics(config: LatencyBenchConfig, device: str) -> tuple[Metrics, 
         metrics["small_train_lora_peak_gib"] = round(peak_gib, 2)
         metrics["small_train_lora_checkpointed_peak_gib"] = round(checkpointed_peak_gib, 2)
         lines.append(
-            f"training small {said} in bfloat16: {peak_gib:.1f} GiB, {checkpointed_peak_gib:.1f} with checkpointing "
+            f"training small {setup} in bfloat16: {peak_gib:.1f} GiB, {checkpointed_peak_gib:.1f} with checkpointing "
             "(derived)"
         )
     if "large" in config.presets:
         large = replace(find_preset("large"), kernels=config.kernels)
         sides = [large, dense_variant(large)]
-        ours, theirs = (
+        saccade_tflop, dense_tflop = (
             training_flops(lambda side=side: build_lora_model(side, sizes), sizes, checkpointing=True).total / 1e12
             for side in sides
         )
         times = [time_training(side, sizes, config) for side in sides] if device == "cuda" else None
-        metrics["large_train_flop_ratio"] = round(theirs / ours, 3)
-        metrics["large_train_tflop"] = round(ours, 2)
+        metrics["large_train_flop_ratio"] = round(dense_tflop / saccade_tflop, 3)
+        metrics["large_train_tflop"] = round(saccade_tflop, 2)
         metrics["large_train_speedup_over_dense"] = times and times[1] / times[0]
         lines.append(
-            f"training large {said}, checkpointed: {ours:.1f} TFLOP a step, the dense one {theirs:.1f}, "
-            f"{theirs / ours:.2f} times as many"
+            f"training large {setup}, checkpointed: {saccade_tflop:.1f} TFLOP a step, its dense baseline "
+            f"{dense_tflop:.1f}, {dense_tflop / saccade_tflop:.2f} times as many"
         )
     return metrics, lines
 
 
 def build_lora_model(architecture: Architecture, sizes: Any) -> SaccadeModel:
-    """Return a network of which LoRA and the parts without pretrained weights learn."""
+    """Return a network of which LoRA adapters and the parts without pretrained weights are trained."""
     from ....policy.pretrained.adaptation import LoraAdaptation, add_lora
 
     network = sizes.build(architecture)

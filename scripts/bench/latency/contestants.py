@@ -1,4 +1,4 @@
-"""Who takes part in `saccade bench latency`: our presets, the same networks made dense, and LeRobot's own policies."""
+"""The contestants of `saccade bench latency`: our presets, dense variants of them, and LeRobot's policies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ....policy.profiling.cost import InputSizes
 
 
 class Contestant(Protocol):
-    """A policy with random weights: `build` makes its network, `prepare` what one decision of it is."""
+    """A policy with random weights."""
 
     @property
     def name(self) -> str:
@@ -29,17 +29,26 @@ class Contestant(Protocol):
         ...
 
     def build(self) -> nn.Module:
-        """Return the network, ready to decide."""
+        """Return the network in evaluation mode, without gradients."""
         ...
 
     def prepare(self, network: Any, *, device: str, capture: bool) -> Callable[[], torch.Tensor]:
-        """Return what decides once, on pictures and a state that are on the device: actions [B, T, A]."""
+        """Return a function that computes one decision on fixed images and state.
+
+        Args:
+            network: The network of `build`.
+            device: Device of the inputs.
+            capture: Capture the decision in a CUDA graph.
+
+        Returns:
+            A function that returns the actions [B, T, A].
+        """
         ...
 
 
 @dataclass(frozen=True)
 class SaccadeContestant:
-    """A policy of ours; its instruction is read before the first decision."""
+    """A policy of ours; its instruction is encoded before the first decision."""
 
     name: str
     architecture: Architecture
@@ -49,7 +58,7 @@ class SaccadeContestant:
         return self.sizes.build(self.architecture).requires_grad_(False).eval()
 
     def prepare(self, network: Any, *, device: str, capture: bool) -> Callable[[], torch.Tensor]:
-        # The same pictures every time, so that two ways to decide can be compared.
+        # The same images every time, so that captured and uncaptured decisions can be compared.
         torch.manual_seed(0)
         images, state = self.sizes.images(device), self.sizes.states(device)
         instruction_plan = network.encode_instruction(self.sizes.tokens(self.architecture, device))
@@ -62,29 +71,35 @@ class SaccadeContestant:
 
 @dataclass(frozen=True)
 class LerobotContestant:
-    """A policy of LeRobot by its type, with its own defaults but for the chunk, `changes` and what the sizes say.
+    """A policy of LeRobot with its default configuration, except for the sizes and `changes`.
 
-    Pictures are float32 from 0 to 1 and there is an instruction of `words` tokens, as its processors would hand over.
+    Its inputs are those that LeRobot's processors return: images in float32 from 0 to 1, and instruction tokens.
+
+    Attributes:
+        name: Type of the policy in LeRobot.
+        sizes: Sizes of inputs and actions.
+        changes: Fields of its configuration that differ from the defaults.
+        text_tokens: Length of the instruction.
     """
 
     name: str
     sizes: InputSizes
     changes: Mapping[str, Any] = field(default_factory=dict)
-    words: int = 56
+    text_tokens: int = 56
 
     def build(self) -> nn.Module:
         from lerobot.configs import FeatureType, PolicyFeature
         from lerobot.policies.factory import get_policy_class, make_policy_config
 
-        picture = (3, self.sizes.image_size, self.sizes.image_size)
-        cameras = {f"observation.images.view_{view}": picture for view in range(self.sizes.views)}
+        image_shape = (3, self.sizes.image_size, self.sizes.image_size)
+        cameras = {f"observation.images.view_{view}": image_shape for view in range(self.sizes.views)}
         input_features = {name: PolicyFeature(FeatureType.VISUAL, shape) for name, shape in cameras.items()}
         input_features["observation.state"] = PolicyFeature(FeatureType.STATE, (self.sizes.state,))
         output_features = {"action": PolicyFeature(FeatureType.ACTION, (self.sizes.action,))}
         configuration = make_policy_config(
             self.name, input_features=input_features, output_features=output_features, device="cpu", **self.changes
         )
-        # Some policies move themselves to the device that their configuration names; ours is where we build it.
+        # Some policies move themselves to the device of their configuration: set it to the current default device.
         configuration.device = str(torch.get_default_device())
         return get_policy_class(self.name)(configuration).requires_grad_(False).eval()
 
@@ -95,9 +110,9 @@ class LerobotContestant:
             for view in range(self.sizes.views)
         }
         observation["observation.state"] = self.sizes.states(device)
-        words = torch.ones(batch, self.words, dtype=torch.bool, device=device)
-        observation["observation.language.tokens"] = words.long()
-        observation["observation.language.attention_mask"] = words
+        attention_mask = torch.ones(batch, self.text_tokens, dtype=torch.bool, device=device)  # [B, L]
+        observation["observation.language.tokens"] = attention_mask.long()
+        observation["observation.language.attention_mask"] = attention_mask
         network.config.device = device
         return lambda: network.predict_action_chunk(dict(observation))
 
@@ -111,20 +126,28 @@ LEROBOT = {
     "smolvla": {"chunk_size": CHUNK, "n_action_steps": CHUNK},
     "vqbet": {"pretrained_backbone_weights": None},
 }
-"""LeRobot's policies, with what makes them decide as many steps and load no weights."""
+"""LeRobot's policies, with the settings for the same chunk size and for random weights."""
 
 
-def ours(name: str, architecture: Architecture) -> SaccadeContestant:
-    """Return a policy at the sizes that it is made for: LIBERO's, or the desk's with the small tower."""
+def make_saccade_contestant(name: str, architecture: Architecture) -> SaccadeContestant:
+    """Return a policy of ours at the sizes of its suite: LIBERO with pretrained towers, else the desk.
+
+    Args:
+        name: Name in the table.
+        architecture: The network.
+    """
     desk = InputSizes(image_size=128, state=6, action=6, chunk=16)
     return SaccadeContestant(name, architecture, InputSizes() if architecture.towers else desk)
 
 
 def dense_variant(architecture: Architecture) -> Architecture:
-    """Return the dense policy of the same widths: every patch enters the trunk, and every layer works on all of it.
+    """Return the dense baseline of the same widths: every patch enters the trunk, and no layer prunes tokens.
 
-    OpenVLA-OFT's shape (Kim et al., 2025): two towers whose patches are concatenated and projected, full attention, an
-    action slot for each element of the chunk, read out by a residual head.
+    It has the design of OpenVLA-OFT (Kim et al., 2025): the patches of two towers are concatenated and projected,
+    attention is full, and each element of the chunk has an action slot that a residual head reads out.
+
+    Args:
+        architecture: The architecture with aggregation and pruning.
     """
     return replace(
         architecture,
@@ -144,7 +167,11 @@ def dense_variant(architecture: Architecture) -> Architecture:
 
 
 def small_variant(architecture: Architecture) -> Architecture:
-    """Return an architecture with the same choices and the least sizes, to check on any machine what it computes."""
+    """Return an architecture with the same design and minimal sizes, to check its computation on any machine.
+
+    Args:
+        architecture: The full-size architecture.
+    """
     layers = 4
     return replace(
         architecture,
@@ -169,3 +196,4 @@ def small_variant(architecture: Architecture) -> Architecture:
 
 
 SMALL_VARIANT_SIZES = InputSizes(image_size=64)
+"""Input sizes of small variants."""

@@ -1,4 +1,4 @@
-"""What `saccade bench latency` found out, as rows: a table for people, figures for the JSON, a picture."""
+"""Results of `saccade bench latency`: a row for each policy, the printed table, the metrics, and the plot."""
 
 from __future__ import annotations
 
@@ -8,15 +8,25 @@ from pathlib import Path
 from ..metrics import Metrics
 
 PARTS = ("towers", "fusion", "trunk", "expert", "other")
+"""Parts of a policy, in the order of the plot."""
 
 
 @dataclass
 class LatencyRow:
-    """What was found out about one contestant; None stands for what was not.
+    """The result of one contestant; None for what was not measured.
 
-    `flops`: of a decision; `parts`: of them, by part of the policy; `instruct_flops`: once for an instruction;
-    `stored_bytes`: of the weights as they are built; `seconds`: of each timed decision; `remark`: why something is
-    missing.
+    Attributes:
+        name: Name of the policy.
+        steps: Steps of the chunk that a decision returns.
+        parameters: Number of parameters.
+        flops: FLOPs of a decision.
+        parts: FLOPs of a decision by part of the policy.
+        instruct_flops: FLOPs of encoding an instruction, once.
+        peak_bytes: Peak memory of inference.
+        stored_bytes: Bytes of the weights as built.
+        synchronisations: How often the host waits for the device in a decision.
+        seconds: Time of each timed decision.
+        remark: Why something was not measured.
     """
 
     name: str
@@ -32,13 +42,13 @@ class LatencyRow:
     remark: str = ""
 
     def percentile(self, fraction: float) -> float | None:
-        """Return the time in seconds below which a share of the decisions stayed, None where none was timed."""
+        """Return a percentile of the seconds, None if no decision was timed; `fraction`: from 0 to 1."""
         ordered = sorted(self.seconds)
         return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))] if ordered else None
 
 
 def table(rows: list[LatencyRow]) -> list[str]:
-    """Return the rows as aligned text."""
+    """Return the rows as lines of an aligned table."""
     headings = [
         "policy",
         "parameters",
@@ -46,7 +56,7 @@ def table(rows: list[LatencyRow]) -> list[str]:
         "decision",
         "per step",
         "instruction",
-        "waits",
+        "syncs",
         "p50",
         "p99",
         "rate",
@@ -88,15 +98,20 @@ def _format_value(value: float | None, unit: float, name: str, decimals: int = 1
 
 
 def collect_metrics(rows: list[LatencyRow], device: str) -> Metrics:
-    """Return the figures of all rows; those of a GPU are null without one."""
-    found = {row.name: row for row in rows}
+    """Return all metrics.
+
+    Args:
+        rows: The contestants.
+        device: "cpu" or "cuda"; on a CPU the times of presets with pretrained towers are None.
+    """
+    by_name = {row.name: row for row in rows}
     metrics: dict[str, float | None] = {
-        # The importer's own test compares with the released weights.
+        # Not measured here: the test of the importer compares with the released weights.
         "parity_max_relative_error": None,
         "host_syncs_per_forward": max((row.synchronisations or 0 for row in rows), default=None),
     }
     for preset in ("large", "small"):
-        row, dense_row = found.get(preset), found.get(f"dense {preset}")
+        row, dense_row = by_name.get(preset), by_name.get(f"dense {preset}")
         if row is None or dense_row is None:
             continue
         timed = device == "cuda" and row.seconds and dense_row.seconds
@@ -118,15 +133,15 @@ def collect_metrics(rows: list[LatencyRow], device: str) -> Metrics:
             f"{dense_prefix}dense_parameters_billion": _ratio(dense_row.parameters, 1e9),
         }
         metrics |= {f"{preset}_{part}_tflop": count / 1e12 for part, count in row.parts.items() if part != "other"}
-    if "tiny" in found:
-        median_seconds = found["tiny"].percentile(0.5)
+    if "tiny" in by_name:
+        median_seconds = by_name["tiny"].percentile(0.5)
         metrics |= {
-            "tiny_gflop": _ratio(found["tiny"].flops, 1e9),
+            "tiny_gflop": _ratio(by_name["tiny"].flops, 1e9),
             "tiny_decisions_per_second": _ratio(1.0, median_seconds),
         }
     for name in ("act", "pi0", "pi05"):
-        if name in found and found[name].flops is not None:
-            metrics[f"lerobot_{name}_tflop"] = _ratio(found[name].flops, 1e12)
+        if name in by_name and by_name[name].flops is not None:
+            metrics[f"lerobot_{name}_tflop"] = _ratio(by_name[name].flops, 1e12)
     return {name: value if value is None else float(f"{value:.5g}") for name, value in metrics.items()}
 
 
@@ -136,23 +151,31 @@ def _ratio(value: float | None, unit: float | None) -> float | None:
 
 
 def plot_parts(path: Path, rows: list[LatencyRow]) -> None:
-    """Draw the operations of a decision, a bar for each of our policies and its dense opponent, part by part."""
+    """Plot the FLOPs of a decision by part: a bar for each of our policies and its dense baseline.
+
+    Args:
+        path: The image file to write.
+        rows: The contestants; those without parts are left out.
+    """
     from matplotlib.figure import Figure
 
-    shown = [row for row in rows if row.parts and row.flops >= 1e11] or [row for row in rows if row.parts]
+    shown = [(row, row.flops) for row in rows if row.parts and row.flops is not None]
+    # Small policies would be invisible beside large ones.
+    shown = [(row, flops) for row, flops in shown if flops >= 1e11] or shown
+    names = [row.name for row, _ in shown]
     figure = Figure(figsize=(8, 1.2 + 0.5 * len(shown)), layout="constrained")
     axes = figure.subplots()
     left = [0.0] * len(shown)
     for part in PARTS:
-        widths = [row.parts.get(part, 0) / 1e12 for row in shown]
-        if max(widths, default=0) > 0.005 * max(row.flops / 1e12 for row in shown):
-            axes.barh([row.name for row in shown], widths, left=left, label=part)
+        widths = [row.parts.get(part, 0) / 1e12 for row, _ in shown]
+        if max(widths, default=0) > 0.005 * max(flops / 1e12 for _, flops in shown):
+            axes.barh(names, widths, left=left, label=part)
         left = [before + width for before, width in zip(left, widths, strict=True)]
     for number, total in enumerate(left):
         axes.annotate(f"{total:.3g}", (total, number), xytext=(4, 0), textcoords="offset points", va="center")
     axes.invert_yaxis()
     axes.margins(x=0.1)
-    axes.set_xlabel("operations of a decision (TFLOP)")
+    axes.set_xlabel("cost of a decision (TFLOP)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper right")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Kernels are timed behind a comparison with float64; what is wrong gets no time, what needs a GPU is not guessed."""
+"""`saccade bench kernels` times only what agrees with a float64 reference; metrics of a GPU are null without one."""
 
 import json
 import sys
@@ -40,7 +40,7 @@ TRUNK = Shape("trunk", (100,), 2, 1, 16, "coupled", slots=20)
 
 
 def small_shapes():
-    """The least of each family, two lengths and two densities for the pictures."""
+    """Yield the smallest case of each family, and two lengths and two densities for the plots."""
     yield replace(TRUNK, lengths=(64,), sweep="length")
     yield replace(TRUNK, sweep="length")
     yield Shape("history", (212,), 1, 1, 16, slots=20, sweep="density")
@@ -49,13 +49,13 @@ def small_shapes():
     yield from (shape for shape in CASES if shape.family not in ("trunk", "history", "ragged"))
 
 
-def test_every_family_is_measured_on_a_processor_and_the_report_is_written(tmp_path, capsys, monkeypatch):
+def test_every_family_is_measured_on_a_cpu_and_the_report_is_written(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(module, "shapes", lambda size: small_shapes())
     out, figures = tmp_path / "report", tmp_path / "figures.json"
     assert run(replace(QUICK, out=out, figures=figures)) == 0
-    said = capsys.readouterr().out
-    assert "CPU torch path, not the Triton kernels" in said and "SDPA, mask [" in said
-    assert "not available: needs CUDA" in said and max(map(len, said.split("\n\ntimes:")[0].splitlines())) <= 100
+    output = capsys.readouterr().out
+    assert "CPU torch path, not the Triton kernels" in output and "SDPA, mask [" in output
+    assert "not available: needs CUDA" in output and max(map(len, output.split("\n\ntimes:")[0].splitlines())) <= 100
     content = json.loads((out / "kernels.json").read_text())
     assert {row["shape"]["family"] for row in content["rows"]} == set(FAMILIES)
     timed = [row for row in content["rows"] if row["seconds"]]
@@ -69,64 +69,65 @@ def test_every_family_is_measured_on_a_processor_and_the_report_is_written(tmp_p
     }
     assert all(row["remark"] for row in content["rows"] if not row["seconds"])
     page = (out / "README.md").read_text()
-    for picture in ("time_over_length.png", "time_over_density.png"):
-        assert (out / picture).read_bytes().startswith(b"\x89PNG") and f"({picture})" in page
+    for plot in ("time_over_length.png", "time_over_density.png"):
+        assert (out / plot).read_bytes().startswith(b"\x89PNG") and f"({plot})" in page
     written = json.loads(figures.read_text())
     assert tuple(written["figures"]) == METRIC_NAMES and not any(written["figures"].values())
     assert written["command"].startswith("saccade bench kernels --checks --device cpu --repeats 1")
     assert written["machine"]["cores"] and written["versions"]["torch"] and written["date"] and written["commit"]
 
 
-def test_a_wrong_contestant_gets_no_speed_and_the_exit_code_says_so(tmp_path, capsys, monkeypatch):
-    plain = families.gather_norm_film
+def test_wrong_contestant_is_not_timed_and_the_exit_code_is_3(tmp_path, capsys, monkeypatch):
+    original = families.gather_norm_film
 
-    def careless(*arguments):
-        kept, normed = plain(*arguments)
-        spoiled = normed.clone()
-        spoiled[0, 0, 0] += 0.01
-        return kept, spoiled
+    def gather_with_error(*arguments):
+        kept, normed = original(*arguments)
+        wrong = normed.clone()
+        wrong[0, 0, 0] += 0.01
+        return kept, wrong
 
-    monkeypatch.setattr(families, "gather_norm_film", careless)
+    monkeypatch.setattr(families, "gather_norm_film", gather_with_error)
     out = tmp_path / "report"
     with pytest.raises(WorldError, match=r"ours in gather: .* normed is off by .*: no speed is given") as caught:
         run(replace(QUICK, families=("gather",), out=out))
     assert caught.value.exit_code == 3
     lines = capsys.readouterr().out.splitlines()
-    mine = next(line for line in lines if line.startswith("  ours"))
-    assert "WRONG: normed is off by" in mine
+    ours = next(line for line in lines if line.startswith("  ours"))
+    assert "WRONG: normed is off by" in ours
     rows = json.loads((out / "kernels.json").read_text())["rows"]
     assert not rows[0]["seconds"] and rows[0]["wrong"] and rows[1]["seconds"] and not rows[1]["wrong"]
     assert "**wrong**: normed" in (out / "README.md").read_text()
 
 
-def test_a_wrong_gradient_is_found():
+def test_wrong_gradient_is_found():
     problem = make_problem(TRUNK, "cpu", torch.float32, None, False)
     entry = problem.contestants[OURS]()
     other = replace(entry, output_gradient=(entry.output_gradient[0] * 1.001,))
     result = check_correctness(other, problem, torch.float32)
+    assert result.forward is not None and result.backward is not None
     assert result.wrong.startswith("gradient of query is off by") and result.forward < 1e-5 < result.backward
     unmasked = replace(problem.contestants[SDPA_UNMASKED](), reference_kind="own")
     assert check_correctness(unmasked, problem, torch.float32).wrong.startswith("output is off by")
 
 
-def test_what_is_not_finite_is_wrong():
+def test_errors_are_infinite_for_nan_and_for_another_shape():
     expected = torch.ones(3, dtype=torch.float64)
     assert relative_errors(torch.tensor([1.0, float("nan"), 1.0]), expected) == (float("inf"), float("inf"))
     assert relative_errors(torch.ones(2), expected) == (float("inf"), float("inf"))
-    whole, worst = relative_errors(torch.tensor([1.0, 1.0, 1.25]), expected)
-    assert worst == 0.25 and whole == pytest.approx(0.25 / 3**0.5)
+    norm_error, max_error = relative_errors(torch.tensor([1.0, 1.0, 1.25]), expected)
+    assert max_error == 0.25 and norm_error == pytest.approx(0.25 / 3**0.5)
 
 
-def test_ours_that_fails_is_wrong_and_others_are_not_available():
+def test_failing_kernel_is_wrong_if_ours_and_unavailable_if_of_others():
     problem = make_problem(TRUNK, "cpu", torch.float32, None, False)
 
     def failing():
         raise RuntimeError("out of registers")
 
     timer = KernelTimer("cpu", 1)
-    mine = measure(OURS, failing, problem, timer, ROOFLINE, torch.float32)
+    ours = measure(OURS, failing, problem, timer, ROOFLINE, torch.float32)
     other = measure(SDPA_MASKED, failing, problem, timer, ROOFLINE, torch.float32)
-    assert "out of registers" in mine.wrong and not mine.seconds
+    assert "out of registers" in ours.wrong and not ours.seconds
     assert "out of registers" in other.remark and not other.wrong
 
 
@@ -136,11 +137,11 @@ def test_densities_are_counted():
     assert problem.minimum_cost.useful == 4 * 16 * 128 * 129 / 2
     dense = make_problem(Shape("history", (192,), 1, 1, 16), "cpu", torch.float32, None, False)
     assert dense.minimum_cost.density == dense.minimum_cost.tile_density == 1
-    chosen = make_problem(Shape("history", (256,), 1, 1, 16, keep=0.5), "cpu", torch.float32, None, False)
-    assert chosen.minimum_cost.density == chosen.minimum_cost.tile_density == 0.5
+    selected = make_problem(Shape("history", (256,), 1, 1, 16, keep=0.5), "cpu", torch.float32, None, False)
+    assert selected.minimum_cost.density == selected.minimum_cost.tile_density == 0.5
 
 
-def test_plans_at_full_size_are_counted_from_tiles():
+def test_plan_cost_counts_tiles_and_bytes():
     found = plan_cost(Shape("trunk", (128,), 32, 32, 128, "coupled", slots=0))
     assert found["tile_density"] == 0.75 and found["mask_bytes"] == 128 * 128
     found = plan_cost(Shape("ragged", (128, 64), 32, 32, 128, "coupled", slots=0))
@@ -150,7 +151,7 @@ def test_plans_at_full_size_are_counted_from_tiles():
     assert 0 < found["plan_bytes"] < found["mask_bytes"]
 
 
-def test_the_table_of_the_gate_has_a_line_for_each_kernel():
+def test_gate_table_has_a_line_for_each_kernel():
     builds = [
         {"name": f"forward {width} plain bf16", "registers": width, "spilled": 8 * (width > 64), "shared": 2048}
         | {"warpgroup_products": width, "warp_products": 0}
@@ -164,7 +165,7 @@ def row(family, contestant, seconds, moved=0.0):
     return KernelRow(shape, contestant, 1.0, 1.0, 1.0, moved, (1e-6, 2e-6), seconds)
 
 
-def test_figures_are_those_of_headline_cases_on_a_gpu_alone():
+def test_times_of_headline_cases_are_metrics_on_a_gpu_only():
     rows = [
         row("ragged", OURS, {"forward": 1e-3, "both": 2e-3}),
         row("ragged", SDPA_MASKED, {"forward": 3e-3, "both": 8e-3}),
@@ -172,16 +173,16 @@ def test_figures_are_those_of_headline_cases_on_a_gpu_alone():
         row("cross", "ours, plan kept", {"forward": 15e-6, "both": 30e-6}),
         row("gather", OURS, {"forward": 1e-3}, moved=3e9),
     ]
-    figures = collect_metrics(rows, True, 4e12, {"spilled_configurations": 3})
-    assert tuple(figures) == METRIC_NAMES
-    assert figures["ragged_over_padded_sdpa"] == 4 and figures["ragged_over_varlen"] is None
-    assert figures["cross_attention_us"] == 15 and figures["gather_norm_film_bandwidth_fraction"] == 0.75
-    assert figures["spilled_configurations"] == 3
-    without = collect_metrics(rows, False, 4e12, {"spilled_configurations": 3})
-    assert [name for name, value in without.items() if value is not None] == ["spilled_configurations"]
+    metrics = collect_metrics(rows, True, 4e12, {"spilled_configurations": 3})
+    assert tuple(metrics) == METRIC_NAMES
+    assert metrics["ragged_over_padded_sdpa"] == 4 and metrics["ragged_over_varlen"] is None
+    assert metrics["cross_attention_us"] == 15 and metrics["gather_norm_film_bandwidth_fraction"] == 0.75
+    assert metrics["spilled_configurations"] == 3
+    untimed = collect_metrics(rows, False, 4e12, {"spilled_configurations": 3})
+    assert [name for name, value in untimed.items() if value is not None] == ["spilled_configurations"]
 
 
-def test_the_table_shows_ratios_and_the_share_of_the_roofline():
+def test_table_shows_ratios_and_the_fraction_of_the_roofline():
     both = {"forward": 1e-3, "backward": 1e-3, "both": 2e-3}
     lines = table(
         [row("history", OURS, both), row("history", SDPA_UNMASKED, {name: 3 * each for name, each in both.items()})],
@@ -191,14 +192,14 @@ def test_the_table_shows_ratios_and_the_share_of_the_roofline():
     assert "3.00" in lines[-1] and "6000" in lines[-1]
 
 
-def test_public_code_is_not_available_for_a_reason(tmp_path):
+def test_remark_says_why_public_code_is_unavailable(tmp_path):
     shape = next(each for each in small_shapes() if each.family == "history" and each.keep < 1)
     rows = measure_case(shape, replace(QUICK, public_code=str(tmp_path)), KernelTimer("cpu", 1), ROOFLINE)
     assert {each.contestant: each.remark for each in rows}["VMoBA"] == "needs CUDA"
 
 
 def packed_attention(query, key, value, query_ends, key_ends, longest, most, *, window_size=(-1, -1)):
-    """What torch's attention of packed samples gives, sample by sample."""
+    """Compute torch's varlen attention one sample at a time."""
     assert max(query_ends.diff()) <= longest and max(key_ends.diff()) <= most
     found = []
     for rows, columns in zip(pairwise(query_ends.tolist()), pairwise(key_ends.tolist()), strict=True):
@@ -236,14 +237,14 @@ def moba_attn_varlen(q, k, v, cu_seqlens, max_seqlen, moba_chunk_size, moba_topk
 
 @pytest.fixture
 def pretend_cuda(monkeypatch):
-    """Let what needs a GPU be tried without one."""
+    """Run contestants that need a GPU on a CPU."""
     monkeypatch.setattr(contestants, "require_cuda", lambda device, why="": None)
     monkeypatch.setattr(public_code, "require_cuda", lambda device, why="": None)
 
 
 @pytest.fixture
 def forget_public_modules(monkeypatch):
-    """Forget afterwards modules that a test has imported from its folder."""
+    """Remove the modules that a test imports from its folder."""
     for name in ("vmoba", "flash_sparse_attn", "flash_dmattn"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     yield
@@ -258,7 +259,7 @@ def forget_public_modules(monkeypatch):
         ("history", "VMoBA", "v/src/vmoba.py", BLOCKS_CODE),
     ],
 )
-def test_public_code_in_a_folder_is_asked_for_the_same(
+def test_public_code_in_a_folder_agrees_with_the_reference(
     pretend_cuda, forget_public_modules, tmp_path, family, name, module_path, code
 ):
     path = tmp_path / module_path
@@ -271,20 +272,20 @@ def test_public_code_in_a_folder_is_asked_for_the_same(
     assert not result.wrong and sys.path == before
 
 
-def test_public_code_that_cannot_be_imported_says_why(pretend_cuda, forget_public_modules, tmp_path):
-    (tmp_path / "vmoba.py").write_text("import flash_attention_of_long_ago")
+def test_remark_says_why_public_code_cannot_be_imported(pretend_cuda, forget_public_modules, tmp_path):
+    (tmp_path / "vmoba.py").write_text("import missing_package")
     shape = next(each for each in CASES if each.family == "history")
     rows = measure_case(
         shape, replace(QUICK, public_code=str(tmp_path), compiled=False), KernelTimer("cpu", 1), ROOFLINE
     )
     (found,) = (each for each in rows if each.contestant == "VMoBA")
-    assert "No module named 'flash_attention_of_long_ago'" in found.remark and not found.wrong
+    assert "No module named 'missing_package'" in found.remark and not found.wrong
 
 
 @pytest.mark.parametrize("lengths", [(100,), (70, 24, 101)])
-def test_packed_attention_in_two_calls_is_that_of_the_slots(pretend_cuda, monkeypatch, lengths):
+def test_varlen_attention_in_two_calls_agrees_with_the_reference(pretend_cuda, monkeypatch, lengths):
     stand_in = types.ModuleType("torch.nn.attention.varlen")
-    stand_in.varlen_attn = packed_attention
+    vars(stand_in)["varlen_attn"] = packed_attention
     monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", stand_in)
     shape = Shape("ragged", lengths, 2, 2, 16, "coupled", slots=14)
     problem = make_problem(shape, "cpu", torch.float32, None, False)
@@ -292,59 +293,60 @@ def test_packed_attention_in_two_calls_is_that_of_the_slots(pretend_cuda, monkey
 
 
 @pytest.mark.parametrize("family", ["trunk", "prefix", "ragged", "history", "cross"])
-def test_the_mask_of_flex_attention_is_the_mask_of_the_case(family):
+def test_flex_attention_mask_equals_the_mask_of_the_case(family):
     case = AttentionCase(next(each for each in CASES if each.family == family), "cpu", torch.float32)
     ragged = family == "ragged"
-    seen = contestants._flex_mask_mod(case, ragged)
+    mask_mod = contestants._flex_mask_mod(case, ragged)
     for sample, (rows, columns) in enumerate(zip(case.query_bounds, case.key_bounds, strict=True)):
         heads, row, column = torch.meshgrid(
             torch.arange(case.shape.heads), torch.arange(*rows), torch.arange(*columns), indexing="ij"
         )
-        assert seen(0, heads, row, column).equal(case.mask(sample).expand(len(heads), -1, -1))
+        assert mask_mod(0, heads, row, column).equal(case.mask(sample).expand(len(heads), -1, -1))
     if ragged:
-        assert not seen(0, 0, torch.tensor(0), torch.tensor(case.shape.lengths[0])).any()
+        assert not mask_mod(0, 0, torch.tensor(0), torch.tensor(case.shape.lengths[0])).any()
 
 
-def test_the_way_that_torch_takes_is_named():
+def test_sdpa_backend_is_named():
     query = torch.randn(1, 2, 16, 8)
     assert sdpa_backend(lambda: functional.scaled_dot_product_attention(query, query, query)) == "flash"
     assert sdpa_backend(lambda: query @ query.mT) == "math"
 
 
-def test_checks_that_fail_are_reported_after_all_else(capsys, monkeypatch):
-    broken = checks.CheckResult({}, ["compile gate: 2 kernels"], [], "the compile gate refuses 1 kernels: it spills")
+def test_failed_checks_are_reported_at_the_end(capsys, monkeypatch):
+    broken = checks.CheckResult({}, ["compile gate: 2 kernels"], [], "the compile gate rejects 1 kernels: it spills")
     monkeypatch.setattr(module, "run_check", lambda name, on_gpu: broken)
-    with pytest.raises(WorldError, match="the compile gate refuses 1 kernels: it spills"):
+    with pytest.raises(WorldError, match="the compile gate rejects 1 kernels: it spills"):
         run(replace(QUICK, families=(), checks=("gate",)))
     assert "compile gate: 2 kernels" in capsys.readouterr().out
 
 
-def test_the_gate_is_counted(monkeypatch):
+def test_gate_check_counts_spilling_builds(monkeypatch):
     builds = [
         {"name": "one", "spilled": 0, "complaints": []},
         {"name": "two", "spilled": 8, "complaints": ["too much"]},
     ]
 
-    def python(arguments, interpreted):
+    def write_builds(arguments, interpreted):
         assert not interpreted
         with open(arguments[-1], "w") as file:
             json.dump(builds, file)
 
-    monkeypatch.setattr(checks, "_run_python", python)
+    monkeypatch.setattr(checks, "_run_python", write_builds)
     found = checks.check_gate()
     assert found.metrics == {"spilled_configurations": 1} and found.wrong.endswith("two too much")
 
 
 @pytest.mark.slow
-def test_errors_are_measured_under_the_interpreter_and_in_torch():
+def test_errors_are_measured_in_the_interpreter_and_in_torch():
     found = checks.check_errors(False)
     assert set(found.content) == {"interpreter", "torch"} and not found.wrong
-    assert 0 < found.metrics["worst_forward_error_fp32"] < 5e-6
-    assert 0 < found.metrics["worst_gradient_error_fp32"] < 1e-5
+    forward, gradient = (found.metrics[f"worst_{part}_error_fp32"] for part in ("forward", "gradient"))
+    assert forward is not None and 0 < forward < 5e-6
+    assert gradient is not None and 0 < gradient < 1e-5
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("options", "message"),
     [
         ({"families": ("histroy",)}, "Did you mean 'history'"),
         ({"checks": ("gates",)}, "Did you mean 'gate'"),
@@ -357,32 +359,32 @@ def test_errors_are_measured_under_the_interpreter_and_in_torch():
         ({"public_code": "no/such/folder"}, "no/such/folder"),
     ],
 )
-def test_bad_options_are_refused(options, named):
-    with pytest.raises(InputError, match=named):
+def test_invalid_options_are_rejected(options, message):
+    with pytest.raises(InputError, match=message):
         KernelBenchConfig(**options)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_gpu_that_is_not_there_is_refused():
+def test_missing_gpu_is_rejected():
     with pytest.raises(InputError, match="device: got cuda"):
         run(replace(QUICK, device="cuda"))
 
 
-def test_sizes_have_a_headline_for_every_target():
+def test_every_family_has_a_headline_case_in_both_sizes():
     for size in ("small", "full"):
         assert {shape.family for shape in shapes(size) if shape.headline} == set(FAMILIES)
         for sweep in ("length", "density"):
             assert len({shape for shape in shapes(size) if shape.sweep == sweep}) >= 4
 
 
-def test_a_report_without_rows_has_no_pictures(tmp_path):
+def test_report_without_rows_has_no_plots(tmp_path):
     module.write_report(tmp_path, KernelReport(metrics=dict.fromkeys(METRIC_NAMES)), "cpu", "saccade bench kernels")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["README.md", "kernels.json"]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_a_case_is_measured_on_a_gpu_in_graphs():
+def test_case_is_measured_in_cuda_graphs():
     timer = KernelTimer("cuda", 3)
     shape = Shape("history", (596,), 2, 2, 64, slots=20, keep=0.25)
     rows = measure_case(shape, replace(QUICK, compiled=False), timer, Roofline(790e12, 4.3e12))
