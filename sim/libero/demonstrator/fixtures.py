@@ -78,8 +78,8 @@ class OpenDrawerSkill:
         handle = state.handle(self._region)
         forward = self._rotation[:, 2]
         if state.is_satisfied(("open", self._region)):
-            is_open = state.gripper_width() > 0.05
-            return HandTarget(position - 0.05 * is_open * forward, self._rotation, OPEN_COMMAND, 0.15)
+            gripper_open = state.gripper_width() > 0.05
+            return HandTarget(position - 0.05 * gripper_open * forward, self._rotation, OPEN_COMMAND, 0.15)
         touching = state.finger_contacts(state.owner_of(self._region)) == 2
         if touching and state.is_grasp_firm():
             return HandTarget(position + 0.04 * self._pull_axis, self._rotation, CLOSE_COMMAND, 0.2)
@@ -127,7 +127,7 @@ class TurnKnobSkill:
             )
         boxes = state.part_boxes(self._body)
         top = boxes[:, :, 2].max()
-        handle = boxes[boxes[:, :, 2].max(1) > top - 0.004]
+        handle = boxes[boxes[:, :, 2].max(1) > top - 0.004]  # [h, 8, 3], the knob's grip
         grasp = choose_grasp(KNOB, handle, np.zeros((0, 8, 3)), home_yaw=self._home_yaw)
         if grasp is None:
             raise WorldError(f"{self._fixture}: its knob is wider than the gripper opens")
@@ -141,6 +141,7 @@ class TurnKnobSkill:
             and EMPTY_GRIPPER_WIDTH < gripper_width < 0.04
             and (self._gripped or state.finger_contacts(self._fixture) == 2)
         )
+        # The wrist turns only so far: let go, rotate back and grasp the knob again.
         too_far = angle_between(rotation, downward_rotation(self._home_yaw)) > 1.4
         self._reopening = gripper_width < 0.07 and (
             self._reopening or too_far or (near and gripper_width < EMPTY_GRIPPER_WIDTH)

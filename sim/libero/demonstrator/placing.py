@@ -79,6 +79,7 @@ class PickAndPlaceSkill:
         return self._reach(position)
 
     def _is_at_destination(self, held: bool) -> bool:
+        """Tell whether the object is where the gripper can release it."""
         state = self._state
         satisfied = state.is_satisfied(self._goal)
         if not self._inside or not held:
@@ -92,6 +93,7 @@ class PickAndPlaceSkill:
         )
 
     def _reach(self, position: np.ndarray) -> HandTarget:
+        """Return the target on the way from `position` [3] to the grasp, or the one that closes the gripper."""
         state = self._state
         grasp = self._current_grasp()
         target = grasp.position
@@ -116,6 +118,7 @@ class PickAndPlaceSkill:
         return HandTarget(waypoint, grasp.rotation, OPEN_COMMAND, 0.15 if lateral_distance < 0.05 else 0.30)
 
     def _carry(self, position: np.ndarray) -> HandTarget:
+        """Return the target on the way from `position` [3] to the destination, with the object in the gripper."""
         state = self._state
         rotation = self._placement_rotation()
         destination = self._destination()

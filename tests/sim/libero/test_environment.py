@@ -95,11 +95,11 @@ def test_two_runs_agree_episode_by_episode(env):
 
 def test_state_is_sampled_from_the_seed_and_global_generators_are_unchanged(env):
     np.random.seed(5)
-    before = np.random.get_state()[1].copy()
+    before = np.random.get_state(legacy=False)["state"]["key"].copy()
     seeds = [env.reset(seed=seed)[1]["initial_state"] for seed in (1, 2, 1)]
     assert seeds[0] == seeds[2] != seeds[1] and all(0 <= state < 50 for state in seeds)
     env.step(np.zeros(7))
-    np.testing.assert_array_equal(np.random.get_state()[1], before)
+    np.testing.assert_array_equal(np.random.get_state(legacy=False)["state"]["key"], before)
 
 
 def test_demonstrations_start_from_other_states(env):

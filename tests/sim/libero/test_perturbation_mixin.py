@@ -31,7 +31,7 @@ def begin(environment, axis=None, level=3, swap=None):
             observation = environment.observe()
         first = environment.data.qpos.copy()
         world.step(np.array([0, 0, 0, 0, 0, 0, -1], dtype=np.float32))
-        return observation, info, getattr(world, "drawn", None), (first, environment.data.qpos.copy())
+        return observation, info, getattr(world, "drawn", {}), (first, environment.data.qpos.copy())
 
 
 def differ(first, second):

@@ -68,12 +68,13 @@ def test_only_visual_geometries_are_changed(tmp_path):
       <geom type="mesh" mesh="thing" group="1"/>
     </worldbody></mujoco>"""
     changed = ElementTree.fromstring(visuals.simplify_scene(scene, tmp_path / "cache"))
-    files = {mesh.get("name"): mesh.get("file") for mesh in changed.iter("mesh")}
+    files = {mesh.get("name", ""): mesh.get("file", "") for mesh in changed.iter("mesh")}
     assert files["drawn"].startswith(str(tmp_path / "cache"))
     assert files["solid"] == f"{folder}/solid.stl" and files["both"] == f"{folder}/both.stl"
     assert files["thing"] == f"{tmp_path}/thing.stl"
-    assert changed.find("asset/material").attrib == {"name": "mirror", "specular": "0.2"}
-    assert changed.find("visual/quality").get("offsamples") == "0"
+    material, quality = changed.find("asset/material"), changed.find("visual/quality")
+    assert material is not None and material.attrib == {"name": "mirror", "specular": "0.2"}
+    assert quality is not None and quality.get("offsamples") == "0"
 
 
 def test_unknown_visuals_are_refused():
