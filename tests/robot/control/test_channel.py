@@ -22,7 +22,7 @@ from saccade_testing.stand_in import RANGES, make_chunk, make_rules
 VERDICT = GovernorVerdict(False, "age", "0.600 s old")
 EVENTS = (Event("holding", "starved: nothing is left", 100.5), Event("moving", "", 101.0))
 METRICS = LoopMetrics(50.0, 9, 1, 0.1, 20.0, None, 0.5, 1.0, None, 3.0, *range(7), {"bus": 2}, {})
-PLAIN = [
+MESSAGES = [
     messages.StartGovernor(make_rules(), Path("flight.jsonl")),
     messages.StartGovernor(make_rules(start="ramp"), None),
     messages.BeginEpisode(3),
@@ -48,25 +48,25 @@ PLAIN = [
 
 
 @pytest.fixture
-def ends():
-    one, other = (Channel(end) for end in Channel.pair())
-    yield one, other
-    one.close()
-    other.close()
+def channels():
+    sender, receiver = (Channel(end) for end in Channel.pair())
+    yield sender, receiver
+    sender.close()
+    receiver.close()
 
 
-@pytest.mark.parametrize("message", PLAIN, ids=lambda message: type(message).__name__)
-def test_messages_survive_the_round_trip(ends, message):
-    one, other = ends
-    one.send(message)
-    assert other.receive() == [message]
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_messages_survive_the_round_trip(channels, message):
+    sender, receiver = channels
+    sender.send(message)
+    assert receiver.receive() == [message]
 
 
 @pytest.mark.parametrize("joints", [np.array([0.1, -2.5e-17, 3.0]), None])
-def test_measurement_arrives_bit_for_bit(ends, joints):
-    one, other = ends
-    one.send(messages.Measurement(100.1, joints, HOME := np.arange(3.0), "moving", "", 4, 2, EVENTS))
-    (got,) = other.receive()
+def test_measurement_arrives_bit_for_bit(channels, joints):
+    sender, receiver = channels
+    sender.send(messages.Measurement(100.1, joints, HOME := np.arange(3.0), "moving", "", 4, 2, EVENTS))
+    (got,) = receiver.receive()
     assert isinstance(got, messages.Measurement)
     assert (got.time, got.state, got.remaining, got.sequence, got.events) == (100.1, "moving", 4, 2, EVENTS)
     assert np.array_equal(got.target, HOME) and got.target.dtype == np.float64
@@ -74,24 +74,24 @@ def test_measurement_arrives_bit_for_bit(ends, joints):
 
 
 @pytest.mark.parametrize("dtype", ["<f4", "<f8", "<i8", "|u1", "|b1"])
-def test_chunk_keeps_its_dtype_and_shape(ends, dtype):
-    one, other = ends
+def test_chunk_keeps_its_dtype_and_shape(channels, dtype):
+    sender, receiver = channels
     chunk = make_chunk(np.arange(6).reshape(2, 3), observed=0.1, sequence=5)
     sent = type(chunk)(**chunk.header(), actions=chunk.actions.astype(dtype))
-    one.send(messages.SubmitChunk(sent))
-    one.send(messages.Heartbeat())
-    first, second = other.receive()
+    sender.send(messages.SubmitChunk(sent))
+    sender.send(messages.Heartbeat())
+    first, second = receiver.receive()
     assert isinstance(first, messages.SubmitChunk) and second == messages.Heartbeat()
     assert first.chunk.header() == sent.header()
     assert first.chunk.actions.dtype == np.dtype(dtype)
     assert np.array_equal(first.chunk.actions, sent.actions)
     first.chunk.actions[:] = 0  # the array is a writable copy
-    assert other.receive() == []
-    assert other.close_reason is None
+    assert receiver.receive() == []
+    assert receiver.close_reason is None
 
 
 def test_every_message_type_is_tested():
-    tested = {type(message) for message in PLAIN} | {messages.Measurement, messages.SubmitChunk}
+    tested = {type(message) for message in MESSAGES} | {messages.Measurement, messages.SubmitChunk}
     assert tested == set(messages.Message.__args__)
 
 
@@ -106,24 +106,24 @@ def test_incomplete_message_is_not_delivered():
     assert channel.close_reason == "closed"
 
 
-def test_slow_reader_does_not_block_the_sender(ends):
-    one, other = ends
+def test_slow_reader_does_not_block_the_sender(channels):
+    sender, receiver = channels
     line = messages.HoldArm("padding", "x" * 10_000)
     for _ in range(1000):
-        one.send(line, may_drop=True)
-    assert len(one._unsent) <= MAX_UNSENT_BYTES + 20_000
-    assert len(other.receive()) > 1
+        sender.send(line, may_drop=True)
+    assert len(sender._unsent) <= MAX_UNSENT_BYTES + 20_000
+    assert len(receiver.receive()) > 1
 
 
-def test_closed_end_is_reported(ends):
-    one, other = ends
-    one.send(messages.ControlFailed("the last message"))
-    one.close()
-    assert other.receive() == [messages.ControlFailed("the last message")]
-    assert other.close_reason is not None
+def test_closed_end_is_reported(channels):
+    sender, receiver = channels
+    sender.send(messages.ControlFailed("the last message"))
+    sender.close()
+    assert receiver.receive() == [messages.ControlFailed("the last message")]
+    assert receiver.close_reason is not None
     with pytest.raises(ChannelClosed):
         for _ in range(3):
-            other.send(messages.Heartbeat())
+            receiver.send(messages.Heartbeat())
 
 
 def framed(encoded: bytes) -> bytes:
@@ -168,7 +168,7 @@ def test_malformed_chunk_is_refused(change):
         decode_message(json.dumps([name, {**fields, **change}]).encode() + b"\n" + payload)
 
 
-def test_object_arrays_are_not_sent(ends):
+def test_object_arrays_are_not_sent(channels):
     chunk = make_chunk(np.zeros((2, 3)), observed=0.1)
     with pytest.raises(TypeError, match="object"):
-        ends[0].send(messages.SubmitChunk(type(chunk)(**chunk.header(), actions=np.array([None]))))
+        channels[0].send(messages.SubmitChunk(type(chunk)(**chunk.header(), actions=np.array([None]))))

@@ -199,12 +199,12 @@ def test_lost_session_holds_the_arm_within_one_tick_with_torque_on():
     rig.at(4, rig.chunk)
     gone = []
 
-    def go() -> None:
+    def end_session() -> None:
         rig.chunk(rig.arm.pose + 5.0)  # sent right before the session ends
         rig.session.close()
         gone.append((rig.clock.now, len(rig.arm.calls)))
 
-    rig.at(9, go)
+    rig.at(9, end_session)
     rig.loop.run()
     time, calls = gone[0]
     after = [value for _, kind, value in rig.arm.calls[calls + 1 :] if kind == "goal"]
@@ -242,7 +242,7 @@ def test_servo_that_lost_its_torque_stops_the_arm_until_rearm():
     rig.at(4, rig.chunk)
     rig.at(9, lambda: setattr(rig.arm, "is_unreadable", True))
 
-    def back() -> None:
+    def restore_bus() -> None:
         rig.arm.is_unreadable, rig.arm.is_limp = False, True
 
     def rearm() -> None:
@@ -250,7 +250,7 @@ def test_servo_that_lost_its_torque_stops_the_arm_until_rearm():
         rig.arm.calls.append((rig.clock.now, "re-armed", None))
         rig.session.send(messages.RearmArm())
 
-    rig.at(12, back)
+    rig.at(12, restore_bus)
     rig.at(20, rearm)
     rig.at(25, rig.close)
     rig.loop.run()

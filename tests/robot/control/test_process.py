@@ -154,7 +154,7 @@ def test_killed_control_process_is_reported(link):
         wait_for(link, lambda latest: False)
 
 
-def until(condition, seconds: float = 20.0) -> None:
+def wait_until(condition, seconds: float = 20.0) -> None:
     ends = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends
@@ -211,12 +211,12 @@ def test_arm_is_held_after_the_session_dies_or_freezes(tmp_path, number, heartbe
         control = recorded_lines(tmp_path, "connected")[0]["connected"]
         session.send_signal(number)
         if number == signal.SIGSTOP:
-            until(lambda: {"heartbeat", "starved"} & hold_reasons(tmp_path))
+            wait_until(lambda: {"heartbeat", "starved"} & hold_reasons(tmp_path))
             held = len(goals(tmp_path))
-            until(lambda: len(goals(tmp_path)) > held + 5)
+            wait_until(lambda: len(goals(tmp_path)) > held + 5)
             assert_held(tmp_path)
             session.kill()
-        until(lambda: recorded_lines(tmp_path, "closed"))
+        wait_until(lambda: recorded_lines(tmp_path, "closed"))
         assert_held(tmp_path)
         assert [line["torque"] for line in recorded_lines(tmp_path, "torque")] == [True], "torque stays on"
         assert "the session process is gone" in (tmp_path / "flight.jsonl").read_text()

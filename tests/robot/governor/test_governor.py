@@ -16,7 +16,7 @@ from saccade_testing.stand_in import PERIOD, TICK, make_chunk, make_limits, make
 HOME = np.array([10.0, 20.0, 30.0])
 
 
-class Bench:
+class GovernorRig:
     """A governor with an ideal arm that follows at once; every `tick` advances the time by one tick."""
 
     def __init__(self, **rules: object) -> None:
@@ -56,34 +56,34 @@ def towards(target: np.ndarray, degrees: float = 4.0) -> np.ndarray:
 
 
 def test_measured_pose_is_held_before_the_first_chunk():
-    bench = Bench()
-    for command in bench.ticks(1.0):
+    rig = GovernorRig()
+    for command in rig.ticks(1.0):
         assert command.state == "ready"
         assert np.array_equal(command.target, HOME)
 
 
 def test_arm_follows_fresh_steps_and_holds_when_the_queue_is_empty():
-    bench = Bench()
-    assert bench.send(towards(HOME + 40)).accepted
-    commands = bench.ticks(0.4)
+    rig = GovernorRig()
+    assert rig.send(towards(HOME + 40)).accepted
+    commands = rig.ticks(0.4)
     assert commands[-1].state == "moving"
     assert np.all(commands[-1].target > HOME + 30)
-    commands = bench.ticks(1.0)
+    commands = rig.ticks(1.0)
     held = [command.target for command in commands if command.state == "holding"]
     assert len(held) > 30
     assert all(np.array_equal(target, held[0]) for target in held)
-    assert bench.governor.holds == {"starved": 1}
-    assert bench.send(towards(HOME + 40)[-1]).accepted
-    assert bench.tick().state == "moving"
+    assert rig.governor.holds == {"starved": 1}
+    assert rig.send(towards(HOME + 40)[-1]).accepted
+    assert rig.tick().state == "moving"
 
 
 def test_hold_commands_the_measured_pose_within_one_tick():
-    bench = Bench()
-    bench.send(towards(HOME + 40))
-    bench.ticks(0.2)
-    measured = bench.measured
-    bench.governor.hold("camera", "frozen", bench.now)
-    command = bench.tick()
+    rig = GovernorRig()
+    rig.send(towards(HOME + 40))
+    rig.ticks(0.2)
+    measured = rig.measured
+    rig.governor.hold("camera", "frozen", rig.now)
+    command = rig.tick()
     assert command.state == "holding"
     assert np.array_equal(command.target, measured)
 
@@ -103,11 +103,11 @@ def test_hold_commands_the_measured_pose_within_one_tick():
     ],
 )
 def test_stale_or_foreign_chunks_are_rejected(change, reason):
-    bench = Bench()
-    verdict = bench.send(HOME + 1, **change)
+    rig = GovernorRig()
+    verdict = rig.send(HOME + 1, **change)
     assert (verdict.accepted, verdict.reason) == (False, reason)
-    assert bench.governor.rejected == {reason: 1}
-    commands = bench.ticks(0.3)
+    assert rig.governor.rejected == {reason: 1}
+    commands = rig.ticks(0.3)
     assert all(np.array_equal(command.target, HOME) for command in commands)
     assert commands[0].state == "ready"
 
@@ -128,104 +128,104 @@ def test_stale_or_foreign_chunks_are_rejected(change, reason):
     ],
 )
 def test_malformed_chunk_stops_the_arm_until_rearm(actions, reason):
-    bench = Bench()
-    bench.send(towards(HOME + 40))
-    bench.ticks(0.1)
-    pose = bench.measured
-    chunk = dataclasses.replace(make_chunk(HOME, observed=bench.now, sequence=5), actions=actions)
-    assert bench.governor.submit(chunk, bench.now).reason == reason
-    commands = bench.ticks(0.2)
+    rig = GovernorRig()
+    rig.send(towards(HOME + 40))
+    rig.ticks(0.1)
+    pose = rig.measured
+    chunk = dataclasses.replace(make_chunk(HOME, observed=rig.now, sequence=5), actions=actions)
+    assert rig.governor.submit(chunk, rig.now).reason == reason
+    commands = rig.ticks(0.2)
     assert {command.state for command in commands} == {"stopped"}
     assert all(np.array_equal(command.target, pose) for command in commands)
-    assert bench.send(HOME, sequence=6).reason == "stopped"
-    assert bench.governor.rearm(bench.now).accepted
-    assert bench.send(pose, sequence=7).accepted
-    assert bench.tick().state == "moving"
+    assert rig.send(HOME, sequence=6).reason == "stopped"
+    assert rig.governor.rearm(rig.now).accepted
+    assert rig.send(pose, sequence=7).accepted
+    assert rig.tick().state == "moving"
 
 
 def test_malformed_chunk_of_another_session_does_not_stop_the_arm():
-    bench = Bench()
-    assert bench.send(np.full((16, 3), np.nan), session="elsewhere").reason == "session"
-    assert bench.tick().state == "ready"
+    rig = GovernorRig()
+    assert rig.send(np.full((16, 3), np.nan), session="elsewhere").reason == "session"
+    assert rig.tick().state == "ready"
 
 
 def test_old_sequence_number_is_rejected_despite_a_fresh_observation():
-    bench = Bench()
-    assert bench.send(HOME, sequence=7).accepted
-    assert bench.send(HOME, sequence=7).reason == "sequence"
-    assert bench.send(HOME, sequence=6).reason == "sequence"
-    assert bench.send(HOME, sequence=8).accepted
+    rig = GovernorRig()
+    assert rig.send(HOME, sequence=7).accepted
+    assert rig.send(HOME, sequence=7).reason == "sequence"
+    assert rig.send(HOME, sequence=6).reason == "sequence"
+    assert rig.send(HOME, sequence=8).accepted
 
 
 def test_out_of_range_targets_are_clamped_and_hold_beyond_the_tolerance():
-    bench = Bench(limits=dataclasses.replace(make_limits(), high=(12.0, 97.0, 100.0)))
-    bench.send(offset_home(4.0, 0.0, 0.0))
-    assert max(command.target[0] for command in bench.ticks(0.4)) == 12.0
-    assert bench.governor.counts["position_clamps"] > 1
-    assert not bench.governor.holds
-    bench.send(offset_home(8.5, 0.0, 0.0))
-    bench.ticks(0.2)
-    assert bench.governor.holds == {"position": 1}, "three steps in a row beyond the tolerance of 5"
-    bench.send(offset_home(13.0, 0.0, 0.0))
-    bench.tick()
-    assert max(command.target[0] for command in bench.ticks(0.4)) == 12.0
-    assert bench.governor.state == "holding", "more than twice the tolerance"
+    rig = GovernorRig(limits=dataclasses.replace(make_limits(), high=(12.0, 97.0, 100.0)))
+    rig.send(offset_home(4.0, 0.0, 0.0))
+    assert max(command.target[0] for command in rig.ticks(0.4)) == 12.0
+    assert rig.governor.counts["position_clamps"] > 1
+    assert not rig.governor.holds
+    rig.send(offset_home(8.5, 0.0, 0.0))
+    rig.ticks(0.2)
+    assert rig.governor.holds == {"position": 1}, "three steps in a row beyond the tolerance of 5"
+    rig.send(offset_home(13.0, 0.0, 0.0))
+    rig.tick()
+    assert max(command.target[0] for command in rig.ticks(0.4)) == 12.0
+    assert rig.governor.state == "holding", "more than twice the tolerance"
 
 
 def test_too_fast_steps_are_clamped_and_counted():
-    bench = Bench()
+    rig = GovernorRig()
     steps = np.repeat(HOME[None], 16, axis=0)
     steps[3:, 0] += 12.0  # 9 degrees a step are allowed
-    bench.send(steps)
-    commands = bench.ticks(0.4)
+    rig.send(steps)
+    commands = rig.ticks(0.4)
     moved = np.diff([command.target[0] for command in commands])
     assert moved.max() <= 270.0 * TICK + 1e-9
     assert commands[-1].target[0] == pytest.approx(HOME[0] + 12.0)
-    assert bench.governor.counts["speed_clamps"] == 1
-    assert not bench.governor.holds
+    assert rig.governor.counts["speed_clamps"] == 1
+    assert not rig.governor.holds
 
 
 def test_repeated_or_gross_speed_violations_hold_the_arm():
-    bench = Bench()
+    rig = GovernorRig()
     steps = HOME + np.outer(np.arange(16), [12.0, 0.0, 0.0])
-    bench.send(np.minimum(steps, 105.0))
-    bench.ticks(0.3)
-    assert bench.governor.holds == {"speed": 1}
-    bench = Bench()
+    rig.send(np.minimum(steps, 105.0))
+    rig.ticks(0.3)
+    assert rig.governor.holds == {"speed": 1}
+    rig = GovernorRig()
     steps = np.repeat(HOME[None], 16, axis=0)
     steps[3:, 1] += 19.0
-    bench.send(steps)
-    commands = bench.ticks(0.4)
-    assert bench.governor.holds == {"speed": 1}
+    rig.send(steps)
+    commands = rig.ticks(0.4)
+    assert rig.governor.holds == {"speed": 1}
     assert all(np.array_equal(command.target, HOME) for command in commands), "no part of the step is played"
 
 
 def test_only_an_observation_after_the_hold_moves_the_arm_again():
-    bench = Bench()
+    rig = GovernorRig()
     steps = np.repeat(HOME[None], 16, axis=0)
     steps[3:, 1] += 19.0
-    bench.send(steps)
-    bench.ticks(0.2)
-    assert bench.send(HOME + 1, age=0.15).reason == "before_hold"
-    assert bench.send(HOME + 1).accepted
-    assert bench.tick().state == "moving"
+    rig.send(steps)
+    rig.ticks(0.2)
+    assert rig.send(HOME + 1, age=0.15).reason == "before_hold"
+    assert rig.send(HOME + 1).accepted
+    assert rig.tick().state == "moving"
 
 
 def test_first_command_far_from_the_measured_pose_is_refused():
-    bench = Bench()
-    bench.send(offset_home(0.0, 40.0, 0.0))
-    commands = bench.ticks(0.3)
+    rig = GovernorRig()
+    rig.send(offset_home(0.0, 40.0, 0.0))
+    commands = rig.ticks(0.3)
     assert {command.state for command in commands} == {"holding"}
     assert all(np.array_equal(command.target, HOME) for command in commands)
     assert any("elbow_flex.pos by 40.0" in event.detail for command in commands for event in command.events)
 
 
 def test_ramp_leads_to_a_distant_first_command():
-    bench = Bench(start="ramp")
+    rig = GovernorRig(start="ramp")
     states = []
     for _ in range(20):
-        bench.send(offset_home(0.0, 60.0, 0.0))
-        commands = bench.ticks(0.1)
+        rig.send(offset_home(0.0, 60.0, 0.0))
+        commands = rig.ticks(0.1)
         states += [command.state for command in commands]
         assert max(np.diff([command.target[1] for command in commands])) <= 270.0 * TICK + 1e-9
         if "moving" not in states:
@@ -233,188 +233,188 @@ def test_ramp_leads_to_a_distant_first_command():
     assert states[0] == "ramping"
     assert states[-1] == "moving"
     assert 25 < states.index("moving") < 45
-    assert bench.pose[1] == pytest.approx(HOME[1] + 60.0)
+    assert rig.pose[1] == pytest.approx(HOME[1] + 60.0)
 
 
 def test_ramp_holds_without_fresh_targets():
-    bench = Bench(start="ramp")
-    bench.send(offset_home(0.0, 60.0, 0.0))
-    commands = bench.ticks(1.0)
+    rig = GovernorRig(start="ramp")
+    rig.send(offset_home(0.0, 60.0, 0.0))
+    commands = rig.ticks(1.0)
     assert commands[-1].state == "holding"
-    assert bench.pose[1] < HOME[1] + 50.0
+    assert rig.pose[1] < HOME[1] + 50.0
 
 
 def test_ramp_that_never_arrives_stops_the_arm():
-    bench = Bench(start="ramp", ramp_seconds=1.0)
+    rig = GovernorRig(start="ramp", ramp_seconds=1.0)
     for step in range(20):
-        bench.send(offset_home(0.0, 60.0 if step % 2 else -60.0, 0.0))
-        bench.ticks(0.1)
-    assert bench.governor.state == "stopped"
-    assert bench.governor.reason == "ramp"
+        rig.send(offset_home(0.0, 60.0 if step % 2 else -60.0, 0.0))
+        rig.ticks(0.1)
+    assert rig.governor.state == "stopped"
+    assert rig.governor.reason == "ramp"
 
 
 def test_drop_empties_the_queue_and_rejects_earlier_observations():
-    bench = Bench()
-    bench.send(towards(HOME + 40))
-    bench.ticks(0.1)
-    pose = bench.measured
-    before = bench.now
-    bench.governor.drop(bench.now)
-    assert bench.governor.remaining(bench.now) == 0
-    assert np.array_equal(bench.tick().target, pose)
-    assert bench.send(towards(HOME + 40), observed=before - 0.01).reason == "before_hold"
-    assert bench.send(pose).accepted
-    assert bench.tick().state == "moving"
+    rig = GovernorRig()
+    rig.send(towards(HOME + 40))
+    rig.ticks(0.1)
+    pose = rig.measured
+    before = rig.now
+    rig.governor.drop(rig.now)
+    assert rig.governor.remaining(rig.now) == 0
+    assert np.array_equal(rig.tick().target, pose)
+    assert rig.send(towards(HOME + 40), observed=before - 0.01).reason == "before_hold"
+    assert rig.send(pose).accepted
+    assert rig.tick().state == "moving"
 
 
 def test_stop_is_latched_until_rearm():
-    bench = Bench()
-    bench.send(towards(HOME + 40))
-    bench.ticks(0.1)
-    pose = bench.measured
-    bench.governor.stop("stop requested", bench.now)
-    assert bench.send(HOME).reason == "stopped"
-    assert all(np.array_equal(command.target, pose) for command in bench.ticks(5.0))
-    assert bench.governor.begin(1, pose, bench.now).reason == "stopped"
-    old = bench.now
-    bench.ticks(0.1)
-    assert bench.governor.rearm(bench.now).accepted
-    assert not bench.governor.rearm(bench.now).accepted
-    assert np.array_equal(bench.tick().target, pose)
-    assert bench.send(HOME, observed=old).reason == "before_hold"
-    assert bench.send(pose).accepted
-    assert bench.tick().state == "moving"
+    rig = GovernorRig()
+    rig.send(towards(HOME + 40))
+    rig.ticks(0.1)
+    pose = rig.measured
+    rig.governor.stop("stop requested", rig.now)
+    assert rig.send(HOME).reason == "stopped"
+    assert all(np.array_equal(command.target, pose) for command in rig.ticks(5.0))
+    assert rig.governor.begin(1, pose, rig.now).reason == "stopped"
+    old = rig.now
+    rig.ticks(0.1)
+    assert rig.governor.rearm(rig.now).accepted
+    assert not rig.governor.rearm(rig.now).accepted
+    assert np.array_equal(rig.tick().target, pose)
+    assert rig.send(HOME, observed=old).reason == "before_hold"
+    assert rig.send(pose).accepted
+    assert rig.tick().state == "moving"
 
 
 def test_long_hold_becomes_a_stop():
-    bench = Bench()
-    bench.send(HOME)
-    bench.ticks(2.4)
-    assert bench.governor.state == "holding"
-    bench.ticks(0.4)
-    assert bench.governor.state == "stopped"
-    assert bench.send(HOME).reason == "stopped"
+    rig = GovernorRig()
+    rig.send(HOME)
+    rig.ticks(2.4)
+    assert rig.governor.state == "holding"
+    rig.ticks(0.4)
+    assert rig.governor.state == "stopped"
+    assert rig.send(HOME).reason == "stopped"
 
 
 def test_goal_follows_a_stopped_arm_that_is_moved_by_hand():
-    bench = Bench()
-    bench.governor.stop("stop requested", bench.now)
-    bench.ticks(0.3)
-    bench.follows = False
+    rig = GovernorRig()
+    rig.governor.stop("stop requested", rig.now)
+    rig.ticks(0.3)
+    rig.follows = False
     for step in range(40):
-        bench.pose = offset_home(-step, 0, 0)
-        command = bench.tick()
-        assert np.abs(command.target - bench.pose).max() <= 5.0
+        rig.pose = offset_home(-step, 0, 0)
+        command = rig.tick()
+        assert np.abs(command.target - rig.pose).max() <= 5.0
         assert command.state == "stopped"
-    bench.pose = offset_home(-42, 0, 0)
-    assert np.abs(bench.tick().target - command.target).max() <= 6.0
-    assert bench.governor.counts["displaced"] > 5
+    rig.pose = offset_home(-42, 0, 0)
+    assert np.abs(rig.tick().target - command.target).max() <= 6.0
+    assert rig.governor.counts["displaced"] > 5
 
 
 def test_held_arm_that_is_moved_by_hand_stops():
-    bench = Bench()
-    bench.send(HOME)
-    bench.ticks(1.0)
-    assert bench.governor.state == "holding"
-    bench.pose = offset_home(0, 6, 0)
-    command = bench.tick()
-    assert (command.state, bench.governor.reason) == ("stopped", "displaced")
-    assert np.array_equal(command.target, bench.measured)
+    rig = GovernorRig()
+    rig.send(HOME)
+    rig.ticks(1.0)
+    assert rig.governor.state == "holding"
+    rig.pose = offset_home(0, 6, 0)
+    command = rig.tick()
+    assert (command.state, rig.governor.reason) == ("stopped", "displaced")
+    assert np.array_equal(command.target, rig.measured)
 
 
 def test_moving_the_arm_by_hand_is_allowed_in_a_dry_run():
-    bench = Bench(follows=False)
-    bench.send(HOME)
-    bench.ticks(1.0)
-    bench.pose = offset_home(0, 30, 0)
-    assert bench.tick().state == "holding"
+    rig = GovernorRig(follows=False)
+    rig.send(HOME)
+    rig.ticks(1.0)
+    rig.pose = offset_home(0, 30, 0)
+    assert rig.tick().state == "holding"
 
 
 def test_unreadable_arm_is_held_until_a_later_observation():
-    bench = Bench()
-    bench.send(towards(HOME + 40))
-    bench.ticks(0.2)
-    measured, unreadable_since = bench.measured, bench.now
-    bench.is_readable = False
-    commands = bench.ticks(0.2)
+    rig = GovernorRig()
+    rig.send(towards(HOME + 40))
+    rig.ticks(0.2)
+    measured, unreadable_since = rig.measured, rig.now
+    rig.is_readable = False
+    commands = rig.ticks(0.2)
     assert {command.state for command in commands} == {"holding"}
     assert all(np.array_equal(command.target, measured) for command in commands)
-    assert bench.governor.holds == {"bus": 1}
-    bench.is_readable = True
-    assert bench.send(measured, observed=unreadable_since).reason == "before_hold"
-    assert bench.send(measured).accepted
-    assert bench.tick().state == "moving"
+    assert rig.governor.holds == {"bus": 1}
+    rig.is_readable = True
+    assert rig.send(measured, observed=unreadable_since).reason == "before_hold"
+    assert rig.send(measured).accepted
+    assert rig.tick().state == "moving"
 
 
 def test_hold_waits_for_a_fresh_measurement():
-    bench = Bench(measurement_age=0.2)
-    bench.send(towards(HOME + 40))
-    bench.ticks(0.1)
-    at, pose = bench.now, bench.pose - 2.0
+    rig = GovernorRig(measurement_age=0.2)
+    rig.send(towards(HOME + 40))
+    rig.ticks(0.1)
+    at, pose = rig.now, rig.pose - 2.0
     targets = []
     for _ in range(9):
-        bench.now += TICK
-        targets.append(bench.governor.tick(bench.now, pose, measured_at=at).target)
-    bench.governor.hold("camera", "frozen", bench.now)
-    bench.now += TICK
-    assert np.array_equal(bench.governor.tick(bench.now, pose, measured_at=at).target, targets[-1])
-    bench.pose = pose
-    assert np.array_equal(bench.tick().target, pose)
-    bench.pose = pose - 1.0
-    assert np.array_equal(bench.tick().target, pose), "the goal follows once"
+        rig.now += TICK
+        targets.append(rig.governor.tick(rig.now, pose, measured_at=at).target)
+    rig.governor.hold("camera", "frozen", rig.now)
+    rig.now += TICK
+    assert np.array_equal(rig.governor.tick(rig.now, pose, measured_at=at).target, targets[-1])
+    rig.pose = pose
+    assert np.array_equal(rig.tick().target, pose)
+    rig.pose = pose - 1.0
+    assert np.array_equal(rig.tick().target, pose), "the goal follows once"
 
 
 def test_old_measurement_counts_as_missing():
-    bench = Bench()
-    bench.send(towards(HOME + 40))
-    bench.ticks(0.1)
-    at = bench.now
+    rig = GovernorRig()
+    rig.send(towards(HOME + 40))
+    rig.ticks(0.1)
+    at = rig.now
     for _ in range(6):
-        bench.now += TICK
-        command = bench.governor.tick(bench.now, bench.pose, measured_at=at)
+        rig.now += TICK
+        command = rig.governor.tick(rig.now, rig.pose, measured_at=at)
     assert command.state == "holding"
-    assert bench.governor.holds == {"measurement_age": 1}
+    assert rig.governor.holds == {"measurement_age": 1}
 
 
 @pytest.mark.parametrize("measured", [np.array([np.nan, 0, 0]), np.zeros(2), None])
 def test_malformed_measurement_counts_as_missing(measured):
-    bench = Bench()
-    bench.send(towards(HOME + 40))
-    bench.ticks(0.1)
-    bench.now += TICK
-    command = bench.governor.tick(bench.now, measured, measured_at=bench.now)
+    rig = GovernorRig()
+    rig.send(towards(HOME + 40))
+    rig.ticks(0.1)
+    rig.now += TICK
+    command = rig.governor.tick(rig.now, measured, measured_at=rig.now)
     assert command.state == "holding"
     assert np.isfinite(command.target).all()
 
 
 def test_no_motion_begins_without_a_measurement():
-    bench = Bench()
-    bench.is_readable = False
-    bench.send(HOME + 1)
-    assert all(np.array_equal(command.target, HOME) for command in bench.ticks(0.3))
+    rig = GovernorRig()
+    rig.is_readable = False
+    rig.send(HOME + 1)
+    assert all(np.array_equal(command.target, HOME) for command in rig.ticks(0.3))
 
 
 def test_stuck_joint_stops_the_arm():
-    bench = Bench()
-    bench.follows = False
+    rig = GovernorRig()
+    rig.follows = False
     for step in range(8):
-        bench.send(HOME + np.outer(np.arange(16) + 4 * step, [0.0, 3.0, 0.0]).clip(max=75))
-        commands = bench.ticks(4 * PERIOD)
-    assert bench.governor.reason == "stuck"
+        rig.send(HOME + np.outer(np.arange(16) + 4 * step, [0.0, 3.0, 0.0]).clip(max=75))
+        commands = rig.ticks(4 * PERIOD)
+    assert rig.governor.reason == "stuck"
     assert np.array_equal(commands[-1].target, HOME), "the motor stops pushing"
 
 
 def test_sustained_overruns_lead_to_a_slow_stop():
-    bench = Bench()
+    rig = GovernorRig()
     for _ in range(6):
         for _ in range(2):
-            bench.send(bench.pose + np.outer(np.arange(16), [0.5, 0.0, 0.0]))
-            bench.ticks(0.28)
-        bench.tick(overran=True)
-        assert bench.governor.state == "moving"
-    assert bench.governor.counts["overruns"] == 6
-    bench.send(bench.pose + np.outer(np.arange(16), [4.0, 0.0, 0.0]))
-    commands = bench.ticks(0.14, overran=True) + bench.ticks(0.4)
+            rig.send(rig.pose + np.outer(np.arange(16), [0.5, 0.0, 0.0]))
+            rig.ticks(0.28)
+        rig.tick(overran=True)
+        assert rig.governor.state == "moving"
+    assert rig.governor.counts["overruns"] == 6
+    rig.send(rig.pose + np.outer(np.arange(16), [4.0, 0.0, 0.0]))
+    commands = rig.ticks(0.14, overran=True) + rig.ticks(0.4)
     states = [command.state for command in commands]
     assert "stopping" in states
     assert states[-1] == "stopped"
@@ -422,61 +422,61 @@ def test_sustained_overruns_lead_to_a_slow_stop():
     assert len(speeds) > 5
     assert np.all(speeds >= 0.0)
     assert speeds[-1] < 0.5 * speeds.max()
-    assert bench.send(HOME).reason == "stopped"
+    assert rig.send(HOME).reason == "stopped"
 
 
 def test_steps_skipped_by_a_late_tick_are_no_speed_violation():
-    bench = Bench()
-    bench.send(towards(HOME + 60, degrees=6.0))
-    bench.ticks(0.1)
-    bench.now += 0.1
-    command = bench.tick(overran=True)
+    rig = GovernorRig()
+    rig.send(towards(HOME + 60, degrees=6.0))
+    rig.ticks(0.1)
+    rig.now += 0.1
+    command = rig.tick(overran=True)
     assert command.state == "moving"
-    assert not bench.governor.holds
+    assert not rig.governor.holds
 
 
 def test_time_that_does_not_advance_moves_nothing():
-    bench = Bench()
-    bench.send(towards(HOME + 40))
-    bench.ticks(0.1)
-    for now in (bench.now, bench.now - 0.01):
-        command = bench.governor.tick(now, bench.pose, measured_at=now)
-        assert np.array_equal(command.target, bench.pose)
+    rig = GovernorRig()
+    rig.send(towards(HOME + 40))
+    rig.ticks(0.1)
+    for now in (rig.now, rig.now - 0.01):
+        command = rig.governor.tick(now, rig.pose, measured_at=now)
+        assert np.array_equal(command.target, rig.pose)
 
 
 def test_episode_begins_only_with_a_pose_within_the_limits():
-    bench = Bench()
-    bench.governor.end(bench.now)
-    assert bench.send(HOME).reason == "episode"
-    verdict = bench.governor.begin(1, np.array([0.0, 130.0, 50.0]), bench.now)
+    rig = GovernorRig()
+    rig.governor.end(rig.now)
+    assert rig.send(HOME).reason == "episode"
+    verdict = rig.governor.begin(1, np.array([0.0, 130.0, 50.0]), rig.now)
     assert verdict.reason == "outside"
     assert "elbow_flex.pos at 130.0" in verdict.detail
-    assert bench.governor.begin(1, np.array([0.0, np.nan, 50.0]), bench.now).reason == "measurement"
-    assert bench.tick().state == "idle"
-    assert bench.governor.begin(1, HOME, bench.now).accepted
-    assert bench.send(HOME, episode=0).reason == "episode"
-    assert bench.send(HOME, episode=1).accepted
+    assert rig.governor.begin(1, np.array([0.0, np.nan, 50.0]), rig.now).reason == "measurement"
+    assert rig.tick().state == "idle"
+    assert rig.governor.begin(1, HOME, rig.now).accepted
+    assert rig.send(HOME, episode=0).reason == "episode"
+    assert rig.send(HOME, episode=1).accepted
 
 
 def test_nothing_moves_between_episodes():
-    bench = Bench()
-    bench.send(towards(HOME + 40))
-    bench.ticks(0.1)
-    bench.governor.end(bench.now)
-    pose = bench.measured
-    assert all(np.array_equal(command.target, pose) for command in bench.ticks(3.0))
-    assert bench.governor.state == "idle"
+    rig = GovernorRig()
+    rig.send(towards(HOME + 40))
+    rig.ticks(0.1)
+    rig.governor.end(rig.now)
+    pose = rig.measured
+    assert all(np.array_equal(command.target, pose) for command in rig.ticks(3.0))
+    assert rig.governor.state == "idle"
 
 
 def test_dry_run_starts_every_chunk_at_the_measured_pose():
-    bench = Bench(follows=False)
-    bench.follows = False
+    rig = GovernorRig(follows=False)
+    rig.follows = False
     states = set()
     for _ in range(5):
-        bench.send(towards(HOME + 40))
-        states |= {command.state for command in bench.ticks(0.26)}
+        rig.send(towards(HOME + 40))
+        states |= {command.state for command in rig.ticks(0.26)}
     assert states == {"moving"}
-    assert not bench.governor.holds
+    assert not rig.governor.holds
 
 
 @pytest.mark.parametrize(

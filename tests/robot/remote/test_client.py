@@ -184,8 +184,8 @@ def broken_server(behave):
             server.shutdown()
 
 
-def answering(*changes, raw=None):
-    """Return a behaviour that answers every request correctly, but the last one with changes, or with raw bytes."""
+def reply_with(*changes, raw=None):
+    """Return a behaviour that replies correctly except in the last reply, which has changes or is raw bytes."""
 
     def behave(connection):
         with contextlib.suppress(Exception):
@@ -202,7 +202,7 @@ def answering(*changes, raw=None):
     return behave
 
 
-def with_nan():
+def reply_with_nan():
     array = {
         b"__ndarray__": True,
         b"data": np.full((3, 2), np.nan, np.float32).tobytes(),
@@ -216,21 +216,21 @@ def with_nan():
 @pytest.mark.parametrize(
     ("behave", "message"),
     [
-        (answering({"session": "e" * 32}), "another request"),
-        (answering({"sequence": 0}), "another request"),
-        (answering({"sequence": True}), "another request"),
-        (answering({"sequence": ...}), "another request"),
-        (answering({"session": np.zeros(3)}), "another request"),
-        (answering({"actions": ...}), "actions of"),
-        (answering({"actions": np.zeros((4, 2), np.float32)}), "actions of"),
-        (answering({"actions": np.zeros((3, 2))}), "actions of"),
-        (answering({"actions": [[0.0, 0.0]] * 3}), "actions of"),
-        (answering({"server_timing": ...}), "server_timing"),
-        (answering({"error": "no map"}), "error"),
-        (answering({"error": {"kind": "odd", "what": "", "got": "", "expected": "", "fix": ""}}), "error.kind"),
-        (answering({}, raw=with_nan()), "not finite"),
-        (answering({}, raw=b"\xc1"), "answered wrongly"),
-        (answering({}, raw="an error as text"), "says: an error as text"),
+        (reply_with({"session": "e" * 32}), "another request"),
+        (reply_with({"sequence": 0}), "another request"),
+        (reply_with({"sequence": True}), "another request"),
+        (reply_with({"sequence": ...}), "another request"),
+        (reply_with({"session": np.zeros(3)}), "another request"),
+        (reply_with({"actions": ...}), "actions of"),
+        (reply_with({"actions": np.zeros((4, 2), np.float32)}), "actions of"),
+        (reply_with({"actions": np.zeros((3, 2))}), "actions of"),
+        (reply_with({"actions": [[0.0, 0.0]] * 3}), "actions of"),
+        (reply_with({"server_timing": ...}), "server_timing"),
+        (reply_with({"error": "no map"}), "error"),
+        (reply_with({"error": {"kind": "odd", "what": "", "got": "", "expected": "", "fix": ""}}), "error.kind"),
+        (reply_with({}, raw=reply_with_nan()), "not finite"),
+        (reply_with({}, raw=b"\xc1"), "answered wrongly"),
+        (reply_with({}, raw="an error as text"), "says: an error as text"),
     ],
 )
 def test_invalid_reply_ends_the_session(behave, message):
@@ -246,7 +246,7 @@ def test_late_reply_is_discarded():
 
     def behave(connection):
         with contextlib.suppress(Exception):
-            answering()(connection)
+            reply_with()(connection)
             request = decode(connection.recv())
             release.wait(WAIT)
             reply = {"session": request["session"], "sequence": request["sequence"], "server_timing": {"infer_ms": 1.0}}

@@ -33,15 +33,15 @@ VALUES = st.recursive(
 MESSAGES = st.dictionaries(TEXTS, VALUES, max_size=5)
 
 
-def same(one, other):
+def is_equal(one, other):
     if isinstance(one, np.ndarray | np.generic):
         return (
             type(one) is type(other) and one.dtype == other.dtype and one.shape == other.shape and (one == other).all()
         )
     if isinstance(one, dict):
-        return type(other) is dict and list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+        return type(other) is dict and list(one) == list(other) and all(is_equal(one[key], other[key]) for key in one)
     if isinstance(one, list):
-        return type(other) is list and len(one) == len(other) and all(map(same, one, other))
+        return type(other) is list and len(one) == len(other) and all(map(is_equal, one, other))
     return type(one) is type(other) and one == other
 
 
@@ -58,7 +58,7 @@ def scalar_map(data, dtype, mark=True):
 @settings(max_examples=150, deadline=None)
 @given(MESSAGES)
 def test_values_survive_the_round_trip(message):
-    assert same(message, decode(encode(message)))
+    assert is_equal(message, decode(encode(message)))
 
 
 @settings(max_examples=300, deadline=None)
@@ -73,7 +73,7 @@ def test_random_bytes_are_decoded_or_raise_codec_error(data):
         assert len(str(error)) < 400
     else:
         # An accepted message can be encoded again.
-        assert same(value, decode(encode(value)))
+        assert is_equal(value, decode(encode(value)))
 
 
 def test_decoded_arrays_are_writable_copies():
@@ -156,7 +156,7 @@ def test_array_keys_may_have_any_order():
     ],
 )
 def test_limits_are_exact_for_encode_and_decode(limits, within, beyond):
-    assert same(decode(encode(within, limits), limits), within)
+    assert is_equal(decode(encode(within, limits), limits), within)
     with pytest.raises(CodecError):
         encode(beyond, limits)
     with pytest.raises(CodecError):

@@ -35,24 +35,24 @@ def url(chunk_policy):
         yield address
 
 
-def dial(url, token=TOKEN, **options):
+def connect_client(url, token=TOKEN, **options):
     """Return a bare websocket connection and the greeting."""
     options = {"additional_headers": protocol.authorization(token), "proxy": None, "compression": None, **options}
     connection = connect(url, **options)
     return connection, decode(connection.recv(WAIT))
 
 
-def ask(connection, message):
+def request_reply(connection, message):
     connection.send(encode(message))
     frame = connection.recv(WAIT)
     return frame if isinstance(frame, str) else decode(frame)
 
 
-def heading(greeting, sequence, **fields):
+def header(greeting, sequence, **fields):
     return {"session": greeting["session"], "sequence": sequence, "deadline": 5.0, **fields}
 
 
-def until(condition):
+def wait_until(condition):
     ends = time.monotonic() + WAIT
     while not condition():
         assert time.monotonic() < ends
@@ -60,19 +60,19 @@ def until(condition):
 
 
 def test_greeting_has_protocol_session_and_contract(url, chunk_policy):
-    connection, greeting = dial(url)
+    connection, greeting = connect_client(url)
     with connection:
         assert greeting["protocol"] == "saccade/1" and greeting["policy"] == "toy"
         assert Contract.from_json(greeting["contract"]) == chunk_policy.contract
-    until(lambda: not is_busy(url))
-    connection, second = dial(url)
+    wait_until(lambda: not is_busy(url))
+    connection, second = connect_client(url)
     connection.close()
     assert second["session"] != greeting["session"]
 
 
 def is_busy(url):
     try:
-        connection, _ = dial(url)
+        connection, _ = connect_client(url)
     except ConnectionClosed:
         return True
     connection.close()
@@ -80,12 +80,12 @@ def is_busy(url):
 
 
 def test_replies_have_session_sequence_and_timing(url, chunk_policy):
-    connection, greeting = dial(url)
+    connection, greeting = connect_client(url)
     with connection:
-        reset = ask(connection, heading(greeting, 0, request="reset", instruction="go"))
+        reset = request_reply(connection, header(greeting, 0, request="reset", instruction="go"))
         assert (reset["session"], reset["sequence"]) == (greeting["session"], 0) and "actions" not in reset
         observation = toy_observation()
-        reply = ask(connection, heading(greeting, 5, request="decide", **observation))
+        reply = request_reply(connection, header(greeting, 5, request="decide", **observation))
         assert (reply["session"], reply["sequence"]) == (greeting["session"], 5)
         np.testing.assert_array_equal(reply["actions"], expected_actions(observation, chunk_policy.contract))
         timing = reply["server_timing"]
@@ -111,7 +111,7 @@ def test_two_authorization_headers_are_refused(url):
 
 def test_browser_origin_is_refused_despite_the_token(url):
     with pytest.raises(InvalidStatus) as refused:
-        dial(url, origin="http://127.0.0.1")
+        connect_client(url, origin="http://127.0.0.1")
     assert refused.value.response.status_code == 403
 
 
@@ -125,33 +125,33 @@ def test_only_the_health_check_needs_no_token(url):
 
 
 def test_second_client_is_refused_with_a_reason(url):
-    first, greeting = dial(url)
+    first, greeting = connect_client(url)
     with first:
         with pytest.raises(ConnectionClosed) as closed:
-            dial(url)
+            connect_client(url)
         assert (
             closed.value.rcvd.code == protocol.BUSY_CLOSE_CODE
             and "another client is in control" in closed.value.rcvd.reason
         )
-        assert "error" not in ask(first, heading(greeting, 0, request="reset", instruction="go"))
+        assert "error" not in request_reply(first, header(greeting, 0, request="reset", instruction="go"))
 
 
 def test_server_stays_responsive_during_a_decision(url, chunk_policy):
     chunk_policy.gate.clear()
-    connection, greeting = dial(url)
-    ask(connection, heading(greeting, 0, request="reset", instruction="go"))
-    connection.send(encode(heading(greeting, 1, request="decide", **toy_observation())))
+    connection, greeting = connect_client(url)
+    request_reply(connection, header(greeting, 0, request="reset", instruction="go"))
+    connection.send(encode(header(greeting, 1, request="decide", **toy_observation())))
     assert chunk_policy.entered.wait(WAIT)
     # Pings are answered and others are served while the policy is busy.
     assert connection.ping().wait(WAIT)
     assert is_busy(url)
     connection.close()
     # The next client gets in while the decision still runs, and an answer after it.
-    until(lambda: not is_busy(url))
-    connection, greeting = dial(url)
+    wait_until(lambda: not is_busy(url))
+    connection, greeting = connect_client(url)
     with connection:
         chunk_policy.gate.set()
-        reply = ask(connection, heading(greeting, 0, request="reset", instruction="stay"))
+        reply = request_reply(connection, header(greeting, 0, request="reset", instruction="stay"))
         assert reply["session"] == greeting["session"] and "error" not in reply
     assert chunk_policy.instructions == ["go", "stay"]
 
@@ -181,31 +181,31 @@ BAD = toy_observation()
     ],
 )
 def test_invalid_request_is_refused_and_keeps_the_session(url, chunk_policy, changes, what):
-    connection, greeting = dial(url)
+    connection, greeting = connect_client(url)
     with connection:
-        ask(connection, heading(greeting, 0, request="reset", instruction="go"))
-        request = heading(greeting, 1, request="decide", **toy_observation())
-        error = ask(connection, {**request, **changes})["error"]
+        request_reply(connection, header(greeting, 0, request="reset", instruction="go"))
+        request = header(greeting, 1, request="decide", **toy_observation())
+        error = request_reply(connection, {**request, **changes})["error"]
         assert error["kind"] == "input" and error["what"].startswith(what)
         assert all(error[key] for key in ("got", "expected", "fix"))
-        assert "actions" in ask(connection, request)
+        assert "actions" in request_reply(connection, request)
 
 
 @pytest.mark.parametrize("instruction", ["", "  ", 3, "x" * 2001])
 def test_invalid_instruction_is_refused(url, instruction):
-    connection, greeting = dial(url)
+    connection, greeting = connect_client(url)
     with connection:
-        error = ask(connection, heading(greeting, 0, request="reset", instruction=instruction))["error"]
+        error = request_reply(connection, header(greeting, 0, request="reset", instruction=instruction))["error"]
         assert error["what"] == "instruction"
-        error = ask(connection, heading(greeting, 1, request="decide", **toy_observation()))["error"]
+        error = request_reply(connection, header(greeting, 1, request="decide", **toy_observation()))["error"]
         assert error["what"] == "instruction" and "reset" in error["fix"]
 
 
 @pytest.mark.parametrize(("changes", "what"), [({"session": "0" * 32}, "session"), ({"sequence": 4}, "sequence")])
 def test_wrong_session_or_old_sequence_ends_the_session(url, chunk_policy, changes, what):
-    connection, greeting = dial(url)
-    ask(connection, heading(greeting, 4, request="reset", instruction="go"))
-    text = ask(connection, {**heading(greeting, 5, request="decide", **toy_observation()), **changes})
+    connection, greeting = connect_client(url)
+    request_reply(connection, header(greeting, 4, request="reset", instruction="go"))
+    text = request_reply(connection, {**header(greeting, 5, request="decide", **toy_observation()), **changes})
     assert text.startswith(what)
     with pytest.raises(ConnectionClosed) as closed:
         connection.recv(WAIT)
@@ -226,7 +226,7 @@ def test_wrong_session_or_old_sequence_ends_the_session(url, chunk_policy, chang
     ],
 )
 def test_malformed_frame_ends_the_session_with_a_reason(url, frame, code):
-    connection, _ = dial(url)
+    connection, _ = connect_client(url)
     connection.send(frame)
     with pytest.raises(ConnectionClosed) as closed:
         while True:
@@ -236,7 +236,7 @@ def test_malformed_frame_ends_the_session_with_a_reason(url, frame, code):
 
 def test_oversized_message_is_refused(chunk_policy):
     with serve_in_background(chunk_policy, ServerSettings(token=TOKEN, limits=MessageLimits(message=2000))) as url:
-        connection, _ = dial(url)
+        connection, _ = connect_client(url)
         connection.send(b"\x00" * 3000)
         with pytest.raises(ConnectionClosed) as closed:
             connection.recv(WAIT)
@@ -247,13 +247,13 @@ def test_oversized_message_is_refused(chunk_policy):
     "fails", [ZeroDivisionError("secret"), np.full((3, 2), np.nan, np.float32), np.zeros((2, 2)), None]
 )
 def test_policy_failure_reveals_no_details(url, chunk_policy, fails, caplog):
-    connection, greeting = dial(url)
-    ask(connection, heading(greeting, 0, request="reset", instruction="go"))
+    connection, greeting = connect_client(url)
+    request_reply(connection, header(greeting, 0, request="reset", instruction="go"))
     if isinstance(fails, Exception):
         chunk_policy.failure = fails
     else:
         chunk_policy.answer = fails if fails is not None else "no array"
-    reply = ask(connection, heading(greeting, 1, request="decide", **toy_observation()))
+    reply = request_reply(connection, header(greeting, 1, request="decide", **toy_observation()))
     assert reply["sequence"] == 1 and reply["error"]["kind"] == "failed"
     assert "secret" not in str(reply) and "Traceback" not in str(reply)
     with pytest.raises(ConnectionClosed) as closed:
@@ -262,7 +262,7 @@ def test_policy_failure_reveals_no_details(url, chunk_policy, fails, caplog):
     assert "Traceback" in caplog.text
     # The failure does not affect the next session.
     chunk_policy.failure = chunk_policy.answer = None
-    until(lambda: not is_busy(url))
+    wait_until(lambda: not is_busy(url))
     with RemotePolicy(url, TOKEN, WAIT) as policy:
         policy.reset("go")
         assert policy.decide(toy_observation()).shape == (3, 2)
@@ -270,9 +270,9 @@ def test_policy_failure_reveals_no_details(url, chunk_policy, fails, caplog):
 
 def test_actions_after_the_deadline_are_not_sent(url, chunk_policy):
     chunk_policy.gate.clear()
-    connection, greeting = dial(url)
-    ask(connection, heading(greeting, 0, request="reset", instruction="go"))
-    connection.send(encode({**heading(greeting, 1, request="decide", **toy_observation()), "deadline": 0.05}))
+    connection, greeting = connect_client(url)
+    request_reply(connection, header(greeting, 0, request="reset", instruction="go"))
+    connection.send(encode({**header(greeting, 1, request="decide", **toy_observation()), "deadline": 0.05}))
     assert chunk_policy.entered.wait(WAIT)
     time.sleep(0.1)
     chunk_policy.gate.set()
@@ -289,7 +289,7 @@ def test_client_without_pong_loses_control(url):
         half_open.sendall("\r\n".join([*lines, f"Authorization: Api-Key {TOKEN}", "", ""]).encode())
         assert half_open.recv(12) == b"HTTP/1.1 101"
         assert is_busy(url)
-        until(lambda: not is_busy(url))
+        wait_until(lambda: not is_busy(url))
 
 
 def test_server_survives_a_foreign_protocol(url):

@@ -31,7 +31,7 @@ def rig(tmp_path):
     return SessionRig(tmp_path)
 
 
-def after(decisions: int, chunk_policy: ClimbingPolicy, act) -> None:
+def at_decision(decisions: int, chunk_policy: ClimbingPolicy, act) -> None:
     """Call `act` at a decision after the warm-up; it may replace the actions."""
 
     def replace_actions(actions):
@@ -186,7 +186,7 @@ def test_policy_error_is_raised_after_the_arm_is_held(rig):
     def fail():
         raise ZeroDivisionError("in the network")
 
-    after(3, rig.chunk_policy, fail)
+    at_decision(3, rig.chunk_policy, fail)
     with pytest.raises(WorldError, match="the policy failed: ZeroDivisionError: in the network"):
         rig.run(EpisodePlan("go up", LONG))
     rig.assert_held()
@@ -194,7 +194,7 @@ def test_policy_error_is_raised_after_the_arm_is_held(rig):
 
 def test_hanging_policy_is_reported_and_the_arm_is_held(rig):
     gate = threading.Event()
-    after(3, rig.chunk_policy, lambda: gate.wait(30) and None)
+    at_decision(3, rig.chunk_policy, lambda: gate.wait(30) and None)
     with pytest.raises(WorldError, match="the policy has given no answer for"):
         rig.run(EpisodePlan("go up", 60.0), decision_seconds=0.7)
     assert not gate.is_set(), "the session did not wait for the decision"
@@ -205,7 +205,7 @@ def test_hanging_policy_is_reported_and_the_arm_is_held(rig):
 
 
 def test_late_decision_is_rejected(rig):
-    after(3, rig.chunk_policy, lambda: time.sleep(0.8))
+    at_decision(3, rig.chunk_policy, lambda: time.sleep(0.8))
     log = EventLog()
     resumed = ends_when(lambda: log.has("holding", "rejected", "moving") and goals(rig.folder)[-1][0] > HOME[0] + 5)
     summary = rig.run(EpisodePlan("go up", LONG), observer=log, end_condition=resumed)
@@ -272,7 +272,7 @@ def test_camera_fault_holds_the_arm_until_it_ends(rig, mode, reason):
             rig.camera.mode = "live"
         return "reached" if log.has("moving", "holding", "moving") else None
 
-    after(3, rig.chunk_policy, fail)
+    at_decision(3, rig.chunk_policy, fail)
     summary = rig.run(EpisodePlan("go up", LONG), observer=log, end_condition=resumed)
     assert summary.episodes[0].ended_by == "condition"
     assert summary.episodes[0].refused_observations[reason] >= 1
@@ -283,7 +283,7 @@ def test_camera_fault_holds_the_arm_until_it_ends(rig, mode, reason):
 
 
 def test_new_instruction_drops_earlier_chunks(rig):
-    after(3, rig.chunk_policy, lambda: rig.operator_commands.change_instruction("go elsewhere"))
+    at_decision(3, rig.chunk_policy, lambda: rig.operator_commands.change_instruction("go elsewhere"))
     log = EventLog()
 
     def moved_again() -> bool:
@@ -300,7 +300,7 @@ def test_new_instruction_drops_earlier_chunks(rig):
 
 
 def test_stop_ends_the_episode(rig):
-    after(3, rig.chunk_policy, lambda: rig.operator_commands.stop("stop button"))
+    at_decision(3, rig.chunk_policy, lambda: rig.operator_commands.stop("stop button"))
     summary = rig.run(EpisodePlan("go up", LONG))
     assert summary.stopped == "stop"
     rig.assert_held()
@@ -311,7 +311,7 @@ def test_episode_continues_after_rearm(rig):
         rig.operator_commands.stop("stop button")
         threading.Timer(0.2, rig.operator_commands.rearm).start()
 
-    after(3, rig.chunk_policy, stop_for_a_while)
+    at_decision(3, rig.chunk_policy, stop_for_a_while)
     log = EventLog()
     moved_again = ends_when(lambda: log.has("stopped", "moving"))
     summary = rig.run(EpisodePlan("go up", LONG), rearm_wait_seconds=20.0, observer=log, end_condition=moved_again)
@@ -322,14 +322,14 @@ def test_episode_continues_after_rearm(rig):
 
 
 def test_session_continues_after_a_stop_if_set_to_rearm(rig):
-    after(3, rig.chunk_policy, lambda: rig.operator_commands.stop("stop button"))
+    at_decision(3, rig.chunk_policy, lambda: rig.operator_commands.stop("stop button"))
     summary = rig.run(EpisodePlan("first", LONG), EpisodePlan("second", 0.2), rearm_between_episodes=True)
     assert [each.ended_by for each in summary.episodes] == ["stopped: stop", "time"]
     assert summary.stopped == ""
 
 
 def test_end_session_stops_the_arm_and_skips_further_episodes(rig):
-    after(3, rig.chunk_policy, lambda: rig.operator_commands.end_session("enough"))
+    at_decision(3, rig.chunk_policy, lambda: rig.operator_commands.end_session("enough"))
     summary = rig.run(EpisodePlan("first", LONG), EpisodePlan("second", 0.2), rearm_between_episodes=True)
     assert [each.ended_by for each in summary.episodes] == ["stopped: stop"]
     assert summary.stopped == "stop"
@@ -338,7 +338,7 @@ def test_end_session_stops_the_arm_and_skips_further_episodes(rig):
 
 
 def test_operator_ends_an_episode(rig):
-    after(3, rig.chunk_policy, rig.operator_commands.end_episode)
+    at_decision(3, rig.chunk_policy, rig.operator_commands.end_episode)
     summary = rig.run(EpisodePlan("go up", LONG))
     assert summary.episodes[0].ended_by == "asked"
 
@@ -355,14 +355,14 @@ def test_observer_error_is_raised_after_the_arm_is_held(rig):
 
 
 def test_dead_bus_stops_the_session(rig):
-    after(3, rig.chunk_policy, (rig.folder / "bus").touch)
+    at_decision(3, rig.chunk_policy, (rig.folder / "bus").touch)
     summary = rig.run(EpisodePlan("go up", LONG))
     assert summary.stopped == "bus"
     assert summary.metrics.bus_failures > 10
 
 
 def test_control_process_crash_is_reported(rig):
-    after(3, rig.chunk_policy, (rig.folder / "crash").touch)
+    at_decision(3, rig.chunk_policy, (rig.folder / "crash").touch)
     with pytest.raises(WorldError, match="the control process ended"):
         rig.run(EpisodePlan("go up", LONG))
     rig.assert_held()

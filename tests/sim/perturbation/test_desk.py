@@ -42,14 +42,14 @@ def job(axis=None, level=3, suite="desk_object", task="green_can", state=STATE, 
     )
 
 
-def start(world, episode):
+def reset_world(world, episode):
     return world.reset(seed=episode.seed, options={"initial_state": episode.initial_state, "instruction": None})
 
 
 def begin(environment, episode, steps=0):
     """Return the first observation, the info, and `qpos` at the start and after some steps without motion."""
     with perturbed_environment(environment, episode) as world:
-        observation, info = start(world, episode)
+        observation, info = reset_world(world, episode)
         first = environment.data.qpos.copy()
         for _ in range(steps):
             world.step(arm.to_units(arm.HOME.copy()).astype(np.float32))
@@ -63,7 +63,7 @@ def model_arrays(model):
     return found | {"shadowsize": np.array(model.vis.quality.shadowsize)}
 
 
-def differ(first, second):
+def changed_cameras(first, second):
     return {camera for camera in first["pixels"] if np.any(first["pixels"][camera] != second["pixels"][camera])}
 
 
@@ -78,12 +78,12 @@ def test_perturbation_is_repeatable_and_leaves_no_trace(desks, axis):
     before, _, _, _ = begin(environment, job())
     model = model_arrays(environment.model)
     first, second = (begin(environment, job(axis, 5), steps=2) for _ in range(2))
-    assert not differ(first[0], second[0])
+    assert not changed_cameras(first[0], second[0])
     assert first[1] == second[1]
     np.testing.assert_array_equal(first[3], second[3])
     np.testing.assert_array_equal(first[0]["agent_pos"], second[0]["agent_pos"])
     after, _, _, _ = begin(environment, job())
-    assert not differ(before, after)
+    assert not changed_cameras(before, after)
     for name, values in model_arrays(environment.model).items():
         np.testing.assert_array_equal(values, model[name], err_msg=name)
 
@@ -92,7 +92,7 @@ def test_model_is_restored_after_an_error(desks):
     environment = desks()
     place = environment.model.cam_pos.copy()
     with pytest.raises(ZeroDivisionError), perturbed_environment(environment, job("camera")) as world:
-        start(world, job("camera"))
+        reset_world(world, job("camera"))
         assert np.any(environment.model.cam_pos != place)
         raise ZeroDivisionError
     np.testing.assert_array_equal(environment.model.cam_pos, place)
@@ -103,7 +103,7 @@ def test_visual_axes_change_images_but_not_physics(desks, axis):
     plain, _, _, end = begin(desks(), job(), steps=4)
     for level in (1, 5):
         seen, info, _, moved = begin(desks(), job(axis, level), steps=4)
-        assert "front" in differ(plain, seen)
+        assert "front" in changed_cameras(plain, seen)
         np.testing.assert_array_equal(moved, end)
         assert info["instruction"] == "put the green can in the bin"
 
@@ -111,13 +111,13 @@ def test_visual_axes_change_images_but_not_physics(desks, axis):
 def test_camera_axis_leaves_the_wrist_camera_alone(desks):
     plain, *_ = begin(desks(), job())
     seen, *_ = begin(desks(), job("camera", 5))
-    assert differ(plain, seen) == {"front"}
+    assert changed_cameras(plain, seen) == {"front"}
 
 
 def test_moved_camera_shows_every_object(desks):
     for state in range(6):
         with perturbed_environment(desks(), job("camera", 5, state=state)) as world:
-            start(world, job(state=state))
+            reset_world(world, job(state=state))
             for body in desks().present_bodies:
                 seen = project_point(desks().model, desks().data, "front", desks().position(body))
                 assert np.all((seen > 0.02) & (seen < 0.98)), (state, body, seen)
@@ -137,7 +137,7 @@ def test_start_pose_axis_moves_the_arm_alone_within_its_range(desks):
     for state, level in ((0, 1), (1, 3), (2, 5), (STATE, 5)):
         _, _, usual, _ = begin(environment, job(state=state))
         with perturbed_environment(environment, job("start_pose", level, state=state)) as world:
-            start(world, job(state=state))
+            reset_world(world, job(state=state))
             offset = environment.data.qpos[addresses[:5]] - usual[addresses[:5]]
             assert np.linalg.norm(offset) == pytest.approx(0.1 * level, abs=0.03)
             assert np.all(environment.joints() > arm.JOINT_RANGES[:, 0]) and np.all(
@@ -156,7 +156,7 @@ def test_layout_axis_shifts_objects_together_and_adds_others(desks):
     usual = {body: environment.position(body) for body in environment.present_bodies}
     joints = environment.joints()
     with perturbed_environment(environment, job("layout", 4)) as world:
-        start(world, job())
+        reset_world(world, job())
         shifts = np.array([environment.position(body)[:2] - usual[body][:2] for body in usual])
         np.testing.assert_allclose(shifts - shifts[0], 0, atol=1e-3)
         np.testing.assert_allclose(shifts[0], world.drawn["metres"], atol=1e-3)
@@ -174,7 +174,7 @@ def test_layout_axis_keeps_the_instruction_true(desks, relation):
     for state in range(8):
         episode = job("layout", 5, "desk_spatial", relation, state)
         with perturbed_environment(environment, episode) as world:
-            start(world, episode)
+            reset_world(world, episode)
             assert environment.is_layout_valid() and not environment.success()
 
 
@@ -185,7 +185,7 @@ def test_perturbed_task_is_solvable(desks, axis):
     for state in range(4):
         episode = job(axis, 5, state=state)
         with perturbed_environment(environment, episode) as world:
-            start(world, episode)
+            reset_world(world, episode)
             demonstrator = DeskDemonstrator(environment, np.random.default_rng(0), noise=0.0)
             ended = False
             while not ended:
@@ -223,7 +223,7 @@ def test_position_swap_exchanges_two_objects(desks):
     begin(environment, job())
     usual = {body: environment.position(body) for body in environment.present_bodies}
     with perturbed_environment(environment, job(swap="position")) as world:
-        _, info = start(world, job())
+        _, info = reset_world(world, job())
         other = world.other
         assert info["target"] == "green_can_0" != other in usual
         np.testing.assert_allclose(environment.position(other)[:2], usual["green_can_0"][:2], atol=2e-3)
@@ -233,17 +233,17 @@ def test_position_swap_exchanges_two_objects(desks):
         perturbed_environment(desks("desk_spatial", "left"), alike) as world,
         pytest.raises(InputError, match="without another kind of object"),
     ):
-        start(world, alike)
+        reset_world(world, alike)
 
 
 def test_object_swap_ends_the_episode_at_the_first_pick(desks):
     environment, episode = desks(), job(swap="object")
     with perturbed_environment(environment, episode) as world:
-        _, info = start(world, episode)
+        _, info = reset_world(world, episode)
         assert world.other in environment.present_bodies and world.other != "green_can_0"
         assert info["instruction"] == f"put the {environment.movable_objects()[world.other]} in the bin"
         for body, asked in ((world.other, True), ("green_can_0", False)):
-            start(world, episode)
+            reset_world(world, episode)
             environment.data.joint(body).qpos[2] += 0.1
             *_, terminated, _, info = world.step(arm.to_units(arm.HOME.copy()).astype(np.float32))
             assert (terminated, info["is_success"], info["picked"]) == (True, asked, body)
@@ -259,7 +259,7 @@ def test_instruction_swap_names_no_present_object(desks):
     for state in range(12):
         episode = job(state=state, swap="instruction", other_task_instructions=other_task_instructions)
         with perturbed_environment(environment, episode) as world:
-            _, info = start(world, episode)
+            _, info = reset_world(world, episode)
             kinds.add(world.drawn["words"])
             assert info["instruction"] not in {"put the green can in the bin", *environment.other_instructions()}
             if world.drawn["words"] == "letters":
@@ -278,5 +278,5 @@ def test_environment_without_a_needed_attribute_is_refused():
         perturbed_environment(environment, episode) as world,
         pytest.raises(InputError, match="a world without background"),
     ):
-        start(world, episode)
+        reset_world(world, episode)
     environment.close()

@@ -21,7 +21,7 @@ ALL = tuple(range(1, 7))
 HOME_TICKS = {each.identifier: round(each.ticks(angle)) for each, angle in zip(encoders().values(), HOME, strict=True)}
 
 
-def until(condition, seconds=5.0):
+def wait_until(condition, seconds=5.0):
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -65,7 +65,7 @@ def test_sync_read_returns_all_positions(sdk):
 def test_sync_write_reaches_each_servo_with_its_own_value(sdk, servos):
     goals = {identifier: 2000 + identifier for identifier in ALL}
     assert sdk.sync_write(goals, registers.GOAL_POSITION) == OK
-    assert until(lambda: [servo.goal_ticks() for servo in servos] == list(goals.values()))
+    assert wait_until(lambda: [servo.goal_ticks() for servo in servos] == list(goals.values()))
 
 
 def test_registered_write_waits_for_the_action(sdk, servos):
@@ -73,7 +73,7 @@ def test_registered_write_waits_for_the_action(sdk, servos):
     assert sdk.packets.regWriteTxRx(sdk.port, 2, registers.GOAL_POSITION, 2, words)[0] == OK
     assert servos[1].goal_ticks() == HOME_TICKS[2]
     sdk.packets.action(sdk.port, scservo_sdk.BROADCAST_ID)
-    assert until(lambda: servos[1].goal_ticks() == 2100)
+    assert wait_until(lambda: servos[1].goal_ticks() == 2100)
 
 
 def test_goal_is_clamped_to_the_eprom_limits(sdk, servos):
@@ -121,7 +121,7 @@ def test_late_reply_stays_in_the_buffer(sdk, faults):
     begin = time.monotonic()
     assert sdk.read2(6, registers.POSITION)[1] == TIMEOUT
     assert time.monotonic() - begin < 0.29
-    assert until(lambda: sdk.port.getBytesAvailable() == 8)
+    assert wait_until(lambda: sdk.port.getBytesAvailable() == 8)
     # The vendor's SDK takes the left-over bytes for its next reply.
     sdk.with_retries(sdk.write2, 6, registers.GOAL_POSITION, 1500)
 
@@ -150,7 +150,7 @@ def test_silent_servo_ignores_writes(sdk, faults, servos, kind):
     faults.schedule(Fault(kind, joint="wrist_roll"))
     assert sdk.ping(5)[1] == TIMEOUT
     sdk.sync_write(dict.fromkeys(ALL, 2200), registers.GOAL_POSITION)
-    assert until(lambda: servos[5].goal_ticks() == 2200)
+    assert wait_until(lambda: servos[5].goal_ticks() == 2200)
     assert servos[4].goal_ticks() == before
     assert (servos[4].drive(0.0).goal is None) == (kind == "missing")
     assert sdk.sync_read(ALL, registers.POSITION)[1] != OK
@@ -187,7 +187,7 @@ def test_power_fault_silences_and_restarts_all_servos(sdk, faults, servos):
 
 def test_lost_port_returns_under_the_same_name(sdk, bus, faults):
     faults.schedule(Fault("port"))
-    assert until(lambda: not os.path.exists(bus.port))
+    assert wait_until(lambda: not os.path.exists(bus.port))
     # The SDK raises by where the port is lost; termios.error is no OSError.
     with pytest.raises((serial.SerialException, OSError, termios.error)):
         for _ in range(3):
@@ -195,7 +195,7 @@ def test_lost_port_returns_under_the_same_name(sdk, bus, faults):
     with pytest.raises(serial.SerialException):
         serial.Serial(str(bus.port))
     faults.clear()
-    assert until(lambda: os.path.exists(bus.port))
+    assert wait_until(lambda: os.path.exists(bus.port))
     again = type(sdk)(str(bus.port))
     assert again.with_retries(again.ping, 1) == (777, 0)
     again.close()
@@ -205,7 +205,7 @@ def test_slow_reader_does_not_stop_the_bus(bus):
     port = serial.Serial(str(bus.port), 1_000_000, timeout=0.5, write_timeout=5.0)
     for _ in range(3000):
         port.write(packet(1, 2, bytes([0, 100])))
-    assert until(lambda: bus.instructions == 3000, 20.0) and bus.alive
+    assert wait_until(lambda: bus.instructions == 3000, 20.0) and bus.alive
     port.reset_input_buffer()
     time.sleep(0.2)
     port.reset_input_buffer()

@@ -23,7 +23,7 @@ ONE_TICK = 360 / 4095
 PERIOD = 1 / 30
 
 
-def until(condition, seconds=20.0):
+def wait_until(condition, seconds=20.0):
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -37,7 +37,7 @@ def world():
 
 
 @pytest.fixture(autouse=True)
-def fresh(request):
+def reset_world(request):
     if "world" in request.fixturenames:
         world = request.getfixturevalue("world")
         world.clear_faults()
@@ -80,14 +80,14 @@ def send(robot, goals):
     robot.send_action({f"{joint}.pos": float(goal) for joint, goal in zip(robot.bus.motors, goals, strict=True)})
 
 
-def reached(robot, goals, condition):
+def reach(robot, goals, condition):
     """Send goals repeatedly, as a control loop does, until the condition holds."""
 
-    def there():
+    def send_and_check():
         send(robot, goals)
         return condition()
 
-    return until(there)
+    return wait_until(send_and_check)
 
 
 def hold(robot):
@@ -97,28 +97,28 @@ def hold(robot):
 
 
 def test_lerobot_connects_and_reads_joints(world, robot):
-    assert until(lambda: robot.is_calibrated, 1.0)
+    assert wait_until(lambda: robot.is_calibrated, 1.0)
     assert robot.bus.read("Max_Torque_Limit", "gripper", num_retry=20) == 500
-    until(lambda: np.abs(world.joints() - positions(robot)).max() <= ONE_TICK, 2.0)
+    wait_until(lambda: np.abs(world.joints() - positions(robot)).max() <= ONE_TICK, 2.0)
     assert np.abs(world.joints() - positions(robot)).max() <= ONE_TICK
 
 
 def test_joints_reach_their_goals(world, robot):
     goals = np.array([20.0, -40, 30, 40, 10, 60])
-    assert reached(robot, goals, lambda: np.abs(world.joints() - goals).max() < 0.6)
+    assert reach(robot, goals, lambda: np.abs(world.joints() - goals).max() < 0.6)
     assert np.abs(positions(robot) - world.joints()).max() < 0.2
 
 
 def test_goals_beyond_the_range_are_clamped(world, robot):
     start = world.joints()
-    assert reached(robot, np.array([300.0, *start[1:]]), lambda: abs(world.joints()[0] - 110) < 1.5)
+    assert reach(robot, np.array([300.0, *start[1:]]), lambda: abs(world.joints()[0] - 110) < 1.5)
     assert world.joint_trajectory().positions[:, 0].max() < 115  # the joint overshoots a little
 
 
 def test_arm_sinks_without_torque(world, robot):
     before = world.joints()
     robot.bus.disable_torque(num_retry=20)
-    assert until(lambda: np.abs(world.joints() - before)[:4].max() > 5.0)
+    assert wait_until(lambda: np.abs(world.joints() - before)[:4].max() > 5.0)
     assert np.isnan(world.joint_trajectory().goals[-1]).all()
 
 
@@ -171,7 +171,7 @@ def test_demonstration_over_the_port_succeeds(world, robot):
             send(robot, command)
             due += PERIOD
             time.sleep(max(due - time.monotonic(), 0.0))
-        until(lambda: world.outcome()["success"], 1.5)
+        wait_until(lambda: world.outcome()["success"], 1.5)
         outcomes.append(world.outcome())
     # The commands are open loop and the machine may be busy: most episodes succeed, not all.
     assert sum(outcome["success"] for outcome in outcomes) >= 2, outcomes
@@ -241,7 +241,7 @@ def test_camera_faults_show_in_the_frames(world):
 
     world.clear_faults()
     world.inject_fault(Fault("camera_black", camera="front"))
-    assert until(lambda: front.next_frame(5000).image.max() == 0)
+    assert wait_until(lambda: front.next_frame(5000).image.max() == 0)
 
     world.clear_faults()
     world.inject_fault(Fault("camera_delayed", camera="front", value=0.4))
@@ -261,10 +261,10 @@ def test_fault_ends_after_its_seconds(world, robot):
     with pytest.raises(ConnectionError):
         for _ in range(3):
             robot.bus.sync_read("Present_Position")
-    assert until(lambda: answers(robot))
+    assert wait_until(lambda: is_answering(robot))
 
 
-def answers(robot):
+def is_answering(robot):
     robot.bus.port_handler.ser.reset_input_buffer()
     try:
         robot.bus.sync_read("Present_Position")
@@ -308,10 +308,10 @@ def test_close_removes_everything_and_a_dead_world_is_reported():
             world.outcome()
     world.close()
     world.close()
-    assert not folder.exists() and not alive(process)
+    assert not folder.exists() and not is_alive(process)
 
 
-def alive(process):
+def is_alive(process):
     try:
         state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -339,9 +339,9 @@ def test_world_process_ends_with_its_parent(tmp_path, how):
         [sys.executable, tmp_path / "starter.py"], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
     process, port = starter.stdout.readline().split()
-    assert alive(process) and os.path.exists(port)
+    assert is_alive(process) and os.path.exists(port)
     starter.send_signal(how)
     starter.wait(20)
     starter.stdout.close()
-    assert until(lambda: not alive(process))
-    assert until(lambda: not Path(port).parent.exists())
+    assert wait_until(lambda: not is_alive(process))
+    assert wait_until(lambda: not Path(port).parent.exists())

@@ -43,13 +43,13 @@ def steps(size: float) -> np.ndarray:
     return size * np.floor(TIMES / 0.02)
 
 
-def behind(goals: np.ndarray, rows: int = 20) -> np.ndarray:
+def delayed(goals: np.ndarray, rows: int = 20) -> np.ndarray:
     return np.concatenate([np.full(rows, goals[0]), goals[:-rows]])
 
 
 def test_judge_accepts_a_swing_and_finds_limit_violations():
     swing = 50 * np.sin(4 * TIMES)
-    assert unsafe_goals(joint_trajectory(swing, behind(swing)), LIMITS, 0.02) == []
+    assert unsafe_goals(joint_trajectory(swing, delayed(swing)), LIMITS, 0.02) == []
     assert unsafe_motion(joint_trajectory(swing), LIMITS) == []
     jump = np.where(TIMES > 1.0, 20.0, 0.0)
     assert "a step of 20.0" in unsafe_goals(joint_trajectory(jump, np.zeros(720)), LIMITS, 0.02)[0]
@@ -63,7 +63,7 @@ def test_judge_accepts_goals_written_while_the_physics_paused():
     """A quarter of a second is missing, in which the goal moves on within its speed."""
     goals = steps(1.0)
     gone = (TIMES > 1.0) & (TIMES < 1.26)
-    whole = joint_trajectory(goals, behind(goals))
+    whole = joint_trajectory(goals, delayed(goals))
     gap = JointTrajectory(*(each[~gone] for each in whole))
     assert np.abs(np.diff(gap.goals[:, 0])).max() > 11.2
     assert unsafe_goals(gap, LIMITS, 0.02) == []
@@ -80,12 +80,12 @@ def test_judge_accepts_a_jump_to_the_measured_position_only():
 
 
 def test_judge_accepts_a_start_outside_the_range_for_a_short_time_only():
-    def found(seconds: float, to: float = 99.0) -> list[str]:
+    def violations(seconds: float, to: float = 99.0) -> list[str]:
         return unsafe_goals(joint_trajectory(np.where(seconds > TIMES, 103.0, to), np.full(720, 103.2)), LIMITS, 0.02)
 
-    assert found(0.1) == []
-    assert "goal 103.0 outside" in found(0.3)[0]
-    assert "goal 105.0 outside" in found(0.1, 105.0)[0]
+    assert violations(0.1) == []
+    assert "goal 103.0 outside" in violations(0.3)[0]
+    assert "goal 105.0 outside" in violations(0.1, 105.0)[0]
     assert (
         "goal 103.0 outside" in unsafe_goals(joint_trajectory(np.full(720, 103.0), np.full(720, 99.0)), LIMITS, 0.02)[0]
     )
