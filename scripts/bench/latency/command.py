@@ -47,7 +47,7 @@ class LatencyBenchConfig:
     kernels: str = "torch"
     """Attention and gather kernels of our policies: torch, or saccade (our Triton kernels)."""
     runs: int = 100
-    """Timed decisions of each policy."""
+    """Timed decisions of each policy. The table shows their median (p50) and p99."""
     seconds: float = 120.0
     """Time limit for the timed decisions of one policy, in seconds. With fewer than 3 decisions no time is reported."""
     memory: float | None = None
@@ -117,7 +117,7 @@ def bench_latency(config: LatencyBenchConfig) -> tuple[Metrics, list[str]]:
 
 
 def describe_timing(device: str) -> str:
-    """Return the device and the number formats of the times, for the notes."""
+    """Return the device and the number types of the times, for the notes."""
     import torch
 
     from ....sim.fingerprint import processor_name
@@ -140,15 +140,15 @@ def make_contestants(config: LatencyBenchConfig) -> list[Contestant]:
         make_saccade_contestant,
     )
 
-    found: list[Contestant] = []
+    contestants: list[Contestant] = []
     for preset in config.presets:
         architecture = replace(find_preset(preset), kernels=config.kernels)
-        found.append(make_saccade_contestant(preset, architecture))
+        contestants.append(make_saccade_contestant(preset, architecture))
         if architecture.towers:
-            found.append(SaccadeContestant(f"dense {preset}", dense_variant(architecture), InputSizes()))
+            contestants.append(SaccadeContestant(f"dense {preset}", dense_variant(architecture), InputSizes()))
     if config.lerobot:
-        found += [LerobotContestant(name, InputSizes(), changes) for name, changes in LEROBOT.items()]
-    return found
+        contestants += [LerobotContestant(name, InputSizes(), changes) for name, changes in LEROBOT.items()]
+    return contestants
 
 
 def measure(contestant: Contestant, config: LatencyBenchConfig, device: str) -> LatencyRow:
