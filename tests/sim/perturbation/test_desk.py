@@ -126,9 +126,9 @@ def test_moved_camera_shows_every_object(desks):
 @pytest.mark.parametrize("axis", ["sensor", "language"])
 def test_sensor_and_language_axes_leave_the_physics_alone(desks, axis):
     _, info, _, end = begin(desks(), job(), steps=4)
-    _, said, _, moved = begin(desks(), job(axis, 5), steps=4)
+    _, perturbed_info, _, moved = begin(desks(), job(axis, 5), steps=4)
     np.testing.assert_array_equal(moved, end)
-    assert (said["instruction"] != info["instruction"]) == (axis == "language")
+    assert (perturbed_info["instruction"] != info["instruction"]) == (axis == "language")
 
 
 def test_start_pose_axis_moves_the_arm_alone_within_its_range(desks):
@@ -228,12 +228,12 @@ def test_position_swap_exchanges_two_objects(desks):
         assert info["target"] == "green_can_0" != other in usual
         np.testing.assert_allclose(environment.position(other)[:2], usual["green_can_0"][:2], atol=2e-3)
         np.testing.assert_allclose(environment.position("green_can_0")[:2], usual[other][:2], atol=2e-3)
-    alike = job(suite="desk_spatial", task="left", swap="position")
+    identical_objects = job(suite="desk_spatial", task="left", swap="position")
     with (
-        perturbed_environment(desks("desk_spatial", "left"), alike) as world,
+        perturbed_environment(desks("desk_spatial", "left"), identical_objects) as world,
         pytest.raises(InputError, match="without another kind of object"),
     ):
-        reset_world(world, alike)
+        reset_world(world, identical_objects)
 
 
 def test_object_swap_ends_the_episode_at_the_first_pick(desks):
@@ -242,11 +242,11 @@ def test_object_swap_ends_the_episode_at_the_first_pick(desks):
         _, info = reset_world(world, episode)
         assert world.other in environment.present_bodies and world.other != "green_can_0"
         assert info["instruction"] == f"put the {environment.movable_objects()[world.other]} in the bin"
-        for body, asked in ((world.other, True), ("green_can_0", False)):
+        for body, requested in ((world.other, True), ("green_can_0", False)):
             reset_world(world, episode)
             environment.data.joint(body).qpos[2] += 0.1
             *_, terminated, _, info = world.step(arm.to_units(arm.HOME.copy()).astype(np.float32))
-            assert (terminated, info["is_success"], info["picked"]) == (True, asked, body)
+            assert (terminated, info["is_success"], info["picked"]) == (True, requested, body)
 
 
 def test_instruction_swap_names_no_present_object(desks):
