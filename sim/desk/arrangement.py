@@ -1,4 +1,7 @@
-"""Where things stand at the start: each arrangement draws collision-free poses from a random generator."""
+"""Arrangements: each draws the collision-free poses of an initial state from a random generator.
+
+All numbers here decide initial states: a change makes results incomparable with published ones.
+"""
 
 from __future__ import annotations
 
@@ -13,59 +16,97 @@ from .scene import BIN_CENTRE
 
 START_X_RANGE, START_Y_RANGE = (0.145, 0.255), (-0.150, 0.045)
 START_RADII = (0.155, 0.275)
-"""The patch of desk in which objects start, and their distance from the arm's base, in metres."""
+"""Area in which objects start, and their distance from the arm's base, in metres."""
 
 SPACING = 0.058
 LANDMARK_SPACING = 0.066
-"""Least distance between the centres of two things, and of a thing and a landmark: the open jaw fits between them."""
+"""Least distance between the centres of two objects, and of an object and a landmark, in metres: the open jaw fits in
+between."""
+
+MAX_RELATION_DISTANCE = 0.12
+"""Objects in a direction from a landmark are drawn up to this distance from it, in metres."""
+
+RELATION_ANGLE_RANGE = (-0.95, 0.95)
+"""Range of the angle between a relation's axis and the direction in which an object is drawn, in radians."""
+
+MIN_RELATION_COSINE = 0.6
+"""An object is in a direction from a landmark up to about 53 degrees from its axis; beyond, it would be arguable."""
+
+NEXT_TO_DISTANCE, FAR_FROM_DISTANCE = 0.085, 0.13
+"""An object is next to a landmark up to the first distance and far from it from the second on, in metres."""
+
+BIN_DISTANCE_DIFFERENCE = 0.07
+"""By how much one object has to be nearer to the bin than the other, in metres."""
+
+OFF_PLATE_DISTANCE = 0.075
+"""An object is off the plate from this distance of the centres on, in metres."""
+
+DROP_HEIGHT = 0.0005
+"""Gap under an object at the start, in metres: it settles."""
+
+MAX_YAW = np.pi / 4
+"""Half range of an object's yaw, in radians."""
 
 PICKABLE_X_RANGE, PICKABLE_Y_RANGE = (0.120, 0.280), (-0.175, 0.060)
 PICKABLE_RADII = (0.145, 0.280)
-"""Where things may stand that were moved from their start: the arm still picks them there, clear of the bin."""
+"""Area in which the arm can pick objects, clear of the bin, and their distance from its base, in metres."""
 
 DIRECTIONS = {"left": -np.pi / 2, "right": np.pi / 2, "front": 0.0, "behind": np.pi}
-"""Angle on the desk, in radians from the arm's forward axis, of the directions that the front camera sees."""
+"""Directions as the front camera sees them: angle on the desk from the arm's forward axis, in radians."""
 
 Pose = tuple[float, ...]
-"""Of a body x, y, z in metres and yaw in radians; of a fixture's joint its position alone."""
+"""Of a body: x, y, z in metres and yaw in radians. Of a fixture's joint: its position alone."""
 
 
 def _sample_position(rng: np.random.Generator) -> np.ndarray:
     while True:
         position = np.array([rng.uniform(*START_X_RANGE), rng.uniform(*START_Y_RANGE)])
-        if _reachable(position):
+        if _is_start(position):
             return position
 
 
 def _sample_opposite_sides(
     landmark: np.ndarray, direction: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one position in a direction from a landmark and one on its other side; they may be out of reach."""
-    angles = (direction + rng.uniform(-0.95, 0.95), direction + np.pi + rng.uniform(-0.95, 0.95))
-    first, second = (landmark + rng.uniform(0.066, 0.12) * np.array([np.cos(a), np.sin(a)]) for a in angles)
+    """Draw one position [2] in a direction from a landmark and one on its other side; they may be out of reach."""
+    angles = (direction + rng.uniform(*RELATION_ANGLE_RANGE), direction + np.pi + rng.uniform(*RELATION_ANGLE_RANGE))
+    first, second = (
+        landmark + rng.uniform(LANDMARK_SPACING, MAX_RELATION_DISTANCE) * np.array([np.cos(angle), np.sin(angle)])
+        for angle in angles
+    )
     return first, second
 
 
-def _reachable(position: np.ndarray) -> bool:
+def _is_start(position: np.ndarray) -> bool:
     x, y = position
     inside = START_X_RANGE[0] <= x <= START_X_RANGE[1] and START_Y_RANGE[0] <= y <= START_Y_RANGE[1]
     return bool(inside and START_RADII[0] <= np.hypot(x, y) <= START_RADII[1])
 
 
 def is_pickable(position: np.ndarray) -> bool:
-    """Tell whether the arm can pick a thing that stands at a position [2], be it outside the patch of the starts."""
+    """Tell whether the arm can pick an object at a position [2], which may be outside the area of the starts."""
     x, y = position
     inside = PICKABLE_X_RANGE[0] <= x <= PICKABLE_X_RANGE[1] and PICKABLE_Y_RANGE[0] <= y <= PICKABLE_Y_RANGE[1]
     return bool(inside and PICKABLE_RADII[0] <= np.hypot(x, y) <= PICKABLE_RADII[1])
 
 
 def free_position(
-    objects: Sequence[np.ndarray], landmarks: Sequence[np.ndarray], rng: np.random.Generator, tries: int = 200
+    object_positions: Sequence[np.ndarray], landmarks: Sequence[np.ndarray], rng: np.random.Generator, tries: int = 200
 ) -> np.ndarray | None:
-    """Return a position [2] with room for one more thing beside those at the positions given, None where none is."""
+    """Draw a position with room for one more object.
+
+    Args:
+        object_positions: Positions [2] of the objects.
+        landmarks: Positions [2] of the landmarks.
+        rng: Source of the position.
+        tries: How often a position is drawn.
+
+    Returns:
+        The position [2]; None if none was found.
+    """
     for _ in range(tries):
         position = np.array([rng.uniform(*PICKABLE_X_RANGE), rng.uniform(*PICKABLE_Y_RANGE)])
-        clear = all(np.linalg.norm(position - thing) >= SPACING for thing in objects)
+        clear = all(np.linalg.norm(position - each) >= SPACING for each in object_positions)
         if (
             clear
             and is_pickable(position)
@@ -76,7 +117,7 @@ def free_position(
 
 
 def have_clearance(positions: Sequence[np.ndarray], least: float = SPACING) -> bool:
-    """Tell whether all positions are at least so far from each other."""
+    """Tell whether all positions [2] are at least a distance apart, in metres."""
     return all(
         np.linalg.norm(first - second) >= least
         for index, first in enumerate(positions)
@@ -84,15 +125,31 @@ def have_clearance(positions: Sequence[np.ndarray], least: float = SPACING) -> b
     )
 
 
-def standing_pose(thing: DeskObject, position: np.ndarray, rng: np.random.Generator, on: float = 0.0) -> Pose:
-    """Return the pose of a thing that stands upright at a position [2], `on` metres above the desk, at any yaw."""
-    yaw = rng.uniform(-np.pi / 4, np.pi / 4)
-    return (float(position[0]), float(position[1]), on + thing.rest_height + 0.0005, float(yaw))
+def standing_pose(
+    desk_object: DeskObject, position: np.ndarray, rng: np.random.Generator, surface_height: float = 0.0
+) -> Pose:
+    """Return the pose of an upright object with a random yaw.
+
+    Args:
+        desk_object: The object.
+        position: Its position [2], in metres.
+        rng: Source of the yaw.
+        surface_height: Height of the surface under it above the desk, in metres.
+    """
+    yaw = rng.uniform(-MAX_YAW, MAX_YAW)
+    height = surface_height + desk_object.rest_height + DROP_HEIGHT
+    return (float(position[0]), float(position[1]), height, float(yaw))
 
 
 @dataclass(frozen=True)
 class ScatteredArrangement:
-    """The target and some of the others, anywhere within reach; who the others are differs from start to start."""
+    """The target and some other objects, anywhere within reach; initial states draw which others.
+
+    Attributes:
+        target: The object to act on.
+        others: The objects from which the others are drawn.
+        count: Number of other objects in play.
+    """
 
     target: DeskObject
     others: tuple[DeskObject, ...]
@@ -108,23 +165,27 @@ class ScatteredArrangement:
         return ()
 
     def is_valid(self, positions: Mapping[str, np.ndarray]) -> bool:
-        """Tell whether, with bodies at these positions [2], the words still say which thing is meant: always."""
+        """Tell whether the instruction is true with bodies at these positions [2]: always."""
         return True
 
     def sample(self, rng: np.random.Generator) -> dict[str, Pose]:
-        """Return the pose of every body in play."""
+        """Draw an initial state: the pose of every body in play."""
         chosen = [self.target, *(self.others[i] for i in rng.permutation(len(self.others))[: self.count])]
         while True:
             positions = [_sample_position(rng) for _ in chosen]
             if have_clearance(positions):
-                return {thing.body: standing_pose(thing, at, rng) for thing, at in zip(chosen, positions, strict=True)}
+                pairs = zip(chosen, positions, strict=True)
+                return {each.body: standing_pose(each, position, rng) for each, position in pairs}
 
 
 @dataclass(frozen=True)
 class SpatialRelationArrangement:
-    """Two equal objects of which exactly one, the target, stands in `relation` to a landmark.
+    """Two equal objects, of which only the target stands in a relation to a landmark.
 
-    Left, right, in front and behind are as the front camera sees them.
+    Attributes:
+        relation: A key of `RELATIONS` in `tasks.py`; left, right, front and behind are as the front camera sees them.
+        target: The object to act on.
+        other: The object in the opposite relation.
     """
 
     relation: str
@@ -143,7 +204,7 @@ class SpatialRelationArrangement:
         return () if "bin" in self.relation else (LandmarkObject("bowl"),)
 
     def sample(self, rng: np.random.Generator) -> dict[str, Pose]:
-        """Return the pose of every body in play."""
+        """Draw an initial state: the pose of every body in play."""
         while True:
             landmark, target, other = (_sample_position(rng) for _ in range(3))
             if "bin" in self.relation:
@@ -155,9 +216,9 @@ class SpatialRelationArrangement:
                 target = landmark
             elif on_plate == "other":
                 other = landmark
-            clear = all(have_clearance([landmark, thing], LANDMARK_SPACING) for thing in (target, other))
+            clear = all(have_clearance([landmark, each], LANDMARK_SPACING) for each in (target, other))
             apart = have_clearance([target, other]) and (clear or on_plate)
-            if apart and _reachable(target) and _reachable(other) and self._relation_holds(landmark, target, other):
+            if apart and _is_start(target) and _is_start(other) and self._relation_holds(landmark, target, other):
                 break
         poses = {
             self.target.body: standing_pose(self.target, target, rng, PLATE_HEIGHT if on_plate == "target" else 0.0),
@@ -168,30 +229,32 @@ class SpatialRelationArrangement:
         return poses
 
     def is_valid(self, positions: Mapping[str, np.ndarray]) -> bool:
-        """Tell whether the words are true of the target and not of the other, with bodies at these positions [2]."""
+        """Tell whether the relation holds for the target and not for the other, with bodies at these positions [2]."""
         landmark = positions[self.fixtures[0].body] if self.fixtures else np.array(BIN_CENTRE)
         return self._relation_holds(landmark, positions[self.target.body], positions[self.other.body])
 
     def _relation_holds(self, landmark: np.ndarray, target: np.ndarray, other: np.ndarray) -> bool:
-        """Tell whether the target stands in the relation, clearly, and the other in its opposite."""
+        """Tell whether the target is clearly in the relation, and the other in its opposite."""
         to_target, to_other = target - landmark, other - landmark
-        near, far = np.linalg.norm(to_target), np.linalg.norm(to_other)
+        target_distance, other_distance = np.linalg.norm(to_target), np.linalg.norm(to_other)
         match self.relation:
             case "left" | "right" | "front" | "behind":
                 angle = DIRECTIONS[self.relation]
                 axis = np.array([np.cos(angle), np.sin(angle)])
-                # Off to the side the words would be arguable: at most about 53 degrees from the axis.
-                return bool(axis @ to_target >= 0.6 * near and axis @ to_other <= -0.6 * far)
+                return bool(
+                    axis @ to_target >= MIN_RELATION_COSINE * target_distance
+                    and axis @ to_other <= -MIN_RELATION_COSINE * other_distance
+                )
             case "next_to":
-                return bool(near <= 0.085 and far >= 0.13)
+                return bool(target_distance <= NEXT_TO_DISTANCE and other_distance >= FAR_FROM_DISTANCE)
             case "far_from":
-                return bool(far <= 0.085 and near >= 0.13)
+                return bool(other_distance <= NEXT_TO_DISTANCE and target_distance >= FAR_FROM_DISTANCE)
             case "near_bin":
-                return bool(far - near >= 0.07)
+                return bool(other_distance - target_distance >= BIN_DISTANCE_DIFFERENCE)
             case "far_bin":
-                return bool(near - far >= 0.07)
+                return bool(target_distance - other_distance >= BIN_DISTANCE_DIFFERENCE)
             case "on_plate":
-                return bool(far >= 0.075)
+                return bool(other_distance >= OFF_PLATE_DISTANCE)
             case "off_plate":
-                return bool(near >= 0.075)
+                return bool(target_distance >= OFF_PLATE_DISTANCE)
         raise ValueError(f"unknown relation {self.relation!r}")
