@@ -1,7 +1,7 @@
-"""The SO-101 arm as numbers: kinematics, inertia, servo model, joint names and units.
+"""The SO-101 arm: joint names, ranges and units, and the MJCF of its kinematics, inertia and servos.
 
-Source: TheRobotStudio/SO-ARM100, Simulation/SO101/so101_new_calib.xml at fda892c. Lengths in metres, angles in
-radians. Outside this file the arm speaks LeRobot's units: degrees, and 0 (closed) to 100 (open) for the gripper.
+Source: TheRobotStudio/SO-ARM100, Simulation/SO101/so101_new_calib.xml at fda892c. The simulation uses metres and
+radians. Observations and actions use LeRobot's units: degrees, and 0 (closed) to 100 (open) for the gripper.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 PAN_AXIS_POSITION = np.array([0.0388353, 0.0])
-"""Where on the desk the axis of the first joint stands, in metres."""
+"""Position [2] of the first joint's axis on the desk, in metres."""
 
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
+"""Names of the joints in the model, from the base to the gripper."""
+
 FEATURE_NAMES = tuple(f"{joint}.pos" for joint in JOINTS)
+"""LeRobot's names of the joint positions."""
 
 JOINT_RANGES = np.array(
     [
@@ -27,9 +30,10 @@ JOINT_RANGES = np.array(
 """Joint ranges in radians [6, 2], in the order of `JOINTS`."""
 
 HOME = np.array([0.0, -1.2, 0.9, 1.2, 0.0, 0.4])
-"""The pose an episode starts near, in radians."""
+"""Joint positions [6] near which an episode starts, in radians."""
 
 CONTROL_HZ = 30
+"""Control rate: actions per second."""
 
 
 def to_units(radians: np.ndarray) -> np.ndarray:
@@ -77,7 +81,7 @@ def _joint(name: str) -> str:
 
 
 def body_xml() -> str:
-    """Return the arm's body tree; the links are drawn but only the two fingers touch things."""
+    """Return the MJCF of the arm's body tree; only the two fingers collide."""
     return f"""
 <body name="base" childclass="so101">
   {_inertial(0.147, "0.0137179 -5.2e-05 0.0334843", "1.14686e-4 1.36117e-4 1.30364e-4 -4.6e-7 4.97e-6 9.8e-8")}
@@ -123,8 +127,8 @@ def body_xml() -> str:
 
 
 def actuator_xml() -> str:
-    """Return one position servo per joint, in the order of `JOINTS`."""
-    # LeRobot limits the gripper's servo to half its torque; so does the twin.
+    """Return the MJCF of one position servo per joint, in the order of `JOINTS`."""
+    # LeRobot limits the gripper's servo to half its torque; so does this model.
     force = {"gripper": 'forcerange="-1.47 1.47"'}
     servos = (
         f'<position class="so101" name="{joint}" joint="{joint}" ctrlrange="{low} {high}" {force.get(joint, "")}/>'

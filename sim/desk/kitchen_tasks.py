@@ -1,4 +1,4 @@
-"""The tasks of the goal suite, one thing to do where several could be done, and of the long suite, chains of them."""
+"""The tasks of desk_goal, one goal in a scene that allows several, and of desk_long, chains of goals."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CUP, BALL = DeskObject("white", "cup"), DeskObject("orange", "ball")
 DRAWER, BUTTON, KNOB, BOWL, MAT, PLATE = Drawer(), Button(), Knob(), Basin(), Mat(), LandmarkObject("plate")
 
 POURING_BOWL_RADII = (0.175, 0.200)
-"""How far the bowl stands from the first joint, so that the hand can lean outward behind it when it pours: metres."""
+"""Range of the basin's distance from the pan axis, in metres: the hand has to tilt outward behind it to pour."""
 
 
 def _kitchen(
     central_fixture: CentralFixture, *, starts_open: bool | None = None, has_bin: bool = False
 ) -> KitchenArrangement:
-    # The disc, which is to be pushed, lies where the hand gets behind it on every side.
+    # The disc is pushed: place it where the hand can get behind it on every side.
     third, near_objects = (DISC, (DISC,)) if central_fixture == MAT else (PUCK, ())
     return KitchenArrangement(
         (RED, BLUE, third),

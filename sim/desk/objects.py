@@ -1,4 +1,4 @@
-"""What can lie on the desk: shapes, colours and where things stand, as declarations."""
+"""Objects of the desk: shapes, colours and their MJCF."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLOURS = {
     "white": (0.95, 0.95, 0.95),
 }
 
-SHAPES = {
+SHAPES: dict[str, tuple[str, tuple[float, ...]]] = {
     "cube": ("box", (0.014, 0.014, 0.014)),
     "can": ("cylinder", (0.0125, 0.022)),
     "puck": ("cylinder", (0.0160, 0.011)),
@@ -24,28 +24,42 @@ SHAPES = {
     "ball": ("sphere", (0.0085,)),
     "disc": ("cylinder", (0.0200, 0.009)),
 }
-"""Shape name to MuJoCo geometry type and size (half lengths; radius and half height), in metres."""
+"""MuJoCo geom type and size (half lengths; radius and half height) of each shape, in metres."""
 
 RIM = 0.003
-"""Height of the rim on a cup, which is solid below it: enough to keep a ball from rolling off, in metres."""
+"""Height of the rim on a cup, in metres; the cup is solid, and the rim keeps a ball from rolling off."""
 
 
-def ring(radius: float, half_thickness: float, bottom: float, height: float, look: str) -> str:
-    """Return a round wall of eight boxes around the z axis; radius to their middle, height above `bottom`: metres."""
+def ring(radius: float, half_thickness: float, bottom: float, height: float, attributes: str) -> str:
+    """Return the MJCF of a round wall: eight boxes around the z axis. All lengths in metres.
+
+    Args:
+        radius: Radius of the wall's middle.
+        half_thickness: Half the wall's thickness.
+        bottom: Height of its lower edge.
+        height: Height of the wall.
+        attributes: Further attributes of the geoms.
+    """
     half = (radius + half_thickness) * np.tan(np.pi / 8)
     walls = []
     for angle in np.arange(8) * np.pi / 4:
         x, y = radius * np.cos(angle), radius * np.sin(angle)
         walls.append(
             f'<geom type="box" pos="{x:.6f} {y:.6f} {bottom + height / 2:.6f}" euler="0 0 {angle:.6f}" '
-            f'size="{half_thickness} {half:.6f} {height / 2:.6f}" {look}/>'
+            f'size="{half_thickness} {half:.6f} {height / 2:.6f}" {attributes}/>'
         )
     return "".join(walls)
 
 
 @dataclass(frozen=True)
 class DeskObject:
-    """A thing the arm can pick, named `<colour> <shape>`; `body` is its name in the model."""
+    """An object that the arm can pick.
+
+    Attributes:
+        colour: A key of `COLOURS`.
+        shape: A key of `SHAPES`.
+        instance: Number among equal objects.
+    """
 
     colour: str
     shape: str
@@ -53,10 +67,12 @@ class DeskObject:
 
     @property
     def name(self) -> str:
+        """Name in instructions: colour and shape."""
         return f"{self.colour} {self.shape}"
 
     @property
     def body(self) -> str:
+        """Name of the body, joint and geom in the model."""
         return f"{self.colour}_{self.shape}_{self.instance}"
 
     @property
@@ -65,11 +81,12 @@ class DeskObject:
         return SHAPES[self.shape][1][-1]
 
     def xml(self) -> str:
+        """Return the object's MJCF."""
         kind, size = SHAPES[self.shape]
         red, green, blue = COLOURS[self.colour]
-        # The fingers must not sink into what they push, nor into a cup, whose ball they would hold.
+        # Stiff contacts: fingers must not sink into a pushed disc, nor into a cup, where they would hold the ball.
         hard = 'solref="0.006 1" priority="1"' if self.shape in ("cup", "disc") else ""
-        # Compensated here so that the model has the feature at all; a reset weighs down what is in play.
+        # gravcomp has to be set here for MuJoCo to support it in this model; a reset clears it for objects in play.
         return (
             f'<body name="{self.body}" gravcomp="1"><freejoint name="{self.body}"/>'
             f'<geom name="{self.body}" type="{kind}" size="{" ".join(map(str, size))}" mass="0.02" condim="4" '
@@ -85,21 +102,28 @@ class DeskObject:
 
 @dataclass(frozen=True)
 class LandmarkObject:
-    """A thing that stands on the desk as a landmark and is never picked: a bowl or a plate."""
+    """A landmark on the desk that is never picked.
+
+    Attributes:
+        kind: "bowl" or "plate".
+    """
 
     kind: str
 
     @property
     def body(self) -> str:
+        """Name of the body in the model."""
         return self.kind
 
     def xml(self) -> str:
+        """Return the landmark's MJCF."""
         geometries = {"bowl": _bowl, "plate": _plate}[self.kind]()
         return f'<body name="{self.kind}" mocap="true">{geometries}</body>'
 
 
 PLATE_RADIUS, PLATE_HEIGHT = 0.034, 0.006
 BOWL_RADIUS = 0.021
+"""Sizes of the landmarks, in metres."""
 
 
 def _plate() -> str:
@@ -111,7 +135,7 @@ def _plate() -> str:
 
 
 def _bowl() -> str:
-    """Draw a bowl as a stack of widening discs, dark so that it reads at a few pixels."""
+    """Return a bowl as a stack of widening discs, dark so that it is visible in small images."""
     discs = ((0.003, 0.013), (0.009, 0.017), (0.015, BOWL_RADIUS))
     return "".join(
         f'<geom type="cylinder" pos="0 0 {height}" size="{radius} 0.003" rgba="0.10 0.55 0.60 1"/>'

@@ -1,4 +1,4 @@
-"""The desk as a MuJoCo model: table, bin, cameras, light, arm and the things that lie on it."""
+"""The MJCF model of the desk: table, bin, cameras, light, arm, fixtures and objects."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ BIN_WALL = 0.032
 """The bin: centre and half width of its floor, and height of its walls, in metres."""
 
 PHYSICS_STEPS = 12
-"""Physics steps in one control step; their length follows from the control rate."""
+"""Physics steps in one control step; the control rate decides their length."""
 
 CAMERAS = ("front", "wrist")
+"""Names of the cameras, in the order of the contract."""
 
 
 def _bin_xml() -> str:
@@ -33,15 +34,23 @@ def _bin_xml() -> str:
 
 
 class SceneElement(Protocol):
-    """Whatever adds bodies to the desk: a thing, a fixture, a cue."""
+    """A part of the scene: an object, a fixture or a cue."""
 
-    def xml(self) -> str: ...
+    def xml(self) -> str:
+        """Return its MJCF."""
+        ...
 
 
 def scene_xml(objects: Sequence[SceneElement], fixtures: Sequence[SceneElement], *, has_bin: bool = True) -> str:
-    """Return the model of a desk with these things on it; poses are set at reset."""
-    things = "".join(thing.xml() for thing in (*fixtures, *objects))
-    # The parts of a fixture slide in each other: what holds them is their joint, not contact.
+    """Return the MJCF of a desk; a reset sets the poses.
+
+    Args:
+        objects: Objects that can be picked.
+        fixtures: Fixtures, landmarks and cues.
+        has_bin: Whether the scene has the bin.
+    """
+    elements = "".join(element.xml() for element in (*fixtures, *objects))
+    # The parts of a fixture overlap: their joint holds them, not contact.
     exclusions = "".join(
         f'<exclude body1="{fixture.body}" body2="{fixture.moving_body}"/>'
         for fixture in fixtures
@@ -69,7 +78,7 @@ def scene_xml(objects: Sequence[SceneElement], fixtures: Sequence[SceneElement],
     <geom name="desk" type="plane" size="1 1 0.1" rgba="0.78 0.76 0.72 1" friction="1 0.02 0.001"/>
     <camera name="front" pos="0.50 0.022 0.47" xyaxes="0 1 0 -0.80 0 0.60" fovy="44"/>
     {_bin_xml() if has_bin else ""}
-    {things}
+    {elements}
     {arm.body_xml()}
   </worldbody>
   <contact>{exclusions}</contact>

@@ -1,4 +1,4 @@
-"""The desk's suites as `sim/worlds.py` lists them; nothing here imports MuJoCo."""
+"""The desk's suite family, listed in `sim/worlds.py`; importing it does not import MuJoCo."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def build_evaluation_world(contract: Contract, options: object) -> DeskWorld:
-    """Return the desk for a policy's contract; raises ContractMismatch if the contract does not fit."""
+    """Return the desk for a policy's contract.
+
+    Raises:
+        ContractMismatch: The desk does not fit the contract.
+    """
     from .world import DeskWorld
 
     world = DeskWorld(contract.cameras[0].height)

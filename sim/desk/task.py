@@ -1,4 +1,4 @@
-"""A task of the desk: what is said, what has to be achieved, how things may stand at the start."""
+"""A task of the desk: instruction, goals and arrangement."""
 
 from __future__ import annotations
 
@@ -17,45 +17,55 @@ if TYPE_CHECKING:
     from ..perturbation.swap import Swap
 
 MAX_STEPS = 240
+"""Default length of an episode in control steps."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task: what is said, what has to be achieved, and how things may stand at the start."""
+    """One task of a suite.
+
+    Attributes:
+        suite: Name of the suite.
+        name: Name of the task.
+        instructions: The instruction, then its paraphrases.
+        arrangement: Draws the initial states.
+        goals: What has to be achieved; all goals have to hold at the end.
+        in_order: Whether the goals have to be achieved for the first time in their order.
+        held_out: Whether the task is missing from the starter checkpoint's training data.
+        max_steps: Length of an episode in control steps.
+        cue: A cue that is shown only at the start and has to be remembered.
+        other_nouns: Other objects for which the instruction could ask in the same scene; None takes the objects' names.
+    """
 
     suite: str
     name: str
     instructions: tuple[str, ...]
-    """The instruction first, then its paraphrases."""
     arrangement: ScatteredArrangement | SpatialRelationArrangement | KitchenArrangement
     goals: tuple[Goal, ...]
-    """All of them have to hold in the end."""
     in_order: bool = False
-    """Whether they have to be achieved one after the other for the first time."""
     held_out: bool = False
-    """Whether the starter checkpoint never saw it."""
     max_steps: int = MAX_STEPS
     cue: Cue | None = None
-    """What is shown at the start alone and has to be remembered."""
     other_nouns: tuple[str, ...] | None = None
-    """What else the same scene could be asked for; None where the names of its things say it."""
 
     @property
     def instruction(self) -> str:
+        """The instruction."""
         return self.instructions[0]
 
     @property
     def paraphrases(self) -> tuple[str, ...]:
+        """Other wordings of the instruction."""
         return self.instructions[1:]
 
     @property
     def target(self) -> str:
-        """The body that is acted on first."""
+        """Body that is acted on first."""
         return self.goals[0].target
 
     @property
     def swaps(self) -> tuple[Swap, ...]:
-        """The swaps that make sense in it: equal things that exchange places would look as before."""
+        """The swaps that make sense in this task: equal objects that exchange positions would look as before."""
         swaps: list[Swap] = ["instruction"]
         names = {thing.body: thing.name for thing in self.arrangement.objects}
         if isinstance(self.arrangement, ScatteredArrangement) and len(set(names.values())) > 1:
@@ -65,5 +75,5 @@ class Task:
         return tuple(swaps)
 
     def generator(self, initial_state: int) -> np.random.Generator:
-        """Return the random generator that alone decides this initial state, on every machine alike."""
+        """Return the random generator of an initial state: it alone decides the state, equally on every machine."""
         return np.random.default_rng([zlib.crc32(f"{self.suite}/{self.name}".encode()), initial_state])

@@ -1,4 +1,4 @@
-"""The desk's tasks, declared: what to say, what to move, how things may stand at the start."""
+"""The desk's suites and their tasks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ INSTRUCTION_TEMPLATES = (
     "drop the {} in the bin",
     "pick up the {} and bin it",
 )
-"""How to ask for a thing in the bin: the instruction first, then its paraphrases."""
+"""Instructions to put an object in the bin: the instruction, then its paraphrases."""
 
 
 def bin_instructions(noun: str) -> tuple[str, ...]:
-    """Return the sentences that ask for a thing in the bin."""
+    """Return the instructions to put an object in the bin, by the noun that names it."""
     return tuple(template.format(noun) for template in INSTRUCTION_TEMPLATES)
 
 
@@ -34,9 +34,10 @@ OBJECT_CATALOGUE = tuple(
     )
     for colour in colours
 )
+"""The objects of the suite desk_object."""
 
 HELD_OUT_OBJECTS = ("blue cube", "yellow can", "purple puck")
-"""What the starter never learns to pick: seen colours on an unseen shape, and a colour it never hears of."""
+"""Objects that the starter's training data never ask for: known colours on another shape, and a colour never named."""
 
 
 def _object_task(target: DeskObject) -> Task:
@@ -58,6 +59,7 @@ OPPOSITE = {
     "on_plate": "off_plate",
     "near_bin": "far_bin",
 }
+"""Relations and their opposites."""
 
 RELATIONS = {
     "left": "cube left of the bowl",
@@ -71,6 +73,7 @@ RELATIONS = {
     "near_bin": "cube nearest the bin",
     "far_bin": "cube farthest from the bin",
 }
+"""Relation of `SpatialRelationArrangement` to the noun that names the target."""
 
 
 def _spatial_task(relation: str, noun: str) -> Task:
@@ -88,7 +91,7 @@ def _spatial_task(relation: str, noun: str) -> Task:
 
 
 def _memory_task(name: str, noun: str, colour: str, shape: str, count: int) -> Task:
-    """Declare a task among equal things, of which the first is meant; where they stand is drawn alike for all."""
+    """Return a task with equal objects, of which the first is the target; all positions have the same distribution."""
     target, *others = (DeskObject(colour, shape, instance) for instance in range(count))
     unlit = "not lit" in noun
     words, opposite = ("was not lit", "was lit") if unlit else ("was lit", "was not lit")
@@ -118,17 +121,18 @@ SUITES: dict[str, tuple[Task, ...]] = {
     "desk_goal": GOAL_TASKS,
     "desk_long": LONG_TASKS,
 }
+"""Tasks of each suite."""
 
 
 def find_suite(suite: str) -> tuple[Task, ...]:
-    """Return the tasks of a suite; an unknown name is an InputError with the nearest one."""
+    """Return the tasks of a suite; raises InputError, with the nearest name, for an unknown one."""
     if suite not in SUITES:
         raise unknown_name("suite", suite, SUITES)
     return SUITES[suite]
 
 
 def find_task(suite: str, name: str) -> Task:
-    """Return one task of a suite; an unknown name is an InputError with the nearest one."""
+    """Return one task of a suite; raises InputError, with the nearest name, for an unknown one."""
     tasks = {task.name: task for task in find_suite(suite)}
     if name not in tasks:
         raise unknown_name(f"task of {suite}", name, tasks)

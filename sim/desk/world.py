@@ -1,4 +1,4 @@
-"""The desk as a world to evaluate and to demonstrate in."""
+"""The desk as a world for evaluation and demonstrations."""
 
 from __future__ import annotations
 
@@ -14,30 +14,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DeskWorld:
-    """The desk and its scripted demonstrator; cameras are `image_size` pixels square."""
+    """The desk and its scripted demonstrator.
+
+    Attributes:
+        image_size: Height and width of the cameras' images, in pixels.
+        robot_type: Name of the robot in datasets.
+    """
 
     image_size: int = 128
     robot_type: str = "so101_desk"
 
     def offer(self) -> Offer:
+        """Return the observations and actions that the desk offers to a policy."""
         from .environment import desk_offer
 
         return desk_offer(self.image_size)
 
     def environment(self, suite: str, task: str) -> Any:
+        """Build the `DeskEnv` of a task."""
         from .environment import DeskEnv
 
         return DeskEnv(suite, task, image_size=self.image_size)
 
     def demonstrator(self, environment: Any, generator: np.random.Generator) -> Any:
+        """Build the `DeskDemonstrator` of an episode."""
         from .demonstrator.demonstrator import DeskDemonstrator
 
         return DeskDemonstrator(environment, generator)
 
     def describe(self) -> dict[str, Any]:
+        """Return the desk's part of the evaluation protocol: nothing."""
         return {}
 
     def fingerprint(self) -> dict[str, Any]:
+        """Return the environment's fingerprint; raises WorldError if no renderer works."""
         from ..fingerprint import environment_fingerprint
 
         return environment_fingerprint(Path(__file__).parent)

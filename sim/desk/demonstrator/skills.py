@@ -105,7 +105,7 @@ def pick_and_place(desk: DeskState, hand: HandState, target_object: DeskObject, 
 
 
 def _lowering_tolerance(receptacle: Receptacle, height: float) -> float:
-    """Return how far aside a carried object may be; less at a greater height above its release, to lower it straight."""
+    """Return how far aside a carried object may be: less if it is higher above its release, to lower it straight."""
     if receptacle.release_height == DROP_FROM_CARRY_HEIGHT:
         return 0.014
     return float(
