@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .policy.contract import Contract, Offer
     from .policy.inference.actor import PolicyActor
 
+    __version__: str
+
 _MODULE_OF = {
     "Contract": ".policy.contract",
     "InputError": ".errors",

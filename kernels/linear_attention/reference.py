@@ -39,7 +39,7 @@ def linear_attention_reference(
     bounds = boundaries.tolist()
     outputs, final_state = [], []
     for initial, (start, stop) in zip(state, itertools.pairwise(bounds), strict=True):
-        current = initial
+        current: torch.Tensor = initial
         for position in range(start, stop):
             current = decay_factor * current + key[position, :, :, None] * value[position, :, None, :]
             outputs.append(scale * torch.einsum("hd,hde->he", query[position], current))

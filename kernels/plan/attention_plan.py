@@ -112,7 +112,7 @@ def build_plan(
     low = low.clamp(-HIDDEN, HIDDEN).int().contiguous()
     high = high.clamp(-HIDDEN, HIDDEN - 1).int().contiguous()
     level = level.clamp(-HIDDEN, HIDDEN).int().contiguous()
-    lists = tile_lists(
+    query_tiles, key_tiles, row_counts, row_lists, column_counts, column_lists = tile_lists(
         low,
         high,
         level,
@@ -125,7 +125,22 @@ def build_plan(
         queries // query_tile + segments + 1,
         keys // key_tile + segments + 1,
     )
-    return AttentionPlan(low, high, level, selection_bits, block, *lists, query_tile, key_tile, aligned)
+    return AttentionPlan(
+        low=low,
+        high=high,
+        level=level,
+        selection_bits=selection_bits,
+        block=block,
+        query_tiles=query_tiles,
+        key_tiles=key_tiles,
+        row_counts=row_counts,
+        row_lists=row_lists,
+        column_counts=column_counts,
+        column_lists=column_lists,
+        query_tile=query_tile,
+        key_tile=key_tile,
+        aligned=aligned,
+    )
 
 
 def batch_plan(
