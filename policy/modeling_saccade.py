@@ -171,9 +171,9 @@ class SaccadePolicy(PreTrainedPolicy):
             )
         valid = ~batch[key][:, 1:].bool()
         rows, frames = valid.shape
-        place = torch.arange(rows * frames, device=valid.device).unflatten(0, (rows, frames)) + rows
+        frame_index = torch.arange(rows * frames, device=valid.device).unflatten(0, (rows, frames)) + rows
         batch_row = torch.arange(rows, device=valid.device).repeat_interleave(frames)
-        return PastFrames(images[:, 1:].flatten(0, 1), batch_row, place.masked_fill(~valid, -1))
+        return PastFrames(images[:, 1:].flatten(0, 1), batch_row, frame_index.masked_fill(~valid, -1))
 
     def _read_observations(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, list[str], torch.Tensor]:
         """Return images uint8 [B, V, 3, H, W], instructions and state [B, S] of a LeRobot batch.

@@ -62,7 +62,7 @@ def import_checkpoint(config: ImportConfig, *, progress: bool = True) -> Importe
     Raises:
         InputError: A file is missing, damaged or not supported, or does not fit the options.
     """
-    from ..policy.checkpoint.contents import PREFIX as MODEL_PREFIX
+    from ..policy.checkpoint.contents import MODEL_PREFIX
     from ..policy.checkpoint.folder import collect_provenance, write_checkpoint
     from ..policy.importing.layouts import find_layout
     from ..policy.importing.released import ImportOptions, ReleasedCheckpoint

@@ -195,7 +195,7 @@ def read_base_weights(init: str) -> Mapping[str, torch.Tensor]:
     Raises:
         InputError: There is no such folder, or the checkpoint is damaged.
     """
-    from ..policy.checkpoint.contents import PREFIX
+    from ..policy.checkpoint.contents import MODEL_PREFIX
     from ..policy.checkpoint.folder import MODEL_FILE, find_checkpoint, verify_checkpoint
     from ..policy.loading import load_policy
     from ..policy.merging.skills import LazyTensors
@@ -214,7 +214,7 @@ def read_base_weights(init: str) -> Mapping[str, torch.Tensor]:
     if read_lora_adaptation(checkpoint.config, str(folder)) is not None:
         return load_policy(folder).model.state_dict()
     tensors = LazyTensors(folder / MODEL_FILE)
-    return {name.removeprefix(PREFIX): tensors[name] for name in tensors if name.startswith(PREFIX)}
+    return {name.removeprefix(MODEL_PREFIX): tensors[name] for name in tensors if name.startswith(MODEL_PREFIX)}
 
 
 def write(config: MergeConfig, skills: list[SkillCheckpoint], merged: MergeResult) -> None:
@@ -262,7 +262,7 @@ def size_table(skills: list[SkillCheckpoint], merged: MergeResult, size: int) ->
 
 def stored_bytes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """Return the bytes of the tensors of a merged checkpoint by kind: base, change, masks, own, factors, router."""
-    from ..policy.checkpoint.contents import PREFIX as MODEL_PREFIX
+    from ..policy.checkpoint.contents import MODEL_PREFIX
     from ..policy.merging.merged import DELTA_PREFIX, FACTOR_PREFIX, MASK_PREFIX, OWN_PREFIX, SCALE_PREFIX, STEP_PREFIX
 
     kinds = {

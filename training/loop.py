@@ -247,7 +247,7 @@ def _past_frames(batch: dict[str, torch.Tensor], views: list[int] | slice, devic
     return PastFrames(
         images=batch["past_images"][:, views].to(device),
         batch_row=batch["past_member"].to(device),
-        place=batch["past_place"].to(device),
+        frame_index=batch["past_place"].to(device),
     )
 
 

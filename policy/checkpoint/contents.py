@@ -38,7 +38,7 @@ def architecture_from_dict(values: Mapping[str, Any], source: str) -> Architectu
     return Architecture(**values)
 
 
-PREFIX = "model."
+MODEL_PREFIX = "model."
 """Prefix of the network's weights in a checkpoint."""
 
 SKILLS_FILE = "skills.json"
@@ -47,7 +47,11 @@ SKILLS_FILE = "skills.json"
 
 def network_tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """Return a checkpoint's weights by their names in the network, without the tensors of merging and its router."""
-    return {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint.tensors.items() if name.startswith(PREFIX)}
+    return {
+        name.removeprefix(MODEL_PREFIX): tensor
+        for name, tensor in checkpoint.tensors.items()
+        if name.startswith(MODEL_PREFIX)
+    }
 
 
 def read_tokenizer_text(folder: str | Path, checkpoint: Checkpoint, architecture: Architecture) -> str | None:

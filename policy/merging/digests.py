@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..checkpoint.contents import PREFIX as MODEL_PREFIX
+from ..checkpoint.contents import MODEL_PREFIX
 from ..pretrained.adaptation import EXPERT_PREFIX
 from .profile import ROUTING_PREFIX
 

@@ -16,7 +16,7 @@ import torch
 
 from ...errors import InputError, unknown_name
 from ...ranges import require_at_least
-from ..checkpoint.contents import PREFIX as MODEL_PREFIX
+from ..checkpoint.contents import MODEL_PREFIX
 from ..pretrained.adaptation import EXPERT_PREFIX
 from .digests import weights_digest
 from .explain import WeightReport, compare, compare_factored

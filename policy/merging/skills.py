@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 
 from ...errors import InputError
-from ..checkpoint.contents import PREFIX as MODEL_PREFIX
-from ..checkpoint.contents import architecture_from_dict, read_tokenizer_text
+from ..checkpoint.contents import MODEL_PREFIX, architecture_from_dict, read_tokenizer_text
 from ..checkpoint.folder import COPY_AGAIN, MODEL_FILE, Checkpoint, find_checkpoint, verify_checkpoint
 from ..contract import Contract
 from ..network.architecture import Architecture

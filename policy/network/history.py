@@ -46,13 +46,13 @@ class PastFrames:
     Attributes:
         images: uint8 [F, V, 3, H, W], remembered frames that are not themselves rows of the batch.
         batch_row: int64 [F], a row of the batch with the instruction of each frame.
-        place: int64 [B, H], the index of the frame k + 1 decisions back, among the B frames of the batch followed by
-            these F; -1 before the start of the episode.
+        frame_index: int64 [B, H], the index of the frame k + 1 decisions back, among the B frames of the batch followed
+            by these F; -1 before the start of the episode.
     """
 
     images: torch.Tensor
     batch_row: torch.Tensor
-    place: torch.Tensor
+    frame_index: torch.Tensor
 
 
 LABELLED_POINTS = 2

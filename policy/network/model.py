@@ -238,9 +238,9 @@ class SaccadeModel(nn.Module):
             frames.append(self._run_towers(past_frames.images, modulations)[1])
         frame_tokens = self.history.encode_frames(torch.cat(frames))  # [B + F, N, 2D]
         # index_select, not indexing: the gradient of indexing is summed in random order on several threads.
-        place = past_frames.place  # [B, H]
-        remembered = frame_tokens.index_select(0, place.clamp(min=0).flatten()).unflatten(0, place.shape)
-        memory = FrameMemory(remembered, place >= 0)  # tokens [B, H, N, 2D]
+        frame_index = past_frames.frame_index  # [B, H]
+        remembered = frame_tokens.index_select(0, frame_index.clamp(min=0).flatten()).unflatten(0, frame_index.shape)
+        memory = FrameMemory(remembered, frame_index >= 0)  # tokens [B, H, N, 2D]
         return self._decide(tower_output, visual, plan, state, memory, frame_tokens[: len(visual)])
 
     def _run_towers(self, images: torch.Tensor, modulations: Any) -> tuple[TowerOutput, torch.Tensor]:

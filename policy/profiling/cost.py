@@ -68,8 +68,8 @@ class InputSizes:
         if not history:
             return None
         rows = torch.arange(self.batch, device=device).repeat_interleave(history)
-        place = torch.arange(len(rows), device=device).unflatten(0, (self.batch, history)) + self.batch
-        return PastFrames(replace(self, batch=len(rows)).images(device), rows, place)
+        frame_index = torch.arange(len(rows), device=device).unflatten(0, (self.batch, history)) + self.batch
+        return PastFrames(replace(self, batch=len(rows)).images(device), rows, frame_index)
 
     def tokens(self, architecture: Architecture, device: str | torch.device = "cpu") -> torch.Tensor:
         """Return text tokens [B, L] of an instruction that fills a quarter of its length."""

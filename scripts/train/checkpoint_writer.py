@@ -29,7 +29,7 @@ def make_checkpoint_writer(
         config: The options; the provenance holds them, too.
         skill: The record of a skill, stored for `saccade merge`; None for any other policy.
     """
-    from ...policy.checkpoint.contents import PREFIX
+    from ...policy.checkpoint.contents import MODEL_PREFIX
     from ...policy.checkpoint.folder import collect_provenance, write_checkpoint
     from ...policy.lerobot_files import lerobot_files
     from ...policy.merging.digests import learned_digest
@@ -45,7 +45,7 @@ def make_checkpoint_writer(
         provenance["skill"], profile = skill.base_digests, skill.profile.tensors()
 
     def save(folder: Path, tensors: dict[str, torch.Tensor], step: int) -> None:
-        named = {PREFIX + name: tensor for name, tensor in tensors.items()} | profile
+        named = {MODEL_PREFIX + name: tensor for name, tensor in tensors.items()} | profile
         learned = {} if skill is None else {"learned": learned_digest(named)}
         write_checkpoint(folder, named, config_json, core.contract, {**provenance, **learned, "step": step}, text_files)
 

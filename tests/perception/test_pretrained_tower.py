@@ -2,12 +2,10 @@
 
 import huggingface_hub.constants
 import pytest
-import timm
 import torch
 from safetensors.torch import save_file
 
 from saccade.errors import InputError
-from saccade.perception.pretrained_tower import PretrainedTower
 
 NAMES = {
     "test_vit": 32,  # class token
@@ -19,10 +17,24 @@ NAMES = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def timm():
+    """Import timm before the first test and not at collection: it loads slowly and brings wandb."""
+    import timm
+
+    return timm
+
+
+def pretrained_tower(name, **options):
+    from saccade.perception.pretrained_tower import PretrainedTower
+
+    return PretrainedTower(name, **options)
+
+
 def build(name="test_vit2", size=32, tokens=3, condition=5, seed=0):
     torch.manual_seed(seed)
     return randomize_parameters(
-        PretrainedTower(name, image_size=size, aggregation_tokens=tokens, condition_width=condition)
+        pretrained_tower(name, image_size=size, aggregation_tokens=tokens, condition_width=condition)
     )
 
 
@@ -48,6 +60,8 @@ def normalised(tower, given):
 
 
 def whole_model(tower, name, size):
+    import timm
+
     whole = randomize_parameters(timm.create_model(name, pretrained=False, num_classes=0, img_size=size))
     whole.load_state_dict(tower.encoder.state_dict(), strict=False)
     return whole.eval()
@@ -66,6 +80,8 @@ def test_unsteered_patches_are_those_of_timm(name, size):
 
 
 def test_nothing_behind_the_last_block_is_kept():
+    import timm
+
     whole = timm.create_model("test_vit3", num_classes=0, img_size=32)
     tower = build("test_vit3", tokens=0, condition=0)
     dropped = whole.state_dict().keys() - tower.encoder.state_dict().keys()
@@ -105,7 +121,7 @@ def test_modulation_takes_the_whole_stream_between_attention_and_feed_forward():
 
 
 def test_a_fresh_tower_listens_to_nothing_and_a_trained_one_does():
-    tower = PretrainedTower("test_vit2", image_size=32, aggregation_tokens=3, condition_width=5)
+    tower = pretrained_tower("test_vit2", image_size=32, aggregation_tokens=3, condition_width=5)
     given, one, other = pictures(tower, 1), torch.randn(1, 5), torch.randn(1, 5)
     assert tower(given, tower.modulations(one)).equal(tower(given, tower.modulations(other)))
     randomize_parameters(tower)
@@ -178,7 +194,7 @@ def test_weights_in_bf16_see_the_same_pictures():
 )
 def test_the_towers_of_openvla_run_without_memory(name, patches, width, depth):
     with torch.device("meta"):
-        tower = PretrainedTower(name, image_size=224, aggregation_tokens=64, condition_width=8)
+        tower = pretrained_tower(name, image_size=224, aggregation_tokens=64, condition_width=8)
         tokens = tower(torch.empty(2, 3, 224, 224), tower.modulations(torch.empty(2, 8)))
     assert tokens.is_meta and tokens.shape == (2, 64, width)
     assert (tower.patches, tower.width, tower.depth) == (patches, width, depth)
@@ -187,7 +203,7 @@ def test_the_towers_of_openvla_run_without_memory(name, patches, width, depth):
 def test_a_tower_built_without_memory_takes_its_weights_by_assignment():
     tower = build()
     with torch.device("meta"):
-        other = PretrainedTower("test_vit2", image_size=32, aggregation_tokens=3, condition_width=5)
+        other = pretrained_tower("test_vit2", image_size=32, aggregation_tokens=3, condition_width=5)
     other.load_state_dict(tower.state_dict(), assign=True)
     given, modulations = pictures(tower), tower.modulations(torch.ones(2, 5))
     assert other(given, modulations).equal(tower(given, modulations))
@@ -208,12 +224,12 @@ def test_a_tower_built_without_memory_takes_its_weights_by_assignment():
 )
 def test_a_tower_that_cannot_be_built_is_refused(name, size, complaint):
     with torch.device("meta"), pytest.raises(InputError, match=complaint):
-        PretrainedTower(name, image_size=size, aggregation_tokens=2, condition_width=2)
+        pretrained_tower(name, image_size=size, aggregation_tokens=2, condition_width=2)
 
 
 def test_other_blocks_than_plain_ones_are_refused():
     with torch.device("meta"), pytest.raises(InputError, match="made of ResPostBlock"):
-        PretrainedTower("vit_base_patch16_rpn_224", image_size=32, aggregation_tokens=2, condition_width=2)
+        pretrained_tower("vit_base_patch16_rpn_224", image_size=32, aggregation_tokens=2, condition_width=2)
 
 
 def test_a_picture_of_another_size_is_refused():
@@ -223,6 +239,8 @@ def test_a_picture_of_another_size_is_refused():
 
 
 def trained(name="test_vit2", size=32, classes=0):
+    import timm
+
     torch.manual_seed(7)
     return randomize_parameters(timm.create_model(name, pretrained=False, num_classes=classes, img_size=size)).eval()
 
@@ -239,6 +257,8 @@ def test_weights_come_from_a_folder_or_a_file(tmp_path):
 
 
 def test_weights_of_another_image_size_are_resampled_as_timm_does(tmp_path):
+    import timm
+
     save_file(trained(size=64).state_dict(), tmp_path / "other.safetensors")
     tower = build(tokens=2, condition=3).bfloat16()
     aggregation = tower.aggregation.clone()

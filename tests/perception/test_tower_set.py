@@ -1,15 +1,23 @@
 """Pretrained towers side by side: their tokens in the trunk's width, steered once an instruction."""
 
 import pytest
-import timm
 import torch
 from safetensors.torch import save_file
 
 from saccade.errors import InputError
-from saccade.perception.tower_set import PretrainedTowers
+
+
+@pytest.fixture(scope="module", autouse=True)
+def timm():
+    """Import timm before the first test and not at collection: it loads slowly and brings wandb."""
+    import timm
+
+    return timm
 
 
 def build(names=("test_vit", "test_vit3"), **changes):
+    from saccade.perception.tower_set import PretrainedTowers
+
     torch.manual_seed(0)
     usual = {
         "image_size": 32,
@@ -93,7 +101,7 @@ def test_the_towers_of_openvla_run_without_memory(aggregation_tokens, expected, 
     assert [tower.width for tower in towers.towers] == [1024, 1152]
 
 
-def test_each_tower_has_its_own_weights(tmp_path):
+def test_each_tower_has_its_own_weights(tmp_path, timm):
     names, wholes = ("test_vit", "test_vit3"), []
     for name in names:
         wholes.append(randomize_parameters(timm.create_model(name, num_classes=0, img_size=32)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from saccade.errors import InputError
-from saccade.policy.checkpoint.contents import PREFIX, architecture_from_dict, load_tensors
+from saccade.policy.checkpoint.contents import MODEL_PREFIX, architecture_from_dict, load_tensors
 from saccade.policy.checkpoint.folder import write_checkpoint
 from saccade.policy.contract import CameraSpec
 from saccade.policy.core import DemonstrationBatch, PolicyCore, build_model
@@ -18,7 +18,7 @@ SENTENCES = ["take the red cube", "take the can"]
 
 
 def write(folder, core, **config):
-    tensors = {PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
+    tensors = {MODEL_PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
     config = {"type": "saccade", "architecture": asdict(core.architecture)} | config
     return write_checkpoint(folder, tensors, config, core.contract, {})
 

@@ -15,7 +15,7 @@ from lerobot.datasets import LeRobotDatasetMetadata
 from lerobot.policies import make_policy, make_pre_post_processors
 
 from saccade.errors import InputError
-from saccade.policy.checkpoint.contents import PREFIX
+from saccade.policy.checkpoint.contents import MODEL_PREFIX
 from saccade.policy.checkpoint.folder import collect_provenance, read_checkpoint, write_checkpoint
 from saccade.policy.configuration_saccade import SaccadeConfig
 from saccade.policy.contract import ActionSpec, CameraSpec, ContractMismatch, GripperSpec, Offer, StateSpec
@@ -255,7 +255,7 @@ def test_a_policy_may_use_some_of_the_cameras(meta):
 
 def test_a_checkpoint_of_saccade_train_is_what_lerobot_writes(policy, tmp_path):
     described, texts = lerobot_files(SMALL, policy.core.contract)
-    tensors = {PREFIX + name: tensor for name, tensor in policy.model.state_dict().items()}
+    tensors = {MODEL_PREFIX + name: tensor for name, tensor in policy.model.state_dict().items()}
     folder = tmp_path / "checkpoint"
     write_checkpoint(folder, tensors, described, policy.core.contract, collect_provenance([], {}, None), texts)
     read = PreTrainedConfig.from_pretrained(folder, cli_overrides=["--device=cpu"])

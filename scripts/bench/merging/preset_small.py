@@ -106,7 +106,7 @@ def write_skills(config: MergeCostBenchConfig) -> list[Path]:
     """
     import torch
 
-    from ....policy.checkpoint.contents import PREFIX as MODEL_PREFIX
+    from ....policy.checkpoint.contents import MODEL_PREFIX
     from ....policy.checkpoint.folder import STARTER_FOLDER, read_contract, write_checkpoint
     from ....policy.core import PolicyCore
     from ....policy.lerobot_files import lerobot_files

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from saccade.errors import InputError
-from saccade.policy.checkpoint.contents import PREFIX
+from saccade.policy.checkpoint.contents import MODEL_PREFIX
 from saccade.policy.checkpoint.folder import write_checkpoint
 from saccade.policy.importing.platforms import find_platform
 from saccade.policy.importing.released import ImportOptions, ReleasedCheckpoint
@@ -77,7 +77,7 @@ def copy(released, tmp_path):
 
 def stored(policy, checkpoint):
     """An imported policy, written to a checkpoint and read from it."""
-    tensors = {PREFIX + name: tensor for name, tensor in policy.tensors.items()}
+    tensors = {MODEL_PREFIX + name: tensor for name, tensor in policy.tensors.items()}
     config = {"architecture": asdict(policy.architecture)}
     write_checkpoint(checkpoint, tensors, config, policy.contract, {}, {"tokenizer.json": policy.tokenizer_text})
     return load_policy(checkpoint)

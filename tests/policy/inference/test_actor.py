@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from saccade.errors import InputError
-from saccade.policy.checkpoint.contents import PREFIX
+from saccade.policy.checkpoint.contents import MODEL_PREFIX
 from saccade.policy.checkpoint.folder import write_checkpoint
 from saccade.policy.inference.actor import PolicyActor
 
 
 @pytest.fixture
 def checkpoint(core, tmp_path):
-    tensors = {PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
+    tensors = {MODEL_PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
     config = {"architecture": asdict(core.architecture)}
     return write_checkpoint(tmp_path / "checkpoint", tensors, config, core.contract, {})
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from saccade.policy.checkpoint.contents import PREFIX
+from saccade.policy.checkpoint.contents import MODEL_PREFIX
 from saccade.policy.checkpoint.folder import write_checkpoint
 from saccade.policy.core import PolicyCore
 from saccade.policy.inference.actor import PolicyActor
@@ -21,7 +21,7 @@ def checkpoint(request, core, tmp_path):
         torch.manual_seed(0)
         core = PolicyCore(replace(core.architecture, history=3, history_selected=1), core.contract)
         torch.nn.init.normal_(core.model.history.output.weight)
-    tensors = {PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
+    tensors = {MODEL_PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
     return write_checkpoint(
         tmp_path / "checkpoint", tensors, {"architecture": asdict(core.architecture)}, core.contract, {}
     )

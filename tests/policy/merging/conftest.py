@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from saccade.policy.checkpoint.contents import PREFIX
+from saccade.policy.checkpoint.contents import MODEL_PREFIX
 from saccade.policy.checkpoint.folder import write_checkpoint
 from saccade.policy.lerobot_files import lerobot_files
 from saccade.policy.merging.digests import base_digests, learned_digest
@@ -29,7 +29,7 @@ def profile_of(core, seen, instruction, seed):
 def base_checkpoint(core, tmp_path):
     """The base checkpoint of all skills."""
     config_json, text_files = lerobot_files(core.architecture, core.contract)
-    tensors = {PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
+    tensors = {MODEL_PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
     return write_checkpoint(tmp_path / "base", tensors, config_json, core.contract, {}, text_files)
 
 
@@ -47,7 +47,7 @@ def make_skill(core, seen, base_checkpoint, tmp_path):
             for key, parameter in skill.model.named_parameters():
                 if "lora_B" in key or key.startswith("expert."):
                     parameter.add_(0.05 * torch.randn_like(parameter))
-        tensors = {PREFIX + key: tensor for key, tensor in skill.model.state_dict().items()} | profile.tensors()
+        tensors = {MODEL_PREFIX + key: tensor for key, tensor in skill.model.state_dict().items()} | profile.tensors()
         if spoil is not None:
             spoil(tensors)
         record["learned"] = learned_digest(tensors)

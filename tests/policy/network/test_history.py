@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from saccade.errors import InputError
-from saccade.policy.checkpoint.contents import PREFIX
+from saccade.policy.checkpoint.contents import MODEL_PREFIX
 from saccade.policy.checkpoint.folder import STARTER_FOLDER, write_checkpoint
 from saccade.policy.core import DemonstrationBatch, PolicyCore
 from saccade.policy.inference.actor import PolicyActor
@@ -168,7 +168,7 @@ def observation(pictures, state):
 
 @pytest.fixture
 def checkpoint(core_with_history, tmp_path):
-    tensors = {PREFIX + name: tensor for name, tensor in core_with_history.model.state_dict().items()}
+    tensors = {MODEL_PREFIX + name: tensor for name, tensor in core_with_history.model.state_dict().items()}
     config = {"architecture": asdict(core_with_history.architecture)}
     return write_checkpoint(tmp_path / "checkpoint", tensors, config, core_with_history.contract, {})
 
@@ -312,7 +312,7 @@ def test_only_what_starts_as_the_identity_is_switched_on(checkpoint, core_with_h
 
 def test_a_checkpoint_without_its_history_is_damaged(core_with_history, tmp_path):
     state = core_with_history.model.state_dict()
-    tensors = {PREFIX + name: tensor for name, tensor in state.items() if not name.startswith("history.")}
+    tensors = {MODEL_PREFIX + name: tensor for name, tensor in state.items() if not name.startswith("history.")}
     config = {"architecture": asdict(core_with_history.architecture)}
     write_checkpoint(tmp_path / "checkpoint", tensors, config, core_with_history.contract, {})
     for change in ((), ("history_selected=3",)):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from saccade.errors import InputError
-from saccade.policy.checkpoint.contents import PREFIX
+from saccade.policy.checkpoint.contents import MODEL_PREFIX
 from saccade.policy.checkpoint.folder import read_checkpoint, write_checkpoint
 from saccade.policy.core import DemonstrationBatch, PolicyCore
 from saccade.policy.inference.actor import PolicyActor
@@ -105,7 +105,7 @@ def test_folded_they_decide_the_same_and_are_gone(base, seen):
 
 def written(core, folder):
     config, texts = lerobot_files(core.architecture, core.contract, core.adaptation)
-    tensors = {PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
+    tensors = {MODEL_PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
     return write_checkpoint(folder, tensors, config, core.contract, {}, texts)
 
 
@@ -117,8 +117,8 @@ def test_a_checkpoint_keeps_weights_and_factors_apart(base, seen, tmp_path):
     folder = written(base, tmp_path / "checkpoint")
     query = "trunk.decoder.layers.0.self_attn.q_proj"
     tensors = read_checkpoint(folder).tensors
-    assert tensors[f"{PREFIX}{query}.base_layer.weight"].equal(dense[f"{query}.weight"])
-    assert tensors[f"{PREFIX}{query}.lora_A.default.weight"].shape == (2, 16)
+    assert tensors[f"{MODEL_PREFIX}{query}.base_layer.weight"].equal(dense[f"{query}.weight"])
+    assert tensors[f"{MODEL_PREFIX}{query}.lora_A.default.weight"].shape == (2, 16)
     apart, folded = load_policy(folder, fold_lora=False), load_policy(folder)
     assert apart.adaptation == LoraAdaptation(rank=2, alpha=4.0) and folded.adaptation is None
     assert decided(apart, seen).equal(before)

@@ -155,7 +155,7 @@ def test_a_missing_starter_is_reported_before_anything_is_written(monkeypatch, t
 
 def write_untrained_policy(folder):
     """Write the checkpoint of an untrained policy."""
-    from saccade.policy.checkpoint.contents import PREFIX
+    from saccade.policy.checkpoint.contents import MODEL_PREFIX
     from saccade.policy.checkpoint.folder import collect_provenance, write_checkpoint
     from saccade.policy.contract import Contract, Normalization
     from saccade.policy.core import PolicyCore
@@ -174,7 +174,7 @@ def write_untrained_policy(folder):
     parts = {"cameras": offer.cameras, "state": offer.state, "action": offer.action, "control_hz": offer.control_hz}
     core = PolicyCore(find_preset("tiny"), Contract(**parts, normalization=ranges, chunk=16, execute=8))
     config_json, text_files = lerobot_files(core.architecture, core.contract)
-    tensors = {PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
+    tensors = {MODEL_PREFIX + name: tensor for name, tensor in core.model.state_dict().items()}
     write_checkpoint(folder, tensors, config_json, core.contract, collect_provenance([], {}, None), text_files)
 
 

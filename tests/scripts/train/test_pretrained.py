@@ -4,13 +4,11 @@ import dataclasses
 import json
 
 import pytest
-import timm
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import AutoModelForCausalLM, Qwen2Config
 
 from saccade.policy.checkpoint.folder import read_checkpoint
 from saccade.policy.loading import load_policy
@@ -23,6 +21,9 @@ from saccade_testing.toy_training import SHORT, refused, train
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     """A folder with a trunk as models are published, and the weights of two towers."""
+    import timm
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
     folder = tmp_path_factory.mktemp("pretrained")
     torch.manual_seed(3)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
