@@ -36,7 +36,7 @@ def test_a_query_sees_the_keys_whose_level_lies_between_its_bounds(data):
     assert mask.tolist() == [[low[q] <= level[k] <= high[q] for k in range(keys)] for q in range(queries)]
 
 
-def test_bounds_and_levels_may_have_batches_of_their_own():
+def test_bounds_and_levels_may_differ_per_batch_row():
     low, high = torch.zeros(3, dtype=torch.int64), torch.tensor([0, 1, 2])
     level = torch.tensor([[0, 1, 2], [0, 9, 2]])
     mask = interval_mask(low, high, level)
@@ -56,7 +56,7 @@ def test_it_agrees_with_attention_by_hand(queries, keys, width):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_query_that_sees_nothing_gets_zero_and_moves_nothing(dtype):
+def test_fully_masked_query_gets_zero_output_and_gradient(dtype):
     query, key, value = (tokens(2, 2, 5, 8, dtype=dtype, seed=seed) for seed in range(3))
     mask = torch.ones(2, 1, 5, 5, dtype=torch.bool)
     mask[0, 0, 2] = False
@@ -72,7 +72,7 @@ def test_a_query_that_sees_nothing_gets_zero_and_moves_nothing(dtype):
     assert not query.grad[0, :, 2].any()
 
 
-def test_what_is_hidden_cannot_be_told_from_its_absence():
+def test_hidden_tokens_change_nothing():
     query, key, value = (tokens(1, 2, 4, 8, seed=seed) for seed in range(3))
     mask = torch.tensor([True, True, False, True]).expand(1, 1, 4, 4)
     poisoned = value.detach().clone()

@@ -119,7 +119,7 @@ def test_it_is_exported_for_any_length():
         torch.testing.assert_close(exported.module()(*parts), Attend()(*parts))
 
 
-def test_what_was_not_chosen_counts_as_a_whole_in_the_same_softmax():
+def test_unselected_blocks_enter_the_same_softmax_through_their_means():
     lengths = [64, 40]
     levels = causal(104)
     blocks = cut_blocks(104, 8, lengths=lengths)

@@ -110,7 +110,7 @@ def test_hidden_keys_and_queries_that_see_nothing(agree):
     assert not comparison.gradients[0][60:].any() and not comparison.gradients[1][::2].any()
 
 
-def test_no_bound_is_high_enough_for_a_hidden_key():
+def test_hidden_key_is_masked_for_the_highest_bound():
     plan = build_plan(torch.tensor([-HIDDEN]), torch.tensor([HIDDEN]), torch.tensor([HIDDEN, 0]))
     value = torch.stack([torch.full((1, 4), 1e9), torch.ones(1, 4)])
     output, _ = block_sparse_attention(torch.zeros(1, 1, 4), torch.zeros(2, 1, 4), value, plan)
@@ -118,7 +118,7 @@ def test_no_bound_is_high_enough_for_a_hidden_key():
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(0, 0), (0, 5), (5, 0), (1, 1), (1, 70), (70, 1)])
-def test_next_to_nothing(agree, queries, keys):
+def test_very_few_tokens(agree, queries, keys):
     agree(full_attention(queries, keys), [queries], [keys], bias=numbers(1, keys))
 
 
@@ -167,7 +167,7 @@ def test_gradients_are_those_of_finite_differences():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_short_numbers_are_rounded_once(compare, dtype):
+def test_sixteen_bit_results_are_rounded_once(compare, dtype):
     comparison = compare(coupled(60, 10), [70], dtype=dtype, heads=(4, 2))
     step = torch.finfo(dtype).eps
     assert comparison.output.dtype == dtype

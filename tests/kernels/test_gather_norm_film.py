@@ -75,7 +75,7 @@ def test_outputs_and_gradients_are_those_of_the_definition(case, modulated, dtyp
 
 
 @pytest.mark.parametrize("residual", [True, False])
-def test_a_place_that_names_none_gives_zeros_and_gradients_are_not_lost(residual):
+def test_index_minus_one_gives_zeros_and_gradients_are_not_lost(residual):
     given = inputs(2, 9, 8, 6, absent=2)
     got = with_gradients(gather_norm_film, given, residual=residual)
     assert_near(got, with_gradients(gather_norm_film_reference, in_float64(given), residual=residual), 1e-6)
@@ -86,7 +86,7 @@ def test_a_place_that_names_none_gives_zeros_and_gradients_are_not_lost(residual
     assert got[2][~pruned].all()
 
 
-def test_no_tokens_can_stand_for_none():
+def test_index_minus_one_works_without_any_token():
     tokens, _, weight, modulation = inputs(2, 0, 8, None)
     for part in with_gradients(gather_norm_film, (tokens, torch.full((2, 3), -1), weight, modulation)):
         assert not part.any()
@@ -131,7 +131,7 @@ def test_two_runs_agree_bit_by_bit_and_no_memory_is_left_unwritten(poisoned_memo
 
 
 @pytest.mark.parametrize(("rows", "modulated"), [(3, True), (None, True), (3, False)])
-def test_it_is_a_well_behaved_operator(rows, modulated):
+def test_operator_passes_opcheck(rows, modulated):
     tokens, indices, weight, modulation = inputs(2, 5, 4, rows, modulated=modulated)
     arguments = (tokens, indices, weight, *(modulation or (None, None)), 1e-6)
     torch.library.opcheck(torch.ops.saccade.gather_norm_film.default, arguments)
@@ -194,7 +194,7 @@ def test_it_exports_with_dynamic_lengths():
         ("modulation", lambda part: (part[0], part[1].half()), "shift: got float16"),
     ],
 )
-def test_what_does_not_fit_is_named(argument, change, message):
+def test_invalid_argument_is_named(argument, change, message):
     tokens, _, weight, modulation = inputs(2, 5, 4, 3)
     given = {"tokens": tokens, "indices": torch.tensor([[0, 1, 2]] * 2), "weight": weight, "modulation": modulation}
     given[argument] = change(given[argument])

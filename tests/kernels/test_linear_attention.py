@@ -129,7 +129,7 @@ def poisoned_memory():
     torch.use_deterministic_algorithms(before)
 
 
-def test_it_is_a_well_behaved_operator():
+def test_operator_passes_opcheck():
     given = inputs([70, 5], 1, 2, 8, 4)
     torch.library.opcheck(torch.ops.saccade.linear_attention.default, (*given, 0.5))
 
@@ -183,7 +183,7 @@ def test_it_exports_with_dynamic_lengths():
         (5, lambda part: part.bfloat16(), "state: got bfloat16, expected float32"),
     ],
 )
-def test_what_does_not_fit_is_named(argument, change, message):
+def test_invalid_argument_is_named(argument, change, message):
     given = [part.detach() for part in inputs([3, 2], 0, 2, 8, 4)]
     given[argument] = change(given[argument])
     with pytest.raises(ValueError, match=message):

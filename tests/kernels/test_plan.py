@@ -35,7 +35,7 @@ def bits(selection_bits):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_lists_hold_every_pair_of_tiles_that_meets_and_call_whole_what_is_whole(data):
+def test_lists_hold_every_overlapping_pair_of_tiles_and_mark_full_ones(data):
     rows = data.draw(st.lists(st.integers(0, 40), min_size=1, max_size=4))
     columns = data.draw(st.lists(st.integers(0, 40), min_size=len(rows), max_size=len(rows)))
     tiles = data.draw(st.sampled_from([(16, 16), (16, 32), (32, 16)]))
@@ -82,7 +82,7 @@ def test_lists_hold_every_pair_of_tiles_that_meets_and_call_whole_what_is_whole(
                         assert not pairs.any()
 
 
-def test_tiles_are_cut_within_segments_and_cover_what_lies_behind():
+def test_tiles_stay_within_segments_and_cover_the_tail():
     plan = build_plan(*causal(100), query_lengths=[40, 0, 35], key_lengths=[70, 0, 0], query_tile=32, key_tile=64)
     assert plan.query_tiles.tolist() == [
         [0, 32, 0],
@@ -146,7 +146,7 @@ def test_scores_are_those_of_the_blocks_of_the_own_segment():
     assert scores[:, 45:].isneginf().all()
 
 
-def test_the_best_are_chosen_with_those_that_are_forced_and_none_that_are_not_there():
+def test_selection_takes_the_best_and_the_forced_blocks_but_no_absent_ones():
     scores = torch.tensor([[[3.0, 1.0, 2.0, 2.0], [float("-inf"), 5.0, float("-inf"), 0.0]]])
     assert select_top_k(scores, 2).int().tolist() == [[[1, 0, 1, 0], [0, 1, 0, 1]]]
     forced = torch.tensor([[False, True, False, False], [True, False, False, False]])
@@ -157,7 +157,7 @@ def test_the_best_are_chosen_with_those_that_are_forced_and_none_that_are_not_th
 
 @pytest.mark.parametrize("scope", ["row", "head"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
-def test_a_share_is_the_shortest_beginning_of_the_ranking_that_reaches_it(scope, share):
+def test_share_selects_the_shortest_prefix_of_the_ranking_that_reaches_it(scope, share):
     scores = numbers(2, 12, 7)
     segment = torch.arange(12) // 5
     for row in range(12):
@@ -186,7 +186,7 @@ def test_a_share_is_the_shortest_beginning_of_the_ranking_that_reaches_it(scope,
     assert not (chosen & scores.isneginf()).any()
 
 
-def test_scores_that_are_all_the_same_share_evenly():
+def test_equal_scores_are_shared_evenly():
     chosen = select_top_p(torch.zeros(1, 3, 8), 0.25)
     assert chosen.sum(-1).tolist() == [[2, 2, 2]]
 
@@ -218,7 +218,7 @@ def test_the_best_keys_of_every_segment_keep_their_score_and_its_gradient():
 @pytest.mark.parametrize(
     ("grid", "box"), [((4, 4), (2, 2)), ((3, 5, 7), (2, 2, 3)), ((9,), (4,)), ((1, 1, 1), (5, 5, 5))]
 )
-def test_a_partition_lays_boxes_end_to_end_and_back(grid, box):
+def test_partition_orders_tokens_by_box_and_back(grid, box):
     partition = box_partition(grid, box)
     tokens = torch.arange(partition.order.shape[0])
     assert tokens[partition.order][partition.inverse].equal(tokens)
@@ -241,7 +241,7 @@ def test_partitions_take_turns_from_layer_to_layer():
     assert partition_blocks(box_partition((5,), (2,))).size == 1
 
 
-def test_a_block_is_seen_where_all_its_tokens_are():
+def test_block_is_visible_where_all_its_tokens_are():
     levels = IntervalLevels(
         torch.tensor([[0, 3]]), torch.tensor([[5, 9]]), torch.tensor([[0, 1, 2, 3, 4, 5, 6, HIDDEN, 8, 9]])
     )

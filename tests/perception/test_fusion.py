@@ -15,7 +15,7 @@ def tokens():
     return [torch.randn(2, 3, width) for width in WIDTHS]
 
 
-def test_the_gate_shares_the_sequence_among_the_towers(tokens):
+def test_gate_weights_sum_to_one_and_mix_the_towers(tokens):
     fusion = GatedFusion(WIDTHS, 4, 8)
     gate = fusion.gate(torch.randn(2, 4))
     assert gate.shape == (2, 2) and (gate > 0).all()
@@ -34,7 +34,7 @@ def test_each_sample_has_its_own_gate(tokens):
     torch.testing.assert_close(fusion(tokens, gate), torch.cat(alone))
 
 
-def test_a_lone_tower_has_no_gate_to_learn(tokens):
+def test_single_tower_has_no_gate_parameters(tokens):
     fusion = GatedFusion(WIDTHS[:1], 4, 8)
     assert {name.split(".")[0] for name, _ in fusion.named_parameters()} == {"projectors"}
     gate = fusion.gate(torch.randn(2, 4))
@@ -48,7 +48,7 @@ def test_the_gate_learns_from_the_tokens(tokens):
     assert all(parameter.grad.any() for parameter in fusion.parameters())
 
 
-def test_a_tower_without_its_tokens_is_no_silent_loss(tokens):
+def test_missing_tower_tokens_raise_an_error(tokens):
     fusion = GatedFusion(WIDTHS, 4, 8)
     with pytest.raises(ValueError):
         fusion(tokens[:1], fusion.gate(torch.randn(2, 4)))

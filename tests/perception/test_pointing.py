@@ -70,7 +70,7 @@ def test_a_label_at_the_rim_is_given_to_the_outermost_cell():
     assert pointing_loss(logits, torch.tensor([[[0.01, 0.02]]])) == 0
 
 
-def test_labels_out_of_view_count_nothing():
+def test_labels_out_of_view_add_no_loss():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 4, 4, generator=generator, requires_grad=True)
     seen, infinite, absent = [0.3, 0.6], [float("inf"), 0.5], [float("nan")] * 2
@@ -83,14 +83,14 @@ def test_labels_out_of_view_count_nothing():
     assert not logits.grad[0, 1:].any() and not logits.grad[1].any()
 
 
-def test_no_label_in_view_is_no_loss_and_no_gradient():
+def test_no_label_in_view_gives_zero_loss_and_gradient():
     logits = torch.randn(2, 2, 4, 4, requires_grad=True)
     loss = pointing_loss(logits, torch.full((2, 2, 2), -1.0))
     loss.backward()
     assert loss == 0 and not logits.grad.any()
 
 
-def test_maps_without_a_label_are_left_alone():
+def test_maps_without_a_label_get_no_gradient():
     logits = torch.randn(1, 4, 3, 3, requires_grad=True)
     pointing_loss(logits, torch.tensor([[[0.5, 0.5], [0.2, 0.7]]])).backward()
     assert logits.grad[0, :2].any() and not logits.grad[0, 2:].any()

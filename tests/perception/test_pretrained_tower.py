@@ -1,4 +1,4 @@
-"""A pretrained tower: timm's features to the last digit where nothing steers, others under an instruction."""
+"""A pretrained tower: features equal to those of timm without conditioning; different ones under an instruction."""
 
 import huggingface_hub.constants
 import pytest
@@ -39,7 +39,7 @@ def build(name="test_vit2", size=32, tokens=3, condition=5, seed=0):
 
 
 def randomize_parameters(module):
-    """Give every weight a say: LayerScale, tokens and FiLM start at next to nothing."""
+    """Perturb every weight: LayerScale, tokens and FiLM start near zero."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -49,7 +49,7 @@ def randomize_parameters(module):
     return module
 
 
-def pictures(tower, batch=2, seed=1):
+def images(tower, batch=2, seed=1):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (batch, 3, tower.image_size, tower.image_size), generator=generator).float()
 
@@ -68,18 +68,18 @@ def whole_model(tower, name, size):
 
 
 @pytest.mark.parametrize(("name", "size"), NAMES.items())
-def test_unsteered_patches_are_those_of_timm(name, size):
+def test_unconditioned_patches_equal_timm(name, size):
     tower = build(name, size, tokens=0, condition=0).eval()
     whole, entered = whole_model(tower, name, size), []
     tower.encoder.patch_embed.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
-    tokens = tower(pictures(tower), tower.modulations(torch.zeros(2, 5)))
+    tokens = tower(images(tower), tower.modulations(torch.zeros(2, 5)))
     (expected,) = whole.get_intermediate_layers(entered[0], n=[len(whole.blocks) - 2])
     assert tokens.shape == (2, tower.tokens, tower.width) and tower.tokens == tower.patches
     assert tower.depth == len(whole.blocks) - 1 == len(tower.encoder.blocks)
     torch.testing.assert_close(tokens, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_nothing_behind_the_last_block_is_kept():
+def test_layers_after_the_last_used_block_are_dropped():
     import timm
 
     whole = timm.create_model("test_vit3", num_classes=0, img_size=32)
@@ -90,18 +90,18 @@ def test_nothing_behind_the_last_block_is_kept():
 
 
 @pytest.mark.parametrize("name", ["test_vit", "vit_small_patch14_reg4_dinov2"])
-def test_pictures_are_normalised_as_the_weights_expect(name):
+def test_images_are_normalized_as_the_weights_expect(name):
     tower = build(name, NAMES[name], tokens=0, condition=0)
-    given, seen = pictures(tower), []
+    given, seen = images(tower), []
     tower.encoder.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     tower(given, [])
     torch.testing.assert_close(seen[0], normalised(tower, given), rtol=0, atol=1e-6)
     assert tower.mean == ((0.5,) * 3 if name == "test_vit" else (0.485, 0.456, 0.406))
 
 
-def test_aggregation_tokens_alone_leave_and_gather_from_the_whole_picture():
+def test_output_holds_only_aggregation_tokens_that_attend_to_the_whole_image():
     tower = build()
-    given = pictures(tower, 1).requires_grad_()
+    given = images(tower, 1).requires_grad_()
     tokens = tower(given, tower.modulations(torch.randn(1, 5)))
     assert tokens.shape == (1, 3, tower.width) and (tower.tokens, tower.patches) == (3, 4)
     for token in range(3):
@@ -111,27 +111,27 @@ def test_aggregation_tokens_alone_leave_and_gather_from_the_whole_picture():
         )
 
 
-def test_modulation_takes_the_whole_stream_between_attention_and_feed_forward():
+def test_modulation_applies_to_the_residual_stream_between_attention_and_feed_forward():
     tower = build()
     shift = torch.randn(2, tower.width)
     erase = [(torch.full_like(shift, -1.0), shift)] * tower.depth
     last = tower.encoder.blocks[-1]
     expected = shift + last.ls2(last.mlp(last.norm2(shift)))
-    torch.testing.assert_close(tower(pictures(tower), erase), expected[:, None].expand(-1, 3, -1))
+    torch.testing.assert_close(tower(images(tower), erase), expected[:, None].expand(-1, 3, -1))
 
 
-def test_a_fresh_tower_listens_to_nothing_and_a_trained_one_does():
+def test_instruction_changes_a_trained_tower_but_not_a_fresh_one():
     tower = pretrained_tower("test_vit2", image_size=32, aggregation_tokens=3, condition_width=5)
-    given, one, other = pictures(tower, 1), torch.randn(1, 5), torch.randn(1, 5)
+    given, one, other = images(tower, 1), torch.randn(1, 5), torch.randn(1, 5)
     assert tower(given, tower.modulations(one)).equal(tower(given, tower.modulations(other)))
     randomize_parameters(tower)
     moved = (tower(given, tower.modulations(one)) - tower(given, tower.modulations(other))).abs().amax(-1)
     assert (moved > 1e-3).all()
 
 
-def test_pictures_of_a_batch_do_not_mix():
+def test_images_of_a_batch_are_independent():
     tower = build()
-    given, condition = pictures(tower, 3), torch.randn(3, 5)
+    given, condition = images(tower, 3), torch.randn(3, 5)
     alone = [tower(given[i : i + 1], tower.modulations(condition[i : i + 1])) for i in range(3)]
     torch.testing.assert_close(tower(given, tower.modulations(condition)), torch.cat(alone))
 
@@ -141,22 +141,22 @@ def test_checkpointing_changes_no_gradient():
     for checkpointing in (False, True):
         tower.checkpointing = checkpointing
         tower.zero_grad()
-        tower(pictures(tower), tower.modulations(torch.ones(2, 5))).square().sum().backward()
+        tower(images(tower), tower.modulations(torch.ones(2, 5))).square().sum().backward()
         gradients.append({name: parameter.grad for name, parameter in tower.named_parameters()})
     assert all(gradient.any() for gradient in gradients[0].values())  # FiLM and aggregation tokens among them
     assert all(gradients[1][name].equal(gradient) for name, gradient in gradients[0].items())
 
 
-def test_a_steered_tower_refuses_to_run_without_its_modulations():
+def test_conditioned_tower_requires_modulations():
     tower = build()
     with pytest.raises(ValueError):
-        tower(pictures(tower), [])
+        tower(images(tower), [])
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_vit2", "test_vit4"])
-def test_the_attention_map_is_what_the_last_block_attends_to(name):
+def test_attention_map_equals_the_attention_of_the_last_block(name):
     tower = build(name).eval()
-    given, modulations = pictures(tower), tower.modulations(torch.randn(2, 5))
+    given, modulations = images(tower), tower.modulations(torch.randn(2, 5))
     attention = tower.encoder.blocks[-1].attn
     seen = []
     attention.attn_drop.register_forward_hook(lambda _, inputs, output: seen.append(output))
@@ -171,18 +171,18 @@ def test_the_attention_map_is_what_the_last_block_attends_to(name):
 def test_there_is_no_attention_map_without_aggregation_tokens():
     tower = build(tokens=0)
     with pytest.raises(InputError, match="attention map: got none"):
-        tower.attention_map(pictures(tower), tower.modulations(torch.zeros(2, 5)))
+        tower.attention_map(images(tower), tower.modulations(torch.zeros(2, 5)))
 
 
-def test_weights_in_bf16_see_the_same_pictures():
+def test_bf16_weights_get_the_same_normalized_images():
     tower = build()
-    exact = tower(pictures(tower), tower.modulations(torch.ones(2, 5)))
+    exact = tower(images(tower), tower.modulations(torch.ones(2, 5)))
     tower.bfloat16()
-    rough = tower(pictures(tower).bfloat16(), tower.modulations(torch.ones(2, 5).bfloat16()))
+    rough = tower(images(tower).bfloat16(), tower.modulations(torch.ones(2, 5).bfloat16()))
     assert rough.dtype == torch.bfloat16
     assert (rough - exact).norm() < 0.05 * exact.norm()
     tower.film.float()  # what is trained may stay fp32 beside frozen weights
-    assert tower(pictures(tower), tower.modulations(torch.ones(2, 5))).dtype == torch.bfloat16
+    assert tower(images(tower), tower.modulations(torch.ones(2, 5))).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_weights_in_bf16_see_the_same_pictures():
         ("vit_so400m_patch14_siglip_224.webli", 256, 1152, 26),
     ],
 )
-def test_the_towers_of_openvla_run_without_memory(name, patches, width, depth):
+def test_towers_of_openvla_run_on_the_meta_device(name, patches, width, depth):
     with torch.device("meta"):
         tower = pretrained_tower(name, image_size=224, aggregation_tokens=64, condition_width=8)
         tokens = tower(torch.empty(2, 3, 224, 224), tower.modulations(torch.empty(2, 8)))
@@ -200,12 +200,12 @@ def test_the_towers_of_openvla_run_without_memory(name, patches, width, depth):
     assert (tower.patches, tower.width, tower.depth) == (patches, width, depth)
 
 
-def test_a_tower_built_without_memory_takes_its_weights_by_assignment():
+def test_tower_on_the_meta_device_loads_weights_by_assignment():
     tower = build()
     with torch.device("meta"):
         other = pretrained_tower("test_vit2", image_size=32, aggregation_tokens=3, condition_width=5)
     other.load_state_dict(tower.state_dict(), assign=True)
-    given, modulations = pictures(tower), tower.modulations(torch.ones(2, 5))
+    given, modulations = images(tower), tower.modulations(torch.ones(2, 5))
     assert other(given, modulations).equal(tower(given, modulations))
 
 
@@ -232,7 +232,7 @@ def test_other_blocks_than_plain_ones_are_refused():
         pretrained_tower("vit_base_patch16_rpn_224", image_size=32, aggregation_tokens=2, condition_width=2)
 
 
-def test_a_picture_of_another_size_is_refused():
+def test_image_of_another_size_is_refused():
     tower = build("test_vit")  # timm would resample this one's position embeddings in silence
     with pytest.raises(InputError, match=r"images: got \(1, 3, 48, 48\), expected \(B, 3, 32, 32\)"):
         tower(torch.zeros(1, 3, 48, 48), tower.modulations(torch.zeros(1, 5)))
@@ -252,8 +252,8 @@ def test_weights_come_from_a_folder_or_a_file(tmp_path):
     for source in (tmp_path, tmp_path / "model.safetensors"):
         tower = build(tokens=0, condition=0)
         tower.load_pretrained(str(source))
-        (expected,) = whole.get_intermediate_layers(normalised(tower, pictures(tower)), n=[6])
-        torch.testing.assert_close(tower(pictures(tower), []), expected, rtol=1e-5, atol=1e-5)
+        (expected,) = whole.get_intermediate_layers(normalised(tower, images(tower)), n=[6])
+        torch.testing.assert_close(tower(images(tower), []), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_weights_of_another_image_size_are_resampled_as_timm_does(tmp_path):

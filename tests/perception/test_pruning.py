@@ -13,7 +13,7 @@ def test_the_schedule_of_the_tiny_preset():
     assert keep_schedule(9, 4, first=1, floor=0.4) == (9, 6, 3, 3)
 
 
-def test_pruning_from_the_last_layer_on_is_none():
+def test_pruning_from_the_last_layer_prunes_nothing():
     assert keep_schedule(9, 4, first=4, floor=0.1) == (9, 9, 9, 9)
 
 
@@ -52,7 +52,7 @@ def test_every_view_keeps_its_best_tokens_in_their_order(batch, views, per_view,
             assert sorted(here[inside].tolist()) == sorted(here.tolist())[-keep:]
 
 
-def test_a_view_that_scores_low_keeps_its_share():
+def test_low_scoring_view_keeps_its_share_of_tokens():
     scores = torch.tensor([[9.0, 8, 7, 0.3, 0.1, 0.2]])
     assert select_top_tokens(scores, groups=2, keep=2).tolist() == [[0, 1, 3, 5]]
 

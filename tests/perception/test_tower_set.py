@@ -1,4 +1,4 @@
-"""Pretrained towers side by side: their tokens in the trunk's width, steered once an instruction."""
+"""Several pretrained towers: tokens in the width of the trunk, conditioned once per instruction."""
 
 import pytest
 import torch
@@ -37,17 +37,17 @@ def randomize_parameters(module):
     return module
 
 
-def pictures(batch=2):
+def images(batch=2):
     return torch.randint(0, 256, (batch, 3, 32, 32), generator=torch.Generator().manual_seed(1)).float()
 
 
 @pytest.mark.parametrize("fusion", ["gated", "concatenated"])
 @pytest.mark.parametrize("film", [True, False])
 @pytest.mark.parametrize("aggregation_tokens", [0, 3])
-def test_tokens_leave_in_the_width_of_the_trunk(fusion, film, aggregation_tokens):
+def test_output_tokens_have_the_width_of_the_trunk(fusion, film, aggregation_tokens):
     towers = build(fusion=fusion, film=film, aggregation_tokens=aggregation_tokens)
     modulations = towers.modulations(torch.randn(2, 5))
-    seen = towers(pictures(), modulations)
+    seen = towers(images(), modulations)
     assert towers.tokens == (aggregation_tokens or 4)
     assert seen.tokens.shape == (2, towers.tokens, 8)
     assert seen.positions is None and seen.logits is None
@@ -58,17 +58,17 @@ def test_tokens_leave_in_the_width_of_the_trunk(fusion, film, aggregation_tokens
 @pytest.mark.parametrize(("fusion", "film"), [("gated", True), ("gated", False), ("concatenated", True)])
 def test_the_instruction_moves_the_tokens(fusion, film):
     towers = randomize_parameters(build(fusion=fusion, film=film))
-    one, other = (towers(pictures(1), towers.modulations(torch.randn(1, 5))).tokens for _ in range(2))
+    one, other = (towers(images(1), towers.modulations(torch.randn(1, 5))).tokens for _ in range(2))
     assert ((one - other).abs().amax(-1) > 1e-5).all()
 
 
 def test_every_parameter_learns():
     towers = randomize_parameters(build())
-    towers(pictures(), towers.modulations(torch.randn(2, 5))).tokens.square().sum().backward()
+    towers(images(), towers.modulations(torch.randn(2, 5))).tokens.square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in towers.parameters())
 
 
-def test_towers_of_other_patches_and_colours_go_together_by_aggregation():
+def test_towers_with_different_patches_and_normalization_combine_through_aggregation():
     towers = build(("test_vit", "vit_small_patch14_reg4_dinov2"), image_size=112, aggregation_tokens=2)
     assert towers.towers[0].mean != towers.towers[1].mean
     assert (towers.towers[0].patches, towers.towers[1].patches, towers.tokens) == (49, 64, 2)
@@ -79,13 +79,13 @@ def test_towers_of_other_patches_and_colours_go_together_by_aggregation():
 def test_weights_in_bf16_run():
     towers = randomize_parameters(build()).bfloat16()
     modulations = towers.modulations(torch.randn(2, 5, dtype=torch.bfloat16))
-    for given in (pictures(), pictures().bfloat16()):
+    for given in (images(), images().bfloat16()):
         tokens = towers(given, modulations).tokens
         assert tokens.dtype == torch.bfloat16 and tokens.isfinite().all()
 
 
 @pytest.mark.parametrize(("aggregation_tokens", "expected", "fusion"), [(64, 64, "gated"), (0, 256, "concatenated")])
-def test_the_towers_of_openvla_run_without_memory(aggregation_tokens, expected, fusion):
+def test_towers_of_openvla_run_on_the_meta_device(aggregation_tokens, expected, fusion):
     names = ("vit_large_patch14_reg4_dinov2.lvd142m", "vit_so400m_patch14_siglip_224.webli")
     with torch.device("meta"):
         towers = build(
@@ -132,6 +132,6 @@ def test_each_tower_has_its_own_weights(tmp_path, timm):
         ),
     ],
 )
-def test_towers_that_do_not_go_together_are_refused(changes, complaint):
+def test_incompatible_towers_are_refused(changes, complaint):
     with torch.device("meta"), pytest.raises(InputError, match=complaint):
         build(**changes)

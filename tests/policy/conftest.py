@@ -30,7 +30,7 @@ def two_camera_contract():
 
 @pytest.fixture
 def core(small_architecture, two_camera_contract):
-    """A policy whose modulation has been stirred, so that it listens to the instruction as a trained one does."""
+    """A policy with perturbed weights, so that its actions depend on the instruction like those of a trained policy."""
     torch.manual_seed(0)
     core = PolicyCore(small_architecture, two_camera_contract)
     with torch.no_grad():
@@ -41,8 +41,8 @@ def core(small_architecture, two_camera_contract):
 
 
 @pytest.fixture
-def seen():
-    """Pictures uint8 [2, 2, 3, 32, 32] and states [2, 2], in the contract's units."""
+def observations():
+    """Images uint8 [2, 2, 3, 32, 32] and states [2, 2], in the contract's units."""
     generator = torch.Generator().manual_seed(1)
-    pictures = torch.randint(0, 256, (2, 2, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    return pictures, torch.tensor([[10.0, 50.0], [-40.0, 0.0]])
+    images = torch.randint(0, 256, (2, 2, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return images, torch.tensor([[10.0, 50.0], [-40.0, 0.0]])

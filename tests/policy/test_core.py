@@ -27,15 +27,15 @@ def decided(core, images, state):
     return core.decide(images, core.encode_instruction(SENTENCES), state)
 
 
-def demonstration_batch(seen, **changes):
-    images, state = seen
+def demonstration_batch(observations, **changes):
+    images, state = observations
     action = torch.tensor([[[11.0, 90.0], [12, 90], [13, 90]], [[-40.0, 10.0], [-41, 10], [-42, 10]]])
     batch = DemonstrationBatch(images, SENTENCES, state, action, torch.zeros(2, 3, dtype=torch.bool))
     return dataclasses.replace(batch, **changes)
 
 
-def test_decisions_are_in_the_contract_s_units(core, seen):
-    images, state = seen
+def test_decisions_are_in_the_contract_s_units(core, observations):
+    images, state = observations
     chunk, decision = decided(core, images, state)
     assert chunk.shape == (2, 3, 2) and chunk.dtype == torch.float32
     # A joint target is relative to the measured joint, a gripper's is absolute: by hand from the contract.
@@ -45,44 +45,44 @@ def test_decisions_are_in_the_contract_s_units(core, seen):
     torch.testing.assert_close(core.normalizer.encode_actions(chunk, state), decision.actions, rtol=1e-3, atol=1e-4)
 
 
-def test_what_it_would_decide_itself_costs_nothing_to_learn(core, seen):
-    images, state = seen
+def test_loss_is_zero_for_the_policy_s_own_actions(core, observations):
+    images, state = observations
     chunk, _ = decided(core, images, state)
-    own, _ = core.loss(demonstration_batch(seen, action=chunk.clone()))
-    other, _ = core.loss(demonstration_batch(seen))
+    own, _ = core.loss(demonstration_batch(observations, action=chunk.clone()))
+    other, _ = core.loss(demonstration_batch(observations))
     assert own.action.shape == (2,) and own.action.max() < 1e-4 < other.action.min()
     assert other.grounding == 0
 
 
-def test_padded_steps_cost_nothing(core, seen):
+def test_padded_steps_add_no_loss(core, observations):
     padded = torch.tensor([[False, False, True], [False, True, True]])
-    batch = demonstration_batch(seen, padded=padded)
+    batch = demonstration_batch(observations, padded=padded)
     nonsense = batch.action.masked_fill(padded[..., None], 1e4)
     losses = [core.loss(dataclasses.replace(batch, action=action))[0].action for action in (batch.action, nonsense)]
     torch.testing.assert_close(*losses)
 
 
-def test_labels_are_read_view_by_view(core, seen):
+def test_labels_are_read_view_by_view(core, observations):
     out = torch.full((2, 6 + 2 * 2 * 2), -1.0)
-    assert core.loss(demonstration_batch(seen, grounding=out))[0].grounding == 0
+    assert core.loss(demonstration_batch(observations, grounding=out))[0].grounding == 0
     space = out.clone()
     space[:, :6] = 0.5  # metres in the arm's frame are no places in a picture
-    assert core.loss(demonstration_batch(seen, grounding=space))[0].grounding == 0
+    assert core.loss(demonstration_batch(observations, grounding=space))[0].grounding == 0
     wrist = out.clone()
     wrist[:, 10:12] = 0.5  # the wrist camera's first point
-    loss, decision = core.loss(demonstration_batch(seen, grounding=wrist))
+    loss, decision = core.loss(demonstration_batch(observations, grounding=wrist))
     (gradient,) = torch.autograd.grad(loss.grounding, decision.logits)
     assert gradient[:, 1, 0].any()
     gradient[:, 1, 0] = 0
     assert not gradient.any()
 
 
-def test_labels_of_other_cameras_are_refused(core, seen):
+def test_labels_of_other_cameras_are_refused(core, observations):
     with pytest.raises(InputError, match=r"grounding: got labels of shape \[10\], expected \[14\], for 2 cameras"):
-        core.loss(demonstration_batch(seen, grounding=torch.zeros(2, 10)))
+        core.loss(demonstration_batch(observations, grounding=torch.zeros(2, 10)))
 
 
-def test_a_wrapper_stands_in_for_the_network(core, seen):
+def test_loss_calls_the_wrapper_in_place_of_the_network(core, observations):
     calls = []
 
     class Wrapper(torch.nn.Module):
@@ -90,17 +90,17 @@ def test_a_wrapper_stands_in_for_the_network(core, seen):
             calls.append(tokens.shape)
             return core.model(images, tokens, state, past_frames)
 
-    wrapped, _ = core.loss(demonstration_batch(seen), Wrapper())
-    plain, _ = core.loss(demonstration_batch(seen))
+    wrapped, _ = core.loss(demonstration_batch(observations), Wrapper())
+    plain, _ = core.loss(demonstration_batch(observations))
     assert wrapped.action.equal(plain.action)
     assert calls == [(2, 24)]
 
 
-def test_a_checkpoint_decides_the_same(core, seen, tmp_path):
+def test_a_checkpoint_decides_the_same(core, observations, tmp_path):
     loaded = load_policy(write(tmp_path / "checkpoint", core))
     assert not loaded.model.training
     assert (loaded.contract, loaded.architecture) == (core.contract, core.architecture)
-    images, state = seen
+    images, state = observations
     assert decided(loaded, images, state)[0].equal(decided(core, images, state)[0])
 
 
@@ -143,7 +143,7 @@ def test_fields_of_another_version_are_refused(small_architecture):
         architecture_from_dict(values | {"heads": 1}, "here")
 
 
-def test_a_field_that_an_older_checkpoint_lacks_is_what_was_done_then(small_architecture):
+def test_field_missing_in_an_older_checkpoint_gets_its_earlier_behaviour(small_architecture):
     values = asdict(small_architecture)
     assert values.pop("mask") == "coupled" and values.pop("readout") == "expert"
     assert architecture_from_dict(values, "here") == small_architecture
@@ -157,21 +157,21 @@ def test_cameras_that_do_not_suit_the_network_are_refused(small_architecture, tw
         build_model(small_architecture, contract)
 
 
-def test_any_number_of_cameras_will_do(small_architecture, two_camera_contract, seen):
+def test_any_number_of_cameras_is_supported(small_architecture, two_camera_contract, observations):
     contract = dataclasses.replace(two_camera_contract, cameras=two_camera_contract.cameras[:1])
-    images, state = seen
+    images, state = observations
     chunk, decision = decided(PolicyCore(small_architecture, contract), images[:, :1], state)
     assert chunk.shape == (2, 3, 2) and decision.positions.shape == (2, 1, 3, 2)
 
 
-def test_a_checkpoint_is_loaded_without_drawing_random_weights(core, seen, tmp_path):
+def test_a_checkpoint_is_loaded_without_drawing_random_weights(core, observations, tmp_path):
     folder = write(tmp_path / "checkpoint", core)
     torch.manual_seed(3)
     before = torch.get_rng_state()
     loaded = load_policy(folder, dtype=torch.bfloat16)
     assert torch.get_rng_state().equal(before)
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.bfloat16}
-    images, state = seen
+    images, state = observations
     chunk, exact = decided(loaded, images, state)[0], decided(core, images, state)[0]
     # A router may pick another token where two scores are near, so that only the scale is compared.
     assert (chunk - exact).abs().mean() < 0.2 * exact.abs().mean()

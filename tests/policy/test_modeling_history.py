@@ -67,7 +67,7 @@ def observation(seed, rows=2):
     return {**pixels, "observation.state": state, "task": ["do task 0", "do task 1"][:rows]}
 
 
-def test_decisions_remember_each_other_until_a_reset(policy):
+def test_history_is_kept_until_a_reset(policy):
     policy.reset()
     actions = [policy.select_action(observation(seed)) for seed in range(2 * EXECUTED)]
     policy.eval()
@@ -85,7 +85,7 @@ def test_decisions_remember_each_other_until_a_reset(policy):
     assert policy.predict_action_chunk(observation(1, rows=1)).shape == (1, CHUNK, len(NAMES))
 
 
-def test_lerobot_s_batches_teach_what_ours_do(policy, meta, tmp_path):
+def test_lerobot_batches_give_the_same_loss_as_saccade_batches(policy, meta, tmp_path):
     times = resolve_delta_timestamps(policy.config, meta)
     assert times["observation.state"] == [0, *(-number * EXECUTED / 30 for number in range(1, HISTORY + 1))]
     theirs = LeRobotDataset("local/toy", root=meta.root, delta_timestamps=times, video_backend="pyav")
@@ -116,7 +116,7 @@ def test_lerobot_s_batches_teach_what_ours_do(policy, meta, tmp_path):
         policy(alone)
 
 
-def test_a_checkpoint_keeps_the_distance_of_its_memories(policy, tmp_path):
+def test_checkpoint_keeps_the_interval_of_its_history(policy, tmp_path):
     policy.save_pretrained(tmp_path / "checkpoint")
     loaded = PreTrainedConfig.from_pretrained(tmp_path / "checkpoint")
     assert SaccadePolicy.from_pretrained(tmp_path / "checkpoint").config.architecture == SMALL

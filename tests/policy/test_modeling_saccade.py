@@ -100,7 +100,7 @@ def demonstration() -> dict:
     return observation() | {"action": action, "action_is_pad": padded, "index": torch.tensor([3, 50])}
 
 
-def test_a_new_policy_learns_its_contract_from_all_frames(policy, meta):
+def test_new_policy_takes_its_contract_from_all_frames(policy, meta):
     contract = policy.core.contract
     contract.check(offer())
     assert (contract.chunk, contract.execute) == (CHUNK, 3)
@@ -110,7 +110,7 @@ def test_a_new_policy_learns_its_contract_from_all_frames(policy, meta):
     assert all(name.startswith("model.") for name in policy.state_dict())
 
 
-def test_an_offer_is_read_off_the_features_where_none_is_declared(meta):
+def test_offer_is_derived_from_the_features_if_none_is_declared(meta):
     columns = read_columns(meta.root)
     assert columns.offer is not None
     assert dataset_offer(dataclasses.replace(columns, offer=None)) == offer()
@@ -172,7 +172,7 @@ def test_bad_observations_are_named(policy):
             policy.predict_action_chunk(batch)
 
 
-def test_a_saved_policy_is_a_whole_checkpoint_and_acts_alike_everywhere(policy, saved, meta):
+def test_saved_policy_is_a_complete_checkpoint_and_acts_the_same_everywhere(policy, saved, meta):
     checkpoint = read_checkpoint(saved)
     assert checkpoint.contract == policy.core.contract
     assert checkpoint.provenance["dataset_fingerprint"] == read_columns(meta.root).fingerprint
@@ -211,7 +211,7 @@ def test_damaged_checkpoints_are_refused(saved):
         SaccadePolicy.from_pretrained(saved)
 
 
-def test_options_that_do_not_fit_a_checkpoint_are_refused(saved):
+def test_options_incompatible_with_a_checkpoint_are_refused(saved):
     loaded = PreTrainedConfig.from_pretrained(saved, cli_overrides=["--n_action_steps=5"])
     assert SaccadePolicy.from_pretrained(saved, config=loaded).core.contract.execute == 5
     for options, what in (({"chunk_size": 8}, "chunk_size"), ({"architecture": Architecture()}, "weights")):
@@ -221,7 +221,7 @@ def test_options_that_do_not_fit_a_checkpoint_are_refused(saved):
         SaccadePolicy.from_pretrained(saved, strict=False)
 
 
-def test_no_policy_without_statistics():
+def test_policy_without_statistics_is_refused():
     features = {"input_features": {"observation.images.front": PolicyFeature(FeatureType.VISUAL, (3, SIZE, SIZE)),
                                    "observation.state": PolicyFeature(FeatureType.STATE, (3,))},
                 "output_features": {"action": PolicyFeature(FeatureType.ACTION, (3,))}}  # fmt: skip

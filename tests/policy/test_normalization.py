@@ -52,7 +52,7 @@ def test_round_trip(normalization, state, actions):
     )
 
 
-def test_the_formula():
+def test_normalization_formula():
     normalizer = Normalizer(
         Normalization((0, 0, 0), (10, 20, 40), ((-1, 0), (-2, 0)), ((1, 100), (2, 100)), (True, False))
     )
@@ -99,7 +99,7 @@ def test_fit_takes_exact_quantiles_and_leaves_padding_out():
     assert fitted.action_low[2][1] == pytest.approx(np.quantile(chunks[:-3, 2, 1], 0.01))
 
 
-def test_fit_refuses_or_widens_what_never_moves():
+def test_fit_refuses_or_widens_constant_dimensions():
     states, chunks = np.full((9, 1), 7.0), np.full((9, 2, 1), 7.0)
     with pytest.raises(InputError, match="never moved"):
         fit_normalization(states, chunks, (True,))

@@ -14,7 +14,7 @@ def named(part):
     return next(case for case in cases() if part in case.name)
 
 
-def test_every_case_has_a_name_of_its_own_and_types_for_all_that_is_no_constant():
+def test_every_case_has_a_unique_name_and_types_for_all_arguments_but_constants():
     found = list(cases())
     assert len({case.name for case in found}) == len(found) > 80
     for case in found:
@@ -53,6 +53,6 @@ def test_a_table_has_a_line_for_each_kernel():
     assert len(lines) == 3 and "another" in lines[2] and "2.0" in lines[1]
 
 
-def test_it_says_no_where_nothing_was_built(capsys):
+def test_command_fails_where_nothing_was_compiled(capsys):
     assert main(["no such kernel"]) == 1
     assert "0 kernels compiled" in capsys.readouterr().out

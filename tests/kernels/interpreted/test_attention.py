@@ -93,7 +93,7 @@ def test_split_keys_for_few_queries(agree, splits):
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(0, 0), (0, 5), (5, 0), (1, 1)])
-def test_next_to_nothing(agree, queries, keys):
+def test_very_few_tokens(agree, queries, keys):
     agree(full_attention(queries, keys), [queries], [keys])
 
 

@@ -85,7 +85,7 @@ def test_missing_and_truncated_files_are_named(tmp_path, name):
         read_checkpoint(folder)
 
 
-def test_without_contract_the_fix_says_why(tmp_path):
+def test_missing_contract_has_a_fix_that_says_why(tmp_path):
     folder = write(tmp_path / "starter")
     (folder / "contract.json").unlink()
     for read in (read_checkpoint, read_contract):
@@ -93,7 +93,7 @@ def test_without_contract_the_fix_says_why(tmp_path):
             read(folder)
 
 
-def test_without_statistics_it_is_refused(tmp_path, monkeypatch):
+def test_missing_statistics_are_refused(tmp_path, monkeypatch):
     document = json.loads(CONTRACT.to_json())
     del document["normalization"]
     monkeypatch.setattr(Contract, "to_json", lambda self: json.dumps(document))
@@ -129,7 +129,7 @@ def test_provenance_cannot_point_outside_the_folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nowhere", "file"])
-def test_what_is_no_folder(tmp_path, name):
+def test_path_that_is_no_folder_is_refused(tmp_path, name):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="expected a folder"):
         read_checkpoint(tmp_path / name)
@@ -150,7 +150,7 @@ def test_a_damaged_checkpoint_can_be_replaced(tmp_path):
     assert read_checkpoint(folder).tensors["weight"][0, 0] == 2.0
 
 
-def test_what_is_not_ours_is_never_overwritten(tmp_path):
+def test_foreign_folder_is_never_overwritten(tmp_path):
     thesis = tmp_path / "documents"
     thesis.mkdir()
     write(thesis)  # empty: free to take
@@ -169,7 +169,7 @@ def test_what_is_not_ours_is_never_overwritten(tmp_path):
         write(tmp_path / "link")
 
 
-def test_names_that_would_escape_or_clash(tmp_path):
+def test_names_that_escape_the_folder_or_clash_are_refused(tmp_path):
     for name in ("../x", "a/b", "config.json", ".."):
         with pytest.raises(InputError, match="extra file"):
             write(tmp_path / "starter", **{name: ""})
@@ -179,7 +179,7 @@ def test_names_that_would_escape_or_clash(tmp_path):
 
 
 @pytest.mark.parametrize("kilobytes", [1, 100])
-def test_a_full_disk_leaves_the_old_one(tmp_path, kilobytes):
+def test_full_disk_leaves_the_previous_checkpoint(tmp_path, kilobytes):
     folder = write(tmp_path / "starter")
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -195,7 +195,7 @@ def test_a_full_disk_leaves_the_old_one(tmp_path, kilobytes):
 
 
 @pytest.mark.parametrize("step", ["_write_tensors", "_file_record", "flush", "replace_folder"])
-def test_an_interruption_leaves_the_old_one(tmp_path, monkeypatch, step):
+def test_interruption_leaves_the_previous_checkpoint(tmp_path, monkeypatch, step):
     folder = write(tmp_path / "starter")
 
     def interrupt(*arguments):
@@ -208,7 +208,7 @@ def test_an_interruption_leaves_the_old_one(tmp_path, monkeypatch, step):
     assert beside(folder) == ["starter"]
 
 
-def test_kills_at_the_worst_moments(tmp_path):
+def test_process_killed_during_replacement_leaves_a_whole_checkpoint(tmp_path):
     folder = write(tmp_path / "starter")
     folder.rename(tmp_path / ".starter.previous")  # killed between the two renames
     (tmp_path / ".starter.partial").mkdir()  # and earlier, while writing
@@ -219,7 +219,7 @@ def test_kills_at_the_worst_moments(tmp_path):
     assert beside(folder) == ["starter"]
 
 
-def test_provenance_says_where_it_comes_from(tmp_path):
+def test_provenance_names_the_origin(tmp_path):
     provenance = collect_provenance(["saccade", "train"], {"training": 1}, "sha256:0")
     assert provenance["versions"]["torch"].startswith("2.")
     assert provenance["seeds"] == {"training": 1} and provenance["dataset_fingerprint"] == "sha256:0"

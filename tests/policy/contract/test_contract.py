@@ -139,7 +139,7 @@ def test_strict_json_names_the_field(contract, path, value, where, word):
 @pytest.mark.parametrize(
     "text", ["", "{", "set()", "null", "[" * 100_000, "1" * 5000, b"\xff\xfe", '{"chunk": 1, "chunk": 2}']
 )
-def test_what_is_no_contract_is_an_input_error(text):
+def test_invalid_contract_raises_input_error(text):
     with pytest.raises(InputError, match=r"^contract\.json"):
         Contract.from_json(text, "contract.json")
 
@@ -153,7 +153,7 @@ def test_construction_in_code_is_checked_like_a_file(contract):
         contract.execute = 1
 
 
-def test_what_fits_passes_also_with_a_camera_too_many(contract):
+def test_matching_robot_passes_even_with_an_extra_camera(contract):
     contract.check(offer_of(contract))
     contract.check(offer_of(contract, cameras=(CameraSpec("top", 8, 8), *reversed(contract.cameras))))
 
@@ -208,7 +208,7 @@ def test_one_difference_is_one_line(contract):
     assert str(caught.value).startswith("control_hz: got 20 Hz, expected 30 Hz. Run the control loop at 30 Hz")
 
 
-def test_a_rotation_is_named_by_what_is_left_to_turn(contract):
+def test_rotation_difference_names_the_remaining_rotation(contract):
     cameras = (CameraSpec("front", 128, 96, rotation_degrees=90), contract.cameras[1])
     (difference,) = contract.differences(offer_of(contract, cameras=cameras))
     assert "by 270 degrees counter-clockwise" in difference.fix
@@ -221,7 +221,7 @@ def test_no_camera_at_all_and_no_gripper(contract):
     assert found[0].got == "no cameras" and found[2].got == "no gripper"
 
 
-def test_errors_cross_process_borders(contract):
+def test_errors_can_be_pickled(contract):
     mismatch = ContractMismatch(contract.differences(offer_of(contract, control_hz=20, cameras=())))
     copy = pickle.loads(pickle.dumps(mismatch))
     assert str(copy) == str(mismatch) and copy.differences == mismatch.differences

@@ -25,7 +25,7 @@ def observation(seed):
     return {"pixels": pictures, "agent_pos": np.array([5.0, 50.0], dtype=np.float32)}
 
 
-def test_it_executes_what_the_contract_says_and_decides_again(checkpoint, core):
+def test_actor_executes_the_contract_s_steps_and_decides_again(checkpoint, core):
     actor = PolicyActor(checkpoint, threads=None)
     actor.reset("take the can", seed=0)
     actions = [actor.act(observation(step)) for step in range(5)]
@@ -42,7 +42,7 @@ def test_it_executes_what_the_contract_says_and_decides_again(checkpoint, core):
     np.testing.assert_array_equal(actions, expected[:5])
 
 
-def test_a_new_episode_forgets_the_last_one(checkpoint):
+def test_reset_clears_the_previous_episode(checkpoint):
     actor = PolicyActor(checkpoint, threads=None)
     runs = []
     for seed in (0, 1):
@@ -52,7 +52,7 @@ def test_a_new_episode_forgets_the_last_one(checkpoint):
     np.testing.assert_array_equal(*runs)
 
 
-def test_it_listens_to_the_instruction(checkpoint):
+def test_actions_depend_on_the_instruction(checkpoint):
     actor = PolicyActor(checkpoint, threads=None)
     actions = []
     for instruction in ("take the can", "take the cube"):
@@ -61,13 +61,13 @@ def test_it_listens_to_the_instruction(checkpoint):
     assert not np.allclose(*actions)
 
 
-def test_an_instruction_that_it_cannot_read_is_refused(checkpoint):
+def test_unreadable_instruction_is_refused(checkpoint):
     actor = PolicyActor(checkpoint, threads=None)
     with pytest.raises(InputError, match="instruction: got 44 bytes"):
         actor.reset("take " * 9, seed=0)
 
 
-def test_an_instruction_is_read_once(checkpoint):
+def test_instruction_is_encoded_once(checkpoint):
     actor, read = PolicyActor(checkpoint, threads=None), []
     actor.core.model.instruction.register_forward_hook(lambda module, given, output: read.append(output))
     for instruction in ("take the can", "take the can", "take the cube"):

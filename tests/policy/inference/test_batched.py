@@ -45,7 +45,7 @@ def play(policy, partners):
 
 
 @pytest.mark.parametrize("max_batch_size", [1, 2])
-def test_neighbours_change_no_bit(checkpoint, max_batch_size):
+def test_other_rows_of_the_batch_change_no_bit(checkpoint, max_batch_size):
     policy = BatchedActor(checkpoint, max_batch_size, threads=None)
     alone = play(policy, ())
     for partners in ((1,), (2,), (1, 2), (3, 1, 2)):
@@ -53,7 +53,7 @@ def test_neighbours_change_no_bit(checkpoint, max_batch_size):
     assert alone.dtype == np.float32 and not np.array_equal(alone[0], alone[1])
 
 
-def test_it_decides_as_an_actor_does(checkpoint):
+def test_batched_decisions_equal_those_of_an_actor(checkpoint):
     actor, policy = PolicyActor(checkpoint, threads=None), BatchedActor(checkpoint, 4, threads=None)
     actor.reset(WORDS[0], seed=0)
     expected = np.stack([actor.decide(observation(step))[: actor.contract.execute] for step in range(3)])
@@ -64,14 +64,14 @@ def test_it_decides_as_an_actor_does(checkpoint):
         np.testing.assert_allclose(looks[name], view, rtol=1e-3, atol=1e-3)
 
 
-def test_one_row_gives_the_bits_of_an_actor(checkpoint):
+def test_single_row_equals_an_actor_bit_for_bit(checkpoint):
     actor, policy = PolicyActor(checkpoint, threads=None), BatchedActor(checkpoint, 1, threads=None)
     actor.reset(WORDS[0], seed=0)
     expected = np.stack([actor.decide(observation(step))[: actor.contract.execute] for step in range(3)])
     np.testing.assert_array_equal(play(policy, (1, 2)), expected)
 
 
-def test_where_the_place_in_the_batch_changes_bits_every_decision_is_made_by_itself(checkpoint, monkeypatch):
+def test_decisions_run_one_by_one_where_the_batch_row_changes_bits(checkpoint, monkeypatch):
     class Leaning(PolicyCore):
         def decide(self, images, instruction_plan, state, captured=None, memory=None):
             actions, decision = super().decide(images, instruction_plan, state, captured, memory)
@@ -90,14 +90,14 @@ def test_where_the_place_in_the_batch_changes_bits_every_decision_is_made_by_its
     assert BatchedActor(checkpoint, 2, threads=1).rows == 1
 
 
-def test_an_episode_that_has_not_begun_is_an_error(checkpoint):
+def test_unknown_episode_raises_an_error(checkpoint):
     with pytest.raises(KeyError):
         BatchedActor(checkpoint, 2, threads=None).decide({4: observation(0)})
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_neighbours_change_no_bit_on_a_gpu(checkpoint):
+def test_other_rows_of_the_batch_change_no_bit_on_a_gpu(checkpoint):
     policy = BatchedActor(checkpoint, 8, threads=None, device="cuda")
     alone = play(policy, ())
     np.testing.assert_array_equal(play(policy, (1, 2)), alone)

@@ -16,10 +16,10 @@ from saccade.policy.pretrained.adaptation import LoraAdaptation
 from saccade_testing.instructions import INSTRUCTIONS
 
 
-def profile_of(core, seen, instruction, seed):
-    """Return the profile of a skill with one instruction: 30 observations near those of `seen`, in 10 episodes."""
+def profile_of(core, observations, instruction, seed):
+    """Return the profile of a skill with one instruction: 30 samples near `observations`, in 10 episodes."""
     generator = torch.Generator().manual_seed(seed)
-    images, state = (each.repeat(15, *[1] * (each.ndim - 1)) for each in seen)
+    images, state = (each.repeat(15, *[1] * (each.ndim - 1)) for each in observations)
     state = state + torch.randn(state.shape, generator=generator)
     features = core.routing_features(images, [instruction] * 30, state)
     return SkillProfile.from_features(features, [0] * 30, [number // 3 for number in range(30)])
@@ -34,13 +34,13 @@ def base_checkpoint(core, tmp_path):
 
 
 @pytest.fixture
-def make_skill(core, seen, base_checkpoint, tmp_path):
+def make_skill(core, observations, base_checkpoint, tmp_path):
     """Return a function that writes a skill's checkpoint; `spoil` changes its tensors, `provenance` its record."""
 
     def make(number, *, name=None, rank=2, spoil=None, provenance=None, contract=None):
         skill = copy.deepcopy(core)
         record = {"skill": base_digests(core.model.state_dict()), "init": str(base_checkpoint)} | (provenance or {})
-        profile = profile_of(core, seen, INSTRUCTIONS[number], number)
+        profile = profile_of(core, observations, INSTRUCTIONS[number], number)
         skill.add_lora(LoraAdaptation(rank=rank, alpha=2.0 * rank, skill=True))
         torch.manual_seed(100 + number)
         with torch.no_grad():

@@ -31,17 +31,17 @@ def merged(folders, out, *options):
     return out
 
 
-def observation(seen, row=0):
-    images, state = seen
+def observation(observations, row=0):
+    images, state = observations
     names = ("front", "wrist")
     pixels = {name: images[row, view].permute(1, 2, 0).numpy() for view, name in enumerate(names)}
     return {"pixels": pixels, "agent_pos": state[row].numpy()}
 
 
-def decided(folder, seen, instruction, **options):
+def decided(folder, observations, instruction, **options):
     actor = PolicyActor(folder, threads=None, **options)
     actor.reset(instruction, 0)
-    return actor.decide(observation(seen)), actor
+    return actor.decide(observation(observations)), actor
 
 
 @pytest.fixture
@@ -56,17 +56,17 @@ def relative_errors(folders, **options):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_gives_a_policy_that_decides(skills, seen, tmp_path, method):
+def test_every_method_gives_a_policy_that_decides(skills, observations, tmp_path, method):
     out = merged(skills, tmp_path / "out", "--method", method, "--merge", "all")
     core = load_policy(out)
     assert core.skills == ("skill0", "skill1", "skill2")
     for number, instruction in enumerate(INSTRUCTIONS[:3]):
-        chunk, actor = decided(out, seen, instruction)
+        chunk, actor = decided(out, observations, instruction)
         assert actor.skill == f"skill{number}" and actor.abstained is None
         assert chunk.shape == (3, 2) and torch.tensor(chunk).isfinite().all()
 
 
-def test_skills_that_change_different_weights_are_restored(make_skill, seen, tmp_path):
+def test_skills_that_change_different_weights_are_restored(make_skill, observations, tmp_path):
     """If no two skills change the same weight, a mask and a scale restore each change."""
 
     def only(layers):
@@ -81,17 +81,17 @@ def test_skills_that_change_different_weights_are_restored(make_skill, seen, tmp
     options = ("--method", "task_arithmetic", "--merge", "all", "--keep-blocks", "2")
     out = merged([one, two], tmp_path / "out", *options)
     for folder, instruction in ((one, INSTRUCTIONS[0]), (two, INSTRUCTIONS[1])):
-        apart, together = decided(folder, seen, instruction)[0], decided(out, seen, instruction)[0]
+        apart, together = decided(folder, observations, instruction)[0], decided(out, observations, instruction)[0]
         # Only the rounding to 8 bits is lost.
         assert abs(apart - together).max() < 0.02 * abs(apart).max()
 
 
-def test_with_kept_factors_and_expert_the_policy_equals_the_skill(skills, seen, tmp_path):
+def test_with_kept_factors_and_expert_the_policy_equals_the_skill(skills, observations, tmp_path):
     # Then nothing is merged or trimmed.
     for options in ((), ("--merge", "expert", "--keep", "0.5")):
         out = merged(skills, tmp_path / f"out{len(options)}", "--keep-blocks", "2", *options)
         for folder, instruction in zip(skills, INSTRUCTIONS, strict=False):
-            apart, together = decided(folder, seen, instruction)[0], decided(out, seen, instruction)[0]
+            apart, together = decided(folder, observations, instruction)[0], decided(out, observations, instruction)[0]
             assert abs(apart - together).max() < 0.02 * abs(apart).max()
 
 
@@ -107,7 +107,7 @@ def test_lora_factors_are_kept_and_expert_matrices_are_truncated_to_their_size(s
     assert taken["nothing"] < 1.1 * taken["expert"]
 
 
-def test_low_rank_changes_of_the_expert_are_restored(make_skill, base_checkpoint, seen, tmp_path):
+def test_low_rank_changes_of_the_expert_are_restored(make_skill, base_checkpoint, observations, tmp_path):
     before = read_checkpoint(base_checkpoint).tensors
 
     def few_directions(tensors):
@@ -121,7 +121,7 @@ def test_low_rank_changes_of_the_expert_are_restored(make_skill, base_checkpoint
     assert relative_errors(skills, keep_blocks=0).max() < 1e-5
     out = merged(skills, tmp_path / "out", "--keep-blocks", "0")
     for folder, instruction in zip(skills, INSTRUCTIONS, strict=False):
-        apart, together = decided(folder, seen, instruction)[0], decided(out, seen, instruction)[0]
+        apart, together = decided(folder, observations, instruction)[0], decided(out, observations, instruction)[0]
         assert abs(apart - together).max() < 0.02 * abs(apart).max()
 
 
@@ -136,12 +136,12 @@ def test_masks_and_scales_reduce_the_error_of_every_weight(skills):
     assert (masked < 1).all() and masked.mean() < unmasked.mean()
 
 
-def test_a_skill_can_be_named_and_an_unknown_one_is_refused(skills, seen, tmp_path):
+def test_a_skill_can_be_named_and_an_unknown_one_is_refused(skills, observations, tmp_path):
     out = merged(skills, tmp_path / "out")
-    routed, _ = decided(out, seen, INSTRUCTIONS[1])
-    named, actor = decided(out, seen, INSTRUCTIONS[1], skill="skill1")
+    routed, _ = decided(out, observations, INSTRUCTIONS[1])
+    named, actor = decided(out, observations, INSTRUCTIONS[1], skill="skill1")
     assert (routed == named).all() and actor.skill == "skill1"
-    other, _ = decided(out, seen, INSTRUCTIONS[1], skill="skill0")
+    other, _ = decided(out, observations, INSTRUCTIONS[1], skill="skill0")
     assert (routed != other).any()
     with pytest.raises(InputError, match="Did you mean 'skill1'"):
         PolicyActor(out, threads=None, skill="skil1")
@@ -149,18 +149,18 @@ def test_a_skill_can_be_named_and_an_unknown_one_is_refused(skills, seen, tmp_pa
         PolicyActor(STARTER_FOLDER, threads=None, skill="skill1")
 
 
-def test_the_policy_holds_still_when_it_abstains(skills, seen, tmp_path):
+def test_the_policy_holds_still_when_it_abstains(skills, observations, tmp_path):
     out = merged(skills, tmp_path / "out")
-    chunk, actor = decided(out, seen, "an unknown instruction")
+    chunk, actor = decided(out, observations, "an unknown instruction")
     assert actor.skill is None and "nothing like it was demonstrated" in actor.abstained
-    assert (chunk == observation(seen)["agent_pos"]).all() and actor.overlay() is None
+    assert (chunk == observation(observations)["agent_pos"]).all() and actor.overlay() is None
     # The next episode is routed again.
     actor.reset(INSTRUCTIONS[0], 0)
-    actor.act(observation(seen))
+    actor.act(observation(observations))
     assert actor.skill == "skill0" and actor.abstained is None
 
 
-def test_switching_at_chunks_routes_every_chunk_and_at_instructions_once(skills, seen, tmp_path):
+def test_switching_at_chunks_routes_every_chunk_and_at_instructions_once(skills, observations, tmp_path):
     for switch, looks in (("instruction", 1), ("chunk", 3)):
         out = merged(skills, tmp_path / switch, "--switch", switch)
         actor, count = PolicyActor(out, threads=None), []
@@ -168,11 +168,11 @@ def test_switching_at_chunks_routes_every_chunk_and_at_instructions_once(skills,
         actor.core.route = lambda *given, route=route, count=count: count.append(1) or route(*given)
         actor.reset(INSTRUCTIONS[2], 0)
         for _ in range(3):
-            actor.decide(observation(seen))
+            actor.decide(observation(observations))
         assert len(count) == looks
 
 
-def test_a_shared_policy_serves_episodes_of_different_skills(skills, seen, tmp_path):
+def test_a_shared_policy_serves_episodes_of_different_skills(skills, observations, tmp_path):
     out = merged(skills, tmp_path / "out")
     policy = BatchedActor(out, 4, threads=None)
     assert policy.rows == 1
@@ -180,13 +180,13 @@ def test_a_shared_policy_serves_episodes_of_different_skills(skills, seen, tmp_p
     for slot, instruction in enumerate(instructions):
         policy.begin(slot, instruction, 0)
     for _ in range(2):
-        chunks, _ = policy.decide({slot: observation(seen) for slot in range(3)})
+        chunks, _ = policy.decide({slot: observation(observations) for slot in range(3)})
         for slot, instruction in enumerate(instructions):
-            assert (chunks[slot] == decided(out, seen, instruction)[0][:2]).all()
+            assert (chunks[slot] == decided(out, observations, instruction)[0][:2]).all()
     assert policy.overlay(0) is not None and policy.overlay(2) is None
 
 
-def test_selecting_is_exact_in_any_order(skills, seen, tmp_path):
+def test_selecting_is_exact_in_any_order(skills, observations, tmp_path):
     core = load_policy(merged(skills, tmp_path / "out"))
     weights = {name: tensor.clone() for name, tensor in core.model.state_dict().items()}
     core.select(0)

@@ -75,6 +75,6 @@ def test_changes_are_written_as_fields_and_values():
         ("prune_per_view=yes", "architecture.prune_per_view: got yes, expected true or false"),
     ],
 )
-def test_a_change_that_cannot_be_is_refused(change, message):
+def test_invalid_change_is_refused(change, message):
     with pytest.raises(InputError, match=message):
         with_changes(PRESETS["tiny"], [change])

@@ -83,7 +83,7 @@ def check_against_eager(model, capture_graph, device, tolerance):
     return captured
 
 
-def test_replays_follow_pictures_state_and_instruction(model):
+def test_replays_follow_images_state_and_instruction(model):
     check_against_eager(model, {"capture_graph": record_by_hand}, "cpu", 1e-5)
 
 
@@ -94,7 +94,7 @@ def test_a_cuda_graph_decides_as_the_plain_network_does(model, dtype, tolerance)
     check_against_eager(model.to(dtype), {}, "cuda", tolerance)
 
 
-def test_what_it_was_given_is_not_written_to(model):
+def test_inputs_are_not_modified(model):
     images, state = given(0)
     with torch.inference_mode():
         first, second = model.encode_instruction(told(model, 0)), model.encode_instruction(told(model, 3))
@@ -119,7 +119,7 @@ def test_other_shapes_are_refused(model):
             captured.set_instruction(model.encode_instruction(told(model, 0).expand(2, -1)))
 
 
-def test_a_processor_captures_nothing(model):
+def test_capture_on_the_cpu_is_refused(model):
     images, state = given(0)
     with pytest.raises(InputError, match="CUDA device"):
         CapturedPolicy(model, images, model.encode_instruction(told(model, 0)), state)

@@ -44,17 +44,17 @@ def current_tokens(seed=9, batch=1):
     return torch.randn(batch, 4, WIDTH, generator=torch.Generator().manual_seed(seed))
 
 
-def test_with_an_empty_memory_the_present_stands_alone(history):
+def test_empty_memory_leaves_the_current_tokens_unchanged(history):
     assert history(current_tokens(), history.empty_memory(1, TOKENS)).equal(current_tokens())
 
 
-def test_it_starts_as_the_identity_and_listens_later(history):
+def test_history_is_the_identity_at_first_and_contributes_after_training(history):
     assert not history(current_tokens(), remembered()).allclose(current_tokens())
     history.start_as_identity()
     assert history(current_tokens(), remembered()).equal(current_tokens())
 
 
-def test_frames_that_are_not_there_have_no_influence(history):
+def test_missing_frames_have_no_influence(history):
     valid = (True, False, True, False, False)
     expected = history(current_tokens(), remembered(*valid))
     for poison in (float("nan"), float("inf"), 1e30):
@@ -67,7 +67,7 @@ def test_frames_that_are_not_there_have_no_influence(history):
         assert memory.tokens.grad.isfinite().all() and not memory.tokens.grad[:, [1, 3, 4]].any()
 
 
-def test_members_of_a_batch_remember_apart(history):
+def test_rows_of_a_batch_have_separate_memories(history):
     memory = remembered(batch=3)
     memory.valid[1, 2:] = False
     memory.valid[2] = False
@@ -77,7 +77,7 @@ def test_members_of_a_batch_remember_apart(history):
         assert alone[0].allclose(together[row], atol=1e-6)
 
 
-def test_order_matters(history):
+def test_order_of_frames_matters(history):
     memory = remembered()
     turned = FrameMemory(memory.tokens.flip(1), memory.valid)
     assert not history(current_tokens(), memory).allclose(history(current_tokens(), turned), atol=1e-3)
@@ -93,7 +93,7 @@ def test_the_gradient_reaches_every_frame_chosen_or_not(history):
     assert (memory.tokens.grad.abs().sum((0, 2, 3)) > 0).all()
 
 
-def test_with_all_frames_selected_it_is_plain_attention(history):
+def test_selecting_all_frames_equals_plain_attention(history):
     history.selected = FRAMES
     memory = remembered()
     query = history.query(history.norm(current_tokens())).unflatten(-1, (2, -1)).transpose(1, 2)
@@ -173,7 +173,7 @@ def checkpoint(core_with_history, tmp_path):
     return write_checkpoint(tmp_path / "checkpoint", tensors, config, core_with_history.contract, {})
 
 
-def test_what_the_actor_keeps_is_what_the_frames_say_again(checkpoint, core_with_history):
+def test_memory_of_the_actor_equals_encoding_the_frames_again(checkpoint, core_with_history):
     """The chunks of an episode are those of one training batch of the same decisions, each with its past."""
     pictures, state = video_frames(6)
     actor = PolicyActor(checkpoint, threads=None)
@@ -199,7 +199,7 @@ def test_what_the_actor_keeps_is_what_the_frames_say_again(checkpoint, core_with
     torch.testing.assert_close(last.actions[0], decision.actions[5], atol=1e-5, rtol=1e-4)
 
 
-def test_what_was_seen_decides_and_a_new_episode_forgets_it(checkpoint):
+def test_past_frames_change_decisions_until_a_reset(checkpoint):
     pictures, state = video_frames(3)
     actor = PolicyActor(checkpoint, threads=None)
 
@@ -212,7 +212,7 @@ def test_what_was_seen_decides_and_a_new_episode_forgets_it(checkpoint):
     assert np.abs(first - other).max() > 1e-3 and np.abs(first - alone).max() > 1e-3
 
 
-def test_a_captured_policy_remembers_too(core_with_history):
+def test_captured_policy_uses_history(core_with_history):
     def capture_graph(run):
         output = run()
 
@@ -238,7 +238,7 @@ def test_a_captured_policy_remembers_too(core_with_history):
         kept = memory
 
 
-def test_the_loss_teaches_towers_through_the_past(core_with_history):
+def test_loss_has_gradients_for_the_towers_through_past_frames(core_with_history):
     pictures, state = video_frames(2)
     batch = DemonstrationBatch(pictures, ["take the can"] * 2, state, torch.zeros(2, 3, 2), torch.zeros(2, 3).bool())
     earlier, _ = video_frames(2, seed=5)
@@ -273,12 +273,12 @@ def test_frames_to_select_must_be_remembered(change):
 
 
 @pytest.mark.parametrize("change", [{"history": -1}, {"history": 1.5}, {"history": 2, "history_selected": -1}])
-def test_numbers_of_frames_are_whole(change):
+def test_numbers_of_frames_must_be_integers(change):
     with pytest.raises(InputError, match="architecture.history.*expected a whole number above 0"):
         Architecture(**change)
 
 
-def test_it_is_switched_on_in_a_trained_policy_and_changes_nothing_at_first():
+def test_history_enabled_in_a_trained_policy_changes_nothing_at_first():
     before = load_policy(STARTER_FOLDER)
     after = load_policy(STARTER_FOLDER, change=("history=3", "history_selected=1"))
     assert (
@@ -297,7 +297,7 @@ def test_it_is_switched_on_in_a_trained_policy_and_changes_nothing_at_first():
         assert chunk.equal(before.decide(each, instruction_plan, state)[0])
 
 
-def test_only_what_starts_as_the_identity_is_switched_on(checkpoint, core_with_history):
+def test_only_parts_that_start_as_the_identity_can_be_enabled(checkpoint, core_with_history):
     with pytest.raises(InputError, match="change: got mask, in a policy that is trained, expected one of history"):
         with_enabled_fields(Architecture(), ["mask=mutual"])
     with pytest.raises(InputError, match="trunk_layer"):
@@ -320,7 +320,7 @@ def test_a_checkpoint_without_its_history_is_damaged(core_with_history, tmp_path
             load_policy(tmp_path / "checkpoint", change=change)
 
 
-def test_a_decision_waits_for_nothing_and_costs_the_same_however_long_the_episode(small_architecture):
+def test_decision_never_synchronizes_and_its_cost_is_independent_of_episode_length(small_architecture):
     architecture = dataclasses.replace(small_architecture, **REMEMBERS)
     sizes = InputSizes(image_size=32)
     fake_network = FakeNetwork(lambda: sizes.build(architecture).requires_grad_(False).eval(), device="cuda")

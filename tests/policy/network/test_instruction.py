@@ -16,7 +16,7 @@ from saccade.policy.network.instruction import (
 )
 
 
-def test_a_sentence_is_its_bytes_between_start_and_padding():
+def test_instruction_is_encoded_as_bytes_between_start_and_padding():
     tokens = ByteTokenizer(8)(["Pick  it", "é"])
     assert tokens.tolist() == [
         [START, *b"pick it"],
@@ -26,7 +26,7 @@ def test_a_sentence_is_its_bytes_between_start_and_padding():
 
 @settings(max_examples=30, deadline=None)
 @given(st.text(min_size=1, max_size=30))
-def test_nothing_is_cut_whatever_the_script(text):
+def test_instructions_in_any_script_are_not_truncated(text):
     said = " ".join(text.lower().split()).encode("utf-8", "surrogatepass")
     if not said:
         return
@@ -43,7 +43,7 @@ def test_an_empty_instruction_is_refused(instruction):
         ByteTokenizer(8)([instruction])
 
 
-def test_a_lone_surrogate_of_a_terminal_is_no_crash():
+def test_lone_surrogate_is_encoded():
     assert ByteTokenizer(8)(["\udcff"])[0, 1:4].tolist() == list(b"\xed\xb3\xbf")
 
 
@@ -64,7 +64,7 @@ def vector_of():
     return vector
 
 
-def test_the_vector_knows_word_order(vector_of):
+def test_vector_depends_on_word_order(vector_of):
     one, other = vector_of(["the cup left of the bowl", "the bowl left of the cup"])
     assert (one - other).abs().max() > 1e-3
 
@@ -76,12 +76,12 @@ def test_the_vector_ignores_padding(vector_of):
     torch.testing.assert_close(vector_of(sentence, 48, poison=True), expected)
 
 
-def test_sentences_of_a_batch_do_not_mix(vector_of):
+def test_instructions_of_a_batch_are_independent(vector_of):
     sentences = ["a", "put the cube in the bin"]
     torch.testing.assert_close(vector_of(sentences), torch.cat([vector_of([each]) for each in sentences]))
 
 
-def test_the_original_s_mean_is_a_bag_of_words():
+def test_original_mean_pooling_ignores_word_order():
     torch.manual_seed(0)
     embedded = torch.randn(1, 4, 6)
     valid = torch.tensor([[True, True, True, False]])

@@ -104,7 +104,7 @@ def assert_same_gradients(wanted, got):
 # --- what is decided
 
 
-def test_it_decides_the_same(architecture):
+def test_kernels_decide_the_same(architecture):
     plain, ours = both(architecture)
     with torch.inference_mode():
         wanted, got = (network.eval()(*given(architecture)) for network in (plain, ours))
@@ -113,7 +113,7 @@ def test_it_decides_the_same(architecture):
         assert (chosen is None and expected is None) or chosen.equal(expected)
 
 
-def test_it_really_plans(small_architecture):
+def test_kernels_use_a_plan(small_architecture):
     plain, ours = both(replace(small_architecture, **CHOICES["small"]))
     tokens = given(small_architecture)[1]
     with torch.inference_mode():
@@ -131,7 +131,7 @@ def test_it_really_plans(small_architecture):
 
 
 @pytest.mark.parametrize("prune_from", [1, 3])
-def test_sixteen_bits_decide_nearly_the_same(small_architecture, prune_from):
+def test_sixteen_bit_decisions_are_close(small_architecture, prune_from):
     shape = replace(small_architecture, **CHOICES["small"], prune_from=prune_from)
     plain, ours = (network.to(torch.bfloat16).eval() for network in both(shape))
     with torch.inference_mode():
@@ -145,7 +145,7 @@ def test_sixteen_bits_decide_nearly_the_same(small_architecture, prune_from):
     assert same or prune_from == 1
 
 
-def test_it_learns_under_autocast(small_architecture):
+def test_kernels_have_gradients_under_autocast(small_architecture):
     shape = replace(small_architecture, **CHOICES["small"])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         (wanted, gradients), (got, other) = (learned(network, given(shape)) for network in both(shape))
@@ -197,7 +197,7 @@ def test_the_starter_s_episodes_end_the_same(episodes):
         assert got == wanted and wanted[1]
 
 
-def test_an_evaluation_chooses_for_any_checkpoint():
+def test_evaluation_sets_the_kernels_of_any_checkpoint():
     config = EvaluateConfig(kernels="saccade")
     actor = PolicyFactory(STARTER_FOLDER, config.device, config.precision, config.kernels)()
     assert actor.core.architecture.kernels == "saccade" and actor.core.model.trunk.fused
@@ -207,7 +207,7 @@ def test_an_evaluation_chooses_for_any_checkpoint():
 # --- what is learned
 
 
-def test_it_learns_the_same(architecture):
+def test_kernels_have_the_same_gradients(architecture):
     (wanted, gradients), (got, other) = (learned(network, given(architecture)) for network in both(architecture))
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
     assert_same_gradients(gradients, other)
@@ -215,15 +215,15 @@ def test_it_learns_the_same(architecture):
 
 @pytest.mark.slow
 @pytest.mark.skipif(is_interpreted(), reason="this is the interpreted run")
-def test_the_triton_kernels_learn_the_same():
+def test_triton_kernels_have_the_same_gradients():
     # Triton reads the variable once, when it is imported: the test above, in a process of its own.
-    chosen = "test_it_learns_the_same and small"
+    chosen = "test_kernels_have_the_same_gradients and small"
     command = [sys.executable, "-m", "pytest", __file__, "-q", "-k", chosen, "-p", "no:cacheprovider"]
     run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert run.returncode == 0 and "1 passed" in run.stdout, run.stdout + run.stderr
 
 
-def test_checkpointing_learns_the_same(small_architecture):
+def test_checkpointing_gives_the_same_gradients(small_architecture):
     shape = replace(small_architecture, **CHOICES["small"])
     plain, ours = both(shape)
     set_checkpointing(ours, on=True)
@@ -303,7 +303,7 @@ def test_attention_counts_two_products_and_seven_backward():
 
 @pytest.mark.parametrize("architecture", [CHOICES[name] for name in COSTS], ids=COSTS, indirect=True)
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_neither_instructing_nor_deciding_waits(architecture, device):
+def test_encoding_and_deciding_never_synchronize(architecture, device):
     shape = replace(architecture, kernels="saccade")
     fake_network = FakeNetwork(lambda: SIZES.build(shape).eval(), device=device)
     with fake_network.fake_mode(), torch.no_grad():
@@ -353,7 +353,7 @@ def test_a_cuda_graph_decides_as_pytorch_does(small_architecture, dtype, toleran
 # --- what is refused
 
 
-def test_other_kernels_are_refused_with_the_choices():
+def test_unknown_kernels_are_refused_with_the_choices():
     with pytest.raises(InputError, match=r"architecture.kernels: .*triton.*torch, saccade"):
         Architecture(kernels="triton")
     with pytest.raises(InputError, match=r"architecture.kernels: .*Did you mean 'saccade'"):

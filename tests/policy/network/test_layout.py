@@ -82,7 +82,7 @@ def test_a_mask_cell_by_cell(mask):
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_nobody_sees_padding_and_nothing_else_changes_for_it(mask):
+def test_padding_is_masked_and_changes_nothing_else(mask):
     layout = TokenLayout(visual=2, text=3, slots=2, mask=mask)
     whole, padded = mask_of(layout, torch.tensor([[True, True, True], [True, False, False]]))
     last = slice(layout.span("text").start + 1, layout.span("text").stop)
@@ -148,7 +148,7 @@ def test_spans_follow_one_another_and_cover_the_sequence(order):
     assert valid.sum() == layout.length - 2 and not valid[:, layout.span("text")][:, -2:].any()
 
 
-def test_positions_are_the_layout_s_or_count_what_is_no_padding():
+def test_positions_follow_the_layout_or_count_tokens_without_padding():
     layout = TokenLayout(visual=2, text=3, slots=1)
     valid = torch.tensor([[True, True, True], [True, False, False]])
     assert layout.positions(valid, counted=False).tolist() == [[0, 1, 2, 3, 4, 5, 6]] * 2
@@ -157,7 +157,7 @@ def test_positions_are_the_layout_s_or_count_what_is_no_padding():
     assert counted[1, [0, 1, 2, 5, 6]].tolist() == [0, 1, 2, 3, 4]
 
 
-def test_text_that_comes_first_is_remembered():
+def test_leading_text_is_cached():
     layout = TokenLayout(visual=2, text=3, slots=2, order=("text", "visual", "state", "slots"))
     assert (layout.cached_text_length, layout.length) == (3, 5)
     spans = {name: list(range(5)[layout.span(name)]) for name in ("text", "visual", "state", "slots")}
@@ -194,7 +194,7 @@ def test_a_mask_makes_no_difference_between_visual_tokens_that_stay_in_order(mas
     assert whole[first][:, first].equal(whole[others][:, others])
 
 
-def test_every_query_sees_something_whatever_is_padded():
+def test_every_query_attends_to_a_token_with_any_padding():
     layout = TokenLayout(visual=1, text=3, slots=1)
     assert mask_of(layout, torch.zeros(1, 3, dtype=torch.bool)).any(-1).all()
 
@@ -213,6 +213,6 @@ def test_every_query_sees_something_whatever_is_padded():
         ({"order": ()}, "sequence: got nothing"),
     ],
 )
-def test_a_layout_that_cannot_be_is_refused(change, message):
+def test_invalid_layout_is_refused(change, message):
     with pytest.raises(InputError, match=message):
         TokenLayout(**{"visual": 1, "text": 2, "slots": 1} | change)

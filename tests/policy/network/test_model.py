@@ -27,7 +27,7 @@ def inputs(seed, sentences):
     return images, ByteTokenizer(24)(sentences), torch.randn(len(sentences), 3, generator=generator)
 
 
-def test_a_decision_s_shapes(model):
+def test_decision_shapes(model):
     decision = model(*inputs(0, ["pick the cube", "b"]))
     assert decision.actions.shape == (2, 5, 4) and decision.actions.dtype == torch.float32
     assert decision.positions.shape == (2, 2, 3, 2)
@@ -36,7 +36,7 @@ def test_a_decision_s_shapes(model):
     assert ((decision.positions > 0) & (decision.positions < 1)).all()
 
 
-def test_every_shape_is_the_same_whatever_is_seen_and_said(model):
+def test_shapes_are_independent_of_the_inputs(model):
     shapes: list[list[tuple]] = [[]]
 
     def note(module, given, output):
@@ -63,7 +63,7 @@ def test_every_parameter_learns(model):
 
 
 @pytest.mark.parametrize("changed", ["images", "instruction", "state"])
-def test_actions_depend_on_all_that_is_given(model, changed):
+def test_actions_depend_on_every_input(model, changed):
     model.eval()
     images, tokens, state = inputs(0, ["the cup", "the cup"])
     before = model(images, tokens, state).actions
@@ -76,7 +76,7 @@ def test_actions_depend_on_all_that_is_given(model, changed):
     assert not model(images, tokens, state).actions.allclose(before, atol=1e-4)
 
 
-def test_views_are_told_apart(model):
+def test_views_are_distinguished(model):
     model.eval()
     images, tokens, state = inputs(0, ["the cup"])
     before = model(images, tokens, state)
@@ -85,7 +85,7 @@ def test_views_are_told_apart(model):
     assert not swapped.positions.flip(1).allclose(before.positions, atol=1e-5)
 
 
-def test_decisions_of_a_batch_do_not_mix(model):
+def test_decisions_of_a_batch_are_independent(model):
     model.eval()
     images, tokens, state = inputs(0, ["a", "the cup left of bowls"])
     together = model(images, tokens, state).actions
@@ -93,7 +93,7 @@ def test_decisions_of_a_batch_do_not_mix(model):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
-def test_under_autocast_it_decides_nearly_the_same(model):
+def test_autocast_decisions_are_close(model):
     model.eval()
     given = inputs(0, ["the cup", "a"])
     plain = model(*given)
@@ -155,7 +155,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_choice_of_method_learns_in_every_part(small_architecture, variant):
+def test_every_variant_has_gradients_for_every_part(small_architecture, variant):
     torch.manual_seed(0)
     shape = replace(small_architecture, **VARIANTS[variant])
     model = SaccadeModel(shape, views=2, image_size=32, state=3, action=4, chunk=5)
@@ -171,7 +171,7 @@ def test_a_choice_of_method_learns_in_every_part(small_architecture, variant):
         assert "slots" not in dict(model.named_parameters()) and not model.slots.any()
 
 
-def test_what_is_prepared_for_an_instruction_serves_all_its_decisions(model):
+def test_instruction_plan_is_reused_for_all_decisions(model):
     model.eval()
     prepared = model.encode_instruction(inputs(0, ["the cup", "a"])[1])
     for seed in range(3):
@@ -187,7 +187,7 @@ def test_what_is_prepared_for_an_instruction_serves_all_its_decisions(model):
         ({"towers": ("test_vit3", "test_vit"), "fusion": "gated", "prune_from": 3}, set()),
     ],
 )
-def test_what_nothing_listens_to_waits_for_no_gradient(small_architecture, changes, still):
+def test_unused_parameters_are_frozen(small_architecture, changes, still):
     shape = replace(small_architecture, **{"towers": ("test_vit",), "tower_film": False} | changes)
     model = SaccadeModel(shape, views=2, image_size=32, state=3, action=4, chunk=5)
     model(*inputs(0, ["pick the cube", "b"])).actions.square().sum().backward()

@@ -34,7 +34,7 @@ def tokenizer_of(text, **changes):
     return TrunkTokenizer(text, **{"prompt": PROMPT, "length": 9, "padding": 1} | changes)
 
 
-def test_the_prompt_is_filled_up_whatever_the_file_says_of_lengths(text):
+def test_prompt_is_padded_to_the_length_whatever_the_tokenizer_file_says(text):
     tokens = tokenizer_of(text)(["Take  the RED cube", "take cube"])
     assert tokens.dtype == torch.int64
     assert tokens.tolist() == [[9, 6, 7, 8, 2, 3, 4, 5, 1], [9, 6, 7, 8, 2, 5, 1, 1, 1]]
@@ -57,7 +57,7 @@ def test_a_longer_instruction_is_refused(text):
         ({"prompt": "<|assistant|>{instruction}"}, r"architecture.prompt: got <\|assistant\|>, which the tokenizer"),
     ],
 )
-def test_what_does_not_fit_the_tokenizer_is_refused(text, change, message):
+def test_prompt_that_does_not_match_the_tokenizer_is_refused(text, change, message):
     with pytest.raises(InputError, match=message):
         tokenizer_of(text, **change)
 
@@ -85,7 +85,7 @@ def test_padding_is_what_the_tokenizer_names(text):
 
 
 @pytest.mark.parametrize("said", ["take <|im_start|> cube", "take the <pad>"])
-def test_special_tokens_cannot_be_said(text, said):
+def test_special_tokens_in_an_instruction_are_refused(text, said):
     with pytest.raises(InputError, match=r"instruction: got .*, which reads as <(\|im_start\||pad)>"):
         tokenizer_of(text)([said])
 
@@ -133,7 +133,7 @@ def letters(pre_tokenizer, normalizer=None, alphabet="abcdefghijklmnopqrstuvwxyz
         ("take cube\N{SNOWMAN} \N{SNOWMAN}", "'cube\N{SNOWMAN}', '\N{SNOWMAN}'"),
     ],
 )
-def test_words_that_would_vanish_are_refused(pre_tokenizer, said, words):
+def test_words_that_the_tokenizer_drops_are_refused(pre_tokenizer, said, words):
     tokenizer = letters(pre_tokenizer)
     assert tokenizer(["pick the red cube"]).shape == (1, 60)
     with pytest.raises(InputError, match=f"instruction: got {words}, expected words that the tokenizer knows whole"):
@@ -152,7 +152,7 @@ def test_unknown_words_are_refused_though_their_token_is_not_special(text):
         TrunkTokenizer(bare.to_str(), prompt="{instruction}", length=8, padding=0)(["blue cube"])
 
 
-def test_whatever_bytes_can_spell_passes():
+def test_byte_fallback_accepts_any_text():
     said = "prends le café \N{SNOWMAN}, красный «кубик» e\u0301 \N{ROBOT FACE}!"
     for add_prefix_space in (False, True):
         tokenizer = letters(ByteLevel(add_prefix_space=add_prefix_space), alphabet=ByteLevel.alphabet())
@@ -165,7 +165,7 @@ def test_whatever_bytes_can_spell_passes():
     assert (tokenizer([said]) != 2).sum() > len(said)
 
 
-def test_what_a_normalizer_takes_away_from_letters_is_no_loss():
+def test_accents_removed_by_a_normalizer_are_accepted():
     tokenizer = letters(WhitespaceSplit(), normalizer=Sequence([NFD(), StripAccents(), Lowercase()]))
     assert tokenizer(["prends le café"]).equal(tokenizer(["prends le cafe"]))
     assert tokenizer(["prends le cafe\u0301"]).equal(tokenizer(["prends le cafe"]))

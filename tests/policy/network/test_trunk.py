@@ -61,7 +61,7 @@ def given_tokens():
     ("kind", "model"),
     [(LlamaConfig, LlamaModel), (Qwen2Config, Qwen2Model), (Qwen3Config, Qwen3Model), (SmolLM3Config, SmolLM3Model)],
 )
-def test_without_pruning_it_is_the_library_s_own_decoder(kind, model, given_tokens):
+def test_trunk_without_pruning_equals_the_decoder_of_transformers(kind, model, given_tokens):
     # One slot and no padding: then the coupled mask is causal.
     layout = TokenLayout(visual=6, text=4, slots=1)
     trunk = trunk_of((3, 3, 3), kind(**SIZES, pad_token_id=0), layout)
@@ -82,7 +82,7 @@ def test_each_layer_works_on_its_share_of_every_view(given_tokens):
         assert (places[:, :keep] < 3).all() and (places[:, keep:] >= 3).all()
 
 
-def test_a_pruned_token_passes_by_unchanged_and_all_others_do_not(given_tokens):
+def test_pruned_tokens_skip_the_layer_unchanged(given_tokens):
     output = run(trunk_of((3, 2, 2)), *given_tokens)
     # The last layer's output is normalised, so that the middle one is looked at.
     before, after = output.hidden[0], output.hidden[1]
@@ -93,7 +93,7 @@ def test_a_pruned_token_passes_by_unchanged_and_all_others_do_not(given_tokens):
         assert ((after[row, working] - before[row, working]).abs().amax(-1) > 1e-6).all()
 
 
-def test_a_token_that_was_passed_by_may_return(given_tokens):
+def test_pruned_token_may_return_in_a_later_layer(given_tokens):
     trunk = trunk_of((2, 2, 2))
     with torch.no_grad():
         for layer, sign in (("0", 1.0), ("1", -1.0)):
@@ -103,7 +103,7 @@ def test_a_token_that_was_passed_by_may_return(given_tokens):
     assert set(kept[1][0].tolist()) - set(kept[0][0].tolist())
 
 
-def test_picked_tokens_keep_their_positions(given_tokens):
+def test_kept_tokens_keep_their_positions(given_tokens):
     trunk = trunk_of((3, 2, 1))
     seen = {}
     for number, layer in enumerate(trunk.decoder.layers):
@@ -124,7 +124,7 @@ def test_picked_tokens_keep_their_positions(given_tokens):
             assert mask[row, 0].equal(everything[row, 0][expected[row]][:, expected[row]])
 
 
-def test_renumbered_tokens_stand_side_by_side(given_tokens):
+def test_renumbered_tokens_have_consecutive_positions(given_tokens):
     trunk = trunk_of((3, 2, 1), positions="renumbered")
     seen = []
     for layer in trunk.decoder.layers:
@@ -138,7 +138,7 @@ def test_renumbered_tokens_stand_side_by_side(given_tokens):
         assert positions[1].tolist() == [*range(kept + 2), *[kept + 1] * 2, *range(kept + 2, kept + 6)]
 
 
-def test_nothing_of_the_slots_leaks_to_the_prefix(given_tokens):
+def test_prefix_does_not_attend_to_the_slots(given_tokens):
     sequence, valid, condition = given_tokens
     prefix = sum(
         hidden[:, : LAYOUT.prefix].square().sum() for hidden in run(trunk_of(), sequence, valid, condition).hidden
@@ -162,7 +162,7 @@ def test_every_slot_sees_the_text_the_state_and_the_other_slots_but_no_padding(g
 
 @pytest.mark.parametrize("mask", ["coupled", "causal", "bidirectional_vision", "mutual"])
 @pytest.mark.parametrize("positions", ["fixed", "counted", "renumbered"])
-def test_text_that_comes_first_is_read_once_and_changes_nothing(given_tokens, mask, positions):
+def test_cached_text_prefix_changes_no_output(given_tokens, mask, positions):
     order = ("text", "visual", "state", "slots")
     layout = TokenLayout(visual=6, text=4, slots=3, order=order, mask=mask)
     sequence, valid, condition = given_tokens
@@ -185,7 +185,7 @@ def test_text_that_comes_first_is_read_once_and_changes_nothing(given_tokens, ma
     assert gradient[0, :4].abs().amax(-1).all()  # the instruction is learned from
 
 
-def test_text_that_comes_first_is_seen_by_layers_that_prune(given_tokens):
+def test_pruning_layers_attend_to_the_cached_text_prefix(given_tokens):
     layout = TokenLayout(visual=6, text=4, slots=3, order=("text", "visual", "state", "slots"))
     output = run(trunk_of((3, 2, 1), layout=layout), *given_tokens)
     assert output.hidden[1].shape == (2, layout.length, 16)
@@ -203,7 +203,7 @@ def test_routers_learn_from_the_loss(given_tokens, choices):
             assert parameter.grad.any(), name
 
 
-def test_a_straight_through_router_hears_of_dropped_tokens_and_changes_no_number(given_tokens):
+def test_straight_through_router_gets_gradients_from_dropped_tokens_and_changes_no_output(given_tokens):
     heard = {}
     outputs = {}
     for signal in ("kept", "straight_through"):
@@ -219,7 +219,7 @@ def test_a_straight_through_router_hears_of_dropped_tokens_and_changes_no_number
         assert one.equal(other)
 
 
-def test_the_original_router_picks_among_all_views_and_scales_the_feed_forward(given_tokens):
+def test_original_router_selects_across_views_and_scales_the_feed_forward(given_tokens):
     trunk = trunk_of((6, 3, 3), router="original", groups=1)
     output = run(trunk, *given_tokens)
     before, places = output.hidden[0], output.kept_indices[1]
@@ -266,7 +266,7 @@ def test_a_schedule_that_does_not_fit_is_refused(change, message):
         trunk_of(**change)
 
 
-def test_a_decoder_whose_attention_is_another_is_refused(given_tokens):
+def test_decoder_with_another_attention_is_refused(given_tokens):
     dropping = trunk_of(configuration=LlamaConfig(**SIZES, attention_dropout=0.5))
     with pytest.raises(InputError, match="trunk attention: dropout: got 0.5"):
         run(dropping, *given_tokens)
@@ -279,7 +279,7 @@ def test_a_decoder_whose_attention_is_another_is_refused(given_tokens):
         run(trunk_of(configuration=windowed), *given_tokens)
 
 
-def test_checkpointing_reaches_the_remembered_text(given_tokens):
+def test_checkpointing_covers_the_cached_text(given_tokens):
     layout = TokenLayout(visual=6, text=4, slots=3, order=("text", "visual", "state", "slots"))
     gradients, saved = [], []
     for checkpointing in (False, True):
@@ -307,6 +307,6 @@ def test_the_original_router_needs_plain_layers():
 
 
 @pytest.mark.parametrize("kind", [FalconConfig, BertConfig])
-def test_a_decoder_that_is_built_otherwise_is_refused(kind):
+def test_decoder_with_another_structure_is_refused(kind):
     with pytest.raises(InputError, match="architecture.trunk_family: got (falcon|bert), "):
         trunk_of((3, 3, 3), kind(vocab_size=32, hidden_size=16, num_hidden_layers=3, num_attention_heads=4))

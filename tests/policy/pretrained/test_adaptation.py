@@ -44,28 +44,30 @@ def randomize_parameters(model, among=""):
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
-def decided(core, seen):
+def decided(core, observations):
     core.model.eval()
-    return core.decide(seen[0], core.encode_instruction(SENTENCES), seen[1])[0]
+    return core.decide(observations[0], core.encode_instruction(SENTENCES), observations[1])[0]
 
 
-def loss_of(core, seen):
+def loss_of(core, observations):
     core.model.train()
-    batch = DemonstrationBatch(seen[0], SENTENCES, seen[1], torch.zeros(2, 3, 2), torch.zeros(2, 3, dtype=torch.bool))
+    batch = DemonstrationBatch(
+        observations[0], SENTENCES, observations[1], torch.zeros(2, 3, 2), torch.zeros(2, 3, dtype=torch.bool)
+    )
     return core.loss(batch)[0].action.mean()
 
 
-def test_at_first_factors_change_nothing(base, seen):
-    before = decided(base, seen)
+def test_fresh_factors_change_nothing(base, observations):
+    before = decided(base, observations)
     base.add_lora(LoraAdaptation(rank=2, alpha=4.0))
-    assert decided(base, seen).equal(before)
+    assert decided(base, observations).equal(before)
 
 
 @pytest.mark.parametrize("towers", [True, False])
-def test_factors_learn_and_what_is_not_pretrained_but_nothing_else(base, seen, towers):
+def test_only_factors_and_untrained_parts_are_trained(base, observations, towers):
     base.add_lora(LoraAdaptation(rank=2, alpha=2.0, towers=towers))
     randomize_parameters(base.model, "lora_")
-    loss_of(base, seen).backward()
+    loss_of(base, observations).backward()
     trained = trainable_parameters(base.model)
     for name, parameter in base.model.named_parameters():
         pretrained = ".encoder." in name or name.startswith("trunk.decoder.")
@@ -87,15 +89,15 @@ def test_factors_learn_and_what_is_not_pretrained_but_nothing_else(base, seen, t
     )
 
 
-def test_folded_they_decide_the_same_and_are_gone(base, seen):
+def test_folded_factors_decide_the_same_and_are_removed(base, observations):
     names = list(base.model.state_dict())
     base.add_lora(LoraAdaptation(rank=2, alpha=4.0))
-    at_first = decided(base, seen)
+    at_first = decided(base, observations)
     randomize_parameters(base.model, "lora_")
-    before = decided(base, seen)
+    before = decided(base, observations)
     assert not torch.allclose(before, at_first, atol=1e-2)
     base.fold_lora()
-    torch.testing.assert_close(decided(base, seen), before, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(decided(base, observations), before, rtol=1e-5, atol=1e-4)
     assert list(base.model.state_dict()) == names and base.adaptation is None
     assert len(trainable_parameters(base.model)) == len(list(base.model.parameters()))
     assert not any("lora" in type(module).__module__ for module in base.model.modules())
@@ -109,11 +111,11 @@ def written(core, folder):
     return write_checkpoint(folder, tensors, config, core.contract, {}, texts)
 
 
-def test_a_checkpoint_keeps_weights_and_factors_apart(base, seen, tmp_path):
+def test_a_checkpoint_keeps_weights_and_factors_apart(base, observations, tmp_path):
     dense = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     base.add_lora(LoraAdaptation(rank=2, alpha=4.0))
     randomize_parameters(base.model, "lora_")
-    before = decided(base, seen)
+    before = decided(base, observations)
     folder = written(base, tmp_path / "checkpoint")
     query = "trunk.decoder.layers.0.self_attn.q_proj"
     tensors = read_checkpoint(folder).tensors
@@ -121,16 +123,16 @@ def test_a_checkpoint_keeps_weights_and_factors_apart(base, seen, tmp_path):
     assert tensors[f"{MODEL_PREFIX}{query}.lora_A.default.weight"].shape == (2, 16)
     apart, folded = load_policy(folder, fold_lora=False), load_policy(folder)
     assert apart.adaptation == LoraAdaptation(rank=2, alpha=4.0) and folded.adaptation is None
-    assert decided(apart, seen).equal(before)
-    torch.testing.assert_close(decided(folded, seen), before, rtol=1e-5, atol=1e-4)
+    assert decided(apart, observations).equal(before)
+    torch.testing.assert_close(decided(folded, observations), before, rtol=1e-5, atol=1e-4)
     assert list(folded.model.state_dict()) == list(dense)
     assert PolicyActor(folder, threads=None).core.adaptation is None
     # Folded, it is an ordinary checkpoint.
     again = load_policy(written(folded, tmp_path / "folded"))
-    assert decided(again, seen).equal(decided(folded, seen))
+    assert decided(again, observations).equal(decided(folded, observations))
 
 
-def test_lerobot_loads_and_saves_an_adapted_policy(base, seen, tmp_path):
+def test_lerobot_loads_and_saves_an_adapted_policy(base, observations, tmp_path):
     from saccade.policy.modeling_saccade import SaccadePolicy
 
     base.add_lora(LoraAdaptation(rank=2, alpha=4.0))
@@ -141,10 +143,10 @@ def test_lerobot_loads_and_saves_an_adapted_policy(base, seen, tmp_path):
     policy.save_pretrained(tmp_path / "theirs")
     again = load_policy(tmp_path / "theirs", fold_lora=False)
     assert again.adaptation == base.adaptation
-    assert decided(again, seen).equal(decided(base, seen))
+    assert decided(again, observations).equal(decided(base, observations))
 
 
-def test_computing_activations_again_changes_no_gradient(base, seen):
+def test_activation_checkpointing_changes_no_gradient(base, observations):
     base.add_lora(LoraAdaptation(rank=2, alpha=4.0))
     randomize_parameters(base.model, "lora_")
     gradients = []
@@ -153,12 +155,12 @@ def test_computing_activations_again_changes_no_gradient(base, seen):
         assert base.model.trunk.checkpointing == on
         assert {tower.checkpointing for tower in base.model.tower.towers} == {on}
         base.model.zero_grad(set_to_none=True)
-        loss_of(base, seen).backward()
+        loss_of(base, observations).backward()
         gradients.append([parameter.grad for parameter in trainable_parameters(base.model).values()])
     assert all(one.equal(other) for one, other in zip(*gradients, strict=True))
 
 
-def test_a_small_tower_learns_as_a_whole(core, seen):
+def test_a_small_tower_learns_as_a_whole(core, observations):
     core.add_lora(LoraAdaptation(rank=1, alpha=1.0))
     set_checkpointing(core.model, on=True)
     trained = trainable_parameters(core.model)
@@ -166,7 +168,7 @@ def test_a_small_tower_learns_as_a_whole(core, seen):
     assert not any(name.endswith("base_layer.weight") for name in trained)
 
 
-def test_factors_are_put_in_once(base):
+def test_factors_are_inserted_once(base):
     add_lora(base.model, LoraAdaptation(rank=1, alpha=1.0))
     with pytest.raises(InputError, match="adaptation: got a policy with factors"):
         add_lora(base.model, LoraAdaptation(rank=1, alpha=1.0))

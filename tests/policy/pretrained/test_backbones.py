@@ -67,7 +67,7 @@ def trunk_for(fields, **changes):
 
 
 @pytest.mark.parametrize("configuration", KINDS, ids=lambda each: each.model_type)
-def test_a_loaded_trunk_computes_what_the_library_s_model_does(tmp_path, configuration):
+def test_loaded_trunk_equals_the_model_of_transformers(tmp_path, configuration):
     folder = saved(tmp_path, configuration)
     trunk = trunk_for(trunk_fields(folder))
     load_trunk(trunk, folder)
@@ -206,7 +206,7 @@ def test_a_tokenizer_without_padding_says_how_to_give_one(tmp_path):
         read_tokenizer(folder)
 
 
-def test_a_source_that_is_none_is_refused(tmp_path):
+def test_invalid_source_is_refused(tmp_path):
     with pytest.raises(InputError, match="trunk .*: got .*expected a model's config"):
         trunk_fields(str(tmp_path))
 
@@ -249,7 +249,7 @@ def test_a_damaged_index_is_refused(tmp_path, index):
         load_trunk(trunk, folder)
 
 
-def test_a_hub_out_of_reach_is_not_a_missing_file(monkeypatch):
+def test_unreachable_hub_is_not_reported_as_a_missing_file(monkeypatch):
     def offline(source, name):
         raise LocalEntryNotFoundError("outgoing traffic has been disabled")
 
@@ -259,7 +259,7 @@ def test_a_hub_out_of_reach_is_not_a_missing_file(monkeypatch):
             read("some/model")
 
 
-def test_loading_says_nothing_of_its_own(source, capfd):
+def test_loading_prints_nothing(source, capfd):
     # The output layer that the decoder leaves out would be reported.
     trunk, before = trunk_for(trunk_fields(source)), (logging.get_verbosity(), logging.is_progress_bar_enabled())
     capfd.readouterr()

@@ -48,7 +48,7 @@ def test_a_backward_pass_computes_twice_as_much_and_nothing_for_frozen_weights()
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_attention_computes_two_products_whatever_is_masked(masked):
+def test_attention_counts_two_products_with_any_mask(masked):
     batch, heads, queries, keys, width = 2, 3, 4, 6, 8
     query = torch.zeros(batch, heads, queries, width)
     key = torch.zeros(batch, heads, keys, width)
@@ -57,7 +57,7 @@ def test_attention_computes_two_products_whatever_is_masked(masked):
     assert counted.total == 2 * 2 * batch * heads * queries * keys * width
 
 
-def test_an_imagined_network_computes_as_much_as_the_real_one(small_architecture):
+def test_meta_network_counts_as_many_operations_as_the_real_one(small_architecture):
     sizes = InputSizes(image_size=32, batch=2)
     real = sizes.build(small_architecture).requires_grad_(False).eval()
     instruction_plan = real.encode_instruction(sizes.tokens(small_architecture))
@@ -98,7 +98,7 @@ def test_a_decision_s_peak_is_the_weights_and_little_more(pretrained_like):
     assert 0 < cost.encode_instruction.total < cost.decide.total
 
 
-def test_an_imagined_network_keeps_what_is_shared_and_what_is_frozen():
+def test_meta_network_keeps_shared_and_frozen_parameters():
     class Tied(nn.Module):
         def __init__(self):
             super().__init__()
@@ -149,7 +149,7 @@ def peaks(deep):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_peak_of_a_training_step_is_what_the_allocator_says(deep, peaks, checkpointing):
+def test_training_peak_equals_the_allocator_s(deep, peaks, checkpointing):
     network = DEEP_SIZES.build(deep).train()
     step = training_step(network, DEEP_SIZES, checkpointing=checkpointing)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
@@ -173,6 +173,6 @@ def test_checkpointing_saves_memory_and_costs_operations(deep, peaks):
     assert 1.1 * kept.total < again.total < 1.5 * kept.total
 
 
-def test_sizes_that_do_not_suit_are_refused():
+def test_invalid_sizes_are_refused():
     with pytest.raises(InputError, match="multiple of its patch"):
         decision_cost(PRESETS["small"], InputSizes(image_size=100))

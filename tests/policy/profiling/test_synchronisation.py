@@ -30,7 +30,7 @@ SIZES = InputSizes(image_size=32, batch=2)
         ("lift_fresh", lambda x: x[[0, 1]]),
     ],
 )
-def test_what_waits_is_found_on_any_machine(operation, run):
+def test_synchronizations_are_found_on_any_machine(operation, run):
     found = find_synchronisations(lambda: run(torch.ones(3, 3)))
     assert operation in {each.operation for each in found}
     assert all("test_synchronisation.py" in each.where for each in found)
@@ -47,7 +47,7 @@ def test_what_waits_is_found_on_any_machine(operation, run):
         ("lift_fresh", lambda x: torch.tensor([1.0, 2.0], device=x.device)),
     ],
 )
-def test_copies_between_devices_are_found_where_a_device_is_imagined(operation, run):
+def test_copies_between_devices_are_found_with_a_fake_device(operation, run):
     fake_network = FakeNetwork(lambda: nn.Linear(3, 3), device="cuda")
     with fake_network.fake_mode(), torch.no_grad():
         found = find_synchronisations(lambda: run(torch.zeros(3, 3, device="cuda")))
@@ -66,7 +66,7 @@ def test_copies_between_devices_are_found_where_a_device_is_imagined(operation, 
         lambda x: torch.zeros_like(x).copy_(x),
     ],
 )
-def test_what_does_not_wait_is_not_blamed(run):
+def test_asynchronous_operations_are_not_reported(run):
     assert find_synchronisations(lambda: run(torch.ones(3, 3))) == []
     fake_network = FakeNetwork(lambda: nn.Linear(3, 3), device="cuda")
     with fake_network.fake_mode():
@@ -99,7 +99,7 @@ CHOICES = {
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("choices", CHOICES.values(), ids=CHOICES)
-def test_a_decision_never_waits(small_architecture, choices, device):
+def test_decision_never_synchronizes(small_architecture, choices, device):
     architecture = Architecture(**{**vars(small_architecture), **choices})
     fake_network = FakeNetwork(lambda: SIZES.build(architecture).eval(), device=device)
     with fake_network.fake_mode(), torch.no_grad():

@@ -17,7 +17,7 @@ def trunk_states(count, layers=2):
     return [torch.randn(2, count, 6, generator=generator, requires_grad=True) for _ in range(layers)]
 
 
-def test_it_decides_a_whole_chunk(expert):
+def test_expert_decides_a_whole_chunk(expert):
     assert expert(trunk_states(4), trunk_states(3)).shape == (2, 2, 5)
 
 
@@ -36,7 +36,7 @@ def test_steps_of_a_chunk_do_not_attend_to_each_other():
     assert gradient[0, 1].any() and not gradient[0, [0, 2]].any()
 
 
-def test_the_gate_is_neutral_at_first_and_scales_the_logits_of_what_was_seen():
+def test_gate_is_neutral_at_first_and_scales_the_logits_of_visual_tokens():
     torch.manual_seed(0)
     block = ExpertBlock(8, 6, 1)
     actions, decided = torch.randn(1, 1, 8), torch.randn(1, 2, 6)

@@ -69,7 +69,7 @@ def streams(recorded):
 
 
 @pytest.mark.parametrize("variant", RELEASED)
-def test_it_decides_what_the_public_code_decides(variant, recorded):
+def test_actions_equal_those_of_the_public_code(variant, recorded):
     expert, blocks = released_expert(variant), []
     for block in expert.blocks:
         block.register_forward_hook(lambda _, __, output: blocks.append(output))
@@ -119,7 +119,7 @@ def test_paired_rotation_depends_on_the_distance_alone():
     assert (mixed[1:, 1:] - mixed[:-1, :-1]).abs().max() > 0.1
 
 
-def test_a_blind_gate_averages_what_was_seen():
+def test_closed_gate_averages_the_visual_tokens():
     torch.manual_seed(0)
     block = BridgeExpert(BridgeOptions(**SIZES, gate="tanh", rotation="none")).blocks[0]
     actions, visual_states, slot_states = torch.randn(1, 8, 32), torch.randn(1, 6, 32), torch.randn(1, 1, 32)
@@ -134,12 +134,12 @@ def test_a_blind_gate_averages_what_was_seen():
     "wrong",
     [dict(gate="relu"), dict(rotation="half"), dict(start="noise"), dict(heads=3), dict(width=8), dict(blocks=0)],
 )
-def test_options_that_do_not_fit(wrong):
+def test_incompatible_options_are_refused(wrong):
     with pytest.raises(InputError, match="bridge expert"):
         BridgeOptions(**(SIZES | wrong))
 
 
-def test_a_layer_too_few():
+def test_missing_layer_is_refused():
     expert = BridgeExpert(BridgeOptions(**SIZES))
     with pytest.raises(InputError, match="layers of seen: got 2, expected 3"):
         expert(torch.randn(2, 1, 6, 32), torch.randn(3, 1, 5, 32), torch.randn(1, 32))

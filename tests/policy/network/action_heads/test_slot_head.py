@@ -7,7 +7,7 @@ from saccade.policy.network.action_heads.slot_head import SlotHead
 
 
 @pytest.mark.parametrize("slots_per_step", [1, 3])
-def test_a_step_is_read_off_its_own_slots(slots_per_step):
+def test_each_step_is_decoded_from_its_own_slots(slots_per_step):
     torch.manual_seed(0)
     head = SlotHead(trunk=6, slots_per_step=slots_per_step, width=8, blocks=2, actions=4)
     states = torch.randn(2, 5 * slots_per_step, 6, requires_grad=True)
