@@ -1,4 +1,4 @@
-"""Initial states: fixed for all time, apart from each other, and true to their words."""
+"""Initial states: as published, with objects apart from each other, and true to their instructions."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ def poses(suite, name, state):
     return task.arrangement.sample(task.generator(state))
 
 
-def test_the_states_are_the_published_ones():
+def test_initial_states_are_as_published():
     """A change here changes every published number: it must be deliberate."""
     drawn = {
         f"{task.suite}/{task.name}/{state}": {body: np.round(pose, 6).tolist() for body, pose in sample.items()}
@@ -34,13 +34,13 @@ def test_the_states_are_the_published_ones():
     [task for suite in ("desk_object", "desk_spatial", "desk_memory") for task in SUITES[suite]],
     ids=lambda task: task.name,
 )
-def test_things_stand_apart_and_within_reach(task):
+def test_objects_are_apart_and_within_reach(task):
     for state in range(5):
         sample = task.arrangement.sample(task.generator(state))
-        objects = [np.array(sample[thing.body][:2]) for thing in task.arrangement.objects if thing.body in sample]
-        for index, first in enumerate(objects):
+        positions = [np.array(sample[each.body][:2]) for each in task.arrangement.objects if each.body in sample]
+        for index, first in enumerate(positions):
             assert START_X_RANGE[0] <= first[0] <= START_X_RANGE[1] and START_Y_RANGE[0] <= first[1] <= START_Y_RANGE[1]
-            for second in objects[index + 1 :]:
+            for second in positions[index + 1 :]:
                 assert np.linalg.norm(first - second) >= SPACING
 
 
@@ -57,7 +57,7 @@ def test_relations_hold_as_the_front_camera_sees_them():
         assert sample["red_cube_0"][:2] == sample["plate"][:2]
 
 
-def test_the_others_change_from_state_to_state():
-    companies = {frozenset(poses("desk_object", "red_cube", state)) for state in range(20)}
-    assert len(companies) > 10
-    assert all("red_cube_0" in company and len(company) == 4 for company in companies)
+def test_initial_states_draw_different_other_objects():
+    object_sets = {frozenset(poses("desk_object", "red_cube", state)) for state in range(20)}
+    assert len(object_sets) > 10
+    assert all("red_cube_0" in bodies and len(bodies) == 4 for bodies in object_sets)

@@ -1,4 +1,4 @@
-"""The desk as an environment: gymnasium's own check, repeatability, units, and what counts as success."""
+"""The desk as an environment: gymnasium's check, repeatability, units and success."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def rest(environment, steps=10):
 
 
 @pytest.mark.parametrize(("suite", "task"), [("desk_object", "yellow_can"), ("desk_spatial", "behind")])
-def test_gymnasium_finds_nothing_to_complain_of(desk, suite, task):
+def test_it_passes_gymnasiums_check(desk, suite, task):
     check_env(desk(suite, task), skip_render_check=True)
 
 
@@ -56,7 +56,7 @@ def test_the_same_seed_and_state_give_the_same_episode(desk):
     np.testing.assert_array_equal(first_frames, second_frames)
 
 
-def test_an_episode_leaves_nothing_behind_for_the_next(desk):
+def test_an_episode_does_not_depend_on_the_one_before(desk):
     environment = desk()
     environment.reset(options={"initial_state": 1})
     fresh = environment.data.qpos.copy()
@@ -75,7 +75,7 @@ def test_initial_states_differ(desk):
     assert len(positions) == 5
 
 
-def test_only_the_instructed_object_counts(desk):
+def test_only_the_target_object_counts(desk):
     environment = desk()
     environment.reset(options={"initial_state": 0})
     other = next(body for body in environment.present_bodies if body != "red_cube_0")
@@ -97,7 +97,7 @@ def test_success_ends_the_episode(desk):
     assert (reward, terminated, truncated, info["is_success"]) == (1.0, True, False, True)
 
 
-def test_the_first_lifted_object_is_told(desk):
+def test_the_first_lifted_object_is_reported(desk):
     environment = desk()
     environment.reset(options={"initial_state": 0})
     other = next(body for body in environment.present_bodies if body != "red_cube_0")
@@ -105,7 +105,7 @@ def test_the_first_lifted_object_is_told(desk):
     assert rest(environment, 1)["picked"] == other
 
 
-def test_the_arm_goes_where_it_is_told_in_its_units(desk):
+def test_the_arm_reaches_joint_targets_in_the_contracts_units(desk):
     environment = desk()
     observation, _ = environment.reset(options={"initial_state": 0})
     target = observation["agent_pos"] + np.array([10, 5, -5, 5, 20, 30], dtype=np.float32)
@@ -134,7 +134,7 @@ def test_another_object_can_be_asked_for(desk):
     assert spatial.other_instructions() == {"put the cube right of the bowl in the bin": "red_cube_1"}
 
 
-def test_labels_point_at_the_target_in_the_picture(desk):
+def test_grounding_labels_point_at_the_target_in_the_image(desk):
     environment = desk("desk_object", "purple_puck")
     observation, _ = environment.reset(options={"initial_state": 4})
     u, v = environment.grounding()[6:8]
@@ -150,20 +150,20 @@ def test_labels_point_at_the_target_in_the_picture(desk):
         (lambda: DeskEnv("desk_object", "red_cube", image_size=4), "image_size"),
     ],
 )
-def test_what_does_not_exist_is_named_with_the_nearest(call, named):
+def test_errors_name_the_nearest_suite_or_task(call, named):
     with pytest.raises(InputError, match=named):
         call()
 
 
 @pytest.mark.parametrize("action", [np.zeros(5), np.full(6, np.nan)])
-def test_actions_that_are_none_are_refused(desk, action):
+def test_invalid_actions_are_refused(desk, action):
     environment = desk()
     environment.reset(options={"initial_state": 0})
     with pytest.raises(InputError, match="action"):
         environment.step(action)
 
 
-def test_every_task_says_itself_in_four_ways():
+def test_every_task_has_four_different_instructions():
     sentences = [s for tasks in SUITES.values() for task in tasks for s in (task.instruction, *task.paraphrases)]
     assert len(sentences) == len(set(sentences)) == 4 * sum(map(len, SUITES.values()))
     assert max(len(sentence.encode()) for sentence in sentences) < 56

@@ -1,4 +1,4 @@
-"""What counts as achieved in the goal suites, judged from states that are set by hand."""
+"""Goals and success in the goal suites, in states that are set by hand."""
 
 import numpy as np
 import pytest
@@ -61,13 +61,13 @@ def test_nothing_is_achieved_by_doing_nothing(desk, task):
 
 
 @pytest.mark.parametrize(("suite", "task"), [("desk_goal", "pour_ball"), ("desk_long", "open_fill_close")])
-def test_gymnasium_finds_nothing_to_complain_of(suite, task):
+def test_it_passes_gymnasiums_check(suite, task):
     environment = DeskEnv(suite, task, image_size=32)
     check_env(environment, skip_render_check=True)
     environment.close()
 
 
-def test_a_drawer_is_open_or_shut(desk):
+def test_a_drawer_is_open_or_closed(desk):
     environment = desk("desk_goal", "open_drawer")
     slide(environment, Drawer(), 0.03)
     info = rest(environment)
@@ -90,7 +90,7 @@ def test_a_knob_has_to_be_turned_all_the_way(desk):
     assert rest(environment, 1)["is_success"]
 
 
-def test_a_button_shines_from_when_it_was_pressed(desk):
+def test_a_button_is_lit_once_it_was_pressed(desk):
     environment = desk("desk_goal", "press_button")
     before = environment.model.geom("button_cap").rgba.copy()
     press(environment)
@@ -140,7 +140,7 @@ def test_the_ball_stays_on_the_cup_until_it_is_tipped(desk):
     assert np.hypot(*offset[:2]) < 0.012 and offset[2] > 0.02
 
 
-def test_then_means_afterwards(desk):
+def test_goals_in_order_have_to_be_achieved_in_order(desk):
     environment = desk("desk_long", "bowl_then_button")
     x, y, _ = environment.position("basin")
     put(environment, "red_cube_0", (x, y, 0.025))
@@ -166,7 +166,7 @@ def test_all_goals_of_a_chain_have_to_hold_in_the_end(desk):
     assert not rest(environment, 1)["is_success"]
 
 
-def test_labels_follow_the_stage_of_a_chain(desk):
+def test_grounding_labels_follow_the_current_goal(desk):
     environment = desk("desk_long", "open_and_fill")
     target, goal = environment.grounding()[:6].reshape(2, 3)
     np.testing.assert_allclose(target, Drawer().handle_position(environment), atol=1e-6)
@@ -179,13 +179,13 @@ def test_labels_follow_the_stage_of_a_chain(desk):
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_what_it_is_about_is_in_the_front_camera_s_picture(desk, task):
+def test_grounding_points_are_in_the_front_cameras_image(desk, task):
     for state in range(2):
         points = desk(task.suite, task.name, state=state).grounding()[6:10]
         assert ((points > 0.01) & (points < 0.99)).all()
 
 
-def test_what_else_could_be_asked_depends_on_the_scene(desk):
+def test_other_instructions_depend_on_the_scene(desk):
     environment = desk("desk_goal", "open_drawer")
     others = environment.other_instructions()
     assert others["press the button"] == "button_cap" and others["put the red cube on the plate"] == "red_cube_0"

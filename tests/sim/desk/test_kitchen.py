@@ -1,4 +1,4 @@
-"""Where fixtures and things stand in the goal suites: fixed for all time, clear of each other, never twice alike."""
+"""Initial states of the goal suites: as published, with fixtures and objects clear of each other, and all different."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ def distance(first, second):
     return np.hypot(*(np.array(first[:2]) - second[:2]))
 
 
-def test_the_states_are_the_published_ones():
+def test_initial_states_are_as_published():
     """A change here changes every published number: it must be deliberate."""
     drawn = {
         f"{task.suite}/{task.name}/{state}": {name: np.round(pose, 6).tolist() for name, pose in sample.items()}
@@ -35,10 +35,10 @@ def test_the_states_are_the_published_ones():
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_things_stand_clear_of_each_other_and_of_the_fixtures(task):
+def test_objects_are_clear_of_each_other_and_of_fixtures(task):
     kitchen = task.arrangement
     for sample in starts(task, 5):
-        object_positions = [sample[thing.body] for thing in kitchen.upright_objects]
+        object_positions = [sample[each.body] for each in kitchen.upright_objects]
         central_fixture = sample[kitchen.central_fixture.body]
         for number, object_position in enumerate(object_positions):
             assert (
@@ -57,13 +57,13 @@ def test_things_stand_clear_of_each_other_and_of_the_fixtures(task):
         assert kitchen.is_valid({name: np.array(pose[:2]) for name, pose in sample.items() if len(pose) > 1})
 
 
-def test_fixtures_move_from_start_to_start():
+def test_initial_states_place_fixtures_differently():
     samples = starts(find_task("desk_goal", "open_drawer"), 6)
     for body in ("cabinet", "button", "knob", "plate", "red_cube_0"):
         assert len({tuple(np.round(sample[body], 3)) for sample in samples}) == 6
 
 
-def test_the_drawer_starts_as_the_task_needs_it():
+def test_the_drawer_starts_open_or_closed_as_the_task_needs():
     def openings(suite, name):
         return np.array([start["drawer_slide"][0] / Drawer.travel for start in starts(find_task(suite, name), 12)])
 
@@ -75,7 +75,7 @@ def test_the_drawer_starts_as_the_task_needs_it():
     assert "drawer_slide" not in starts(find_task("desk_long", "two_in_bin"), 1)[0]
 
 
-def test_what_is_in_the_scene_does_not_tell_the_task():
-    """Opening, pressing and turning start from scenes of the same parts: only the words differ."""
+def test_the_scene_does_not_give_the_task_away():
+    """Opening, pressing and turning start from the same scenes: only the instructions differ."""
     tasks = [find_task("desk_goal", name) for name in ("press_button", "turn_knob", "cube_on_plate")]
     assert len({task.arrangement for task in tasks}) == 1

@@ -1,4 +1,4 @@
-"""The desk as LeRobot's commands build and step it."""
+"""The desk as an environment of LeRobot's commands."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_rollouts_go_through_the_initial_states_in_order(desks):
     assert info["initial_state"].tolist() == [2, 3]
 
 
-def test_a_state_is_the_same_whatever_the_seed(desks):
+def test_the_initial_state_does_not_depend_on_the_seed(desks):
     first, _ = desks.reset(seed=[1, 2], options={NEW_ROLLOUT_OPTION: True})
     second, _ = desks.reset(seed=[3, 4])
     assert np.array_equal(first["agent_pos"], second["agent_pos"])
     assert np.array_equal(first["pixels"]["front"], second["pixels"]["front"])
 
 
-def test_states_count_anew_after_the_last_for_evaluation():
+def test_the_first_state_follows_the_last_evaluation_state():
     class Desk(gymnasium.Env):
         def reset(self, *, seed=None, options=None):
             return options["initial_state"], {}
@@ -48,7 +48,7 @@ def test_states_count_anew_after_the_last_for_evaluation():
     assert states == [1, 21, 41, 11]
 
 
-def test_what_lerobot_asks_of_an_environment(desks):
+def test_it_has_what_lerobot_needs_of_an_environment(desks):
     observation, info = desks.reset(options={NEW_ROLLOUT_OPTION: True})
     assert desks.call("task_description") == ("put the red cube in the bin",) * 2
     assert desks.call("task") == ("red_cube",) * 2 and desks.call("_max_episode_steps")[0] > 0

@@ -1,4 +1,4 @@
-"""The suite that asks for memory: the lamp alone tells, it is seen, and nothing else gives the answer away."""
+"""The memory suite: only the halo tells which object is the target, and the front camera sees it."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ TARGET_IN_FRONT, GOAL_IN_FRONT, TARGET_IN_WRIST = slice(6, 8), slice(8, 10), sli
 
 
 class Swapped(ScatteredArrangement):
-    """The same places, with the first two things changed round: what is lit differs, and nothing else does."""
+    """The same positions with the first two objects exchanged: only the lit object differs."""
 
     def sample(self, rng):
         first, second = (thing.body for thing in self.objects[:2])
@@ -26,7 +26,7 @@ class Swapped(ScatteredArrangement):
 
 
 def record(task, state, swapped=False, image_size=64):
-    """Return the episode of the plain demonstrator: pictures, states, actions, labels, and whether it succeeded."""
+    """Run the demonstrator; return images, states, actions, grounding labels and the last info."""
     environment = DeskEnv(task.suite, task.name, image_size=image_size)
     if swapped:
         fields = {
@@ -51,7 +51,7 @@ def record(task, state, swapped=False, image_size=64):
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_the_lamp_alone_tells_which_is_meant(task):
+def test_only_the_halo_tells_the_target(task):
     pixels, states, actions, _, info = record(task, state=5)
     other_pixels, other_states, other_actions, _, _ = record(task, state=5, swapped=True)
     cue = task.cue
@@ -64,7 +64,7 @@ def test_the_lamp_alone_tells_which_is_meant(task):
     assert np.abs(actions[cue.go_step + 10] - other_actions[cue.go_step + 10]).max() > 1.0, "then the arms part"
 
 
-def test_no_chunk_that_starts_with_the_lamp_lit_holds_any_motion():
+def test_no_chunk_that_starts_with_the_halo_on_contains_motion():
     for task in TASKS:
         assert task.cue.go_step >= task.cue.lit_steps + CHUNK + 1
     _, states, actions, _, _ = record(TASKS[0], state=1, image_size=16)
@@ -72,7 +72,7 @@ def test_no_chunk_that_starts_with_the_lamp_lit_holds_any_motion():
     assert np.abs(np.diff(states[: TASKS[0].cue.go_step + 1], axis=0)).max() < 0.2
 
 
-def test_the_halo_is_seen_by_the_front_camera_and_gone_without_a_trace():
+def test_the_front_camera_sees_the_halo_only_while_it_is_on():
     for task in TASKS[2:4]:
         environment = DeskEnv(task.suite, task.name)
         for state in range(12):
@@ -87,8 +87,8 @@ def test_the_halo_is_seen_by_the_front_camera_and_gone_without_a_trace():
         environment.close()
 
 
-def test_where_things_stand_does_not_tell():
-    """The meant thing is as often left of the other as right of it, as often nearer, and turned as far."""
+def test_positions_do_not_tell_the_target():
+    """The target is as often left of the other object as right of it, as often nearer, and has the same yaws."""
     task = TASKS[0]
     first, second = [], []
     for state in range(400):
@@ -102,7 +102,7 @@ def test_where_things_stand_does_not_tell():
     assert (first[:, 2] == second[:, 2]).all()
 
 
-def test_labels_say_nothing_that_cannot_be_seen():
+def test_grounding_labels_contain_only_what_is_visible():
     task = TASKS[0]
     _, _, _, labels, _ = record(task, state=2, image_size=16)
     inside = ((labels > 0) & (labels < 1)).reshape(len(labels), -1, 2).all(-1)
@@ -115,7 +115,7 @@ def test_labels_say_nothing_that_cannot_be_seen():
     assert np.isfinite(labels).all()
 
 
-def test_the_other_one_of_two_can_be_asked_for():
+def test_an_instruction_can_ask_for_the_other_of_two():
     asked = {}
     for task in TASKS:
         environment = DeskEnv(task.suite, task.name, image_size=16)

@@ -1,4 +1,4 @@
-"""The model of the desk: that of the published suites stays what it was, whatever is added beside it."""
+"""The MJCF model of the desk: that of the published suites does not change."""
 
 import hashlib
 
@@ -18,13 +18,13 @@ def model_text(task):
 @pytest.mark.parametrize(
     ("suite", "digest"), [("desk_object", "b5299f2a955379d9"), ("desk_spatial", "10621aefb2cda083")]
 )
-def test_the_models_are_the_published_ones(suite, digest):
+def test_models_are_as_published(suite, digest):
     """A change here changes every published number: it must be deliberate."""
     text = "".join(model_text(task) for task in SUITES[suite])
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest
 
 
-def test_the_parts_of_a_fixture_do_not_touch_each_other():
+def test_parts_of_a_fixture_do_not_collide():
     model = mujoco.MjModel.from_xml_string(model_text(find_task("desk_goal", "open_drawer")))
     data = mujoco.MjData(model)
     for joint, position in (("drawer_slide", 0.03), ("button_slide", 0.003), ("knob_hinge", 0.8)):

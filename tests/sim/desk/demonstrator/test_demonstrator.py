@@ -1,4 +1,4 @@
-"""Kinematics and the demonstrator: it reaches what it aims at, and does its tasks in varied ways."""
+"""Kinematics and the demonstrator: it succeeds at its tasks, and demonstrations vary."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_inverse_kinematics_reaches_the_position(position):
     assert (arm.JOINT_RANGES[:5, 0] <= joints).all() and (joints <= arm.JOINT_RANGES[:5, 1]).all()
 
 
-def test_the_tool_is_where_the_environment_has_it():
+def test_forward_kinematics_agrees_with_the_environment():
     environment = DeskEnv("desk_object", "red_cube", image_size=16)
     environment.reset(options={"initial_state": 0})
     np.testing.assert_allclose(
@@ -56,17 +56,17 @@ def test_the_tool_is_where_the_environment_has_it():
         ("desk_long", "fill_and_close"),
     ],
 )
-def test_it_does_the_task(suite, task):
+def test_it_succeeds_at_tasks(suite, task):
     assert play(suite, task, state=2, seed=0)[1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", SUITES["desk_long"], ids=lambda task: task.name)
-def test_it_does_long_tasks_from_several_starts(task):
+def test_it_succeeds_at_long_tasks_from_several_initial_states(task):
     assert all(play("desk_long", task.name, state, seed=state)[1] for state in (2, 3))
 
 
-def test_no_two_demonstrations_are_alike_but_a_seed_repeats():
+def test_demonstrations_differ_by_seed_and_repeat_with_it():
     first, _ = play("desk_object", "red_cube", state=3, seed=1)
     again, _ = play("desk_object", "red_cube", state=3, seed=1)
     other, _ = play("desk_object", "red_cube", state=3, seed=2)
@@ -75,7 +75,7 @@ def test_no_two_demonstrations_are_alike_but_a_seed_repeats():
     assert np.abs(first[:length] - other[:length]).max() > 1.0
 
 
-def test_the_motion_is_smooth_without_disturbance():
+def test_motion_without_noise_is_smooth():
     actions, success = play("desk_object", "blue_cube", state=5, seed=0, noise=0.0)
     assert success
     assert np.abs(np.diff(actions[:, :5], axis=0)).max() < 12.0
