@@ -67,7 +67,7 @@ class Task:
     def swaps(self) -> tuple[Swap, ...]:
         """The swaps that make sense in this task: equal objects that exchange positions would look as before."""
         swaps: list[Swap] = ["instruction"]
-        names = {thing.body: thing.name for thing in self.arrangement.objects}
+        names = {each.body: each.name for each in self.arrangement.objects}
         if isinstance(self.arrangement, ScatteredArrangement) and len(set(names.values())) > 1:
             swaps.insert(0, "position")
         if self.other_nouns != ():

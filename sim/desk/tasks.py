@@ -41,7 +41,7 @@ HELD_OUT_OBJECTS = ("blue cube", "yellow can", "purple puck")
 
 
 def _object_task(target: DeskObject) -> Task:
-    others = tuple(thing for thing in OBJECT_CATALOGUE if thing != target)
+    others = tuple(each for each in OBJECT_CATALOGUE if each != target)
     return Task(
         suite="desk_object",
         name=target.name.replace(" ", "_"),

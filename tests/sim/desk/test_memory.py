@@ -20,7 +20,7 @@ class Swapped(ScatteredArrangement):
     """The same positions with the first two objects exchanged: only the lit object differs."""
 
     def sample(self, rng):
-        first, second = (thing.body for thing in self.objects[:2])
+        first, second = (each.body for each in self.objects[:2])
         poses = super().sample(rng)
         return poses | {first: poses[second], second: poses[first]}
 
@@ -93,7 +93,7 @@ def test_positions_do_not_tell_the_target():
     first, second = [], []
     for state in range(400):
         poses = task.arrangement.sample(task.generator(state))
-        assert list(poses) == [thing.body for thing in task.arrangement.objects]
+        assert list(poses) == [each.body for each in task.arrangement.objects]
         first.append(poses["red_cube_0"])
         second.append(poses["red_cube_1"])
     first, second = np.array(first), np.array(second)
