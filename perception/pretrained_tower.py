@@ -175,7 +175,7 @@ class PretrainedTower(nn.Module):
         normalised = torch.stack([plane * (1 / (255 * std)) - mean / std for plane, mean, std in colours], dim=1)
         # The same steps as before the blocks in timm's forward_features.
         tokens = self.encoder.patch_embed(normalised.to(self.encoder.patch_embed.proj.weight.dtype))
-        tokens = self.encoder.norm_pre(self.encoder.patch_drop(self.encoder._pos_embed(tokens)))
+        tokens = self.encoder.norm_pre(self.encoder.patch_drop(self.encoder._pos_embed(tokens)))  # noqa: SLF001 (timm has no public name)
         if self.aggregation is None:
             return tokens
         return torch.cat([tokens, self.aggregation.expand(len(tokens), -1, -1).to(tokens.dtype)], dim=1)

@@ -55,7 +55,7 @@ class Arm(Protocol):
         """Make the present pose the motors' goal and return it."""
         ...
 
-    def set_torque(self, on: bool) -> None:
+    def set_torque(self, *, on: bool) -> None:
         """Switch the motors' torque. Call `hold` before switching it on, so that nothing moves."""
         ...
 

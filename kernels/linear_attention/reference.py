@@ -30,9 +30,7 @@ def linear_attention_reference(
     scale: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute `linear_attention` in the dtype of its inputs; arguments and results are the same."""
-    width = query.shape[-1]
-    if scale is None:
-        scale = width**-0.5
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
     if state is None:
         state = query.new_zeros(len(boundaries) - 1, *query.shape[1:], value.shape[-1])
     decay_factor = log_decay.to(state.dtype).exp()[:, None, None]
@@ -42,7 +40,7 @@ def linear_attention_reference(
         current: torch.Tensor = initial
         for position in range(start, stop):
             current = decay_factor * current + key[position, :, :, None] * value[position, :, None, :]
-            outputs.append(scale * torch.einsum("hd,hde->he", query[position], current))
+            outputs.append(factor * torch.einsum("hd,hde->he", query[position], current))
         final_state.append(current)
     outside_output = 0.0 * value[bounds[-1] :]
     output = torch.cat([torch.stack(outputs), outside_output]) if outputs else outside_output

@@ -19,7 +19,6 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.utils import logging
 
 from ...errors import InputError
-from ...perception.tower_set import PretrainedTowers
 from ..network.architecture import Architecture
 from ..network.build import trunk_configuration
 from ..network.tokenizer import TOKENIZER_FILE, find_padding
@@ -146,6 +145,9 @@ def load_towers(towers: torch.nn.Module, sources: Sequence[str]) -> None:
     Raises:
         InputError: The architecture has no pretrained towers, or the weights do not fit.
     """
+    # timm takes seconds to import: only who loads towers needs it.
+    from ...perception.tower_set import PretrainedTowers
+
     if not isinstance(towers, PretrainedTowers):
         fix = "Name towers of timm: --change towers=NAME,NAME; or leave the weights out."
         raise InputError("weights of the towers", got="no pretrained tower", expected="one for each", fix=fix)

@@ -141,7 +141,7 @@ class ControlLoop:
                 if self._handle_messages():
                     # An episode began or ended: switching torque takes time, and that is no overrun.
                     deadline = self._clock()
-                self._tick(overran)
+                self._tick(overran=overran)
                 ended = self._clock()
                 self._work.add(ended - started)
                 overran = ended > deadline + tick
@@ -183,7 +183,7 @@ class ControlLoop:
                 self._begin(episode)
                 return True
             case EndEpisode(release):
-                self._end(release, now)
+                self._end(now, release=release)
                 self._send(EpisodeEnded())
                 return True
             case ReportFault(reason, detail):
@@ -199,7 +199,7 @@ class ControlLoop:
                 return True
             case CloseSession(release):
                 self._exit_requested = True
-                self._end(release, now)
+                self._end(now, release=release)
         return False
 
     def _submit(self, chunk: ActionChunk, now: float) -> None:
@@ -226,7 +226,7 @@ class ControlLoop:
         self._last_message_time = self._clock()
         self._send(EpisodeBegun(verdict))
 
-    def _end(self, release: bool, now: float) -> None:
+    def _end(self, now: float, *, release: bool) -> None:
         self._governor.end(now)
         self._episode_running = False
         if release:
@@ -236,7 +236,7 @@ class ControlLoop:
         # Also if it should be on: a servo may have lost it since, and the goal is the present pose in any case.
         if not self._settings.dry_run:
             self._arm.hold()
-            self._arm.set_torque(True)
+            self._arm.set_torque(on=True)
             self._torque_on = True
 
     def _rearm(self, now: float) -> None:
@@ -253,7 +253,7 @@ class ControlLoop:
     def _disable_torque(self) -> None:
         if self._torque_on:
             try:
-                self._arm.set_torque(False)
+                self._arm.set_torque(on=False)
                 self._torque_on = False
             except BusError as error:
                 self._bus_failures += 1
@@ -269,7 +269,7 @@ class ControlLoop:
 
     # One tick.
 
-    def _tick(self, overran: bool) -> None:
+    def _tick(self, *, overran: bool) -> None:
         self._check_machine()
         measured = self._measure()
         now = self._clock()

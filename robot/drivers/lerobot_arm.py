@@ -125,7 +125,7 @@ class LeRobotArm:
                 raise BusError(f"the present pose was written as goal, and {written} read back instead of {present}")
         return pose
 
-    def set_torque(self, on: bool) -> None:
+    def set_torque(self, *, on: bool) -> None:
         for motor_bus in self._motor_buses:
             switch = motor_bus.bus.enable_torque if on else motor_bus.bus.disable_torque
             self._call_with_retries(

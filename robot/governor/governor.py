@@ -157,7 +157,7 @@ class Governor:
         seconds = min(max(now - self._last_tick, 0.0), self.rules.tick)
         self._last_tick = now
         self._store_measurement(measured, measured_at, now)
-        self._check_overruns(overran, now)
+        self._check_overruns(now, overran=overran)
         if self.state in ("ready", *MOVING_STATES):
             self._check_following(now)
         if self.state == "holding" and now - self._state_since > self.rules.resume_seconds:
@@ -194,10 +194,10 @@ class Governor:
     def _is_fresh(self, now: float) -> bool:
         return self._measured is not None and now - self._measured_at <= max(3 * self.rules.tick, 0.05)
 
-    def _check_overruns(self, overran: bool, now: float) -> None:
+    def _check_overruns(self, now: float, *, overran: bool) -> None:
         if overran:
             self.counts["overruns"] += 1
-        detail = self._overruns.add(now, overran)
+        detail = self._overruns.add(now, overran=overran)
         if detail and self.state in ("ramping", "moving"):
             self._enter_state("stopping", f"overruns: {detail}", now)
         elif detail and self.state in ("ready", "holding"):

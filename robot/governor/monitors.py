@@ -21,7 +21,7 @@ class OverrunMonitor:
         """Forget the late ticks."""
         self._late_ticks.clear()
 
-    def add(self, now: float, overran: bool) -> str:
+    def add(self, now: float, *, overran: bool) -> str:
         """Count a tick; return how many were late if they are too many, else an empty string."""
         rules = self._rules
         if overran:

@@ -172,7 +172,7 @@ class PolicyServer:
         try:
             request = protocol.read_request(message, self.contract)
         except InputError as error:
-            await self._send_error(client, is_openpi, sequence, "input", error)
+            await self._send_error(client, sequence, "input", error, is_openpi=is_openpi)
             return True
         if not is_openpi:
             if request.session != client.session or request.sequence <= client.sequence:
@@ -184,11 +184,11 @@ class PolicyServer:
             request = replace(request, instruction=None)
         answer = await self._run_in_worker(client, request, received)
         if isinstance(answer, InputError):
-            await self._send_error(client, is_openpi, request.sequence, "input", answer)
+            await self._send_error(client, request.sequence, "input", answer, is_openpi=is_openpi)
             return True
         if isinstance(answer, Exception):
             kind = "late" if isinstance(answer, _DeadlineExceeded) else "failed"
-            await self._send_error(client, is_openpi, request.sequence, kind, _public_error(answer, request))
+            await self._send_error(client, request.sequence, kind, _public_error(answer, request), is_openpi=is_openpi)
             # A policy that failed may have lost its state; a new session begins with a reset.
             await client.connection.close(
                 INTERNAL_ERROR, "late" if kind == "late" else "the policy failed, see the server's log"
@@ -262,7 +262,7 @@ class PolicyServer:
         await client.connection.send(encode({**heading, **answer, "server_timing": timing}, self.settings.limits))
 
     async def _send_error(
-        self, client: _ClientSession, is_openpi: bool, sequence: object, kind: str, error: InputError
+        self, client: _ClientSession, sequence: object, kind: str, error: InputError, *, is_openpi: bool
     ) -> None:
         """Send an error: to openpi's client in a text frame, as its own server does, to ours in a reply."""
         logger.warning("session %s: %s", client.session[:8], error)

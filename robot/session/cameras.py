@@ -147,7 +147,7 @@ class FrameChecker:
 class Camera(Protocol):
     """The interface of LeRobot's cameras; a camera with `next_frame` also gives the capture time of its frames."""
 
-    def connect(self, warmup: bool = True) -> None: ...
+    def connect(self, warmup: bool = True) -> None: ...  # noqa: FBT001, FBT002 (as in LeRobot)
 
     def async_read(self, timeout_ms: float = ...) -> np.ndarray: ...
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...machine import usable_cores
 from ...ranges import require_at_least
 from ...sim.demonstrations.attempt import DemonstrationWorld
-from ...sim.desk.tasks import SUITES
+from ...sim.desk.tasks.catalogue import SUITES
 from ...sim.libero.options import LiberoOptions
 from ...sim.reset import EVALUATION_STATES
 from ...sim.worlds import find_family, make_demonstration_world

@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import WorldError
 from ...machine import usable_cores
 from ...ranges import require_at_least
-from ...sim.desk.tasks import find_task
+from ...sim.desk.tasks.catalogue import find_task
 from .metrics import Metrics
 from .workers import simulator_pool
 

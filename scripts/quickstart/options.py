@@ -8,7 +8,7 @@ from pathlib import Path
 from ...errors import InputError
 from ...machine import usable_cores
 from ...ranges import require_at_least
-from ...sim.desk.tasks import SUITES, Task
+from ...sim.desk.tasks.catalogue import SUITES, Task
 from ...sim.reset import EVALUATION_STATES
 
 OPTIONS_FILE, TIMINGS_FILE, METRICS_FILE, REPORT_FILE = "options.json", "timings.json", "quickstart.json", "report.html"

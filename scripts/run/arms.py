@@ -187,7 +187,7 @@ class PhysicalRunArm:
 
 def desk_starts(config: RunConfig) -> list[DeskStart]:
     """Return the starts of the virtual arm's episodes, task by task; InputError for an unknown task."""
-    from ...sim.desk.tasks import find_task
+    from ...sim.desk.tasks.catalogue import find_task
     from ...sim.perturbation.job import episode_seed
 
     starts = []

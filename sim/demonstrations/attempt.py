@@ -132,7 +132,7 @@ _worker: DemonstrationWorker | None = None
 
 def initialize_worker(world: DemonstrationWorld, staging: Path) -> None:
     """Prepare a worker process; the initializer of a process pool."""
-    global _worker
+    global _worker  # noqa: PLW0603 (the initializer of a process pool has no other place)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Only the main process handles Ctrl-C.
     exit_with_parent()
     _worker = DemonstrationWorker(world, staging)

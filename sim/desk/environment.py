@@ -12,13 +12,13 @@ from ...errors import InputError
 from ...policy.contract import ActionSpec, CameraSpec, GripperSpec, Offer, StateSpec
 from ..reset import ResetOptions
 from . import arm
-from .goals import Goal
 from .grounding import grounding_label
 from .perturbable import PerturbableDesk
 from .progress import EpisodeProgress
 from .renderer import DeskRenderer
 from .scene import CAMERAS, PHYSICS_STEPS
-from .tasks import find_task
+from .tasks.catalogue import find_task
+from .tasks.goals import Goal
 
 START_NOISE = np.array([0.10, 0.08, 0.08, 0.08, 0.05, 0.15])
 """Half range of the uniform noise [6] on the start pose `arm.HOME`, in radians."""

@@ -151,11 +151,11 @@ class Button:
   <body name="button_cap">
     <joint name="button_slide" type="slide" axis="0 0 -1" range="0 0.007" stiffness="180" damping="2"/>
     <geom name="button_cap" type="cylinder" pos="0 0 0.016" size="0.020 0.007" mass="0.01" material="lamp"
-          rgba="{" ".join(map(str, self.colours(False)["button_cap"]))}"/>
+          rgba="{" ".join(map(str, self.colours(pressed=False)["button_cap"]))}"/>
   </body>
 </body>"""
 
-    def colours(self, pressed: bool) -> dict[str, Colour]:
+    def colours(self, *, pressed: bool) -> dict[str, Colour]:
         """Return the colour of the cap's geom, which tells whether the button was pressed."""
         return {"button_cap": (0.10, 0.95, 0.20, 1.0) if pressed else (0.55, 0.02, 0.02, 1.0)}
 

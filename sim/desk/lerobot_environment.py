@@ -17,7 +17,7 @@ from ..rendering import choose_backend
 from ..reset import EVALUATION_STATES
 from .arm import CONTROL_HZ, JOINTS
 from .scene import CAMERAS
-from .tasks import find_suite, find_task
+from .tasks.catalogue import find_suite, find_task
 
 
 class DeskRollouts(gymnasium.Wrapper):
@@ -107,7 +107,9 @@ class SaccadeDeskEnvConfig(EnvConfig):
         return {"image_size": self.image_size}
 
     def create_envs(
-        self, n_envs: int, use_async_envs: bool = False
+        self,
+        n_envs: int,
+        use_async_envs: bool = False,  # noqa: FBT001, FBT002 (as in LeRobot)
     ) -> dict[str, dict[int, gymnasium.vector.VectorEnv]]:
         """Build the vector environments of all chosen tasks.
 
@@ -127,11 +129,11 @@ class SaccadeDeskEnvConfig(EnvConfig):
                 functools.partial(make_desk, self._suite, task.name, self.image_size, env_index, n_envs)
                 for env_index in range(n_envs)
             ]
-            environments[number] = _vector_env(desks, use_async_envs and n_envs > 1)
+            environments[number] = _vector_env(desks, processes=use_async_envs and n_envs > 1)
         return {self._suite: environments}
 
 
-def _vector_env(desks: list[functools.partial], processes: bool) -> gymnasium.vector.VectorEnv:
+def _vector_env(desks: list[functools.partial], *, processes: bool) -> gymnasium.vector.VectorEnv:
     if processes:
         # LeRobot's class has the methods of a VectorEnv but does not derive from it.
         return cast(gymnasium.vector.VectorEnv, _LazyAsyncVectorEnv(desks))

@@ -6,13 +6,13 @@ import mujoco
 import numpy as np
 
 from . import arm
-from .arrangement import free_position, is_pickable, standing_pose
-from .goals import involved_bodies
-from .kitchen import KitchenArrangement
-from .receptacles import Bin
 from .simulation import DeskSimulation
-from .task import Task
-from .tasks import INSTRUCTION_TEMPLATES, find_suite
+from .tasks.arrangement import free_position, is_pickable, standing_pose
+from .tasks.catalogue import INSTRUCTION_TEMPLATES, find_suite
+from .tasks.goals import involved_bodies
+from .tasks.kitchen import KitchenArrangement
+from .tasks.receptacles import Bin
+from .tasks.task import Task
 
 
 class PerturbableDesk(DeskSimulation):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from .fixtures import DeskState, OperableFixture
-from .goals import Goal, all_goals_achieved, first_unachieved_goal
-from .task import Task
+from .tasks.goals import Goal, all_goals_achieved, first_unachieved_goal
+from .tasks.task import Task
 
 PICKED_HEIGHT = 0.03
 """An object counts as picked from this height above its start, in metres."""

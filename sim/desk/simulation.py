@@ -9,11 +9,11 @@ import numpy as np
 
 from ...errors import WorldError
 from . import arm
-from .arrangement import Pose
-from .cue import HALO
 from .fixtures import Button
 from .scene import scene_xml
-from .task import Task
+from .tasks.arrangement import Pose
+from .tasks.cue import HALO
+from .tasks.task import Task
 
 STORAGE_HEIGHT = -1.0
 """Objects that are not in play are stored below the desk, at this height in metres."""

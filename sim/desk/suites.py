@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..reset import EVALUATION_STATES, FIRST_DEMONSTRATION_STATE
 from ..suite_family import SuiteFamily
-from .tasks import SUITES, find_suite
+from .tasks.catalogue import SUITES, find_suite
 
 if TYPE_CHECKING:
     from ...policy.contract import Contract

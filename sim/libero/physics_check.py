@@ -52,7 +52,7 @@ class SettlingResult:
         """Whether the distance is that of the published results, within the tolerance."""
         return abs(self.settle_task5_mm - PUBLISHED_MM) <= TOLERANCE_MM
 
-    def require_published(self, allowed: bool) -> None:
+    def require_published(self, *, allowed: bool) -> None:
         """Raise WorldError unless the scene settles as published, or another physics is `allowed`."""
         if self.as_published or allowed:
             return
@@ -64,7 +64,7 @@ class SettlingResult:
         )
 
 
-def check_settling(assets: Assets, progress: bool = True) -> SettlingResult:
+def check_settling(assets: Assets, *, progress: bool = True) -> SettlingResult:
     """Return how the scene settles on this machine.
 
     The result is cached for each simulator and set of assets in `cache_folder`.
@@ -84,7 +84,7 @@ def check_settling(assets: Assets, progress: bool = True) -> SettlingResult:
     return result
 
 
-def measure_settle_distance(assets: Assets, states: int = STATES, progress: bool = False) -> float:
+def measure_settle_distance(assets: Assets, states: int = STATES, *, progress: bool = False) -> float:
     """Return the mean horizontal distance of bowl and ramekin after settling, in millimetres.
 
     Args:

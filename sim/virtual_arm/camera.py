@@ -41,7 +41,7 @@ class VirtualCamera(Camera):
         """Return an empty list: virtual cameras cannot be searched for."""
         return []
 
-    def connect(self, warmup: bool = True) -> None:
+    def connect(self, warmup: bool = True) -> None:  # noqa: FBT001, FBT002 (as in LeRobot)
         if self._reader is not None:
             raise DeviceAlreadyConnectedError(f"{self.config.source} is already connected.")
         reader = FrameReader(Path(self.config.source))

@@ -219,8 +219,8 @@ class Soak:
 
     def _inject_fatal_fault(self, world: VirtualArm, session: SwingSession, control: int | None) -> None:
         ways: dict[str, Callable[[], object]] = {
-            "session killed": lambda: session.process.kill(),
-            "session terminated": lambda: session.process.terminate(),
+            "session killed": session.process.kill,
+            "session terminated": session.process.terminate,
             "session interrupted": lambda: send_signal(session.process.pid, signal.SIGINT),
             "control process killed": lambda: send_signal(control, signal.SIGKILL) if control else None,
             "control process terminated": lambda: send_signal(control, signal.SIGTERM) if control else None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from ....errors import InputError
 from ....machine import usable_cores
 from ....ranges import require_at_least
-from ....sim.desk.tasks import find_task
+from ....sim.desk.tasks.catalogue import find_task
 from ....sim.reset import EVALUATION_STATES
 
 

@@ -46,18 +46,18 @@ class CheckResult:
     wrong: str = ""
 
 
-def run_check(name: str, on_gpu: bool) -> CheckResult:
+def run_check(name: str, *, on_gpu: bool) -> CheckResult:
     """Run one of CHECKS; `on_gpu`: also measure errors on the GPU."""
     steps: dict[str, Callable[[], CheckResult]] = {
         "plans": check_plans,
-        "errors": lambda: check_errors(on_gpu),
+        "errors": lambda: check_errors(on_gpu=on_gpu),
         "suite": check_suite,
         "gate": check_gate,
     }
     return steps[name]()
 
 
-def _run_python(arguments: list[str], interpreted: bool) -> subprocess.CompletedProcess:
+def _run_python(arguments: list[str], *, interpreted: bool) -> subprocess.CompletedProcess:
     """Run Python in a new process, because Triton reads TRITON_INTERPRET once, at import."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     if interpreted:
@@ -87,14 +87,14 @@ def check_plans() -> CheckResult:
     return CheckResult({}, [line], content)
 
 
-def check_errors(on_gpu: bool) -> CheckResult:
+def check_errors(*, on_gpu: bool) -> CheckResult:
     """Measure the largest float32 errors of our outputs and gradients: torch, interpreter and, if asked, GPU."""
     modes = {"torch": ("cpu", False)} | ({"gpu": ("cuda", False)} if on_gpu else {})
     if importlib.util.find_spec("triton") is not None:
         modes["interpreter"] = ("cpu", True)
     content, lines = {}, []
     for mode, (device, interpreted) in modes.items():
-        process = _run_python(["-m", "saccade.scripts.bench.kernels.errors", device], interpreted)
+        process = _run_python(["-m", "saccade.scripts.bench.kernels.errors", device], interpreted=interpreted)
         if process.returncode:
             return CheckResult({}, lines, content, f"errors could not be measured ({mode}): {_last_line(process)}")
         content[mode] = json.loads(process.stdout.strip().splitlines()[-1])
@@ -130,7 +130,7 @@ def check_suite() -> CheckResult:
         return CheckResult({}, ["interpreted tests: not available, they exist only in a checkout"], None)
     began, before = time.perf_counter(), _children_cpu_seconds()
     process = _run_python(
-        ["-m", "pytest", str(INTERPRETED_TESTS), "-q", "-x", "--tb=short", "-p", "no:cacheprovider"], True
+        ["-m", "pytest", str(INTERPRETED_TESTS), "-q", "-x", "--tb=short", "-p", "no:cacheprovider"], interpreted=True
     )
     seconds, wall = _children_cpu_seconds() - before, time.perf_counter() - began
     summary_lines = process.stdout.strip().splitlines()[-1:] or [_last_line(process)]
@@ -179,7 +179,7 @@ def check_gate() -> CheckResult:
     """Compile every shipped kernel and count the builds that spill registers."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gate.json"
-        process = _run_python(["-m", "saccade.kernels.gate.compile", "--json", str(path)], False)
+        process = _run_python(["-m", "saccade.kernels.gate.compile", "--json", str(path)], interpreted=False)
         if not path.is_file():
             return CheckResult({}, [f"compile gate: not available, {_last_line(process)}"], None)
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -126,7 +126,7 @@ def run_kernel_bench(config: KernelBenchConfig) -> int:
     device = find_device(config.device)
     report = bench_kernels(config, device)
     if report.rows:
-        print("\n".join(table(report.rows, device == "cuda")), end="\n\n")
+        print("\n".join(table(report.rows, on_gpu=device == "cuda")), end="\n\n")
     print("\n".join(report.notes))
     command = command_line(COMMAND, config)
     if config.out is not None:
@@ -167,7 +167,7 @@ def bench_kernels(config: KernelBenchConfig, device: str) -> KernelReport:
             bar.update()
         for name in config.checks:
             bar.set_postfix_str(CHECKS[name])
-            checked = run_check(name, device == "cuda")
+            checked = run_check(name, on_gpu=device == "cuda")
             check_metrics.update(checked.metrics)
             report.checks[name] = checked.content
             report.notes += checked.lines
@@ -175,7 +175,9 @@ def bench_kernels(config: KernelBenchConfig, device: str) -> KernelReport:
             bar.update()
     wrong = [f"{row.contestant} in {row.shape.title}: {row.wrong}" for row in report.rows if row.wrong]
     report.wrong = wrong + report.wrong
-    report.metrics = collect_metrics(report.rows, device == "cuda" and size == "full", roofline.bytes, check_metrics)
+    report.metrics = collect_metrics(
+        report.rows, roofline.bytes, check_metrics, timed=device == "cuda" and size == "full"
+    )
     report.notes = describe_timing(config, device, size, roofline, timer.repeats) + report.notes
     return report
 
@@ -213,7 +215,7 @@ def measure_case(shape: Shape, config: KernelBenchConfig, timer: KernelTimer, ro
     from .families import make_problem
 
     dtype = torch.bfloat16 if timer.device == "cuda" else torch.float32
-    problem = make_problem(shape, timer.device, dtype, config.public_code, config.compiled)
+    problem = make_problem(shape, timer.device, dtype, config.public_code, compiled=config.compiled)
     rows = [measure(name, build, problem, timer, roofline, dtype) for name, build in problem.contestants.items()]
     if timer.device == "cuda":
         torch.cuda.empty_cache()
@@ -309,7 +311,7 @@ def write_report(folder: Path, report: KernelReport, device: str, command: str) 
         **collect_run_metadata(command),
     }
     write_json(folder / "kernels.json", content)
-    page = render_page(report.rows, report.metrics, report.notes, report.checks, plot_files, device == "cuda")
+    page = render_page(report.rows, report.metrics, report.notes, report.checks, plot_files, on_gpu=device == "cuda")
     write_text(folder / "README.md", page)
 
 

@@ -32,7 +32,7 @@ Tensor = torch.Tensor
 
 
 def attention_problem(
-    shape: Shape, device: str, dtype: torch.dtype, public_folder: str | None, compiled: bool
+    shape: Shape, device: str, dtype: torch.dtype, public_folder: str | None, *, compiled: bool
 ) -> Problem:
     """Return an attention case with its contestants.
 
@@ -46,12 +46,12 @@ def attention_problem(
     case = AttentionCase(shape, device, dtype)
     names = ("output", "query", "key", "value", *(() if case.score is None else ("score",)))
     problem = Problem(shape, names, 1, case.minimum_cost(), case.reference_results)
-    problem.contestants = dict(_yield_contestants(case, public_folder, compiled))
+    problem.contestants = dict(_yield_contestants(case, public_folder, compiled=compiled))
     return problem
 
 
 def _yield_contestants(
-    case: AttentionCase, public_folder: str | None, compiled: bool
+    case: AttentionCase, public_folder: str | None, *, compiled: bool
 ) -> Iterator[tuple[str, Callable[[], PreparedContestant]]]:
     shape = case.shape
     if case.score is not None:
@@ -246,7 +246,7 @@ def flex_attention_contestant(case: AttentionCase, block: int) -> PreparedContes
     else:
         leaves, output_gradient, to_reference_layout = _padded_inputs(case)
     query, key, value, *score = leaves
-    mask_mod = _flex_mask_mod(case, ragged)
+    mask_mod = _flex_mask_mod(case, ragged=ragged)
     group = case.shape.heads // case.shape.key_heads
     # Autotune: the default configuration does not support blocks of 64.
     run = torch.compile(flex_attention, dynamic=False, mode="max-autotune-no-cudagraphs")
@@ -276,7 +276,7 @@ def _flex_score_mod(bias: Tensor, group: int) -> Callable[..., Tensor]:
     return score_mod
 
 
-def _flex_mask_mod(case: AttentionCase, ragged: bool) -> Callable[..., Tensor]:
+def _flex_mask_mod(case: AttentionCase, *, ragged: bool) -> Callable[..., Tensor]:
     """Return the mask as a function of sample, head, row and column; unless packed, all samples share it."""
     low, high, level = case.levels.low[0], case.levels.high[0], case.levels.level[0]
     samples = torch.arange(len(case.shape.lengths), device=case.device)

@@ -33,7 +33,7 @@ def measure(device: str) -> list[dict[str, float | str | None]]:
     """Return the errors of outputs and gradients of our contestants in each case, and what is wrong."""
     errors = []
     for shape in CASES:
-        problem = make_problem(shape, device, torch.float32, None, False)
+        problem = make_problem(shape, device, torch.float32, None, compiled=False)
         for name, build in problem.contestants.items():
             if name.startswith("ours") and name != OURS_PLAN_KEPT:
                 result = check_correctness(build(), problem, torch.float32)

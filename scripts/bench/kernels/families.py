@@ -23,7 +23,9 @@ GATHER_FLOPS = 8
 """FLOPs for each element that is normalised and modulated."""
 
 
-def make_problem(shape: Shape, device: str, dtype: torch.dtype, public_folder: str | None, compiled: bool) -> Problem:
+def make_problem(
+    shape: Shape, device: str, dtype: torch.dtype, public_folder: str | None, *, compiled: bool
+) -> Problem:
     """Return a case with its inputs and contestants.
 
     Args:
@@ -38,8 +40,8 @@ def make_problem(shape: Shape, device: str, dtype: torch.dtype, public_folder: s
     if shape.family == "linear":
         return linear_problem(shape, device, dtype)
     if shape.family == "gather":
-        return gather_problem(shape, device, dtype, compiled)
-    return attention_problem(shape, device, dtype, public_folder, compiled)
+        return gather_problem(shape, device, dtype, compiled=compiled)
+    return attention_problem(shape, device, dtype, public_folder, compiled=compiled)
 
 
 def plan_problem(shape: Shape, device: str, dtype: torch.dtype) -> Problem:
@@ -170,7 +172,7 @@ def _linear_attention_reference(case: AttentionCase, decay: Tensor) -> list[Tens
     return results
 
 
-def gather_problem(shape: Shape, device: str, dtype: torch.dtype, compiled: bool) -> Problem:
+def gather_problem(shape: Shape, device: str, dtype: torch.dtype, *, compiled: bool) -> Problem:
     """Return the case of gathering kept tokens, raw and normalised with FiLM: our kernel and the steps in torch."""
     generator = torch.Generator().manual_seed(0)
     batch, sources, width = len(shape.lengths), shape.lengths[0], shape.width

@@ -12,7 +12,7 @@ from .shapes import FAMILIES
 
 
 def render_page(
-    rows: list[KernelRow], metrics: Metrics, notes: list[str], checks: dict[str, Any], plots: list[str], on_gpu: bool
+    rows: list[KernelRow], metrics: Metrics, notes: list[str], checks: dict[str, Any], plots: list[str], *, on_gpu: bool
 ) -> str:
     """Return the page in Markdown.
 
@@ -36,7 +36,7 @@ def render_page(
                 f"## {family}",
                 "",
                 description[0].upper() + description[1:] + ".",
-                *_tables(family_rows, on_gpu),
+                *_tables(family_rows, on_gpu=on_gpu),
             ]
     if checks.get("plans"):
         lines += [
@@ -62,7 +62,7 @@ def render_page(
     return "\n".join(lines) + "\n"
 
 
-def _tables(rows: list[KernelRow], on_gpu: bool) -> Iterator[str]:
+def _tables(rows: list[KernelRow], *, on_gpu: bool) -> Iterator[str]:
     unit, scale = ("us", 1e6) if on_gpu else ("ms", 1e3)
     for shape, group in group_by_case(rows):
         yield ""

@@ -242,8 +242,8 @@ class AttentionCase:
         shape = self.shape
         results = [torch.zeros_like(part, dtype=torch.float64) for part in (self.output_gradient, *self.leaves)]
         group = shape.heads // shape.key_heads
-        for sample, (rows, columns) in enumerate(zip(self.query_bounds, self.key_bounds, strict=True)):
-            mask, rows, columns = self.mask(sample, reference_kind), slice(*rows), slice(*columns)
+        for sample, (queries, keys) in enumerate(zip(self.query_bounds, self.key_bounds, strict=True)):
+            mask, rows, columns = self.mask(sample, reference_kind), slice(*queries), slice(*keys)
             for head in range(shape.key_heads):
                 heads, one = slice(head * group, (head + 1) * group), slice(head, head + 1)
                 indices = [(rows, heads), (columns, one), (columns, one)]

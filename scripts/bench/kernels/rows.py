@@ -128,7 +128,7 @@ def group_by_case(rows: list[KernelRow]) -> Iterator[tuple[Shape, list[KernelRow
         yield shape, list(group)
 
 
-def table(rows: list[KernelRow], on_gpu: bool) -> list[str]:
+def table(rows: list[KernelRow], *, on_gpu: bool) -> list[str]:
     """Return the rows as text of at most 100 columns, a heading for each case; times in microseconds or milliseconds.
 
     The last three columns: how many times as long as ours all takes, the share of the roofline's floor, the error.
@@ -167,7 +167,7 @@ def _format_percent(least: float, seconds: float) -> str:
     return f"{100 * least / seconds:.3g} %" if least else "-"
 
 
-def collect_metrics(rows: list[KernelRow], timed: bool, bandwidth: float, checks: Metrics) -> Metrics:
+def collect_metrics(rows: list[KernelRow], bandwidth: float, checks: Metrics, *, timed: bool) -> Metrics:
     """Return all metrics.
 
     Args:

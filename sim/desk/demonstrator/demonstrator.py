@@ -13,8 +13,17 @@ from ...action_noise import ActionNoise
 from .. import arm
 from ..environment import DeskEnv
 from ..fixtures import Drawer
-from ..goals import CloseDrawerGoal, Goal, OpenDrawerGoal, PlaceGoal, PourGoal, PressButtonGoal, PushGoal, TurnKnobGoal
-from ..kitchen import KitchenArrangement
+from ..tasks.goals import (
+    CloseDrawerGoal,
+    Goal,
+    OpenDrawerGoal,
+    PlaceGoal,
+    PourGoal,
+    PressButtonGoal,
+    PushGoal,
+    TurnKnobGoal,
+)
+from ..tasks.kitchen import KitchenArrangement
 from . import skills
 from .kinematics import Kinematics
 from .skills import HandState, ToolTarget

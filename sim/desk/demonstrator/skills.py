@@ -13,9 +13,9 @@ import numpy as np
 
 from ..arm import PAN_AXIS_POSITION
 from ..fixtures import Basin, Button, DeskState, Drawer, Mat
-from ..goals import FILLABLE_FRACTION, OPEN_FRACTION
 from ..objects import SHAPES, DeskObject
-from ..receptacles import DROP_FROM_CARRY_HEIGHT, Receptacle
+from ..tasks.goals import FILLABLE_FRACTION, OPEN_FRACTION
+from ..tasks.receptacles import DROP_FROM_CARRY_HEIGHT, Receptacle
 
 OPEN_ANGLE, SQUEEZE_ANGLE, MISSED_GRASP_ANGLE = 0.90, -0.12, 0.12
 """Gripper angles: open; commanded when closing on an object; and below which a grasp without contact has missed."""

@@ -62,7 +62,7 @@ class PickAndPlaceSkill:
         state = self._state
         position, rotation = state.tool_pose()
         held = state.finger_contacts(self._object_name) == 2 and state.gripper_width() > EMPTY_GRIPPER_WIDTH
-        if self._is_at_destination(held):
+        if self._is_at_destination(held=held):
             # Open the gripper first, then go up.
             self._reopening, self._carrying = True, False
             free = state.finger_contacts(self._object_name) == 0
@@ -78,7 +78,7 @@ class PickAndPlaceSkill:
             return self._carry(position)
         return self._reach(position)
 
-    def _is_at_destination(self, held: bool) -> bool:
+    def _is_at_destination(self, *, held: bool) -> bool:
         """Tell whether the object is where the gripper can release it."""
         state = self._state
         satisfied = state.is_satisfied(self._goal)

@@ -181,7 +181,7 @@ class Code:
 
 
 def drop_from_shard(folder):
-    shard = sorted(folder.glob("model-*.safetensors"))[0]
+    shard = min(folder.glob("model-*.safetensors"))
     tensors = load_file(shard)
     tensors.pop("featurizer_proj.fc1.bias")
     shard.unlink()

@@ -219,7 +219,9 @@ def test_triton_kernels_have_the_same_gradients():
     # Triton reads the variable once, when it is imported: the test above, in a process of its own.
     chosen = "test_kernels_have_the_same_gradients and small"
     command = [sys.executable, "-m", "pytest", __file__, "-q", "-k", chosen, "-p", "no:cacheprovider"]
-    run = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    run = subprocess.run(
+        command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0 and "1 passed" in run.stdout, run.stdout + run.stderr
 
 

@@ -54,7 +54,7 @@ class ScriptedArm:
         self.calls.append((self.clock.now, "hold", self.pose.copy()))
         return self.pose
 
-    def set_torque(self, on: bool) -> None:
+    def set_torque(self, *, on: bool) -> None:
         self.calls.append((self.clock.now, "torque", on))
 
     def has_torque(self) -> bool:

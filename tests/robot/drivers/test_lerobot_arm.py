@@ -80,18 +80,18 @@ def test_torque_is_off_after_connect_and_does_not_move_the_arm(arm, world):
     before = world.joints()
     pose = arm.hold()
     assert np.abs(pose - before).max() < 0.3
-    arm.set_torque(True)
+    arm.set_torque(on=True)
     assert arm.has_torque()
     time.sleep(0.3)
     assert np.abs(world.joints() - before).max() < 0.5
-    arm.set_torque(False)
+    arm.set_torque(on=False)
     assert not arm.has_torque()
 
 
 def test_arm_follows_a_goal(arm, world):
     arm.connect()
     pose = arm.hold()
-    arm.set_torque(True)
+    arm.set_torque(on=True)
     goal = pose + np.array([10.0, 5.0, -5.0, 5.0, 20.0, 20.0])
     drive(arm, goal, lambda: np.abs(world.joints() - goal).max() < 1.4)
     assert np.abs(arm.measure() - goal).max() < 1.5
@@ -101,7 +101,7 @@ def test_arm_follows_a_goal(arm, world):
 def test_close_leaves_the_torque_on(arm, config):
     arm.connect()
     arm.hold()
-    arm.set_torque(True)
+    arm.set_torque(on=True)
     arm.close()
     from lerobot.robots.utils import make_robot_from_config
 
@@ -168,7 +168,7 @@ def test_driver_that_prompts_the_user_is_refused(config, monkeypatch):
 def test_damaged_replies_are_read_again_and_leave_no_lag(arm, world):
     arm.connect()
     arm.hold()
-    arm.set_torque(True)
+    arm.set_torque(on=True)
     pose = arm.measure()
     for kind in ("corrupt", "truncate", "drop"):
         world.inject_fault(Fault(kind, count=2))
@@ -232,7 +232,7 @@ def test_bimanual_arm_has_prefixed_joint_names(world, config, tmp_path):
             description = arm.connect()
             assert description.names == tuple(f"{side}_{name}" for side in ("left", "right") for name in FEATURE_NAMES)
             pose = arm.hold()
-            arm.set_torque(True)
+            arm.set_torque(on=True)
             goal = pose + np.array([0.0] * 6 + [10.0] + [0.0] * 5)
             drive(arm, goal, lambda: abs(other.joints()[0] - goal[6]) < 1.4)
             assert np.abs(world.joints() - pose[:6]).max() < 1.0
@@ -244,7 +244,7 @@ def test_bimanual_arm_has_prefixed_joint_names(world, config, tmp_path):
 def test_overheated_servo_is_reported_while_it_gives_no_torque(arm, world):
     arm.connect()
     arm.hold()
-    arm.set_torque(True)
+    arm.set_torque(on=True)
     assert arm.motors_in_protection() == ""
     world.inject_fault(Fault("temperature", joint="elbow_flex"))
     assert arm.motors_in_protection() == "elbow_flex"
@@ -256,7 +256,7 @@ def test_overheated_servo_is_reported_while_it_gives_no_torque(arm, world):
 def test_delayed_replies_are_not_taken_for_the_present_pose(arm, world):
     arm.connect()
     arm.hold()
-    arm.set_torque(True)
+    arm.set_torque(on=True)
     home, missed, errors = world.joints(), 0, []
     world.inject_fault(Fault("delay", value=0.1))
     began = time.monotonic()

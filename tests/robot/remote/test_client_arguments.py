@@ -32,7 +32,7 @@ except ImportError:
 
 
 def test_client_imports_with_numpy_msgpack_and_websockets_alone(tmp_path):
-    done = subprocess.run([sys.executable, "-c", ALONE], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", ALONE], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     alone, *ours = done.stdout.split()
     assert alone == "alone" and "saccade.robot.remote.client" in ours

@@ -14,7 +14,7 @@ from saccade.scripts.evaluate.episodes import choose_tasks, plan_jobs
 from saccade.scripts.evaluate.options import EvaluateConfig
 from saccade.scripts.evaluate.tables import results_table
 from saccade.scripts.report import ReportConfig, run
-from saccade.sim.desk.tasks import find_task
+from saccade.sim.desk.tasks.catalogue import find_task
 from saccade.sim.libero.options import LiberoOptions
 
 

@@ -70,8 +70,15 @@ def test_the_description_names_checkpoint_protocol_and_tasks():
     protocol = run["protocol"]
     assert protocol.pop("perturbation_sha256")
     assert protocol == {
-        **{"seed": 0, "instruction_from": "task", "device": "cpu", "precision": "fp32", "kernels": "torch"},
-        **{"perturb": ["camera=1"], "swap": ["object"], "unchanged": True, "max_steps": 9},
+        "seed": 0,
+        "instruction_from": "task",
+        "device": "cpu",
+        "precision": "fp32",
+        "kernels": "torch",
+        "perturb": ["camera=1"],
+        "swap": ["object"],
+        "unchanged": True,
+        "max_steps": 9,
     }
     plain = plan_evaluation(EvaluateConfig(**ONE_TASK)).describe(DescribedWorld())["protocol"]
     assert set(plain) == {"seed", "instruction_from", "device", "precision", "max_steps"}
@@ -80,9 +87,15 @@ def test_the_description_names_checkpoint_protocol_and_tasks():
 def test_the_summary_counts_all_episodes_of_a_run_folder(tmp_path):
     out = tmp_path / "run"
     run = {
-        **{"label": "mine", "command": "saccade eval", "started": "2026-01-02T03:04:05+00:00"},
-        **{"checkpoint": {"name": "starter", "digest": "abc"}, "protocol": {"seed": 0}, "contract": {}},
-        **{"provenance": {}, "tasks": [["fake", "reach"]], "planned": 3},
+        "label": "mine",
+        "command": "saccade eval",
+        "started": "2026-01-02T03:04:05+00:00",
+        "checkpoint": {"name": "starter", "digest": "abc"},
+        "protocol": {"seed": 0},
+        "contract": {},
+        "provenance": {},
+        "tasks": [["fake", "reach"]],
+        "planned": 3,
     }
     prepare_run_folder(out, run, {"cores": 2}, resume=False, overwrite=False)
     with pytest.raises(InputError, match="no episodes"):

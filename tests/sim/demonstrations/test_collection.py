@@ -30,7 +30,7 @@ def uninterrupted(tmp_path_factory):
 
 
 def test_only_successes_are_kept_and_failures_counted(uninterrupted):
-    import pandas
+    import pandas as pd
 
     # Of the initial states 1000, 1001, ... those that end in 3 or 8 cannot succeed.
     assert [(count.task, count.successes, count.failures) for count in uninterrupted.tasks] == [
@@ -38,11 +38,11 @@ def test_only_successes_are_kept_and_failures_counted(uninterrupted):
         ("far", 6, 1),
     ]
     assert uninterrupted.episodes == 12
-    frames = pandas.concat(map(pandas.read_parquet, sorted((uninterrupted.root / "data").rglob("*.parquet"))))
+    frames = pd.concat(map(pd.read_parquet, sorted((uninterrupted.root / "data").rglob("*.parquet"))))
     assert len(frames) == uninterrupted.frames
     assert sorted(frames["episode_index"].unique()) == list(range(12))
     assert not uninterrupted.root.with_name("toy.partial").exists()
-    assert set(pandas.read_parquet(uninterrupted.root / "meta/tasks.parquet").index) <= {
+    assert set(pd.read_parquet(uninterrupted.root / "meta/tasks.parquet").index) <= {
         sentence for task in REQUEST.tasks for sentence in task.instructions
     }
 

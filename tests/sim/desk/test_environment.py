@@ -8,7 +8,7 @@ from saccade.errors import InputError
 from saccade.sim.desk import arm
 from saccade.sim.desk.environment import DeskEnv
 from saccade.sim.desk.scene import BIN_CENTRE
-from saccade.sim.desk.tasks import SUITES
+from saccade.sim.desk.tasks.catalogue import SUITES
 
 
 @pytest.fixture

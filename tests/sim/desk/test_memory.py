@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from saccade.sim.desk.arrangement import ScatteredArrangement
-from saccade.sim.desk.cue import HALO
 from saccade.sim.desk.demonstrator.demonstrator import DeskDemonstrator
 from saccade.sim.desk.environment import DeskEnv
-from saccade.sim.desk.tasks import SUITES
+from saccade.sim.desk.tasks.arrangement import ScatteredArrangement
+from saccade.sim.desk.tasks.catalogue import SUITES
+from saccade.sim.desk.tasks.cue import HALO
 
 TASKS = SUITES["desk_memory"]
 CHUNK = 16

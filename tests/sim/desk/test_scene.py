@@ -6,7 +6,7 @@ import mujoco
 import pytest
 
 from saccade.sim.desk.scene import scene_xml
-from saccade.sim.desk.tasks import SUITES, find_task
+from saccade.sim.desk.tasks.catalogue import SUITES, find_task
 
 
 def model_text(task):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saccade.sim.desk.tasks import SUITES
+from saccade.sim.desk.tasks.catalogue import SUITES
 from saccade.sim.libero.tasks import suites
 from saccade.sim.perturbation.axes import LEVELS
 from saccade.sim.perturbation.language import NOUN_SYNONYMS, rephrase

@@ -207,6 +207,6 @@ def test_prepare_changes_the_task_and_refuses_an_unknown_one(rig):
 
 
 def first_task(suite):
-    from saccade.sim.desk.tasks import find_suite
+    from saccade.sim.desk.tasks.catalogue import find_suite
 
     return find_suite(suite)[0].name

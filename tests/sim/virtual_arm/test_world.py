@@ -211,7 +211,7 @@ def test_reset_changes_the_task_and_refuses_an_unknown_one(world):
 
 
 def first_task(suite):
-    from saccade.sim.desk.tasks import find_suite
+    from saccade.sim.desk.tasks.catalogue import find_suite
 
     return find_suite(suite)[0].name
 

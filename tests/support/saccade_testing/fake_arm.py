@@ -61,7 +61,7 @@ class FakeArm:
         self.command(pose)
         return pose
 
-    def set_torque(self, on: bool) -> None:
+    def set_torque(self, *, on: bool) -> None:
         self.measure()
         self._torque = on
         self._log({"torque": on})

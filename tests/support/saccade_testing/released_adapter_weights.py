@@ -79,7 +79,7 @@ def write_base(folder: Path, variant: str, *, released_types: bool = False) -> P
         factor = f"base_model.model.{name.removesuffix('.weight')}.lora_{{}}.weight"
         if factor.format("A") in adapter:
             down, up = adapter[factor.format("A")].flatten(1), adapter[factor.format("B")].flatten(1)
-            weight -= SCALING * (up @ down).view_as(weight)
+            weight.sub_(SCALING * (up @ down).view_as(weight))
     if released_types:
         model = {name: weight.bfloat16() for name, weight in model.items()}
     save_file(model, folder / "model.safetensors", metadata={"format": "pt"})

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -30,7 +30,7 @@ def named_weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     Norm weights 1 + 0.1 z, LayerScale 0.5 + 0.1 z, biases 0.1 z, embeddings and learned tokens 0.5 z, the rest
     z / sqrt(fan in).
     """
-    normal = numpy.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(numpy.float32)
+    normal = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
     if name.endswith("scale_factor"):
         scale, offset = 0.1, 0.5
     elif len(shape) == 1:
@@ -38,8 +38,8 @@ def named_weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     elif name.endswith(("embed_tokens.weight", *TOKENS)):
         scale, offset = 0.5, 0.0
     else:
-        scale, offset = float(numpy.prod(shape[1:])) ** -0.5, 0.0
-    return torch.from_numpy(normal * numpy.float32(scale) + numpy.float32(offset))
+        scale, offset = float(np.prod(shape[1:])) ** -0.5, 0.0
+    return torch.from_numpy(normal * np.float32(scale) + np.float32(offset))
 
 
 def layout(variant: str) -> dict:

@@ -13,7 +13,7 @@ from . import TESTS
 ROOT = TESTS.parent
 BASE_MODULES = ("errors", "disk", "machine", "ranges")
 LAYERS = {
-    **{module: ("errors",) for module in BASE_MODULES},
+    **dict.fromkeys(BASE_MODULES, ("errors",)),
     "kernels": (),
     "perception": (*BASE_MODULES, "kernels"),
     "policy": (*BASE_MODULES, "kernels", "perception"),

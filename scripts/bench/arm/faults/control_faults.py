@@ -79,7 +79,7 @@ def run_case(rig: LinkRig, case: FaultCase, tail: RecordTail, timing: CaseTiming
     hold, problems = _check_hold(case, lines, injected, injection_ended)
     problems += unsafe_targets(lines, rig.limits, TICK) + unsafe_goals(joint_trajectory, rig.limits, TICK)
     problems += [] if case.limp else unsafe_motion(joint_trajectory, rig.limits)
-    times, hold_problems = judge_hold(hold, joint_trajectory, injected, case.limp)
+    times, hold_problems = judge_hold(hold, joint_trajectory, injected, limp=case.limp)
     problems += hold_problems
     if case.limp:
         world.clear_faults()

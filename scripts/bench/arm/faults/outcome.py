@@ -89,7 +89,7 @@ def max_lateness_ms(joint_trajectory: JointTrajectory) -> float:
 
 
 def judge_hold(
-    hold: Hold | None, joint_trajectory: JointTrajectory, injected: float, limp: bool = False
+    hold: Hold | None, joint_trajectory: JointTrajectory, injected: float, *, limp: bool = False
 ) -> tuple[HoldTimes, list[str]]:
     """Measure a hold and judge the motion during it.
 

@@ -129,7 +129,7 @@ class TestTies:
         with pytest.raises(InputError, match="mean or sum or max"):
             ties([torch.zeros(1, 1)], aggregate="median")
         with pytest.raises(InputError, match="keep"):
-            trim_threshold(lambda: [], 0.0)
+            trim_threshold(list, 0.0)
 
 
 class TestDropping:

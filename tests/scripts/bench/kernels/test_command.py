@@ -100,7 +100,7 @@ def test_wrong_contestant_is_not_timed_and_the_exit_code_is_3(tmp_path, capsys, 
 
 
 def test_wrong_gradient_is_found():
-    problem = make_problem(TRUNK, "cpu", torch.float32, None, False)
+    problem = make_problem(TRUNK, "cpu", torch.float32, None, compiled=False)
     entry = problem.contestants[OURS]()
     other = replace(entry, output_gradient=(entry.output_gradient[0] * 1.001,))
     result = check_correctness(other, problem, torch.float32)
@@ -119,7 +119,7 @@ def test_errors_are_infinite_for_nan_and_for_another_shape():
 
 
 def test_failing_kernel_is_wrong_if_ours_and_unavailable_if_of_others():
-    problem = make_problem(TRUNK, "cpu", torch.float32, None, False)
+    problem = make_problem(TRUNK, "cpu", torch.float32, None, compiled=False)
 
     def failing():
         raise RuntimeError("out of registers")
@@ -132,12 +132,14 @@ def test_failing_kernel_is_wrong_if_ours_and_unavailable_if_of_others():
 
 
 def test_densities_are_counted():
-    problem = make_problem(Shape("trunk", (128,), 1, 1, 16, "coupled", slots=0), "cpu", torch.float32, None, False)
+    problem = make_problem(
+        Shape("trunk", (128,), 1, 1, 16, "coupled", slots=0), "cpu", torch.float32, None, compiled=False
+    )
     assert problem.minimum_cost.density == (128 * 129 / 2) / 128**2 and problem.minimum_cost.tile_density == 0.75
     assert problem.minimum_cost.useful == 4 * 16 * 128 * 129 / 2
-    dense = make_problem(Shape("history", (192,), 1, 1, 16), "cpu", torch.float32, None, False)
+    dense = make_problem(Shape("history", (192,), 1, 1, 16), "cpu", torch.float32, None, compiled=False)
     assert dense.minimum_cost.density == dense.minimum_cost.tile_density == 1
-    selected = make_problem(Shape("history", (256,), 1, 1, 16, keep=0.5), "cpu", torch.float32, None, False)
+    selected = make_problem(Shape("history", (256,), 1, 1, 16, keep=0.5), "cpu", torch.float32, None, compiled=False)
     assert selected.minimum_cost.density == selected.minimum_cost.tile_density == 0.5
 
 
@@ -173,12 +175,12 @@ def test_times_of_headline_cases_are_metrics_on_a_gpu_only():
         row("cross", "ours, plan kept", {"forward": 15e-6, "both": 30e-6}),
         row("gather", OURS, {"forward": 1e-3}, moved=3e9),
     ]
-    metrics = collect_metrics(rows, True, 4e12, {"spilled_configurations": 3})
+    metrics = collect_metrics(rows, 4e12, {"spilled_configurations": 3}, timed=True)
     assert tuple(metrics) == METRIC_NAMES
     assert metrics["ragged_over_padded_sdpa"] == 4 and metrics["ragged_over_varlen"] is None
     assert metrics["cross_attention_us"] == 15 and metrics["gather_norm_film_bandwidth_fraction"] == 0.75
     assert metrics["spilled_configurations"] == 3
-    untimed = collect_metrics(rows, False, 4e12, {"spilled_configurations": 3})
+    untimed = collect_metrics(rows, 4e12, {"spilled_configurations": 3}, timed=False)
     assert [name for name, value in untimed.items() if value is not None] == ["spilled_configurations"]
 
 
@@ -186,7 +188,7 @@ def test_table_shows_ratios_and_the_fraction_of_the_roofline():
     both = {"forward": 1e-3, "backward": 1e-3, "both": 2e-3}
     lines = table(
         [row("history", OURS, both), row("history", SDPA_UNMASKED, {name: 3 * each for name, each in both.items()})],
-        True,
+        on_gpu=True,
     )
     assert lines[0].startswith("times in us") and lines[-2].split()[-3:] == ["0.15", "%", "0e+00"]
     assert "3.00" in lines[-1] and "6000" in lines[-1]
@@ -266,7 +268,7 @@ def test_public_code_in_a_folder_agrees_with_the_reference(
     path.parent.mkdir(parents=True)
     path.write_text(code)
     shape = next(each for each in CASES if each.family == family)
-    problem = make_problem(shape, "cpu", torch.float32, str(tmp_path), False)
+    problem = make_problem(shape, "cpu", torch.float32, str(tmp_path), compiled=False)
     before = list(sys.path)
     result = check_correctness(problem.contestants[name](), problem, torch.float32)
     assert not result.wrong and sys.path == before
@@ -288,7 +290,7 @@ def test_varlen_attention_in_two_calls_agrees_with_the_reference(pretend_cuda, m
     vars(stand_in)["varlen_attn"] = packed_attention
     monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", stand_in)
     shape = Shape("ragged", lengths, 2, 2, 16, "coupled", slots=14)
-    problem = make_problem(shape, "cpu", torch.float32, None, False)
+    problem = make_problem(shape, "cpu", torch.float32, None, compiled=False)
     assert not check_correctness(problem.contestants["varlen_attn"](), problem, torch.float32).wrong
 
 
@@ -296,7 +298,7 @@ def test_varlen_attention_in_two_calls_agrees_with_the_reference(pretend_cuda, m
 def test_flex_attention_mask_equals_the_mask_of_the_case(family):
     case = AttentionCase(next(each for each in CASES if each.family == family), "cpu", torch.float32)
     ragged = family == "ragged"
-    mask_mod = contestants._flex_mask_mod(case, ragged)
+    mask_mod = contestants._flex_mask_mod(case, ragged=ragged)
     for sample, (rows, columns) in enumerate(zip(case.query_bounds, case.key_bounds, strict=True)):
         heads, row, column = torch.meshgrid(
             torch.arange(case.shape.heads), torch.arange(*rows), torch.arange(*columns), indexing="ij"
@@ -338,7 +340,7 @@ def test_gate_check_counts_spilling_builds(monkeypatch):
 
 @pytest.mark.slow
 def test_errors_are_measured_in_the_interpreter_and_in_torch():
-    found = checks.check_errors(False)
+    found = checks.check_errors(on_gpu=False)
     assert set(found.content) == {"interpreter", "torch"} and not found.wrong
     forward, gradient = (found.metrics[f"worst_{part}_error_fp32"] for part in ("forward", "gradient"))
     assert forward is not None and 0 < forward < 5e-6

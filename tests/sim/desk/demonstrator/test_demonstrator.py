@@ -7,7 +7,7 @@ from saccade.sim.desk import arm
 from saccade.sim.desk.demonstrator.demonstrator import DeskDemonstrator
 from saccade.sim.desk.demonstrator.kinematics import Kinematics
 from saccade.sim.desk.environment import DeskEnv
-from saccade.sim.desk.tasks import SUITES
+from saccade.sim.desk.tasks.catalogue import SUITES
 
 
 def play(suite, task, state, seed, noise=1.0):

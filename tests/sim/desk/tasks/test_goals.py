@@ -7,7 +7,7 @@ from gymnasium.utils.env_checker import check_env
 from saccade.sim.desk import arm
 from saccade.sim.desk.environment import DeskEnv
 from saccade.sim.desk.fixtures import Button, Drawer, Knob
-from saccade.sim.desk.tasks import SUITES
+from saccade.sim.desk.tasks.catalogue import SUITES
 
 TASKS = SUITES["desk_goal"] + SUITES["desk_long"]
 

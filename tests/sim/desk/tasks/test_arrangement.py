@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from saccade.sim.desk.arrangement import SPACING, START_X_RANGE, START_Y_RANGE
 from saccade.sim.desk.scene import BIN_CENTRE
-from saccade.sim.desk.tasks import SUITES, find_task
+from saccade.sim.desk.tasks.arrangement import SPACING, START_X_RANGE, START_Y_RANGE
+from saccade.sim.desk.tasks.catalogue import SUITES, find_task
 
 
 def poses(suite, name, state):

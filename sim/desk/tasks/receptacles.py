@@ -8,9 +8,9 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from .fixtures import DeskState
-from .objects import PLATE_HEIGHT, PLATE_RADIUS, DeskObject
-from .scene import BIN_CENTRE, BIN_HALF, BIN_WALL
+from ..fixtures import DeskState
+from ..objects import PLATE_HEIGHT, PLATE_RADIUS, DeskObject
+from ..scene import BIN_CENTRE, BIN_HALF, BIN_WALL
 
 DROP_FROM_CARRY_HEIGHT = math.inf
 """Release height of a receptacle over which objects are released at the height at which they are carried."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .objects import DeskObject
+from ..objects import DeskObject
 
 HALO, GO_LAMP = "halo", "go_lamp"
 """Names of the two lamps' geoms in the model; the halo's body has the same name."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ...errors import unknown_name
+from ....errors import unknown_name
+from ..objects import DeskObject
 from .arrangement import ScatteredArrangement, SpatialRelationArrangement
 from .cue import Cue
 from .goals import PlaceGoal
 from .kitchen_tasks import GOAL_TASKS, LONG_TASKS
-from .objects import DeskObject
 from .receptacles import Bin
 from .task import Task
 

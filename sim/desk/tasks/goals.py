@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from .fixtures import Basin, Button, DeskState, Drawer, Knob, Mat
-from .objects import DeskObject
+from ..fixtures import Basin, Button, DeskState, Drawer, Knob, Mat
+from ..objects import DeskObject
 from .receptacles import Receptacle
 
 OPEN_FRACTION = 0.85

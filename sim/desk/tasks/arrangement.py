@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from .objects import PLATE_HEIGHT, DeskObject, LandmarkObject
-from .scene import BIN_CENTRE
+from ..objects import PLATE_HEIGHT, DeskObject, LandmarkObject
+from ..scene import BIN_CENTRE
 
 START_X_RANGE, START_Y_RANGE = (0.145, 0.255), (-0.150, 0.045)
 START_RADII = (0.155, 0.275)

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from saccade.sim.desk.arrangement import SPACING
 from saccade.sim.desk.fixtures import Drawer
-from saccade.sim.desk.kitchen import CENTRAL_FIXTURE_SPACING, HANDLE_SPACING, KNOB_SPACING
-from saccade.sim.desk.tasks import SUITES, find_task
+from saccade.sim.desk.tasks.arrangement import SPACING
+from saccade.sim.desk.tasks.catalogue import SUITES, find_task
+from saccade.sim.desk.tasks.kitchen import CENTRAL_FIXTURE_SPACING, HANDLE_SPACING, KNOB_SPACING
 
 TASKS = SUITES["desk_goal"] + SUITES["desk_long"]
 

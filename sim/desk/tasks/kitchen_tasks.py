@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .fixtures import Basin, Button, Drawer, Knob, Mat
+from ..fixtures import Basin, Button, Drawer, Knob, Mat
+from ..objects import DeskObject, LandmarkObject
 from .goals import CloseDrawerGoal, Goal, OpenDrawerGoal, PlaceGoal, PourGoal, PressButtonGoal, PushGoal, TurnKnobGoal
 from .kitchen import CentralFixture, KitchenArrangement
-from .objects import DeskObject, LandmarkObject
 from .receptacles import Bin, Plate, Top
 from .task import Task
 

@@ -14,7 +14,7 @@ from .goals import Goal
 from .kitchen import KitchenArrangement
 
 if TYPE_CHECKING:
-    from ..perturbation.swap import Swap
+    from ...perturbation.swap import Swap
 
 MAX_STEPS = 240
 """Default length of an episode in control steps."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arm import PAN_AXIS_POSITION
+from ..arm import PAN_AXIS_POSITION
+from ..fixtures import Basin, Button, Drawer, Knob, Mat
+from ..objects import DeskObject, LandmarkObject
 from .arrangement import SPACING, Pose, is_pickable, standing_pose
-from .fixtures import Basin, Button, Drawer, Knob, Mat
-from .objects import DeskObject, LandmarkObject
 
 CentralFixture = Basin | Mat | LandmarkObject
 """What lies among the objects: the basin, the mat, or the plate."""
@@ -119,7 +119,9 @@ class KitchenArrangement:
             The pose of every body in play and, under the name of a fixture's joint, its position alone.
         """
         while True:
-            poses, handle_positions = _sample_drawer(self.drawer, self.starts_open, rng) if self.drawer else ({}, ())
+            poses, handle_positions = (
+                _sample_drawer(self.drawer, rng, starts_open=self.starts_open) if self.drawer else ({}, ())
+            )
             button = polar_to_position(rng.uniform(*BUTTON_SECTOR), rng.uniform(*BUTTON_RADII))
             poses["button"] = (*button, 0.0, 0.0)
             knob = polar_to_position(rng.uniform(*KNOB_SECTOR), rng.uniform(*KNOB_RADII))
@@ -162,7 +164,7 @@ class KitchenArrangement:
 
 
 def _sample_drawer(
-    drawer: Drawer, starts_open: bool | None, rng: np.random.Generator
+    drawer: Drawer, rng: np.random.Generator, *, starts_open: bool | None
 ) -> tuple[dict[str, Pose], tuple[np.ndarray, ...]]:
     """Draw the cabinet's pose and the drawer's opening; return also the positions [2] that the handle needs clear."""
     angle = rng.uniform(*DRAWER_SECTOR)

@@ -1,0 +1,1 @@
+"""The tasks of the desk: what they ask for, where things may be, and when they are achieved."""
