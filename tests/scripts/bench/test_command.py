@@ -32,13 +32,13 @@ def test_sim_gives_no_speed_when_a_replay_differs(monkeypatch):
 
 
 def test_sim_gives_no_speed_when_images_are_black(monkeypatch):
-    observe = DeskEnv._observation
+    observe = DeskEnv.observe
 
     def observe_black(self):
         observation = observe(self)
         return {**observation, "pixels": {name: np.zeros_like(view) for name, view in observation["pixels"].items()}}
 
-    monkeypatch.setattr(DeskEnv, "_observation", observe_black)
+    monkeypatch.setattr(DeskEnv, "observe", observe_black)
     with pytest.raises(WorldError, match="camera is empty"):
         measure_steps(SimBenchConfig(image_size=16, runs=1))
 

@@ -143,7 +143,7 @@ def test_lost_node_loses_no_episode(checkpoint, tmp_path, monkeypatch):
 
         # The head is lost, too.
         monkeypatch.setattr(cluster, "HEAD_TIMEOUT_SECONDS", 2)
-        with pytest.raises(WorldError, match=r"the head does not answer any more.*--resume"):
+        with pytest.raises(WorldError, match=r"the head no longer answers.*--resume"):
             evaluate(nodes.address, "gone", lambda pool: InterruptedPool(pool, 2, nodes.kill_head))
         assert 2 <= len((tmp_path / "gone" / "records.jsonl").read_text().splitlines()) < 8
 
