@@ -77,6 +77,9 @@ def read_state(
     Raises:
         InputError: The state is damaged or belongs to another network; nothing is restored then.
     """
+    older = folder.with_name(f"{folder.name}.previous")
+    if not folder.exists() and older.is_dir():
+        older.rename(folder)  # Version 0.1.0 kept the previous state there, and a kill came between its two renames.
     restore_previous(folder)
     if not folder.exists():
         return None

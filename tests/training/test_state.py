@@ -148,6 +148,14 @@ def test_the_state_of_another_network_is_refused(written):
         read_state(written[0], *learner(width=4))
 
 
+@pytest.mark.parametrize("previous", [".training_state.previous", "training_state.previous"])
+def test_kill_between_two_renames_keeps_the_previous_state(written, previous):
+    folder, parts = written
+    folder.rename(folder.with_name(previous))
+    check_intact(folder, parts)
+    assert folder.is_dir()
+
+
 def test_discarding_deletes_interrupted_writes_too(written):
     folder, _ = written
     for name in (".training_state.previous", "training_state.partial"):
