@@ -60,7 +60,7 @@ def rig_rules(name: str) -> dict[str, object]:
 
 
 EXPECT_LATCHED_HOLD = "whole chunk rejected, held within a tick, latched"
-EXPECT_STARVED_HOLD = "discarded; held once nothing fresh is left, nothing repeated"
+EXPECT_STARVED_HOLD = "discarded; held when no fresh action is left, nothing repeated"
 EXPECT_RETRIES = "at most 3 tries and 50 ms, then held"
 
 CASES = (
@@ -93,13 +93,13 @@ CASES = (
         "a little out of range",
         1,
         "targets 2.5 % beyond the gripper's range",
-        "clamped and counted, moves on",
+        "clamped and counted, continues",
         lambda rig: rig.feed(0.8, close_gripper_beyond(85.0)),
     ),
     FaultCase(
-        "out of range, again and again",
+        "out of range repeatedly",
         1,
-        "targets beyond tolerance, step after step",
+        "targets beyond tolerance in every step",
         "held at the third in a row",
         lambda rig: rig.feed(0.7, close_gripper_beyond(90.0), chunks=5),
         ("position",),
@@ -113,7 +113,7 @@ CASES = (
         ("position",),
     ),
     FaultCase(
-        "too fast, again and again",
+        "too fast repeatedly",
         1,
         "steps of 1.5 times the speed limit",
         "clamped; held at the third in a row",
@@ -141,8 +141,8 @@ CASES = (
     FaultCase(
         "far first command, ramp",
         2,
-        "first chunks 30 degrees away, where a ramp was asked for",
-        "led there at a third of the speed limit",
+        "first chunks 30 degrees away, with `--start ramp`",
+        "moved there at a third of the speed limit",
         request_far_pose,
         starts_at_rest=True,
         rig="other",
@@ -158,13 +158,18 @@ CASES = (
     FaultCase(
         "observations from the future",
         3,
-        "chunks of another clock",
+        "chunks with a timestamp in the future",
         EXPECT_STARVED_HOLD,
         lambda rig: rig.feed(1.0, observed=lambda when: when + 10.0),
         ("starved",),
     ),
     FaultCase(
-        "old sequence", 3, "chunks numbered 0", EXPECT_STARVED_HOLD, lambda rig: rig.feed(1.0, sequence=0), ("starved",)
+        "old sequence",
+        3,
+        "chunks with sequence number 0",
+        EXPECT_STARVED_HOLD,
+        lambda rig: rig.feed(1.0, sequence=0),
+        ("starved",),
     ),
     FaultCase(
         "wrong episode",
@@ -185,18 +190,16 @@ CASES = (
     FaultCase(
         "no chunks",
         3,
-        "the policy decides nothing any more",
+        "the policy stops deciding",
         EXPECT_STARVED_HOLD,
         lambda rig: rig.feed(1.0, chunks=0),
         ("starved",),
         slow=False,
     ),
+    FaultCase("session silent", 5, "no heartbeat from the session", "held after 0.3 s", stop_heartbeat, ("heartbeat",)),
+    FaultCase("lost reply", 7, "one reply lost", "retried, continues", bus_fault(Fault("drop", count=1))),
     FaultCase(
-        "session silent", 5, "no sign of life from the session", "held after 0.3 s", stop_heartbeat, ("heartbeat",)
-    ),
-    FaultCase("lost reply", 7, "one reply lost", "tried again, moves on", bus_fault(Fault("drop", count=1))),
-    FaultCase(
-        "corrupt reply", 7, "a bit of one reply flipped", "tried again, moves on", bus_fault(Fault("corrupt", count=1))
+        "corrupt reply", 7, "a bit of one reply flipped", "retried, continues", bus_fault(Fault("corrupt", count=1))
     ),
     FaultCase("late reply", 7, "one reply 0.1 s late", EXPECT_RETRIES, bus_fault(Fault("delay", value=0.1, count=1))),
     FaultCase(
@@ -235,7 +238,7 @@ CASES = (
     FaultCase(
         "servo silent",
         7,
-        "the elbow's servo neither hears nor answers for 0.5 s",
+        "the elbow's servo does not respond for 0.5 s",
         EXPECT_RETRIES,
         bus_fault(Fault("silent", joint="elbow_flex", seconds=0.5), 0.5),
         ("bus",),
@@ -243,7 +246,7 @@ CASES = (
     FaultCase(
         "servo unplugged",
         7,
-        "the wrist's servo gone and limp for 0.5 s",
+        "the wrist's servo is unplugged and limp for 0.5 s",
         EXPECT_RETRIES + "; latched, as its torque is gone",
         bus_fault(Fault("missing", joint="wrist_roll", seconds=0.5), 0.9),
         ("bus",),
@@ -254,7 +257,7 @@ CASES = (
         "no power",
         7,
         "all servos without power for 0.5 s",
-        EXPECT_RETRIES + "; latched, as the torque is gone",
+        EXPECT_RETRIES + "; latched, because the torque is off",
         bus_fault(Fault("power", seconds=0.5), 0.9),
         ("bus",),
         True,
@@ -264,8 +267,8 @@ CASES = (
     FaultCase(
         "servo too hot",
         7,
-        "the elbow's servo at 85 degrees Celsius, so that it lets go, for 1 s",
-        "stopped within 0.2 s, latched, no snapping back",
+        "the elbow's servo at 85 degrees Celsius, torque off, for 1 s",
+        "stopped within 0.2 s, latched, no jump back",
         bus_fault(Fault("temperature", joint="elbow_flex", seconds=1.0), 1.5),
         ("limp",),
         True,
@@ -282,7 +285,7 @@ CASES = (
     FaultCase(
         "late ticks",
         8,
-        "the control process stands still for 35 ms, again and again",
+        "the control process pauses for 35 ms repeatedly",
         "slow stop, latched",
         suspend_process(0.035, 30, 0.005),
         ("overruns",),
@@ -290,10 +293,10 @@ CASES = (
         rig="other",
     ),
     FaultCase(
-        "control process stands still",
+        "control process paused",
         8,
-        "it is stopped for 0.7 s",
-        "nothing old is made up for: held",
+        "it is paused for 0.7 s",
+        "missed actions are not played: held",
         suspend_process(0.7),
         ("starved", "heartbeat", "hold"),
     ),
@@ -301,7 +304,7 @@ CASES = (
         "instruction changed",
         9,
         "another instruction while a chunk is played",
-        "queue dropped, held within a tick; an older chunk refused",
+        "queue dropped, held within a tick; older chunks refused",
         change_instruction,
         ("instruction",),
         slow=False,
@@ -309,7 +312,7 @@ CASES = (
     FaultCase(
         "stop",
         11,
-        "a stop, asked for",
+        "a requested stop",
         "held within a tick, latched until re-armed",
         request_stop,
         ("stop",),

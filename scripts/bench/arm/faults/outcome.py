@@ -13,15 +13,15 @@ CATALOGUE_ROWS = (
     "out of range or too fast",
     "first command far from the measured pose",
     "stale observation, old sequence, wrong episode",
-    "late reply after its timeout",
-    "half-open connection, server gone",
+    "reply after its timeout",
+    "half-open connection, server lost",
     "camera frozen or dropped",
     "serial bus",
-    "loop overrun",
+    "control loop overruns",
     "instruction changed while a chunk is played",
     "exception, SIGINT, SIGTERM, kill -9",
     "stop",
-    "normalisation statistics missing or of another contract",
+    "normalisation statistics missing or from another contract",
 )
 """The rows of the catalogue; each has one or more variants (cases)."""
 
@@ -125,5 +125,5 @@ def describe_hold(hold: Hold | None, lines: list[dict[str, Any]]) -> str:
         if line["call"] == "submit" and not line["accepted"]:
             rejected[line["reason"]] = rejected.get(line["reason"], 0) + 1
     refused = ", ".join(f"{count} {reason}" for reason, count in rejected.items())
-    what = "moves on" if hold is None else f"held ({hold.reason})" + (", latched" if hold.state == "stopped" else "")
+    what = "continues" if hold is None else f"held ({hold.reason})" + (", latched" if hold.state == "stopped" else "")
     return what + (f"; refused: {refused}" if refused else "")

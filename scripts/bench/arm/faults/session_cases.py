@@ -79,14 +79,14 @@ def _stop(world: VirtualArm, session: SwingSession, server: SwingServer | None) 
     session.order("stop", "asked for")
 
 
-EXPECT_SESSION_ENDS = "held, the session ends, nothing moves again by itself"
+EXPECT_SESSION_ENDS = "held, the session ends, nothing moves again on its own"
 STOP_REASONS = ("stop", "starved")
 SESSION_CASES = (
     SessionCase(
         "camera frozen",
         6,
-        "the same picture for 1 s, as if new",
-        "held after 5 pictures",
+        "the same frame for 1 s, with new timestamps",
+        "held after 5 frames",
         _world_fault(Fault("camera_frozen", seconds=1.0)),
         ("camera_frozen",),
         False,
@@ -94,7 +94,7 @@ SESSION_CASES = (
     SessionCase(
         "camera dropped",
         6,
-        "no picture for 1 s",
+        "no frame for 1 s",
         "held within 0.3 s",
         _world_fault(Fault("camera_dropped", camera="wrist", seconds=1.0)),
         ("camera_age", "starved"),
@@ -103,7 +103,7 @@ SESSION_CASES = (
     SessionCase(
         "camera black",
         6,
-        "black pictures for 1 s",
+        "black frames for 1 s",
         "held",
         _world_fault(Fault("camera_black", seconds=1.0)),
         ("camera_blank",),
@@ -112,7 +112,7 @@ SESSION_CASES = (
     SessionCase(
         "camera late",
         6,
-        "pictures 0.4 s late, for 1 s",
+        "frames 0.4 s late, for 1 s",
         "held within 0.3 s",
         _world_fault(Fault("camera_delayed", value=0.4, seconds=1.0)),
         ("camera_age", "starved"),
@@ -122,7 +122,7 @@ SESSION_CASES = (
         "instruction changed, session",
         9,
         "another instruction while a chunk is played",
-        "queue dropped, held until decided anew",
+        "queue dropped, held until a new decision",
         _change_instruction,
         ("instruction",),
         False,
@@ -139,7 +139,7 @@ SESSION_CASES = (
     SessionCase(
         "stop, session",
         11,
-        "a stop by another thread",
+        "a stop requested by another thread",
         "held within a tick, latched",
         _stop,
         ("stop",),
@@ -157,7 +157,7 @@ SESSION_CASES = (
     SessionCase(
         "policy hangs",
         10,
-        "a decision that never comes",
+        "a decision that never returns",
         EXPECT_SESSION_ENDS,
         None,
         STOP_REASONS,
@@ -226,10 +226,10 @@ SESSION_CASES = (
         server=True,
     ),
     SessionCase(
-        "late answer",
+        "reply after timeout",
         4,
-        "an answer that comes after its timeout",
-        "never used, session over, held",
+        "a reply after its timeout",
+        "never used, session ends, held",
         None,
         STOP_REASONS,
         server=True,

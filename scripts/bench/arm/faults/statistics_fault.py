@@ -40,8 +40,8 @@ def check_foreign_statistics(folder: Path) -> FaultOutcome:
     return FaultOutcome(
         STATISTICS,
         CATALOGUE_ROWS[12],
-        "a checkpoint without them, and one with a number too few",
-        "refused before anything is connected",
+        "a checkpoint without statistics, and one with a missing number",
+        "refused before anything connects",
         f"refused: {', '.join(refusals)}",
         *NO_TIMES,
         tuple(problems),

@@ -27,7 +27,7 @@ from saccade_testing.fault_catalogue import (
 
 pytestmark = pytest.mark.real_time
 
-SUSPENDED = ("control process stands still", "late ticks")
+SUSPENDED = ("control process paused", "late ticks")
 """Cases in which the control process cannot react in time, as it is suspended."""
 
 
