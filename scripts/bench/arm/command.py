@@ -168,15 +168,15 @@ def fault_figures(rows: list[dict[str, Any]]) -> dict[str, float | int | None]:
 
     Software times of cases that suspend the control process do not count.
     """
-    from .faults.outcome import CATALOGUE_ROWS
+    from .faults.outcome import BUS_ROW, CATALOGUE_ROWS, OVERRUN_ROW
 
     passed = [
         row for row in CATALOGUE_ROWS if (of := [each for each in rows if each["row"] == row]) and _all_passed(of)
     ]
     devices = [each["device_ms"] for each in rows if each["device_ms"] is not None]
-    running = [each for each in rows if each["row"] != "loop overrun" and each["software_ms"] is not None]
-    bus = [each["software_ms"] for each in running if each["row"] == "serial bus"]
-    software = [each["software_ms"] for each in running if each["row"] != "serial bus"]
+    running = [each for each in rows if each["row"] != OVERRUN_ROW and each["software_ms"] is not None]
+    bus = [each["software_ms"] for each in running if each["row"] == BUS_ROW]
+    software = [each["software_ms"] for each in running if each["row"] != BUS_ROW]
     return {
         "faults_in_catalogue": len(CATALOGUE_ROWS),
         "faults_passed": len(passed),

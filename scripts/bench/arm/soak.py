@@ -68,7 +68,7 @@ class SoakMetrics:
 
 
 class Soak:
-    """One soak; `run` returns its metrics and writes them to `folder` again and again."""
+    """One soak; `run` returns its metrics and writes them to `folder` repeatedly."""
 
     def __init__(self, folder: Path, minutes: float, seed: int = 0, fault_probability: float = 0.015) -> None:
         if not minutes > 0:
@@ -192,8 +192,8 @@ class Soak:
             Fault("camera_dropped", camera=camera, seconds=long),
             Fault("camera_black", camera=camera, seconds=long),
             Fault("camera_delayed", camera=camera, value=rng.uniform(0.05, 0.6), seconds=long),
-            ("control process stands still", lambda: self._freeze(control, short)),
-            ("session process stands still", lambda: self._freeze(session.process.pid, 2 * short)),
+            ("control process paused", lambda: self._freeze(control, short)),
+            ("session process paused", lambda: self._freeze(session.process.pid, 2 * short)),
             ("stop", lambda: session.order("stop", "soak")),
             ("stop and re-arm", lambda: (session.order("stop", "soak"), time.sleep(short), session.order("rearm"))),
             ("instruction", lambda: session.order("change_instruction", "wander on")),

@@ -8,6 +8,9 @@ from typing import Any
 from .....sim.virtual_arm.world import JointTrajectory
 from ..judge import REST_TOLERANCE, SETTLE_SECONDS, Hold, moved_while_held, rest_seconds, unsafe_while_held
 
+BUS_ROW, OVERRUN_ROW = "serial bus", "control loop overruns"
+"""Rows whose times are reported apart, because they include the bus's retries and the pause of the process."""
+
 CATALOGUE_ROWS = (
     "NaN, infinity, wrong shape or type of a chunk",
     "out of range or too fast",
@@ -16,8 +19,8 @@ CATALOGUE_ROWS = (
     "reply after its timeout",
     "half-open connection, server lost",
     "camera frozen or dropped",
-    "serial bus",
-    "control loop overruns",
+    BUS_ROW,
+    OVERRUN_ROW,
     "instruction changed while a chunk is played",
     "exception, SIGINT, SIGTERM, kill -9",
     "stop",

@@ -11,7 +11,7 @@ import pytest
 
 from saccade.scripts.bench.arm.faults.control_cases import CASES, FaultCase, rig_rules
 from saccade.scripts.bench.arm.faults.control_faults import run_cases
-from saccade.scripts.bench.arm.faults.outcome import CATALOGUE_ROWS, FaultOutcome
+from saccade.scripts.bench.arm.faults.outcome import BUS_ROW, CATALOGUE_ROWS, FaultOutcome
 from saccade.scripts.bench.arm.rig import LinkRig
 from saccade.sim.virtual_arm.world import VirtualArm
 from saccade_testing.fault_catalogue import (
@@ -53,6 +53,6 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.parametrize("case", as_parameters(CASES))
 def test_chunk_or_bus_fault_is_handled(case: FaultCase, outcomes: dict[str, FaultOutcome]) -> None:
-    on_bus = CATALOGUE_ROWS[case.row] == "serial bus"
+    on_bus = CATALOGUE_ROWS[case.row] == BUS_ROW
     limit = 1000.0 if case.name in SUSPENDED else SOFTWARE_MS + (BUS_MS if on_bus else 0.0)
     check(outcomes[case.name], limit)

@@ -60,7 +60,7 @@ def test_judge_accepts_a_swing_and_finds_limit_violations():
 
 
 def test_judge_accepts_goals_written_while_the_physics_paused():
-    """A quarter of a second is missing, in which the goal continues within its speed."""
+    """A quarter of a second is missing, in which the goal moves on within its speed."""
     goals = steps(1.0)
     gone = (TIMES > 1.0) & (TIMES < 1.26)
     whole = joint_trajectory(goals, delayed(goals))
