@@ -1,9 +1,8 @@
-"""Run the fault catalogue in tests: choose the selected cases, run them in lanes, and check their outcomes."""
+"""Run the fault catalogue in tests: choose the selected cases, run them, and check their outcomes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import pytest
@@ -43,16 +42,6 @@ def selected[C: Case](request: pytest.FixtureRequest, function: str, cases: Iter
     return [case for case in cases if case.name in names]
 
 
-def run_in_lanes[C: Case](
-    lanes: Sequence[Sequence[C]], run_lane: Callable[[int, Sequence[C]], dict[str, FaultOutcome]]
-) -> dict[str, FaultOutcome]:
-    """Run the lanes in parallel, each on its own virtual arm: a case mostly waits for the arm."""
-    chosen = [lane for lane in lanes if lane]
-    with ThreadPoolExecutor(max(len(chosen), 1)) as pool:
-        parts = pool.map(run_lane, range(len(chosen)), chosen)
-        return {name: outcome for part in parts for name, outcome in part.items()}
-
-
 def undisturbed[C: Case](
     run: Callable[[tuple[C, ...]], list[FaultOutcome]], cases: Sequence[C]
 ) -> dict[str, FaultOutcome]:
@@ -65,12 +54,23 @@ def undisturbed[C: Case](
     return found
 
 
+LIVENESS = ("no hold for", "held for", "it was not latched", "the arm did not begin to move")
+"""How the problems begin that a starved process causes, too: nothing unsafe happened, but not what was asked for."""
+
+TIMED_INJECTIONS = ("late ticks",)
+"""Cases whose injection has to keep time itself: a busy machine may make too few ticks late."""
+
+
 def was_disturbed(outcome: FaultOutcome) -> bool:
-    """Return whether the virtual arm fell behind, or the only problem is a safe hold for another reason."""
+    """Return whether the machine spoiled a case: the virtual arm fell behind, or the arm was safe for another reason.
+
+    An unsafe motion of an arm that kept its clock is never repeated, nor is a fault that led to no hold at all.
+    """
     if outcome.problems and outcome.late_ms > LATE_MS:
         return True
-    others = [problem for problem in outcome.problems if not problem.startswith(("no hold for", "held for"))]
-    return bool(outcome.problems) and not others and not any("but []" in problem for problem in outcome.problems)
+    if not outcome.problems or not all(problem.startswith(LIVENESS) for problem in outcome.problems):
+        return False
+    return outcome.name in TIMED_INJECTIONS or not any("but []" in problem for problem in outcome.problems)
 
 
 def check(outcome: FaultOutcome, software_ms: float) -> None:

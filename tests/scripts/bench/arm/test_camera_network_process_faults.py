@@ -5,8 +5,6 @@ The cases are those of `saccade bench arm`; one session serves all cases that it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from saccade.scripts.bench.arm.faults.outcome import FaultOutcome
@@ -19,32 +17,22 @@ from saccade_testing.fault_catalogue import (
     TIMING,
     as_parameters,
     check,
-    run_in_lanes,
     selected,
     undisturbed,
 )
 
 pytestmark = pytest.mark.real_time
 
-SHARED_LANE_ENDS = 3
-"""Cases with their own session that run in the lane of the shared session, so that both lanes take equally long."""
-
 
 @pytest.fixture(scope="module")
 def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, FaultOutcome]:
     """The outcome of every selected case, by name."""
     cases = selected(request, "test_camera_network_or_process_fault_is_handled", SESSION_CASES)
-    shared, ending = ([case for case in cases if case.ends is ends] for ends in (False, True))
-    folders = [tmp_path_factory.mktemp("sessions") for _ in range(2)]
-
-    def run_lane(lane: int, cases: Sequence[SessionCase]) -> dict[str, FaultOutcome]:
-        with VirtualArm.start(image_size=32) as world:
-            return undisturbed(
-                lambda cases: run_session_cases(world, folders[lane], cases, timing=TIMING, start_method="forkserver"),
-                cases,
-            )
-
-    return run_in_lanes([[*shared, *ending[:SHARED_LANE_ENDS]], ending[SHARED_LANE_ENDS:]], run_lane)
+    folder = tmp_path_factory.mktemp("sessions")
+    with VirtualArm.start(image_size=32) as world:
+        return undisturbed(
+            lambda cases: run_session_cases(world, folder, cases, timing=TIMING, start_method="forkserver"), cases
+        )
 
 
 @pytest.mark.parametrize("case", as_parameters(SESSION_CASES))

@@ -5,8 +5,6 @@ The cases are those of `saccade bench arm`; a control process serves all cases o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
 from saccade.scripts.bench.arm.faults.control_cases import CASES, FaultCase, rig_rules
@@ -20,7 +18,6 @@ from saccade_testing.fault_catalogue import (
     TIMING,
     as_parameters,
     check,
-    run_in_lanes,
     selected,
     undisturbed,
 )
@@ -35,20 +32,12 @@ SUSPENDED = ("control process paused", "late ticks")
 def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, FaultOutcome]:
     """The outcome of every selected case, by name."""
     cases = selected(request, "test_chunk_or_bus_fault_is_handled", CASES)
-    folders = [tmp_path_factory.mktemp("rigs") for _ in range(2)]
+    with VirtualArm.start(rendering_enabled=False) as world:
 
-    def run_lane(lane: int, cases: Sequence[FaultCase]) -> dict[str, FaultOutcome]:
-        rigs = 0
-        with VirtualArm.start(rendering_enabled=False) as world:
+        def make_rig(name: str) -> LinkRig:
+            return LinkRig(world, tmp_path_factory.mktemp("rig"), **rig_rules(name))
 
-            def make_rig(name: str) -> LinkRig:
-                nonlocal rigs
-                rigs += 1
-                return LinkRig(world, folders[lane] / str(rigs), **rig_rules(name))
-
-            return undisturbed(lambda cases: run_cases(make_rig, cases, timing=TIMING), cases)
-
-    return run_in_lanes([cases[::2], cases[1::2]], run_lane)
+        return undisturbed(lambda cases: run_cases(make_rig, cases, timing=TIMING), cases)
 
 
 @pytest.mark.parametrize("case", as_parameters(CASES))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from saccade.scripts.bench.arm.faults.control_cases import CASES
@@ -33,8 +35,18 @@ def test_every_catalogue_row_has_a_case() -> None:
         (("no hold for overruns, but ['bus']", "2 ticks still moved"), 0.0, False),
         (("2 ticks still moved",), 3.0, False),
         (("2 ticks still moved",), 90.0, True),
+        (("the arm did not begin to move: []",), 0.0, True),
+        (("it was not latched",), 0.0, True),
+        (("it was not latched", "2 ticks still moved"), 0.0, False),
     ],
 )
 def test_case_is_repeated_only_if_the_machine_disturbed_it(problems, late_ms, disturbed) -> None:
     outcome = FaultOutcome("x", "row", "how", "required", "observed", None, None, None, problems, late_ms)
     assert was_disturbed(outcome) is disturbed
+
+
+def test_only_a_timed_injection_is_repeated_without_any_hold() -> None:
+    problems = ("no hold for overruns, but []", "it was not latched")
+    outcome = FaultOutcome("late ticks", "row", "how", "required", "observed", None, None, None, problems, 0.0)
+    assert was_disturbed(outcome)
+    assert not was_disturbed(replace(outcome, name="server killed"))
