@@ -2,7 +2,7 @@
 
 Importing the package takes milliseconds: public names are imported on first use. Two things happen at import. The
 folder `kernels` is kept from being taken for the library of that name (`_keep_kernels_ours`), and imports of modules
-that have moved since version 0.1.0 are told their new place (`_MovedFinder`).
+that have moved since version 0.1.0 raise an error that names the new place (`_MovedFinder`).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _keep_kernels_ours() -> None:
 
     With the repository root on `sys.path` (`python -m pytest`, `python -c` run there) transformers takes the folder for
     the library and fails. Only a search for `kernels` in this very folder is refused: a library that is installed is
-    found as ever, and so is everything else here, `saccade.kernels` included.
+    found as usual, and so is everything else here, `saccade.kernels` included.
     """
     root = os.path.dirname(os.path.realpath(__file__))
 

@@ -53,7 +53,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def replace_folder(staging: Path, folder: Path) -> None:
-    """Rename `staging` to `folder`; what stood there is removed only once the new folder stands.
+    """Rename `staging` to `folder`; the old folder is removed only after the new one is in place.
 
     A kill between the two renames leaves the old folder under `previous_folder(folder)`: see `restore_previous`.
 
@@ -62,7 +62,7 @@ def replace_folder(staging: Path, folder: Path) -> None:
         folder: The name that it gets.
 
     Raises:
-        OSError: A rename was refused; the old folder stands where it stood.
+        OSError: A rename was refused; the old folder is unchanged.
     """
     previous = previous_folder(folder)
     if folder.exists():
@@ -79,7 +79,7 @@ def replace_folder(staging: Path, folder: Path) -> None:
 
 
 def previous_folder(folder: Path) -> Path:
-    """Return where `replace_folder` keeps the old folder until the new one stands."""
+    """Return where `replace_folder` keeps the old folder until the new one is in place."""
     return folder.with_name(f".{folder.name}.previous")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..errors import InputError
 from ..machine import usable_cores
 from ..ranges import require_at_least
 from ..sim import worlds
@@ -45,7 +46,7 @@ class CollectConfig:
     image_size: int = 128
     """Height and width of both cameras' images, in pixels."""
     paraphrases: bool = True
-    """Whether to use several paraphrases of each instruction."""
+    """Use several paraphrases of each instruction; --no-paraphrases uses the main one only."""
     recordings: tuple[Path, ...] = ()
     """LIBERO's human demonstrations (*_demo.hdf5) to replay and render again, instead of scripted ones. Each is
     replayed once. Suites, tasks, episodes and initial states come from the files."""
@@ -60,6 +61,10 @@ class CollectConfig:
         require_at_least(self, 1, "episodes", "workers", option=True)
         require_at_least(self, 0, "seed", option=True)
         family = worlds.LIBERO if self.recordings else worlds.find_family(self.suites)
+        largest = 640 if family is worlds.DESK else 1024
+        if not 16 <= self.image_size <= largest:
+            expected = f"16 to {largest} pixels"
+            raise InputError("--image-size", got=self.image_size, expected=expected, fix="Use 128, the default.")
         worlds.check_options(family, self.libero)
         if not self.recordings:
             family.check_first_demonstration_state(self.first_initial_state)

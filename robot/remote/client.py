@@ -225,7 +225,7 @@ class RemotePolicy:
         """Return the reply to a request within `seconds`; every failure but an InputError ends the session."""
         connection = self._connection
         if connection is None:
-            raise ConnectionLost(f"the session with {self.url} is over: reconnect, and begin the episode anew")
+            raise ConnectionLost(f"the session with {self.url} is over: reconnect, and start the episode again")
         sequence, started = self._sequence, time.monotonic()
         heading = {"session": self.session, "sequence": sequence, "deadline": seconds}
         message = encode({**heading, **request}, self._limits)

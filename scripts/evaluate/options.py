@@ -55,7 +55,7 @@ class EvaluateConfig:
     the scene; position: two objects exchange places; instruction: the instruction names an object that is not
     there."""
     unchanged: bool = True
-    """With --perturb or --swap: whether to also run the unperturbed episodes, as the baseline."""
+    """With --perturb or --swap: also run the unperturbed episodes as the baseline; --no-unchanged leaves them out."""
     seed: int = 0
     """Seed of the run; the seed of each episode is derived from it."""
     device: Device = "cpu"

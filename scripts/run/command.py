@@ -162,12 +162,15 @@ def _session(
     print(f"{arm.description}\n{len(arm.episodes)} episodes: {arm.episodes[0].instruction!r}", flush=True)
     time_scaled = chunk_policy if config.speed == 1.0 else TimeScaledPolicy(chunk_policy, config.speed)
     log, operator_commands = RunLog(chunk_policy, arm.label, arm.start_clock, dry_run=dry_run), OperatorCommands()
+    ramp_share = config.ramp_share
+    if ramp_share is None:
+        ramp_share = 1.0 if config.is_virtual else RAMP_SPEED_FRACTION
     settings = SessionSettings(
         loop=LoopSettings(loop_hz=config.loop_hz, dry_run=dry_run),
         start=config.start or ("ramp" if config.is_virtual else "refuse"),
         aggregation=config.aggregation,
         share=config.share * config.speed,
-        ramp_share=config.ramp_share or (1.0 if config.is_virtual else RAMP_SPEED_FRACTION),
+        ramp_share=ramp_share,
         overrun_share=VIRTUAL_OVERRUNS if config.is_virtual else OVERRUN_SHARE,
         # A stop of the virtual arm ends only its episode. The arm is reset without torque.
         rearm_between_episodes=config.is_virtual,

@@ -116,7 +116,7 @@ class RunConfig:
         require_at_least(self, 0, "seed", "initial_state", option=True)
         if not MIN_SPEED <= self.speed <= 1.0:
             raise InputError("speed", got=self.speed, expected=f"{MIN_SPEED:g} to 1", fix="Use 1 for real time.")
-        for name, value in (("share", self.share), ("ramp_share", self.ramp_share or 1.0)):
+        for name, value in (("share", self.share), ("ramp_share", 1.0 if self.ramp_share is None else self.ramp_share)):
             if not 0.0 < value <= 1.0:
                 raise InputError(
                     name, got=value, expected="above 0, at most 1", fix="Use 1 for the full speed of the servos."

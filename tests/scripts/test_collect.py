@@ -29,6 +29,7 @@ def test_tasks_are_selected_by_suite_name_and_held_out():
         ({"tasks": ("left",), "suites": ("desk_object",)}, "task: got 'left'"),
         ({"suites": ("desk_spatial",), "left_out": "only"}, "at least one"),
         ({"first_initial_state": 49}, "evaluation"),
+        ({"image_size": 7}, "--image-size: got 7, expected 16 to 640"),
     ],
 )
 def test_invalid_options_are_rejected(options, problem):

@@ -196,7 +196,7 @@ class Soak:
             ("session process paused", lambda: self._freeze(session.process.pid, 2 * short)),
             ("stop", lambda: session.order("stop", "soak")),
             ("stop and re-arm", lambda: (session.order("stop", "soak"), time.sleep(short), session.order("rearm"))),
-            ("instruction", lambda: session.order("change_instruction", "wander on")),
+            ("instruction", lambda: session.order("change_instruction", "swing")),
         ]
         chosen = rng.choice(faults)
         if isinstance(chosen, Fault):

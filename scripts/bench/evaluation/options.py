@@ -33,7 +33,8 @@ class EvaluationBenchConfig:
     lerobot_batch_size: int = 0
     """Vectorised environments of lerobot-eval; 0 for the default of LeRobot."""
     cluster: bool = True
-    """Whether to also kill a node of a Ray cluster during an evaluation, and count lost and duplicate episodes."""
+    """Also kill a node of a Ray cluster during an evaluation, and count lost and duplicate episodes; --no-cluster
+    leaves this test out."""
     out: Path | None = None
     """JSON file for the metrics."""
 

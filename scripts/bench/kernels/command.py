@@ -55,7 +55,7 @@ class KernelBenchConfig:
     repeats: int | None = None
     """Timed runs of each implementation. Default: 50 on a GPU, 7 on a CPU."""
     compiled: bool = True
-    """Also measure FlexAttention and other compiled code. Compilation takes time; GPU only."""
+    """Also measure FlexAttention and other compiled code, on a GPU; --no-compiled saves the time of compilation."""
     public_code: str | None = None
     """Folder with clones of public code (flash-sparse-attn, VMoBA). Installed packages are found without it."""
     peak_tflops: float | None = None

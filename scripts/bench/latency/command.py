@@ -41,7 +41,7 @@ class LatencyBenchConfig:
     presets: tuple[str, ...] = ("tiny", "small", "large")
     """Presets to measure. Presets with pretrained towers are compared with a dense policy."""
     lerobot: bool = True
-    """Also measure LeRobot's policies."""
+    """Also measure LeRobot's policies; --no-lerobot leaves them out."""
     device: str = "auto"
     """Device: cuda (bfloat16, captured in a CUDA graph), cpu (float32), or auto (a GPU if there is one)."""
     kernels: str = "torch"
@@ -53,7 +53,7 @@ class LatencyBenchConfig:
     memory: float | None = None
     """Maximum size of the weights of a timed policy, in GiB. Default: the free GPU memory, or 6 without a GPU."""
     training: bool = True
-    """Also compute the cost of a LoRA training step; takes a few minutes on one core."""
+    """Also compute the cost of a LoRA training step, which takes minutes; --no-training leaves it out."""
     out: Path | None = None
     """JSON file for the metrics."""
     plot: Path | None = None

@@ -48,7 +48,7 @@ class MergeCostBenchConfig:
     """Which changes are merged (see `saccade merge --merge`)."""
     method: str = "ties"
     """Merge method, unless nothing is merged."""
-    bits: int = 4
+    bits: Literal[4, 8] = 4
     """Quantisation of the merged change, in bits per entry."""
     keep: bool = False
     """Keep the skills and the merged checkpoint."""

@@ -1,1 +1,1 @@
-"""The tasks of the desk: what they ask for, where things may be, and when they are achieved."""
+"""The tasks of the desk: what they ask for, where objects may be, and when they are achieved."""

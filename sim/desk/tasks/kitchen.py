@@ -53,7 +53,7 @@ CENTRAL_FIXTURE_SPACING, KNOB_SPACING, HANDLE_SPACING = 0.086, 0.080, 0.062
 """Least distance of an object's centre from the central fixture, the knob and the drawer's handle, in metres."""
 
 TRIES = 40
-"""How often a position is drawn for one object before all are drawn anew."""
+"""How often a position is drawn for one object before all are drawn again."""
 
 
 def polar_to_position(angle: float, radius: float) -> np.ndarray:

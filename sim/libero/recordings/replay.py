@@ -1,6 +1,6 @@
 """Replay LIBERO's human demonstrations in the present simulator: keep their actions, render their images again.
 
-The procedure of OpenVLA's data: after the recorded start has settled, every action that is no no-op is executed; a
+The procedure of OpenVLA's data: after the recorded start has settled, every action except no-ops is executed; a
 demonstration that fails in the replay is left out. So images can have any size, come from the simulator that policies
 are evaluated in, and match the states and actions.
 """

@@ -72,7 +72,7 @@ def _freeze_session(world: VirtualArm, session: SwingSession, server: SwingServe
 
 
 def _change_instruction(world: VirtualArm, session: SwingSession, server: SwingServer | None) -> None:
-    session.order("change_instruction", "wander somewhere else")
+    session.order("change_instruction", "swing to another pose")
 
 
 def _stop(world: VirtualArm, session: SwingSession, server: SwingServer | None) -> None:
