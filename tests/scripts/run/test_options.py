@@ -34,6 +34,7 @@ PHYSICAL = ("--robot", "so101", "--robot-id", "a", "--instruction", "go")
         (["--speed", "3"], "speed: got 3.0, expected 0.25 to 1"),
         (["--share", "0"], "share: got 0.0"),
         (["--ramp-share", "2"], "ramp_share: got 2.0"),
+        (["--ramp-share", "0"], "ramp_share: got 0.0"),
         (["--seconds", "-1"], "seconds: got -1.0"),
         (["--episodes", "0"], "--episodes: got 0"),
         (["--threads", "0"], "--threads: got 0"),
