@@ -54,7 +54,7 @@ def undisturbed[C: Case](
     return found
 
 
-LIVENESS = ("no hold for", "held for", "it was not latched", "the arm did not begin to move")
+STARVED = ("no hold for", "held for", "the arm did not begin to move")
 """How the problems begin that a starved process causes, too: nothing unsafe happened, but not what was asked for."""
 
 TIMED_INJECTIONS = ("late ticks",)
@@ -64,13 +64,18 @@ TIMED_INJECTIONS = ("late ticks",)
 def was_disturbed(outcome: FaultOutcome) -> bool:
     """Return whether the machine spoiled a case: the virtual arm fell behind, or the arm was safe for another reason.
 
-    An unsafe motion of an arm that kept its clock is never repeated, nor is a fault that led to no hold at all.
+    An unsafe motion of an arm that kept its clock is never repeated, nor a missing hold or latch, except where the
+    injection itself has to keep time.
     """
     if outcome.problems and outcome.late_ms > LATE_MS:
         return True
-    if not outcome.problems or not all(problem.startswith(LIVENESS) for problem in outcome.problems):
+    if outcome.name in TIMED_INJECTIONS:
+        starved = (*STARVED, "it was not latched")
+    elif any("but []" in problem for problem in outcome.problems):
         return False
-    return outcome.name in TIMED_INJECTIONS or not any("but []" in problem for problem in outcome.problems)
+    else:
+        starved = STARVED
+    return bool(outcome.problems) and all(problem.startswith(starved) for problem in outcome.problems)
 
 
 def check(outcome: FaultOutcome, software_ms: float) -> None:

@@ -36,7 +36,7 @@ def test_every_catalogue_row_has_a_case() -> None:
         (("2 ticks still moved",), 3.0, False),
         (("2 ticks still moved",), 90.0, True),
         (("the arm did not begin to move: []",), 0.0, True),
-        (("it was not latched",), 0.0, True),
+        (("it was not latched",), 0.0, False),
         (("it was not latched", "2 ticks still moved"), 0.0, False),
     ],
 )
