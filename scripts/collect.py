@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ..errors import InputError
 from ..machine import usable_cores
 from ..ranges import require_at_least
 from ..sim import worlds
@@ -61,10 +60,7 @@ class CollectConfig:
         require_at_least(self, 1, "episodes", "workers", option=True)
         require_at_least(self, 0, "seed", option=True)
         family = worlds.LIBERO if self.recordings else worlds.find_family(self.suites)
-        largest = 640 if family is worlds.DESK else 1024
-        if not 16 <= self.image_size <= largest:
-            expected = f"16 to {largest} pixels"
-            raise InputError("--image-size", got=self.image_size, expected=expected, fix="Use 128, the default.")
+        family.check_image_size(self.image_size)
         worlds.check_options(family, self.libero)
         if not self.recordings:
             family.check_first_demonstration_state(self.first_initial_state)

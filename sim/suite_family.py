@@ -79,6 +79,7 @@ class SuiteFamily:
         find_suite: Returns the tasks of a suite; raises InputError for an unknown name.
         build_evaluation_world: Builds the world for a policy's contract, with the world's options.
         build_demonstration_world: Builds the world with its scripted demonstrator, for an image size in pixels.
+        image_sizes: Smallest and largest height and width of an image, in pixels.
         aliases: Other names of suites, with the name that each stands for.
         options_type: Class of the world's options; None if it has none.
         task_names: Returns the names by which a task can be chosen.
@@ -94,6 +95,7 @@ class SuiteFamily:
     find_suite: Callable[[str], tuple[SuiteTask, ...]]
     build_evaluation_world: Callable[[Contract, Any], EvaluationWorld]
     build_demonstration_world: Callable[[int, Any], DemonstrationWorld]
+    image_sizes: tuple[int, int] = (16, 1024)
     aliases: Mapping[str, str] = field(default_factory=dict)
     options_type: type | None = None
     task_names: Callable[[SuiteTask], tuple[str, ...]] = _name_only
@@ -120,6 +122,20 @@ class SuiteFamily:
                 expected=f"states below {end}",
                 fix=f"Use states from 0 to {self.evaluation_states - 1}: demonstrations use the others.",
             )
+
+    def check_image_size(self, size: int) -> None:
+        """Check that the world can render images of this size.
+
+        Args:
+            size: Height and width, in pixels.
+
+        Raises:
+            InputError: The size is out of range.
+        """
+        least, most = self.image_sizes
+        if not least <= size <= most:
+            fix = "Use 128, the default."
+            raise InputError("--image-size", got=size, expected=f"{least} to {most} pixels", fix=fix)
 
     def check_first_demonstration_state(self, first: int) -> None:
         """Check that demonstrations may start from this initial state on.

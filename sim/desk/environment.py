@@ -16,7 +16,7 @@ from .grounding import grounding_label
 from .perturbable import PerturbableDesk
 from .progress import EpisodeProgress
 from .renderer import DeskRenderer
-from .scene import CAMERAS, PHYSICS_STEPS
+from .scene import CAMERAS, IMAGE_SIZES, PHYSICS_STEPS
 from .tasks.catalogue import find_task
 from .tasks.goals import Goal
 
@@ -82,8 +82,9 @@ class DeskEnv(PerturbableDesk, gymnasium.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": arm.CONTROL_HZ}
 
     def __init__(self, suite: str, task: str, *, image_size: int = 128, render_mode: str = "rgb_array") -> None:
-        if not 16 <= image_size <= 640:
-            raise InputError("image_size", got=image_size, expected="16 to 640", fix="Use 128, the default.")
+        least, most = IMAGE_SIZES
+        if not least <= image_size <= most:
+            raise InputError("image_size", got=image_size, expected=f"{least} to {most}", fix="Use 128, the default.")
         super().__init__(find_task(suite, task))
         self.task = task
         self.task_description = self.task_spec.instruction

@@ -8,6 +8,9 @@ from typing import Protocol
 from . import arm
 from .fixtures import OperableFixture
 
+IMAGE_SIZES = (16, 640)
+"""Smallest and largest height and width of a camera's image, in pixels."""
+
 BIN_CENTRE = (0.16, 0.165)
 BIN_HALF = 0.05
 BIN_WALL = 0.032

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..reset import EVALUATION_STATES, FIRST_DEMONSTRATION_STATE
 from ..suite_family import SuiteFamily
+from .scene import IMAGE_SIZES
 from .tasks.catalogue import SUITES, find_suite
 
 if TYPE_CHECKING:
@@ -44,4 +45,5 @@ DESK = SuiteFamily(
     find_suite=find_suite,
     build_evaluation_world=build_evaluation_world,
     build_demonstration_world=build_demonstration_world,
+    image_sizes=IMAGE_SIZES,
 )
